@@ -5,10 +5,7 @@
 //! The daemon believes nothing that it reads here: the bytes are validated on [`decode`], and every port and offset is
 //! checked against what it granted.
 
-#![allow(
-    missing_docs,
-    reason = "rkyv's derive makes helper types without documentation; all of ours has some"
-)]
+#![allow(missing_docs, reason = "rkyv's derive makes helper types without documentation; all of ours has some")]
 
 use crate::ids::{PortId, SegmentId};
 use crate::limits::MAX_MESSAGE;
@@ -22,12 +19,12 @@ pub enum ToFunction {
     Setup(Setup),
     /// The gate is open: the function may run.
     Start,
-    /// A segment's descriptor comes along; the attempt keeps it under this id.
+    /// A segment's descriptor comes along.
     Segment {
-        /// The id.
+        /// Its id, under which a later message names it.
         segment: SegmentId,
-        /// Its length in bytes; 0 for a file, which may grow.
-        length: u64,
+        /// What it is.
+        kind: SegmentUse,
     },
     /// An input has one more stream, read through this port.
     AddStream {
@@ -87,12 +84,11 @@ pub enum ToFunction {
         /// The reader's port there.
         reader: PortId,
     },
-    /// Bytes of this output from here on must stay, whatever its readers' positions say.
-    Floor {
+    /// The answer to [`ToDaemon::NeedWindow`] where there is no other window at present: stay in the one there is, and
+    /// ask again after a while if it still has no room.
+    Stay {
         /// The writing port.
         port: PortId,
-        /// The offset; [`u64::MAX`] if there is none.
-        floor: u64,
     },
     /// Nobody reads this output any more, and nobody will.
     Unread {
@@ -106,6 +102,19 @@ pub enum ToFunction {
         /// The port, or why there is none.
         port: Result<PortId, String>,
     },
+}
+
+/// What a segment is, and so how the attempt maps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub enum SegmentUse {
+    /// The attempt's own arena, of this many bytes; writable. Kept for the attempt's life.
+    OwnArena(u64),
+    /// Another attempt's arena, of this many bytes. Kept for the attempt's life.
+    Arena(u64),
+    /// Another attempt's control page. Kept for the attempt's life.
+    Control,
+    /// Memory or a file for the window or piece that the next message names, and for nothing else.
+    Once,
 }
 
 /// What an attempt is and what it may use.
@@ -191,10 +200,8 @@ pub enum Piece {
     Memory {
         /// The window.
         window: Window,
-        /// The producer's control page.
-        control: SegmentId,
-        /// The producer's port there.
-        producer: PortId,
+        /// The producer's control page and its port there; `None` if everything up to `end` is committed.
+        producer: Option<(SegmentId, PortId)>,
         /// Where the piece ends, if that is known already.
         end: Option<u64>,
     },
@@ -239,7 +246,8 @@ pub enum ToDaemon {
         /// The writing port.
         port: PortId,
     },
-    /// The window is full, too small for what the function wants to write next, or held by a reader.
+    /// The window is full, too small for what the function wants to write next, or held by a reader. The attempt writes
+    /// nothing more to this output until [`ToFunction::Window`] or [`ToFunction::Stay`] answers.
     NeedWindow {
         /// The writing port.
         port: PortId,
@@ -247,6 +255,8 @@ pub enum ToDaemon {
         at: u64,
         /// How many contiguous bytes the next window must have at least.
         least: u64,
+        /// The present window would do, if its readers moved.
+        held: bool,
     },
     /// The piece that this port reads is used up; the attempt does not look at it any more.
     NextPiece {
@@ -296,10 +306,7 @@ pub enum MessageError {
         size: usize,
     },
     /// The bytes are no message of this version.
-    #[error(
-        "{size} bytes that are no message of protocol version {}: {detail}",
-        crate::limits::PROTOCOL_VERSION
-    )]
+    #[error("{size} bytes that are no message of protocol version {}: {detail}", crate::limits::PROTOCOL_VERSION)]
     Malformed {
         /// How many bytes came.
         size: usize,
@@ -316,12 +323,8 @@ macro_rules! codec {
             /// # Errors
             /// [`MessageError::TooLong`] if they are more than [`MAX_MESSAGE`].
             pub fn encode(&self) -> Result<Vec<u8>, MessageError> {
-                let bytes = rkyv::to_bytes::<rancor::Error>(self).map_err(|error| {
-                    MessageError::Malformed {
-                        size: 0,
-                        detail: error.to_string(),
-                    }
-                })?;
+                let bytes = rkyv::to_bytes::<rancor::Error>(self)
+                    .map_err(|error| MessageError::Malformed { size: 0, detail: error.to_string() })?;
                 if bytes.len() > MAX_MESSAGE {
                     return Err(MessageError::TooLong { size: bytes.len() });
                 }
@@ -336,12 +339,8 @@ macro_rules! codec {
                 if packet.len() > MAX_MESSAGE {
                     return Err(MessageError::TooLong { size: packet.len() });
                 }
-                rkyv::from_bytes::<Self, rancor::Error>(packet).map_err(|error| {
-                    MessageError::Malformed {
-                        size: packet.len(),
-                        detail: error.to_string(),
-                    }
-                })
+                rkyv::from_bytes::<Self, rancor::Error>(packet)
+                    .map_err(|error| MessageError::Malformed { size: packet.len(), detail: error.to_string() })
             }
         }
     };

@@ -77,10 +77,7 @@ impl Progress {
     /// Progress of a writer that is still at work.
     #[must_use]
     pub const fn open(offset: u64) -> Self {
-        Self {
-            offset,
-            state: State::Open,
-        }
+        Self { offset, state: State::Open }
     }
 
     /// The word for this progress. The offset must not exceed [`MAX_OFFSET`].
@@ -103,10 +100,7 @@ impl Progress {
             1 => State::Finished,
             _ => State::Aborted,
         };
-        Self {
-            offset: word >> 2,
-            state,
-        }
+        Self { offset: word >> 2, state }
     }
 }
 
@@ -128,10 +122,7 @@ impl Watch {
     /// been woken for it. The caller then calls [`Platform::wake`] on the published word.
     pub fn must_wake<P: Platform>(&mut self, ticket: &P::Word, published: Progress) -> bool {
         let ticket = ticket.load(Ordering::Relaxed);
-        if ticket == 0
-            || ticket == self.woken
-            || ticket & VALUE_MASK == published.encode() & VALUE_MASK
-        {
+        if ticket == 0 || ticket == self.woken || ticket & VALUE_MASK == published.encode() & VALUE_MASK {
             return false;
         }
         self.woken = ticket;
@@ -158,15 +149,8 @@ impl Sleeper {
     /// After this the caller looks at every word once more, sleeps only if each still has the value that it announced
     /// ([`Platform::sleep`]), and then calls [`Sleeper::done`].
     pub fn prepare<P: Platform>(&mut self, ticket: &P::Word, value: u64) {
-        self.sleeps = if self.sleeps == u16::MAX {
-            1
-        } else {
-            self.sleeps + 1
-        };
-        ticket.store(
-            u64::from(self.sleeps) << VALUE_BITS | value & VALUE_MASK,
-            Ordering::Relaxed,
-        );
+        self.sleeps = if self.sleeps == u16::MAX { 1 } else { self.sleeps + 1 };
+        ticket.store(u64::from(self.sleeps) << VALUE_BITS | value & VALUE_MASK, Ordering::Relaxed);
         P::fence();
     }
 

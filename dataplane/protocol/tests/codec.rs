@@ -24,7 +24,7 @@ proptest! {
     #[test]
     fn a_message_survives(port in any::<u32>(), base in any::<u64>(), size in any::<u64>(), ring in any::<bool>()) {
         let window = Window { segment: SegmentId(base ^ 5), segment_offset: size / 2, base, size, ring };
-        let piece = Piece::Memory { window, control: SegmentId(9), producer: PortId(port / 2), end: ring.then_some(base) };
+        let piece = Piece::Memory { window, producer: ring.then_some((SegmentId(9), PortId(port / 2))), end: ring.then_some(base) };
         let message = ToFunction::Piece { port: PortId(port), piece };
         prop_assert_eq!(ToFunction::decode(&message.encode().unwrap()).unwrap(), message);
     }
@@ -39,11 +39,6 @@ proptest! {
 
 #[test]
 fn a_message_that_is_too_long_is_refused_with_its_size() {
-    let error = ToDaemon::Failed {
-        reason: "x".repeat(200_000),
-        unread: false,
-    }
-    .encode()
-    .unwrap_err();
+    let error = ToDaemon::Failed { reason: "x".repeat(200_000), unread: false }.encode().unwrap_err();
     assert!(error.to_string().contains("131072"), "{error}");
 }

@@ -14,11 +14,7 @@ struct ModelWord {
 
 impl ModelWord {
     fn new() -> Self {
-        Self {
-            value: AtomicU64::new(0),
-            queue: Mutex::new(()),
-            sleepers: Condvar::new(),
-        }
+        Self { value: AtomicU64::new(0), queue: Mutex::new(()), sleepers: Condvar::new() }
     }
 }
 
@@ -82,13 +78,7 @@ fn a_reader_that_sleeps_is_always_woken() {
             loom::thread::spawn(move || {
                 let (progress, ticket) = &*shared;
                 let mut watch = Watch::default();
-                for step in [
-                    Progress::open(1),
-                    Progress {
-                        offset: 1,
-                        state: State::Finished,
-                    },
-                ] {
+                for step in [Progress::open(1), Progress { offset: 1, state: State::Finished }] {
                     publish::<Model>(progress, step);
                     if watch.must_wake::<Model>(ticket, step) {
                         Model::wake(progress);
@@ -102,13 +92,7 @@ fn a_reader_that_sleeps_is_always_woken() {
         if seen.state == State::Open {
             seen = wait_past(progress, ticket, seen.encode(), &mut sleeper);
         }
-        assert_eq!(
-            seen,
-            Progress {
-                offset: 1,
-                state: State::Finished
-            }
-        );
+        assert_eq!(seen, Progress { offset: 1, state: State::Finished });
         producer.join().unwrap();
     });
 }
@@ -125,11 +109,7 @@ fn committed_bytes_are_visible_with_their_watermark() {
             })
         };
         if Progress::decode(shared.0.load(StdOrdering::Acquire)).offset == 8 {
-            assert_eq!(
-                shared.1.load(Ordering::Relaxed),
-                7,
-                "the payload came later than its watermark"
-            );
+            assert_eq!(shared.1.load(Ordering::Relaxed), 7, "the payload came later than its watermark");
         }
         producer.join().unwrap();
     });
@@ -142,12 +122,7 @@ fn credit_and_data_never_wait_for_each_other() {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(3);
     model.check(|| {
-        let shared = Arc::new([
-            ModelWord::new(),
-            ModelWord::new(),
-            ModelWord::new(),
-            ModelWord::new(),
-        ]);
+        let shared = Arc::new([ModelWord::new(), ModelWord::new(), ModelWord::new(), ModelWord::new()]);
         let producer = {
             let shared = Arc::clone(&shared);
             loom::thread::spawn(move || {
@@ -156,13 +131,7 @@ fn credit_and_data_never_wait_for_each_other() {
                 let mut read = 0;
                 for written in 1..=2 {
                     while written - read > 1 {
-                        read = wait_past(
-                            position,
-                            producer_ticket,
-                            Progress::open(read).encode(),
-                            &mut sleeper,
-                        )
-                        .offset;
+                        read = wait_past(position, producer_ticket, Progress::open(read).encode(), &mut sleeper).offset;
                     }
                     publish::<Model>(progress, Progress::open(written));
                     if watch.must_wake::<Model>(reader_ticket, Progress::open(written)) {
@@ -175,13 +144,7 @@ fn credit_and_data_never_wait_for_each_other() {
         let (mut watch, mut sleeper) = (Watch::default(), Sleeper::default());
         let mut read = 0;
         while read < 2 {
-            let written = wait_past(
-                progress,
-                reader_ticket,
-                Progress::open(read).encode(),
-                &mut sleeper,
-            )
-            .offset;
+            let written = wait_past(progress, reader_ticket, Progress::open(read).encode(), &mut sleeper).offset;
             assert!(written == read + 1, "the window of one byte was overrun");
             read = written;
             publish::<Model>(position, Progress::open(read));
@@ -221,10 +184,7 @@ fn a_reader_learns_of_its_windows_end_before_it_sees_bytes_past_it() {
         let watermark = Progress::decode(progress.load(StdOrdering::Acquire)).offset;
         let bell = bells[0].load(StdOrdering::Acquire);
         if watermark > 1 {
-            assert_eq!(
-                bell, 1,
-                "bytes past the window's end were seen before the end"
-            );
+            assert_eq!(bell, 1, "bytes past the window's end were seen before the end");
             assert_eq!(*window_end.lock().unwrap(), Some(1));
         }
         daemon.join().unwrap();

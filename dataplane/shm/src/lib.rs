@@ -1,0 +1,35 @@
+//! Streams in shared memory: segments, the windows mapped from them, the control words that say how far everybody is,
+//! and sleeping until one of them moves.
+//!
+//! This is the fast path of DStore on one node. A producer's [`Writer`] fills a window in place and publishes its
+//! watermark; each consumer's [`Reader`] maps the same pages read-only and reads in place. Between them there is no
+//! daemon, no copy and, while nobody has to sleep, no system call. Who gets which window, and what happens when it is
+//! full, is not decided here: `dflow-store` decides it and `dflow-function` carries it in.
+//!
+//! Every `unsafe` of shared memory is in this crate. The rules for the words are `dflow_protocol::words`.
+
+#[cfg(not(all(target_os = "linux", target_endian = "little", target_pointer_width = "64")))]
+compile_error!(
+    "dflow's shared memory needs 64-bit little-endian Linux: a futex compares the low half of each control word"
+);
+
+mod bells;
+pub mod channel;
+mod control;
+mod futex;
+mod memory;
+mod reader;
+mod segment;
+mod span;
+mod wait;
+mod writer;
+
+pub use bells::{Bell, Bells};
+pub use control::{Control, PeerControl, PortWords};
+pub use futex::Kernel;
+pub use memory::{Access, Memory};
+pub use reader::{MemoryPiece, Reader, Seen};
+pub use segment::{Segment, SegmentError, SegmentKind};
+pub use span::Span;
+pub use wait::{Idle, Park, Wait, Woken, now_nanos, wait, wait_at_most};
+pub use writer::{Room, Writer, finish};

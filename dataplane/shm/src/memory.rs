@@ -1,0 +1,134 @@
+//! Mapped memory: plain, or a ring mapped twice back to back.
+
+use crate::segment::SegmentError;
+use memmap2::{MmapOptions, MmapRaw};
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, ProtFlags};
+use std::ffi::c_void;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr::NonNull;
+
+/// Whether a mapping can be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Loads only; a store would end the process.
+    Read,
+    /// Loads and stores.
+    Write,
+}
+
+/// A piece of shared memory in this process's address space, for as long as the value lives.
+///
+/// It hands out addresses only. Other processes may write the same bytes, so who may make a slice of them, and when, is
+/// a matter of the protocol: see [`crate::Writer`] and [`crate::Reader`].
+#[derive(Debug)]
+pub struct Memory {
+    mapping: Mapping,
+}
+
+#[derive(Debug)]
+enum Mapping {
+    Plain(MmapRaw),
+    Ring(Ring),
+}
+
+impl Memory {
+    /// Maps `length` bytes at `offset` (a multiple of the page size).
+    ///
+    /// # Errors
+    /// If the kernel refuses the mapping.
+    pub fn map(fd: BorrowedFd<'_>, offset: u64, length: usize, access: Access) -> Result<Self, SegmentError> {
+        let mut options = MmapOptions::new();
+        options.offset(offset).len(length);
+        let raw = fd.as_raw_fd();
+        match access {
+            Access::Read => options.map_raw_read_only(raw),
+            Access::Write => options.map_raw(raw),
+        }
+        .map(|map| Self { mapping: Mapping::Plain(map) })
+        .map_err(|error| SegmentError::Os {
+            action: "map",
+            length,
+            source: error.raw_os_error().map_or(Errno::INVAL, Errno::from_raw_os_error),
+        })
+    }
+
+    /// Maps `length` bytes at `offset` twice, back to back, so that any `length` bytes from any place in the first half
+    /// are contiguous; both numbers are multiples of the page size. The pages are entered into the page table at once.
+    ///
+    /// # Errors
+    /// If the kernel refuses the mapping.
+    pub fn ring(fd: BorrowedFd<'_>, offset: u64, length: usize, access: Access) -> Result<Self, SegmentError> {
+        Ring::map(fd, offset, length, access)
+            .map(|ring| Self { mapping: Mapping::Ring(ring) })
+            .map_err(|source| SegmentError::Os { action: "map", length, source })
+    }
+
+    /// The first byte.
+    #[must_use]
+    pub fn start(&self) -> NonNull<u8> {
+        match &self.mapping {
+            // A mapping is never at address 0; the fallback keeps this free of panics.
+            Mapping::Plain(map) => NonNull::new(map.as_mut_ptr()).unwrap_or(NonNull::dangling()),
+            Mapping::Ring(ring) => ring.start,
+        }
+    }
+
+    /// The number of bytes that may be addressed; twice the window for a ring.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        match &self.mapping {
+            Mapping::Plain(map) => map.len(),
+            Mapping::Ring(ring) => ring.length * 2,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Ring {
+    start: NonNull<u8>,
+    length: usize,
+}
+
+// SAFETY: the value owns its mapping and hands out addresses only; mapping and unmapping are not bound to a thread.
+unsafe impl Send for Ring {}
+// SAFETY: as above; no method changes anything.
+unsafe impl Sync for Ring {}
+
+impl Ring {
+    fn map(fd: BorrowedFd<'_>, offset: u64, length: usize, access: Access) -> Result<Self, Errno> {
+        let protection = match access {
+            Access::Read => ProtFlags::READ,
+            Access::Write => ProtFlags::READ | ProtFlags::WRITE,
+        };
+        let total = length.checked_mul(2).filter(|&total| total > 0).ok_or(Errno::INVAL)?;
+        // SAFETY: a new reservation at an address of the kernel's choice touches nothing that exists.
+        let start = unsafe {
+            rustix::mm::mmap_anonymous(
+                std::ptr::null_mut(),
+                total,
+                ProtFlags::empty(),
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
+            )
+        }?;
+        let start = NonNull::new(start.cast::<u8>()).ok_or(Errno::NOMEM)?;
+        let ring = Self { start, length };
+        for half in 0..2 {
+            let flags = MapFlags::SHARED | MapFlags::FIXED | MapFlags::POPULATE;
+            // SAFETY: the place is inside the reservation made above, which nobody else knows yet; on an error the drop
+            // of `ring` takes the whole reservation back.
+            unsafe {
+                let place = ring.start.as_ptr().add(half * length).cast::<c_void>();
+                rustix::mm::mmap(place, length, protection, flags, fd, offset)?;
+            }
+        }
+        Ok(ring)
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // SAFETY: these are exactly the pages that `map` reserved; whoever made a slice of them borrowed this value.
+        let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.length * 2) };
+    }
+}

@@ -1,0 +1,235 @@
+//! The consumer's end of a stream: read in place what the producer has committed, then let go of it.
+
+use crate::control::{Control, PeerControl, PortWords};
+use crate::futex::Kernel;
+use crate::memory::Memory;
+use crate::wait::{Wait, now_nanos};
+use dflow_protocol::PortId;
+use dflow_protocol::words::{Platform, Progress, Sleeper, State, Watch, publish};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A part of a stream in memory that its producer writes.
+#[derive(Clone, Debug)]
+pub struct MemoryPiece {
+    /// The memory.
+    pub memory: Arc<Memory>,
+    /// Where in `memory` the window starts.
+    pub start: usize,
+    /// The stream offset of the window's first byte.
+    pub base: u64,
+    /// The window's size in bytes.
+    pub size: u64,
+    /// Whether it is a ring; then `memory` has twice its size.
+    pub ring: bool,
+    /// The stream offset at which the piece ends, if that is known.
+    pub end: Option<u64>,
+    /// The producer's control page and its port there; `None` if everything up to `end` is committed.
+    pub producer: Option<(Arc<PeerControl>, PortId)>,
+}
+
+impl MemoryPiece {
+    fn producer(&self) -> Option<&PortWords> {
+        self.producer.as_ref().map(|(page, port)| page.port(*port))
+    }
+}
+
+/// What a reader finds at its position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// This many bytes: [`Reader::bytes`].
+    Bytes(u64),
+    /// Nothing yet.
+    Nothing,
+    /// The piece is used up, or there is none: what comes next is elsewhere.
+    NeedPiece,
+    /// The stream is finished here.
+    End,
+    /// The producer has given the stream up.
+    Aborted,
+    /// The producer's words make no sense: it claims more bytes than its window can hold.
+    Violation,
+}
+
+/// The consumer's end of a stream.
+///
+/// Whoever uses it looks at the bell *after* [`Reader::look`] and handles the daemon's messages before it believes what
+/// it saw (see `dflow_protocol::words`).
+#[derive(Debug)]
+pub struct Reader {
+    control: Arc<Control>,
+    port: PortId,
+    position: u64,
+    /// The position that the producer knows.
+    published: u64,
+    seen: u64,
+    piece: Option<MemoryPiece>,
+    watch: Watch,
+    announced: Option<u64>,
+    sleeper: Sleeper,
+}
+
+impl Reader {
+    /// The end of a stream whose words are at `port` of `control`, at offset 0 and without a piece as yet.
+    #[must_use]
+    pub fn new(control: Arc<Control>, port: PortId) -> Self {
+        Self {
+            control,
+            port,
+            position: 0,
+            published: 0,
+            seen: 0,
+            piece: None,
+            watch: Watch::default(),
+            announced: None,
+            sleeper: Sleeper::default(),
+        }
+    }
+
+    /// Reads on in this piece.
+    ///
+    /// # Panics
+    /// If the piece is larger than the memory behind it or does not hold the byte at the reader's position.
+    pub fn set_piece(&mut self, piece: MemoryPiece) {
+        let bytes = if piece.ring { 2 * piece.size } else { piece.size };
+        assert!(piece.start as u64 + bytes <= piece.memory.length() as u64, "the piece is larger than its mapping");
+        assert!(piece.base <= self.position, "the piece starts behind the reader's position");
+        self.piece = Some(piece);
+    }
+
+    /// The present piece ends at this offset.
+    pub fn set_end(&mut self, end: u64) {
+        if let Some(piece) = &mut self.piece {
+            piece.end = Some(end);
+        }
+    }
+
+    /// Lets go of the present piece.
+    pub fn drop_piece(&mut self) {
+        self.piece = None;
+    }
+
+    /// Looks at the producer's words.
+    pub fn look(&mut self) -> Seen {
+        let Some(piece) = &self.piece else {
+            return Seen::NeedPiece;
+        };
+        if piece.end.is_some_and(|end| self.position >= end) {
+            return Seen::NeedPiece;
+        }
+        let Some(producer) = piece.producer() else {
+            return piece.end.map_or(Seen::NeedPiece, |end| Seen::Bytes(end - self.position));
+        };
+        self.seen = producer.progress.load(Ordering::Acquire);
+        let progress = Progress::decode(self.seen);
+        let limit = piece.end.map_or(progress.offset, |end| progress.offset.min(end));
+        if limit > self.position {
+            let first = if piece.ring { self.position } else { piece.base };
+            return if limit - first > piece.size { Seen::Violation } else { Seen::Bytes(limit - self.position) };
+        }
+        match progress.state {
+            State::Finished => Seen::End,
+            State::Aborted => Seen::Aborted,
+            State::Open => {
+                self.publish();
+                Seen::Nothing
+            }
+        }
+    }
+
+    /// `length` bytes from the reader's position on. `length` must be what [`Reader::look`] has found since the reader
+    /// last moved, or less; the slice is shorter if it is not.
+    #[must_use]
+    pub fn bytes(&self, length: u64) -> &[u8] {
+        let Some(piece) = &self.piece else { return &[] };
+        let index = self.position - piece.base;
+        let (index, most) =
+            if piece.ring { (index % piece.size, piece.size) } else { (index, piece.size.saturating_sub(index)) };
+        if length == 0 || most == 0 {
+            return &[];
+        }
+        // SAFETY: `set_piece` has checked that the piece lies in the memory, and `index` plus at most `most` bytes stay
+        // within it (within its second half for a ring). The memory cannot shrink. The bytes below the watermark do not
+        // change while they are borrowed: a run is one trust domain, and its producer overwrites a ring only below the
+        // published position, which [`Reader::consume`] moves and the borrow of `self` holds back.
+        unsafe {
+            let first = piece.memory.start().add(piece.start + index as usize);
+            std::slice::from_raw_parts(first.as_ptr(), length.min(most) as usize)
+        }
+    }
+
+    /// Moves past `length` bytes. The producer may overwrite them, but is told of it only now and then: when an eighth
+    /// of the window has been passed, and before this reader waits.
+    pub fn consume(&mut self, length: u64) {
+        if self.position == 0 && length > 0 {
+            self.words().first_byte.store(now_nanos(), Ordering::Relaxed);
+        }
+        self.position += length;
+        let step = self.piece.as_ref().map_or(0, |piece| piece.size / 8);
+        if self.position - self.published >= step {
+            self.publish();
+        }
+    }
+
+    /// Says that nothing more will be read.
+    pub fn close(&mut self) {
+        self.publish_state(State::Finished);
+        self.piece = None;
+    }
+
+    /// Tells the producer the position, and wakes it if it sleeps for want of room.
+    pub fn publish(&mut self) {
+        if self.published != self.position {
+            self.publish_state(State::Open);
+        }
+    }
+
+    fn publish_state(&mut self, state: State) {
+        let words = self.control.port(self.port);
+        let progress = Progress { offset: self.position, state };
+        publish::<Kernel>(&words.progress, progress);
+        self.published = self.position;
+        if let Some(producer) = self.piece.as_ref().and_then(MemoryPiece::producer)
+            && self.watch.must_wake::<Kernel>(&producer.ticket, progress)
+        {
+            Kernel::wake(&words.progress);
+        }
+    }
+
+    /// The offset of the next byte.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// The present piece.
+    #[must_use]
+    pub fn piece(&self) -> Option<&MemoryPiece> {
+        self.piece.as_ref()
+    }
+
+    fn words(&self) -> &PortWords {
+        self.control.port(self.port)
+    }
+}
+
+impl Wait for Reader {
+    fn ready(&mut self) -> bool {
+        self.look() != Seen::Nothing
+    }
+
+    fn announce(&mut self) {
+        self.publish();
+        self.sleeper.prepare::<Kernel>(&self.control.port(self.port).ticket, self.seen);
+        self.announced = Some(self.seen);
+    }
+
+    fn word(&self) -> Option<(&AtomicU64, u64)> {
+        let producer = self.piece.as_ref()?.producer()?;
+        Some((&producer.progress, self.announced?))
+    }
+
+    fn retract(&mut self) {
+        self.sleeper.done::<Kernel>(&self.words().ticket);
+    }
+}

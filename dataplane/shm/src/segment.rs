@@ -1,0 +1,148 @@
+//! Segments: the memfds that hold stream bytes and control words.
+
+use crate::memory::{Access, Memory};
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::io::Errno;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// What a segment is for, which decides how it is sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SegmentKind {
+    /// A function writes it and the next function will: sealed against shrinking, growing and further seals.
+    FunctionWritten,
+    /// Only its creator writes it, through a mapping that it makes before it calls [`Segment::seal_writes`].
+    CreatorWritten,
+}
+
+/// A memfd whose length is fixed for ever, so that a mapping of it never faults.
+#[derive(Debug)]
+pub struct Segment {
+    fd: OwnedFd,
+    length: usize,
+}
+
+/// Why a segment cannot be had or used.
+#[derive(Debug, thiserror::Error)]
+pub enum SegmentError {
+    /// The kernel refused.
+    #[error("cannot {action} a memory segment of {length} bytes: {source}{}", advice(*source))]
+    Os {
+        /// What was tried.
+        action: &'static str,
+        /// The segment's length.
+        length: usize,
+        /// Why not.
+        source: Errno,
+    },
+    /// A descriptor that came from elsewhere is not what it should be.
+    #[error("a descriptor that should be a sealed memory segment of {expected} bytes is not: {problem}")]
+    Unfit {
+        /// The length that it should have.
+        expected: usize,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+fn advice(errno: Errno) -> &'static str {
+    match errno {
+        Errno::MFILE => " (this process may open no more descriptors: raise the limit with 'ulimit -n')",
+        Errno::NFILE => " (the machine has no descriptors left: see /proc/sys/fs/file-nr)",
+        Errno::NOMEM => " (no memory: lower --memory, or raise the cgroup's limit or vm.max_map_count)",
+        _ => "",
+    }
+}
+
+impl Segment {
+    /// A new segment of `length` bytes (rounded up to whole pages by the kernel), all zero and not yet backed by memory.
+    ///
+    /// # Errors
+    /// If the kernel has no memfd, no descriptor or no memory for it.
+    pub fn create(name: &str, length: usize, kind: SegmentKind) -> Result<Self, SegmentError> {
+        let os = |action| move |source| SegmentError::Os { action, length, source };
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        // MFD_NOEXEC_SEAL is newer than some kernels (6.3); without it the segment is only executable in theory.
+        let fd = rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL)
+            .or_else(|_| rustix::fs::memfd_create(name, flags))
+            .map_err(os("create"))?;
+        rustix::fs::fchmod(&fd, Mode::RUSR | Mode::WUSR).map_err(os("restrict"))?;
+        rustix::fs::ftruncate(&fd, length as u64).map_err(os("size"))?;
+        let mut seals = SealFlags::SHRINK | SealFlags::GROW;
+        if kind == SegmentKind::FunctionWritten {
+            seals |= SealFlags::SEAL;
+        }
+        rustix::fs::fcntl_add_seals(&fd, seals).map_err(os("seal"))?;
+        Ok(Self { fd, length })
+    }
+
+    /// Forbids every write that does not go through a mapping which exists already, for ever and for everybody.
+    ///
+    /// # Errors
+    /// If the kernel refuses, as it does where the segment was sealed for good.
+    pub fn seal_writes(&self) -> Result<(), SegmentError> {
+        rustix::fs::fcntl_add_seals(&self.fd, SealFlags::FUTURE_WRITE | SealFlags::SEAL)
+            .map_err(|source| SegmentError::Os { action: "seal", length: self.length, source })
+    }
+
+    /// Takes a descriptor that came from another process, after checking that it can do no harm: it must be a memfd of
+    /// exactly this length that nobody can shrink (a read past its end would kill the reader).
+    ///
+    /// # Errors
+    /// If it is anything else.
+    pub fn adopt(fd: OwnedFd, length: usize) -> Result<Self, SegmentError> {
+        let unfit = |problem: String| SegmentError::Unfit { expected: length, problem };
+        let seals = rustix::fs::fcntl_get_seals(&fd).map_err(|error| unfit(format!("no memfd ({error})")))?;
+        if !seals.contains(SealFlags::SHRINK) {
+            return Err(unfit("it is not sealed against shrinking".into()));
+        }
+        let stat = rustix::fs::fstat(&fd).map_err(|error| unfit(error.to_string()))?;
+        if u64::try_from(stat.st_size) != Ok(length as u64) {
+            return Err(unfit(format!("it has {} bytes", stat.st_size)));
+        }
+        Ok(Self { fd, length })
+    }
+
+    /// A second descriptor of the same memory through which nothing can be written.
+    ///
+    /// # Errors
+    /// If `/proc` is missing or no descriptor is left.
+    pub fn read_only(&self) -> Result<OwnedFd, SegmentError> {
+        use std::os::fd::AsRawFd;
+        let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(|source| SegmentError::Os {
+            action: "reopen read-only",
+            length: self.length,
+            source,
+        })
+    }
+
+    /// Backs `range` with memory now, so that nobody pays for its first touch later: a fresh page costs ten times what
+    /// copying into it does.
+    ///
+    /// # Errors
+    /// If there is not that much memory.
+    pub fn fault_in(&self, offset: u64, length: u64) -> Result<(), SegmentError> {
+        rustix::fs::fallocate(&self.fd, rustix::fs::FallocateFlags::empty(), offset, length)
+            .map_err(|source| SegmentError::Os { action: "reserve memory for", length: self.length, source })
+    }
+
+    /// Maps all of it.
+    ///
+    /// # Errors
+    /// If the address space or the number of mappings is exhausted.
+    pub fn map(&self, access: Access) -> Result<Memory, SegmentError> {
+        Memory::map(self.fd.as_fd(), 0, self.length, access)
+    }
+
+    /// Its length in bytes.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        self.length
+    }
+}
+
+impl AsFd for Segment {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}

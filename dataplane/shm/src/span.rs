@@ -1,0 +1,139 @@
+//! One contiguous range of addresses for a whole stream.
+
+use crate::reader::MemoryPiece;
+use crate::segment::SegmentError;
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, MremapFlags, ProtFlags};
+use std::ptr::NonNull;
+
+/// The address space tried for a span, in bytes, largest first. It costs no memory.
+const RESERVATIONS: [usize; 3] = [1 << 40, 1 << 36, 1 << 32];
+const PAGE: u64 = 4096;
+
+/// Gathers the pieces of a stream that keeps all its bytes, so that one slice covers them.
+///
+/// Memory pieces are mapped a second time at their place: what their producer commits later appears by itself. Bytes
+/// that come from files are copied to private memory at theirs.
+#[derive(Debug, Default)]
+pub struct Span {
+    reservation: Option<Reservation>,
+    /// Up to which offset bytes can be read once they are committed.
+    covered: u64,
+    /// Up to where private pages have been made, if the last piece was a copy.
+    private_end: u64,
+}
+
+#[derive(Debug)]
+struct Reservation {
+    start: NonNull<u8>,
+    length: usize,
+}
+
+// SAFETY: the reservation is owned, and changed through `&mut Span` only.
+unsafe impl Send for Reservation {}
+// SAFETY: as above.
+unsafe impl Sync for Reservation {}
+
+impl Span {
+    /// Maps a piece at its place.
+    ///
+    /// # Errors
+    /// If the stream is longer than the address space that could be reserved, or the piece is a ring or does not follow
+    /// the pieces before it at a whole page, so that its bytes have no place.
+    pub fn place(&mut self, piece: &MemoryPiece) -> Result<(), SegmentError> {
+        let unfit = |problem: &str| SegmentError::Unfit { expected: piece.size as usize, problem: problem.into() };
+        if piece.ring || !piece.base.is_multiple_of(PAGE) || piece.base > self.covered {
+            return Err(unfit("its bytes cannot be joined to those before it"));
+        }
+        let to = self.address(piece.base, piece.size)?;
+        let flags = MremapFlags::MAYMOVE;
+        // SAFETY: an old length of 0 duplicates a shared mapping instead of moving it (mremap(2)); source and length lie
+        // within the piece's memory, which was checked when the reader took it. The target is inside this span's own
+        // reservation, above everything that a slice was made of (`covered`) or over the same bytes again.
+        let placed = unsafe {
+            let from = piece.memory.start().as_ptr().add(piece.start);
+            rustix::mm::mremap_fixed(from.cast(), 0, piece.size as usize, flags, to.cast())
+        };
+        placed.map_err(|source| SegmentError::Os { action: "map", length: piece.size as usize, source })?;
+        self.covered = self.covered.max(piece.base + piece.size);
+        self.private_end = 0;
+        Ok(())
+    }
+
+    /// Copies bytes to their place.
+    ///
+    /// # Errors
+    /// If there is no room, or the bytes do not follow those before them.
+    pub fn copy(&mut self, offset: u64, bytes: &[u8]) -> Result<(), SegmentError> {
+        let end = offset + bytes.len() as u64;
+        if offset > self.covered || (!offset.is_multiple_of(PAGE) && self.private_end < offset) {
+            let problem = "its bytes cannot be joined to those before them".into();
+            return Err(SegmentError::Unfit { expected: bytes.len(), problem });
+        }
+        let first = if self.private_end >= offset { self.private_end } else { offset };
+        if end > first {
+            let length = (end - first).next_multiple_of(PAGE);
+            let to = self.address(first, length)?;
+            let flags = MapFlags::PRIVATE | MapFlags::FIXED;
+            // SAFETY: fresh private pages inside this span's own reservation, where no slice has been made yet.
+            unsafe {
+                rustix::mm::mmap_anonymous(to.cast(), length as usize, ProtFlags::READ | ProtFlags::WRITE, flags)
+            }
+            .map_err(|source| SegmentError::Os { action: "map", length: length as usize, source })?;
+            self.private_end = first + length;
+        }
+        let to = self.address(offset, bytes.len() as u64)?;
+        // SAFETY: the target lies in private pages of this span (just made, or by an earlier copy), and `&mut self` means
+        // that nobody has a slice of them.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+        self.covered = self.covered.max(end);
+        Ok(())
+    }
+
+    /// The first `length` bytes of the stream. They must have been committed; the slice is shorter if they are not here.
+    #[must_use]
+    pub fn slice(&self, length: u64) -> &[u8] {
+        let Some(reservation) = &self.reservation else { return &[] };
+        // SAFETY: everything below `covered` is mapped readable in this reservation, which lives as long as the borrow.
+        // Committed bytes of a kept stream never change.
+        unsafe { std::slice::from_raw_parts(reservation.start.as_ptr(), length.min(self.covered) as usize) }
+    }
+
+    fn address(&mut self, offset: u64, length: u64) -> Result<*mut u8, SegmentError> {
+        let reservation = match &mut self.reservation {
+            Some(reservation) => reservation,
+            none => none.insert(Reservation::make()?),
+        };
+        if offset + length > reservation.length as u64 {
+            return Err(SegmentError::Os { action: "map", length: (offset + length) as usize, source: Errno::NOMEM });
+        }
+        // SAFETY: the offset is within the reservation.
+        Ok(unsafe { reservation.start.as_ptr().add(offset as usize) })
+    }
+}
+
+impl Reservation {
+    fn make() -> Result<Self, SegmentError> {
+        let mut failure = Errno::NOMEM;
+        for length in RESERVATIONS {
+            let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+            // SAFETY: a new reservation at an address of the kernel's choice touches nothing that exists.
+            match unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), length, ProtFlags::empty(), flags) } {
+                Ok(start) => {
+                    if let Some(start) = NonNull::new(start.cast::<u8>()) {
+                        return Ok(Self { start, length });
+                    }
+                }
+                Err(errno) => failure = errno,
+            }
+        }
+        Err(SegmentError::Os { action: "reserve addresses for", length: RESERVATIONS[2], source: failure })
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        // SAFETY: exactly the range that `make` reserved, with whatever was placed in it; slices borrowed the span.
+        let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.length) };
+    }
+}

@@ -1,0 +1,165 @@
+//! Waiting until one of several ports can go on: look for a while, then sleep.
+
+use crate::bells::Bell;
+use crate::futex::{self, MAX_WORDS};
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+/// A port that may have to wait: for bytes, or for room.
+pub trait Wait {
+    /// Whether it can go on.
+    fn ready(&mut self) -> bool;
+    /// Announces that its owner is about to sleep, unless only the bell can help it. [`Wait::ready`] is asked once more
+    /// after this.
+    fn announce(&mut self);
+    /// The word that will move when it can go on, and the value announced.
+    fn word(&self) -> Option<(&AtomicU64, u64)>;
+    /// Takes the announcement back.
+    fn retract(&mut self);
+}
+
+/// How to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Idle {
+    /// How long to look at the words before sleeping. About what a wake-up costs is right: shorter wastes wake-ups, longer
+    /// wastes the core.
+    pub spin: Duration,
+}
+
+impl Idle {
+    /// Sleep at once.
+    pub const SLEEP: Self = Self { spin: Duration::ZERO };
+    /// Never sleep.
+    pub const SPIN: Self = Self { spin: Duration::MAX };
+}
+
+/// Why a wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Woken {
+    /// A port is ready.
+    Ready,
+    /// The daemon has queued messages.
+    Bell,
+}
+
+/// What to do about a long sleep: after so much time, once, while everything is still announced.
+pub type Park<'a> = (Duration, &'a mut dyn FnMut());
+
+/// Waits until one of `ports` is ready or the bell's count differs from the one given. A sleep that lasts longer than
+/// `park` says calls its function, with everything still announced.
+///
+/// At most 127 ports are watched while asleep; with more, the sleep is cut into short ones.
+pub fn wait(ports: &mut [&mut dyn Wait], bell: Option<(&Bell, u64)>, idle: Idle, mut park: Option<Park<'_>>) -> Woken {
+    let after = park.as_ref().map(|(after, _)| *after);
+    let mut parked = || {
+        if let Some((_, parked)) = park.take() {
+            parked();
+        }
+        None
+    };
+    // Without a limit the wait ends only when something has happened.
+    wait_until(ports, bell, idle, after, &mut parked).unwrap_or(Woken::Bell)
+}
+
+/// Waits as [`wait`] does, but not longer than `limit`; `None` if the time was up.
+pub fn wait_at_most(
+    ports: &mut [&mut dyn Wait],
+    bell: Option<(&Bell, u64)>,
+    idle: Idle,
+    limit: Duration,
+) -> Option<Woken> {
+    let mut stop = || Some(());
+    wait_until(ports, bell, idle, Some(limit), &mut stop)
+}
+
+/// Waits; after `limit`, once, `over` says whether to stop.
+fn wait_until(
+    ports: &mut [&mut dyn Wait],
+    bell: Option<(&Bell, u64)>,
+    idle: Idle,
+    mut limit: Option<Duration>,
+    over: &mut dyn FnMut() -> Option<()>,
+) -> Option<Woken> {
+    let mut look = |ports: &mut [&mut dyn Wait]| {
+        if ports.iter_mut().any(|port| port.ready()) {
+            return Some(Woken::Ready);
+        }
+        bell.filter(|(bell, count)| bell.count() != *count).map(|_| Woken::Bell)
+    };
+    if let Some(woken) = spin(ports, &mut look, bell, idle) {
+        return Some(woken);
+    }
+    let start = Instant::now();
+    let outcome = loop {
+        for port in ports.iter_mut() {
+            port.announce();
+        }
+        if let Some(woken) = look(ports) {
+            break Some(woken);
+        }
+        let left = limit.map(|limit| limit.saturating_sub(start.elapsed()));
+        if left == Some(Duration::ZERO) {
+            limit = None;
+            if over().is_some() {
+                break None;
+            }
+            continue;
+        }
+        sleep(ports, bell, left);
+        if let Some(woken) = look(ports) {
+            break Some(woken);
+        }
+    };
+    for port in ports.iter_mut() {
+        port.retract();
+    }
+    outcome
+}
+
+/// The clock is read once in this many looks.
+const LOOKS: u32 = 64;
+
+fn spin(
+    ports: &mut [&mut dyn Wait],
+    look: &mut impl FnMut(&mut [&mut dyn Wait]) -> Option<Woken>,
+    bell: Option<(&Bell, u64)>,
+    idle: Idle,
+) -> Option<Woken> {
+    if let Some(woken) = look(ports) {
+        return Some(woken);
+    }
+    if idle.spin.is_zero() || (idle != Idle::SPIN && bell.is_some_and(|(bell, _)| bell.crowded())) {
+        return None;
+    }
+    let start = Instant::now();
+    loop {
+        for _ in 0..LOOKS {
+            std::hint::spin_loop();
+            if let Some(woken) = look(ports) {
+                return Some(woken);
+            }
+        }
+        if start.elapsed() >= idle.spin {
+            return None;
+        }
+    }
+}
+
+fn sleep(ports: &[&mut dyn Wait], bell: Option<(&Bell, u64)>, limit: Option<Duration>) {
+    /// With more words than one sleep can watch, the others are looked at this often.
+    const ROUND: Duration = Duration::from_micros(500);
+    let mut words = Vec::with_capacity(ports.len().min(MAX_WORDS) + 1);
+    words.extend(bell.map(|(bell, count)| (bell.word(), count)));
+    let room = MAX_WORDS - words.len();
+    words.extend(ports.iter().filter_map(|port| port.word()).take(room));
+    let all = ports.len() <= room;
+    let limit = if all { limit } else { Some(limit.map_or(ROUND, |limit| limit.min(ROUND))) };
+    futex::sleep_until(&words, limit);
+}
+
+/// Nanoseconds of the monotonic clock, which is the same for all processes of the machine.
+#[must_use]
+pub fn now_nanos() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}

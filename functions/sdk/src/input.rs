@@ -1,0 +1,547 @@
+//! Reading one stream: in place where it is in memory, through a buffer where it is in a file.
+
+use crate::error::Error;
+use crate::session::{Mail, Session, Source};
+use dflow_protocol::PortId;
+use dflow_protocol::limits::MAX_RECORD;
+use dflow_protocol::message::ToDaemon;
+use dflow_shm::{Access, Memory, MemoryPiece, Reader, Seen, Span, Wait};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+/// How much of a file is read at once, in bytes: little enough to stay in the core's own cache.
+const FILE_BUFFER: usize = 256 * 1024;
+
+/// One input stream of a function.
+///
+/// Dropping it, or [`Input::close`], says that nothing more will be read.
+pub struct Input {
+    session: Arc<Session>,
+    name: Arc<str>,
+    port: PortId,
+    reader: Reader,
+    /// Where the mail has been taken up to.
+    seen: u64,
+    file: Option<FilePiece>,
+    /// The next piece has been asked for and has not come.
+    asked: bool,
+    /// The length of the stream, once its end is known to be here.
+    end: Option<u64>,
+    /// Bytes lent out by the last call, which the next one lets go of.
+    lent: u64,
+    /// A record or line that does not lie in one piece.
+    joined: Vec<u8>,
+    /// With `keep`: all bytes at one range of addresses.
+    span: Option<Span>,
+}
+
+struct FilePiece {
+    file: OwnedFd,
+    file_offset: u64,
+    base: u64,
+    end: u64,
+    /// Bytes of the stream from `start` on.
+    buffer: Vec<u8>,
+    start: u64,
+}
+
+/// What there is at an input's position.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Poll {
+    Bytes(u64),
+    Nothing,
+    End,
+}
+
+impl Input {
+    pub(crate) fn new(session: Arc<Session>, name: Arc<str>, port: PortId, keep: bool) -> Self {
+        let reader = Reader::new(Arc::clone(&session.control), port);
+        let span = keep.then(Span::default);
+        Self {
+            session,
+            name,
+            port,
+            reader,
+            seen: 0,
+            file: None,
+            asked: false,
+            end: None,
+            lent: 0,
+            joined: Vec::new(),
+            span,
+        }
+    }
+
+    /// The input's name in the workflow file.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The offset of the next byte in the stream.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.reader.position() + self.lent
+    }
+
+    /// All bytes that are there now, in place; waits for the first. `None` at the end of the stream. The bytes are let
+    /// go of at the next call.
+    ///
+    /// # Errors
+    /// If the stream is given up by its producer or cannot be read.
+    pub fn chunk(&mut self) -> Result<Option<&[u8]>, Error> {
+        let Some(length) = self.wait()? else { return Ok(None) };
+        self.lent = length;
+        Ok(Some(self.bytes(length)))
+    }
+
+    /// All bytes that are there now, without waiting and without letting go of them: they come again until
+    /// [`Input::consume_bytes`]. Empty if there are none at present.
+    ///
+    /// # Errors
+    /// If the stream is given up by its producer or cannot be read.
+    pub fn peek(&mut self) -> Result<&[u8], Error> {
+        match self.poll()? {
+            Poll::Bytes(length) => Ok(self.bytes(length)),
+            Poll::Nothing | Poll::End => Ok(&[]),
+        }
+    }
+
+    /// Lets go of `length` bytes that [`Input::peek`] has shown.
+    pub fn consume_bytes(&mut self, length: usize) {
+        self.advance(length as u64);
+    }
+
+    /// Whether everything has been read and nothing more will come.
+    ///
+    /// # Errors
+    /// If the stream is given up by its producer.
+    pub fn is_finished(&mut self) -> Result<bool, Error> {
+        Ok(self.poll()? == Poll::End)
+    }
+
+    /// One slice over everything from the first byte to the watermark, in place. The position moves to its end:
+    /// [`Input::chunk`] goes on behind it, and so does [`Input::wait_for`].
+    ///
+    /// # Errors
+    /// If the workflow file does not say `keep: true` or `gate: whole` for this input, so that bytes may be gone; or if
+    /// there is no room for it in the address space.
+    pub fn so_far(&mut self) -> Result<&[u8], Error> {
+        if self.span.is_none() {
+            return Err(Error::new(format!(
+                "a slice over the whole input '{}' needs all its bytes: say 'keep: true' (or 'gate: whole') for it in \
+                 the workflow file",
+                self.name
+            )));
+        }
+        while let Poll::Bytes(length) = self.poll()? {
+            self.advance(length);
+        }
+        Ok(self.span.as_ref().map_or(&[], |span| span.slice(self.reader.position())))
+    }
+
+    /// Waits until the stream has at least `length` bytes in all or is finished, and says how many it has.
+    ///
+    /// # Errors
+    /// As [`Input::so_far`].
+    pub fn wait_for(&mut self, length: u64) -> Result<u64, Error> {
+        loop {
+            let have = self.so_far()?.len() as u64;
+            if have >= length || self.wait()?.is_none() {
+                return Ok(have);
+            }
+        }
+    }
+
+    /// Reads length-delimited records: each is a little-endian `u32` and as many bytes.
+    pub fn records(&mut self) -> Records<'_> {
+        Records { input: self }
+    }
+
+    /// Reads lines as bytes, in place where they lie in one piece.
+    pub fn lines_bytes(&mut self) -> Lines<'_> {
+        Lines { input: self }
+    }
+
+    /// Says that nothing more will be read, so that the producer need not wait for this reader.
+    pub fn close(self) {}
+
+    /// Waits for bytes; their number, or `None` at the end.
+    fn wait(&mut self) -> Result<Option<u64>, Error> {
+        loop {
+            match self.poll()? {
+                Poll::Bytes(length) => return Ok(Some(length)),
+                Poll::End => return Ok(None),
+                Poll::Nothing => self.block(),
+            }
+        }
+    }
+
+    fn block(&mut self) {
+        let session = Arc::clone(&self.session);
+        let seen = self.seen;
+        session.wait(&mut [self], seen, &ToDaemon::Parked);
+    }
+
+    /// Where the mail has been taken up to.
+    pub(crate) fn seen(&self) -> u64 {
+        self.seen
+    }
+
+    /// Whether the end has been reached.
+    pub(crate) fn ended(&self) -> bool {
+        self.end.is_some()
+    }
+
+    /// Looks once, without waiting.
+    pub(crate) fn poll(&mut self) -> Result<Poll, Error> {
+        self.release();
+        loop {
+            let seen = self.look()?;
+            // The words first, then the bell: see `dflow_protocol::words`.
+            if self.session.has_news(self.seen) {
+                self.take_mail()?;
+                continue;
+            }
+            match seen {
+                Look::Ready(poll) => return Ok(poll),
+                Look::NeedPiece => {
+                    if self.end.is_none() && !self.asked {
+                        self.ask()?;
+                        continue;
+                    }
+                    return Ok(if self.end.is_some() { Poll::End } else { Poll::Nothing });
+                }
+                Look::Aborted => {
+                    return Err(Error::new(format!("the input '{}' was given up by its producer", self.name)));
+                }
+                Look::Violation => {
+                    return Err(Error::new(format!(
+                        "the producer of the input '{}' claims more bytes than its window holds",
+                        self.name
+                    )));
+                }
+            }
+        }
+    }
+
+    fn look(&mut self) -> Result<Look, Error> {
+        if let Some(file) = &mut self.file {
+            let position = self.reader.position();
+            return if position < file.end {
+                let fresh = !file.holds(position);
+                let length = file.fill(position, &self.name)?;
+                if let (true, Some(span)) = (fresh, &mut self.span) {
+                    span.copy(position, file.bytes(position, length))?;
+                }
+                Ok(Look::Ready(Poll::Bytes(length)))
+            } else {
+                Ok(Look::NeedPiece)
+            };
+        }
+        Ok(match self.reader.look() {
+            Seen::Bytes(length) => Look::Ready(Poll::Bytes(length)),
+            Seen::Nothing => Look::Ready(Poll::Nothing),
+            Seen::End => {
+                self.end = Some(self.reader.position());
+                Look::Ready(Poll::End)
+            }
+            Seen::NeedPiece => Look::NeedPiece,
+            Seen::Aborted => Look::Aborted,
+            Seen::Violation => Look::Violation,
+        })
+    }
+
+    fn ask(&mut self) -> Result<(), Error> {
+        self.reader.publish();
+        self.reader.drop_piece();
+        self.file = None;
+        self.asked = true;
+        self.session.send(&ToDaemon::NextPiece { port: self.port, at: self.reader.position() })
+    }
+
+    fn take_mail(&mut self) -> Result<(), Error> {
+        for mail in self.session.mail(self.port, &mut self.seen)? {
+            match mail {
+                Mail::Memory { window, source, producer, end } => {
+                    let (memory, start) = match source {
+                        Source::Mapped(memory) => (memory, usize::try_from(window.segment_offset)?),
+                        Source::Once(fd) => {
+                            let size = usize::try_from(window.size)?;
+                            let memory = if window.ring {
+                                Memory::ring(fd.as_fd(), window.segment_offset, size, Access::Read)?
+                            } else {
+                                Memory::map(fd.as_fd(), window.segment_offset, size, Access::Read)?
+                            };
+                            (Arc::new(memory), 0)
+                        }
+                    };
+                    if window.base > self.reader.position() {
+                        return Err(Error::new(format!("the daemon skipped bytes of the input '{}'", self.name)));
+                    }
+                    let piece = MemoryPiece {
+                        memory,
+                        start,
+                        base: window.base,
+                        size: window.size,
+                        ring: window.ring,
+                        producer,
+                        end,
+                    };
+                    if let Some(span) = &mut self.span {
+                        span.place(&piece)?;
+                    }
+                    self.reader.set_piece(piece);
+                    self.asked = false;
+                }
+                Mail::File { file, file_offset, base, end } => {
+                    self.reader.drop_piece();
+                    self.file = Some(FilePiece { file, file_offset, base, end, buffer: Vec::new(), start: base });
+                    self.asked = false;
+                }
+                Mail::PieceEnd(end) => self.reader.set_end(end),
+                Mail::StreamEnd(Ok(length)) => {
+                    self.end = Some(length);
+                    self.asked = false;
+                }
+                Mail::StreamEnd(Err(reason)) => {
+                    return Err(Error::new(format!("the input '{}' was given up: {reason}", self.name)));
+                }
+                _ => return Err(Error::new("the daemon sent an output's message to an input")),
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn bytes(&self, length: u64) -> &[u8] {
+        match &self.file {
+            Some(file) => file.bytes(self.reader.position(), length),
+            None => self.reader.bytes(length),
+        }
+    }
+
+    /// Moves past bytes. With `keep`, the producer never overwrites them all the same: the daemon gives it new windows.
+    fn advance(&mut self, length: u64) {
+        self.reader.consume(length);
+    }
+
+    fn release(&mut self) {
+        let lent = std::mem::take(&mut self.lent);
+        if lent > 0 {
+            self.advance(lent);
+        }
+    }
+
+    /// Collects exactly `length` bytes into `joined`, which holds some already; `false` if the stream ends before.
+    fn join(&mut self, length: usize) -> Result<bool, Error> {
+        while self.joined.len() < length {
+            let Some(have) = self.wait()? else { return Ok(false) };
+            let take = (length - self.joined.len()).min(have as usize);
+            let mut joined = std::mem::take(&mut self.joined);
+            joined.extend_from_slice(&self.bytes(have)[..take]);
+            self.joined = joined;
+            self.advance(take as u64);
+        }
+        Ok(true)
+    }
+}
+
+enum Look {
+    Ready(Poll),
+    NeedPiece,
+    Aborted,
+    Violation,
+}
+
+impl FilePiece {
+    fn holds(&self, position: u64) -> bool {
+        position >= self.start && position < self.start + self.buffer.len() as u64
+    }
+
+    fn fill(&mut self, position: u64, name: &str) -> Result<u64, Error> {
+        if self.holds(position) {
+            return Ok(self.start + self.buffer.len() as u64 - position);
+        }
+        let want = (self.end - position).min(FILE_BUFFER as u64) as usize;
+        self.buffer.resize(want, 0);
+        self.start = position;
+        let mut filled = 0;
+        while filled == 0 {
+            let at = self.file_offset + (position - self.base);
+            match rustix::io::pread(&self.file, &mut self.buffer[..], at) {
+                Ok(0) => {
+                    self.buffer.clear();
+                    return Err(Error::new(format!(
+                        "the file behind the input '{name}' ends at {at} bytes, before its {} bytes have been read: was \
+                         it changed during the run?",
+                        self.file_offset + (self.end - self.base)
+                    )));
+                }
+                Ok(count) => filled = count,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => {
+                    self.buffer.clear();
+                    return Err(Error::new(format!("cannot read the file behind the input '{name}': {error}")));
+                }
+            }
+        }
+        self.buffer.truncate(filled);
+        Ok(filled as u64)
+    }
+
+    fn bytes(&self, position: u64, length: u64) -> &[u8] {
+        let start = (position - self.start) as usize;
+        &self.buffer[start..start + length as usize]
+    }
+}
+
+impl Wait for Input {
+    fn ready(&mut self) -> bool {
+        self.lent > 0 || self.end.is_some() || self.file.is_some() || (!self.asked && self.reader.ready())
+    }
+
+    fn announce(&mut self) {
+        if !self.asked {
+            self.reader.announce();
+        }
+    }
+
+    fn word(&self) -> Option<(&AtomicU64, u64)> {
+        if self.asked { None } else { self.reader.word() }
+    }
+
+    fn retract(&mut self) {
+        self.reader.retract();
+    }
+}
+
+impl Drop for Input {
+    fn drop(&mut self) {
+        self.release();
+        self.reader.close();
+        // If the daemon is gone nobody has to know.
+        let _ = self.session.send(&ToDaemon::CloseInput { port: self.port });
+    }
+}
+
+impl std::io::BufRead for Input {
+    fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
+        match self.wait().map_err(Error::into_io)? {
+            Some(length) => Ok(self.bytes(length)),
+            None => Ok(&[]),
+        }
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.advance(amount as u64);
+    }
+}
+
+impl std::io::Read for Input {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let bytes = std::io::BufRead::fill_buf(self)?;
+        let length = bytes.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&bytes[..length]);
+        self.advance(length as u64);
+        Ok(length)
+    }
+}
+
+/// The length-delimited records of an input: [`Input::records`].
+pub struct Records<'a> {
+    input: &'a mut Input,
+}
+
+impl Records<'_> {
+    /// The next record, in place where it lies in one piece; `None` at the end of the stream.
+    ///
+    /// # Errors
+    /// If the stream ends within a record, a record is longer than [`MAX_RECORD`], or the stream cannot be read.
+    #[expect(clippy::should_implement_trait, reason = "the record borrows from the input, which Iterator cannot say")]
+    pub fn next(&mut self) -> Result<Option<&[u8]>, Error> {
+        const HEADER: usize = 4;
+        let input = &mut *self.input;
+        let cut = |name: &str| Error::new(format!("the input '{name}' ends in the middle of a record"));
+        let Some(have) = input.wait()? else { return Ok(None) };
+        let head: [u8; HEADER] = match input.bytes(have).first_chunk() {
+            Some(head) => {
+                let head = *head;
+                input.advance(HEADER as u64);
+                head
+            }
+            None => {
+                input.joined.clear();
+                if !input.join(HEADER)? {
+                    return Err(cut(&input.name));
+                }
+                *input.joined.first_chunk().ok_or_else(|| cut(&input.name))?
+            }
+        };
+        let length = u32::from_le_bytes(head);
+        if length > MAX_RECORD {
+            return Err(Error::new(format!(
+                "the input '{}' has a record of {length} bytes at offset {}; {MAX_RECORD} is the most, so these are \
+                 probably no records",
+                input.name,
+                input.position() - HEADER as u64
+            )));
+        }
+        if length == 0 {
+            return Ok(Some(&[]));
+        }
+        let Some(have) = input.wait()? else { return Err(cut(&input.name)) };
+        if have >= u64::from(length) {
+            input.lent = u64::from(length);
+            return Ok(Some(&input.bytes(have)[..length as usize]));
+        }
+        input.joined.clear();
+        if !input.join(length as usize)? {
+            return Err(cut(&input.name));
+        }
+        Ok(Some(&input.joined))
+    }
+}
+
+/// The lines of an input: [`Input::lines_bytes`].
+pub struct Lines<'a> {
+    input: &'a mut Input,
+}
+
+impl Lines<'_> {
+    /// The next line without its newline, in place where it lies in one piece; `None` at the end of the stream. A last
+    /// line without a newline counts.
+    ///
+    /// # Errors
+    /// If the stream cannot be read.
+    #[expect(clippy::should_implement_trait, reason = "the line borrows from the input, which Iterator cannot say")]
+    pub fn next(&mut self) -> Result<Option<&[u8]>, Error> {
+        let input = &mut *self.input;
+        input.joined.clear();
+        loop {
+            let Some(have) = input.wait()? else {
+                return Ok((!input.joined.is_empty()).then_some(&input.joined[..]));
+            };
+            let found = memchr::memchr(b'\n', input.bytes(have));
+            match found {
+                Some(at) if input.joined.is_empty() => {
+                    input.lent = at as u64 + 1;
+                    return Ok(Some(&input.bytes(have)[..at]));
+                }
+                Some(at) => {
+                    let mut joined = std::mem::take(&mut input.joined);
+                    joined.extend_from_slice(&input.bytes(have)[..at]);
+                    input.joined = joined;
+                    input.advance(at as u64 + 1);
+                    return Ok(Some(&input.joined));
+                }
+                None => {
+                    let mut joined = std::mem::take(&mut input.joined);
+                    joined.extend_from_slice(input.bytes(have));
+                    input.joined = joined;
+                    input.advance(have);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! Writing one stream: room in its window, filled in place and committed.
+
+use crate::error::Error;
+use crate::session::{Mail, Session, Source};
+use dflow_protocol::PortId;
+use dflow_protocol::limits::{ARENA_SLOT, MAX_RECORD, MAX_WINDOW};
+use dflow_protocol::message::{ToDaemon, Window};
+use dflow_protocol::words::State;
+use dflow_shm::{Access, Memory, Room, Wait, Writer};
+use std::ops::{Deref, DerefMut};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+/// The pauses between two questions for a window where there is none: they double from the first to the last.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LAST_PAUSE: Duration = Duration::from_millis(64);
+
+/// One output stream of a function.
+///
+/// Everything written is readable at once: each write commits. A function that writes in small bits fills a
+/// [`Output::reserve`]d room, or wraps the output in a [`std::io::BufWriter`].
+///
+/// Outputs are finished when the function ends well; [`Output::finish`] does so earlier.
+pub struct Output {
+    session: Arc<Session>,
+    name: Arc<str>,
+    port: PortId,
+    writer: Writer,
+    seen: u64,
+    /// A question for a window is under way.
+    asked: bool,
+    unread: bool,
+    /// A room that does not fit into what is left of the window is filled here first.
+    bounce: Vec<u8>,
+}
+
+impl Output {
+    pub(crate) fn new(session: Arc<Session>, name: Arc<str>, port: PortId) -> Self {
+        let mut writer = Writer::new(Arc::clone(&session.control), port);
+        let arena = session.arena();
+        let start = u64::from(port.0) * ARENA_SLOT;
+        if start + ARENA_SLOT <= arena.length() as u64 {
+            let window =
+                Window { segment: session.setup.arena, segment_offset: start, base: 0, size: ARENA_SLOT, ring: false };
+            writer.set_window(&window, Arc::clone(arena), start as usize);
+        }
+        Self { session, name, port, writer, seen: 0, asked: false, unread: false, bounce: Vec::new() }
+    }
+
+    /// The output's name in the workflow file.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How many bytes have been committed.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        self.writer.watermark()
+    }
+
+    /// Room for at least `length` bytes, to be filled in place; waits while readers need the bytes that it would
+    /// overwrite. What is in the room is meaningless before it is filled. At most [`MAX_WINDOW`] bytes.
+    ///
+    /// # Errors
+    /// If nobody reads this output any more ([`Error::is_unread`]), or the room is larger than can be had.
+    pub fn reserve(&mut self, length: usize) -> Result<Reservation<'_>, Error> {
+        if length as u64 > MAX_WINDOW {
+            return Err(Error::new(format!(
+                "{length} bytes at once are more than the {MAX_WINDOW} that a window can have; write '{}' in parts",
+                self.name
+            )));
+        }
+        if self.wait_for_room(length as u64, true)? {
+            Ok(Reservation { output: self, bounced: false })
+        } else {
+            // The rest of a window that is filled once is too short: its bytes must not be skipped.
+            self.bounce.clear();
+            self.bounce.resize(length, 0);
+            Ok(Reservation { output: self, bounced: true })
+        }
+    }
+
+    /// Writes and commits all of `bytes`.
+    ///
+    /// # Errors
+    /// As [`Output::reserve`].
+    pub fn write_all(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
+        while !bytes.is_empty() {
+            self.wait_for_room(1, false)?;
+            let spare = self.writer.spare();
+            let length = spare.len().min(bytes.len());
+            spare[..length].copy_from_slice(&bytes[..length]);
+            self.commit(length as u64)?;
+            bytes = &bytes[length..];
+        }
+        Ok(())
+    }
+
+    /// Writes one length-delimited record: a little-endian `u32` and the bytes.
+    ///
+    /// # Errors
+    /// As [`Output::reserve`]; or if the record is longer than [`MAX_RECORD`].
+    pub fn record(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let length = u32::try_from(bytes.len()).ok().filter(|&length| length <= MAX_RECORD).ok_or_else(|| {
+            Error::new(format!("a record of {} bytes is longer than the {MAX_RECORD} that one may have", bytes.len()))
+        })?;
+        let mut room = self.reserve(bytes.len() + 4)?;
+        room[..4].copy_from_slice(&length.to_le_bytes());
+        room[4..bytes.len() + 4].copy_from_slice(bytes);
+        room.commit(bytes.len() + 4)
+    }
+
+    /// Says that the stream is complete.
+    ///
+    /// # Errors
+    /// If the daemon is gone.
+    pub fn finish(mut self) -> Result<(), Error> {
+        self.end()
+    }
+
+    pub(crate) fn end(&mut self) -> Result<(), Error> {
+        // Readers that came since the last commit have to be woken, too.
+        let readers = self.take_mail();
+        self.writer.end(State::Finished);
+        readers?;
+        self.session.send(&ToDaemon::Finished { port: self.port })
+    }
+
+    pub(crate) fn commit(&mut self, length: u64) -> Result<(), Error> {
+        let first = self.writer.watermark() == 0 && length > 0;
+        self.writer.commit(length);
+        // The word first, then the bell: see `dflow_protocol::words`.
+        if self.session.has_news(self.seen) {
+            self.take_mail()?;
+            self.writer.wake_readers();
+        }
+        if first {
+            self.session.send(&ToDaemon::FirstBytes { port: self.port })?;
+        }
+        Ok(())
+    }
+
+    /// Waits until `length` contiguous bytes can be written. With `whole`, `false` says that the present window has less
+    /// left than that and is not full either.
+    pub(crate) fn wait_for_room(&mut self, length: u64, whole: bool) -> Result<bool, Error> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            if self.session.has_news(self.seen) {
+                self.take_mail()?;
+            }
+            if self.unread {
+                self.session.note_unread();
+                return Err(Error::unread(&self.name));
+            }
+            let room = self.writer.room(length);
+            match room {
+                Room::Enough if !self.asked => return Ok(true),
+                Room::Full if whole && !self.asked && self.writer.remaining() > 0 => return Ok(false),
+                Room::Enough | Room::Full => {
+                    if !self.asked {
+                        self.ask(length, false)?;
+                    }
+                    self.wait_for_answer()?;
+                    // "Stay", and nothing has changed: the daemon has no memory at present.
+                    if self.writer.room(length) == Room::Full {
+                        self.pause(&mut pause);
+                    }
+                }
+                Room::Held => {
+                    if !self.wait_for_readers(pause) {
+                        self.ask(length, true)?;
+                        self.wait_for_answer()?;
+                        pause = (pause * 2).min(LAST_PAUSE);
+                    }
+                }
+            }
+        }
+    }
+
+    fn ask(&mut self, least: u64, held: bool) -> Result<(), Error> {
+        self.asked = true;
+        self.session.send(&ToDaemon::NeedWindow { port: self.port, at: self.writer.watermark(), least, held })
+    }
+
+    /// Waits for a window or for "stay".
+    fn wait_for_answer(&mut self) -> Result<(), Error> {
+        while self.asked {
+            let session = Arc::clone(&self.session);
+            session.wait(&mut [], self.seen, &ToDaemon::Parked);
+            self.take_mail()?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the readers to move, for at most `limit`; whether they have, or mail has come.
+    fn wait_for_readers(&mut self, limit: Duration) -> bool {
+        let session = Arc::clone(&self.session);
+        let seen = self.seen;
+        session.wait_at_most(&mut [&mut self.writer], seen, limit)
+    }
+
+    /// Waits for mail, for at most the pause, which grows.
+    fn pause(&mut self, pause: &mut Duration) {
+        let session = Arc::clone(&self.session);
+        let start = Instant::now();
+        session.wait_at_most(&mut [], self.seen, *pause);
+        if start.elapsed() >= *pause {
+            *pause = (*pause * 2).min(LAST_PAUSE);
+        }
+    }
+
+    fn take_mail(&mut self) -> Result<(), Error> {
+        for mail in self.session.mail(self.port, &mut self.seen)? {
+            match mail {
+                Mail::Window(window, source) => {
+                    let (memory, start) = match source {
+                        Source::Mapped(memory) => (memory, usize::try_from(window.segment_offset)?),
+                        Source::Once(fd) => {
+                            let size = usize::try_from(window.size)?;
+                            let memory = if window.ring {
+                                Memory::ring(fd.as_fd(), window.segment_offset, size, Access::Write)?
+                            } else {
+                                Memory::map(fd.as_fd(), window.segment_offset, size, Access::Write)?
+                            };
+                            (Arc::new(memory), 0)
+                        }
+                    };
+                    self.writer.set_window(&window, memory, start);
+                    self.asked = false;
+                }
+                Mail::Stay => self.asked = false,
+                Mail::AddReader(page, port) => self.writer.add_reader(page, port),
+                Mail::DropReader(page, port) => self.writer.drop_reader(&page, port),
+                Mail::Unread => self.unread = true,
+                _ => return Err(Error::new("the daemon sent an input's message to an output")),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::io::Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.write_all(bytes).map_err(Error::into_io)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Wait for Output {
+    fn ready(&mut self) -> bool {
+        self.writer.ready()
+    }
+
+    fn announce(&mut self) {
+        self.writer.announce();
+    }
+
+    fn word(&self) -> Option<(&AtomicU64, u64)> {
+        self.writer.word()
+    }
+
+    fn retract(&mut self) {
+        self.writer.retract();
+    }
+}
+
+/// Room in an output: [`Output::reserve`]. Nothing is readable before [`Reservation::commit`]; dropping it leaves the
+/// stream as it was.
+pub struct Reservation<'a> {
+    output: &'a mut Output,
+    bounced: bool,
+}
+
+impl Reservation<'_> {
+    /// Makes the first `length` bytes readable.
+    ///
+    /// # Errors
+    /// If there is less room than `length`, or the daemon is gone.
+    pub fn commit(self, length: usize) -> Result<(), Error> {
+        if length > self.len() {
+            return Err(Error::new(format!("{length} bytes committed of a room of {}", self.len())));
+        }
+        if self.bounced {
+            let bytes = std::mem::take(&mut self.output.bounce);
+            let result = self.output.write_all(&bytes[..length]);
+            self.output.bounce = bytes;
+            result
+        } else {
+            self.output.commit(length as u64)
+        }
+    }
+}
+
+impl Deref for Reservation<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        if self.bounced { &self.output.bounce } else { self.output.writer.spare_bytes() }
+    }
+}
+
+impl DerefMut for Reservation<'_> {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        if self.bounced { &mut self.output.bounce } else { self.output.writer.spare() }
+    }
+}
