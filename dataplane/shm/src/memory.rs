@@ -1,10 +1,12 @@
 //! Mapped memory: plain, or a ring mapped twice back to back.
 
 use crate::segment::SegmentError;
+use crate::shared::SharedBytes;
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 use std::ffi::c_void;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 
@@ -72,6 +74,16 @@ impl Memory {
             Mapping::Plain(map) => NonNull::new(map.as_mut_ptr()).unwrap_or(NonNull::dangling()),
             Mapping::Ring(ring) => ring.start,
         }
+    }
+
+    /// A view of `range`, in bytes from the start, for the kernel to read: another process may be writing there.
+    ///
+    /// # Panics
+    /// If the range is not within the mapping.
+    #[must_use]
+    pub fn shared(&self, range: Range<usize>) -> SharedBytes<'_> {
+        // SAFETY: the whole mapping is readable and stays mapped while it is borrowed; `slice` checks the range.
+        unsafe { SharedBytes::new(self.start().as_ptr(), self.length()) }.slice(range)
     }
 
     /// The number of bytes that may be addressed; twice the window for a ring.

@@ -1,0 +1,130 @@
+//! The directory that spill files are made in.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::{DiskError, SpillFile};
+
+/// How many names are tried on a filesystem without unnamed files before giving up.
+const NAME_ATTEMPTS: usize = 1024;
+
+/// What `statfs` calls tmpfs.
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+
+/// A directory that spill files are made in. It stays empty: the files have no names.
+#[derive(Debug)]
+pub struct SpillDir {
+    dir: OwnedFd,
+    path: Arc<Path>,
+}
+
+impl SpillDir {
+    /// Opens an existing directory and checks that a file can be made in it.
+    ///
+    /// # Errors
+    /// [`DiskError::Io`] if `path` is no directory, this user may not write in it, or not even an empty file fits.
+    pub fn open(path: &Path) -> Result<SpillDir, DiskError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| DiskError::Io {
+            op: "open the spill directory",
+            path: path.to_path_buf(),
+            source: errno.into(),
+        })?;
+        let spill = SpillDir { dir, path: Arc::from(path) };
+        spill.create()?;
+        Ok(spill)
+    }
+
+    /// Makes an empty spill file.
+    ///
+    /// # Errors
+    /// [`DiskError::Io`], also when the limit of open descriptors is reached.
+    pub fn create(&self) -> Result<SpillFile, DiskError> {
+        let made = match unnamed(self.dir.as_fd()) {
+            // How the several kinds of filesystem say that they have no unnamed files.
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT | Errno::INVAL) => unlinked(self.dir.as_fd()),
+            made => made,
+        };
+        match made {
+            Ok(file) => Ok(SpillFile::new(file, Arc::clone(&self.path))),
+            Err(errno) => {
+                Err(DiskError::Io { op: "make a spill file in", path: self.path.to_path_buf(), source: errno.into() })
+            }
+        }
+    }
+
+    /// How many bytes this user may still write to the filesystem.
+    ///
+    /// # Errors
+    /// [`DiskError::Io`] if the filesystem cannot be examined.
+    pub fn free_bytes(&self) -> Result<u64, DiskError> {
+        let stat = rustix::fs::fstatvfs(&self.dir).map_err(|errno| self.examine_failed(errno))?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    /// Whether the directory is itself in memory (tmpfs), so that spilling to it frees none.
+    ///
+    /// # Errors
+    /// [`DiskError::Io`] if the filesystem cannot be examined.
+    pub fn is_in_memory(&self) -> Result<bool, DiskError> {
+        let stat = rustix::fs::fstatfs(&self.dir).map_err(|errno| self.examine_failed(errno))?;
+        Ok(u64::try_from(stat.f_type).is_ok_and(|kind| kind == TMPFS_MAGIC))
+    }
+
+    /// The directory's path, as it was opened.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn examine_failed(&self, errno: Errno) -> DiskError {
+        DiskError::Io { op: "examine the filesystem of", path: self.path.to_path_buf(), source: errno.into() }
+    }
+}
+
+/// Makes a file that never has a name and, by `O_EXCL`, can never be given one.
+fn unnamed(dir: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::EXCL | OFlags::CLOEXEC;
+    rustix::fs::openat(dir, ".", flags, Mode::RUSR | Mode::WUSR)
+}
+
+/// Makes a file and takes its name away at once; being killed between the two leaves an empty file.
+fn unlinked(dir: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    for _ in 0..NAME_ATTEMPTS {
+        let name = format!(".dflow-spill-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        match rustix::fs::openat(dir, &name, flags, Mode::RUSR | Mode::WUSR) {
+            Ok(file) => {
+                rustix::fs::unlinkat(dir, &name, AtFlags::empty())?;
+                return Ok(file);
+            }
+            // Left behind by, or in use by, a process with the same id in another PID namespace.
+            Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Err(Errno::EXIST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filesystem_without_unnamed_files_is_served_by_unlinking() {
+        let place = tempfile::tempdir().unwrap();
+        let dir = SpillDir::open(place.path()).unwrap();
+        let file = SpillFile::new(unlinked(dir.dir.as_fd()).unwrap(), Arc::clone(&dir.path));
+        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
+        rustix::io::pwrite(file.descriptor(false), b"still there", 0).unwrap();
+        let mut back = [0; 11];
+        rustix::io::pread(file.reader().unwrap(), &mut back, 0).unwrap();
+        assert_eq!(&back, b"still there");
+    }
+}

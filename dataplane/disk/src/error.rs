@@ -1,0 +1,69 @@
+//! What can go wrong with a spill file, in words that say what to do.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+
+/// Why a spill directory, a spill file or a transfer failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// The filesystem, or the user's quota on it, is full.
+    #[error(
+        "no space left to spill {needed} bytes in {}: free some space, or choose another place with --spill-dir",
+        dir.display()
+    )]
+    NoSpace {
+        /// How many bytes of the transfer found no place.
+        needed: u64,
+        /// The spill directory.
+        dir: PathBuf,
+    },
+    /// The process's file size limit, or the filesystem's own, ends before the transfer does.
+    #[error(
+        "a spill file in {} may not grow to {end} bytes: raise the file size limit (ulimit -f), or choose a filesystem \
+         that allows larger files with --spill-dir",
+        dir.display()
+    )]
+    FileTooLarge {
+        /// The length in bytes that the file would have had.
+        end: u64,
+        /// The spill directory.
+        dir: PathBuf,
+    },
+    /// An operation on the directory or on a file in it failed.
+    #[error(
+        "cannot {op} {}: {source}; check the directory and its device, or choose another place with --spill-dir",
+        path.display()
+    )]
+    Io {
+        /// What was tried, as a phrase that the path completes.
+        op: &'static str,
+        /// The spill directory (its files have no names).
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The machine lacks, or forbids, what was asked for.
+    #[error("{what} cannot be used here: {reason}; {remedy}")]
+    Unsupported {
+        /// What was asked for.
+        what: &'static str,
+        /// Why it cannot be had.
+        reason: String,
+        /// What to do instead.
+        remedy: &'static str,
+    },
+}
+
+impl DiskError {
+    /// Names the failure of a transfer of which `missing` bytes, ending at `end`, did not move.
+    pub(crate) fn transfer(op: &'static str, dir: &Path, missing: u64, end: u64, source: io::Error) -> DiskError {
+        let dir = dir.to_path_buf();
+        match Errno::from_io_error(&source) {
+            Some(Errno::NOSPC | Errno::DQUOT) => DiskError::NoSpace { needed: missing, dir },
+            Some(Errno::FBIG) => DiskError::FileTooLarge { end, dir },
+            _ => DiskError::Io { op, path: dir, source },
+        }
+    }
+}
