@@ -1,0 +1,175 @@
+//! Which piece a reader gets next.
+
+use crate::process::Arena;
+use crate::store::{StoreError, duplicate};
+use crate::stream::{Place, Subscriber};
+use crate::{ProcessId, Store};
+use dflow_protocol::message::{Piece, SegmentUse, ToFunction, Window};
+use dflow_protocol::{PortId, SegmentId, StreamId};
+use std::os::fd::AsFd;
+use std::rc::Rc;
+
+impl Store {
+    /// A reader has used up its piece and wants what comes at this offset.
+    pub(crate) fn next_piece(&mut self, process: ProcessId, port: PortId, at: u64) -> Result<(), StoreError> {
+        let Some(&(id, subscriber)) = self.processes.get(&process).and_then(|process| process.inputs.get(&port)) else {
+            return Ok(());
+        };
+        self.sample_readers(id);
+        let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
+        let Some(state) = stream.subscribers.get_mut(&subscriber) else { return Ok(()) };
+        state.asked = Some(at);
+        // With a slice over everything, what was read stays mapped.
+        if !state.keep {
+            for piece in &mut stream.pieces {
+                piece.users.remove(&(process, port));
+            }
+        }
+        self.release(id);
+        self.serve(id, subscriber)?;
+        self.feed_starved()
+    }
+
+    /// Serves readers of a stream that wait for their next piece.
+    pub(crate) fn serve_waiting_readers(&mut self, id: StreamId) -> Result<(), StoreError> {
+        let Some(stream) = self.streams.get(&id) else { return Ok(()) };
+        let waiting: Vec<Subscriber> =
+            stream.subscribers.iter().filter(|(_, state)| state.asked.is_some()).map(|(&key, _)| key).collect();
+        waiting.into_iter().try_for_each(|subscriber| self.serve(id, subscriber))
+    }
+
+    fn serve(&mut self, id: StreamId, subscriber: Subscriber) -> Result<(), StoreError> {
+        let Some(stream) = self.streams.get(&id) else { return Ok(()) };
+        let Some(state) = stream.subscribers.get(&subscriber) else { return Ok(()) };
+        let (Some(at), Some((process, port))) = (state.asked, state.reader) else { return Ok(()) };
+        let Some(index) = stream.piece_at(at) else {
+            if stream.finished.is_some_and(|length| at >= length) {
+                let end = ToFunction::StreamEnd { port, end: Ok(at) };
+                self.send(process, end, None);
+                self.answered(id, subscriber);
+            }
+            return Ok(());
+        };
+        let piece = &stream.pieces[index];
+        let says_hello = |(writer, _)| self.processes.get(&writer).is_some_and(|process| process.control.is_none());
+        if piece.end.is_none() && stream.producer.is_some_and(says_hello) {
+            // Served when the producer has its control page.
+            return Ok(());
+        }
+        let (base, end, producer) = (piece.base, piece.end, stream.producer);
+        let place = piece.place.clone();
+        let capacity = piece.capacity();
+        let message = match place {
+            Place::Spill(_) | Place::Input(_) => {
+                let file = self.budget.next_id();
+                let (fd, file_offset, end) = self.file_piece(id, index)?;
+                self.send(process, ToFunction::Segment { segment: file, kind: SegmentUse::Once }, Some(fd));
+                Piece::File { file, file_offset, base, end }
+            }
+            Place::Arena { .. } | Place::Window { .. } => {
+                let (segment, segment_offset, ring) = match &place {
+                    Place::Arena { arena, offset, .. } => (self.send_arena(process, arena)?, *offset, false),
+                    Place::Window { memory, ring } => {
+                        let segment = self.budget.next_id();
+                        let fd = memory.segment.read_only()?;
+                        self.send(process, ToFunction::Segment { segment, kind: SegmentUse::Once }, Some(fd));
+                        (segment, 0, *ring)
+                    }
+                    Place::Spill(_) | Place::Input(_) => return Ok(()),
+                };
+                let producer = match producer {
+                    Some((writer, out)) if end.is_none() => {
+                        self.register_reader(id, subscriber)?;
+                        Some((self.send_control(process, writer)?, out))
+                    }
+                    _ => None,
+                };
+                // A window that is filled once ends where it is full.
+                let end = if ring { end } else { end.or(Some(base + capacity)) };
+                let window = Window { segment, segment_offset, base, size: capacity, ring };
+                Piece::Memory { window, producer, end }
+            }
+        };
+        if let Some(piece) = self.streams.get_mut(&id).and_then(|stream| stream.pieces.get_mut(index)) {
+            piece.users.insert((process, port));
+        }
+        self.send(process, ToFunction::Piece { port, piece: message }, None);
+        self.answered(id, subscriber);
+        Ok(())
+    }
+
+    fn answered(&mut self, id: StreamId, subscriber: Subscriber) {
+        if let Some(state) = self.streams.get_mut(&id).and_then(|stream| stream.subscribers.get_mut(&subscriber)) {
+            state.asked = None;
+        }
+    }
+
+    /// Whether a reader waits for an answer.
+    pub(crate) fn has_asked(&self, process: ProcessId, port: PortId, input: &(StreamId, Subscriber)) -> bool {
+        let (stream, subscriber) = input;
+        self.streams
+            .get(stream)
+            .and_then(|stream| stream.subscribers.get(subscriber))
+            .is_some_and(|state| state.asked.is_some() && state.reader == Some((process, port)))
+    }
+
+    /// A read-only descriptor of a file, where the piece starts in it, and where it ends in the stream. Spilled pieces
+    /// that follow each other in the file are one.
+    fn file_piece(&self, id: StreamId, index: usize) -> Result<(std::os::fd::OwnedFd, u64, u64), StoreError> {
+        let lost = || StoreError::Limit("a stream vanished while it was read".into());
+        let stream = self.streams.get(&id).ok_or_else(lost)?;
+        let piece = &stream.pieces[index];
+        let end = piece.end.unwrap_or(piece.base);
+        match &piece.place {
+            Place::Spill(file) => {
+                let following =
+                    stream.pieces[index + 1..].iter().take_while(|piece| matches!(piece.place, Place::Spill(_)));
+                let end = following.filter_map(|piece| piece.end).last().unwrap_or(end);
+                Ok((file.reader()?, piece.base, end))
+            }
+            Place::Input(file) => Ok((duplicate(file.as_fd())?, 0, end)),
+            Place::Arena { .. } | Place::Window { .. } => Err(lost()),
+        }
+    }
+
+    fn send_arena(&mut self, to: ProcessId, arena: &Rc<Arena>) -> Result<SegmentId, StoreError> {
+        if self.processes.get_mut(&to).is_some_and(|process| process.known.insert(arena.id)) {
+            let kind = SegmentUse::Arena(arena.segment.length() as u64);
+            let fd = arena.segment.read_only()?;
+            self.send(to, ToFunction::Segment { segment: arena.id, kind }, Some(fd));
+        }
+        Ok(arena.id)
+    }
+
+    fn send_control(&mut self, to: ProcessId, of: ProcessId) -> Result<SegmentId, StoreError> {
+        let lost = || StoreError::Limit("a process has no control page".into());
+        let control = self.processes.get(&of).and_then(|process| process.control.as_ref()).ok_or_else(lost)?;
+        let id = control.id;
+        let fd = duplicate(control.fd.as_fd())?;
+        if self.processes.get_mut(&to).is_some_and(|process| process.known.insert(id)) {
+            self.send(to, ToFunction::Segment { segment: id, kind: SegmentUse::Control }, Some(fd));
+        }
+        Ok(id)
+    }
+
+    /// Tells the producer of every reader that runs.
+    pub(crate) fn register_readers(&mut self, id: StreamId) -> Result<(), StoreError> {
+        let Some(stream) = self.streams.get(&id) else { return Ok(()) };
+        let all: Vec<Subscriber> = stream.subscribers.keys().copied().collect();
+        all.into_iter().try_for_each(|subscriber| self.register_reader(id, subscriber))
+    }
+
+    fn register_reader(&mut self, id: StreamId, subscriber: Subscriber) -> Result<(), StoreError> {
+        let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
+        let producer = stream.producer;
+        let Some(state) = stream.subscribers.get_mut(&subscriber) else { return Ok(()) };
+        let (Some((producer, out)), Some((reader, port))) = (producer, state.reader) else { return Ok(()) };
+        if state.registered || state.closed {
+            return Ok(());
+        }
+        state.registered = true;
+        let control = self.send_control(producer, reader)?;
+        self.send(producer, ToFunction::AddReader { port: out, control, reader: port }, None);
+        Ok(())
+    }
+}

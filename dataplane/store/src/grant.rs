@@ -1,0 +1,237 @@
+//! Which window a producer gets next.
+
+use crate::memory::WindowMemory;
+use crate::process::Want;
+use crate::store::{StoreError, duplicate};
+use crate::stream::{PieceState, Place};
+use crate::{ProcessId, Store, StoreEvent};
+use dflow_protocol::limits::{ARENA_SLOT, MAX_WINDOW, MIN_WINDOW};
+use dflow_protocol::message::{SegmentUse, ToFunction, Window};
+use dflow_protocol::{PortId, StreamId};
+use std::collections::BTreeSet;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A reader that has not moved for so long on a stream counts as stuck there.
+const STUCK_AFTER: Duration = Duration::from_millis(100);
+/// The first and the largest extent of a stream that keeps its bytes.
+const FIRST_EXTENT: u64 = 256 * 1024;
+const LARGEST_EXTENT: u64 = 4 << 20;
+
+impl Store {
+    /// A producer's window is full, or held by a reader.
+    pub(crate) fn need_window(
+        &mut self,
+        process: ProcessId,
+        port: PortId,
+        want: Want,
+        held: bool,
+    ) -> Result<(), StoreError> {
+        let Some(&stream) = self.processes.get(&process).and_then(|process| process.outputs.get(&port)) else {
+            return Ok(());
+        };
+        self.events.push(StoreEvent::Parked(process));
+        if want.least > MAX_WINDOW.min(self.budget.limit()) {
+            self.events.push(StoreEvent::Misbehaved(
+                process,
+                format!(
+                    "it reserves {} bytes at once, more than the memory budget of {} bytes allows; raise --memory",
+                    want.least,
+                    self.budget.limit()
+                ),
+            ));
+            return Ok(());
+        }
+        if held && !self.reader_is_stuck(stream, want) {
+            self.send(process, ToFunction::Stay { port }, None);
+            return Ok(());
+        }
+        if !self.grant(process, port, stream, want, held)?
+            && let Some(process) = self.processes.get_mut(&process)
+        {
+            process.starved.insert(port, want);
+        }
+        Ok(())
+    }
+
+    /// Serves producers that wait for memory, as far as there is some.
+    pub(crate) fn feed_starved(&mut self) -> Result<(), StoreError> {
+        let starved: Vec<(ProcessId, PortId, Want)> = self
+            .processes
+            .iter()
+            .flat_map(|(&id, process)| process.starved.iter().map(move |(&port, &want)| (id, port, want)))
+            .collect();
+        for (id, port, want) in starved {
+            let Some(&stream) = self.processes.get(&id).and_then(|process| process.outputs.get(&port)) else {
+                continue;
+            };
+            if !self.grant(id, port, stream, want, true)? {
+                break;
+            }
+            if let Some(process) = self.processes.get_mut(&id) {
+                process.starved.remove(&port);
+            }
+        }
+        Ok(())
+    }
+
+    /// Credit holds a producer only while the reader that holds it back moves on this stream.
+    fn reader_is_stuck(&mut self, id: StreamId, want: Want) -> bool {
+        self.sample_readers(id);
+        let Some(stream) = self.streams.get(&id) else { return false };
+        let size = stream.live().map_or(0, PieceState::capacity);
+        stream.subscribers.values().any(|subscriber| {
+            let Some((reader, port)) = subscriber.reader else { return !subscriber.closed };
+            let holds = !subscriber.closed && subscriber.position + size < want.at + want.least;
+            holds && (subscriber.since.elapsed() >= STUCK_AFTER || self.waits_elsewhere(reader, port))
+        })
+    }
+
+    /// Whether a process sleeps, but not on this port.
+    fn waits_elsewhere(&self, id: ProcessId, port: PortId) -> bool {
+        let Some(process) = self.processes.get(&id) else { return false };
+        let Some(control) = &process.control else { return true };
+        let asks = |port: PortId| process.inputs.get(&port).is_some_and(|input| self.has_asked(id, port, input));
+        !control.words.port(port).is_waiting() && !asks(port) && self.is_waiting(id)
+    }
+
+    /// Gives the producer its next window; `false` if there is no memory for it now.
+    fn grant(
+        &mut self,
+        process: ProcessId,
+        port: PortId,
+        id: StreamId,
+        want: Want,
+        held: bool,
+    ) -> Result<bool, StoreError> {
+        let ring = !held && self.ring_will_do(id);
+        let Some(memory) = self.window_memory(process, want, ring)? else { return Ok(false) };
+        self.close_live(id);
+        let window =
+            Window { segment: self.budget.next_id(), segment_offset: 0, base: want.at, size: memory.size, ring };
+        if ring {
+            // Before the first byte is overwritten every reader's position counts.
+            self.register_readers(id)?;
+        }
+        let fd = duplicate(memory.segment.as_fd())?;
+        let Some(stream) = self.streams.get_mut(&id) else { return Ok(true) };
+        stream.watermark = stream.watermark.max(want.at);
+        stream.pieces.push(PieceState {
+            base: want.at,
+            end: None,
+            place: Place::Window { memory, ring },
+            users: BTreeSet::new(),
+            spilling: false,
+        });
+        self.send(process, ToFunction::Segment { segment: window.segment, kind: SegmentUse::Once }, Some(fd));
+        self.send(process, ToFunction::Window { port, window }, None);
+        self.serve_waiting_readers(id)?;
+        self.release(id);
+        Ok(true)
+    }
+
+    /// A ring suits a stream all of whose readers run and keep up, and none of which will read a byte twice.
+    fn ring_will_do(&mut self, id: StreamId) -> bool {
+        self.sample_readers(id);
+        let Some(stream) = self.streams.get(&id) else { return false };
+        let caught_up_from = stream.live().map_or(0, |piece| piece.base);
+        !stream.keep
+            && stream.holds == 0
+            && stream.subscribers.values().filter(|subscriber| !subscriber.closed || subscriber.keep).all(
+                |subscriber| {
+                    let runs = |(reader, _)| {
+                        self.processes.get(&reader).is_some_and(|process| process.started && process.control.is_some())
+                    };
+                    !subscriber.keep && subscriber.reader.is_some_and(runs) && subscriber.position >= caught_up_from
+                },
+            )
+    }
+
+    fn window_memory(
+        &mut self,
+        process: ProcessId,
+        want: Want,
+        ring: bool,
+    ) -> Result<Option<Arc<WindowMemory>>, StoreError> {
+        let least = want.least.next_power_of_two().max(MIN_WINDOW);
+        // What is fair where many streams share the budget.
+        let producing = self.streams.values().filter(|stream| stream.producer.is_some()).count() as u64;
+        let share = (self.budget.limit() / (2 * (producing + 1))).max(MIN_WINDOW);
+        let share = 1u64 << share.ilog2();
+        let wish =
+            if ring { self.config.window.next_power_of_two() } else { extent(want.at).min(self.budget.limit() / 8) };
+        let mut size = (1u64 << wish.max(1).ilog2()).min(share).max(least);
+        self.spill_cold(size)?;
+        loop {
+            if let Some(memory) = self.budget.window(process, size, false)? {
+                return Ok(Some(memory));
+            }
+            if size / 2 < least {
+                break;
+            }
+            size /= 2;
+        }
+        // Nothing is on its way to disk that would make room: this stream gets its minimum all the same.
+        let hopeless = !self.spiller.is_busy() && self.disk_full.is_none();
+        Ok(if hopeless && least == MIN_WINDOW { self.budget.window(process, MIN_WINDOW, true)? } else { None })
+    }
+
+    /// The producer has left its window, or is gone.
+    pub(crate) fn close_live(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let producer = stream.producer;
+        let watermark = self.watermark_word(producer).unwrap_or(0);
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let end = watermark.max(stream.watermark);
+        stream.watermark = end;
+        let Some(piece) = stream.live_mut() else { return };
+        let natural = piece.base + piece.capacity();
+        piece.end = Some(end.max(piece.base));
+        let told: Vec<(ProcessId, PortId)> =
+            if piece.is_ring() || end < natural { piece.users.iter().copied().collect() } else { Vec::new() };
+        if let Place::Arena { charged, .. } = &mut piece.place {
+            let bytes = (end - piece.base).min(ARENA_SLOT).next_multiple_of(4096);
+            self.budget.charge(bytes.saturating_sub(*charged));
+            *charged = bytes.max(*charged);
+        }
+        for (reader, port) in told {
+            self.send(reader, ToFunction::PieceEnd { port, end }, None);
+        }
+    }
+
+    /// The watermark that a producer has published.
+    pub(crate) fn watermark_word(&self, producer: Option<(ProcessId, PortId)>) -> Option<u64> {
+        let (process, port) = producer?;
+        let control = self.processes.get(&process)?.control.as_ref()?;
+        Some(control.words.port(port).progress().offset)
+    }
+
+    /// Takes note of how far the readers of a stream are. A position that goes back, or is past what has been written,
+    /// is one that no reader of ours publishes.
+    pub(crate) fn sample_readers(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get(&id) else { return };
+        let position = |(reader, port): (ProcessId, PortId)| {
+            Some(self.processes.get(&reader)?.control.as_ref()?.words.port(port).progress().offset)
+        };
+        let positions: Vec<_> = stream.subscribers.values().map(|state| state.reader.and_then(position)).collect();
+        // After the positions: a watermark read before them could be behind.
+        let limit = self.watermark_word(stream.producer).unwrap_or(0).max(stream.watermark);
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        for (subscriber, position) in stream.subscribers.values_mut().zip(positions) {
+            let (Some((reader, _)), Some(position)) = (subscriber.reader, position) else { continue };
+            if position < subscriber.position || position > limit {
+                let what = format!("its position in a stream jumped from {} to {position}", subscriber.position);
+                self.events.push(StoreEvent::Misbehaved(reader, what));
+            } else if position > subscriber.position {
+                subscriber.position = position;
+                subscriber.since = Instant::now();
+            }
+        }
+    }
+}
+
+/// The next extent of a kept stream of this length: about as much as it has already.
+fn extent(length: u64) -> u64 {
+    length.next_power_of_two().clamp(FIRST_EXTENT, LARGEST_EXTENT)
+}

@@ -1,0 +1,28 @@
+//! DStore on one node: which stream has which bytes where, who reads them, how much memory they may take, and what goes
+//! to disk when it is too much.
+//!
+//! A stream is a list of *pieces*: slots of a small arena, windows of memory (a ring, or an extent that is filled once),
+//! ranges of files. The store hands producers their next window when the present one is full or held by a reader that
+//! is stuck, and readers their next piece when theirs is used up. Bytes move between functions without it (`dflow-shm`).
+//!
+//! [`Store`] is one single-threaded state machine: the worker feeds it messages and ends of processes, and carries out
+//! the messages ([`Store::take_outgoing`]) and events ([`Store::take_events`]) that it produces. Only the spill thread
+//! runs beside it. It believes no word and no message of a function: what cannot be is a [`StoreEvent::Misbehaved`] of
+//! that process alone.
+
+mod deliver;
+mod grant;
+mod memory;
+mod process;
+mod receive;
+mod spill;
+mod store;
+mod stream;
+
+pub use spill::{SpillDone, Spiller};
+pub use store::{Config, Outgoing, Store, StoreError, StoreEvent, Traffic, Usage};
+pub use stream::Subscriber;
+
+/// An attempt of an instance, as the store knows it; unique within the daemon's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProcessId(pub u64);

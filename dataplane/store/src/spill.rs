@@ -1,0 +1,188 @@
+//! The spill thread: writes cold windows to disk while the store goes on.
+
+use crate::memory::WindowMemory;
+use crate::store::StoreError;
+use crate::stream::Place;
+use crate::{Store, StoreEvent};
+use dflow_disk::{DiskError, IoChoice, SpillDir, SpillFile, SpillIo};
+use dflow_protocol::StreamId;
+use dflow_shm::Access;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+
+/// Above this share of the budget, cold bytes go to disk (in percent).
+const HIGH_MARK: u64 = 75;
+/// Bytes on their way to disk at the same time, as a share of the budget (in percent).
+const IN_FLIGHT: u64 = 40;
+
+/// A window on its way to disk.
+struct Job {
+    stream: StreamId,
+    base: u64,
+    length: u64,
+    memory: Arc<WindowMemory>,
+    file: Arc<SpillFile>,
+}
+
+/// A window that has arrived on disk, or has not: to be given to [`Store::spilled`].
+pub struct SpillDone {
+    job: Job,
+    result: Result<(), StoreError>,
+}
+
+/// The spill directory and the thread that writes to it.
+pub struct Spiller {
+    dir: SpillDir,
+    jobs: Option<Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+    /// Which sibling moves the bytes, and why.
+    description: String,
+    in_flight: u64,
+}
+
+impl Spiller {
+    /// Starts the thread. `done` is called on it for every window.
+    ///
+    /// # Errors
+    /// If the directory cannot be used, or the I/O that is asked for cannot be had.
+    pub fn start(dir: &Path, choice: IoChoice, done: impl Fn(SpillDone) + Send + 'static) -> Result<Self, DiskError> {
+        let dir = SpillDir::open(dir)?;
+        let (io, why) = dflow_disk::choose(choice)?;
+        let description = format!("{}: {why}", io.name());
+        let (jobs, queue) = channel();
+        let thread = std::thread::Builder::new()
+            .name("spill".into())
+            .spawn(move || work(&queue, io, &done))
+            .map_err(|source| DiskError::Io { op: "start a thread for", path: dir.path().to_owned(), source })?;
+        Ok(Self { dir, jobs: Some(jobs), thread: Some(thread), description, in_flight: 0 })
+    }
+
+    /// Whether windows are on their way to disk.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.in_flight > 0
+    }
+
+    /// Which sibling moves the bytes, and why.
+    #[must_use]
+    pub fn description(&self) -> &str {
+        &self.description
+    }
+}
+
+impl Drop for Spiller {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            // It ends when its queue does; a panic there has been printed already.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn work(queue: &Receiver<Job>, mut io: Box<dyn SpillIo>, done: &dyn Fn(SpillDone)) {
+    while let Ok(job) = queue.recv() {
+        let result = write(&job, io.as_mut());
+        done(SpillDone { job, result });
+    }
+}
+
+fn write(job: &Job, io: &mut dyn SpillIo) -> Result<(), StoreError> {
+    // Mapped for the transfer alone. The segment cannot shrink, so its pages are there whatever its writer does.
+    let memory = job.memory.segment.map(Access::Read)?;
+    io.write(&job.file, job.base, memory.shared(0..usize::try_from(job.length).unwrap_or(0)))?;
+    Ok(())
+}
+
+impl Store {
+    /// Sends cold windows to disk while there is more in memory than the high mark. A window is cold when its producer
+    /// has left it and nobody reads in it.
+    pub(crate) fn spill_cold(&mut self, wanted: u64) -> Result<(), StoreError> {
+        let high = self.budget.limit() / 100 * HIGH_MARK;
+        let most = (self.budget.limit() / 100 * IN_FLIGHT).max(wanted);
+        let mut streams: Vec<StreamId> = self.streams.keys().copied().collect();
+        // The last bytes of a stream first: a reader that comes begins with the first ones, which then are in memory.
+        streams.reverse();
+        for stream in streams {
+            loop {
+                let excess = (self.budget.busy() + wanted).saturating_sub(high + self.spiller.in_flight);
+                if excess == 0 || self.spiller.in_flight >= most || !self.spill_one(stream)? {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn spill_one(&mut self, id: StreamId) -> Result<bool, StoreError> {
+        let Some(stream) = self.streams.get_mut(&id) else { return Ok(false) };
+        let needed = stream.needed_from();
+        let cold = stream.pieces.iter_mut().rev().find(|piece| {
+            piece.users.is_empty()
+                && !piece.spilling
+                && piece.end.is_some_and(|end| end > needed && end > piece.base)
+                && matches!(piece.place, Place::Window { ring: false, .. })
+        });
+        let Some(piece) = cold else { return Ok(false) };
+        let (Place::Window { memory, .. }, Some(end)) = (&piece.place, piece.end) else { return Ok(false) };
+        let file = match &stream.spill {
+            Some(file) => Arc::clone(file),
+            None => {
+                let file = Arc::new(self.spiller.dir.create()?);
+                stream.spill = Some(Arc::clone(&file));
+                file
+            }
+        };
+        let length = end - piece.base;
+        let job = Job { stream: id, base: piece.base, length, memory: Arc::clone(memory), file };
+        piece.spilling = true;
+        self.spiller.in_flight += length;
+        if let Some(jobs) = &self.spiller.jobs {
+            // The thread ends only after this sender is gone.
+            let _ = jobs.send(job);
+        }
+        Ok(true)
+    }
+
+    /// A window has arrived on disk, or has not.
+    ///
+    /// # Errors
+    /// If a waiting producer or reader could then not be served.
+    pub fn spilled(&mut self, done: SpillDone) -> Result<(), StoreError> {
+        let SpillDone { job, result } = done;
+        self.spiller.in_flight -= job.length;
+        let piece = self.streams.get_mut(&job.stream).and_then(|stream| {
+            let same =
+                |place: &Place| matches!(place, Place::Window { memory, .. } if Arc::ptr_eq(memory, &job.memory));
+            stream.pieces.iter_mut().find(|piece| piece.base == job.base && same(&piece.place))
+        });
+        match (piece, result) {
+            (Some(piece), Ok(())) => {
+                piece.spilling = false;
+                if piece.users.is_empty() {
+                    piece.place = Place::Spill(job.file);
+                    if let Some(stream) = self.streams.get_mut(&job.stream) {
+                        stream.spilled += job.length;
+                    }
+                    self.spilled += job.length;
+                    self.budget.free(job.memory);
+                }
+                self.disk_full = None;
+            }
+            (Some(piece), Err(error)) => {
+                piece.spilling = false;
+                if let StoreError::Disk(DiskError::NoSpace { .. } | DiskError::FileTooLarge { .. }) = error {
+                    // Not fatal yet: while streams move, room may come. `Store::tick` decides.
+                    self.disk_full = Some(error.to_string());
+                } else {
+                    self.events.push(StoreEvent::Failed(error.to_string()));
+                }
+            }
+            // The piece was released while it was written.
+            (None, _) => self.budget.free(job.memory),
+        }
+        self.release(job.stream);
+        self.feed_starved()
+    }
+}

@@ -1,0 +1,612 @@
+//! The store: streams come and go, attempts come and go.
+
+use crate::ProcessId;
+use crate::memory::Budget;
+use crate::process::{Arena, Process};
+use crate::spill::Spiller;
+use crate::stream::{PieceState, Place, Stream, Subscriber, SubscriberState};
+use dflow_disk::DiskError;
+use dflow_protocol::limits::{ARENA_SLOT, MAX_BELLS, MAX_PORTS, MIN_WINDOW};
+use dflow_protocol::message::{OutputStreams, SegmentUse, Setup, ToFunction};
+use dflow_protocol::{PortId, StreamId};
+use dflow_shm::{Bells, Segment, SegmentError, SegmentKind};
+use rustix::io::Errno;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// How much the store may use, and how.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The memory budget in bytes, at least [`Config::MIN_MEMORY`].
+    pub memory: u64,
+    /// The window of a stream whose readers keep up, in bytes; rounded up to a power of two.
+    pub window: u64,
+}
+
+impl Config {
+    /// The smallest budget: one window, one arena slot, and as much again on its way to disk.
+    pub const MIN_MEMORY: u64 = 4 * MIN_WINDOW;
+    /// The usual window: it stays in a core's own cache.
+    pub const WINDOW: u64 = 1 << 20;
+}
+
+/// DStore on one node.
+pub struct Store {
+    pub(crate) config: Config,
+    pub(crate) budget: Budget,
+    pub(crate) spiller: Spiller,
+    pub(crate) streams: BTreeMap<StreamId, Stream>,
+    pub(crate) processes: BTreeMap<ProcessId, Process>,
+    pub(crate) outgoing: Vec<Outgoing>,
+    pub(crate) events: Vec<StoreEvent>,
+    /// Why the last window could not be written to disk.
+    pub(crate) disk_full: Option<String>,
+    /// Since when nothing has moved although somebody waits for memory and the disk is full.
+    stalled: Option<(u64, Instant)>,
+    pub(crate) spilled: u64,
+    /// The arenas of live processes; pieces keep those of others.
+    arenas: BTreeMap<ProcessId, Rc<Arena>>,
+    bells: Bells,
+    free_bells: Vec<u32>,
+    next_bell: u32,
+}
+
+/// A message to an attempt, in the order in which it must be queued.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// Whom it is for.
+    pub process: ProcessId,
+    /// The attempt's bell, to be rung when the message is queued.
+    pub bell: u32,
+    /// What it says.
+    pub message: ToFunction,
+    /// A descriptor that goes with it.
+    pub fd: Option<OwnedFd>,
+}
+
+/// What has happened, for the scheduler and the worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreEvent {
+    /// The program is ready for its gate.
+    Ready(ProcessId),
+    /// A stream has its first bytes.
+    FirstBytes(StreamId),
+    /// A stream is complete.
+    Finished(StreamId, u64),
+    /// The attempt wants one more part of this output.
+    PartWanted(ProcessId, u32),
+    /// The attempt sleeps; [`Store::is_waiting`] tells when it no longer does.
+    Parked(ProcessId),
+    /// The function has ended: well, or with a reason; `true` if it ended because nobody reads its outputs.
+    Ended(ProcessId, Result<(), (String, bool)>),
+    /// The attempt has said or written what cannot be.
+    Misbehaved(ProcessId, String),
+    /// The run cannot go on.
+    Failed(String),
+}
+
+/// Why the store cannot do what it should.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Shared memory.
+    #[error(transparent)]
+    Segment(#[from] SegmentError),
+    /// The spill directory.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// A descriptor cannot be duplicated.
+    #[error("cannot hand over a descriptor: {0}; if there are too many, raise the limit with 'ulimit -n'")]
+    Descriptor(Errno),
+    /// Too many of something.
+    #[error("{0}")]
+    Limit(String),
+}
+
+/// How much the store uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of memory in use for streams.
+    pub memory: u64,
+    /// The most there have been.
+    pub peak: u64,
+    /// The budget.
+    pub limit: u64,
+    /// Bytes written to disk so far.
+    pub spilled: u64,
+}
+
+impl Store {
+    /// An empty store.
+    ///
+    /// # Errors
+    /// If the budget is too small, or there is no memory for the page of bells.
+    pub fn new(config: Config, spiller: Spiller) -> Result<Self, StoreError> {
+        if config.memory < Config::MIN_MEMORY {
+            return Err(StoreError::Limit(format!(
+                "a memory budget of {} bytes is too small for streams: {} bytes (256 KiB) is the least, 64 MiB a sensible one",
+                config.memory,
+                Config::MIN_MEMORY
+            )));
+        }
+        Ok(Self {
+            budget: Budget::new(config.memory),
+            config,
+            spiller,
+            streams: BTreeMap::new(),
+            processes: BTreeMap::new(),
+            outgoing: Vec::new(),
+            events: Vec::new(),
+            disk_full: None,
+            stalled: None,
+            spilled: 0,
+            arenas: BTreeMap::new(),
+            bells: Bells::create()?,
+            free_bells: Vec::new(),
+            next_bell: 1,
+        })
+    }
+
+    /// Messages to be queued, in this order, since the last call.
+    pub fn take_outgoing(&mut self) -> Vec<Outgoing> {
+        std::mem::take(&mut self.outgoing)
+    }
+
+    /// What has happened since the last call.
+    pub fn take_events(&mut self) -> Vec<StoreEvent> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// The daemon's page of bells.
+    #[must_use]
+    pub fn bells(&self) -> &Bells {
+        &self.bells
+    }
+
+    /// A new stream, which a process will write. `keep`: all its bytes stay until every subscription is given up.
+    pub fn open_stream(&mut self, id: StreamId, keep: bool) {
+        self.streams.insert(id, Stream { keep, ..Stream::default() });
+    }
+
+    /// A finished stream that consists of files of these lengths, one after the other.
+    pub fn open_files(&mut self, id: StreamId, files: Vec<(OwnedFd, u64)>) {
+        let mut stream = Stream { first_bytes: true, ..Stream::default() };
+        let mut base = 0;
+        for (file, length) in files {
+            if length > 0 {
+                let place = Place::Input(Rc::new(file));
+                let end = Some(base + length);
+                stream.pieces.push(PieceState { base, end, place, users: BTreeSet::new(), spilling: false });
+                base += length;
+            }
+        }
+        stream.finished = Some(base);
+        stream.watermark = base;
+        self.streams.insert(id, stream);
+    }
+
+    /// An input of an instance will read this stream. `keep`: it may do so more than once, or wants all of it at once.
+    pub fn subscribe(&mut self, id: StreamId, subscriber: Subscriber, keep: bool) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            let state = SubscriberState {
+                keep,
+                reader: None,
+                asked: None,
+                registered: false,
+                closed: false,
+                position: 0,
+                since: Instant::now(),
+            };
+            stream.subscribers.insert(subscriber, state);
+        }
+    }
+
+    /// An input will not read this stream any more, nor again.
+    pub fn unsubscribe(&mut self, id: StreamId, subscriber: Subscriber) {
+        if let Some(state) = self.streams.get_mut(&id).and_then(|stream| stream.subscribers.get_mut(&subscriber)) {
+            state.keep = false;
+            state.closed = true;
+            state.asked = None;
+            self.tell_unread(id);
+            self.release(id);
+        }
+    }
+
+    /// Not all subscriptions of this stream are known yet: all its bytes stay until [`Store::unhold`].
+    pub fn hold(&mut self, id: StreamId) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.holds += 1;
+        }
+    }
+
+    /// The opposite of [`Store::hold`].
+    pub fn unhold(&mut self, id: StreamId) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.holds = stream.holds.saturating_sub(1);
+            self.tell_unread(id);
+            self.release(id);
+        }
+    }
+
+    /// An attempt is being started. Its outputs are the streams given, in the order of `setup.outputs`; ports, bell and
+    /// arena are filled in here, and the setup is sent.
+    ///
+    /// # Errors
+    /// If there is no memory, descriptor or bell for it.
+    pub fn begin(&mut self, id: ProcessId, mut setup: Setup, outputs: &[Vec<StreamId>]) -> Result<(), StoreError> {
+        let bell = self.free_bells.pop().map_or_else(|| self.new_bell(), Ok)?;
+        let mut process = Process {
+            bell,
+            control: None,
+            known: std::collections::HashSet::new(),
+            outputs: BTreeMap::new(),
+            inputs: BTreeMap::new(),
+            next_port: 0,
+            started: false,
+            starved: BTreeMap::new(),
+        };
+        for (spec, streams) in setup.outputs.iter_mut().zip(outputs) {
+            let first = PortId(process.next_port);
+            for &stream in streams {
+                process.outputs.insert(PortId(process.next_port), stream);
+                process.next_port += 1;
+            }
+            spec.streams = match spec.streams {
+                OutputStreams::Single(_) => OutputStreams::Single(first),
+                OutputStreams::Fixed(..) => OutputStreams::Fixed(first, process.next_port - first.0),
+                OutputStreams::Discovered => OutputStreams::Discovered,
+            };
+        }
+        if process.next_port > MAX_PORTS / 2 {
+            return Err(StoreError::Limit(format!(
+                "'{}' has {} output streams; {} is the most for one instance",
+                setup.instance,
+                process.next_port,
+                MAX_PORTS / 2
+            )));
+        }
+        let discovers = setup.outputs.iter().any(|output| output.streams == OutputStreams::Discovered);
+        let reserve = if discovers { ARENA_RESERVE } else { 0 };
+        // Only what is touched costs memory.
+        let slots = u64::from(process.next_port).max(1) + reserve;
+        let length = usize::try_from(slots * ARENA_SLOT).unwrap_or(usize::MAX);
+        let segment = Segment::create("dflow-arena", length, SegmentKind::FunctionWritten)?;
+        let arena = Rc::new(Arena { id: self.budget.next_id(), segment });
+        setup.bell = bell;
+        setup.arena = arena.id;
+        let arena_id = arena.id;
+        let page = duplicate(self.bells.segment().as_fd())?;
+        let memory = duplicate(arena.segment.as_fd())?;
+        for (&port, &stream) in &process.outputs {
+            self.attach_producer(id, port, stream, &arena);
+        }
+        self.budget.admit(id);
+        process.known.insert(arena_id);
+        self.processes.insert(id, process);
+        self.send(id, ToFunction::Setup(setup), Some(page));
+        let kind = SegmentUse::OwnArena(length as u64);
+        self.send(id, ToFunction::Segment { segment: arena_id, kind }, Some(memory));
+        self.arenas.insert(id, arena);
+        Ok(())
+    }
+
+    fn new_bell(&mut self) -> Result<u32, StoreError> {
+        if self.next_bell as usize >= MAX_BELLS {
+            return Err(StoreError::Limit(format!("{MAX_BELLS} processes at the same time is the most")));
+        }
+        self.next_bell += 1;
+        Ok(self.next_bell - 1)
+    }
+
+    fn attach_producer(&mut self, process: ProcessId, port: PortId, stream: StreamId, arena: &Rc<Arena>) {
+        let Some(stream) = self.streams.get_mut(&stream) else { return };
+        stream.producer = Some((process, port));
+        let place = Place::Arena { arena: Rc::clone(arena), offset: u64::from(port.0) * ARENA_SLOT, charged: 0 };
+        stream.pieces.push(PieceState { base: 0, end: None, place, users: BTreeSet::new(), spilling: false });
+    }
+
+    /// One more stream for an input of an attempt.
+    ///
+    /// # Errors
+    /// If the attempt has too many streams.
+    pub fn add_input(&mut self, id: ProcessId, subscriber: Subscriber, stream: StreamId) -> Result<(), StoreError> {
+        let Some(process) = self.processes.get_mut(&id) else { return Ok(()) };
+        if process.next_port >= MAX_PORTS {
+            return Err(StoreError::Limit(format!("{MAX_PORTS} streams are the most for one instance")));
+        }
+        let port = PortId(process.next_port);
+        process.next_port += 1;
+        process.inputs.insert(port, (stream, subscriber));
+        if let Some(state) = self.streams.get_mut(&stream).and_then(|stream| stream.subscribers.get_mut(&subscriber)) {
+            state.reader = Some((id, port));
+            state.closed = false;
+            state.registered = false;
+            state.position = 0;
+            state.asked = None;
+        }
+        self.send(id, ToFunction::AddStream { input: subscriber.input, port }, None);
+        Ok(())
+    }
+
+    /// An input of an attempt gets no more streams.
+    pub fn inputs_complete(&mut self, id: ProcessId, input: u32) {
+        self.send(id, ToFunction::StreamsComplete { input }, None);
+    }
+
+    /// Answers [`StoreEvent::PartWanted`].
+    pub fn open_part(&mut self, id: ProcessId, output: u32, part: Result<StreamId, String>) {
+        let Some(process) = self.processes.get_mut(&id) else { return };
+        let port = part.and_then(|stream| {
+            if process.next_port >= MAX_PORTS {
+                return Err(format!("{MAX_PORTS} streams are the most for one instance"));
+            }
+            let port = PortId(process.next_port);
+            process.next_port += 1;
+            process.outputs.insert(port, stream);
+            Ok((port, stream))
+        });
+        let port = port.map(|(port, stream)| {
+            let arena = self.arenas.get(&id).cloned();
+            if let Some(arena) = arena
+                && (u64::from(port.0) + 1) * ARENA_SLOT <= arena.segment.length() as u64
+            {
+                self.attach_producer(id, port, stream, &arena);
+            } else if let Some(stream) = self.streams.get_mut(&stream) {
+                // No slot left: it begins with a window of its own.
+                stream.producer = Some((id, port));
+            }
+            port
+        });
+        self.send(id, ToFunction::PartOpened { output, port }, None);
+    }
+
+    /// The gate of an attempt opens.
+    pub fn start(&mut self, id: ProcessId) {
+        if let Some(process) = self.processes.get_mut(&id) {
+            process.started = true;
+            self.send(id, ToFunction::Start, None);
+        }
+    }
+
+    /// Nothing of an attempt runs any more. Streams that it has not finished end where they are; if it has not
+    /// succeeded, the scheduler aborts them.
+    ///
+    /// # Errors
+    /// If somebody who waited for its memory could then not be served.
+    pub fn end(&mut self, id: ProcessId, succeeded: bool) -> Result<(), StoreError> {
+        let ports: Vec<_> =
+            self.processes.get(&id).map(|process| process.outputs.clone()).into_iter().flatten().collect();
+        for (port, stream) in ports {
+            self.sample_output(id, port);
+            if succeeded {
+                self.finish(id, port, stream);
+            }
+            self.close_live(stream);
+            if let Some(stream) = self.streams.get_mut(&stream) {
+                stream.producer = None;
+            }
+            self.serve_waiting_readers(stream)?;
+        }
+        let Some(process) = self.processes.remove(&id) else { return Ok(()) };
+        self.arenas.remove(&id);
+        self.free_bells.push(process.bell);
+        for (&port, &(stream_id, subscriber)) in &process.inputs {
+            let Some(stream) = self.streams.get_mut(&stream_id) else { continue };
+            for piece in &mut stream.pieces {
+                piece.users.remove(&(id, port));
+            }
+            if let Some(state) = stream.subscribers.get_mut(&subscriber)
+                && state.reader == Some((id, port))
+            {
+                state.reader = None;
+                state.asked = None;
+                state.closed = true;
+            }
+            if let (Some((producer, out)), Some(control)) = (stream.producer, &process.control) {
+                let message = ToFunction::DropReader { port: out, control: control.id, reader: port };
+                if self.processes.get(&producer).is_some_and(|producer| producer.known.contains(&control.id)) {
+                    self.send(producer, message, None);
+                }
+            }
+            self.tell_unread(stream_id);
+            self.release(stream_id);
+        }
+        self.budget.retire(id);
+        self.feed_starved()
+    }
+
+    /// The bytes of a stream are void: its epoch is aborted. Its subscriptions stay.
+    pub fn abort(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        stream.finished = None;
+        stream.first_bytes = false;
+        stream.watermark = 0;
+        stream.unread_told = false;
+        stream.producer = None;
+        stream.spill = None;
+        for subscriber in stream.subscribers.values_mut() {
+            subscriber.position = 0;
+            subscriber.asked = None;
+        }
+        for piece in std::mem::take(&mut stream.pieces) {
+            self.free(piece);
+        }
+    }
+
+    /// Whether an attempt waits: it sleeps on something, or for an answer of the store.
+    #[must_use]
+    pub fn is_waiting(&self, id: ProcessId) -> bool {
+        let Some(process) = self.processes.get(&id) else { return false };
+        let Some(control) = &process.control else { return false };
+        let asleep = |port: &PortId| control.words.port(*port).is_waiting();
+        !process.starved.is_empty()
+            || process.inputs.keys().any(asleep)
+            || process.outputs.keys().any(asleep)
+            || process.inputs.iter().any(|(port, input)| self.has_asked(id, *port, input))
+    }
+
+    /// Bytes read and written so far, and when the first of each passed, in nanoseconds of the monotonic clock.
+    #[must_use]
+    pub fn traffic(&self, id: ProcessId) -> Traffic {
+        let mut traffic = Traffic::default();
+        let Some((process, control)) = self.processes.get(&id).and_then(|p| Some((p, p.control.as_ref()?))) else {
+            return traffic;
+        };
+        let earliest = |at: &mut Option<u64>, nanos: u64| {
+            if nanos != 0 {
+                *at = Some(at.map_or(nanos, |earlier| earlier.min(nanos)));
+            }
+        };
+        for &port in process.inputs.keys() {
+            let words = control.words.port(port);
+            traffic.read += words.progress().offset;
+            earliest(&mut traffic.first_read, words.first_byte.load(std::sync::atomic::Ordering::Relaxed));
+        }
+        for &port in process.outputs.keys() {
+            let words = control.words.port(port);
+            traffic.written += words.progress().offset;
+            earliest(&mut traffic.first_written, words.first_byte.load(std::sync::atomic::Ordering::Relaxed));
+        }
+        traffic
+    }
+
+    /// How much is in use.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        Usage {
+            memory: self.budget.busy(),
+            peak: self.budget.peak(),
+            limit: self.budget.limit(),
+            spilled: self.spilled,
+        }
+    }
+
+    /// Which sibling writes to disk, and why.
+    #[must_use]
+    pub fn spill_description(&self) -> &str {
+        self.spiller.description()
+    }
+
+    /// The first bytes of a finished stream, at most `most`; `None` if they are not there.
+    #[must_use]
+    pub fn read_small(&self, id: StreamId, most: usize) -> Option<Vec<u8>> {
+        let stream = self.streams.get(&id)?;
+        let length = usize::try_from(stream.finished?).ok()?.min(most);
+        let mut bytes = vec![0; length];
+        if length == 0 {
+            return Some(bytes);
+        }
+        let piece = stream.pieces.first().filter(|piece| piece.base == 0)?;
+        let read = match &piece.place {
+            Place::Arena { arena, offset, .. } => rustix::io::pread(&arena.segment, &mut bytes[..], *offset),
+            Place::Window { memory, .. } => rustix::io::pread(&memory.segment, &mut bytes[..], 0),
+            Place::Spill(file) => rustix::io::pread(file.reader().ok()?, &mut bytes[..], 0),
+            Place::Input(file) => rustix::io::pread(file.as_fd(), &mut bytes[..], 0),
+        };
+        bytes.truncate(read.ok()?);
+        Some(bytes)
+    }
+
+    /// To be called now and then (a few times a second): tries again what had no memory or no disk, and notices when
+    /// nothing will ever move again.
+    ///
+    /// # Errors
+    /// If a waiting producer could not be served.
+    pub fn tick(&mut self) -> Result<(), StoreError> {
+        /// So long nothing moves before a run that lacks disk is given up.
+        const PATIENCE: Duration = Duration::from_secs(3);
+        self.feed_starved()?;
+        let waiting = self.processes.values().any(|process| !process.starved.is_empty());
+        let (Some(reason), true) = (&self.disk_full, waiting) else {
+            self.stalled = None;
+            return Ok(());
+        };
+        let reason = reason.clone();
+        let processes: Vec<ProcessId> = self.processes.keys().copied().collect();
+        let moved = processes
+            .into_iter()
+            .map(|id| self.traffic(id))
+            .fold(0u64, |sum, traffic| sum.wrapping_add(traffic.read).wrapping_add(traffic.written));
+        match self.stalled {
+            Some((before, since)) if before == moved => {
+                if since.elapsed() >= PATIENCE {
+                    self.stalled = None;
+                    self.events.push(StoreEvent::Failed(format!("no stream can go on: {reason}")));
+                }
+            }
+            _ => self.stalled = Some((moved, Instant::now())),
+        }
+        Ok(())
+    }
+
+    pub(crate) fn send(&mut self, process: ProcessId, message: ToFunction, fd: Option<OwnedFd>) {
+        if let Some(state) = self.processes.get(&process) {
+            self.outgoing.push(Outgoing { process, bell: state.bell, message, fd });
+        }
+    }
+
+    /// Gives up pieces that nobody needs.
+    pub(crate) fn release(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        if stream.keep && stream.subscribers.values().any(|subscriber| !subscriber.closed || subscriber.keep) {
+            return;
+        }
+        let needed = stream.needed_from();
+        let done = |piece: &mut PieceState| {
+            piece.end.is_some_and(|end| end <= needed)
+                && piece.users.is_empty()
+                && !matches!(piece.place, Place::Input(_))
+        };
+        let released: Vec<PieceState> = stream.pieces.extract_if(.., done).collect();
+        for piece in released {
+            self.free(piece);
+        }
+    }
+
+    fn free(&mut self, piece: PieceState) {
+        match piece.place {
+            Place::Arena { charged, .. } => self.budget.discharge(charged),
+            // The spill thread gives it back when it is done with it.
+            Place::Window { .. } if piece.spilling => {}
+            Place::Window { memory, .. } => self.budget.free(memory),
+            Place::Spill(file) => {
+                file.punch(piece.base..piece.end.unwrap_or(piece.base));
+            }
+            Place::Input(_) => {}
+        }
+    }
+
+    /// Tells a producer that nobody reads its output any more.
+    pub(crate) fn tell_unread(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        if stream.is_unread()
+            && !stream.unread_told
+            && stream.finished.is_none()
+            && let Some((process, port)) = stream.producer
+        {
+            stream.unread_told = true;
+            self.send(process, ToFunction::Unread { port }, None);
+        }
+    }
+}
+
+/// Arena slots beyond the outputs known at the start, for discovered parts.
+const ARENA_RESERVE: u64 = 16 * 1024;
+
+/// What has passed through an attempt's ports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Bytes read.
+    pub read: u64,
+    /// Bytes written.
+    pub written: u64,
+    /// When the first byte was read, in nanoseconds of the monotonic clock.
+    pub first_read: Option<u64>,
+    /// When the first byte was written.
+    pub first_written: Option<u64>,
+}
+
+pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd, StoreError> {
+    rustix::io::fcntl_dupfd_cloexec(fd, 3).map_err(StoreError::Descriptor)
+}

@@ -1,0 +1,250 @@
+//! A store with functions in threads: everything that a node does, less processes and scheduling.
+
+use dflow_disk::IoChoice;
+use dflow_function::{Context, Error, InputSpec, OutputSpec, OutputStreams, Setup, serve};
+use dflow_protocol::limits::{MAX_MESSAGE, PROTOCOL_VERSION};
+use dflow_protocol::message::ToDaemon;
+use dflow_protocol::{InstanceId, PortId, SegmentId, StreamId};
+use dflow_shm::channel;
+use dflow_store::{Config, ProcessId, SpillDone, Spiller, Store, StoreEvent, Subscriber};
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel as queue};
+use std::time::Duration;
+
+pub enum Arrival {
+    Message(ProcessId, ToDaemon, Vec<OwnedFd>),
+    Gone(ProcessId),
+    Spilled(SpillDone),
+}
+
+pub struct Node {
+    pub store: Store,
+    arrivals: Receiver<Arrival>,
+    sender: Sender<Arrival>,
+    sockets: BTreeMap<ProcessId, Arc<OwnedFd>>,
+    counts: BTreeMap<ProcessId, u64>,
+    pub outcomes: BTreeMap<ProcessId, Result<(), (String, bool)>>,
+    pub misbehaved: Vec<(ProcessId, String)>,
+    pub failed: Option<String>,
+    live: usize,
+    pub events: Vec<StoreEvent>,
+    _dir: tempfile::TempDir,
+}
+
+/// A function of a test: the streams it reads (with `keep`) and the streams it writes.
+#[derive(Default)]
+pub struct Function {
+    pub inputs: Vec<(&'static str, Vec<u32>, bool)>,
+    pub outputs: Vec<(&'static str, Vec<u32>)>,
+    pub spin: Duration,
+}
+
+impl Node {
+    pub fn new(memory: u64) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self::spilling_to(memory, dir.path().to_owned(), dir)
+    }
+
+    pub fn spilling_to(memory: u64, path: std::path::PathBuf, dir: tempfile::TempDir) -> Self {
+        let (sender, arrivals) = queue();
+        let done = sender.clone();
+        let spiller = Spiller::start(&path, IoChoice::Auto, move |spilled| {
+            let _ = done.send(Arrival::Spilled(spilled));
+        })
+        .unwrap();
+        let store = Store::new(Config { memory, window: Config::WINDOW }, spiller).unwrap();
+        Self {
+            store,
+            arrivals,
+            sender,
+            sockets: BTreeMap::new(),
+            counts: BTreeMap::new(),
+            outcomes: BTreeMap::new(),
+            misbehaved: Vec::new(),
+            failed: None,
+            live: 0,
+            events: Vec::new(),
+            _dir: dir,
+        }
+    }
+
+    /// Opens streams and subscribes every function to what it reads, before anything starts.
+    pub fn plan(&mut self, streams: &[u32], functions: &[(u32, &Function)]) {
+        for &stream in streams {
+            self.store.open_stream(StreamId(stream), false);
+        }
+        for (instance, function) in functions {
+            for (input, (_, streams, keep)) in function.inputs.iter().enumerate() {
+                for &stream in streams {
+                    let subscriber = Subscriber { instance: InstanceId(*instance), input: input as u32 };
+                    self.store.subscribe(StreamId(stream), subscriber, *keep);
+                }
+            }
+        }
+    }
+
+    /// Starts a function in a thread of its own, with its gate open.
+    pub fn start(
+        &mut self,
+        id: u32,
+        function: &Function,
+        work: impl FnOnce(&mut Context) -> Result<(), Error> + Send + 'static,
+    ) {
+        let process = ProcessId(u64::from(id));
+        let setup = Setup {
+            version: PROTOCOL_VERSION,
+            run: "test".into(),
+            instance: format!("f{id}"),
+            part: None,
+            attempt: 1,
+            params: Vec::new(),
+            inputs: function
+                .inputs
+                .iter()
+                .map(|(name, streams, keep)| InputSpec {
+                    name: (*name).into(),
+                    many: streams.len() > 1,
+                    keep: *keep,
+                    stdin: false,
+                })
+                .collect(),
+            outputs: function
+                .outputs
+                .iter()
+                .map(|(name, streams)| OutputSpec {
+                    name: (*name).into(),
+                    streams: match streams.len() {
+                        0 => OutputStreams::Discovered,
+                        1 => OutputStreams::Single(PortId(0)),
+                        count => OutputStreams::Fixed(PortId(0), count as u32),
+                    },
+                    stdout: false,
+                })
+                .collect(),
+            bell: 0,
+            arena: SegmentId(0),
+            spin_nanos: function.spin.as_nanos() as u64,
+            command: None,
+        };
+        let (ours, theirs) = channel::pair().unwrap();
+        let ours = Arc::new(ours);
+        self.sockets.insert(process, Arc::clone(&ours));
+        let outputs: Vec<Vec<StreamId>> =
+            function.outputs.iter().map(|(_, streams)| streams.iter().map(|&id| StreamId(id)).collect()).collect();
+        self.store.begin(process, setup, &outputs).unwrap();
+        for (input, (_, streams, _)) in function.inputs.iter().enumerate() {
+            let subscriber = Subscriber { instance: InstanceId(id), input: input as u32 };
+            for &stream in streams {
+                self.store.add_input(process, subscriber, StreamId(stream)).unwrap();
+            }
+            self.store.inputs_complete(process, input as u32);
+        }
+        self.store.start(process);
+        let sender = self.sender.clone();
+        std::thread::spawn(move || {
+            let mut buffer = vec![0; MAX_MESSAGE];
+            loop {
+                match channel::receive(ours.as_fd(), &mut buffer, true) {
+                    Ok((0, _)) | Err(_) => break,
+                    Ok((length, fds)) => {
+                        let message = ToDaemon::decode(&buffer[..length]).unwrap();
+                        let _ = sender.send(Arrival::Message(process, message, fds));
+                    }
+                }
+            }
+            let _ = sender.send(Arrival::Gone(process));
+        });
+        std::thread::spawn(move || {
+            let _ = serve(theirs, work);
+        });
+        self.live += 1;
+        self.flush();
+    }
+
+    pub fn flush(&mut self) {
+        for outgoing in self.store.take_outgoing() {
+            let count = self.counts.entry(outgoing.process).or_default();
+            *count += 1;
+            let packet = outgoing.message.encode().unwrap();
+            let fd: Vec<_> = outgoing.fd.iter().map(AsFd::as_fd).collect();
+            // Rung first: whoever sees the bell waits for the packet.
+            self.store.bells().ring(outgoing.bell, *count);
+            let _ = channel::send(self.sockets[&outgoing.process].as_fd(), &packet, &fd, true);
+        }
+    }
+
+    /// Handles one arrival; gives up after a minute.
+    pub fn step(&mut self) {
+        match self.arrivals.recv_timeout(Duration::from_millis(20)) {
+            Ok(Arrival::Message(process, message, fds)) => self.store.receive(process, message, fds).unwrap(),
+            Ok(Arrival::Gone(process)) => {
+                let well = matches!(self.outcomes.get(&process), Some(Ok(())));
+                self.store.end(process, well).unwrap();
+                self.live -= 1;
+            }
+            Ok(Arrival::Spilled(done)) => self.store.spilled(done).unwrap(),
+            Err(_) => self.store.tick().unwrap(),
+        }
+        for event in self.store.take_events() {
+            match &event {
+                StoreEvent::Ended(process, outcome) => {
+                    self.outcomes.insert(*process, outcome.clone());
+                }
+                StoreEvent::Misbehaved(process, what) => self.misbehaved.push((*process, what.clone())),
+                StoreEvent::Failed(what) => self.failed = Some(what.clone()),
+                _ => {}
+            }
+            self.events.push(event);
+        }
+        self.flush();
+    }
+
+    /// Runs until every function has ended.
+    pub fn run(&mut self) {
+        let start = std::time::Instant::now();
+        while self.live > 0 {
+            self.step();
+            assert!(start.elapsed() < Duration::from_secs(60), "stuck: {:?}", self.store.usage());
+            assert_eq!(self.failed, None);
+        }
+    }
+}
+
+/// The byte at an offset of a test stream.
+pub fn byte_at(stream: u32, offset: u64) -> u8 {
+    (offset.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(23) as u8).wrapping_add(stream as u8)
+}
+
+/// Writes `length` bytes of a test stream in rooms of changing sizes.
+pub fn produce(ctx: &mut Context, name: &str, stream: u32, length: u64, most: usize) -> Result<(), Error> {
+    let mut out = ctx.output(name)?;
+    let mut at = 0;
+    let mut step = 1usize;
+    while at < length {
+        step = (step * 7 + 13) % most + 1;
+        let take = step.min((length - at) as usize);
+        let mut room = out.reserve(take)?;
+        for (index, byte) in room[..take].iter_mut().enumerate() {
+            *byte = byte_at(stream, at + index as u64);
+        }
+        room.commit(take)?;
+        at += take as u64;
+    }
+    Ok(())
+}
+
+/// Reads a test stream to its end and checks every byte.
+pub fn verify(input: &mut dflow_function::Input, stream: u32) -> Result<u64, Error> {
+    let mut at = input.position();
+    while let Some(chunk) = input.chunk()? {
+        for &byte in chunk {
+            if byte != byte_at(stream, at) {
+                return Err(Error::new(format!("stream {stream} has a wrong byte at {at}")));
+            }
+            at += 1;
+        }
+    }
+    Ok(at)
+}
