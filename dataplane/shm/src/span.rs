@@ -4,6 +4,7 @@ use crate::reader::MemoryPiece;
 use crate::segment::SegmentError;
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, MremapFlags, ProtFlags};
+use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 
 /// The address space tried for a span, in bytes, largest first. It costs no memory.
@@ -60,15 +61,48 @@ impl Span {
         Ok(())
     }
 
+    /// Maps a part of a file at its place: `length` bytes from `file_offset` on. `false` if they do not lie on whole
+    /// pages, so that they have to be copied ([`Span::copy`]).
+    ///
+    /// # Errors
+    /// If the stream is longer than the address space that could be reserved.
+    pub fn place_file(
+        &mut self,
+        file: BorrowedFd<'_>,
+        file_offset: u64,
+        base: u64,
+        length: u64,
+    ) -> Result<bool, SegmentError> {
+        if !base.is_multiple_of(PAGE) || !file_offset.is_multiple_of(PAGE) || base > self.covered || length == 0 {
+            return Ok(false);
+        }
+        let to = self.address(base, length.next_multiple_of(PAGE))?;
+        // SAFETY: the target is inside this span's own reservation and above everything that a slice was made of. If the
+        // file is cut short by somebody, this process ends with SIGBUS: what is in the slice would be gone anyway.
+        unsafe {
+            rustix::mm::mmap(to.cast(), length as usize, ProtFlags::READ, MapFlags::SHARED | MapFlags::FIXED, file, file_offset)
+        }
+        .map_err(|source| SegmentError::Os { action: "map", length: length as usize, source })?;
+        self.covered = self.covered.max(base + length);
+        self.private_end = 0;
+        Ok(true)
+    }
+
     /// Copies bytes to their place.
     ///
     /// # Errors
     /// If there is no room, or the bytes do not follow those before them.
     pub fn copy(&mut self, offset: u64, bytes: &[u8]) -> Result<(), SegmentError> {
         let end = offset + bytes.len() as u64;
-        if offset > self.covered || (!offset.is_multiple_of(PAGE) && self.private_end < offset) {
+        if offset > self.covered {
             let problem = "its bytes cannot be joined to those before them".into();
             return Err(SegmentError::Unfit { expected: bytes.len(), problem });
+        }
+        if !offset.is_multiple_of(PAGE) && self.private_end < offset {
+            // The page where they begin is a file's: a private copy takes its place.
+            let page = offset / PAGE * PAGE;
+            let head = self.slice(offset)[page as usize..].to_vec();
+            self.copy(page, &head)?;
         }
         let first = if self.private_end >= offset { self.private_end } else { offset };
         if end > first {

@@ -169,6 +169,27 @@ impl Store {
         self.streams.insert(id, Stream { keep, ..Stream::default() });
     }
 
+    /// A stream begins again, empty: a new epoch. Its subscriptions stay.
+    pub fn reopen_stream(&mut self, id: StreamId, keep: bool) {
+        if self.streams.contains_key(&id) {
+            self.abort(id);
+            if let Some(stream) = self.streams.get_mut(&id) {
+                stream.keep = keep;
+            }
+        } else {
+            self.open_stream(id, keep);
+        }
+    }
+
+    /// Whether an attempt has been told, of any of its outputs, that nobody reads it.
+    #[must_use]
+    pub fn was_told_unread(&self, id: ProcessId) -> bool {
+        self.processes.get(&id).is_some_and(|process| {
+            let told = |stream: &StreamId| self.streams.get(stream).is_some_and(|stream| stream.unread_told);
+            process.outputs.values().any(told)
+        })
+    }
+
     /// A finished stream that consists of files of these lengths, one after the other.
     pub fn open_files(&mut self, id: StreamId, files: Vec<(OwnedFd, u64)>) {
         let mut stream = Stream { first_bytes: true, ..Stream::default() };

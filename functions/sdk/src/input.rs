@@ -44,6 +44,8 @@ struct FilePiece {
     /// Bytes of the stream from `start` on.
     buffer: Vec<u8>,
     start: u64,
+    /// For a slice over everything, its bytes have to be copied.
+    copied: bool,
 }
 
 /// What there is at an input's position.
@@ -232,7 +234,7 @@ impl Input {
             return if position < file.end {
                 let fresh = !file.holds(position);
                 let length = file.fill(position, &self.name)?;
-                if let (true, Some(span)) = (fresh, &mut self.span) {
+                if let (true, Some(span)) = (fresh && file.copied, &mut self.span) {
                     span.copy(position, file.bytes(position, length))?;
                 }
                 Ok(Look::Ready(Poll::Bytes(length)))
@@ -297,7 +299,12 @@ impl Input {
                 }
                 Mail::File { file, file_offset, base, end } => {
                     self.reader.drop_piece();
-                    self.file = Some(FilePiece { file, file_offset, base, end, buffer: Vec::new(), start: base });
+                    let copied = match &mut self.span {
+                        Some(span) => !span.place_file(file.as_fd(), file_offset, base, end - base)?,
+                        None => false,
+                    };
+                    let buffer = Vec::new();
+                    self.file = Some(FilePiece { file, file_offset, base, end, buffer, start: base, copied });
                     self.asked = false;
                 }
                 Mail::PieceEnd(end) => self.reader.set_end(end),

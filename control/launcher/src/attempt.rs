@@ -1,0 +1,286 @@
+//! One attempt as the launcher sees it: its birth, what it reports and writes, and its end.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
+
+use crate::cgroup::{Cgroup, CgroupTree};
+use crate::diagnose::Subject;
+use crate::exec::{Failure, Plan, PlanParts};
+use crate::message::SpawnMessage;
+use crate::reaper::Reaper;
+use crate::sys::{self, End, Fork};
+use crate::tail::Tail;
+use crate::{ExitStatus, LauncherEvent, Usage};
+
+/// What every attempt needs from the launcher.
+pub(crate) struct Nursery {
+    /// The launcher's cgroup; without one, every attempt has a [`Reaper`].
+    pub(crate) cgroups: Option<CgroupTree>,
+    pub(crate) null: OwnedFd,
+    /// The limit of open files as the daemon had it.
+    pub(crate) open_files: libc::rlimit,
+}
+
+pub(crate) struct Attempt {
+    pub(crate) id: u64,
+    /// The launcher's own child: the main process, or its reaper.
+    pub(crate) child: i32,
+    cage: Cage,
+    subject: Subject,
+    report: Report,
+    captured: Option<OwnedFd>,
+    tail: Tail,
+    end: Option<End>,
+    out_of_memory: bool,
+    /// Its reaper was killed, so that its processes have become the launcher's own children.
+    orphaned: bool,
+}
+
+enum Cage {
+    Cgroup(Cgroup),
+    Reaper(Reaper),
+}
+
+/// The pipe through which the new process says how far it came; `execve` closes it.
+struct Report {
+    pipe: Option<OwnedFd>,
+    /// Pid of the main process where that is not the launcher's child, then a failure.
+    bytes: Vec<u8>,
+    has_pid: bool,
+}
+
+/// Whether an attempt is over.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// Something of it may still run: ask again.
+    Ending,
+    /// Nothing of it runs any more.
+    Ended,
+}
+
+impl Attempt {
+    /// Starts an attempt. `fds` are those of the message; if some are missing, there was no room for them. The error is
+    /// a text for a person.
+    pub(crate) fn start(nursery: &Nursery, message: &SpawnMessage, fds: &[OwnedFd]) -> Result<Self, String> {
+        let subject = Subject::of(message);
+        if fds.len() != message.targets.len() {
+            return Err(subject.explain_create(&Errno::MFILE.into()));
+        }
+        match Self::create(nursery, message, fds) {
+            Ok((child, cage, report, captured)) => Ok(Self {
+                id: message.id,
+                child,
+                cage,
+                subject,
+                report,
+                captured,
+                tail: Tail::new(message.stderr_tail),
+                end: None,
+                out_of_memory: false,
+                orphaned: false,
+            }),
+            Err(error) => Err(subject.explain_create(&error)),
+        }
+    }
+
+    fn create(
+        nursery: &Nursery,
+        message: &SpawnMessage,
+        fds: &[OwnedFd],
+    ) -> io::Result<(i32, Cage, Report, Option<OwnedFd>)> {
+        let (report_reader, report_writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        rustix::io::ioctl_fionbio(&report_reader, true)?;
+        let given = |target: RawFd| message.targets.contains(&target);
+        let mut moves: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).zip(message.targets.iter().copied()).collect();
+        if !given(libc::STDIN_FILENO) {
+            moves.push((nursery.null.as_raw_fd(), libc::STDIN_FILENO));
+        }
+        let outputs = [libc::STDOUT_FILENO, libc::STDERR_FILENO];
+        let captured = if outputs.into_iter().all(given) {
+            None
+        } else {
+            let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+            rustix::io::ioctl_fionbio(&reader, true)?;
+            let missing = outputs.into_iter().filter(|&target| !given(target));
+            moves.extend(missing.map(|target| (writer.as_raw_fd(), target)));
+            Some((reader, writer))
+        };
+
+        let mut plan = Plan::new(PlanParts {
+            program: &message.program,
+            argv: &message.argv,
+            env: &message.env,
+            cwd: message.cwd.as_deref(),
+            moves,
+            report: report_writer.as_raw_fd(),
+            report_pid: nursery.cgroups.is_none(),
+            oom_score_adj: message.oom_score_adj,
+            open_files: nursery.open_files,
+        });
+        let (child, cage) = match &nursery.cgroups {
+            Some(tree) => {
+                let (child, cgroup) = start_in_cgroup(tree, message, &mut plan)?;
+                (child, Cage::Cgroup(cgroup))
+            }
+            None => {
+                let (reaper, child) = Reaper::start(&mut plan)?;
+                (child, Cage::Reaper(reaper))
+            }
+        };
+        let report = Report { pipe: Some(report_reader), bytes: Vec::new(), has_pid: nursery.cgroups.is_none() };
+        Ok((child, cage, report, captured.map(|(reader, _)| reader)))
+    }
+
+    /// Has everything of the attempt killed.
+    pub(crate) fn kill(&self) {
+        match &self.cage {
+            Cage::Cgroup(cgroup) => {
+                if let Err(error) = cgroup.kill() {
+                    tracing::warn!(attempt = self.id, %error, "its cgroup cannot be killed");
+                }
+                // A privileged function may have left its cgroup.
+                if self.end.is_none() {
+                    sys::kill_child(self.child);
+                }
+            }
+            Cage::Reaper(reaper) => reaper.kill(),
+        }
+    }
+
+    pub(crate) fn report_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.report.pipe.as_ref().map(AsFd::as_fd)
+    }
+
+    pub(crate) fn captured_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.captured.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Reads what the new process reported; the event when it has become the program.
+    pub(crate) fn read_report(&mut self) -> Option<LauncherEvent> {
+        let pipe = self.report.pipe.as_ref()?;
+        let mut bytes = [0; 64];
+        loop {
+            match rustix::io::read(pipe, &mut bytes) {
+                Ok(0) => break,
+                Ok(length) => self.report.bytes.extend_from_slice(&bytes[..length]),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return None,
+                Err(_) => break,
+            }
+        }
+        self.report.pipe = None;
+        match self.failure() {
+            Some(_) => None,
+            None => self.main_pid().map(|pid| LauncherEvent::Spawned { id: self.id, pid }),
+        }
+    }
+
+    /// Reads what the attempt wrote; false at the end of it.
+    pub(crate) fn read_captured(&mut self, buffer: &mut [u8]) -> bool {
+        let Some(pipe) = &self.captured else { return false };
+        match rustix::io::read(pipe, &mut *buffer) {
+            Ok(0) => {}
+            Ok(length) => {
+                self.tail.push(&buffer[..length]);
+                return true;
+            }
+            Err(Errno::AGAIN | Errno::INTR) => return true,
+            Err(error) => tracing::warn!(attempt = self.id, %error, "its standard error cannot be read"),
+        }
+        self.captured = None;
+        false
+    }
+
+    /// Notes that [`Self::child`] has been reaped.
+    pub(crate) fn child_ended(&mut self, end: End) {
+        let reported = match &self.cage {
+            Cage::Cgroup(_) => Some(end),
+            Cage::Reaper(reaper) => reaper.report(),
+        };
+        self.orphaned = reported.is_none();
+        self.end = reported;
+    }
+
+    /// Whether the end waits until the launcher has no children of unknown origin.
+    pub(crate) fn is_orphaned(&self) -> bool {
+        self.orphaned
+    }
+
+    /// After the end of the child: kills what is left of the attempt, and says whether there was anything.
+    pub(crate) fn finish(&mut self, nursery: &Nursery) -> Progress {
+        let (Cage::Cgroup(cgroup), Some(tree)) = (&self.cage, &nursery.cgroups) else {
+            // A reaper ends after all that it had adopted.
+            return Progress::Ended;
+        };
+        self.out_of_memory = cgroup.out_of_memory();
+        match tree.remove_attempt(cgroup) {
+            Ok(true) => return Progress::Ended,
+            Ok(false) => {}
+            Err(error) if cgroup.is_empty() => {
+                tracing::warn!(attempt = self.id, %error, "its empty cgroup cannot be removed");
+                return Progress::Ended;
+            }
+            Err(error) => tracing::warn!(attempt = self.id, %error, "its cgroup cannot be removed yet"),
+        }
+        self.kill();
+        Progress::Ending
+    }
+
+    /// The last event, once nothing of the attempt runs any more.
+    pub(crate) fn into_last_event(mut self, buffer: &mut [u8]) -> LauncherEvent {
+        let id = self.id;
+        if let Some(failure) = self.failure() {
+            let error = self.subject.explain(failure);
+            return LauncherEvent::SpawnFailed { id, error };
+        }
+        // All writers are dead, unless one has passed its end to a stranger: then what there is now has to do.
+        while self.read_captured(buffer) && self.has_captured() {}
+        // Who kills a reaper kills the main process with it.
+        let end = self.end.unwrap_or(End { status: ExitStatus::Signaled(libc::SIGKILL), usage: Usage::default() });
+        let (stderr_tail, stderr_bytes) = self.tail.into_parts();
+        LauncherEvent::Exited {
+            id,
+            status: end.status,
+            out_of_memory: self.out_of_memory,
+            stderr_tail,
+            stderr_bytes,
+            usage: end.usage,
+        }
+    }
+
+    fn has_captured(&self) -> bool {
+        self.captured.as_ref().is_some_and(|pipe| rustix::io::ioctl_fionread(pipe).is_ok_and(|bytes| bytes > 0))
+    }
+
+    fn failure(&self) -> Option<Failure> {
+        let bytes = self.report.bytes.as_slice();
+        // When a reaper could not create the main process, the failure stands there without a pid.
+        let tail = bytes.len().checked_sub(Failure::LENGTH)?;
+        Failure::from_bytes(bytes[tail..].try_into().ok()?)
+    }
+
+    fn main_pid(&self) -> Option<i32> {
+        if self.report.has_pid {
+            self.report.bytes.first_chunk().copied().map(i32::from_ne_bytes)
+        } else {
+            Some(self.child)
+        }
+    }
+}
+
+fn start_in_cgroup(tree: &CgroupTree, message: &SpawnMessage, plan: &mut Plan<'_>) -> io::Result<(i32, Cgroup)> {
+    let cgroup = tree.attempt(message.id.to_string(), message.memory_limit)?;
+    // SAFETY: the launcher has one thread; the child calls `Plan::run` only, which is async-signal-safe.
+    match unsafe { sys::fork_into(cgroup.as_fd()) } {
+        Ok(Fork::Parent { child }) => Ok((child, cgroup)),
+        // SAFETY: this is a fresh child.
+        Ok(Fork::Child) => unsafe { plan.run() },
+        Err(error) => {
+            let _ = tree.remove_attempt(&cgroup);
+            Err(error)
+        }
+    }
+}

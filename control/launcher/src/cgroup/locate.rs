@@ -1,0 +1,101 @@
+//! Where cgroups can be made here, and whether they can limit memory.
+
+use std::fs;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Component, Path, PathBuf};
+
+/// The cgroup of this process as a directory. The error is a text for a person.
+pub(super) fn locate() -> Result<PathBuf, String> {
+    let cgroups = fs::read_to_string("/proc/self/cgroup").map_err(|error| format!("/proc/self/cgroup: {error}"))?;
+    let mounts =
+        fs::read_to_string("/proc/self/mountinfo").map_err(|error| format!("/proc/self/mountinfo: {error}"))?;
+    directory_of(&cgroups, &mounts).ok_or_else(|| "no cgroup2 hierarchy that holds this process is mounted".to_owned())
+}
+
+/// Where the version 2 cgroup in `/proc/PID/cgroup` is found according to `/proc/PID/mountinfo`.
+fn directory_of(cgroups: &str, mounts: &str) -> Option<PathBuf> {
+    let cgroup = Path::new(cgroups.lines().find_map(|line| line.strip_prefix("0::"))?);
+    mounts.lines().find_map(|line| {
+        // ID, parent, device, root, mount point, options, optional fields, "-", type, source, options.
+        let (mount, filesystem) = line.split_once(" - ")?;
+        if filesystem.split(' ').next() != Some("cgroup2") {
+            return None;
+        }
+        let mut fields = mount.split(' ').skip(3);
+        let root = unescape(fields.next()?);
+        let mount_point = unescape(fields.next()?);
+        let below = cgroup.strip_prefix(&root).ok()?;
+        // "/../x" is a cgroup outside of this cgroup namespace.
+        let reachable = below.components().all(|part| matches!(part, Component::Normal(_)));
+        reachable.then(|| mount_point.join(below))
+    })
+}
+
+/// The kernel writes white space and backslashes in paths as three octal digits.
+fn unescape(field: &str) -> PathBuf {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field.as_bytes();
+    while let [byte, after @ ..] = rest {
+        rest = after;
+        if *byte == b'\\'
+            && let Some((digits, after)) = rest.split_first_chunk::<3>()
+            && let Ok(code) = u8::from_str_radix(&String::from_utf8_lossy(digits), 8)
+        {
+            bytes.push(code);
+            rest = after;
+        } else {
+            bytes.push(*byte);
+        }
+    }
+    std::ffi::OsString::from_vec(bytes).into()
+}
+
+/// Makes `memory.max` appear in the cgroups below `tree`. The error is a text for a person.
+pub(super) fn enable_memory(base: &Path, tree: &Path) -> Result<(), String> {
+    let has = |file: PathBuf| fs::read_to_string(file).is_ok_and(|list| list.split_whitespace().any(|c| c == "memory"));
+    if !has(base.join("cgroup.controllers")) {
+        return Err(format!(
+            "the memory controller does not reach the cgroup {} (its parent keeps it, or cgroup version 1 has it)",
+            base.display()
+        ));
+    }
+    let control = base.join("cgroup.subtree_control");
+    if !has(control.clone()) {
+        fs::write(&control, "+memory").map_err(|error| {
+            if error.raw_os_error() == Some(libc::EBUSY) {
+                format!(
+                    "the cgroup {} holds processes itself, so that the kernel gives its children no memory controller; \
+                     run dflow in a delegated cgroup (systemd: Delegate=yes) below which no process is beside it",
+                    base.display()
+                )
+            } else {
+                format!("{}: {error}", control.display())
+            }
+        })?;
+    }
+    let control = tree.join("cgroup.subtree_control");
+    fs::write(&control, "+memory").map_err(|error| format!("{}: {error}", control.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HYBRID: &str = "31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755\n\
+        35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n\
+        41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw\n";
+
+    #[test]
+    fn the_cgroup_is_found() {
+        let found = |cgroups, mounts| directory_of(cgroups, mounts).map(|path| path.to_str().unwrap().to_owned());
+        let unified = "0::/user.slice/session-3.scope\n";
+        assert_eq!(found("4:memory:/x\n0::/\n", HYBRID).unwrap(), "/sys/fs/cgroup/unified/");
+        assert_eq!(found(unified, HYBRID).unwrap(), "/sys/fs/cgroup/unified/user.slice/session-3.scope");
+        let part = "41 31 0:38 /user.slice /mnt/my\\040groups rw - cgroup2 cgroup2 rw\n";
+        assert_eq!(found(unified, part).unwrap(), "/mnt/my groups/session-3.scope");
+        assert_eq!(found("0::/system.slice\n", part), None);
+        assert_eq!(found("0::/../other\n", HYBRID), None);
+        assert_eq!(found("4:memory:/x\n", HYBRID), None);
+        assert_eq!(found(unified, ""), None);
+    }
+}

@@ -1,0 +1,325 @@
+//! The daemon's end: a handle on the launcher process.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType};
+
+use crate::channel::{Channel, Incoming};
+use crate::message::{ToDaemon, ToLauncher};
+use crate::{
+    ARGUMENT, Containment, ContainmentChoice, Error, LauncherEvent, MAX_ATTEMPTS, MAX_REQUEST_BYTES, SpawnRequest,
+    cgroup,
+};
+
+/// How long [`Launcher::start`] waits for the launcher.
+const START_DEADLINE: Duration = Duration::from_secs(10);
+/// How long to wait for the reapers of a launcher that was killed.
+const REAPERS_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How a launcher is started.
+#[derive(Debug, Clone)]
+pub struct LauncherOptions {
+    /// The program that becomes the launcher: by default this process's own, `/proc/self/exe`.
+    pub program: PathBuf,
+    /// Arguments that make the program call [`serve`](crate::serve): by default [`ARGUMENT`].
+    pub arguments: Vec<OsString>,
+    /// Which containment it uses.
+    pub containment: ContainmentChoice,
+}
+
+impl Default for LauncherOptions {
+    fn default() -> Self {
+        Self {
+            program: "/proc/self/exe".into(),
+            arguments: vec![ARGUMENT.into()],
+            containment: ContainmentChoice::default(),
+        }
+    }
+}
+
+/// A running launcher process.
+///
+/// No method waits for the launcher except [`Self::start`], [`Self::shutdown`] and dropping it. The descriptor
+/// ([`AsFd`], [`AsRawFd`]) is for a readiness loop such as tokio's `AsyncFd`: when it is readable, call [`Self::recv`]
+/// until it returns `None`; while [`Self::wants_write`], call [`Self::flush`] when it is writable. Both kinds of loop
+/// work, level-triggered and edge-triggered.
+///
+/// When it is dropped, every attempt is killed, and the drop waits until nothing of them runs any more (milliseconds;
+/// 10 s at most, if a process hangs in the kernel).
+#[derive(Debug)]
+pub struct Launcher {
+    channel: Channel,
+    /// The launcher process has been waited for.
+    ended: bool,
+    process: Child,
+    /// Closes when the launcher and all that it has forked but the functions themselves are gone.
+    lifeline: OwnedFd,
+    containment: Containment,
+    alive: HashSet<u64>,
+}
+
+impl Launcher {
+    /// Starts a launcher process and waits until it is ready, a few milliseconds.
+    ///
+    /// Call it early: starting a process from a large one takes longer.
+    ///
+    /// # Errors
+    /// [`Error::Start`], [`Error::Refused`], [`Error::NotReady`], [`Error::Ended`] and [`Error::Socket`].
+    pub fn start(options: &LauncherOptions) -> Result<Self, Error> {
+        let failed = |source: io::Error| Error::Start { program: options.program.clone(), source };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+            .map_err(|errno| failed(errno.into()))?;
+        let (lifeline, writer) = io::pipe().map_err(failed)?;
+        // A process group of its own: Ctrl-C at the terminal is for the daemon, which ends its runs in order.
+        let process = Command::new(&options.program)
+            .args(&options.arguments)
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::from(writer))
+            .process_group(0)
+            .spawn()
+            .map_err(failed)?;
+        let mut launcher = Self {
+            channel: Channel::new(ours),
+            ended: false,
+            process,
+            lifeline: lifeline.into(),
+            // Replaced by what the launcher says.
+            containment: Containment::Subreaper { reason: String::new() },
+            alive: HashSet::new(),
+        };
+        let containment = options.containment;
+        launcher.send(ToLauncher::Configure { containment }.encode(), Vec::new())?;
+        launcher.containment = launcher.await_ready()?;
+        Ok(launcher)
+    }
+
+    /// Starts an attempt under an id of the caller's choice; events tell how it goes. The descriptors of the request
+    /// are closed here once they are sent.
+    ///
+    /// # Errors
+    /// Those of a request that cannot be sent ([`Error::ZeroByte`], [`Error::RequestTooLarge`], …), and then nothing has
+    /// happened; [`Error::IdInUse`], [`Error::TooManyAttempts`], [`Error::QueueFull`]; [`Error::Ended`] and
+    /// [`Error::Socket`] when the launcher is lost.
+    pub fn spawn(&mut self, id: u64, request: SpawnRequest) -> Result<(), Error> {
+        if self.alive.contains(&id) {
+            return Err(Error::IdInUse(id));
+        }
+        if self.alive.len() >= MAX_ATTEMPTS {
+            return Err(Error::TooManyAttempts);
+        }
+        let (message, fds) = request.into_message(id)?;
+        let bytes = ToLauncher::Spawn(message).encode();
+        if bytes.len() > MAX_REQUEST_BYTES {
+            return Err(Error::RequestTooLarge(bytes.len()));
+        }
+        self.send(bytes, fds)?;
+        self.alive.insert(id);
+        Ok(())
+    }
+
+    /// Kills an attempt, everything of it, with SIGKILL; its `Exited` event follows when nothing of it runs any more.
+    /// Does nothing if it has ended already.
+    ///
+    /// # Errors
+    /// [`Error::QueueFull`], [`Error::Ended`] and [`Error::Socket`].
+    pub fn kill(&mut self, id: u64) -> Result<(), Error> {
+        if !self.alive.contains(&id) {
+            return Ok(());
+        }
+        self.send(ToLauncher::Kill { id }.encode(), Vec::new())
+    }
+
+    /// The next event, or `None` if there is none yet. Also sends what waits.
+    ///
+    /// # Errors
+    /// [`Error::Ended`] if the launcher process has died; its attempts are then dead as well (the call waits for that,
+    /// a few seconds at most) and get no further events. [`Error::Socket`] and [`Error::Malformed`].
+    pub fn recv(&mut self) -> Result<Option<LauncherEvent>, Error> {
+        if self.wants_write() {
+            self.flush()?;
+        }
+        match self.receive()? {
+            None => Ok(None),
+            Some(ToDaemon::Event(event)) => {
+                if matches!(event, LauncherEvent::SpawnFailed { .. } | LauncherEvent::Exited { .. }) {
+                    self.alive.remove(&event.id());
+                }
+                Ok(Some(event))
+            }
+            Some(ToDaemon::Ready(_) | ToDaemon::Refused(_)) => Err(Error::Malformed("it reports ready twice")),
+        }
+    }
+
+    /// Whether requests wait because the socket was full: then [`Self::flush`] when it is writable.
+    #[must_use]
+    pub fn wants_write(&self) -> bool {
+        !self.ended && self.channel.queued() > 0
+    }
+
+    /// Sends what waits, as far as the socket takes it.
+    ///
+    /// # Errors
+    /// [`Error::Ended`] and [`Error::Socket`].
+    pub fn flush(&mut self) -> Result<(), Error> {
+        if self.ended {
+            return Err(ended_before());
+        }
+        self.channel.flush().map_err(|source| self.lost("sending", source))
+    }
+
+    /// The containment that the launcher has chosen.
+    #[must_use]
+    pub fn containment(&self) -> &Containment {
+        &self.containment
+    }
+
+    /// The pid of the launcher process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Kills every attempt and ends the launcher; returns when nothing of them runs any more. Dropping does the same, but
+    /// cannot say how it went.
+    ///
+    /// # Errors
+    /// [`Error::Ended`] if the launcher had failed before.
+    pub fn shutdown(mut self) -> Result<(), Error> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<(), Error> {
+        if std::mem::replace(&mut self.ended, true) {
+            return Ok(());
+        }
+        // The descriptor itself stays open: somebody may have registered it.
+        let _ = rustix::net::shutdown(&self.channel, Shutdown::Both);
+        match self.process.wait() {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => Err(Error::Ended(status.to_string())),
+            Err(source) => Err(Error::Socket { action: "waiting for its end", source }),
+        }
+    }
+
+    fn await_ready(&mut self) -> Result<Containment, Error> {
+        let deadline = Instant::now() + START_DEADLINE;
+        loop {
+            match self.receive()? {
+                Some(ToDaemon::Ready(containment)) => return Ok(containment),
+                Some(ToDaemon::Refused(reason)) => return Err(Error::Refused(reason)),
+                Some(ToDaemon::Event(_)) => return Err(Error::Malformed("an event before it is ready")),
+                None => {}
+            }
+            match wait_readable(self.channel.as_fd(), deadline) {
+                Ok(true) => {}
+                Ok(false) => {
+                    let _ = self.process.kill();
+                    return Err(Error::NotReady(START_DEADLINE));
+                }
+                Err(source) => return Err(self.lost("waiting", source)),
+            }
+        }
+    }
+
+    fn send(&mut self, bytes: Vec<u8>, fds: Vec<OwnedFd>) -> Result<(), Error> {
+        if self.ended {
+            return Err(ended_before());
+        }
+        if self.channel.is_full() {
+            return Err(Error::QueueFull);
+        }
+        self.channel.send(bytes, fds).map_err(|source| self.lost("sending", source))
+    }
+
+    fn receive(&mut self) -> Result<Option<ToDaemon>, Error> {
+        if self.ended {
+            return Err(ended_before());
+        }
+        match self.channel.receive() {
+            Ok(Incoming::Nothing) => Ok(None),
+            Ok(Incoming::Message { bytes, .. }) => match ToDaemon::decode(&bytes) {
+                Ok(message) => Ok(Some(message)),
+                Err(malformed) => Err(Error::Malformed(malformed.0)),
+            },
+            Ok(Incoming::Closed) => Err(self.bury()),
+            Err(source) => Err(self.lost("receiving", source)),
+        }
+    }
+
+    /// The error for a socket that failed: most often because the launcher is dead.
+    fn lost(&mut self, action: &'static str, source: io::Error) -> Error {
+        match source.kind() {
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected => self.bury(),
+            _ => Error::Socket { action, source },
+        }
+    }
+
+    /// Takes care of what a dead launcher has left behind.
+    fn bury(&mut self) -> Error {
+        self.ended = true;
+        self.alive.clear();
+        let status = match self.process.wait() {
+            Ok(status) => status.to_string(),
+            Err(error) => error.to_string(),
+        };
+        match &self.containment {
+            Containment::Cgroup { directory, .. } => cgroup::end_tree(directory),
+            Containment::Subreaper { .. } => {
+                // Each reaper kills its attempt when it sees that the launcher is dead, and then ends.
+                let deadline = Instant::now() + REAPERS_DEADLINE;
+                if !wait_readable(self.lifeline.as_fd(), deadline).unwrap_or(false) {
+                    tracing::warn!("processes of functions do not end");
+                }
+            }
+        }
+        Error::Ended(status)
+    }
+}
+
+impl AsFd for Launcher {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+}
+
+impl AsRawFd for Launcher {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
+    }
+}
+
+impl Drop for Launcher {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            tracing::warn!(%error, "while the launcher was ended");
+        }
+    }
+}
+
+fn ended_before() -> Error {
+    Error::Ended("as reported before".to_owned())
+}
+
+/// Waits until `fd` is readable or closed at the other end; false after the deadline.
+fn wait_readable(fd: BorrowedFd<'_>, deadline: Instant) -> io::Result<bool> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout =
+            Timespec { tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() };
+        match rustix::event::poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)) {
+            Ok(0) => return Ok(false),
+            Ok(_) => return Ok(true),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What the launcher tells the daemon.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::sys::signal_name;
+
+/// What happened to an attempt.
+///
+/// Each attempt yields either one `SpawnFailed`, or at most one `Spawned` followed by one `Exited`. `Spawned` is missing
+/// when the attempt was killed before its program ran.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LauncherEvent {
+    /// The program runs: `execve` has succeeded.
+    Spawned {
+        /// The id given to [`Launcher::spawn`](crate::Launcher::spawn).
+        id: u64,
+        /// The main process, for people to look at. It may have ended already: never send a signal to it.
+        pid: i32,
+    },
+    /// The program could not be started; nothing of the attempt is left, and its id is free again.
+    SpawnFailed {
+        /// The id given to [`Launcher::spawn`](crate::Launcher::spawn).
+        id: u64,
+        /// What failed, on what, why, and what to do about it.
+        error: String,
+    },
+    /// The attempt has ended: its main process and everything that it had started is gone, and its id is free again.
+    Exited {
+        /// The id given to [`Launcher::spawn`](crate::Launcher::spawn).
+        id: u64,
+        /// How the main process ended.
+        status: ExitStatus,
+        /// Whether the kernel killed a process of the attempt because its memory limit was reached. Always false where
+        /// [`Containment::memory_limits`](crate::Containment::memory_limits) is false.
+        out_of_memory: bool,
+        /// The last bytes that were written to the captured standard error (and standard output), at most as many as
+        /// [`SpawnRequest::stderr_tail`](crate::SpawnRequest::stderr_tail) says.
+        stderr_tail: Vec<u8>,
+        /// How many bytes were written there in all.
+        stderr_bytes: u64,
+        /// What the main process used.
+        usage: Usage,
+    },
+}
+
+impl LauncherEvent {
+    /// The attempt that the event is about.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        match self {
+            Self::Spawned { id, .. } | Self::SpawnFailed { id, .. } | Self::Exited { id, .. } => *id,
+        }
+    }
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExitStatus {
+    /// It exited by itself with this status (0..=255).
+    Exited(i32),
+    /// This signal killed it.
+    Signaled(i32),
+}
+
+impl ExitStatus {
+    /// Whether the process exited with status 0.
+    #[must_use]
+    pub fn success(self) -> bool {
+        self == Self::Exited(0)
+    }
+}
+
+impl fmt::Display for ExitStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Exited(code) => write!(f, "exit status {code}"),
+            Self::Signaled(signal) => match signal_name(signal) {
+                Some(name) => write!(f, "killed by {name} (signal {signal})"),
+                None => write!(f, "killed by signal {signal}"),
+            },
+        }
+    }
+}
+
+/// What a process, and those of its children that it waited for, have used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Processor time in user mode.
+    pub user: Duration,
+    /// Processor time in the kernel.
+    pub system: Duration,
+    /// The largest resident set of one process, in bytes. Never less than that of the launcher, a few MiB, because the
+    /// kernel counts the moments before `execve` as well.
+    pub max_rss: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_reads_well() {
+        assert_eq!(ExitStatus::Exited(3).to_string(), "exit status 3");
+        assert_eq!(ExitStatus::Signaled(libc::SIGSEGV).to_string(), "killed by SIGSEGV (signal 11)");
+        assert_eq!(ExitStatus::Signaled(40).to_string(), "killed by signal 40");
+        assert!(ExitStatus::Exited(0).success());
+        assert!(!ExitStatus::Exited(1).success());
+    }
+}

@@ -1,0 +1,156 @@
+//! Containment by a subreaper: a process between the launcher and the main process of an attempt.
+//!
+//! It is a subreaper, so the kernel makes it the parent of every orphan of the attempt, whatever sessions and groups that
+//! has made. It kills its children until there is none, and then ends itself: its end is the end of the attempt. Only
+//! its own, unreaped children are ever killed, so no signal can hit a stranger's reused pid. When the launcher dies, its
+//! end of the socket closes, and the attempt is killed as well.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+
+use crate::codec::{Decoder, Encoder};
+use crate::exec::{Failure, Plan, Step};
+use crate::message;
+use crate::sys::{self, End, Fork, Reaped};
+
+/// Where the socket to the launcher is in the reaper: behind the standard descriptors.
+const SOCKET: RawFd = 3;
+/// The longest pause between two attempts to kill what does not end at once.
+const MAX_PAUSE: Duration = Duration::from_millis(64);
+/// Length of the report about the main process.
+const REPORT_LENGTH: usize = 29;
+
+/// The launcher's end.
+#[derive(Debug)]
+pub(crate) struct Reaper {
+    socket: OwnedFd,
+}
+
+impl Reaper {
+    /// Starts a reaper that starts the main process by `plan`; also returns the pid of the reaper.
+    pub(crate) fn start(plan: &mut Plan<'_>) -> io::Result<(Self, i32)> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        // SAFETY: the launcher has one thread.
+        match unsafe { sys::fork()? } {
+            Fork::Parent { child } => Ok((Self { socket: ours }, child)),
+            // SAFETY: this is a fresh child that runs nothing else.
+            Fork::Child => unsafe { run(plan, theirs.as_fd()) },
+        }
+    }
+
+    /// Has the attempt killed.
+    pub(crate) fn kill(&self) {
+        // If it is full, it has been asked before; if it is closed, the reaper is dead.
+        let _ = rustix::net::send(&self.socket, b"k", SendFlags::NOSIGNAL);
+    }
+
+    /// How the main process ended, as the reaper said before its own end. `None` if somebody killed the reaper; its
+    /// children, to be killed, are then the launcher's.
+    pub(crate) fn report(&self) -> Option<End> {
+        let mut bytes = [0; REPORT_LENGTH];
+        let (length, _) = rustix::net::recv(&self.socket, &mut bytes, RecvFlags::empty()).ok()?;
+        message::take_end(&mut Decoder::new(&bytes[..length])).ok()
+    }
+}
+
+/// What the reaper process does.
+///
+/// # Safety
+/// This process is a fresh child with one thread: its descriptors are its own, whatever owns them in the launcher.
+unsafe fn run(plan: &mut Plan<'_>, socket: BorrowedFd<'_>) -> ! {
+    let set_up = || -> io::Result<OwnedFd> {
+        rustix::process::setsid()?;
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+        let _ = rustix::thread::set_name(c"dflow-reaper");
+        sys::children_signal()
+    };
+    let fail = |plan: &Plan<'_>, error: io::Error| -> ! {
+        let errno = error.raw_os_error().unwrap_or(libc::EIO);
+        plan.fail(Failure { step: Step::Fork, errno })
+    };
+    let signals = match set_up() {
+        Ok(signals) => signals,
+        Err(error) => fail(plan, error),
+    };
+    plan.parent = std::process::id() as i32;
+    // SAFETY: by the caller's promise.
+    let main = match unsafe { sys::fork() } {
+        Ok(Fork::Parent { child }) => child,
+        // SAFETY: this is a fresh child.
+        Ok(Fork::Child) => unsafe { plan.run() },
+        Err(error) => fail(plan, error),
+    };
+
+    // What the launcher had open must not stay open here: neither the sockets of the daemon and of other reapers, whose
+    // closing means something, nor the streams of the function.
+    // SAFETY: by the caller's promise nothing else uses these descriptors; the two that are needed are first copied out
+    // of the way and then placed at 3 and 4; nothing that owned one of them is dropped, since this function does not return.
+    let (socket, signals) = unsafe {
+        let keep = [socket.as_raw_fd(), signals.as_raw_fd()].map(|fd| libc::fcntl(fd, libc::F_DUPFD, SOCKET + 2));
+        if keep.contains(&-1) {
+            sys::kill_child(main);
+            sys::exit_now(1);
+        }
+        std::mem::forget(signals);
+        let [socket, signals] = [(keep[0], SOCKET), (keep[1], SOCKET + 1)].map(|(fd, target)| {
+            libc::dup2(fd, target);
+            OwnedFd::from_raw_fd(target)
+        });
+        sys::close_from(SOCKET + 2);
+        (socket, signals)
+    };
+    supervise(main, &socket, &signals);
+    sys::exit_now(0)
+}
+
+/// Reaps until the main process has ended, then kills until no child is left, and reports.
+fn supervise(main: i32, socket: &OwnedFd, signals: &OwnedFd) {
+    let mut ended = None;
+    let mut killing = false;
+    let mut pause = Duration::from_millis(1);
+    loop {
+        loop {
+            match sys::reap() {
+                Ok(Reaped::Child { pid, end }) => {
+                    pause = Duration::from_millis(1);
+                    if pid == main {
+                        ended = Some(end);
+                        killing = true;
+                    }
+                }
+                Ok(Reaped::None) => break,
+                Ok(Reaped::NoChildren) | Err(_) => {
+                    if let Some(end) = ended {
+                        let mut report = Encoder::after(0);
+                        message::put_end(&mut report, end);
+                        let _ = rustix::net::send(socket, &report.finish(), SendFlags::NOSIGNAL);
+                    }
+                    return;
+                }
+            }
+        }
+        if killing {
+            for child in sys::children().unwrap_or_default() {
+                sys::kill_child(child);
+            }
+        }
+
+        let timeout = Timespec { tv_sec: 0, tv_nsec: pause.subsec_nanos().into() };
+        // While it kills, it listens no more: a closed socket is readable for ever.
+        let mut fds = [PollFd::new(signals, PollFlags::IN), PollFd::new(socket, PollFlags::IN)];
+        let watched = if killing { &mut fds[..1] } else { &mut fds[..] };
+        match rustix::event::poll(watched, killing.then_some(&timeout)) {
+            Ok(0) => pause = (pause * 2).min(MAX_PAUSE),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(_) => killing = true,
+        }
+        sys::clear_signal(signals.as_fd());
+        killing |= !fds[1].revents().is_empty();
+    }
+}

@@ -1,0 +1,350 @@
+//! The launcher process: one thread, one loop, no waiting outside of `epoll_wait`.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::LauncherEvent;
+use crate::attempt::{Attempt, Nursery, Progress};
+use crate::cgroup::CgroupTree;
+use crate::channel::{Channel, Incoming};
+use crate::message::{SpawnMessage, ToDaemon, ToLauncher};
+use crate::startup::{close_on_exec, configuration, contain, raise_open_files, take_socket};
+use crate::sys::{self, Reaped};
+
+/// How long the launcher goes on killing after the daemon has gone, before it ends nevertheless.
+const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
+/// Requests that are taken before ended children are looked at again.
+const REQUESTS_PER_TURN: usize = 16;
+/// Epoll data of the socket to the daemon.
+const CHANNEL: u64 = 0;
+/// Epoll data of the descriptor that says that children have ended.
+const CHILDREN: u64 = 1;
+/// First pause before another look at an attempt that does not end at once; it doubles up to [`MAX_PAUSE`].
+const MIN_PAUSE: Duration = Duration::from_millis(1);
+const MAX_PAUSE: Duration = Duration::from_millis(64);
+
+/// What the launcher process runs: does what the daemon at the other end of standard input asks, until that end closes;
+/// then kills every attempt and returns.
+///
+/// Call it first thing in `main` when the first argument is [`ARGUMENT`](crate::ARGUMENT), before any thread is started
+/// and before anything large is allocated, and end the process with the returned code. Signals that could end it
+/// (`SIGINT`, `SIGTERM`, …) are blocked: how long it lives is the daemon's choice alone.
+///
+/// # Errors
+/// Prints a line on standard error and returns failure if this process cannot be a launcher (standard input is no
+/// socket of a [`Launcher`](crate::Launcher), or there are several threads), or if the socket fails.
+#[must_use]
+pub fn serve() -> ExitCode {
+    match Server::start() {
+        Ok(Some(server)) => match server.run() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("dflow launcher: the socket to the daemon failed: {error}; every attempt was killed");
+                ExitCode::FAILURE
+            }
+        },
+        // The daemon knows why, or is gone.
+        Ok(None) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("dflow launcher: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+struct Server {
+    channel: Channel,
+    channel_interest: EventFlags,
+    epoll: OwnedFd,
+    signals: OwnedFd,
+    nursery: Nursery,
+    /// By a number that is never used again, so that a late readiness report cannot hit another attempt.
+    attempts: HashMap<u64, Attempt>,
+    last_serial: u64,
+    by_id: HashMap<u64, u64>,
+    by_child: HashMap<i32, u64>,
+    /// Attempts whose child is reaped, but of which something may still run.
+    ending: Vec<u64>,
+    pause: Duration,
+    buffer: Box<[u8]>,
+}
+
+/// Which descriptor of an attempt is ready.
+#[derive(Clone, Copy)]
+enum Source {
+    Report = 0,
+    Captured = 1,
+}
+
+fn token(serial: u64, source: Source) -> EventData {
+    EventData::new_u64(serial << 1 | source as u64)
+}
+
+impl Server {
+    /// `None` if the daemon has been told why not, or is gone.
+    fn start() -> io::Result<Option<Self>> {
+        let threads = fs::read_dir("/proc/self/task")?.count();
+        if threads != 1 {
+            return Err(io::Error::other(format!(
+                "this process has {threads} threads, but a launcher must have one: call dflow_launcher::serve first in main"
+            )));
+        }
+        let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+        let mut channel = Channel::new(take_socket(null.as_fd())?);
+        let signals = sys::children_signal()?;
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+        let _ = rustix::thread::set_name(c"dflow-launcher");
+        close_on_exec()?;
+        let open_files = raise_open_files();
+
+        let Some(choice) = configuration(&mut channel)? else { return Ok(None) };
+        let (containment, cgroups) = match contain(choice) {
+            Ok(contained) => contained,
+            Err(reason) => {
+                channel.send(ToDaemon::Refused(reason).encode(), Vec::new())?;
+                return Ok(None);
+            }
+        };
+        channel.send(ToDaemon::Ready(containment).encode(), Vec::new())?;
+
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, &channel, EventData::new_u64(CHANNEL), EventFlags::IN)?;
+        epoll::add(&epoll, &signals, EventData::new_u64(CHILDREN), EventFlags::IN)?;
+        Ok(Some(Self {
+            channel,
+            channel_interest: EventFlags::IN,
+            epoll,
+            signals,
+            nursery: Nursery { cgroups, null, open_files },
+            attempts: HashMap::new(),
+            last_serial: CHILDREN,
+            by_id: HashMap::new(),
+            by_child: HashMap::new(),
+            ending: Vec::new(),
+            pause: MIN_PAUSE,
+            buffer: vec![0; 64 << 10].into(),
+        }))
+    }
+
+    fn run(mut self) -> io::Result<()> {
+        let served = self.serve_daemon();
+        self.shut_down();
+        match served {
+            // The daemon went while something was sent to it.
+            Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => Ok(()),
+            served => served,
+        }
+    }
+
+    fn serve_daemon(&mut self) -> io::Result<()> {
+        let mut ready = Vec::with_capacity(64);
+        loop {
+            let timeout = timespec(self.pause);
+            let timeout = (!self.ending.is_empty()).then_some(&timeout);
+            ready.clear();
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut ready), timeout) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            if ready.is_empty() {
+                self.pause = (self.pause * 2).min(MAX_PAUSE);
+            }
+            let mut open = true;
+            for event in &ready {
+                match event.data.u64() {
+                    CHANNEL => open = self.take_requests()?,
+                    CHILDREN => self.reap()?,
+                    token if token & 1 == Source::Report as u64 => self.read_report(token >> 1)?,
+                    token => self.read_captured(token >> 1),
+                }
+            }
+            if !open {
+                return Ok(());
+            }
+            self.finish_ending()?;
+            self.channel.flush()?;
+            self.update_interest()?;
+        }
+    }
+
+    /// False when the daemon is gone.
+    fn take_requests(&mut self) -> io::Result<bool> {
+        for _ in 0..REQUESTS_PER_TURN {
+            if self.channel.is_full() {
+                break;
+            }
+            let (bytes, fds) = match self.channel.receive()? {
+                Incoming::Nothing => break,
+                Incoming::Closed => return Ok(false),
+                Incoming::Message { bytes, fds } => (bytes, fds),
+            };
+            match ToLauncher::decode(&bytes) {
+                Ok(ToLauncher::Spawn(message)) => self.spawn(&message, &fds)?,
+                Ok(ToLauncher::Kill { id }) => {
+                    // It may have ended while the request was under way.
+                    if let Some(attempt) = self.by_id.get(&id).and_then(|serial| self.attempts.get(serial)) {
+                        attempt.kill();
+                    }
+                }
+                Ok(ToLauncher::Configure { .. }) => return Err(io::Error::other("the daemon configures it twice")),
+                Err(malformed) => return Err(io::Error::other(format!("malformed request: {}", malformed.0))),
+            }
+        }
+        Ok(true)
+    }
+
+    fn spawn(&mut self, message: &SpawnMessage, fds: &[OwnedFd]) -> io::Result<()> {
+        let id = message.id;
+        let started = if self.by_id.contains_key(&id) {
+            Err(format!("attempt {id} has not ended yet"))
+        } else {
+            Attempt::start(&self.nursery, message, fds)
+        };
+        let attempt = match started {
+            Ok(attempt) => attempt,
+            Err(error) => return self.send(LauncherEvent::SpawnFailed { id, error }),
+        };
+        self.last_serial += 1;
+        let serial = self.last_serial;
+        if let Some(fd) = attempt.report_fd() {
+            epoll::add(&self.epoll, fd, token(serial, Source::Report), EventFlags::IN)?;
+        }
+        if let Some(fd) = attempt.captured_fd() {
+            epoll::add(&self.epoll, fd, token(serial, Source::Captured), EventFlags::IN)?;
+        }
+        self.by_id.insert(id, serial);
+        self.by_child.insert(attempt.child, serial);
+        self.attempts.insert(serial, attempt);
+        Ok(())
+    }
+
+    fn read_report(&mut self, serial: u64) -> io::Result<()> {
+        let Some(attempt) = self.attempts.get_mut(&serial) else { return Ok(()) };
+        match attempt.read_report() {
+            Some(event) => self.send(event),
+            None => Ok(()),
+        }
+    }
+
+    fn read_captured(&mut self, serial: u64) {
+        if let Some(attempt) = self.attempts.get_mut(&serial) {
+            attempt.read_captured(&mut self.buffer);
+        }
+    }
+
+    fn reap(&mut self) -> io::Result<()> {
+        sys::clear_signal(self.signals.as_fd());
+        while let Reaped::Child { pid, end } = sys::reap()? {
+            self.pause = MIN_PAUSE;
+            // Others are orphans of an attempt.
+            if let Some(serial) = self.by_child.remove(&pid)
+                && let Some(attempt) = self.attempts.get_mut(&serial)
+            {
+                attempt.child_ended(end);
+                self.ending.push(serial);
+            }
+        }
+        Ok(())
+    }
+
+    fn finish_ending(&mut self) -> io::Result<()> {
+        for serial in std::mem::take(&mut self.ending) {
+            let Some(attempt) = self.attempts.get_mut(&serial) else { continue };
+            let orphaned = attempt.is_orphaned();
+            if attempt.finish(&self.nursery) == Progress::Ending || orphaned && self.kill_strays() {
+                self.ending.push(serial);
+                continue;
+            }
+            self.read_report(serial)?;
+            let Some(attempt) = self.attempts.remove(&serial) else { continue };
+            self.by_id.remove(&attempt.id);
+            let event = attempt.into_last_event(&mut self.buffer);
+            self.send(event)?;
+        }
+        Ok(())
+    }
+
+    /// Kills the children that belong to no living attempt; whether there are any.
+    fn kill_strays(&self) -> bool {
+        let Ok(children) = sys::children() else { return true };
+        let strays: Vec<_> = children.into_iter().filter(|pid| !self.by_child.contains_key(pid)).collect();
+        for &pid in &strays {
+            sys::kill_child(pid);
+        }
+        !strays.is_empty()
+    }
+
+    fn send(&mut self, event: LauncherEvent) -> io::Result<()> {
+        self.channel.send(ToDaemon::Event(event).encode(), Vec::new())
+    }
+
+    /// Watches for room when something waits to be sent; takes no requests while too much waits.
+    fn update_interest(&mut self) -> io::Result<()> {
+        let mut interest = EventFlags::empty();
+        interest.set(EventFlags::IN, !self.channel.is_full());
+        interest.set(EventFlags::OUT, self.channel.queued() > 0);
+        if interest != self.channel_interest {
+            epoll::modify(&self.epoll, &self.channel, EventData::new_u64(CHANNEL), interest)?;
+            self.channel_interest = interest;
+        }
+        Ok(())
+    }
+
+    /// Kills everything and waits until it has ended.
+    fn shut_down(self) {
+        let deadline = Instant::now() + SHUTDOWN_DEADLINE;
+        for attempt in self.attempts.values() {
+            attempt.kill();
+        }
+        let in_cgroups = self.nursery.cgroups.is_some();
+        // Reapers end by themselves after the last of their attempt; whatever else is a child here has escaped.
+        let mut reapers: HashSet<i32> =
+            if in_cgroups { HashSet::new() } else { self.by_child.keys().copied().collect() };
+        let mut pause = MIN_PAUSE;
+        loop {
+            match sys::reap() {
+                Ok(Reaped::Child { pid, .. }) => {
+                    reapers.remove(&pid);
+                    pause = MIN_PAUSE;
+                    continue;
+                }
+                Ok(Reaped::None) => {}
+                Ok(Reaped::NoChildren) | Err(_) => {
+                    if self.nursery.cgroups.as_ref().is_none_or(CgroupTree::remove) {
+                        return;
+                    }
+                }
+            }
+            if Instant::now() >= deadline {
+                tracing::warn!("processes of functions do not end");
+                return;
+            }
+            if let Some(tree) = &self.nursery.cgroups
+                && let Err(error) = tree.kill_all()
+            {
+                tracing::warn!(%error, "the cgroups of the attempts cannot be killed");
+            }
+            for pid in sys::children().unwrap_or_default() {
+                if !reapers.contains(&pid) {
+                    sys::kill_child(pid);
+                }
+            }
+            let _ = rustix::event::poll(&mut [PollFd::new(&self.signals, PollFlags::IN)], Some(&timespec(pause)));
+            sys::clear_signal(self.signals.as_fd());
+            pause = (pause * 2).min(MAX_PAUSE);
+        }
+    }
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    Timespec { tv_sec: 0, tv_nsec: duration.subsec_nanos().into() }
+}

@@ -1,0 +1,130 @@
+//! How the launcher process is set up before it serves: its socket, its descriptors, its containment.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::FdFlags;
+
+use crate::cgroup::CgroupTree;
+use crate::channel::{Channel, Incoming};
+use crate::message::ToLauncher;
+use crate::sys::{self, Fork, Reaped};
+use crate::{Containment, ContainmentChoice};
+
+/// How long a reaped process may still count in its cgroup.
+const REAPED_DEADLINE: Duration = Duration::from_millis(64);
+
+/// Takes the socket from standard input, and puts `null` there.
+pub(crate) fn take_socket(null: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    use rustix::net::{SocketType, sockopt::socket_type};
+    let stdin = io::stdin();
+    if socket_type(&stdin) != Ok(SocketType::SEQPACKET) {
+        return Err(io::Error::other(
+            "standard input is not the socket of a daemon: this command is internal, dflow starts it by itself",
+        ));
+    }
+    let socket = rustix::io::fcntl_dupfd_cloexec(&stdin, libc::STDERR_FILENO + 1)?;
+    // SAFETY: nothing in this process reads standard input.
+    unsafe { sys::replace_fd(null, libc::STDIN_FILENO)? };
+    Ok(socket)
+}
+
+/// Keeps what the daemon itself had inherited from functions.
+pub(crate) fn close_on_exec() -> io::Result<()> {
+    for entry in fs::read_dir("/proc/self/fd")? {
+        let Some(fd) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        if fd > libc::STDERR_FILENO {
+            // SAFETY: it is listed as open and used at once. The one through which the list is read is open, too.
+            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+            rustix::io::fcntl_setfd(fd, FdFlags::CLOEXEC)?;
+        }
+    }
+    Ok(())
+}
+
+/// Lets the launcher hold as many descriptors as it is allowed to, and returns the limit as it was, for the functions.
+pub(crate) fn raise_open_files() -> libc::rlimit {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let before = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: before.maximum, maximum: before.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
+    libc::rlimit {
+        rlim_cur: before.current.unwrap_or(libc::RLIM_INFINITY),
+        rlim_max: before.maximum.unwrap_or(libc::RLIM_INFINITY),
+    }
+}
+
+/// Waits for the daemon's first message; `None` if the daemon is gone.
+pub(crate) fn configuration(channel: &mut Channel) -> io::Result<Option<ContainmentChoice>> {
+    loop {
+        match channel.receive()? {
+            Incoming::Nothing => {
+                rustix::event::poll(&mut [PollFd::new(channel, PollFlags::IN)], None)?;
+            }
+            Incoming::Closed => return Ok(None),
+            Incoming::Message { bytes, .. } => match ToLauncher::decode(&bytes) {
+                Ok(ToLauncher::Configure { containment }) => return Ok(Some(containment)),
+                _ => return Err(io::Error::other("the daemon's first message is no configuration")),
+            },
+        }
+    }
+}
+
+pub(crate) fn contain(choice: ContainmentChoice) -> Result<(Containment, Option<CgroupTree>), String> {
+    let subreaper = |reason| Ok((Containment::Subreaper { reason }, None));
+    if choice == ContainmentChoice::Subreaper {
+        return subreaper("it was asked for".to_owned());
+    }
+    match CgroupTree::create().and_then(try_cgroup) {
+        Ok(tree) => {
+            let containment = Containment::Cgroup {
+                directory: tree.path().to_owned(),
+                no_memory_limits: tree.no_memory_limits().map(str::to_owned),
+            };
+            Ok((containment, Some(tree)))
+        }
+        Err(reason) if choice == ContainmentChoice::Auto => subreaper(reason),
+        Err(reason) => Err(format!("containment by cgroups is not possible: {reason}")),
+    }
+}
+
+/// Has a process born in a cgroup, to see that all of it works here.
+fn try_cgroup(tree: CgroupTree) -> Result<CgroupTree, String> {
+    let born = (|| {
+        let cgroup = tree.attempt("try".to_owned(), None)?;
+        // SAFETY: the launcher has one thread, and the child exits at once.
+        let forked = unsafe { sys::fork_into(cgroup.as_fd()) };
+        match forked {
+            Ok(Fork::Child) => sys::exit_now(0),
+            Ok(Fork::Parent { .. }) => {
+                while !matches!(sys::reap()?, Reaped::NoChildren) {
+                    std::thread::yield_now();
+                }
+            }
+            Err(_) => {}
+        }
+        // In some kernels a process counts for a moment after it was reaped.
+        let deadline = Instant::now() + REAPED_DEADLINE;
+        while !tree.remove_attempt(&cgroup)? && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        forked.map(drop)
+    })();
+    match born {
+        Ok(()) => Ok(tree),
+        Err(error) => {
+            tree.remove();
+            Err(match error.raw_os_error() {
+                Some(libc::ENOSYS | libc::EPERM) => {
+                    format!("no process can be born in a cgroup ({error}): clone3 is forbidden or unknown here")
+                }
+                _ => format!("no process can be born in a cgroup: {error}"),
+            })
+        }
+    }
+}

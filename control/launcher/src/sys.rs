@@ -1,0 +1,265 @@
+//! The system calls that have no safe form elsewhere: creating, awaiting and killing processes, and signals.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use crate::{ExitStatus, Usage};
+
+/// Which side of a fork this is.
+pub(crate) enum Fork {
+    Parent { child: i32 },
+    Child,
+}
+
+/// Forks this process.
+///
+/// # Safety
+/// This process has one thread.
+pub(crate) unsafe fn fork() -> io::Result<Fork> {
+    // SAFETY: with one thread, the child sees no lock held by a thread that it does not have.
+    fork_result(unsafe { libc::fork() }.into())
+}
+
+/// Forks this process; the child is born in `cgroup`, which is hundreds of times faster than to move it there.
+///
+/// # Safety
+/// This process has one thread. The child calls only what is async-signal-safe, then `execve` or `_exit`: the C library
+/// does not know that it is another process.
+pub(crate) unsafe fn fork_into(cgroup: BorrowedFd<'_>) -> io::Result<Fork> {
+    /// `struct clone_args` as of Linux 5.7.
+    #[repr(C, align(8))]
+    #[derive(Default)]
+    struct CloneArgs {
+        flags: u64,
+        pidfd: u64,
+        child_tid: u64,
+        parent_tid: u64,
+        exit_signal: u64,
+        stack: u64,
+        stack_size: u64,
+        tls: u64,
+        set_tid: u64,
+        set_tid_size: u64,
+        cgroup: u64,
+    }
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+    let args = CloneArgs {
+        flags: CLONE_INTO_CGROUP,
+        exit_signal: libc::SIGCHLD as u64,
+        cgroup: cgroup.as_raw_fd() as u64,
+        ..CloneArgs::default()
+    };
+    // SAFETY: the kernel reads `args`, of the size that is passed. Without CLONE_VM the child gets a copy of everything,
+    // its stack included, as after fork.
+    fork_result(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) })
+}
+
+fn fork_result(returned: libc::c_long) -> io::Result<Fork> {
+    match returned {
+        0 => Ok(Fork::Child),
+        child if child > 0 => Ok(Fork::Parent { child: child as i32 }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Ends this process at once, without running anything of the program.
+pub(crate) fn exit_now(status: i32) -> ! {
+    // SAFETY: `_exit` is always sound and does not return.
+    unsafe { libc::_exit(status) }
+}
+
+/// What [`reap`] found.
+pub(crate) enum Reaped {
+    /// This child has ended, and its pid is free again.
+    Child { pid: i32, end: End },
+    /// No child has ended.
+    None,
+    /// There is no child at all.
+    NoChildren,
+}
+
+/// How a process has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct End {
+    pub(crate) status: ExitStatus,
+    pub(crate) usage: Usage,
+}
+
+/// Takes one ended child, if there is one.
+pub(crate) fn reap() -> io::Result<Reaped> {
+    let mut status = 0;
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    loop {
+        // SAFETY: both pointers are to places of the right type that live through the call.
+        let pid = unsafe { libc::wait4(-1, &raw mut status, libc::WNOHANG, usage.as_mut_ptr()) };
+        if pid > 0 {
+            // SAFETY: all zeroes is a valid rusage, and wait4 has filled it in.
+            let usage = unsafe { usage.assume_init() };
+            let end = End { status: exit_status(status), usage: usage_of(&usage) };
+            return Ok(Reaped::Child { pid, end });
+        }
+        if pid == 0 {
+            return Ok(Reaped::None);
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::EINTR) => {}
+            Some(libc::ECHILD) => return Ok(Reaped::NoChildren),
+            _ => return Err(error),
+        }
+    }
+}
+
+fn exit_status(status: i32) -> ExitStatus {
+    if libc::WIFSIGNALED(status) {
+        ExitStatus::Signaled(libc::WTERMSIG(status))
+    } else {
+        ExitStatus::Exited(libc::WEXITSTATUS(status))
+    }
+}
+
+fn usage_of(usage: &libc::rusage) -> Usage {
+    let duration = |time: libc::timeval| {
+        Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0))
+            + Duration::from_micros(u64::try_from(time.tv_usec).unwrap_or(0))
+    };
+    Usage {
+        user: duration(usage.ru_utime),
+        system: duration(usage.ru_stime),
+        max_rss: u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024,
+    }
+}
+
+/// Kills a child of this process that has not been reaped yet: until then the kernel gives its pid to no one else, so
+/// that the signal cannot hit a stranger. A child that has ended already, or that is beyond our rights, stays as it is.
+pub(crate) fn kill_child(pid: i32) {
+    debug_assert!(pid > 0, "0 and negative numbers mean whole groups");
+    // SAFETY: `kill` touches no memory.
+    unsafe { libc::kill(pid, libc::SIGKILL) };
+}
+
+/// The children of this process, orphans that it adopted and ended ones that are not reaped yet included.
+///
+/// Complete if this process has one thread: only [`reap`] takes children away, and new ones are appended.
+pub(crate) fn children() -> io::Result<Vec<i32>> {
+    match fs::read_to_string("/proc/thread-self/children") {
+        Ok(list) => Ok(list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect()),
+        // A kernel without CONFIG_PROC_CHILDREN.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => children_by_scan(),
+        Err(error) => Err(error),
+    }
+}
+
+fn children_by_scan() -> io::Result<Vec<i32>> {
+    let me = std::process::id();
+    let pids = fs::read_dir("/proc")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| parent_of(&stat) == Some(me)));
+    Ok(pids.collect())
+}
+
+/// The parent in `/proc/PID/stat`: the second word after the name, which stands in parentheses and may contain any.
+fn parent_of(stat: &str) -> Option<u32> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+/// Blocks every signal of this process and returns a descriptor that is readable when a child has ended.
+pub(crate) fn children_signal() -> io::Result<OwnedFd> {
+    // SAFETY: the sets are initialised by sigfillset and sigemptyset before use; `signal` and `sigprocmask` change only
+    // this process's dispositions and mask; signalfd returns a new descriptor that nobody else owns.
+    unsafe {
+        // Inherited SIG_IGN would make the kernel reap children by itself, and lose their statuses.
+        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+        let mut set = std::mem::zeroed();
+        libc::sigfillset(&raw mut set);
+        if libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut()) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGCHLD);
+        match libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) {
+            -1 => Err(io::Error::last_os_error()),
+            fd => Ok(OwnedFd::from_raw_fd(fd)),
+        }
+    }
+}
+
+/// Takes what is readable from a descriptor of [`children_signal`].
+pub(crate) fn clear_signal(signals: BorrowedFd<'_>) {
+    // Pending SIGCHLDs are merged into one, so one record empties it.
+    let mut record = [0u8; size_of::<libc::signalfd_siginfo>()];
+    let _ = rustix::io::read(signals, &mut record);
+}
+
+/// Makes `fd` the descriptor with the number `target`, in place of what that was. It stays open across `execve`.
+///
+/// # Safety
+/// Nobody in this process owns the descriptor `target` (or who owns it expects the change).
+pub(crate) unsafe fn replace_fd(fd: BorrowedFd<'_>, target: RawFd) -> io::Result<()> {
+    // SAFETY: by the caller's promise.
+    match unsafe { libc::dup2(fd.as_raw_fd(), target) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Closes all descriptors from `first` on.
+///
+/// # Safety
+/// Nobody in this process uses or closes any of them afterwards.
+pub(crate) unsafe fn close_from(first: RawFd) {
+    // SAFETY: by the caller's promise; close touches no memory.
+    unsafe {
+        if libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) == 0 {
+            return;
+        }
+        // A seccomp filter that does not know close_range.
+        let limit = libc::sysconf(libc::_SC_OPEN_MAX).clamp(0, 1 << 16) as RawFd;
+        for fd in first..limit {
+            libc::close(fd);
+        }
+    }
+}
+
+/// The name of a signal of the classic 31.
+pub(crate) fn signal_name(signal: i32) -> Option<&'static str> {
+    Some(match signal {
+        libc::SIGHUP => "SIGHUP",
+        libc::SIGINT => "SIGINT",
+        libc::SIGQUIT => "SIGQUIT",
+        libc::SIGILL => "SIGILL",
+        libc::SIGTRAP => "SIGTRAP",
+        libc::SIGABRT => "SIGABRT",
+        libc::SIGBUS => "SIGBUS",
+        libc::SIGFPE => "SIGFPE",
+        libc::SIGKILL => "SIGKILL",
+        libc::SIGUSR1 => "SIGUSR1",
+        libc::SIGSEGV => "SIGSEGV",
+        libc::SIGUSR2 => "SIGUSR2",
+        libc::SIGPIPE => "SIGPIPE",
+        libc::SIGALRM => "SIGALRM",
+        libc::SIGTERM => "SIGTERM",
+        libc::SIGXCPU => "SIGXCPU",
+        libc::SIGXFSZ => "SIGXFSZ",
+        libc::SIGVTALRM => "SIGVTALRM",
+        libc::SIGPROF => "SIGPROF",
+        libc::SIGSYS => "SIGSYS",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parent_is_found_behind_any_name() {
+        assert_eq!(parent_of("12 (sh) S 7 12 12 0 -1"), Some(7));
+        assert_eq!(parent_of("12 (a) S 3 (b) c) R 9 12"), Some(9));
+        assert_eq!(parent_of("12 (sh"), None);
+    }
+}

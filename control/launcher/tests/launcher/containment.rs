@@ -1,0 +1,177 @@
+//! An attempt has ended when nothing of it runs any more: every process of an attempt inherits one end of a pipe, which
+//! must be closed at the moment when `Exited` arrives.
+
+use std::os::fd::OwnedFd;
+
+use dflow_launcher::{Containment, ContainmentChoice, ExitStatus, Launcher, SpawnRequest};
+
+use crate::harness::{HOST, assert_nobody_holds, exited, launcher, pipe, read_byte, shell};
+
+under_each_containment!(
+    a_daemonised_grandchild_ends_with_the_attempt,
+    kill_ends_a_loop_that_forks,
+    kill_ends_a_chain_of_forks,
+    kill_right_after_spawn,
+    ending_attempts_leave_others_alone,
+    containment_is_reported,
+);
+
+/// Starts an attempt that holds a pipe as descriptor 7, and waits until it has written a byte there.
+fn start(launcher: &mut Launcher, id: u64, mut request: SpawnRequest) -> OwnedFd {
+    let (reader, writer) = pipe();
+    request.fds.push((writer, 7));
+    launcher.spawn(id, request).unwrap();
+    read_byte(&reader);
+    reader
+}
+
+/// A grandchild in a session of its own, whose parent is gone and that ignores what asks politely.
+const DAEMONISED: &str = "(setsid sh -c 'trap \"\" TERM HUP INT; echo ready >&7; while :; do sleep 1000; done' &)";
+
+fn a_daemonised_grandchild_ends_with_the_attempt(containment: ContainmentChoice) {
+    let Some(mut launcher) = launcher(containment) else { return };
+    let (stdin, writer) = pipe();
+    let mut request = shell(&format!("{DAEMONISED}; read line; exit 7"));
+    request.fds.push((stdin, 0));
+    let held = start(&mut launcher, 1, request);
+    drop(writer);
+    assert_eq!(exited(&mut launcher).0, ExitStatus::Exited(7));
+    assert_nobody_holds(held);
+}
+
+fn kill_ends_a_loop_that_forks(containment: ContainmentChoice) {
+    let Some(mut launcher) = launcher(containment) else { return };
+    let held = start(&mut launcher, 1, shell("while :; do sleep 1000 & echo >&7; done"));
+    for _ in 0..50 {
+        read_byte(&held);
+    }
+    launcher.kill(1).unwrap();
+    assert_eq!(exited(&mut launcher).0, ExitStatus::Signaled(libc::SIGKILL));
+    assert_nobody_holds(held);
+}
+
+fn kill_ends_a_chain_of_forks(containment: ContainmentChoice) {
+    let Some(mut launcher) = launcher(containment) else { return };
+    // The main process is a link of the chain and exits at once: the rest has to be found.
+    let (held, writer) = pipe();
+    let mut request = SpawnRequest::new(HOST);
+    request.args = vec!["chain".into()];
+    request.fds.push((writer, 7));
+    launcher.spawn(1, request).unwrap();
+    assert_eq!(exited(&mut launcher).0, ExitStatus::Exited(0));
+    assert_nobody_holds(held);
+}
+
+fn kill_right_after_spawn(containment: ContainmentChoice) {
+    let Some(mut launcher) = launcher(containment) else { return };
+    for id in 0..20 {
+        let (held, writer) = pipe();
+        let mut request = shell(&format!("{DAEMONISED}; sleep 1000"));
+        request.fds.push((writer, 7));
+        launcher.spawn(id, request).unwrap();
+        launcher.kill(id).unwrap();
+        assert_eq!(exited(&mut launcher).0, ExitStatus::Signaled(libc::SIGKILL));
+        assert_nobody_holds(held);
+    }
+}
+
+fn ending_attempts_leave_others_alone(containment: ContainmentChoice) {
+    let Some(mut launcher) = launcher(containment) else { return };
+    let (stdin, writer) = pipe();
+    let mut request = shell(&format!("{DAEMONISED}; read line; echo >&7; read line; exit 3"));
+    request.fds.push((stdin, 0));
+    let held = start(&mut launcher, 1, request);
+    for id in 2..10 {
+        let other = start(&mut launcher, id, shell(&format!("{DAEMONISED}; sleep 1000")));
+        launcher.kill(id).unwrap();
+        assert_eq!(exited(&mut launcher).0, ExitStatus::Signaled(libc::SIGKILL));
+        assert_nobody_holds(other);
+    }
+    rustix::io::write(&writer, b"\n").unwrap();
+    // Both processes of the first attempt are still there.
+    read_byte(&held);
+    rustix::io::write(&writer, b"\n").unwrap();
+    assert_eq!(exited(&mut launcher).0, ExitStatus::Exited(3));
+    assert_nobody_holds(held);
+}
+
+fn containment_is_reported(choice: ContainmentChoice) {
+    let Some(mut launcher) = launcher(choice) else { return };
+    let containment = launcher.containment().clone();
+    let held = start(&mut launcher, 12, shell("echo >&7; sleep 1000"));
+    match (choice, &containment) {
+        (ContainmentChoice::Cgroup, Containment::Cgroup { directory, .. }) => {
+            assert!(containment.describe().contains(directory.to_str().unwrap()));
+            let attempt = directory.join("12");
+            let procs = std::fs::read_to_string(attempt.join("cgroup.procs")).unwrap();
+            assert!(procs.lines().count() >= 1, "nothing runs in it");
+            launcher.kill(12).unwrap();
+            exited(&mut launcher);
+            assert!(!attempt.exists());
+            launcher.shutdown().unwrap();
+            assert!(!directory.exists());
+        }
+        (ContainmentChoice::Subreaper, Containment::Subreaper { .. }) => {
+            assert!(containment.describe().contains("subreaper"));
+            assert!(!containment.memory_limits());
+            launcher.shutdown().unwrap();
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_nobody_holds(held);
+}
+
+#[test]
+fn cgroups_that_a_function_made_are_removed() {
+    let Some(mut launcher) = launcher(ContainmentChoice::Cgroup) else { return };
+    let Containment::Cgroup { directory, .. } = launcher.containment().clone() else { panic!() };
+    let attempt = directory.join("1");
+    let mut request =
+        shell(&format!("mkdir -p $D/a/b $D/c && echo 0 >$D/a/b/cgroup.procs && {DAEMONISED}; read line; exit 6"));
+    request.env.push(("D".into(), attempt.clone().into()));
+    let (stdin, writer) = pipe();
+    request.fds.push((stdin, 0));
+    let held = start(&mut launcher, 1, request);
+    assert!(attempt.join("a/b").exists());
+    drop(writer);
+    assert_eq!(exited(&mut launcher), (ExitStatus::Exited(6), String::new()));
+    assert_nobody_holds(held);
+    assert!(!attempt.exists());
+}
+
+#[test]
+fn a_function_that_kills_its_reaper_ends_with_it() {
+    let Some(mut launcher) = launcher(ContainmentChoice::Subreaper) else { return };
+    let (stdin, writer) = pipe();
+    let mut request = shell(&format!("{DAEMONISED}; read line; kill -KILL $PPID; sleep 1000"));
+    request.fds.push((stdin, 0));
+    let held = start(&mut launcher, 1, request);
+    let other = start(&mut launcher, 2, shell("echo >&7; sleep 1000"));
+    drop(writer);
+    assert_eq!(exited(&mut launcher).0, ExitStatus::Signaled(libc::SIGKILL));
+    assert_nobody_holds(held);
+    // The other attempt is not touched by that.
+    launcher.kill(2).unwrap();
+    assert_eq!(exited(&mut launcher).0, ExitStatus::Signaled(libc::SIGKILL));
+    assert_nobody_holds(other);
+}
+
+#[test]
+fn a_memory_limit_is_enforced_or_said_not_to_be() {
+    let Some(mut launcher) = launcher(ContainmentChoice::Cgroup) else { return };
+    let limited = launcher.containment().memory_limits();
+    let mut request = shell("head -c 64M /dev/zero | tail -c 64M | wc -c >&2");
+    request.memory_limit = Some(16 << 20);
+    launcher.spawn(1, request).unwrap();
+    loop {
+        match crate::harness::next(&mut launcher) {
+            dflow_launcher::LauncherEvent::Spawned { .. } => {}
+            dflow_launcher::LauncherEvent::Exited { status, out_of_memory, .. } => {
+                assert_eq!(out_of_memory, limited);
+                assert_eq!(status.success(), !limited);
+                break;
+            }
+            event => panic!("{event:?}"),
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Nothing outlives the daemon, nor the launcher.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command, Stdio};
+
+use dflow_launcher::{ContainmentChoice, Error, LauncherEvent};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+
+use crate::harness::{HOST, assert_nobody_holds, exited, launcher, pipe, read_byte, shell, wait_readable};
+
+under_each_containment!(
+    a_drop_ends_everything,
+    a_killed_daemon_ends_everything,
+    a_killed_launcher_ends_everything,
+    what_two_killed_processes_leave_ends_at_the_next_start,
+    polite_signals_do_not_end_the_launcher,
+);
+
+/// A child and a daemonised grandchild, both of which hold descriptor 7; a line is written once both run.
+const SCRIPT: &str = "(setsid sh -c 'trap \"\" TERM HUP; echo ready >&7; while :; do sleep 1000; done' &); sleep 1000";
+
+fn a_drop_ends_everything(containment: ContainmentChoice) {
+    let Some(mut launcher) = launcher(containment) else { return };
+    let mut held = Vec::new();
+    for id in 0..5 {
+        let (reader, writer) = pipe();
+        let mut request = shell(SCRIPT);
+        request.fds.push((writer, 7));
+        launcher.spawn(id, request).unwrap();
+        read_byte(&reader);
+        held.push(reader);
+    }
+    let pidfd = pidfd(launcher.pid());
+    drop(launcher);
+    held.into_iter().for_each(assert_nobody_holds);
+    assert!(rustix::process::pidfd_send_signal(pidfd, Signal::TERM).is_err(), "the launcher still exists");
+}
+
+/// A daemon with three attempts in a process of its own.
+struct Daemon {
+    process: Child,
+    output: BufReader<File>,
+    /// The launcher, then the attempts.
+    pids: Vec<u32>,
+}
+
+impl Daemon {
+    fn start(containment: ContainmentChoice) -> Option<Self> {
+        // Says whether the machine can do it.
+        drop(launcher(containment)?);
+        let name = match containment {
+            ContainmentChoice::Cgroup => "cgroup",
+            _ => "subreaper",
+        };
+        let mut process = Command::new(HOST)
+            .args(["daemon", name, SCRIPT])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = OwnedFd::from(process.stdout.take().unwrap());
+        let mut output = BufReader::new(File::from(output));
+        let mut pids = Vec::new();
+        let mut ready = 0;
+        while pids.len() < 4 || ready < 3 {
+            let mut line = String::new();
+            assert!(output.read_line(&mut line).unwrap() > 0, "the daemon ended");
+            match line.trim_end() {
+                "ready" => ready += 1,
+                pid => pids.push(pid.parse().unwrap()),
+            }
+        }
+        Some(Self { process, output, pids })
+    }
+
+    /// Kills the daemon; after that only the attempts hold its output.
+    fn kill(mut self) -> BufReader<File> {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        self.output
+    }
+}
+
+fn a_killed_daemon_ends_everything(containment: ContainmentChoice) {
+    let Some(daemon) = Daemon::start(containment) else { return };
+    let pidfds: Vec<_> = daemon.pids.iter().map(|&pid| pidfd(pid)).collect();
+    let output = daemon.kill();
+    for pidfd in pidfds {
+        // The launcher is the first one, and ends last.
+        wait_readable(pidfd);
+    }
+    assert_nobody_holds(output.into_inner().into());
+}
+
+fn a_killed_launcher_ends_everything(containment: ContainmentChoice) {
+    let Some(mut launcher) = launcher(containment) else { return };
+    let (held, writer) = pipe();
+    let mut request = shell(SCRIPT);
+    request.fds.push((writer, 7));
+    launcher.spawn(1, request).unwrap();
+    read_byte(&held);
+    kill_process(pid(launcher.pid()), Signal::KILL).unwrap();
+    let error = loop {
+        match launcher.recv() {
+            Ok(Some(LauncherEvent::Spawned { .. })) => {}
+            Ok(None) => wait_readable(&launcher),
+            Ok(event) => panic!("{event:?}"),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(&error, Error::Ended(status) if status.contains("signal: 9")), "{error}");
+    assert_nobody_holds(held);
+    assert!(matches!(launcher.spawn(2, shell("")), Err(Error::Ended(_))));
+    assert!(matches!(launcher.recv(), Err(Error::Ended(_))));
+    assert!(launcher.shutdown().is_ok());
+}
+
+fn what_two_killed_processes_leave_ends_at_the_next_start(containment: ContainmentChoice) {
+    let Some(daemon) = Daemon::start(containment) else { return };
+    let pidfds: Vec<_> = daemon.pids.iter().map(|&pid| pidfd(pid)).collect();
+    kill_process(pid(daemon.pids[0]), Signal::KILL).unwrap();
+    let mut output = daemon.kill();
+    let next = launcher(containment).unwrap();
+    // With a cgroup, the next launcher has killed what was left; with subreapers, they do it at their own time.
+    if containment == ContainmentChoice::Cgroup {
+        assert_nobody_holds(output.into_inner().into());
+    } else {
+        pidfds.into_iter().for_each(wait_readable);
+        let mut rest = Vec::new();
+        wait_readable(output.get_ref());
+        output.read_to_end(&mut rest).unwrap();
+    }
+    drop(next);
+}
+
+fn polite_signals_do_not_end_the_launcher(containment: ContainmentChoice) {
+    let Some(mut launcher) = launcher(containment) else { return };
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT, Signal::PIPE, Signal::USR1] {
+        kill_process(pid(launcher.pid()), signal).unwrap();
+    }
+    launcher.spawn(1, shell("exit 9")).unwrap();
+    assert_eq!(exited(&mut launcher).0, dflow_launcher::ExitStatus::Exited(9));
+    launcher.shutdown().unwrap();
+}
+
+fn pid(pid: u32) -> Pid {
+    Pid::from_raw(i32::try_from(pid).unwrap()).unwrap()
+}
+
+fn pidfd(process: u32) -> OwnedFd {
+    pidfd_open(pid(process), PidfdFlags::empty()).unwrap()
+}

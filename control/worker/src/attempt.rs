@@ -1,0 +1,201 @@
+//! One attempt on this node: what it is told, what it said, how it ended.
+
+use dflow_function::{ArgPiece, InputSpec, OutputSpec, OutputStreams, Setup};
+use dflow_launcher::{ExitStatus, LauncherEvent};
+use dflow_protocol::limits::PROTOCOL_VERSION;
+use dflow_protocol::{InstanceId, PortId, SegmentId};
+use dflow_scheduler::Outcome;
+use dflow_store::Traffic;
+use dflow_workflow::{ArgPiece as FileArgPiece, Function, Gate, ParamValue, Partition, Program};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// An attempt that is alive.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    /// The instance, or `None` for the source of a workflow input.
+    pub(crate) instance: Option<InstanceId>,
+    pub(crate) number: u32,
+    pub(crate) name: String,
+    /// A thread of the daemon instead of a process.
+    pub(crate) is_thread: bool,
+    pub(crate) started: bool,
+    pub(crate) parked: bool,
+    /// What the function has said about its end.
+    pub(crate) said: Option<Result<(), (String, bool)>>,
+    /// Why it was killed.
+    pub(crate) killed: Option<String>,
+    /// What it has done that cannot be.
+    pub(crate) misbehaved: Option<String>,
+}
+
+/// What is known of an attempt when it is over.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Record {
+    pub(crate) traffic: Traffic,
+    pub(crate) user: Duration,
+    pub(crate) system: Duration,
+    pub(crate) max_rss: u64,
+}
+
+impl Attempt {
+    pub(crate) fn new(instance: Option<InstanceId>, number: u32, name: String, is_thread: bool) -> Self {
+        Self {
+            instance,
+            number,
+            name,
+            is_thread,
+            started: false,
+            parked: false,
+            said: None,
+            killed: None,
+            misbehaved: None,
+        }
+    }
+
+    /// How a process ended, of which nothing runs any more. `told_unread`: the store had told it that nobody reads.
+    pub(crate) fn outcome(&self, exit: &LauncherEvent, told_unread: bool) -> Outcome {
+        let (status, tail, out_of_memory) = match exit {
+            LauncherEvent::Exited { status, stderr_tail, out_of_memory, .. } => (*status, stderr_tail, *out_of_memory),
+            LauncherEvent::SpawnFailed { error, .. } => return Outcome::Failed { reason: error.clone() },
+            LauncherEvent::Spawned { .. } => (ExitStatus::Exited(0), &Vec::new(), false),
+        };
+        let tail = String::from_utf8_lossy(tail);
+        let failed = |reason: String| {
+            let tail = tail.trim_end();
+            // An SDK function prints its error, too; once is enough.
+            let reason = if tail.is_empty() || tail == reason { reason } else { format!("{reason}\n{tail}") };
+            Outcome::Failed { reason }
+        };
+        if let Some(what) = &self.misbehaved {
+            return failed(format!("it broke the rules of its streams: {what}"));
+        }
+        if let Some(reason) = &self.killed {
+            return failed(reason.clone());
+        }
+        if out_of_memory {
+            return failed("it was killed because it used more memory than 'resources: memory' allows".into());
+        }
+        match (&self.said, status) {
+            (Some(Ok(())), ExitStatus::Exited(0)) => Outcome::Succeeded,
+            (Some(Ok(())), status) => failed(format!("its work was done, but then it {}", verb(status))),
+            (Some(Err((_, true))), _) if told_unread => Outcome::Unread,
+            (Some(Err((reason, _))), _) => failed(reason.clone()),
+            (None, ExitStatus::Exited(0)) => failed(
+                "it ended without having been a dflow function: a 'program' has to call dflow_function::run and return its \
+                 exit code; any other program goes under 'command'"
+                    .into(),
+            ),
+            (None, status) => failed(format!("it {}", verb(status))),
+        }
+    }
+
+    /// How a thread of the daemon ended.
+    pub(crate) fn thread_outcome(&self, result: Result<(), String>) -> Outcome {
+        match (&self.killed, &self.misbehaved, result) {
+            (Some(reason), ..) | (None, Some(reason), _) => Outcome::Failed { reason: reason.clone() },
+            (None, None, Err(reason)) => Outcome::Failed { reason },
+            (None, None, Ok(())) => Outcome::Succeeded,
+        }
+    }
+}
+
+fn verb(status: ExitStatus) -> String {
+    match status {
+        ExitStatus::Exited(code) => format!("ended with exit status {code}"),
+        ExitStatus::Signaled(_) => format!("was {status}"),
+    }
+}
+
+/// What is the same for all attempts of a run.
+pub(crate) struct Common<'a> {
+    pub(crate) run: &'a str,
+    pub(crate) params: &'a BTreeMap<String, String>,
+    pub(crate) spin: Duration,
+}
+
+/// What an attempt of a function is told. Ports, bell and arena are the store's to fill in.
+pub(crate) fn setup(common: &Common<'_>, function: &Function, instance: &str, part: Option<u32>, number: u32) -> Setup {
+    let params: Vec<(String, String)> = function
+        .params
+        .iter()
+        .map(|(name, value)| {
+            let text = match value {
+                ParamValue::Literal(text) => text.clone(),
+                ParamValue::Workflow(param) => common.params.get(param).cloned().unwrap_or_default(),
+            };
+            (name.clone(), text)
+        })
+        .collect();
+    let command = match &function.program {
+        Program::Sdk(_) => None,
+        Program::Command(arguments) => {
+            let piece = |piece: &FileArgPiece| match piece {
+                FileArgPiece::Text(text) => ArgPiece::Text(text.clone()),
+                FileArgPiece::Input(input) => ArgPiece::Input(*input),
+                FileArgPiece::Output(output) => ArgPiece::Output(*output),
+                FileArgPiece::Param(name) => {
+                    let value = params.iter().find(|(key, _)| key == name);
+                    ArgPiece::Text(value.map(|(_, value)| value.clone()).unwrap_or_default())
+                }
+            };
+            Some(arguments.iter().map(|pieces| pieces.iter().map(piece).collect()).collect())
+        }
+    };
+    let inputs = function.inputs.iter().map(|input| InputSpec {
+        name: input.name.clone(),
+        many: input.many,
+        keep: keeps_all(input),
+        stdin: input.stdin,
+    });
+    let outputs = function.outputs.iter().map(|output| OutputSpec {
+        name: output.name.clone(),
+        streams: match output.partition {
+            Partition::Single => OutputStreams::Single(PortId(0)),
+            Partition::Fixed(count) => OutputStreams::Fixed(PortId(0), count),
+            Partition::Discovered => OutputStreams::Discovered,
+        },
+        stdout: output.stdout,
+    });
+    Setup {
+        version: PROTOCOL_VERSION,
+        run: common.run.into(),
+        instance: instance.into(),
+        part,
+        attempt: number,
+        inputs: inputs.collect(),
+        outputs: outputs.collect(),
+        bell: 0,
+        arena: SegmentId(0),
+        spin_nanos: u64::try_from(common.spin.as_nanos()).unwrap_or(u64::MAX),
+        command,
+        params,
+    }
+}
+
+/// Whether an input may be looked at as a whole, so that none of its bytes is dropped while its instance runs.
+pub(crate) fn keeps_all(input: &dflow_workflow::Input) -> bool {
+    input.keep || input.gate == Gate::Whole
+}
+
+/// The setup of a thread of the daemon: one port, in or out.
+pub(crate) fn thread_setup(common: &Common<'_>, name: &str, number: u32, reads: bool) -> Setup {
+    let port = crate::sink::PORT;
+    let input = InputSpec { name: port.into(), many: false, keep: false, stdin: false };
+    let output = OutputSpec { name: port.into(), streams: OutputStreams::Single(PortId(0)), stdout: false };
+    Setup {
+        version: PROTOCOL_VERSION,
+        run: common.run.into(),
+        instance: name.into(),
+        part: None,
+        attempt: number,
+        params: Vec::new(),
+        inputs: if reads { vec![input] } else { Vec::new() },
+        outputs: if reads { Vec::new() } else { vec![output] },
+        bell: 0,
+        arena: SegmentId(0),
+        // The daemon's own threads leave the cores to the functions.
+        spin_nanos: 0,
+        command: None,
+    }
+}

@@ -1,0 +1,249 @@
+//! Everything that can be known to be wrong before a run starts.
+
+use crate::options::NodeOptions;
+use dflow_disk::DiskError;
+use dflow_scheduler::{Invocation, PlanError};
+use dflow_store::StoreError;
+use dflow_workflow::{ArgPiece, Program, Workflow};
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A run as it is asked for.
+#[derive(Clone, Debug)]
+pub struct RunSpec {
+    /// The workflow.
+    pub workflow: Arc<Workflow>,
+    /// Where the workflow file is: programs are searched there first, relative paths begin there.
+    pub workflow_dir: PathBuf,
+    /// Values of the workflow's parameters, complete.
+    pub params: BTreeMap<String, String>,
+    /// For each input of the workflow, by name, files and directories; `-` is the standard input.
+    pub inputs: Vec<(String, Vec<PathBuf>)>,
+    /// The directory that will hold the outputs.
+    pub output: PathBuf,
+    /// What the node may use.
+    pub options: NodeOptions,
+    /// What lets an instance start.
+    pub invocation: Invocation,
+}
+
+/// Why a run cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// An input of the workflow has no file.
+    #[error("the input '{name}' of the workflow has no file; add --input {name}=PATH")]
+    MissingInput {
+        /// The input.
+        name: String,
+    },
+    /// A file was given for something that is no input.
+    #[error("the workflow has no input '{name}'; it has {known}")]
+    UnknownInput {
+        /// The name that was given.
+        name: String,
+        /// The inputs there are.
+        known: String,
+    },
+    /// An input cannot be read.
+    #[error("the input '{name}' cannot be read: {path}: {reason}")]
+    UnreadableInput {
+        /// The input.
+        name: String,
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A function's program is not there or cannot be executed.
+    #[error("the function '{function}' cannot run: {reason}")]
+    Program {
+        /// The function.
+        function: String,
+        /// Why.
+        reason: String,
+    },
+    /// The directory for the outputs cannot be used.
+    #[error("the output directory {path} cannot be used: {reason}")]
+    Output {
+        /// The directory.
+        path: PathBuf,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// The options do not fit the workflow.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The store cannot be set up.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The spill directory cannot be used.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The launcher does not start.
+    #[error(transparent)]
+    Launcher(#[from] dflow_launcher::Error),
+    /// The machine lacks something.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+}
+
+/// The streams of one workflow input.
+#[derive(Debug)]
+pub(crate) enum InputFiles {
+    /// One list of files for each stream.
+    Files(Vec<Vec<(OwnedFd, u64)>>),
+    /// One stream that has to be read as it comes: the standard input, a pipe, a device.
+    Live(OwnedFd),
+}
+
+/// A run all of whose parts have been found.
+#[derive(Debug)]
+pub(crate) struct Checked {
+    pub(crate) inputs: Vec<InputFiles>,
+    /// For each function the program's file; for a command that of the program it runs.
+    pub(crate) programs: Vec<PathBuf>,
+}
+
+/// Checks what can be checked without starting anything: inputs, programs, the output directory.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn check(spec: &RunSpec) -> Result<(), SetupError> {
+    examine(spec)?;
+    crate::outputs::Staging::check(&spec.output)
+}
+
+pub(crate) fn examine(spec: &RunSpec) -> Result<Checked, SetupError> {
+    let programs = spec
+        .workflow
+        .functions
+        .iter()
+        .map(|function| {
+            find_program(&function.program, &spec.workflow_dir, function.env.get("PATH").map(String::as_str))
+                .map_err(|reason| SetupError::Program { function: function.name.clone(), reason })
+        })
+        .collect::<Result<_, _>>()?;
+    for (name, _) in &spec.inputs {
+        if !spec.workflow.inputs.iter().any(|input| input.name == *name) {
+            let known = spec.workflow.inputs.iter().map(|input| format!("'{}'", input.name)).collect::<Vec<_>>();
+            let known = if known.is_empty() { "none".into() } else { known.join(", ") };
+            return Err(SetupError::UnknownInput { name: name.clone(), known });
+        }
+    }
+    let mut inputs = Vec::new();
+    for input in &spec.workflow.inputs {
+        let given = spec.inputs.iter().filter(|(name, _)| *name == input.name);
+        let paths: Vec<&PathBuf> = given.flat_map(|(_, paths)| paths).collect();
+        if paths.is_empty() {
+            return Err(SetupError::MissingInput { name: input.name.clone() });
+        }
+        inputs.push(open_input(&input.name, input.partitioned, &paths)?);
+    }
+    Ok(Checked { inputs, programs })
+}
+
+fn open_input(name: &str, partitioned: bool, paths: &[&PathBuf]) -> Result<InputFiles, SetupError> {
+    let unreadable =
+        |path: &Path, reason: String| SetupError::UnreadableInput { name: name.into(), path: path.to_owned(), reason };
+    let mut files = Vec::new();
+    for path in paths {
+        let is_stdin = path.as_os_str() == "-";
+        let metadata =
+            if is_stdin { None } else { Some(std::fs::metadata(path).map_err(|e| unreadable(path, e.to_string()))?) };
+        if metadata.as_ref().is_some_and(std::fs::Metadata::is_dir) {
+            let mut entries = std::fs::read_dir(path)
+                .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>())
+                .map_err(|error| unreadable(path, error.to_string()))?;
+            entries.retain(|entry| entry.is_file());
+            entries.sort();
+            if entries.is_empty() {
+                return Err(unreadable(path, "the directory has no files".into()));
+            }
+            for entry in entries {
+                let file = std::fs::File::open(&entry).map_err(|error| unreadable(&entry, error.to_string()))?;
+                let length = file.metadata().map_err(|error| unreadable(&entry, error.to_string()))?.len();
+                files.push((OwnedFd::from(file), length));
+            }
+        } else if metadata.as_ref().is_some_and(std::fs::Metadata::is_file) {
+            let file = std::fs::File::open(path).map_err(|error| unreadable(path, error.to_string()))?;
+            let length = file.metadata().map_err(|error| unreadable(path, error.to_string()))?.len();
+            files.push((OwnedFd::from(file), length));
+        } else {
+            if paths.len() > 1 || partitioned {
+                return Err(unreadable(path, "what is no regular file can only be the one source of an input".into()));
+            }
+            let live = if is_stdin {
+                rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)
+                    .map_err(|error| unreadable(path, error.to_string()))?
+            } else {
+                std::fs::File::open(path).map_err(|error| unreadable(path, error.to_string()))?.into()
+            };
+            return Ok(InputFiles::Live(live));
+        }
+    }
+    Ok(InputFiles::Files(if partitioned { files.into_iter().map(|file| vec![file]).collect() } else { vec![files] }))
+}
+
+/// Finds the file of a function's program.
+fn find_program(program: &Program, workflow_dir: &Path, path: Option<&str>) -> Result<PathBuf, String> {
+    let (name, places): (String, Vec<PathBuf>) = match program {
+        Program::Sdk(name) => {
+            let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.to_owned()));
+            (name.clone(), std::iter::once(workflow_dir.to_owned()).chain(beside).chain(search_path(path)).collect())
+        }
+        Program::Command(arguments) => {
+            let name = arguments.first().map(|pieces| {
+                pieces.iter().map(|piece| if let ArgPiece::Text(text) = piece { text.as_str() } else { "" }).collect()
+            });
+            (name.unwrap_or_default(), search_path(path).collect())
+        }
+    };
+    if name.is_empty() {
+        return Err("its command has no program".into());
+    }
+    if name.contains('/') {
+        let file = workflow_dir.join(&name);
+        return executable(&file).map(|()| absolute(file));
+    }
+    let mut near_miss = None;
+    for place in &places {
+        let file = place.join(&name);
+        match executable(&file) {
+            Ok(()) => return Ok(absolute(file)),
+            Err(reason) if file.exists() => near_miss = Some(reason),
+            Err(_) => {}
+        }
+    }
+    let searched: Vec<String> = places.iter().map(|place| place.display().to_string()).collect();
+    Err(near_miss.unwrap_or_else(|| {
+        format!("there is no program '{name}' in {}; install it, or give a path with a '/'", searched.join(", "))
+    }))
+}
+
+fn search_path(path: Option<&str>) -> impl Iterator<Item = PathBuf> {
+    let path = path.map(Into::into).or_else(|| std::env::var_os("PATH")).unwrap_or_default();
+    std::env::split_paths(&path).collect::<Vec<_>>().into_iter()
+}
+
+fn absolute(file: PathBuf) -> PathBuf {
+    std::path::absolute(&file).unwrap_or(file)
+}
+
+fn executable(file: &Path) -> Result<(), String> {
+    let metadata = std::fs::metadata(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    if !metadata.is_file() {
+        return Err(format!("{} is no regular file", file.display()));
+    }
+    if metadata.permissions().mode() & 0o111 == 0 {
+        return Err(format!("{} is not executable; 'chmod +x {0}' makes it so", file.display()));
+    }
+    Ok(())
+}

@@ -1,0 +1,171 @@
+//! The daemon's end of an attempt's channel.
+
+use dflow_protocol::limits::MAX_MESSAGE;
+use dflow_protocol::message::ToDaemon;
+use dflow_shm::{Bells, channel};
+use dflow_store::{Outgoing, ProcessId};
+use rustix::io::Errno;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use tokio::io::Interest;
+use tokio::net::UnixDatagram;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::task::JoinHandle;
+
+/// Messages that wait for an attempt which does not read; with more it is given up.
+const MAX_WAITING: usize = 1 << 20;
+/// Messages that one attempt may send before the others have their turn.
+const BATCH: usize = 64;
+
+thread_local! {
+    /// Packets are taken in one after the other, so one buffer serves all channels.
+    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; MAX_MESSAGE]);
+}
+
+/// Something that came from an attempt.
+pub(crate) enum Arrival {
+    /// A packet that is a message, or why it is none.
+    Message(ProcessId, Result<ToDaemon, String>, Vec<OwnedFd>),
+    /// The channel can take packets again.
+    Writable(ProcessId),
+}
+
+/// The daemon's end of an attempt's channel. Sending never blocks: what the channel does not take waits here.
+pub(crate) struct Connection {
+    /// A packet socket; tokio has no type of its own for those that are connected (`SOCK_SEQPACKET`), and only readiness
+    /// is asked of it.
+    socket: Rc<UnixDatagram>,
+    waiting: VecDeque<(Vec<u8>, Option<OwnedFd>)>,
+    /// How many messages have ever been queued.
+    count: u64,
+    bell: u32,
+    process: ProcessId,
+    arrivals: UnboundedSender<Arrival>,
+    reading: JoinHandle<()>,
+    waits_for_room: bool,
+}
+
+impl Connection {
+    /// Starts reading from the channel; must be called on a tokio `LocalSet`.
+    pub(crate) fn open(
+        process: ProcessId,
+        socket: OwnedFd,
+        arrivals: UnboundedSender<Arrival>,
+    ) -> std::io::Result<Self> {
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        let socket = Rc::new(UnixDatagram::from_std(socket.into())?);
+        let reading = tokio::task::spawn_local(read(process, Rc::clone(&socket), arrivals.clone()));
+        let waiting = VecDeque::new();
+        Ok(Self { socket, waiting, count: 0, bell: 0, process, arrivals, reading, waits_for_room: false })
+    }
+
+    /// Queues a message and rings the attempt's bell.
+    pub(crate) fn send(&mut self, outgoing: Outgoing, bells: &Bells) -> Result<(), String> {
+        let packet = outgoing.message.encode().map_err(|error| error.to_string())?;
+        if self.waiting.len() >= MAX_WAITING {
+            return Err(format!("it has not read any of {MAX_WAITING} messages"));
+        }
+        self.waiting.push_back((packet, outgoing.fd));
+        self.count += 1;
+        self.bell = outgoing.bell;
+        // The packet is queued: whoever sees the bell waits for it.
+        bells.ring(outgoing.bell, self.count);
+        self.flush();
+        Ok(())
+    }
+
+    /// Sends what the channel takes.
+    pub(crate) fn flush(&mut self) {
+        while let Some((packet, fd)) = self.waiting.front() {
+            let fds: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
+            let sent = self.socket.try_io(Interest::WRITABLE, || {
+                channel::send(self.socket.as_fd(), packet, &fds, false).map_err(Into::into)
+            });
+            match sent {
+                Ok(()) => {
+                    self.waiting.pop_front();
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return self.wait_for_room(),
+                // Nobody is there any more, which its launcher reports.
+                Err(_) => self.waiting.clear(),
+            }
+        }
+    }
+
+    fn wait_for_room(&mut self) {
+        if std::mem::replace(&mut self.waits_for_room, true) {
+            return;
+        }
+        let (socket, arrivals, process) = (Rc::clone(&self.socket), self.arrivals.clone(), self.process);
+        tokio::task::spawn_local(async move {
+            if socket.writable().await.is_ok() {
+                let _ = arrivals.send(Arrival::Writable(process));
+            }
+        });
+    }
+
+    /// The channel can take packets again.
+    pub(crate) fn writable(&mut self) {
+        self.waits_for_room = false;
+        self.flush();
+    }
+
+    /// Everything that the attempt has sent and that has not been read; it is dead.
+    pub(crate) fn drain(&self) -> Vec<(Result<ToDaemon, String>, Vec<OwnedFd>)> {
+        let mut messages = Vec::new();
+        while let Ok(Some(message)) = receive_now(&self.socket) {
+            messages.push(message);
+        }
+        messages
+    }
+
+    /// Ends a function that runs in a thread of this process: it finds its channel closed.
+    pub(crate) fn hang_up(&mut self, bells: &Bells) {
+        let _ = rustix::net::shutdown(&*self.socket, rustix::net::Shutdown::Both);
+        self.count += 1;
+        bells.ring(self.bell, self.count);
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.reading.abort();
+    }
+}
+
+async fn read(process: ProcessId, socket: Rc<UnixDatagram>, arrivals: UnboundedSender<Arrival>) {
+    loop {
+        if socket.readable().await.is_err() {
+            return;
+        }
+        for _ in 0..BATCH {
+            let arrival = match socket.try_io(Interest::READABLE, || receive_now(&socket).map_err(Into::into)) {
+                Ok(None) => return,
+                Ok(Some((message, fds))) => Arrival::Message(process, message, fds),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    let _ = arrivals.send(Arrival::Message(process, Err(error.to_string()), Vec::new()));
+                    return;
+                }
+            };
+            if arrivals.send(arrival).is_err() {
+                return;
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+type Packet = (Result<ToDaemon, String>, Vec<OwnedFd>);
+
+/// The next packet that is there; `None` if the attempt has hung up.
+fn receive_now(socket: &UnixDatagram) -> Result<Option<Packet>, Errno> {
+    BUFFER.with_borrow_mut(|buffer| {
+        let (length, fds) = channel::receive(socket.as_fd(), buffer, false)?;
+        let message = || ToDaemon::decode(&buffer[..length]).map_err(|error| error.to_string());
+        Ok((length > 0).then(|| (message(), fds)))
+    })
+}

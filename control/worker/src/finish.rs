@@ -1,0 +1,94 @@
+//! The report of a run.
+
+use crate::outputs::Staging;
+use crate::report::{AttemptReport, OutputReport, RunEnd, RunError, RunReport};
+use crate::run::{Driver, nanos};
+use dflow_scheduler::{AttemptEnd, InstanceKind, Invocation};
+
+impl Driver<'_> {
+    pub(crate) fn output_reports(&self, staging: &Staging) -> Vec<OutputReport> {
+        let mut reports = Vec::new();
+        for (index, output) in (0u32..).zip(&self.workflow.outputs) {
+            if output.many {
+                // Even an output without parts is a directory.
+                let _ = staging.make_parts_directory(&output.name);
+            }
+            for (part, stream) in (0u32..).zip(self.machine.output_streams(index)) {
+                let part = output.many.then(|| {
+                    let view = self.machine.view(stream.sink);
+                    view.and_then(|view| view.part?.as_slice().last().copied()).unwrap_or(part)
+                });
+                let bytes = std::fs::metadata(staging.path(&output.name, part)).map_or(0, |metadata| metadata.len());
+                let path = staging.final_path(&output.name, part);
+                reports.push(OutputReport { name: output.name.clone(), part, path, bytes });
+            }
+        }
+        reports
+    }
+
+    pub(crate) fn report(&self, failure: Option<(Option<String>, String)>, outputs: Vec<OutputReport>) -> RunReport {
+        let state = match &failure {
+            None => RunEnd::Succeeded,
+            Some(_) if self.cancelled => RunEnd::Cancelled,
+            Some(_) => RunEnd::Failed,
+        };
+        RunReport {
+            run: self.id.clone(),
+            workflow: self.workflow.name.clone(),
+            state,
+            error: failure.map(|(instance, reason)| RunError { instance, reason }),
+            invocation: match self.spec.invocation {
+                Invocation::Dataflow => "dataflow",
+                Invocation::ControlFlow => "control-flow",
+            },
+            slots: self.spec.options.slots,
+            duration_ns: nanos(self.start.elapsed()),
+            memory: self.memory(),
+            instances: self.attempt_reports(),
+            outputs,
+        }
+    }
+
+    fn attempt_reports(&self) -> Vec<AttemptReport> {
+        let mut reports = Vec::new();
+        for view in self.machine.instances() {
+            let function = match view.kind {
+                InstanceKind::Function(id) => Some(self.workflow.function(id).name.clone()),
+                InstanceKind::Sink { .. } => None,
+            };
+            for attempt in view.attempts {
+                let record = self.records.get(&(view.id, attempt.attempt)).copied().unwrap_or_default();
+                let (end, reason) = match &attempt.end {
+                    None => ("running", None),
+                    Some(AttemptEnd::Succeeded) => ("succeeded", None),
+                    Some(AttemptEnd::Unread) => ("unread", None),
+                    Some(AttemptEnd::Failed { reason }) => ("failed", Some(reason.clone())),
+                    Some(AttemptEnd::Superseded { reason }) => ("superseded", Some(reason.clone())),
+                };
+                let since_start = |at: Option<u64>| at.map(|at| at.saturating_sub(self.start_nanos));
+                reports.push(AttemptReport {
+                    name: view.name.clone(),
+                    function: function.clone(),
+                    part: view.part.map(ToString::to_string),
+                    attempt: attempt.attempt,
+                    node: self.spec.options.node.clone(),
+                    end,
+                    reason,
+                    prepared_ns: nanos(attempt.prepared),
+                    ready_ns: attempt.ready.map(nanos),
+                    started_ns: attempt.started.map(nanos),
+                    first_input_byte_ns: since_start(record.traffic.first_read),
+                    first_output_byte_ns: since_start(record.traffic.first_written),
+                    ended_ns: attempt.ended.map(nanos),
+                    bytes_read: record.traffic.read,
+                    bytes_written: record.traffic.written,
+                    user_ns: nanos(record.user),
+                    system_ns: nanos(record.system),
+                    max_rss_bytes: record.max_rss,
+                });
+            }
+        }
+        reports.sort_by_key(|report| report.prepared_ns);
+        reports
+    }
+}

@@ -1,0 +1,22 @@
+//! The node: one process that has a store, drives a run's scheduler, and starts the functions' processes.
+//!
+//! The deciders are elsewhere and know no clock: `dflow-scheduler` says which instance starts when, `dflow-store` which
+//! stream gets which memory. This crate is the edge between them and the world: channels to attempts, the launcher,
+//! timers, signals, files. [`run()`] runs one workflow on this machine; `dflow` is the command line around it.
+
+mod attempt;
+mod check;
+mod connection;
+mod doctor;
+mod finish;
+mod options;
+mod outputs;
+mod perform;
+pub mod report;
+mod run;
+mod sink;
+
+pub use check::{RunSpec, SetupError, check};
+pub use doctor::{Finding, Health, doctor};
+pub use options::{DEFAULT_SPIN, NodeOptions, cores, memory_limit};
+pub use run::run;

@@ -1,0 +1,142 @@
+//! What a run looks like, while it goes on and when it is over.
+
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// Everything about a run that has ended. `dflow run --format json` prints it as one JSON document; times are
+/// nanoseconds since the run's start, sizes are bytes.
+#[derive(Clone, Debug, Serialize)]
+pub struct RunReport {
+    /// The run's id, 32 hexadecimal digits.
+    pub run: String,
+    /// The workflow's name.
+    pub workflow: String,
+    /// How it ended.
+    pub state: RunEnd,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<RunError>,
+    /// `dataflow` or `control-flow`.
+    pub invocation: &'static str,
+    /// How many slots the node had.
+    pub slots: u32,
+    /// How long it took.
+    pub duration_ns: u64,
+    /// Memory and disk.
+    pub memory: MemoryReport,
+    /// Every attempt of every instance, in the order in which they were made ready.
+    pub instances: Vec<AttemptReport>,
+    /// The files that became visible; empty unless it succeeded.
+    pub outputs: Vec<OutputReport>,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RunEnd {
+    /// Its outputs are visible.
+    Succeeded,
+    /// A function, or the node, failed.
+    Failed,
+    /// The user wanted it to end.
+    Cancelled,
+}
+
+/// Why a run failed.
+#[derive(Clone, Debug, Serialize)]
+pub struct RunError {
+    /// The instance that failed, if it was one.
+    pub instance: Option<String>,
+    /// Why, in words, with the end of its standard error.
+    pub reason: String,
+}
+
+/// How much memory and disk streams took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct MemoryReport {
+    /// The budget.
+    pub budget_bytes: u64,
+    /// In use now.
+    pub used_bytes: u64,
+    /// The most that was in use.
+    pub peak_bytes: u64,
+    /// Written to disk because memory was short.
+    pub spilled_bytes: u64,
+}
+
+/// One attempt of an instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AttemptReport {
+    /// The instance, as `count[3]`; sinks, which write the workflow's outputs, begin with `output:`.
+    pub name: String,
+    /// The function's name; `None` for a sink.
+    pub function: Option<String>,
+    /// The part in a `foreach`.
+    pub part: Option<String>,
+    /// 1 for the first attempt.
+    pub attempt: u32,
+    /// Where it ran.
+    pub node: String,
+    /// `succeeded`, `unread`, `failed`, `superseded`, or `running` while it is.
+    pub end: &'static str,
+    /// Why, if it failed or was superseded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// When its program was to be made ready.
+    pub prepared_ns: u64,
+    /// When its program was ready for its gate.
+    pub ready_ns: Option<u64>,
+    /// When its gate was open and it had a slot.
+    pub started_ns: Option<u64>,
+    /// When it had read its first byte.
+    pub first_input_byte_ns: Option<u64>,
+    /// When it had committed its first byte.
+    pub first_output_byte_ns: Option<u64>,
+    /// When nothing of it ran any more.
+    pub ended_ns: Option<u64>,
+    /// Bytes read.
+    pub bytes_read: u64,
+    /// Bytes written.
+    pub bytes_written: u64,
+    /// Processor time in user mode, in nanoseconds; 0 where it is not known.
+    pub user_ns: u64,
+    /// Processor time in the kernel.
+    pub system_ns: u64,
+    /// The largest resident size, in bytes.
+    pub max_rss_bytes: u64,
+}
+
+/// A file that a run has made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OutputReport {
+    /// The workflow output's name.
+    pub name: String,
+    /// The part, where it is a directory of parts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub part: Option<u32>,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// A run on its way.
+#[derive(Clone, Debug, Default)]
+pub struct Progress {
+    /// Nanoseconds since its start.
+    pub elapsed_ns: u64,
+    /// Instances of functions that are not started yet.
+    pub waiting: usize,
+    /// That compute.
+    pub running: usize,
+    /// That wait for data or credit.
+    pub parked: usize,
+    /// That have ended.
+    pub ended: usize,
+    /// Bytes that have been written to streams so far.
+    pub bytes: u64,
+    /// Memory and disk.
+    pub memory: MemoryReport,
+    /// Names of some that compute or wait, for a person to see.
+    pub active: Vec<String>,
+}

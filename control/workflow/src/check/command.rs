@@ -1,0 +1,291 @@
+//! Commands: which arguments name which ports, and which ports are the standard input and output.
+
+use std::collections::BTreeMap;
+
+use super::function::stdout_marks;
+use super::inputs::Checked;
+use super::scope::{Declaration, Scope};
+use crate::diagnostics::{Diagnostic, Span};
+use crate::file::{CommandFile, Text};
+use crate::model::{ArgPiece, Output, ParamValue};
+use crate::report::{Report, quoted};
+
+/// Takes the arguments apart, and sets `stdin` and `stdout` of the ports that no argument names.
+///
+/// `{params.NAME}` of a parameter that only the workflow has makes it a parameter of the function, too.
+pub(super) fn check(
+    scope: &Scope,
+    declaration: &Declaration,
+    command: &CommandFile,
+    inputs: &mut [Checked],
+    outputs: &mut [Output],
+    params: &mut BTreeMap<String, ParamValue>,
+    report: &mut Report,
+) -> Vec<Vec<ArgPiece>> {
+    let mut reader = Arguments { scope, declaration, inputs, outputs, params, report };
+    let arguments: Vec<Vec<ArgPiece>> = command.arguments.iter().map(|argument| reader.read(argument)).collect();
+    let is_port = |piece: &ArgPiece| matches!(piece, ArgPiece::Input(_) | ArgPiece::Output(_));
+    if let (Some(first), Some(text)) = (arguments.first(), command.arguments.first())
+        && (text.text.is_empty() || first.iter().any(is_port))
+    {
+        report.push(
+            Diagnostic::at(text.span, "the first entry of a command is the program to run")
+                .with_help("name a program, such as `sort`, or a path")
+                .with_help("a script that is an input is run by its interpreter: `[\"sh\", \"{in.script}\"]`"),
+        );
+    }
+    let named = |wanted: ArgPiece| arguments.iter().flatten().any(|piece| *piece == wanted);
+
+    let ports = (0..).zip(inputs.iter()).map(|(index, checked)| Port {
+        name: checked.input.name.clone(),
+        span: checked.span,
+        mark: checked.stdin,
+        named: named(ArgPiece::Input(index)),
+    });
+    if let Some(index) = standard(&INPUT, &ports.collect::<Vec<_>>(), report) {
+        inputs[index].input.stdin = true;
+    }
+
+    let spans =
+        declaration.file.outputs.get().map_or(&[][..], |outputs| &outputs.0).iter().map(|entry| entry.name.span);
+    let spans = spans.chain(std::iter::repeat(command.span));
+    let marks = stdout_marks(declaration, outputs);
+    let ports = (0..).zip(outputs.iter()).zip(spans).zip(marks).map(|(((index, output), span), mark)| Port {
+        name: output.name.clone(),
+        span,
+        mark,
+        named: named(ArgPiece::Output(index)),
+    });
+    if let Some(index) = standard(&OUTPUT, &ports.collect::<Vec<_>>(), report) {
+        outputs[index].stdout = true;
+    }
+    arguments
+}
+
+/// A port of a command, as far as it matters for its being a standard stream.
+struct Port {
+    name: String,
+    span: Span,
+    /// What the file says about it.
+    mark: Option<(bool, Span)>,
+    /// An argument names it.
+    named: bool,
+}
+
+/// The words for one direction.
+struct Direction {
+    noun: &'static str,
+    standard: &'static str,
+    key: &'static str,
+    placeholder: &'static str,
+}
+
+const INPUT: Direction = Direction { noun: "input", standard: "standard input", key: "stdin", placeholder: "in" };
+const OUTPUT: Direction = Direction { noun: "output", standard: "standard output", key: "stdout", placeholder: "out" };
+
+/// The port that is the standard input or output.
+fn standard(direction: &Direction, ports: &[Port], report: &mut Report) -> Option<usize> {
+    let Direction { noun, standard, key, placeholder } = direction;
+    let mut chosen: Option<usize> = None;
+    for (index, port) in ports.iter().enumerate() {
+        let Some((true, span)) = port.mark else { continue };
+        if port.named {
+            report.push(
+                Diagnostic::at(
+                    span,
+                    format!("the {noun} `{}` is the {standard}, and an argument names it as well", port.name),
+                )
+                .with_help(format!(
+                    "remove `{key}: true`, or the `{{{placeholder}.{}}}` from the arguments",
+                    port.name
+                )),
+            );
+        } else if let Some(other) = chosen {
+            report.push(
+                Diagnostic::at(span, format!("a second {standard}: `{}` already is it", ports[other].name)).with_help(
+                    format!("name `{}` in an argument instead: `{{{placeholder}.{}}}`", port.name, port.name),
+                ),
+            );
+        } else {
+            chosen = Some(index);
+        }
+    }
+    if chosen.is_none() {
+        let candidates: Vec<usize> =
+            (0..ports.len()).filter(|&index| !ports[index].named && ports[index].mark.is_none()).collect();
+        if let [first, .., last] = candidates[..] {
+            let names =
+                candidates.iter().map(|&index| format!("`{}`", ports[index].name)).collect::<Vec<_>>().join(", ");
+            report.push(
+                Diagnostic::at(ports[last].span, format!("which {noun} is the {standard}? No argument names {names}"))
+                    .with_label("or this one?")
+                    .with_related(ports[first].span, "this one?")
+                    .with_help(format!(
+                        "name all but one of them in arguments, for example `{{{placeholder}.{}}}`",
+                        ports[last].name
+                    ))
+                    .with_help(format!("or say `{key}: true` at one of them, and name the others")),
+            );
+            return None;
+        }
+        chosen = candidates.first().copied();
+    }
+    for (index, port) in ports.iter().enumerate() {
+        let marked = matches!(port.mark, Some((true, _)));
+        if port.named || marked || chosen == Some(index) {
+            continue;
+        }
+        report.push(
+            Diagnostic::at(port.span, format!("the {noun} `{}` does not reach the command", port.name))
+                .with_label(format!("not the {standard}, and no argument names it"))
+                .with_help(format!("name it in an argument: `{{{placeholder}.{}}}`", port.name)),
+        );
+    }
+    chosen
+}
+
+struct Arguments<'a, 'f, 's> {
+    scope: &'a Scope<'f>,
+    declaration: &'a Declaration<'f>,
+    inputs: &'a [Checked],
+    outputs: &'a [Output],
+    params: &'a mut BTreeMap<String, ParamValue>,
+    report: &'a mut Report<'s>,
+}
+
+impl Arguments<'_, '_, '_> {
+    /// The pieces of an argument. Braces that hold no port and no parameter are text, as in `awk '{print $1}'`.
+    fn read(&mut self, argument: &Text) -> Vec<ArgPiece> {
+        let mut pieces = Vec::new();
+        let mut literal = String::new();
+        let mut rest = argument.text.as_str();
+        while let Some(start) = rest.find('{') {
+            literal.push_str(&rest[..start]);
+            rest = &rest[start..];
+            let Some((placeholder, after)) = placeholder(rest) else {
+                literal.push('{');
+                rest = &rest[1..];
+                continue;
+            };
+            let whole = &rest[..rest.len() - after.len()];
+            let alone = whole.len() == argument.text.len();
+            if let Some(piece) = self.resolve(placeholder, whole, alone, argument.span) {
+                if !literal.is_empty() {
+                    pieces.push(ArgPiece::Text(std::mem::take(&mut literal)));
+                }
+                pieces.push(piece);
+            }
+            rest = after;
+        }
+        literal.push_str(rest);
+        if !literal.is_empty() || pieces.is_empty() {
+            pieces.push(ArgPiece::Text(literal));
+        }
+        pieces
+    }
+
+    fn resolve(&mut self, (kind, name): (Kind, &str), whole: &str, alone: bool, argument: Span) -> Option<ArgPiece> {
+        let span = self.report.within(argument, whole);
+        let owner = &self.declaration.name.text;
+        match kind {
+            Kind::Input => {
+                let found = self.inputs.iter().position(|checked| checked.input.name == name);
+                let Some(index) = found else {
+                    let diagnostic = Diagnostic::at(span, format!("function `{owner}` has no input {}", quoted(name)));
+                    let known = self.inputs.iter().map(|checked| checked.input.name.as_str());
+                    if !self.declaration.file.inputs.is_broken() && !self.declaration.file.foreach.is_broken() {
+                        self.report.push_unknown(
+                            diagnostic.with_label("unknown input"),
+                            name,
+                            &format!("inputs of `{owner}`"),
+                            known,
+                        );
+                    }
+                    return None;
+                };
+                if self.inputs[index].input.many && !alone {
+                    self.report.push(
+                        Diagnostic::at(
+                            span,
+                            format!("the input `{name}` has many streams, so it is an argument of its own"),
+                        )
+                        .with_label("becomes one argument for each stream")
+                        .with_help(format!("split the argument: `\"…\", \"{whole}\"`")),
+                    );
+                }
+                Some(ArgPiece::Input(u32::try_from(index).ok()?))
+            }
+            Kind::Output => {
+                let found = self.outputs.iter().position(|output| output.name == name);
+                if found.is_none() && !self.declaration.file.outputs.is_broken() {
+                    let diagnostic = Diagnostic::at(span, format!("function `{owner}` has no output {}", quoted(name)));
+                    let known = self.outputs.iter().map(|output| output.name.as_str());
+                    self.report.push_unknown(
+                        diagnostic.with_label("unknown output"),
+                        name,
+                        &format!("outputs of `{owner}`"),
+                        known,
+                    );
+                }
+                Some(ArgPiece::Output(u32::try_from(found?).ok()?))
+            }
+            Kind::Param => {
+                if !self.params.contains_key(name) && self.scope.params.contains_key(name) {
+                    self.params.insert(name.into(), ParamValue::Workflow(name.into()));
+                }
+                if self.params.contains_key(name) {
+                    return Some(ArgPiece::Param(name.into()));
+                }
+                let declared = self
+                    .declaration
+                    .file
+                    .params
+                    .get()
+                    .is_some_and(|params| params.0.iter().any(|it| it.name.text == name));
+                if !declared && !self.declaration.file.params.is_broken() {
+                    let diagnostic = Diagnostic::at(span, format!("there is no parameter {}", quoted(name)));
+                    let known = self.params.keys().chain(self.scope.params.keys()).map(String::as_str);
+                    self.report.push_unknown(diagnostic.with_label("unknown parameter"), name, "parameters", known);
+                }
+                None
+            }
+            Kind::Misspelled(meant) => {
+                let right = if name.is_empty() { format!("{{{meant}.NAME}}") } else { format!("{{{meant}.{name}}}") };
+                self.report.push(
+                    Diagnostic::at(span, format!("{} names nothing", quoted(whole)))
+                        .with_help(format!("did you mean `{right}`?")),
+                );
+                None
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Input,
+    Output,
+    Param,
+    /// Almost one of the others, which is named.
+    Misspelled(&'static str),
+}
+
+/// Takes `{in.NAME}` and the like off the front of a text that starts with a brace.
+fn placeholder(text: &str) -> Option<((Kind, &str), &str)> {
+    let inside = text.strip_prefix('{')?;
+    let end = inside.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.')))?;
+    let (inside, after) = (&inside[..end], inside[end..].strip_prefix('}')?);
+    let (word, name) = inside.split_once('.').unwrap_or((inside, ""));
+    let kind = match word {
+        "in" if name.is_empty() => Kind::Misspelled("in"),
+        "out" if name.is_empty() => Kind::Misspelled("out"),
+        "in" => Kind::Input,
+        "out" => Kind::Output,
+        "params" if !name.is_empty() => Kind::Param,
+        "input" | "inputs" if !name.is_empty() => Kind::Misspelled("in"),
+        "output" | "outputs" if !name.is_empty() => Kind::Misspelled("out"),
+        "param" if !name.is_empty() => Kind::Misspelled("params"),
+        _ => return None,
+    };
+    Some(((kind, name), after))
+}

@@ -1,0 +1,187 @@
+//! The inputs of a function: their sources, and what the shape of these allows.
+
+use super::order::Edge;
+use super::scope::Scope;
+use crate::diagnostics::{Diagnostic, Span};
+use crate::file::{Field, FunctionFile, InputDetails, PART, Reference};
+use crate::limits::MAX_SOURCES;
+use crate::model::{FunctionId, Gate, Input, Source};
+use crate::report::Report;
+use crate::streams::Streams;
+
+/// An input, and what only its file knows about it.
+pub(super) struct Checked {
+    pub(super) input: Input,
+    /// Where its name stands.
+    pub(super) span: Span,
+    /// What the file says about its being the standard input, and where.
+    pub(super) stdin: Option<(bool, Span)>,
+    /// All its sources could be resolved.
+    complete: bool,
+}
+
+/// Checks the inputs of the function `id`, the part of a `foreach` first.
+pub(super) fn check(scope: &Scope, id: FunctionId, edges: &mut Vec<Edge>, report: &mut Report) -> Vec<Checked> {
+    let declaration = scope.function(id);
+    let entries = declaration.file.inputs.get().map_or(&[][..], |inputs| &inputs.0);
+    let mut inputs = Vec::with_capacity(entries.len() + 1);
+    inputs.extend(part(scope, id, edges, report));
+    for entry in entries {
+        let Some(details) = entry.value.as_ref().map(|value| &value.0) else { continue };
+        if entry.name.text == PART && !declaration.file.foreach.is_absent() {
+            if let Field::Given(from) = &details.from {
+                report.push(
+                    Diagnostic::at(from.span, "the input `part` has its source from `foreach`")
+                        .with_label("a second source")
+                        .with_help(
+                            "rename this input, or leave `from` out to set `gate`, `keep` or `stdin` of the part",
+                        ),
+                );
+            }
+            continue;
+        }
+        let mut checked = Checked::new(declaration.file, &entry.name.text, entry.name.span, details);
+        match &details.from {
+            Field::Given(from) => {
+                let count = from.values.len();
+                if count == 0 || count > MAX_SOURCES {
+                    report.push(
+                        Diagnostic::at(from.span, format!("the input `{}` has {count} sources", entry.name.text))
+                            .with_help(format!(
+                                "list from 1 to {MAX_SOURCES} sources, such as `FUNCTION.OUTPUT` or `inputs.NAME`"
+                            )),
+                    );
+                } else {
+                    sources(scope, id, &from.values, &mut checked, edges, report);
+                }
+            }
+            Field::Absent => report.push(
+                Diagnostic::at(entry.name.span, format!("the input `{}` has no source", entry.name.text))
+                    .with_label("where does it come from?")
+                    .with_help("add `from: FUNCTION.OUTPUT` or `from: inputs.NAME`"),
+            ),
+            Field::Broken => {}
+        }
+        check_need(scope, details, &checked, report);
+        inputs.push(checked);
+    }
+    inputs
+}
+
+/// The input that a `foreach` gives.
+fn part(scope: &Scope, id: FunctionId, edges: &mut Vec<Edge>, report: &mut Report) -> Option<Checked> {
+    let declaration = scope.function(id);
+    let file = declaration.file;
+    let reference = file.foreach.get()?;
+    let source = declaration.foreach?;
+    if scope.streams(source) == Streams::One {
+        let text = scope.describe(source);
+        let diagnostic =
+            Diagnostic::at(reference.span, format!("`{text}` is one stream, so there is nothing to run for each of"))
+                .with_label("not partitioned");
+        report.push(match source {
+            Source::WorkflowInput(input) => {
+                let name = &scope.inputs[input as usize].name;
+                diagnostic.with_help(format!(
+                    "to run once for each file: `inputs: {{ {name}: {{ parts: files }} }}` in the workflow"
+                ))
+            }
+            Source::Output { function, output } => {
+                let function = scope.function(function);
+                let (owner, name) = (&function.name.text, &function.outputs[output as usize].name);
+                diagnostic.with_help(format!(
+                    "let `{owner}` write parts: `outputs: {{ {name}: {{ partition: 8 }} }}`, or `partition: discovered`"
+                ))
+            }
+        });
+    }
+    let default = InputDetails::default();
+    let entries = file.inputs.get().map_or(&[][..], |inputs| &inputs.0);
+    let entry = entries.iter().find(|entry| entry.name.text == PART);
+    let details = entry.and_then(|entry| entry.value.as_ref()).map_or(&default, |value| &value.0);
+    let span = entry.map_or(reference.span, |entry| entry.name.span);
+    let mut checked = Checked::new(file, PART, span, details);
+    checked.input.each = true;
+    checked.add(source, id, reference.span, edges);
+    check_need(scope, details, &checked, report);
+    Some(checked)
+}
+
+impl Checked {
+    fn new(file: &FunctionFile, name: &str, span: Span, details: &InputDetails) -> Self {
+        let gate = details.gate.get().or(file.gate.get()).copied().unwrap_or_else(Gate::default);
+        let input = Input {
+            name: name.into(),
+            sources: Vec::new(),
+            each: false,
+            many: false,
+            need: details.need.get().map(|need| need.value.0),
+            gate,
+            keep: details.keep.get().is_some_and(|keep| keep.0),
+            stdin: false,
+        };
+        Self { input, span, stdin: details.stdin.get().map(|stdin| (stdin.value.0, stdin.span)), complete: true }
+    }
+
+    /// Adds a source, and notes that the function `reader` needs its producer.
+    fn add(&mut self, source: Source, reader: FunctionId, span: Span, edges: &mut Vec<Edge>) {
+        self.input.sources.push(source);
+        if let Source::Output { function, .. } = source {
+            edges.push(Edge { from: function, to: reader, span, switch: None });
+        }
+    }
+}
+
+fn sources(
+    scope: &Scope,
+    reader: FunctionId,
+    references: &[Reference],
+    checked: &mut Checked,
+    edges: &mut Vec<Edge>,
+    report: &mut Report,
+) {
+    for reference in references {
+        match scope.source(reference, report) {
+            Some(source) if checked.input.sources.contains(&source) => report.push(
+                Diagnostic::at(reference.span, format!("`{}` is listed twice", reference.text()))
+                    .with_help("an input reads each stream once: remove one of the two"),
+            ),
+            Some(source) => checked.add(source, reader, reference.span, edges),
+            None => checked.complete = false,
+        }
+    }
+    let collection = checked.input.sources.iter().any(|&source| scope.streams(source) != Streams::One);
+    checked.input.many = collection || references.len() > 1;
+}
+
+fn check_need(scope: &Scope, details: &InputDetails, checked: &Checked, report: &mut Report) {
+    let Some(need) = details.need.get().filter(|_| checked.complete && !checked.input.sources.is_empty()) else {
+        return;
+    };
+    if !checked.input.many {
+        report.push(
+            Diagnostic::at(
+                need.span,
+                format!("the input `{}` is one stream, so there is nothing to choose from", checked.input.name),
+            )
+            .with_label("`need` is for a fan-in")
+            .with_help("remove `need`, or list several sources: `from: [a.x, b.x]`"),
+        );
+        return;
+    }
+    let known = checked.input.sources.iter().try_fold(0, |sum, &source| match scope.streams(source) {
+        Streams::One => Some(sum + 1),
+        Streams::Fixed(parts) => Some(sum + u64::from(parts)),
+        Streams::Files | Streams::Discovered => None,
+    });
+    if let Some(known) = known.filter(|&known| known < u64::from(need.value.0)) {
+        report.push(
+            Diagnostic::at(
+                need.span,
+                format!("`need` is {}, but the input `{}` has {known} streams", need.value.0, checked.input.name),
+            )
+            .with_label("more than there are")
+            .with_help(format!("write a number from 1 to {known}")),
+        );
+    }
+}

@@ -1,0 +1,66 @@
+//! From what the file says to a workflow in which nothing can be wrong any more.
+
+mod branches;
+mod command;
+mod function;
+mod inputs;
+mod order;
+mod outputs;
+mod scope;
+mod switch;
+
+use crate::file::WorkflowFile;
+use crate::model::{Function, FunctionId, Source, Switch, SwitchOn, Workflow};
+use crate::report::Report;
+
+/// Resolves every name and checks every rule. `None` if something was reported, here or before.
+pub(crate) fn check(file: &WorkflowFile, report: &mut Report) -> Option<Workflow> {
+    let scope = scope::Scope::new(file, report);
+    let mut edges = Vec::new();
+    let mut functions: Vec<Function> =
+        (0..scope.functions.len()).map(|index| function::check(&scope, index, &mut edges, report)).collect();
+    let mut switches = switch::check(&scope, &mut functions, &mut edges, report);
+    let order = order::sort(&scope, &edges, report);
+    let branches = order.as_ref().map(|order| branches::of(&functions, &switches, order));
+    // A source that could not be resolved would make its reader look unreachable.
+    if let Some(branches) = branches.as_ref().filter(|_| report.is_empty()) {
+        branches::check_reachable(&scope, branches, report);
+    }
+    let mut outputs = outputs::check(&scope, file, branches.as_deref(), report);
+    let order = order.filter(|_| report.is_empty())?;
+
+    let mut position = vec![FunctionId(0); order.len()];
+    for (new, old) in (0..).zip(&order) {
+        position[old.0 as usize] = FunctionId(new);
+    }
+    let moved = |source: &mut Source| {
+        if let Source::Output { function, .. } = source {
+            *function = position[function.0 as usize];
+        }
+    };
+    for function in &mut functions {
+        function.foreach.iter_mut().for_each(moved);
+        function.inputs.iter_mut().flat_map(|input| &mut input.sources).for_each(moved);
+    }
+    outputs.iter_mut().flat_map(|output| &mut output.sources).for_each(moved);
+    for switch in &mut switches {
+        if let SwitchOn::Value(source) = &mut switch.on {
+            moved(source);
+        }
+        let Switch { cases, default, .. } = switch;
+        for id in cases.iter_mut().flat_map(|(_, targets)| targets).chain(default.iter_mut().flatten()) {
+            *id = position[id.0 as usize];
+        }
+    }
+    let mut sorted: Vec<(FunctionId, Function)> = position.iter().copied().zip(functions).collect();
+    sorted.sort_by_key(|(id, _)| *id);
+
+    Some(Workflow {
+        name: file.workflow.get()?.text.clone(),
+        inputs: scope.inputs,
+        params: scope.params,
+        functions: sorted.into_iter().map(|(_, function)| function).collect(),
+        switches,
+        outputs,
+    })
+}

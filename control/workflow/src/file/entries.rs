@@ -1,0 +1,233 @@
+//! Maps and lists of named things, in the several ways in which they may be written.
+
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+
+use super::record::pairs;
+use super::values::{NAME_PATTERN, inline_schema};
+use super::{FromNode, Name, Reference};
+use crate::diagnostics::{Diagnostic, Span};
+use crate::report::{Report, quoted};
+use crate::yaml::{Key, Node, Value};
+
+/// What stands under a name that the author of the file chooses.
+pub(crate) trait Declared: FromNode {
+    /// What it is, in the singular.
+    const NOUN: &'static str;
+    /// What a second one of the same name is.
+    const TWICE: &'static str;
+    /// How many there may be in one map or list.
+    const LIMIT: usize;
+    /// The pattern of its name in JSON Schema.
+    const KEY_PATTERN: &'static str = NAME_PATTERN;
+
+    /// Checks the name.
+    fn key(key: &Key, report: &mut Report) -> Name {
+        Name::new(&key.text, key.span, report)
+    }
+}
+
+/// A name and what stands under it.
+#[derive(Debug)]
+pub(crate) struct Entry<T> {
+    pub(crate) name: Name,
+    /// `None` if it could not be read, which has been reported.
+    pub(crate) value: Option<T>,
+}
+
+/// A map from names to values.
+#[derive(Debug, Default)]
+pub(crate) struct Entries<T>(pub(crate) Vec<Entry<T>>);
+
+impl<T: Declared> FromNode for Entries<T> {
+    fn read(node: &Node, report: &mut Report) -> Option<Self> {
+        let mut list = NameList::new(node.span);
+        // Keys that occur twice are reported here in the words of what they name, so not by `pairs`.
+        let Value::Map(all) = &node.value else {
+            pairs(node, &format!("a map from the name of each {} to what it is", T::NOUN), report)?;
+            return None;
+        };
+        for (key, value) in all {
+            list.push(T::key(key, report), report, |report| T::read(value, report));
+        }
+        Some(Self(list.entries))
+    }
+}
+
+impl<T: Declared + JsonSchema> Entries<T> {
+    fn schema(value: Schema) -> Schema {
+        json_schema!({
+            "type": "object",
+            "propertyNames": { "pattern": T::KEY_PATTERN },
+            "additionalProperties": value,
+            "maxProperties": T::LIMIT,
+        })
+    }
+}
+
+inline_schema!(Entries<T>, |generator| Entries::<T>::schema(generator.subschema_for::<T>()), T: DeclaredSchema);
+
+/// [`Declared`] things that have a schema.
+pub(crate) trait DeclaredSchema: Declared + JsonSchema {}
+impl<T: Declared + JsonSchema> DeclaredSchema for T {}
+
+/// Names with nothing to say about most of them: a list of names, or a map in which each name may have options.
+#[derive(Debug, Default)]
+pub(crate) struct Ports<T>(pub(crate) Vec<Entry<T>>);
+
+impl<T: Declared + Default> FromNode for Ports<T> {
+    fn read(node: &Node, report: &mut Report) -> Option<Self> {
+        let mut list = NameList::new(node.span);
+        match &node.value {
+            Value::List(items) => {
+                for item in items {
+                    if let Some(name) = Name::read(item, report) {
+                        list.push(name, report, |_| Some(T::default()));
+                    }
+                }
+            }
+            Value::Map(all) => {
+                for (key, value) in all {
+                    let read =
+                        |report: &mut Report| if value.is_null() { Some(T::default()) } else { T::read(value, report) };
+                    list.push(T::key(key, report), report, read);
+                }
+            }
+            Value::Scalar(_) => {
+                report.push(not_a_collection(
+                    node,
+                    &format!("a list of names, or a map from the name of each {} to its options", T::NOUN),
+                ));
+                return None;
+            }
+        }
+        Some(Self(list.entries))
+    }
+}
+
+inline_schema!(Ports<T>, |generator| {
+    let options = generator.subschema_for::<T>();
+    json_schema!({
+        "anyOf": [
+            { "type": "array", "items": generator.subschema_for::<Name>(), "uniqueItems": true, "maxItems": T::LIMIT },
+            Entries::<T>::schema(json_schema!({ "anyOf": [options, { "type": "null" }] })),
+        ]
+    })
+}, T: DeclaredSchema);
+
+/// Names that are tied to sources: a map from names to sources, or a list of sources that pass on their own names.
+#[derive(Debug, Default)]
+pub(crate) struct Wires<T>(pub(crate) Vec<Entry<T>>);
+
+impl<T: Declared + From<Reference>> FromNode for Wires<T> {
+    fn read(node: &Node, report: &mut Report) -> Option<Self> {
+        let mut list = NameList::new(node.span);
+        match &node.value {
+            Value::List(items) => {
+                for item in items {
+                    if let Some(source) = Reference::read(item, report) {
+                        list.push(source.port_name(), report, |_| Some(T::from(source)));
+                    }
+                }
+            }
+            Value::Map(all) => {
+                for (key, value) in all {
+                    list.push(T::key(key, report), report, |report| T::read(value, report));
+                }
+            }
+            Value::Scalar(_) => {
+                report.push(not_a_collection(
+                    node,
+                    &format!("a map from the name of each {} to its source, or a list of sources", T::NOUN),
+                ));
+                return None;
+            }
+        }
+        Some(Self(list.entries))
+    }
+}
+
+inline_schema!(Wires<T>, |generator| json_schema!({
+    "anyOf": [
+        Entries::<T>::schema(generator.subschema_for::<T>()),
+        { "type": "array", "items": generator.subschema_for::<Reference>(), "uniqueItems": true, "maxItems": T::LIMIT },
+    ]
+}), T: DeclaredSchema);
+
+/// One value, or a list of values.
+#[derive(Debug)]
+pub(crate) struct OneOrMany<T> {
+    pub(crate) values: Vec<T>,
+    pub(crate) span: Span,
+}
+
+impl From<Reference> for OneOrMany<Reference> {
+    fn from(one: Reference) -> Self {
+        Self { span: one.span, values: vec![one] }
+    }
+}
+
+impl<T: FromNode> FromNode for OneOrMany<T> {
+    fn read(node: &Node, report: &mut Report) -> Option<Self> {
+        let values = match &node.value {
+            Value::List(items) => {
+                let before = items.len();
+                let values: Vec<T> = items.iter().filter_map(|item| T::read(item, report)).collect();
+                if values.len() < before {
+                    return None;
+                }
+                values
+            }
+            _ => vec![T::read(node, report)?],
+        };
+        Some(Self { values, span: node.span })
+    }
+}
+
+inline_schema!(OneOrMany<T>, |generator| {
+    let one = generator.subschema_for::<T>();
+    json_schema!({ "anyOf": [one, { "type": "array", "items": one }] })
+}, T: JsonSchema);
+
+/// Takes entries with different names, up to the limit.
+struct NameList<T> {
+    entries: Vec<Entry<T>>,
+    first: std::collections::HashMap<String, Span>,
+    span: Span,
+}
+
+impl<T: Declared> NameList<T> {
+    fn new(span: Span) -> Self {
+        Self { entries: Vec::new(), first: std::collections::HashMap::new(), span }
+    }
+
+    fn push(&mut self, name: Name, report: &mut Report, read: impl FnOnce(&mut Report) -> Option<T>) {
+        if let Some(&first) = self.first.get(&name.text) {
+            let message = format!("the {} {} is given twice", T::NOUN, quoted(&name.text));
+            report.push(
+                Diagnostic::at(name.span, message)
+                    .with_label("given a second time")
+                    .with_related(first, "given here first")
+                    .with_help(T::TWICE),
+            );
+            return;
+        }
+        if self.entries.len() == T::LIMIT {
+            let message = format!("there are more than {} entries of the kind {}", T::LIMIT, T::NOUN);
+            report.push(Diagnostic::at(self.span, message).with_help(format!("at most {} are allowed", T::LIMIT)));
+            return;
+        }
+        self.first.insert(name.text.clone(), name.span);
+        self.entries.push(Entry { name, value: read(report) });
+    }
+}
+
+fn not_a_collection(node: &Node, expected: &str) -> Diagnostic {
+    let diagnostic = Diagnostic::at(node.span, format!("expected {expected}, found {}", node.describe()));
+    match &node.value {
+        Value::Scalar(scalar) if !node.is_null() => diagnostic
+            .with_help(format!("a list of one is written `[{}]`", scalar.text.chars().take(80).collect::<String>())),
+        _ => diagnostic.with_help("leave the key out if there is nothing to say"),
+    }
+}

@@ -1,0 +1,176 @@
+//! Maps with a fixed set of keys.
+
+use crate::diagnostics::{Diagnostic, Span};
+use crate::report::{Report, nearest, quoted};
+use crate::yaml::{Key, Node, Value};
+
+/// Read from the YAML tree.
+pub(crate) trait FromNode: Sized {
+    /// Reads a value; reports what is wrong with it. `None` means that there is nothing to go on with.
+    fn read(node: &Node, report: &mut Report) -> Option<Self>;
+}
+
+impl<T: FromNode> FromNode for Box<T> {
+    fn read(node: &Node, report: &mut Report) -> Option<Self> {
+        T::read(node, report).map(Box::new)
+    }
+}
+
+/// The value of a key that may be left out.
+#[derive(Debug, Default)]
+pub(crate) enum Field<T> {
+    /// The key is not there.
+    #[default]
+    Absent,
+    /// The key is there and its value is wrong, which has been reported.
+    Broken,
+    /// The value.
+    Given(T),
+}
+
+impl<T> Field<T> {
+    pub(crate) fn get(&self) -> Option<&T> {
+        match self {
+            Field::Given(value) => Some(value),
+            Field::Absent | Field::Broken => None,
+        }
+    }
+
+    pub(crate) fn is_absent(&self) -> bool {
+        matches!(self, Field::Absent)
+    }
+
+    pub(crate) fn is_broken(&self) -> bool {
+        matches!(self, Field::Broken)
+    }
+}
+
+impl<T: FromNode> Field<T> {
+    pub(crate) fn read(node: &Node, report: &mut Report) -> Self {
+        T::read(node, report).map_or(Field::Broken, Field::Given)
+    }
+}
+
+/// The pairs of a map, each key once; anything else than a map is reported. `noun` is what the map describes.
+pub(crate) fn pairs<'n>(node: &'n Node, noun: &str, report: &mut Report) -> Option<Vec<(&'n Key, &'n Node)>> {
+    let Value::Map(all) = &node.value else {
+        report.push(
+            Diagnostic::at(node.span, format!("expected {noun}, found {}", node.describe()))
+                .with_label("a map of `key: value` has to stand here"),
+        );
+        return None;
+    };
+    let mut first = std::collections::HashMap::with_capacity(all.len());
+    let mut unique = Vec::with_capacity(all.len());
+    for (key, value) in all {
+        match first.entry(key.text.as_str()) {
+            std::collections::hash_map::Entry::Vacant(entry) => {
+                entry.insert(key.span);
+                unique.push((key, &**value));
+            }
+            std::collections::hash_map::Entry::Occupied(entry) => report.push(duplicate_key(key, *entry.get(), noun)),
+        }
+    }
+    Some(unique)
+}
+
+fn duplicate_key(key: &Key, first: Span, noun: &str) -> Diagnostic {
+    Diagnostic::at(key.span, format!("duplicate key {} in {noun}", quoted(&key.text)))
+        .with_label("given a second time")
+        .with_related(first, "given here first")
+        .with_help("remove one of the two")
+}
+
+/// Reports a key that a record does not have. Returns the key that was probably meant.
+pub(crate) fn unknown_key(key: &Key, noun: &str, known: &[&'static str], report: &mut Report) -> Option<&'static str> {
+    let diagnostic = Diagnostic::at(key.span, format!("unknown key {}", quoted(&key.text)))
+        .with_label(format!("not a key of {noun}"));
+    if key.text == "<<" {
+        report.push(
+            diagnostic.with_help(
+                "merge keys are not part of YAML 1.2: write the keys out, or use an alias for a whole value",
+            ),
+        );
+    } else {
+        report.push_unknown(diagnostic, &key.text, &format!("keys of {noun}"), known.iter().copied());
+    }
+    nearest(&key.text, known.iter().copied())
+}
+
+/// Reports a key that has to be there.
+pub(crate) fn missing_key(node: &Node, noun: &str, key: &str, report: &mut Report) {
+    report.push(
+        Diagnostic::at(node.span, format!("the key `{key}` is missing"))
+            .with_label(format!("{noun} has to have it"))
+            .with_help(format!("add `{key}: …`")),
+    );
+}
+
+/// Defines a map with a fixed set of keys: the struct, how it is read, and its JSON Schema, all from one list.
+///
+/// The text after the name is what errors call it. `[required]` after a key means that it has to be there.
+macro_rules! record {
+    (
+        $(#[doc = $about:literal])+
+        $record:ident: $noun:literal {
+            $( $(#[doc = $doc:literal])+ $key:ident $([$required:ident])? : $type:ty, )+
+        }
+    ) => {
+        $(#[doc = $about])+
+        #[derive(Debug, Default)]
+        pub(crate) struct $record {
+            $( $(#[doc = $doc])+ pub(crate) $key: $crate::file::Field<$type>, )+
+            /// The keys that were probably meant by keys that do not exist: not to be reported as missing, too.
+            pub(crate) misspelled: Vec<&'static str>,
+        }
+
+        impl $crate::file::FromNode for $record {
+            fn read(node: &$crate::yaml::Node, report: &mut $crate::report::Report) -> Option<Self> {
+                const KEYS: &[&str] = &[$(stringify!($key)),+];
+                let mut record = Self::default();
+                for (key, value) in $crate::file::record::pairs(node, $noun, report)? {
+                    match key.text.as_str() {
+                        $( stringify!($key) => record.$key = $crate::file::Field::read(value, report), )+
+                        _ => record.misspelled.extend($crate::file::record::unknown_key(key, $noun, KEYS, report)),
+                    }
+                }
+                $( $(
+                    if record.$key.is_absent() && !record.misspelled.contains(&record!(@ $required $key)) {
+                        $crate::file::record::missing_key(node, $noun, record!(@ $required $key), report);
+                    }
+                )? )+
+                Some(record)
+            }
+        }
+
+        impl schemars::JsonSchema for $record {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($record).trim_end_matches("File").into()
+            }
+
+            fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                let mut properties = serde_json::Map::new();
+                let required: &[&str] = &[$( $( record!(@ $required $key), )? )+];
+                $(
+                    let mut schema = generator.subschema_for::<$type>();
+                    schema.insert("description".into(), concat!($($doc, "\n"),+).trim().replace("\n ", " ").into());
+                    properties.insert(stringify!($key).into(), schema.into());
+                )+
+                let mut schema = schemars::json_schema!({
+                    "type": "object",
+                    "description": concat!($($about, "\n"),+).trim().replace("\n ", " "),
+                    "properties": properties,
+                    "additionalProperties": false,
+                });
+                if !required.is_empty() {
+                    schema.insert("required".into(), required.into());
+                }
+                schema
+            }
+        }
+    };
+    (@ required $key:ident) => {
+        stringify!($key)
+    };
+}
+pub(crate) use record;

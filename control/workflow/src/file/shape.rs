@@ -1,0 +1,437 @@
+//! The keys of a workflow file. The documentation of each key is what editors show for it.
+
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+
+use super::entries::Declared;
+use super::record::record;
+use super::values::{Count, Files, Size, Switched, Text, Time, Words, inline_schema};
+use super::{Entries, Field, FromNode, Name, OneOrMany, Ports, Reference, Spanned, Wires};
+use crate::diagnostics::{Diagnostic, Span};
+use crate::limits::{
+    MAX_ARGUMENTS, MAX_CASES, MAX_FUNCTIONS, MAX_PARAMS, MAX_PARTS, MAX_PORTS, MAX_RETRIES, MAX_SLOTS,
+};
+use crate::model::{Gate, MAX_SWITCH_VALUE};
+use crate::report::{Report, quoted};
+use crate::yaml::{Key, Node, ScalarKind, Value};
+
+record! {
+    /// A dflow workflow: functions and the streams between them.
+    WorkflowFile: "a workflow" {
+        /// The name of the workflow: small letters, digits, `_` and `-`.
+        workflow [required]: Name,
+        /// What the workflow does, for people.
+        description: Words,
+        /// The streams that the caller provides: a list of names, or a map from names to options.
+        /// A function reads one as `inputs.NAME`.
+        inputs: Ports<WorkflowInputFile>,
+        /// The parameters that the caller may set, with their default values; `null` means that the caller has to
+        /// set it. A function gets one by `params: { NAME: "${params.NAME}" }`.
+        params: Entries<ParamDefault>,
+        /// The functions and switches by name.
+        functions [required]: Entries<StepFile>,
+        /// The streams that are the result: a map from names to sources (or to a list of sources, such as the branches
+        /// of a switch), or a list of sources that pass on their own names.
+        outputs: Wires<OneOrMany<Reference>>,
+    }
+}
+
+record! {
+    /// A stream that the caller provides.
+    WorkflowInputFile: "a workflow input" {
+        /// `files`: every file that the caller names is a part of its own, so that a `foreach` can run over them.
+        /// Without it, the files are one stream, one after the other.
+        parts: Files,
+    }
+}
+
+record! {
+    /// A function: a program, what it reads and what it writes.
+    FunctionFile: "a function" {
+        /// A program that links the dflow SDK: a name, searched beside the workflow file, beside `dflow` and in `PATH`,
+        /// or a path, relative to the workflow file.
+        program: Words,
+        /// Any existing program and its arguments. `{in.NAME}` and `{out.NAME}` stand for the paths of inputs and
+        /// outputs, `{params.NAME}` for the value of a parameter. The input that no argument names is the standard
+        /// input, the output that no argument names is the standard output.
+        command: CommandFile,
+        /// Run one instance for each part of this source: a partitioned output, an output of another `foreach`, or a
+        /// workflow input with `parts: files`. The part is the input named `part`.
+        foreach: Reference,
+        /// The inputs: a map from names to sources or options, or a list of sources that pass on their own names.
+        inputs: Wires<InputFile>,
+        /// The outputs: a list of names, or a map from names to options. A command without this key has one, `out`.
+        outputs: Ports<OutputFile>,
+        /// When an instance starts, for every input that does not say so itself.
+        gate: Gate,
+        /// Parameters for the function: texts, or `"${params.NAME}"` for a parameter of the workflow.
+        params: Entries<ParamText>,
+        /// Environment variables for the function, in addition to those of `dflow` itself.
+        env: Entries<EnvText>,
+        /// How long one attempt may take, from the opening of its gate, such as `30s` or `5m`.
+        timeout: Spanned<Time>,
+        /// How often a failed attempt is repeated: a number, or a number with pauses.
+        retries: RetriesFile,
+        /// A new attempt writes the same bytes as the one before, so functions that read them need not start again.
+        deterministic: Switched,
+        /// What one instance needs.
+        resources: ResourcesFile,
+    }
+}
+
+record! {
+    /// An input of a function.
+    InputDetails: "an input" {
+        /// Where the bytes come from: `FUNCTION.OUTPUT` or `inputs.NAME`. A list of several makes a fan-in.
+        from: OneOrMany<Reference>,
+        /// When an instance may start, as far as this input is concerned.
+        gate: Gate,
+        /// Keep every byte while the function runs, for a slice over the whole of the stream.
+        keep: Switched,
+        /// For a fan-in: start with the first so many streams and close the others.
+        need: Spanned<Count<1, { u32::MAX }>>,
+        /// For a command: this input is its standard input.
+        stdin: Spanned<Switched>,
+    }
+}
+
+record! {
+    /// An output of a function.
+    OutputFile: "an output" {
+        /// How many streams the output consists of: a number, or `discovered` if the function opens them while it runs.
+        partition: Spanned<PartitionFile>,
+        /// For a command: this output is its standard output.
+        stdout: Spanned<Switched>,
+    }
+}
+
+record! {
+    /// How often a failed attempt is repeated, and after which pauses.
+    RetriesDetails: "retries" {
+        /// How many further attempts there are.
+        count [required]: Count<0, MAX_RETRIES>,
+        /// The pause before the first retry (100ms if not given); it doubles with each further one.
+        backoff: Time,
+        /// The longest pause (10s if not given).
+        max_backoff: Spanned<Time>,
+    }
+}
+
+record! {
+    /// What one instance of a function needs.
+    ResourcesFile: "resources" {
+        /// How many slots an instance holds while it computes.
+        cpu: Count<1, MAX_SLOTS>,
+        /// How much memory the function itself may use, such as `512MiB`.
+        memory: Spanned<Size>,
+    }
+}
+
+record! {
+    /// Chooses which functions run.
+    SwitchFile: "a switch" {
+        /// What decides: the text of a small stream (`FUNCTION.OUTPUT`) or a parameter (`params.NAME`).
+        switch [required]: Reference,
+        /// For each value the function, or the list of functions, that runs.
+        cases [required]: Entries<CaseTargets>,
+        /// The function, or the list of functions, that runs if no case has the value.
+        default: CaseTargets,
+    }
+}
+
+/// What stands under a name in `functions`.
+#[derive(Debug)]
+pub(crate) enum StepFile {
+    Function(Box<FunctionFile>),
+    Switch(Box<SwitchFile>),
+}
+
+impl FromNode for StepFile {
+    fn read(node: &Node, report: &mut Report) -> Option<Self> {
+        let has =
+            |wanted: &str| matches!(&node.value, Value::Map(pairs) if pairs.iter().any(|(key, _)| key.text == wanted));
+        if has("switch") || (has("cases") && !has("program") && !has("command")) {
+            FromNode::read(node, report).map(StepFile::Switch)
+        } else {
+            FromNode::read(node, report).map(StepFile::Function)
+        }
+    }
+}
+
+inline_schema!(StepFile, |generator| json_schema!({
+    "anyOf": [
+        {
+            "allOf": [generator.subschema_for::<FunctionFile>()],
+            "oneOf": [{ "required": ["program"] }, { "required": ["command"] }],
+        },
+        generator.subschema_for::<SwitchFile>(),
+    ]
+}));
+
+/// An input of a function, in all ways of writing it.
+#[derive(Debug)]
+pub(crate) struct InputFile(pub(crate) InputDetails);
+
+impl From<OneOrMany<Reference>> for InputFile {
+    fn from(sources: OneOrMany<Reference>) -> Self {
+        Self(InputDetails { from: Field::Given(sources), ..InputDetails::default() })
+    }
+}
+
+impl From<Reference> for InputFile {
+    fn from(source: Reference) -> Self {
+        OneOrMany::from(source).into()
+    }
+}
+
+impl FromNode for InputFile {
+    fn read(node: &Node, report: &mut Report) -> Option<Self> {
+        match &node.value {
+            Value::Map(_) => InputDetails::read(node, report).map(Self),
+            _ => OneOrMany::read(node, report).map(Self::from),
+        }
+    }
+}
+
+inline_schema!(InputFile, |generator| json_schema!({
+    "anyOf": [generator.subschema_for::<OneOrMany<Reference>>(), generator.subschema_for::<InputDetails>()]
+}));
+
+/// A program and its arguments.
+#[derive(Debug)]
+pub(crate) struct CommandFile {
+    pub(crate) arguments: Vec<Text>,
+    pub(crate) span: Span,
+}
+
+impl FromNode for CommandFile {
+    fn read(node: &Node, report: &mut Report) -> Option<Self> {
+        let Value::List(items) = &node.value else {
+            let diagnostic = Diagnostic::at(
+                node.span,
+                format!("expected a list of a program and its arguments, found {}", node.describe()),
+            );
+            report.push(match &node.value {
+                Value::Scalar(scalar) if scalar.kind() == ScalarKind::Text => {
+                    let line: String = scalar.text.chars().take(80).collect();
+                    let words = line.split_whitespace().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(", ");
+                    diagnostic
+                        .with_help(format!("write `command: [{words}]`"))
+                        .with_help(format!("or, for what a shell has to read, `command: [\"sh\", \"-c\", {line:?}]`"))
+                }
+                _ => diagnostic.with_help("for example `command: [\"sort\", \"-k1,1\"]`"),
+            });
+            return None;
+        };
+        if items.is_empty() || items.len() > MAX_ARGUMENTS {
+            let message = if items.is_empty() {
+                "the command is empty".into()
+            } else {
+                format!("more than {MAX_ARGUMENTS} arguments")
+            };
+            report.push(Diagnostic::at(node.span, message).with_help("the list holds the program, then its arguments"));
+            return None;
+        }
+        let arguments: Vec<Text> = items.iter().filter_map(|item| Text::read(item, report)).collect();
+        (arguments.len() == items.len()).then_some(Self { arguments, span: node.span })
+    }
+}
+
+inline_schema!(CommandFile, |generator| json_schema!({
+    "type": "array", "items": generator.subschema_for::<Text>(), "minItems": 1, "maxItems": MAX_ARGUMENTS,
+    "examples": [["sort", "-k1,1"]],
+}));
+
+/// How many streams an output consists of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum PartitionFile {
+    Fixed(u32),
+    Discovered,
+}
+
+impl FromNode for PartitionFile {
+    fn read(node: &Node, report: &mut Report) -> Option<Self> {
+        match &node.value {
+            Value::Scalar(scalar) if scalar.kind() == ScalarKind::Number => {
+                Count::<1, MAX_PARTS>::read(node, report).map(|count| PartitionFile::Fixed(count.0))
+            }
+            Value::Scalar(scalar) if scalar.text == "discovered" => Some(PartitionFile::Discovered),
+            _ => {
+                report.push(
+                    Diagnostic::at(
+                        node.span,
+                        format!("expected a number of parts or `discovered`, found {}", node.describe()),
+                    )
+                    .with_help(format!("a number is from 1 to {MAX_PARTS}, without quotes")),
+                );
+                None
+            }
+        }
+    }
+}
+
+inline_schema!(PartitionFile, |generator| json_schema!({
+    "anyOf": [
+        generator.subschema_for::<Count<1, MAX_PARTS>>(),
+        { "const": "discovered", "description": "The function opens the parts while it runs." },
+    ]
+}));
+
+/// `retries`, in both ways of writing it.
+#[derive(Debug)]
+pub(crate) struct RetriesFile(pub(crate) RetriesDetails);
+
+impl FromNode for RetriesFile {
+    fn read(node: &Node, report: &mut Report) -> Option<Self> {
+        Some(Self(match &node.value {
+            Value::Map(_) => RetriesDetails::read(node, report)?,
+            _ => RetriesDetails { count: Field::Given(Count::read(node, report)?), ..RetriesDetails::default() },
+        }))
+    }
+}
+
+inline_schema!(RetriesFile, |generator| json_schema!({
+    "anyOf": [generator.subschema_for::<Count<0, MAX_RETRIES>>(), generator.subschema_for::<RetriesDetails>()]
+}));
+
+/// The default of a workflow parameter; `None` if the caller has to set it.
+#[derive(Debug)]
+pub(crate) struct ParamDefault(pub(crate) Option<Text>);
+
+impl FromNode for ParamDefault {
+    fn read(node: &Node, report: &mut Report) -> Option<Self> {
+        if node.is_null() { Some(Self(None)) } else { Text::read(node, report).map(|text| Self(Some(text))) }
+    }
+}
+
+inline_schema!(ParamDefault, |_generator| json_schema!({ "type": ["string", "number", "boolean", "null"] }));
+
+/// The value of a function's parameter.
+#[derive(Debug)]
+pub(crate) struct ParamText(pub(crate) Text);
+
+impl FromNode for ParamText {
+    fn read(node: &Node, report: &mut Report) -> Option<Self> {
+        Text::read(node, report).map(Self)
+    }
+}
+
+inline_schema!(ParamText, |generator| generator.subschema_for::<Text>());
+
+/// The value of an environment variable.
+#[derive(Debug)]
+pub(crate) struct EnvText(pub(crate) Text);
+
+impl FromNode for EnvText {
+    fn read(node: &Node, report: &mut Report) -> Option<Self> {
+        Text::read(node, report).map(Self)
+    }
+}
+
+inline_schema!(EnvText, |generator| generator.subschema_for::<Text>());
+
+/// The functions that a case of a switch lists.
+#[derive(Debug)]
+pub(crate) struct CaseTargets(pub(crate) Vec<Name>);
+
+impl FromNode for CaseTargets {
+    fn read(node: &Node, report: &mut Report) -> Option<Self> {
+        OneOrMany::read(node, report).map(|names| Self(names.values))
+    }
+}
+
+inline_schema!(CaseTargets, |generator| generator.subschema_for::<OneOrMany<Name>>());
+
+impl Declared for WorkflowInputFile {
+    const NOUN: &'static str = "workflow input";
+    const TWICE: &'static str = "give each workflow input a name of its own";
+    const LIMIT: usize = MAX_PORTS;
+}
+
+impl Declared for ParamDefault {
+    const NOUN: &'static str = "parameter";
+    const TWICE: &'static str = "remove one of the two";
+    const LIMIT: usize = MAX_PARAMS;
+}
+
+impl Declared for StepFile {
+    const NOUN: &'static str = "function";
+    const TWICE: &'static str = "two functions cannot have the same name: rename one of them";
+    const LIMIT: usize = MAX_FUNCTIONS;
+}
+
+impl Declared for OneOrMany<Reference> {
+    const NOUN: &'static str = "workflow output";
+    const TWICE: &'static str = "an output cannot have two writers: give them names of their own, as in \
+                                 `outputs: { first: a.x, second: b.x }`, or list both under one name";
+    const LIMIT: usize = MAX_PORTS;
+}
+
+impl Declared for InputFile {
+    const NOUN: &'static str = "input";
+    const TWICE: &'static str =
+        "give each input a name of its own, or list both sources under one name: `{ from: [a.x, b.x] }`";
+    const LIMIT: usize = MAX_PORTS;
+}
+
+impl Declared for OutputFile {
+    const NOUN: &'static str = "output";
+    const TWICE: &'static str = "an output cannot have two writers: rename one of the two";
+    const LIMIT: usize = MAX_PORTS;
+}
+
+impl Declared for ParamText {
+    const NOUN: &'static str = "parameter";
+    const TWICE: &'static str = "remove one of the two";
+    const LIMIT: usize = MAX_PARAMS;
+}
+
+impl Declared for EnvText {
+    const NOUN: &'static str = "environment variable";
+    const TWICE: &'static str = "remove one of the two";
+    const LIMIT: usize = MAX_PARAMS;
+    const KEY_PATTERN: &'static str = "^(?!DFLOW_)[A-Za-z_][A-Za-z0-9_]*$";
+
+    fn key(key: &Key, report: &mut Report) -> Name {
+        let text = key.text.as_str();
+        if text.starts_with("DFLOW_") {
+            let message = format!("{} is reserved", quoted(text));
+            report.push(
+                Diagnostic::at(key.span, message)
+                    .with_help("variables that start with `DFLOW_` are set by dflow itself"),
+            );
+        } else if !text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            || !text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+        {
+            let message = format!("{} is not the name of an environment variable", quoted(text));
+            report
+                .push(Diagnostic::at(key.span, message).with_help("letters, digits and `_`; the first is not a digit"));
+        }
+        Name { text: text.into(), span: key.span }
+    }
+}
+
+impl Declared for CaseTargets {
+    const NOUN: &'static str = "case";
+    const TWICE: &'static str = "the second one can never be reached: put the functions of both into one list";
+    const LIMIT: usize = MAX_CASES;
+    const KEY_PATTERN: &'static str = "";
+
+    fn key(key: &Key, report: &mut Report) -> Name {
+        let text = key.text.as_str();
+        let unreachable = format!("the case {} can never be reached", quoted(text));
+        if text.trim() != text {
+            report.push(
+                Diagnostic::at(key.span, unreachable)
+                    .with_help("white space around a value is removed before it is compared: remove it here, too"),
+            );
+        } else if text.len() > MAX_SWITCH_VALUE {
+            report.push(
+                Diagnostic::at(key.span, unreachable)
+                    .with_help(format!("a value has at most {MAX_SWITCH_VALUE} bytes")),
+            );
+        }
+        Name { text: text.into(), span: key.span }
+    }
+}

@@ -1,0 +1,56 @@
+//! The workflow file: read, checked completely, and turned into a [`Workflow`] in which nothing can be wrong any more.
+//!
+//! [`Workflow::load`] and [`Workflow::parse`] are the way in. What they refuse comes back as [`Diagnostics`]: all errors
+//! at once, each with its place, what is wrong and what would be right. The scheduler, the worker and the command line
+//! build on the [`model`]; this crate itself knows nothing of processes, memory or time, and does no input or output
+//! but reading the one file.
+//!
+//! ```
+//! use dflow_workflow::Workflow;
+//!
+//! let errors = Workflow::parse("top.yaml", "
+//! workflow: top
+//! inputs: [text]
+//! functions:
+//!   sort: { command: [sort, -r], inputs: [inputs.text] }
+//!   head: { command: [head, -n, 3], inputs: [srot.out] }
+//! ").unwrap_err();
+//! let error = errors.iter().next().unwrap();
+//! assert_eq!(error.location().unwrap().to_string(), "6:44");
+//! assert_eq!(error.message(), "there is no function `srot`");
+//! assert_eq!(error.help().next(), Some("did you mean `sort`?"));
+//! ```
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | `model` | the checked workflow |
+//! | `yaml` | YAML text as a tree with places |
+//! | `file` | the shape of the file: every key, its type and its documentation |
+//! | `check` | names resolved, rules checked, functions sorted |
+//! | `schema` | the JSON Schema of the file, from the types in `file` |
+//! | `graph` | the workflow as a picture |
+//! | `streams`, `retention`, `params` | questions that later floors ask of a workflow |
+
+mod check;
+pub mod diagnostics;
+mod file;
+pub mod graph;
+pub mod limits;
+mod load;
+pub mod model;
+#[cfg(test)]
+mod mutations;
+mod params;
+mod report;
+pub mod retention;
+mod schema;
+mod streams;
+pub mod units;
+mod yaml;
+
+pub use diagnostics::{Diagnostic, Diagnostics, Location};
+pub use model::*;
+pub use params::ParamError;
+pub use retention::{Consumer, consumers, keeps, may_restart};
+pub use schema::schema;
+pub use streams::Streams;

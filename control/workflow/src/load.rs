@@ -1,0 +1,96 @@
+//! From a file or a text to a workflow.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use crate::check::check;
+use crate::diagnostics::{Diagnostic, Diagnostics, Span};
+use crate::file::{FromNode, WorkflowFile};
+use crate::limits::MAX_FILE_BYTES;
+use crate::model::Workflow;
+use crate::report::Report;
+use crate::yaml;
+
+impl Workflow {
+    /// Reads and checks a workflow file.
+    ///
+    /// # Errors
+    /// The file cannot be read, or something in it is wrong; all that is wrong is listed.
+    pub fn load(path: &Path) -> Result<Self, Diagnostics> {
+        let name = path.display().to_string();
+        let unreadable = |error: std::io::Error| {
+            Diagnostics::of_file(
+                &name,
+                Diagnostic::of_file(format!("cannot read the workflow file {name}: {error}"))
+                    .with_help("give the path of a YAML file that you may read"),
+            )
+        };
+        // One byte more than allowed tells a file that is too long, whatever its size is said to be.
+        let limit = u64::try_from(MAX_FILE_BYTES).unwrap_or(u64::MAX).saturating_add(1);
+        let mut bytes = Vec::new();
+        File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes)).map_err(unreadable)?;
+        Self::from_bytes(&name, &bytes)
+    }
+
+    /// Checks the text of a workflow file; errors call it `name`.
+    ///
+    /// # Errors
+    /// Something in it is wrong; all that is wrong is listed.
+    pub fn parse(name: &str, text: &str) -> Result<Self, Diagnostics> {
+        if text.len() > MAX_FILE_BYTES {
+            return Err(Diagnostics::of_file(
+                name,
+                Diagnostic::of_file(format!("the workflow file {name} is larger than {} KiB", MAX_FILE_BYTES >> 10))
+                    .with_help("data belongs into inputs, not into the workflow"),
+            ));
+        }
+        let mut report = Report::new(text);
+        let workflow = read(text, &mut report);
+        match workflow {
+            Some(workflow) if report.is_empty() => Ok(workflow),
+            _ => Err(report.finish(name)),
+        }
+    }
+
+    /// Checks the bytes of a workflow file; errors call it `name`.
+    ///
+    /// # Errors
+    /// The bytes are not UTF-8, or something in the text is wrong; all that is wrong is listed.
+    pub fn from_bytes(name: &str, bytes: &[u8]) -> Result<Self, Diagnostics> {
+        let error = match std::str::from_utf8(bytes) {
+            Ok(text) => return Self::parse(name, text),
+            Err(error) => error,
+        };
+        if bytes.len() > MAX_FILE_BYTES {
+            // The cut at the limit may be what broke the text.
+            return Self::parse(name, &" ".repeat(MAX_FILE_BYTES + 1));
+        }
+        let at = error.valid_up_to();
+        let text = String::from_utf8_lossy(bytes);
+        let span = Span { start: at, end: at + char::REPLACEMENT_CHARACTER.len_utf8() };
+        let mut report = Report::new(&text);
+        report.push(
+            Diagnostic::at(span, "the file is not text in UTF-8")
+                .with_label(format!("the byte 0x{:02x} stands here", bytes.get(at).copied().unwrap_or(0)))
+                .with_help("save the file as UTF-8"),
+        );
+        Err(report.finish(name))
+    }
+}
+
+/// What could be made of a text. Whatever is missing has been reported.
+fn read(text: &str, report: &mut Report) -> Option<Workflow> {
+    let root = yaml::parse(text, report);
+    let Some(root) = root.filter(|root| !root.is_null()) else {
+        if report.is_empty() {
+            report.push(
+                Diagnostic::at(Span::default(), "the file is empty")
+                    .with_help("a workflow has at least `workflow: NAME` and `functions: …`"),
+            );
+        }
+        return None;
+    };
+    let file = WorkflowFile::read(&root, report)?;
+    check(&file, report)
+}

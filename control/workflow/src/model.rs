@@ -1,0 +1,237 @@
+//! The checked workflow: what every later floor may rely on.
+//!
+//! A [`Workflow`] exists only after validation. Names are resolved to indices, the graph is acyclic, every port has
+//! one writer, durations and sizes are numbers. Nothing in here can be wrong any more.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// A function of the workflow: its index in [`Workflow::functions`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FunctionId(pub u32);
+
+/// A checked workflow. Functions are in a topological order: every producer comes before its consumers.
+#[derive(Clone, Debug)]
+pub struct Workflow {
+    /// The name that the file gives.
+    pub name: String,
+    /// Streams that the caller provides.
+    pub inputs: Vec<WorkflowInput>,
+    /// Parameters that the caller may set, with their default; `None` means that the caller must set it.
+    pub params: BTreeMap<String, Option<String>>,
+    /// The functions, producers before consumers.
+    pub functions: Vec<Function>,
+    /// The switches, each of which decides which of some functions run.
+    pub switches: Vec<Switch>,
+    /// Streams that become visible when the run commits.
+    pub outputs: Vec<WorkflowOutput>,
+}
+
+/// A stream that the caller provides.
+#[derive(Clone, Debug)]
+pub struct WorkflowInput {
+    /// Its name in the file.
+    pub name: String,
+    /// `true`: every file that the caller names (a directory's files in the order of their names) is a part of its
+    /// own, so that a `foreach` can run over them. `false`: the files are one stream, one after the other.
+    pub partitioned: bool,
+}
+
+/// A function: what runs, what it reads, what it writes.
+#[derive(Clone, Debug)]
+pub struct Function {
+    /// Its name in the file.
+    pub name: String,
+    /// What is executed.
+    pub program: Program,
+    /// `Some`: one instance for each part of this source; the part is the input named `part`, which stands first in
+    /// [`Function::inputs`] with [`Input::each`] set.
+    pub foreach: Option<Source>,
+    /// Input ports, in the order of the file.
+    pub inputs: Vec<Input>,
+    /// Output ports, in the order of the file.
+    pub outputs: Vec<Output>,
+    /// Parameters handed to the function; values may come from workflow parameters.
+    pub params: BTreeMap<String, ParamValue>,
+    /// Additional environment variables.
+    pub env: BTreeMap<String, String>,
+    /// How long one attempt may take, from the opening of its gate.
+    pub timeout: Option<Duration>,
+    /// What happens after a failed attempt.
+    pub retries: Retries,
+    /// A new attempt writes the same bytes as the one before, so readers need not restart.
+    pub deterministic: bool,
+    /// What one instance needs.
+    pub resources: Resources,
+    /// `Some`: runs only if this switch (an index in [`Workflow::switches`]) chooses it.
+    pub conditional: Option<u32>,
+}
+
+/// What is executed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// A program that links the SDK: a name searched beside the workflow file, beside the `dflow` binary and in
+    /// `PATH`, or a path (relative paths are relative to the workflow file).
+    Sdk(String),
+    /// Any existing program with its arguments.
+    Command(Vec<Vec<ArgPiece>>),
+}
+
+/// A piece of a command's argument; the pieces of an argument are joined.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ArgPiece {
+    /// Text as it stands.
+    Text(String),
+    /// `{in.NAME}`: the path of an input (index in [`Function::inputs`]). An input of many streams must be an
+    /// argument of its own and becomes one argument for each stream.
+    Input(u32),
+    /// `{out.NAME}`: the path of an output (index in [`Function::outputs`]).
+    Output(u32),
+    /// `{params.NAME}`: the value of one of the function's parameters.
+    Param(String),
+}
+
+/// Where the value of a function's parameter comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ParamValue {
+    /// A value that stands in the file.
+    Literal(String),
+    /// The workflow parameter of this name.
+    Workflow(String),
+}
+
+/// One input port of a function.
+#[derive(Clone, Debug)]
+pub struct Input {
+    /// Its name.
+    pub name: String,
+    /// Where its bytes come from; at least one. Several sources, or a source that has parts, make a fan-in: the
+    /// function sees a list of streams, in the order of the sources and of their parts.
+    pub sources: Vec<Source>,
+    /// `true`: this is the part of a `foreach`; each instance reads one stream of the (only) source.
+    pub each: bool,
+    /// `true`: the port is a list of streams (a fan-in), `false`: exactly one stream.
+    pub many: bool,
+    /// k-of-n: the gate opens for the first `need` streams that satisfy it and the others are closed. `None`: all.
+    pub need: Option<u32>,
+    /// When the instance may start, as far as this input is concerned.
+    pub gate: Gate,
+    /// The function wants a slice over everything so far, so no byte of it is dropped while it runs.
+    pub keep: bool,
+    /// For a command: this input is the standard input of the program.
+    pub stdin: bool,
+}
+
+/// Where an input's bytes come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Source {
+    /// An input of the workflow: index in [`Workflow::inputs`].
+    WorkflowInput(u32),
+    /// An output port of a function.
+    Output {
+        /// The producing function.
+        function: FunctionId,
+        /// Index in its [`Function::outputs`].
+        output: u32,
+    },
+}
+
+/// When an input lets its instance start. For a fan-in, any of its streams (with `need: k`, k of them) opens `Stream`;
+/// all of them (k of them) have to be finished for `Whole`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Gate {
+    /// The first bytes exist, or the stream has ended empty.
+    #[default]
+    Stream,
+    /// The stream is finished.
+    Whole,
+    /// At once.
+    Start,
+}
+
+/// One output port of a function.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// Its name.
+    pub name: String,
+    /// How many streams it consists of.
+    pub partition: Partition,
+    /// For a command: this output is the standard output of the program.
+    pub stdout: bool,
+}
+
+/// How many streams an output port of one instance consists of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Partition {
+    /// One stream.
+    Single,
+    /// This many, known before the run.
+    Fixed(u32),
+    /// As many as the function opens while it runs.
+    Discovered,
+}
+
+/// What happens after a failed attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retries {
+    /// How many further attempts there are; 0 by default.
+    pub count: u32,
+    /// The pause before the first retry; it doubles with each further one.
+    pub backoff: Duration,
+    /// The longest pause.
+    pub max_backoff: Duration,
+}
+
+impl Retries {
+    /// The pause before retry number `retry` (1 is the first).
+    #[must_use]
+    pub fn pause(&self, retry: u32) -> Duration {
+        let doublings = retry.saturating_sub(1).min(31);
+        self.backoff.saturating_mul(1 << doublings).min(self.max_backoff)
+    }
+}
+
+/// What one instance of a function needs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Resources {
+    /// Slots that an instance holds while it computes; at least 1.
+    pub slots: u32,
+    /// Bytes of memory that the function itself may use; `None`: not limited.
+    pub memory: Option<u64>,
+}
+
+/// Chooses which of some functions run.
+#[derive(Clone, Debug)]
+pub struct Switch {
+    /// Its name in the file.
+    pub name: String,
+    /// What decides.
+    pub on: SwitchOn,
+    /// For each value the functions that run; a function stands under at most one switch.
+    pub cases: Vec<(String, Vec<FunctionId>)>,
+    /// The functions that run if no case matches; empty without a default.
+    pub default: Option<Vec<FunctionId>>,
+}
+
+/// What decides a [`Switch`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SwitchOn {
+    /// The text of a small stream (at most [`MAX_SWITCH_VALUE`] bytes, surrounding white space removed).
+    Value(Source),
+    /// A workflow parameter.
+    Param(String),
+}
+
+/// The longest value, in bytes, that can decide a switch.
+pub const MAX_SWITCH_VALUE: usize = 256;
+
+/// A stream that becomes visible when the run commits.
+#[derive(Clone, Debug)]
+pub struct WorkflowOutput {
+    /// Its name: the name of the file, or of the directory where there are many streams.
+    pub name: String,
+    /// Where it comes from. With several sources, those whose function was not chosen by its switch are left out.
+    pub sources: Vec<Source>,
+    /// `true`: a directory with one file for each stream.
+    pub many: bool,
+}

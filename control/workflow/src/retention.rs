@@ -1,0 +1,241 @@
+//! Who reads a stream, and for how long its bytes have to be kept.
+//!
+//! All of these are pure functions of the workflow, so that every node comes to the same answer by itself.
+
+use crate::model::{Function, FunctionId, Source, SwitchOn, Workflow};
+use crate::streams::Streams;
+
+/// Something that reads a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Consumer {
+    /// An input of a function.
+    Input {
+        /// The function.
+        function: FunctionId,
+        /// The index in its [`Function::inputs`].
+        input: u32,
+    },
+    /// The value decides a switch: its index in [`Workflow::switches`].
+    Switch(u32),
+    /// The stream becomes visible when the run commits: the index in [`Workflow::outputs`].
+    Output(u32),
+}
+
+/// Everything that reads a source: inputs of functions in their order, then switches, then outputs of the workflow.
+#[must_use]
+pub fn consumers(workflow: &Workflow, source: Source) -> Vec<Consumer> {
+    let inputs = (0..).zip(&workflow.functions).flat_map(|(id, function)| {
+        let inputs = (0..).zip(&function.inputs).filter(|(_, input)| input.sources.contains(&source));
+        inputs.map(move |(input, _)| Consumer::Input { function: FunctionId(id), input })
+    });
+    let switches = (0..).zip(&workflow.switches).filter(|(_, switch)| switch.on == SwitchOn::Value(source));
+    let outputs = (0..).zip(&workflow.outputs).filter(|(_, output)| output.sources.contains(&source));
+    inputs
+        .chain(switches.map(|(index, _)| Consumer::Switch(index)))
+        .chain(outputs.map(|(index, _)| Consumer::Output(index)))
+        .collect()
+}
+
+/// Whether an instance of a function can be started again after it has read something: because it may be retried, or
+/// because one of the functions that it reads from, or that decides whether it runs, may be started again.
+///
+/// That a producer is `deterministic` does not help: when its new attempt differs after all, its readers start again.
+#[must_use]
+pub fn may_restart(workflow: &Workflow, function: FunctionId) -> bool {
+    restarting(workflow)[function.0 as usize]
+}
+
+/// Whether the bytes of a stream have to be kept from offset 0 on, although all present readers have consumed them.
+///
+/// So it is if one of its readers
+/// - has retries of its own,
+/// - may start again because of another stream that it reads, while this stream goes on (another instance of the same
+///   `foreach` counts as another producer),
+/// - has asked to `keep` it,
+/// - comes to be only later: it stands under a switch that a stream decides, its fan-in is k-of-n, or it is a `foreach`
+///   over parts that are still being discovered and this is an input that all its instances read.
+///
+/// An input of the workflow is treated as if it could not be read again, as is true of the standard input; what
+/// consists of files never has to be kept.
+#[must_use]
+pub fn keeps(workflow: &Workflow, source: Source) -> bool {
+    let restarting = restarting(workflow);
+    workflow.functions.iter().any(|function| {
+        let mut reading = function.inputs.iter().filter(|input| input.sources.contains(&source));
+        reading.any(|input| {
+            input.keep
+                || input.need.is_some()
+                || function.retries.count > 0
+                || matches!(decider(workflow, function), Some(SwitchOn::Value(_)))
+                || (!input.each && discovers_instances(workflow, function))
+                || another_restarts(workflow, &restarting, function, source)
+        })
+    })
+}
+
+/// For each function whether it may restart; one pass, for producers come first.
+fn restarting(workflow: &Workflow) -> Vec<bool> {
+    let mut restarting: Vec<bool> = Vec::with_capacity(workflow.functions.len());
+    for function in &workflow.functions {
+        let needed = function.inputs.iter().flat_map(|input| &input.sources).filter_map(producer);
+        let mut needed = needed.chain(deciding_function(workflow, function));
+        restarting.push(function.retries.count > 0 || needed.any(|id| restarting[id.0 as usize]));
+    }
+    restarting
+}
+
+/// Whether a function may start again because of another stream than this one.
+fn another_restarts(workflow: &Workflow, restarting: &[bool], function: &Function, source: Source) -> bool {
+    let this = producer(&source);
+    function.inputs.iter().any(|input| {
+        input.sources.iter().filter_map(producer).any(|other| {
+            let instances = workflow.functions[other.0 as usize].foreach.is_some();
+            restarting[other.0 as usize] && (Some(other) != this || (instances && !input.each))
+        })
+    })
+}
+
+/// Whether it becomes known only while the run goes on how many instances a function has.
+fn discovers_instances(workflow: &Workflow, function: &Function) -> bool {
+    function.foreach.is_some_and(|source| workflow.streams(source) == Streams::Discovered)
+}
+
+/// The function whose output decides whether this one runs.
+fn deciding_function(workflow: &Workflow, function: &Function) -> Option<FunctionId> {
+    match decider(workflow, function)? {
+        SwitchOn::Value(source) => producer(source),
+        SwitchOn::Param(_) => None,
+    }
+}
+
+/// What decides whether a function runs.
+fn decider<'w>(workflow: &'w Workflow, function: &Function) -> Option<&'w SwitchOn> {
+    Some(&workflow.switches[function.conditional? as usize].on)
+}
+
+fn producer(source: &Source) -> Option<FunctionId> {
+    match source {
+        Source::WorkflowInput(_) => None,
+        Source::Output { function, .. } => Some(*function),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(functions: &str) -> Workflow {
+        let text = format!("workflow: w\ninputs: {{ a: {{}}, files: {{ parts: files }} }}\nfunctions:\n{functions}");
+        Workflow::parse("w.yaml", &text).unwrap_or_else(|errors| panic!("{errors}"))
+    }
+
+    fn output(workflow: &Workflow, name: &str) -> Source {
+        let function = workflow.functions.iter().position(|function| function.name == name).unwrap();
+        Source::Output { function: FunctionId(u32::try_from(function).unwrap()), output: 0 }
+    }
+
+    fn kept(functions: &str, of: &str) -> bool {
+        let workflow = parse(functions);
+        keeps(&workflow, output(&workflow, of))
+    }
+
+    const CHAIN: &str = "
+  a: { program: a, inputs: { x: inputs.a }, outputs: [y] }
+  b: { program: b, inputs: { x: a.y }, outputs: [y] }
+  c: { program: c, inputs: { x: b.y }, outputs: [y] }
+";
+
+    #[test]
+    fn restarts_spread_downstream_only() {
+        let workflow = parse(&CHAIN.replace("program: b,", "program: b, retries: 1,"));
+        let restarting: Vec<bool> = (0..3).map(|id| may_restart(&workflow, FunctionId(id))).collect();
+        assert_eq!(restarting, [false, true, true]);
+    }
+
+    #[test]
+    fn a_reader_with_retries_needs_everything() {
+        assert!(!kept(CHAIN, "a"));
+        assert!(kept(&CHAIN.replace("program: b,", "program: b, retries: 1,"), "a"));
+        // The new attempt of `b` writes its output anew.
+        assert!(!kept(&CHAIN.replace("program: b,", "program: b, retries: 1,"), "b"));
+        assert!(kept(&CHAIN.replace("{ x: b.y }", "{ x: { from: b.y, keep: true } }"), "b"));
+    }
+
+    #[test]
+    fn a_reader_that_starts_again_for_another_stream() {
+        let join = "
+  a: { program: a, inputs: [inputs.a], outputs: [y] }
+  b: { program: b, inputs: [inputs.a], outputs: [z], retries: 2 }
+  c: { program: c, inputs: [a.y, b.z] }
+";
+        assert!(kept(join, "a"));
+        assert!(!kept(join, "b"));
+    }
+
+    #[test]
+    fn instances_of_a_foreach_restart_by_themselves() {
+        let fan_in = "
+  split: { program: s, inputs: [inputs.a], outputs: { parts: { partition: 4 } } }
+  count: { program: c, foreach: split.parts, outputs: [counts], retries: 1 }
+  merge: { program: m, inputs: [count.counts] }
+  each: { program: e, foreach: count.counts }
+";
+        assert!(kept(fan_in, "count"));
+        assert!(!kept(&fan_in.replace("  merge: { program: m, inputs: [count.counts] }\n", ""), "count"));
+    }
+
+    #[test]
+    fn readers_that_come_to_be_later() {
+        let broadcast = "
+  split: { program: s, inputs: [inputs.a], outputs: { parts: { partition: discovered } } }
+  table: { program: t, inputs: [inputs.a], outputs: [rows] }
+  count: { program: c, foreach: split.parts, inputs: [table.rows], outputs: [counts] }
+";
+        assert!(kept(broadcast, "table"));
+        assert!(!kept(broadcast, "split"));
+        assert!(!kept(&broadcast.replace("discovered", "8"), "table"));
+        assert!(!kept(&broadcast.replace("foreach: split.parts", "foreach: inputs.files"), "table"));
+
+        let switch = "
+  probe: { program: p, inputs: [inputs.a], outputs: [kind, copy] }
+  a: { program: a, inputs: [inputs.a], outputs: [y] }
+  b: { program: b, inputs: [a.y] }
+  route: { switch: probe.kind, cases: { x: b } }
+";
+        assert!(kept(switch, "a"));
+        assert!(kept(&switch.replace("switch: probe.kind", "switch: inputs.a"), "a"));
+
+        let race = "
+  a: { program: a, inputs: [inputs.a], outputs: [y] }
+  b: { program: b, inputs: [inputs.a], outputs: [y] }
+  c: { program: c, inputs: { x: { from: [a.y, b.y], need: 1 } } }
+";
+        assert!(kept(race, "a"));
+        assert!(!kept(&race.replace(", need: 1", ""), "a"));
+    }
+
+    #[test]
+    fn workflow_inputs_count_as_read_once() {
+        let workflow = parse(CHAIN);
+        assert!(!keeps(&workflow, Source::WorkflowInput(0)));
+        let workflow = parse(&CHAIN.replace("program: a,", "program: a, retries: 1,"));
+        assert!(keeps(&workflow, Source::WorkflowInput(0)));
+    }
+
+    #[test]
+    fn all_kinds_of_consumers() {
+        let workflow = parse(
+            "
+  probe: { program: p, inputs: [inputs.a], outputs: [kind] }
+  b: { program: b, inputs: [probe.kind] }
+  c: { program: c }
+  route: { switch: probe.kind, cases: { x: c } }
+outputs: { kind: probe.kind }
+",
+        );
+        let expected =
+            [Consumer::Input { function: FunctionId(1), input: 0 }, Consumer::Switch(0), Consumer::Output(0)];
+        assert_eq!(consumers(&workflow, output(&workflow, "probe")), expected);
+        assert_eq!(consumers(&workflow, Source::WorkflowInput(1)), []);
+    }
+}

@@ -1,0 +1,50 @@
+//! Of how many streams a source consists.
+
+use crate::model::{Function, FunctionId, Partition, Source, Workflow};
+
+/// Of how many streams a source consists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Streams {
+    /// One stream.
+    One,
+    /// A collection of this many streams.
+    Fixed(u32),
+    /// A collection with a stream for each file that the caller gives; known when the run starts.
+    Files,
+    /// A collection whose streams become known while the run goes on.
+    Discovered,
+}
+
+impl Workflow {
+    /// The function with this id.
+    ///
+    /// # Panics
+    /// The id is of another workflow.
+    #[must_use]
+    pub fn function(&self, id: FunctionId) -> &Function {
+        &self.functions[id.0 as usize]
+    }
+
+    /// Of how many streams a source consists. An output of a `foreach` has as many as what it runs over.
+    ///
+    /// # Panics
+    /// The source is of another workflow.
+    #[must_use]
+    pub fn streams(&self, source: Source) -> Streams {
+        let mut source = source;
+        loop {
+            let (function, output) = match source {
+                Source::WorkflowInput(input) if self.inputs[input as usize].partitioned => return Streams::Files,
+                Source::WorkflowInput(_) => return Streams::One,
+                Source::Output { function, output } => (self.function(function), output),
+            };
+            match (function.foreach, function.outputs[output as usize].partition) {
+                // The graph has no cycles, so this ends.
+                (Some(over), _) => source = over,
+                (None, Partition::Single) => return Streams::One,
+                (None, Partition::Fixed(parts)) => return Streams::Fixed(parts),
+                (None, Partition::Discovered) => return Streams::Discovered,
+            }
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! YAML text as a tree in which every value knows its place.
+//!
+//! Syntax is granit-parser's; this file adds what a tree needs: aliases that share their target instead of copying it,
+//! a limit on the size that they add up to, and errors in our own form. Whatever the bytes are, the result is a tree or
+//! an error.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError};
+
+use crate::diagnostics::{Diagnostic, Span};
+use crate::limits::{MAX_YAML_DEPTH, MAX_YAML_NODES};
+use crate::report::Report;
+
+/// A value and its place.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) value: Value,
+    /// For a list or map of several lines, what of it stands on the first.
+    pub(crate) span: Span,
+    /// How many values it consists of, itself included, aliases counted in full.
+    size: usize,
+}
+
+/// The kinds of values that YAML has.
+#[derive(Debug)]
+pub(crate) enum Value {
+    Scalar(Scalar),
+    List(Vec<Rc<Node>>),
+    /// Keys and values in the order of the file. A key may occur twice: whoever reads the map reports it.
+    Map(Vec<(Key, Rc<Node>)>),
+}
+
+/// A scalar as it stands in the file, without quotes.
+#[derive(Clone, Debug)]
+pub(crate) struct Scalar {
+    pub(crate) text: String,
+    /// Not quoted, so that `true`, `null` and numbers mean what they say.
+    plain: bool,
+}
+
+/// A key of a map.
+#[derive(Clone, Debug)]
+pub(crate) struct Key {
+    pub(crate) text: String,
+    pub(crate) span: Span,
+}
+
+/// What a scalar means by the rules of YAML 1.2 (core schema).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ScalarKind {
+    Null,
+    Bool(bool),
+    Number,
+    Text,
+}
+
+impl Scalar {
+    pub(crate) fn kind(&self) -> ScalarKind {
+        if !self.plain {
+            return ScalarKind::Text;
+        }
+        match self.text.as_str() {
+            "" | "~" | "null" | "Null" | "NULL" => ScalarKind::Null,
+            "true" | "True" | "TRUE" => ScalarKind::Bool(true),
+            "false" | "False" | "FALSE" => ScalarKind::Bool(false),
+            text if is_number(text) => ScalarKind::Number,
+            _ => ScalarKind::Text,
+        }
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
+    let digits = |text: &str, radix| !text.is_empty() && text.chars().all(|c| c.is_digit(radix));
+    match (text.strip_prefix("0x"), text.strip_prefix("0o")) {
+        (Some(hex), _) => digits(hex, 16),
+        (_, Some(octal)) => digits(octal, 8),
+        _ => {
+            matches!(unsigned, ".inf" | ".Inf" | ".INF" | ".nan" | ".NaN" | ".NAN")
+                || (unsigned.starts_with(|c: char| c.is_ascii_digit() || c == '.') && unsigned.parse::<f64>().is_ok())
+        }
+    }
+}
+
+impl Node {
+    /// What it is, for "expected …, found …".
+    pub(crate) fn describe(&self) -> String {
+        match &self.value {
+            Value::List(_) => "a list".into(),
+            Value::Map(_) => "a map".into(),
+            Value::Scalar(scalar) => match scalar.kind() {
+                ScalarKind::Null => "nothing".into(),
+                ScalarKind::Bool(value) => format!("the truth value `{value}`"),
+                ScalarKind::Number => format!("the number {}", crate::report::quoted(&scalar.text)),
+                ScalarKind::Text => format!("the text {}", crate::report::quoted(&scalar.text)),
+            },
+        }
+    }
+
+    pub(crate) fn is_null(&self) -> bool {
+        matches!(&self.value, Value::Scalar(scalar) if scalar.kind() == ScalarKind::Null)
+    }
+}
+
+/// Reads the only document of a text.
+pub(crate) fn parse(source: &str, report: &mut Report) -> Option<Rc<Node>> {
+    let options = granit_parser::options! {
+        flow_nesting_limit: MAX_YAML_DEPTH,
+        block_nesting_limit: MAX_YAML_DEPTH,
+    };
+    let mut builder = Builder { source, open: Vec::new(), anchors: HashMap::new(), root: None, documents: 0 };
+    for event in Parser::new_from_str_with_options(source, options) {
+        let step = match event {
+            Ok((event, span)) => builder.take(event, &span),
+            Err(error) => Err(Box::new(syntax_error(source, &error))),
+        };
+        if let Err(diagnostic) = step {
+            report.push(*diagnostic);
+            return None;
+        }
+    }
+    builder.root
+}
+
+/// A list or map whose end has not been seen yet.
+struct Open {
+    value: Value,
+    /// The key whose value comes next.
+    key: Option<Key>,
+    anchor: usize,
+    start: usize,
+    size: usize,
+}
+
+struct Builder<'s> {
+    source: &'s str,
+    open: Vec<Open>,
+    anchors: HashMap<usize, Rc<Node>>,
+    root: Option<Rc<Node>>,
+    documents: usize,
+}
+
+impl Builder<'_> {
+    fn take(&mut self, event: Event, span: &granit_parser::Span) -> Result<(), Box<Diagnostic>> {
+        if event.tag().is_some() {
+            let tag = span.tag_span().unwrap_or(*span);
+            return Err(Box::new(
+                Diagnostic::at(self.span(&tag), "a workflow file has no tags")
+                    .with_help("remove the tag; put a value in quotes to make it text"),
+            ));
+        }
+        let here = self.span(span);
+        match event {
+            Event::DocumentStart(..) => {
+                self.documents += 1;
+                if self.documents > 1 {
+                    return Err(Box::new(
+                        Diagnostic::at(here, "a second YAML document starts here")
+                            .with_help("a workflow file holds one document: put each workflow into a file of its own"),
+                    ));
+                }
+                Ok(())
+            }
+            Event::Scalar(text, style, anchor, _) => {
+                let scalar = Scalar { text: text.into_owned(), plain: style == ScalarStyle::Plain };
+                self.add(Rc::new(Node { value: Value::Scalar(scalar), span: here, size: 1 }), anchor, here)
+            }
+            Event::SequenceStart(_, anchor, _) => {
+                self.start(Value::List(Vec::new()), anchor, here);
+                Ok(())
+            }
+            Event::MappingStart(_, anchor, _) => {
+                self.start(Value::Map(Vec::new()), anchor, here);
+                Ok(())
+            }
+            Event::SequenceEnd | Event::MappingEnd => match self.open.pop() {
+                Some(open) => {
+                    let span = first_line(self.source, Span { start: open.start, end: here.end });
+                    let node = Node { value: open.value, span, size: open.size };
+                    self.add(Rc::new(node), open.anchor, span)
+                }
+                None => Ok(()),
+            },
+            Event::Alias(anchor) => match self.anchors.get(&anchor) {
+                Some(node) => self.add(Rc::clone(node), 0, here),
+                None => Err(Box::new(
+                    Diagnostic::at(here, "this alias stands inside of the value that it repeats")
+                        .with_help("a value cannot contain itself: write out what is meant here"),
+                )),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    fn start(&mut self, value: Value, anchor: usize, here: Span) {
+        self.open.push(Open { value, key: None, anchor, start: here.start, size: 1 });
+    }
+
+    /// Puts a complete value where it belongs. `here` is where it is used, which for an alias is not where it stands.
+    fn add(&mut self, node: Rc<Node>, anchor: usize, here: Span) -> Result<(), Box<Diagnostic>> {
+        if anchor != 0 {
+            self.anchors.insert(anchor, Rc::clone(&node));
+        }
+        let Some(parent) = self.open.last_mut() else {
+            self.root = Some(node);
+            return Ok(());
+        };
+        parent.size += node.size;
+        if parent.size > MAX_YAML_NODES {
+            return Err(Box::new(
+                Diagnostic::at(here, format!("the file has more than {MAX_YAML_NODES} values"))
+                    .with_help("aliases count as often as they are used: a workflow needs far fewer values"),
+            ));
+        }
+        match (&mut parent.value, parent.key.take()) {
+            (Value::List(items), _) => items.push(node),
+            (Value::Map(pairs), Some(key)) => pairs.push((key, node)),
+            (Value::Map(_), None) => match &node.value {
+                Value::Scalar(scalar) => parent.key = Some(Key { text: scalar.text.clone(), span: here }),
+                _ => {
+                    return Err(Box::new(
+                        Diagnostic::at(here, format!("a key has to be text, found {}", node.describe()))
+                            .with_help("put the key in quotes if its text starts with a bracket or a brace"),
+                    ));
+                }
+            },
+            (Value::Scalar(_), _) => {}
+        }
+        Ok(())
+    }
+
+    fn span(&self, span: &granit_parser::Span) -> Span {
+        // The parser promises byte offsets for text input; a place at the start is better than none.
+        let range = span.byte_range().unwrap_or(0..0);
+        valid(self.source, range.start, range.end)
+    }
+}
+
+/// Brings a range into the source and onto the boundaries of characters.
+fn valid(source: &str, start: usize, end: usize) -> Span {
+    let floor = |mut at: usize| {
+        at = at.min(source.len());
+        while !source.is_char_boundary(at) {
+            at -= 1;
+        }
+        at
+    };
+    let start = floor(start);
+    Span { start, end: floor(end).max(start) }
+}
+
+/// The part of a span that stands on its first line, without trailing white space.
+fn first_line(source: &str, span: Span) -> Span {
+    let text = source.get(span.range()).unwrap_or("");
+    let line = text.lines().next().unwrap_or("").trim_end();
+    Span { start: span.start, end: span.start + line.len() }
+}
+
+fn syntax_error(source: &str, error: &ScanError) -> Diagnostic {
+    let at = error.marker().byte_offset().unwrap_or(source.len());
+    let here = valid(source, at, at);
+    let end =
+        source[here.start..].chars().next().filter(|&c| c != '\n').map_or(here.start, |c| here.start + c.len_utf8());
+    let diagnostic =
+        Diagnostic::at(Span { start: here.start, end }, format!("this is not valid YAML: {}", error.info()));
+    match error.kind() {
+        ErrorKind::TabNotAllowed
+        | ErrorKind::TabInBlockIndentation
+        | ErrorKind::TabInIndentation
+        | ErrorKind::TabAtBlockScalarStart
+        | ErrorKind::TabInPlainScalar => diagnostic.with_help("indent with spaces: YAML does not take tabs"),
+        ErrorKind::MappingValueNotAllowed
+        | ErrorKind::InvalidMappingValueWhitespace
+        | ErrorKind::InvalidColonPlacement => {
+            diagnostic.with_help("a text that contains `: ` has to stand in quotes; else look at the indentation")
+        }
+        ErrorKind::InvalidIndentation
+        | ErrorKind::ExpectedBlockMappingKey
+        | ErrorKind::BlockSequenceEntryNotAllowed
+        | ErrorKind::SimpleKeyExpected
+        | ErrorKind::InvalidSimpleKey => diagnostic
+            .with_help("look at the indentation of this line and the one before, and at the `: ` after each key"),
+        ErrorKind::UnknownAnchor => diagnostic
+            .with_help("define it earlier in the file by `&name`, or put a text that starts with `*` in quotes"),
+        ErrorKind::RecursionLimitExceeded => diagnostic
+            .with_help(format!("lists and maps may be nested {MAX_YAML_DEPTH} deep; a workflow needs about five")),
+        ErrorKind::UnexpectedEofFlowMapping
+        | ErrorKind::UnexpectedEofFlowSequence
+        | ErrorKind::UnexpectedEofImplicitFlowMapping
+        | ErrorKind::UnclosedFlowCollection { .. }
+        | ErrorKind::ExpectedFlowMappingSeparator
+        | ErrorKind::ExpectedFlowSequenceSeparator => diagnostic
+            .with_help("look for a bracket or brace that is not closed, or a comma that is missing, before this place"),
+        ErrorKind::PlainScalarStartsWithDashFlowIndicator => diagnostic.with_help("put the dash in quotes: `\"-\"`"),
+        ErrorKind::UnclosedQuotedScalar => diagnostic.with_help("close the text with the quote that it began with"),
+        ErrorKind::UnexpectedCharacter { .. } => diagnostic.with_help("put the text in quotes"),
+        _ => diagnostic,
+    }
+}

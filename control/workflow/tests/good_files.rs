@@ -1,0 +1,187 @@
+//! Files that are right, and what they mean.
+
+use std::time::Duration;
+
+use dflow_workflow::{ArgPiece, FunctionId, Gate, Partition, Program, Source, Streams, SwitchOn, Workflow};
+
+fn load(name: &str) -> Workflow {
+    let path = format!("{}/tests/good/{name}", env!("CARGO_MANIFEST_DIR"));
+    Workflow::load(path.as_ref()).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+fn parse(text: &str) -> Workflow {
+    Workflow::parse("w.yaml", text).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+fn id(workflow: &Workflow, name: &str) -> FunctionId {
+    let index = workflow.functions.iter().position(|function| function.name == name).expect(name);
+    FunctionId(u32::try_from(index).unwrap())
+}
+
+fn names(workflow: &Workflow) -> Vec<&str> {
+    workflow.functions.iter().map(|function| function.name.as_str()).collect()
+}
+
+#[test]
+fn wordcount() {
+    let workflow = load("wordcount.yaml");
+    assert_eq!(workflow.name, "wordcount");
+    assert_eq!(names(&workflow), ["split", "count", "merge"]);
+    let [split, count, merge] = &workflow.functions[..] else { panic!() };
+
+    assert_eq!(split.program, Program::Sdk("wordcount-split".into()));
+    assert_eq!(split.inputs[0].sources, [Source::WorkflowInput(0)]);
+    assert!(!split.inputs[0].many);
+    assert_eq!(split.outputs[0].partition, Partition::Fixed(8));
+
+    let parts = Source::Output { function: FunctionId(0), output: 0 };
+    assert_eq!(count.foreach, Some(parts));
+    assert_eq!((count.inputs[0].name.as_str(), count.inputs[0].each, count.inputs[0].many), ("part", true, false));
+    assert_eq!(count.inputs[0].sources, [parts]);
+    assert_eq!(count.inputs[0].gate, Gate::Stream);
+
+    let counts = Source::Output { function: FunctionId(1), output: 0 };
+    assert_eq!((&merge.inputs[0].sources[..], merge.inputs[0].many), (&[counts][..], true));
+    assert_eq!(workflow.streams(counts), Streams::Fixed(8));
+    assert_eq!((merge.timeout, merge.retries.count, merge.resources.slots), (None, 0, 1));
+
+    assert_eq!((workflow.outputs[0].name.as_str(), workflow.outputs[0].many), ("total", false));
+}
+
+#[test]
+fn commands() {
+    let workflow = load("commands.yaml");
+    let function = |name: &str| &workflow.functions[id(&workflow, name).0 as usize];
+
+    let unpack = function("unpack");
+    assert!(unpack.inputs[0].stdin && unpack.inputs[0].each);
+    assert_eq!((unpack.outputs[0].name.as_str(), unpack.outputs[0].stdout), ("out", true));
+
+    let filter = function("filter");
+    assert_eq!(filter.inputs.iter().map(|input| input.stdin).collect::<Vec<_>>(), [true, false]);
+    let Program::Command(arguments) = &filter.program else { panic!() };
+    assert_eq!(arguments[2], [ArgPiece::Input(1)]);
+
+    let sort = function("sort");
+    let Program::Command(arguments) = &sort.program else { panic!() };
+    assert_eq!(arguments[2], [ArgPiece::Text("-k".into()), ArgPiece::Param("column".into())]);
+    assert_eq!(arguments[4..], [vec![ArgPiece::Output(0)], vec![ArgPiece::Input(0)]]);
+    assert!(sort.inputs[0].many && !sort.inputs[0].stdin && !sort.outputs[0].stdout);
+
+    let top = function("top");
+    let Program::Command(arguments) = &top.program else { panic!() };
+    let script = [
+        ArgPiece::Text("sort -rn | head -n ".into()),
+        ArgPiece::Param("top".into()),
+        ArgPiece::Text(" | awk '{print $2}' | tee \"$1\"".into()),
+    ];
+    assert_eq!(arguments[2], script);
+    assert!(top.params.contains_key("top"), "a parameter of the workflow that an argument names");
+    assert_eq!(top.outputs.iter().map(|output| output.stdout).collect::<Vec<_>>(), [true, false]);
+    assert_eq!(top.inputs[0].name, "count");
+    assert_eq!(workflow.outputs[0].name, "list");
+}
+
+#[test]
+fn everything() {
+    let workflow = load("everything.yaml");
+    let order =
+        ["count", "again", "extra", "merge", "explore", "probe", "video", "thumb", "resize", "simple", "fast", "last"];
+    assert_eq!(names(&workflow), order);
+    let merge = &workflow.functions[3];
+    assert_eq!(merge.timeout, Some(Duration::from_secs(90)));
+    assert_eq!(merge.resources.memory, Some(1 << 30));
+    assert_eq!((merge.inputs[0].need, merge.inputs[0].keep, merge.inputs[0].gate), (Some(2), true, Gate::Whole));
+    assert_eq!(merge.inputs[2].gate, Gate::Start);
+    let count = &workflow.functions[0];
+    assert!(count.inputs[0].keep && count.inputs.iter().all(|input| input.gate == Gate::Whole));
+    assert_eq!((count.retries.count, count.retries.max_backoff), (2, Duration::from_secs(10)));
+
+    let [route, tune] = &workflow.switches[..] else { panic!() };
+    assert_eq!(route.on, SwitchOn::Value(Source::Output { function: id(&workflow, "probe"), output: 0 }));
+    assert_eq!(route.cases[1], ("image".into(), vec![id(&workflow, "thumb"), id(&workflow, "resize")]));
+    assert_eq!(route.cases[2], ("7".into(), vec![]));
+    assert_eq!(route.default, Some(vec![id(&workflow, "simple")]));
+    assert_eq!((&tune.on, &tune.default), (&SwitchOn::Param("mode".into()), &None));
+    assert_eq!(workflow.functions[id(&workflow, "resize").0 as usize].conditional, Some(0));
+
+    let many: Vec<(&str, bool)> = workflow.outputs.iter().map(|output| (output.name.as_str(), output.many)).collect();
+    assert_eq!(many, [("total", false), ("parts", true), ("branch", false), ("both", true)]);
+    assert_eq!(workflow.params["mode"], None);
+    assert_eq!(workflow.params["ratio"], Some("0.5".into()));
+}
+
+#[test]
+fn aliases_share_what_they_repeat() {
+    let workflow = load("aliases.yaml");
+    assert_eq!(workflow.functions[0].env, workflow.functions[1].env);
+    assert_eq!(workflow.functions[1].inputs[0].sources, [Source::WorkflowInput(0)]);
+}
+
+#[test]
+fn sources_are_those_of_the_sorted_functions() {
+    let workflow = parse(
+        "
+workflow: w
+functions:
+  last: { program: p, inputs: [middle, first] }
+  middle: { program: p, foreach: first.parts, outputs: [x] }
+  first: { program: p, outputs: { parts: { partition: 2 } } }
+outputs: [middle.x]
+",
+    );
+    assert_eq!(names(&workflow), ["first", "middle", "last"]);
+    let source = |function| Source::Output { function: FunctionId(function), output: 0 };
+    assert_eq!(workflow.functions[1].foreach, Some(source(0)));
+    assert_eq!(workflow.functions[2].inputs[0].sources, [source(1)]);
+    assert_eq!(workflow.functions[2].inputs[1].sources, [source(0)]);
+    assert_eq!(workflow.outputs[0].sources, [source(1)]);
+}
+
+#[test]
+fn exclusion_goes_through_what_is_downstream_of_a_branch() {
+    let text = "
+workflow: w
+params: { mode: a }
+functions:
+  route: { switch: params.mode, cases: { a: one, b: two } }
+  one: { program: p, outputs: [x] }
+  two: { program: p, outputs: [x] }
+  after-one: { program: p, inputs: [one], outputs: [x] }
+outputs: { x: [after-one.x, two.x] }
+";
+    assert!(!parse(text).outputs[0].many);
+    assert!(parse(&text.replace("b: two", "b: [one, two]")).outputs[0].many);
+}
+
+#[test]
+fn a_script_among_the_inputs_of_a_command() {
+    let workflow = parse(
+        "
+workflow: w
+inputs: [text, script]
+functions:
+  f:
+    command: [awk, -f, '{in.script}']
+    inputs: { text: inputs.text, script: { from: inputs.script, stdin: false } }
+    outputs: { out: { stdout: true } }
+",
+    );
+    assert_eq!(workflow.functions[0].inputs.iter().map(|input| input.stdin).collect::<Vec<_>>(), [true, false]);
+    assert!(workflow.functions[0].outputs[0].stdout);
+}
+
+#[test]
+fn parameters_of_a_run() {
+    let workflow = load("everything.yaml");
+    let given = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect::<Vec<_>>();
+    let params = workflow.resolve_params(&given(&[("mode", "fast"), ("top", "3")])).unwrap();
+    assert_eq!(params.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>(), ["mode=fast", "ratio=0.5", "top=3"]);
+
+    let error = |pairs| workflow.resolve_params(&given(pairs)).unwrap_err().to_string();
+    assert_eq!(error(&[]), "workflow `everything` needs a value for `mode`; give it as NAME=VALUE");
+    assert!(error(&[("mod", "x")]).ends_with("has no parameter `mod`; did you mean `mode`?"));
+    assert!(error(&[("zzz", "x")]).ends_with("its parameters are `mode`, `ratio`, `top`"));
+    assert!(error(&[("mode", "x"), ("mode", "y")]).contains("given twice"));
+    assert!(error(&[("mode", "a\0b")]).contains("zero byte"));
+}
