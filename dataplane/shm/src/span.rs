@@ -80,7 +80,14 @@ impl Span {
         // SAFETY: the target is inside this span's own reservation and above everything that a slice was made of. If the
         // file is cut short by somebody, this process ends with SIGBUS: what is in the slice would be gone anyway.
         unsafe {
-            rustix::mm::mmap(to.cast(), length as usize, ProtFlags::READ, MapFlags::SHARED | MapFlags::FIXED, file, file_offset)
+            rustix::mm::mmap(
+                to.cast(),
+                length as usize,
+                ProtFlags::READ,
+                MapFlags::SHARED | MapFlags::FIXED,
+                file,
+                file_offset,
+            )
         }
         .map_err(|source| SegmentError::Os { action: "map", length: length as usize, source })?;
         self.covered = self.covered.max(base + length);
