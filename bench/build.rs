@@ -1,0 +1,11 @@
+//! Links the program that stands for "the smallest program there is": static, and without a runtime before its first
+//! instruction.
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    if std::env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {
+        for argument in ["-static", "-nostartfiles", "-no-pie"] {
+            println!("cargo::rustc-link-arg-bin=dflow-bench-first-instruction={argument}");
+        }
+    }
+}

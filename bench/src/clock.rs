@@ -1,0 +1,98 @@
+//! Two clocks: one that all processes share, and one that is cheap to read.
+
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+/// How long the cheap clock is compared with the shared one to learn its rate.
+const CALIBRATION: Duration = Duration::from_millis(20);
+
+/// Nanoseconds of CLOCK_MONOTONIC, which is the same in every process.
+pub fn now() -> u64 {
+    let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::Monotonic);
+    tv_sec.cast_unsigned() * 1_000_000_000 + tv_nsec.cast_unsigned()
+}
+
+/// Waits until [`now`] is `time`: asleep for most of it, then awake, so that the moment is met to the microsecond.
+pub fn wait_until(time: u64) {
+    /// What a sleeper may oversleep.
+    const MARGIN: u64 = 100_000;
+    loop {
+        let now = now();
+        if now >= time {
+            return;
+        }
+        if time - now > MARGIN {
+            std::thread::sleep(Duration::from_nanos(time - now - MARGIN));
+        }
+    }
+}
+
+/// The cheapest clock there is, for durations within one process.
+///
+/// On x86-64 with a constant time stamp counter, that counter: reading it takes a few nanoseconds instead of tens, which
+/// matters where whole hand-offs take tens.
+#[derive(Clone, Copy)]
+pub struct Ticks {
+    origin: Instant,
+    /// Zero where the time stamp counter is not used.
+    nanoseconds_a_tick: f64,
+}
+
+impl Ticks {
+    /// Learns the clock's rate.
+    pub fn calibrated() -> Ticks {
+        let origin = Instant::now();
+        if !constant_counter() {
+            return Ticks { origin, nanoseconds_a_tick: 0.0 };
+        }
+        let (first_ticks, first) = both_clocks();
+        std::thread::sleep(CALIBRATION);
+        let (last_ticks, last) = both_clocks();
+        let nanoseconds = last.duration_since(first).as_nanos() as f64;
+        Ticks { origin, nanoseconds_a_tick: nanoseconds / (last_ticks - first_ticks) as f64 }
+    }
+
+    /// The time in ticks.
+    pub fn read(&self) -> u64 {
+        if self.nanoseconds_a_tick > 0.0 { counter() } else { self.origin.elapsed().as_nanos() as u64 }
+    }
+
+    /// How many nanoseconds so many ticks are.
+    pub fn nanoseconds(&self, ticks: u64) -> f64 {
+        if self.nanoseconds_a_tick > 0.0 { ticks as f64 * self.nanoseconds_a_tick } else { ticks as f64 }
+    }
+}
+
+/// Both clocks at one moment: of several looks, the one with the least time between the readings, since the process may
+/// lose its core in between.
+fn both_clocks() -> (u64, Instant) {
+    const LOOKS: usize = 32;
+    let look = |_| {
+        let before = counter();
+        let time = Instant::now();
+        let after = counter();
+        (after - before, (before, time))
+    };
+    let best = (0..LOOKS).map(look).min_by_key(|(between, _)| *between);
+    best.map_or_else(|| (counter(), Instant::now()), |(_, moment)| moment)
+}
+
+/// Whether the processor's counter runs at one rate whatever the processor does.
+fn constant_counter() -> bool {
+    let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let flags = flags.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+    let has = |flag| flags.split_ascii_whitespace().any(|word| word == flag);
+    cfg!(target_arch = "x86_64") && has("constant_tsc") && has("nonstop_tsc")
+}
+
+#[cfg(target_arch = "x86_64")]
+fn counter() -> u64 {
+    // SAFETY: every x86-64 processor has the instruction.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn counter() -> u64 {
+    0
+}

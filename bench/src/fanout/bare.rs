@@ -1,0 +1,153 @@
+//! The limit: a ring of bare shared memory, one futex that wakes all readers.
+
+use std::sync::atomic::Ordering;
+
+use crate::failure::Failure;
+use crate::fanout::{Fanout, Shape};
+use crate::memory::{Mapping, PAGE, sleep_while, wake};
+use crate::payload::{Seen, fill};
+use crate::subject::{End, Place, Role, Subject, Waiting};
+
+/// How many messages the ring holds.
+const SLOTS: u32 = 4;
+
+/// Where the count of written messages is; readers sleep on it.
+const WRITTEN: usize = 0;
+
+/// Where the word is by which the writer says that it sleeps.
+const WRITER_SLEEPS: usize = 64;
+
+/// The bytes between the counts of read messages of two readers, which follow.
+const STRIDE: usize = 128;
+
+/// A fan-out through bare shared memory.
+pub struct Bare;
+
+impl Subject for Bare {
+    fn name(&self) -> &'static str {
+        "bare-ring"
+    }
+
+    fn about(&self) -> &'static str {
+        "a ring of bare shared memory that all readers read in place, woken by one futex: the limit"
+    }
+
+    fn role(&self) -> Role {
+        Role::Limit
+    }
+
+    fn waiting(&self) -> Waiting {
+        Waiting::Sleeping
+    }
+}
+
+impl Fanout for Bare {
+    fn memory(&self, shape: Shape) -> usize {
+        head(shape) + SLOTS as usize * shape.message
+    }
+
+    fn writer(&self, place: &Place, shape: Shape) -> Result<Box<dyn End>, Failure> {
+        Ok(Box::new(Writer(Ring { memory: place.map()?, shape, count: 0 })))
+    }
+
+    fn reader(&self, index: usize, place: &Place, shape: Shape) -> Result<Box<dyn End>, Failure> {
+        Ok(Box::new(Reader { ring: Ring { memory: place.map()?, shape, count: 0 }, index }))
+    }
+}
+
+/// The bytes of control words.
+fn head(shape: Shape) -> usize {
+    (STRIDE * (1 + shape.readers)).next_multiple_of(PAGE)
+}
+
+/// Where the count of reader `index` is.
+fn position(index: usize) -> usize {
+    STRIDE * (1 + index)
+}
+
+struct Ring {
+    memory: Mapping,
+    shape: Shape,
+    /// How many messages this end has written or read.
+    count: u32,
+}
+
+impl Ring {
+    fn slot(&self) -> usize {
+        head(self.shape) + (self.count % SLOTS) as usize * self.shape.message
+    }
+}
+
+struct Writer(Ring);
+
+impl Writer {
+    /// Sleeps until every reader is less than `lag` messages behind.
+    fn wait_for_readers(&self, lag: u32) -> Result<(), Failure> {
+        let Ring { memory, shape, count } = &self.0;
+        for reader in 0..shape.readers {
+            let position = memory.futex(position(reader));
+            loop {
+                let read = position.load(Ordering::SeqCst);
+                if count.wrapping_sub(read) < lag {
+                    break;
+                }
+                // Sequentially consistent on both sides: either the reader sees the flag, or its new count is seen here.
+                memory.futex(WRITER_SLEEPS).store(1, Ordering::SeqCst);
+                if position.load(Ordering::SeqCst) == read {
+                    sleep_while(position, read)?;
+                }
+                memory.futex(WRITER_SLEEPS).store(0, Ordering::SeqCst);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl End for Writer {
+    fn send(&mut self, first: u64) -> Result<(), Failure> {
+        self.wait_for_readers(SLOTS)?;
+        let ring = &mut self.0;
+        // SAFETY: all readers are done with what was in this slot, and do not look at it before the count says so.
+        fill(unsafe { ring.memory.words_mut(ring.slot(), ring.shape.message) }, first);
+        ring.count = ring.count.wrapping_add(1);
+        let written = ring.memory.futex(WRITTEN);
+        written.store(ring.count, Ordering::SeqCst);
+        wake(written, i32::MAX as u32)
+    }
+
+    fn receive(&mut self) -> Result<Seen, Failure> {
+        Err(Failure::new("the writer of a fan-out cannot receive"))
+    }
+
+    fn flush(&mut self) -> Result<(), Failure> {
+        self.wait_for_readers(1)
+    }
+}
+
+struct Reader {
+    ring: Ring,
+    index: usize,
+}
+
+impl End for Reader {
+    fn send(&mut self, _: u64) -> Result<(), Failure> {
+        Err(Failure::new("a reader of a fan-out cannot send"))
+    }
+
+    fn receive(&mut self) -> Result<Seen, Failure> {
+        let ring = &mut self.ring;
+        let written = ring.memory.futex(WRITTEN);
+        while written.load(Ordering::Acquire) == ring.count {
+            sleep_while(written, ring.count)?;
+        }
+        // SAFETY: the count says that the message is there; the writer leaves it alone until this reader has counted it.
+        let seen = Seen::reading(unsafe { ring.memory.words(ring.slot(), ring.shape.message) });
+        ring.count = ring.count.wrapping_add(1);
+        let position = ring.memory.futex(position(self.index));
+        position.store(ring.count, Ordering::SeqCst);
+        if ring.memory.futex(WRITER_SLEEPS).load(Ordering::SeqCst) != 0 {
+            wake(position, 1)?;
+        }
+        Ok(seen)
+    }
+}

@@ -1,0 +1,144 @@
+//! Many small streams, all open at once: what each costs in time and in memory.
+
+mod bare;
+mod unix_socket;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde::{Deserialize, Serialize};
+
+use crate::clock::now;
+use crate::failure::{Failure, Trying};
+use crate::latency::{Recorded, median};
+use crate::process::{self, Actor, Crew, Findings, Round};
+use crate::report::{Column, Report, Row, Table, Unit, size};
+use crate::settings::Settings;
+use crate::subject::{Place, PlaceKeeper, Role, Side, Subject};
+use crate::topology::available_memory;
+
+/// How many streams, and in quick runs.
+const STREAMS: [usize; 2] = [10_000, 1_000];
+
+/// The bytes of a stream.
+pub const LENGTH: usize = 64;
+
+const COLUMNS: &[Column] = &[
+    Column { key: "streams_per_second", head: "streams", unit: Unit::Rate },
+    Column { key: "ns_per_stream", head: "each", unit: Unit::Time },
+    Column { key: "bytes_of_memory_per_stream", head: "memory", unit: Unit::Size },
+    Column { key: "time_over_limit", head: "/limit", unit: Unit::Ratio },
+];
+
+/// Something that carries many small streams.
+pub trait Many: Subject {
+    /// How many bytes of shared memory its two ends need in their place.
+    fn memory(&self, streams: usize) -> usize {
+        let _ = streams;
+        0
+    }
+
+    /// The end of one side; the first writes.
+    fn join(&self, side: Side, place: &Place, streams: usize) -> Result<Box<dyn ManyEnd>, Failure>;
+}
+
+/// One process's end of many streams.
+pub trait ManyEnd {
+    /// Opens `streams` streams, moves [`LENGTH`] bytes through each, and leaves all of them open until the next call or
+    /// the drop; a reader checks every byte.
+    fn move_all(&mut self, streams: usize) -> Result<(), Failure>;
+}
+
+/// Everything that is compared. A new subject is one more line here.
+fn subjects() -> Vec<&'static dyn Many> {
+    vec![&bare::Bare, &unix_socket::UnixSocket]
+}
+
+/// Measures many small streams.
+pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> {
+    let wanted = settings.wanted(&subjects());
+    let streams = STREAMS[usize::from(settings.quick)];
+    let case = format!("{streams} of {}", size(LENGTH));
+    let found =
+        settings.in_turns(&format!("many streams, {case}"), &wanted, |subject| one_repeat(settings, subject, streams));
+    let found: Vec<_> = found
+        .into_iter()
+        .map(|(subject, repeats)| {
+            (
+                subject,
+                repeats.map(|repeats| {
+                    let (times, memories): (Vec<_>, Vec<_>) = repeats.into_iter().unzip();
+                    (median(times).unwrap_or(f64::NAN), median(memories))
+                }),
+            )
+        })
+        .collect();
+    let limit = found.iter().find(|(subject, _)| subject.role() == Role::Limit);
+    let limit = limit.and_then(|(_, figures)| figures.as_ref().ok()).map(|(time, _)| *time);
+    let figures = |(time, memory): (f64, Option<f64>)| {
+        vec![Some(1e9 / time), Some(time), memory, limit.map(|limit| time / limit)]
+    };
+    let rows = found.into_iter().map(|(subject, found)| Row::new(&case, subject, found.map(figures))).collect();
+    report.add(Table {
+        topic: "fanout",
+        title: "many small streams, open at once".into(),
+        notes: vec![
+            "opened, written and read by the other process; memory is what the machine had less while all were open, \
+             and includes whatever else went on"
+                .into(),
+        ],
+        columns: COLUMNS,
+        rows,
+    });
+    Ok(())
+}
+
+/// The nanoseconds and the bytes of memory of each stream.
+fn one_repeat(settings: &Settings, subject: &dyn Many, streams: usize) -> Result<(f64, f64), Failure> {
+    let (first, second) = settings.two_cores()?;
+    let before = available_memory();
+    let keeper = PlaceKeeper::new(subject.memory(streams))?;
+    let _service = subject.service(keeper.place())?;
+    let task = |side| {
+        process::Task::Many(Task { subject: subject.name().into(), side, place: keeper.place().clone(), streams })
+    };
+    let mut crew = Crew::start(vec![(task(Side::First), Some(first)), (task(Side::Second), Some(second))])?;
+    let findings = crew.round(Round { count: streams as u64, interval: 0 })?;
+    let memory = before.saturating_sub(available_memory());
+    let began = findings.iter().map(|found| found.began).min().unwrap_or(0);
+    let ended = findings.iter().map(|found| found.ended).max().unwrap_or(0);
+    Ok((ended.saturating_sub(began) as f64 / streams as f64, memory as f64 / streams as f64))
+}
+
+/// What one process of many streams is told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Task {
+    subject: String,
+    side: Side,
+    place: Place,
+    streams: usize,
+}
+
+impl Task {
+    /// Becomes that process.
+    pub fn actor(self) -> Result<Box<dyn Actor>, Failure> {
+        let limit = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
+            .trying("raise the limit of open descriptors")?;
+        let subjects = subjects();
+        let subject = subjects.iter().find(|subject| subject.name() == self.subject);
+        let subject = subject.ok_or_else(|| Failure::new(format!("no kind of streams is called {}", self.subject)))?;
+        Ok(Box::new(Mover { end: subject.join(self.side, &self.place, self.streams)?, streams: self.streams }))
+    }
+}
+
+struct Mover {
+    end: Box<dyn ManyEnd>,
+    streams: usize,
+}
+
+impl Actor for Mover {
+    fn round(&mut self, _: Round) -> Result<Findings, Failure> {
+        let began = now();
+        self.end.move_all(self.streams)?;
+        Ok(Findings { began, ended: now(), latency: Recorded::default() })
+    }
+}

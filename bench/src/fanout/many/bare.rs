@@ -1,0 +1,76 @@
+//! The limit: a cache line of payload and a flag for each stream, in memory that is there already.
+
+use std::hint::spin_loop;
+use std::sync::atomic::Ordering;
+
+use crate::failure::Failure;
+use crate::fanout::many::{LENGTH, Many, ManyEnd};
+use crate::memory::Mapping;
+use crate::payload::{Seen, fill};
+use crate::subject::{Place, Role, Side, Subject, Waiting};
+
+/// The bytes of a stream's slot: its payload and, on a line of its own, its flag.
+const SLOT: usize = LENGTH + 64;
+
+/// Many streams through bare shared memory.
+pub struct Bare;
+
+impl Subject for Bare {
+    fn name(&self) -> &'static str {
+        "bare-slots"
+    }
+
+    fn about(&self) -> &'static str {
+        "a slot of bare shared memory for each, made before: write, set a flag, read; the limit"
+    }
+
+    fn role(&self) -> Role {
+        Role::Limit
+    }
+
+    fn waiting(&self) -> Waiting {
+        Waiting::Spinning
+    }
+}
+
+impl Many for Bare {
+    fn memory(&self, streams: usize) -> usize {
+        streams * SLOT
+    }
+
+    fn join(&self, side: Side, place: &Place, _: usize) -> Result<Box<dyn ManyEnd>, Failure> {
+        Ok(Box::new(Slots { memory: place.map()?, side, pass: 0 }))
+    }
+}
+
+struct Slots {
+    memory: Mapping,
+    side: Side,
+    /// What the flags become in this pass.
+    pass: u64,
+}
+
+impl ManyEnd for Slots {
+    fn move_all(&mut self, streams: usize) -> Result<(), Failure> {
+        self.pass += 1;
+        for stream in 0..streams {
+            let slot = stream * SLOT;
+            let flag = self.memory.counter(slot + LENGTH);
+            match self.side {
+                Side::First => {
+                    // SAFETY: the reader looks at the slot only when the flag says so, once in each pass.
+                    fill(unsafe { self.memory.words_mut(slot, LENGTH) }, stream as u64);
+                    flag.store(self.pass, Ordering::Release);
+                }
+                Side::Second => {
+                    while flag.load(Ordering::Acquire) != self.pass {
+                        spin_loop();
+                    }
+                    // SAFETY: the flag says that the slot is written; it is written again only in the next pass.
+                    Seen::reading(unsafe { self.memory.words(slot, LENGTH) }).check(LENGTH)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}

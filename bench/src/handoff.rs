@@ -1,0 +1,246 @@
+//! Topic `handoff`: one chunk from one process to another.
+//!
+//! Measured as a ping-pong: the first process writes a payload, the second reads every word of it and answers with a
+//! payload of the same size, the first reads that. Half of a round trip is one hand-off: a write, a notice, a read.
+
+mod bare;
+#[cfg(feature = "peers")]
+mod iceoryx;
+mod redis;
+mod unix_socket;
+
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::{Ticks, now};
+use crate::failure::Failure;
+use crate::latency::{Recorded, Repeat, Summary, histogram, write_log};
+use crate::payload::Seen;
+use crate::process::{self, Actor, Crew, Findings, Round};
+use crate::report::{LATENCY_COLUMNS, Report, Row, Table, latency_figures, size};
+use crate::settings::Settings;
+use crate::subject::{End, Place, PlaceKeeper, Role, Side, Subject, Waiting};
+
+/// The sizes that are measured unless others are asked for.
+const SIZES: &[usize] = &[64, 4 << 10, 64 << 10, 1 << 20, 4 << 20];
+
+/// How many round trips a repeat has at least and at most.
+const TRIPS: (u64, u64) = (100, 1_000_000);
+
+/// How many nanoseconds the first process is busy with other things before each trip to a reader that sleeps. Without
+/// them two processes can fall into step, each still in the system call that wakes the other when its answer arrives, and
+/// nobody ever sleeps.
+const REST: f64 = 100_000.0;
+
+/// Something that hands chunks from process to process.
+pub trait Handoff: Subject {
+    /// How many bytes of shared memory its two ends need in their place.
+    fn memory(&self, size: usize) -> usize {
+        let _ = size;
+        0
+    }
+
+    /// The end of one side, for payloads of `size` bytes.
+    fn join(&self, side: Side, place: &Place, size: usize) -> Result<Box<dyn End>, Failure>;
+}
+
+/// Everything that is compared. A new subject is one more line here.
+fn subjects() -> Vec<&'static dyn Handoff> {
+    vec![
+        &bare::ATOMIC,
+        &bare::FUTEX,
+        #[cfg(feature = "peers")]
+        &iceoryx::SPINNING,
+        #[cfg(feature = "peers")]
+        &iceoryx::EVENTS,
+        #[cfg(not(feature = "peers"))]
+        &NotBuilt,
+        &unix_socket::UnixSocket,
+        &redis::Redis,
+    ]
+}
+
+/// Measures the topic.
+pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> {
+    let wanted = settings.wanted(&subjects());
+    let mut rows = Vec::new();
+    for bytes in settings.sizes_or(SIZES) {
+        let case = size(bytes);
+        let found =
+            settings.in_turns(&format!("handoff {case}"), &wanted, |subject| one_repeat(settings, subject, bytes));
+        for (waiting, name) in [(Waiting::Spinning, "spinning"), (Waiting::Sleeping, "sleeping")] {
+            let found: Vec<_> = found.iter().filter(|(subject, _)| subject.waiting() == waiting).collect();
+            let limit = found
+                .iter()
+                .find(|(subject, _)| subject.role() == Role::Limit)
+                .and_then(|(_, repeats)| Summary::of_repeats(repeats.as_ref().ok()?));
+            for (subject, repeats) in found {
+                let repeats = repeats.as_ref().map_err(Failure::clone);
+                if let (Ok(repeats), Some(dir)) = (&repeats, &settings.hlog) {
+                    write_log(dir, &format!("handoff-{}-{bytes}", subject.name()), repeats)?;
+                }
+                let summary = repeats.map(|repeats| Summary::of_repeats(repeats));
+                let figures =
+                    summary.map(|summary| summary.map_or_else(Vec::new, |summary| latency_figures(summary, limit)));
+                rows.push(Row::new(&format!("{case}, {name}"), *subject, figures));
+            }
+        }
+    }
+    report.add(Table {
+        topic: "handoff",
+        title: "one chunk from process to process, one way".into(),
+        notes: vec![
+            "half of a round trip with the payload in both directions; written by one, every word read by the other".into(),
+            "closed loop: the next trip begins when the last has ended, so nothing is omitted and nothing corrected; a \
+             stall counts once, halved"
+                .into(),
+            format!("sleeping: {:.0} µs between trips, so that both really sleep", REST / 1e3),
+        ],
+        columns: LATENCY_COLUMNS,
+        rows,
+    });
+    Ok(())
+}
+
+fn one_repeat(settings: &Settings, subject: &dyn Handoff, size: usize) -> Result<Repeat, Failure> {
+    let (first, second) = settings.two_cores()?;
+    let keeper = PlaceKeeper::new(subject.memory(size))?;
+    let _service = subject.service(keeper.place())?;
+    let task = |side| {
+        process::Task::Handoff(Task { subject: subject.name().into(), side, place: keeper.place().clone(), size })
+    };
+    let mut crew = Crew::start(vec![(task(Side::First), Some(first)), (task(Side::Second), Some(second))])?;
+    let count = crew.calibrate(settings.budget, TRIPS)?;
+    let began = SystemTime::now();
+    let findings = crew.round(Round { count, interval: 0 })?;
+    let mut histogram = histogram();
+    findings[0].latency.add_to(&mut histogram);
+    Ok(Repeat { began, took: began.elapsed().unwrap_or_default(), histogram })
+}
+
+/// What one process of a hand-off is told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Task {
+    subject: String,
+    side: Side,
+    place: Place,
+    size: usize,
+}
+
+impl Task {
+    /// Becomes that process.
+    pub fn actor(self) -> Result<Box<dyn Actor>, Failure> {
+        let subjects = subjects();
+        let subject = subjects.iter().find(|subject| subject.name() == self.subject);
+        let subject = subject.ok_or_else(|| Failure::new(format!("no hand-off is called {}", self.subject)))?;
+        let end = subject.join(self.side, &self.place, self.size)?;
+        let rest = if subject.waiting() == Waiting::Sleeping { REST } else { 0.0 };
+        Ok(Box::new(Player { end, side: self.side, size: self.size, ticks: Ticks::calibrated(), rest, next: 0 }))
+    }
+}
+
+/// One player of the ping-pong.
+struct Player {
+    end: Box<dyn End>,
+    side: Side,
+    size: usize,
+    ticks: Ticks,
+    /// How many nanoseconds the first player waits before each trip.
+    rest: f64,
+    /// The first word of the next payload, in both directions.
+    next: u64,
+}
+
+impl Player {
+    /// Takes its rest without sleeping; the time at which it ends.
+    fn be_busy(&self) -> u64 {
+        let began = self.ticks.read();
+        loop {
+            let at = self.ticks.read();
+            if self.ticks.nanoseconds(at - began) >= self.rest {
+                return at;
+            }
+        }
+    }
+
+    fn check(&self, seen: Seen) -> Result<(), Failure> {
+        if seen.first != self.next {
+            return Err(Failure::new(format!("chunk {} arrived in place of chunk {}", seen.first, self.next)));
+        }
+        seen.check(self.size)
+    }
+}
+
+impl Actor for Player {
+    fn round(&mut self, round: Round) -> Result<Findings, Failure> {
+        let began = now();
+        let mut latency = Recorded::default();
+        match self.side {
+            Side::First => {
+                let mut trips = Vec::with_capacity(usize::try_from(round.count).unwrap_or(0));
+                let mut last = self.ticks.read();
+                for _ in 0..round.count {
+                    if self.rest > 0.0 {
+                        last = self.be_busy();
+                    }
+                    self.end.send(self.next)?;
+                    let seen = self.end.receive()?;
+                    let at = self.ticks.read();
+                    trips.push(at - last);
+                    last = at;
+                    self.check(seen)?;
+                    self.next += 1;
+                }
+                let mut histogram = histogram();
+                for trip in trips {
+                    histogram.saturating_record((self.ticks.nanoseconds(trip) / 2.0).round() as u64);
+                }
+                latency = Recorded::of(&histogram);
+            }
+            Side::Second => {
+                for _ in 0..round.count {
+                    let seen = self.end.receive()?;
+                    self.end.send(self.next)?;
+                    self.check(seen)?;
+                    self.next += 1;
+                }
+            }
+        }
+        Ok(Findings { began, ended: now(), latency })
+    }
+}
+
+/// Stands for iceoryx2 in a build without it, so that its absence is seen.
+#[cfg(not(feature = "peers"))]
+struct NotBuilt;
+
+#[cfg(not(feature = "peers"))]
+impl Subject for NotBuilt {
+    fn name(&self) -> &'static str {
+        "iceoryx2"
+    }
+
+    fn about(&self) -> &'static str {
+        "iceoryx2, publish-subscribe"
+    }
+
+    fn role(&self) -> Role {
+        Role::Peer
+    }
+
+    fn waiting(&self) -> Waiting {
+        Waiting::Spinning
+    }
+
+    fn missing(&self) -> Option<String> {
+        Some(crate::peers::NOT_BUILT.into())
+    }
+}
+
+#[cfg(not(feature = "peers"))]
+impl Handoff for NotBuilt {
+    fn join(&self, _: Side, _: &Place, _: usize) -> Result<Box<dyn End>, Failure> {
+        Err(Failure::new(crate::peers::NOT_BUILT))
+    }
+}

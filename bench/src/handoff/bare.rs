@@ -1,0 +1,127 @@
+//! The limits: a payload, a flag, and nothing else. Nothing that hands a chunk over can do less.
+
+use std::hint::spin_loop;
+use std::sync::atomic::Ordering;
+
+use crate::failure::Failure;
+use crate::handoff::Handoff;
+use crate::memory::{Mapping, PAGE, sleep_while, wake};
+use crate::payload::{Seen, fill};
+use crate::subject::{End, Place, Role, Side, Subject, Waiting};
+
+/// Spinning on the flag.
+pub static ATOMIC: Bare = Bare {
+    name: "atomic",
+    about: "bare shared memory: write the payload, set a flag, read every word; the limit of spinning",
+    waiting: Waiting::Spinning,
+};
+
+/// Asleep on the flag.
+pub static FUTEX: Bare = Bare {
+    name: "futex",
+    about: "the same, the reader asleep in futex and always woken: the limit of sleeping",
+    waiting: Waiting::Sleeping,
+};
+
+/// Where the flags are: two cache lines apart, since processors fetch lines in pairs.
+const FLAGS: [usize; 2] = [0, 128];
+
+/// A hand-off through bare shared memory.
+pub struct Bare {
+    name: &'static str,
+    about: &'static str,
+    waiting: Waiting,
+}
+
+impl Subject for Bare {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn about(&self) -> &'static str {
+        self.about
+    }
+
+    fn role(&self) -> Role {
+        Role::Limit
+    }
+
+    fn waiting(&self) -> Waiting {
+        self.waiting
+    }
+}
+
+impl Handoff for Bare {
+    fn memory(&self, size: usize) -> usize {
+        PAGE + 2 * size.next_multiple_of(PAGE)
+    }
+
+    fn join(&self, side: Side, place: &Place, size: usize) -> Result<Box<dyn End>, Failure> {
+        let memory = place.map()?;
+        let payloads = [PAGE, PAGE + size.next_multiple_of(PAGE)];
+        let (mine, theirs) = match side {
+            Side::First => (0, 1),
+            Side::Second => (1, 0),
+        };
+        Ok(Box::new(BareEnd {
+            memory,
+            size,
+            mine: Slot { flag: FLAGS[mine], payload: payloads[mine] },
+            theirs: Slot { flag: FLAGS[theirs], payload: payloads[theirs] },
+            sent: 0,
+            received: 0,
+            waiting: self.waiting,
+        }))
+    }
+}
+
+/// Where in the memory one direction is.
+struct Slot {
+    flag: usize,
+    payload: usize,
+}
+
+struct BareEnd {
+    memory: Mapping,
+    size: usize,
+    mine: Slot,
+    theirs: Slot,
+    sent: u32,
+    received: u32,
+    waiting: Waiting,
+}
+
+impl End for BareEnd {
+    fn send(&mut self, first: u64) -> Result<(), Failure> {
+        // SAFETY: it is this side's turn, and only this side writes this payload; the other reads it once the flag says so
+        // and is done before it gives the turn back.
+        fill(unsafe { self.memory.words_mut(self.mine.payload, self.size) }, first);
+        self.sent = self.sent.wrapping_add(1);
+        let flag = self.memory.futex(self.mine.flag);
+        flag.store(self.sent, Ordering::Release);
+        if self.waiting == Waiting::Sleeping {
+            wake(flag, 1)?;
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self) -> Result<Seen, Failure> {
+        let flag = self.memory.futex(self.theirs.flag);
+        let last = self.received;
+        match self.waiting {
+            Waiting::Spinning => {
+                while flag.load(Ordering::Acquire) == last {
+                    spin_loop();
+                }
+            }
+            Waiting::Sleeping => {
+                while flag.load(Ordering::Acquire) == last {
+                    sleep_while(flag, last)?;
+                }
+            }
+        }
+        self.received = last.wrapping_add(1);
+        // SAFETY: the flag says that the other side has written the payload; it writes it again only after this side's answer.
+        Ok(Seen::reading(unsafe { self.memory.words(self.theirs.payload, self.size) }))
+    }
+}

@@ -1,0 +1,104 @@
+//! `dflow-bench`: how fast dflow is, beside what the machine can do and beside other systems, in one run.
+//!
+//! Each topic compares subjects of three roles: *limits* (what the machine gives to the barest code), *peers* (other
+//! systems), and *ours*. A subject is one implementation of the topic's trait (`Handoff`, `Stream`, `Fanout`, …), so that
+//! all are measured by the same loop: in processes of their own ([`process`]), pinned, the payload written by one and
+//! every word of it read and checked by the other ([`payload`]), their repeats interleaved because machines are noisy
+//! ([`settings`]).
+//!
+//! Everything that touches mapped memory is in [`memory`].
+
+mod clock;
+mod failure;
+mod fanout;
+mod handoff;
+mod invoke;
+mod latency;
+mod memory;
+mod payload;
+mod peers;
+mod process;
+mod report;
+mod settings;
+mod spill;
+mod stream;
+mod subject;
+mod topology;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::failure::Failure;
+use crate::report::Report;
+use crate::settings::{Options, Settings};
+use crate::topology::Topology;
+
+/// Measures dflow beside the limits of this machine and beside other systems.
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    topic: Topic,
+}
+
+#[derive(Subcommand)]
+enum Topic {
+    /// One chunk from process to process: latency.
+    Handoff(Options),
+    /// One stream from process to process: bytes per second.
+    Stream(Options),
+    /// One stream to many readers, and many small streams.
+    Fanout(Options),
+    /// Spilling to disk and reading back: bytes per second.
+    Spill(Options),
+    /// From "start" to the first instruction of a program, and programs per second.
+    Invoke(Options),
+    /// All of them.
+    All(Options),
+    /// One process of a measurement; the program calls itself so.
+    #[command(hide = true)]
+    Actor,
+}
+
+/// Measures one topic and adds its tables to the report.
+type Measure = fn(&Settings, &mut Report) -> Result<(), Failure>;
+
+fn main() -> ExitCode {
+    // Before anything else, so that what is measured is the start of a program and not the reading of its arguments.
+    if std::env::args_os().nth(1).is_some_and(|word| word == invoke::FIRST_INSTRUCTION) {
+        return exit(invoke::tell_first_instruction());
+    }
+    let (options, topics): (Options, &[Measure]) = match Arguments::parse().topic {
+        Topic::Actor => return exit(process::act()),
+        Topic::Handoff(options) => (options, &[handoff::measure]),
+        Topic::Stream(options) => (options, &[stream::measure]),
+        Topic::Fanout(options) => (options, &[fanout::measure]),
+        Topic::Spill(options) => (options, &[spill::measure]),
+        Topic::Invoke(options) => (options, &[invoke::measure]),
+        Topic::All(options) => {
+            (options, &[handoff::measure, stream::measure, fanout::measure, spill::measure, invoke::measure])
+        }
+    };
+    exit(run(options, topics))
+}
+
+fn run(options: Options, topics: &[Measure]) -> Result<(), Failure> {
+    let topology = Topology::of_this_machine()?;
+    let settings = Settings::new(options, topology.clone())?;
+    let mut report = Report::new(topology, &settings);
+    for topic in topics {
+        topic(&settings, &mut report)?;
+    }
+    report.finish()
+}
+
+fn exit(outcome: Result<(), Failure>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("dflow-bench: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! A Redis server of our own, and as much of its protocol as it takes to set and get a key.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Signal, set_parent_process_death_signal};
+
+use crate::failure::{Failure, Trying};
+use crate::peers::unix_socket::connect_to;
+use crate::subject::Place;
+
+/// The program.
+const PROGRAM: &str = "redis-server";
+
+/// The server's socket in its place.
+const SOCKET: &str = "redis";
+
+/// Why Redis cannot be measured, if so.
+pub fn missing() -> Option<String> {
+    let version = Command::new(PROGRAM).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    match version {
+        Ok(status) if status.success() => None,
+        _ => Some(format!("{PROGRAM} is not installed (apt-get install redis-server; scripts/bench does)")),
+    }
+}
+
+/// A server without persistence that ends with this value.
+pub struct Server(Child);
+
+impl Server {
+    /// Starts it and waits until it answers.
+    pub fn start(place: &Place) -> Result<Server, Failure> {
+        let mut command = Command::new(PROGRAM);
+        command
+            .args(["--port", "0", "--save", "", "--appendonly", "no", "--daemonize", "no", "--unixsocket"])
+            .arg(place.path(SOCKET))
+            .arg("--dir")
+            .arg(place.path(""))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        // SAFETY: between fork and exec it makes one system call, which is allowed there, and touches no memory.
+        unsafe { command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?)) };
+        let server = Server(command.spawn().trying(format_args!("start {PROGRAM}"))?);
+        Client::connect(place)?.set("ready", b"yes")?;
+        Ok(server)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A connection to the server.
+pub struct Client {
+    requests: UnixStream,
+    answers: BufReader<UnixStream>,
+}
+
+impl Client {
+    /// Connects.
+    pub fn connect(place: &Place) -> Result<Client, Failure> {
+        let requests = connect_to(&place.path(SOCKET))?;
+        let answers = BufReader::new(requests.try_clone().trying("share a socket")?);
+        Ok(Client { requests, answers })
+    }
+
+    /// Sets a key.
+    pub fn set(&mut self, key: &str, value: &[u8]) -> Result<(), Failure> {
+        let mut head = Vec::with_capacity(64);
+        let length = value.len();
+        write!(head, "*3\r\n$3\r\nSET\r\n${}\r\n{key}\r\n${length}\r\n", key.len()).trying("write a request")?;
+        // A small request goes in one piece, a large value is not copied for it.
+        if length <= 4096 {
+            head.extend_from_slice(value);
+            head.extend_from_slice(b"\r\n");
+            self.requests.write_all(&head).trying("write to Redis")?;
+        } else {
+            for part in [&head, value, b"\r\n"] {
+                self.requests.write_all(part).trying("write to Redis")?;
+            }
+        }
+        match self.line()?.as_str() {
+            "+OK" => Ok(()),
+            other => Err(Failure::new(format!("Redis answered {other:?} to SET"))),
+        }
+    }
+
+    /// Gets a key whose value is exactly as long as `into`.
+    pub fn get(&mut self, key: &str, into: &mut [u8]) -> Result<(), Failure> {
+        let request = format!("*2\r\n$3\r\nGET\r\n${}\r\n{key}\r\n", key.len());
+        self.requests.write_all(request.as_bytes()).trying("write to Redis")?;
+        let answer = self.line()?;
+        if answer != format!("${}", into.len()) {
+            return Err(Failure::new(format!("Redis answered {answer:?} to GET of {} bytes", into.len())));
+        }
+        self.answers.read_exact(into).trying("read from Redis")?;
+        self.line().map(drop)
+    }
+
+    fn line(&mut self) -> Result<String, Failure> {
+        let mut line = String::new();
+        self.answers.read_line(&mut line).trying("read from Redis")?;
+        Ok(line.trim_end().to_owned())
+    }
+}

@@ -1,0 +1,272 @@
+//! The processes of one measurement: children of this program, each pinned to a core, told by their parent what to do.
+//!
+//! The parent only waits while they measure. An actor that fails, hangs or dies costs its own row of the report and no
+//! more; none outlives the parent.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::thread::{CpuSet, sched_setaffinity};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Failure, Trying};
+use crate::latency::Recorded;
+use crate::{fanout, handoff, stream};
+
+/// How long all actors together may take for one round before the measurement is given up.
+const ROUND_LIMIT: Duration = Duration::from_secs(120);
+
+/// How long an actor may take to end by itself.
+const END_GRACE: Duration = Duration::from_secs(2);
+
+/// What an actor is to be.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Task {
+    /// One side of a hand-off.
+    Handoff(handoff::Task),
+    /// One side of a stream.
+    Stream(stream::Task),
+    /// The writer or a reader of a fan-out.
+    Fanout(fanout::Task),
+    /// One side of many small streams.
+    Many(fanout::many::Task),
+}
+
+impl Task {
+    fn actor(self) -> Result<Box<dyn Actor>, Failure> {
+        match self {
+            Task::Handoff(task) => task.actor(),
+            Task::Stream(task) => task.actor(),
+            Task::Fanout(task) => task.actor(),
+            Task::Many(task) => task.actor(),
+        }
+    }
+}
+
+/// One process of a measurement.
+pub trait Actor {
+    /// Does its part of a round; all actors of a measurement are in the same round.
+    fn round(&mut self, round: Round) -> Result<Findings, Failure>;
+}
+
+/// One round of a measurement.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Round {
+    /// How many messages, round trips or streams.
+    pub count: u64,
+    /// How many nanoseconds apart they begin; 0 for as fast as they go.
+    pub interval: u64,
+}
+
+/// What an actor found in a round.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Findings {
+    /// When it began, in nanoseconds of the shared clock.
+    pub began: u64,
+    /// When it ended.
+    pub ended: u64,
+    /// The latencies that it measured.
+    pub latency: Recorded,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Order {
+    task: Task,
+    core: Option<usize>,
+}
+
+#[derive(Serialize, Deserialize)]
+enum Said {
+    Ready,
+    Done(Findings),
+    Failed(Failure),
+}
+
+/// All actors of one measurement.
+pub struct Crew {
+    members: Vec<Member>,
+    said: Receiver<(usize, Result<Said, Failure>)>,
+    failed: bool,
+}
+
+struct Member {
+    child: Child,
+    line: UnixStream,
+}
+
+impl Crew {
+    /// Starts an actor for each task, on the given core if there is one, and waits until all are ready.
+    pub fn start(tasks: Vec<(Task, Option<usize>)>) -> Result<Crew, Failure> {
+        let (say, said) = channel();
+        let mut crew = Crew { members: Vec::new(), said, failed: true };
+        for (index, (task, core)) in tasks.into_iter().enumerate() {
+            crew.members.push(Member::start(index, &Order { task, core }, say.clone())?);
+        }
+        for answer in crew.answers()? {
+            if !matches!(answer, Said::Ready) {
+                return Err(Failure::new("an actor answered out of turn"));
+            }
+        }
+        crew.failed = false;
+        Ok(crew)
+    }
+
+    /// Has all actors do a round; their findings are in the order of their tasks.
+    pub fn round(&mut self, round: Round) -> Result<Vec<Findings>, Failure> {
+        self.failed = true;
+        for member in &mut self.members {
+            tell(&mut member.line, &round)?;
+        }
+        let mut findings = Vec::new();
+        for answer in self.answers()? {
+            match answer {
+                Said::Done(found) => findings.push(found),
+                _ => return Err(Failure::new("an actor answered out of turn")),
+            }
+        }
+        self.failed = false;
+        Ok(findings)
+    }
+
+    /// Warms up, and says how many steps, within `bounds`, take about `budget`.
+    pub fn calibrate(&mut self, budget: Duration, bounds: (u64, u64)) -> Result<u64, Failure> {
+        /// The first round, in which code and memory become warm.
+        const COLD: u64 = 16;
+        /// The part of the budget that the second round takes.
+        const WARM: u32 = 5;
+        let mut count = COLD.min(bounds.1);
+        for budget in [budget / WARM, budget] {
+            let findings = self.round(Round { count, interval: 0 })?;
+            let began = findings.iter().map(|found| found.began).min().unwrap_or(0);
+            let ended = findings.iter().map(|found| found.ended).max().unwrap_or(0);
+            let each = ended.saturating_sub(began).max(1) as f64 / count as f64;
+            count = ((budget.as_nanos() as f64 / each) as u64).clamp(bounds.0, bounds.1);
+        }
+        Ok(count)
+    }
+
+    /// One answer of each actor, or the first failure of any.
+    fn answers(&mut self) -> Result<Vec<Said>, Failure> {
+        let deadline = Instant::now() + ROUND_LIMIT;
+        let mut answers: Vec<Option<Said>> = self.members.iter().map(|_| None).collect();
+        while answers.iter().any(Option::is_none) {
+            match self.said.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok((_, Ok(Said::Failed(failure)) | Err(failure))) => return Err(failure),
+                Ok((index, Ok(answer))) => answers[index] = Some(answer),
+                Err(RecvTimeoutError::Timeout) => {
+                    return Err(Failure::new(format!("no answer within {} s", ROUND_LIMIT.as_secs())));
+                }
+                Err(RecvTimeoutError::Disconnected) => return Err(Failure::new("all actors have ended")),
+            }
+        }
+        Ok(answers.into_iter().flatten().collect())
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        let deadline = Instant::now() + if self.failed { Duration::ZERO } else { END_GRACE };
+        for member in &self.members {
+            // The end of its line is what tells an actor to end.
+            let _ = member.line.shutdown(std::net::Shutdown::Both);
+        }
+        for member in &mut self.members {
+            while matches!(member.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            let _ = member.child.kill();
+            let _ = member.child.wait();
+        }
+    }
+}
+
+impl Member {
+    fn start(index: usize, order: &Order, say: Sender<(usize, Result<Said, Failure>)>) -> Result<Member, Failure> {
+        let (mut line, far) = UnixStream::pair().trying("make a socket pair")?;
+        let program = std::env::current_exe().trying("find this program")?;
+        let child = Command::new(program)
+            .arg("actor")
+            .stdin(Stdio::from(OwnedFd::from(far)))
+            .stdout(Stdio::null())
+            .spawn()
+            .trying("start a process of the measurement")?;
+        tell(&mut line, order)?;
+        let mut answers = BufReader::new(line.try_clone().trying("share a socket")?);
+        std::thread::spawn(move || {
+            loop {
+                let answer = match hear(&mut answers) {
+                    Ok(Some(answer)) => Ok(answer),
+                    Ok(None) => Err(Failure::new("a process of the measurement died")),
+                    Err(failure) => Err(failure),
+                };
+                let last = answer.is_err();
+                if say.send((index, answer)).is_err() || last {
+                    return;
+                }
+            }
+        });
+        Ok(Member { child, line })
+    }
+}
+
+/// What the program does when it is started as an actor: obeys the socket that is its standard input.
+pub fn act() -> Result<(), Failure> {
+    set_parent_process_death_signal(Some(Signal::KILL)).trying("tie this process to its parent")?;
+    let line = std::io::stdin().as_fd().try_clone_to_owned().trying("take over standard input")?;
+    let mut line = UnixStream::from(line);
+    let mut orders = BufReader::new(line.try_clone().trying("share a socket")?);
+    let Some(Order { task, core }) = hear(&mut orders)? else { return Ok(()) };
+    let outcome = obey(task, core, &mut line, &mut orders);
+    if let Err(failure) = outcome {
+        tell(&mut line, &Said::Failed(failure))?;
+    }
+    Ok(())
+}
+
+fn obey(
+    task: Task,
+    core: Option<usize>,
+    line: &mut UnixStream,
+    orders: &mut BufReader<UnixStream>,
+) -> Result<(), Failure> {
+    if let Some(core) = core {
+        pin(core)?;
+    }
+    let mut actor = task.actor()?;
+    tell(line, &Said::Ready)?;
+    while let Some(round) = hear(orders)? {
+        let findings = actor.round(round)?;
+        tell(line, &Said::Done(findings))?;
+    }
+    Ok(())
+}
+
+/// Keeps this process on one core.
+fn pin(core: usize) -> Result<(), Failure> {
+    let mut cores = CpuSet::new();
+    cores.set(core);
+    sched_setaffinity(None, &cores).trying(format_args!("stay on core {core}"))
+}
+
+/// Sends a message as a line of JSON.
+fn tell(line: &mut UnixStream, message: &impl Serialize) -> Result<(), Failure> {
+    let mut text = serde_json::to_string(message).trying("encode a message")?;
+    text.push('\n');
+    line.write_all(text.as_bytes()).trying("tell a process of the measurement something")
+}
+
+/// The next message; `None` when the other side is gone.
+fn hear<M: DeserializeOwned>(line: &mut BufReader<UnixStream>) -> Result<Option<M>, Failure> {
+    let mut text = String::new();
+    match line.read_line(&mut text) {
+        Ok(0) => Ok(None),
+        Ok(_) => serde_json::from_str(&text).trying("decode a message").map(Some),
+        Err(error) => Err(error).trying("hear from a process of the measurement"),
+    }
+}

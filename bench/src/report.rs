@@ -1,0 +1,301 @@
+//! What was found, as tables or as one JSON document.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::failure::{Failure, Trying};
+use crate::latency::Summary;
+use crate::settings::{Format, Settings};
+use crate::subject::{Role, Subject, Waiting};
+use crate::topology::Topology;
+
+/// All that a run of the program found.
+pub struct Report {
+    topology: Topology,
+    format: Format,
+    quick: bool,
+    repeats: u32,
+    tables: Vec<Table>,
+    /// The subjects that people have been told about.
+    told: Vec<&'static str>,
+}
+
+/// One comparison.
+pub struct Table {
+    /// The topic and what of it is compared.
+    pub title: String,
+    /// The topic's name as on the command line.
+    pub topic: &'static str,
+    /// How it was measured: what a reader must know to use the numbers.
+    pub notes: Vec<String>,
+    /// What is reported of each subject.
+    pub columns: &'static [Column],
+    /// One row for each case and subject.
+    pub rows: Vec<Row>,
+}
+
+/// One figure that is reported of each subject.
+#[derive(Clone, Copy)]
+pub struct Column {
+    /// Its name in JSON, with its unit.
+    pub key: &'static str,
+    /// Its head in a table.
+    pub head: &'static str,
+    /// How people read it.
+    pub unit: Unit,
+}
+
+/// How a figure is written.
+#[derive(Clone, Copy)]
+pub enum Unit {
+    /// Nanoseconds, written with the unit that fits.
+    Time,
+    /// Bytes per second, written in GB/s.
+    Bandwidth,
+    /// Events per second.
+    Rate,
+    /// Bytes.
+    Size,
+    /// A fraction of, or factor over, the limit.
+    Ratio,
+}
+
+/// What was found of a subject in a case.
+pub struct Row {
+    /// The case, as "64 B, spinning".
+    pub case: String,
+    /// The subject's name.
+    pub subject: &'static str,
+    /// What it does.
+    pub about: &'static str,
+    /// Why it is there.
+    pub role: Role,
+    /// How its readers wait.
+    pub waiting: Waiting,
+    /// A figure for each column, or why there is none.
+    pub figures: Result<Vec<Option<f64>>, Failure>,
+}
+
+impl Row {
+    /// A row of a subject.
+    pub fn new<S: Subject + ?Sized>(case: &str, subject: &S, figures: Result<Vec<Option<f64>>, Failure>) -> Row {
+        Row {
+            case: case.to_owned(),
+            subject: subject.name(),
+            about: subject.about(),
+            role: subject.role(),
+            waiting: subject.waiting(),
+            figures,
+        }
+    }
+}
+
+/// The columns of a table of latencies; the figures come from [`latency_figures`].
+pub const LATENCY_COLUMNS: &[Column] = &[
+    Column { key: "p50_ns", head: "p50", unit: Unit::Time },
+    Column { key: "p90_ns", head: "p90", unit: Unit::Time },
+    Column { key: "p99_ns", head: "p99", unit: Unit::Time },
+    Column { key: "p99_9_ns", head: "p99.9", unit: Unit::Time },
+    Column { key: "p99_99_ns", head: "p99.99", unit: Unit::Time },
+    Column { key: "max_ns", head: "max", unit: Unit::Time },
+    Column { key: "p50_over_limit", head: "p50/limit", unit: Unit::Ratio },
+    Column { key: "p99_over_limit", head: "p99/limit", unit: Unit::Ratio },
+];
+
+/// The figures of [`LATENCY_COLUMNS`].
+pub fn latency_figures(summary: Summary, limit: Option<Summary>) -> Vec<Option<f64>> {
+    let Summary { p50, p90, p99, p999, p9999, max } = summary;
+    let over = |of: fn(&Summary) -> f64| limit.map(|limit| of(&summary) / of(&limit));
+    let mut figures: Vec<_> = [p50, p90, p99, p999, p9999, max].into_iter().map(Some).collect();
+    figures.extend([over(|summary| summary.p50), over(|summary| summary.p99)]);
+    figures
+}
+
+impl Report {
+    /// An empty report.
+    pub fn new(topology: Topology, settings: &Settings) -> Report {
+        let Settings { format, quick, repeats, .. } = *settings;
+        let report = Report { topology, format, quick, repeats, tables: Vec::new(), told: Vec::new() };
+        if format == Format::Human {
+            for line in report.topology.lines() {
+                println!("{line}");
+            }
+            let quick = if quick { "; quick runs, not to be quoted" } else { "" };
+            println!("medians of {repeats} repeats, subjects in turns{quick}");
+        }
+        report
+    }
+
+    /// Adds a table; people see it at once.
+    pub fn add(&mut self, table: Table) {
+        if self.format == Format::Human {
+            print!("{}{}", table.text(), table.explanations(&mut self.told));
+        }
+        self.tables.push(table);
+    }
+
+    /// Writes what is not written yet.
+    pub fn finish(self) -> Result<(), Failure> {
+        if self.format == Format::Json {
+            let document = json!({
+                "version": env!("CARGO_PKG_VERSION"),
+                "topology": self.topology,
+                "quick": self.quick,
+                "repeats": self.repeats,
+                "tables": self.tables.iter().map(Table::json).collect::<Vec<_>>(),
+            });
+            serde_json::to_writer_pretty(std::io::stdout(), &document).trying("write the report")?;
+        }
+        writeln!(std::io::stdout()).trying("write the report")
+    }
+}
+
+impl Table {
+    fn text(&self) -> String {
+        let mut text = format!("\n## {}: {}\n", self.topic, self.title);
+        for note in &self.notes {
+            let _ = writeln!(text, "   {note}");
+        }
+        let names = self.name_width();
+        let mut case = "";
+        for row in &self.rows {
+            if row.case != case {
+                case = &row.case;
+                let _ = write!(text, "\n{case:<width$}", width = names + 9);
+                for column in self.columns {
+                    let _ = write!(text, " {:>9}", column.head);
+                }
+                text.push('\n');
+            }
+            let role = match row.role {
+                Role::Limit => "limit",
+                Role::Peer => "peer",
+                Role::Ours => "ours",
+            };
+            let _ = write!(text, "  {:<width$} {role:<6}", row.subject, width = names);
+            match &row.figures {
+                Ok(figures) => {
+                    for (column, figure) in self.columns.iter().zip(figures) {
+                        let shown = figure.map_or_else(|| "–".to_owned(), |figure| column.unit.show(figure));
+                        let _ = write!(text, " {shown:>9}");
+                    }
+                }
+                Err(failure) => {
+                    let _ = write!(text, " not measured: {failure}");
+                }
+            }
+            text.push('\n');
+        }
+        text
+    }
+
+    /// What the subjects do that have not been told about yet.
+    fn explanations(&self, told: &mut Vec<&'static str>) -> String {
+        let mut text = String::new();
+        for row in &self.rows {
+            if !told.contains(&row.subject) {
+                told.push(row.subject);
+                let _ = write!(text, "\n  {:<width$} {}", row.subject, row.about, width = self.name_width());
+            }
+        }
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        text
+    }
+
+    /// How wide names are, so that cases fit over them and the word for the role.
+    fn name_width(&self) -> usize {
+        let names = self.rows.iter().map(|row| row.subject.len());
+        let cases = self.rows.iter().map(|row| row.case.chars().count().saturating_sub(9));
+        names.chain(cases).max().unwrap_or(0)
+    }
+
+    fn json(&self) -> Value {
+        let rows: Vec<_> = self.rows.iter().map(|row| row.json(self.columns)).collect();
+        json!({ "topic": self.topic, "title": self.title, "notes": self.notes, "rows": rows })
+    }
+}
+
+impl Row {
+    fn json(&self, columns: &[Column]) -> Value {
+        #[derive(Serialize)]
+        struct Head<'a> {
+            case: &'a str,
+            subject: &'a str,
+            about: &'a str,
+            role: Role,
+            waiting: Waiting,
+        }
+        let Row { case, subject, about, role, waiting, .. } = self;
+        let head = Head { case, subject, about, role: *role, waiting: *waiting };
+        let mut row = json!(head);
+        match &self.figures {
+            Ok(figures) => {
+                let figures: Map<_, _> = columns
+                    .iter()
+                    .zip(figures)
+                    .filter_map(|(column, figure)| figure.map(|figure| (column.key.to_owned(), json!(figure))))
+                    .collect();
+                row["figures"] = Value::Object(figures);
+            }
+            Err(failure) => row["not_measured"] = json!(failure.to_string()),
+        }
+        row
+    }
+}
+
+impl Unit {
+    fn show(self, figure: f64) -> String {
+        match self {
+            Unit::Time if figure < 1e3 => format!("{figure:.0} ns"),
+            Unit::Time if figure < 1e6 => format!("{} µs", three_digits(figure / 1e3)),
+            Unit::Time if figure < 1e9 => format!("{} ms", three_digits(figure / 1e6)),
+            Unit::Time => format!("{} s", three_digits(figure / 1e9)),
+            Unit::Bandwidth => format!("{} GB/s", three_digits(figure / 1e9)),
+            Unit::Rate if figure < 1e3 => format!("{figure:.0} /s"),
+            Unit::Rate if figure < 1e6 => format!("{} k/s", three_digits(figure / 1e3)),
+            Unit::Rate => format!("{} M/s", three_digits(figure / 1e6)),
+            Unit::Size => size(figure as usize),
+            Unit::Ratio => format!("{figure:.2}×"),
+        }
+    }
+}
+
+fn three_digits(figure: f64) -> String {
+    let decimals = if figure < 10.0 { 2 } else { usize::from(figure < 100.0) };
+    format!("{figure:.decimals$}")
+}
+
+/// A number of bytes for people.
+pub fn size(bytes: usize) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        1024..1_048_576 => format!("{} KiB", bytes >> 10),
+        _ => format!("{} MiB", bytes >> 20),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_shown_with_the_unit_that_fits() {
+        let shown = [
+            (Unit::Time, 41.4, "41 ns"),
+            (Unit::Time, 26_000.0, "26.0 µs"),
+            (Unit::Time, 1.5e9, "1.50 s"),
+            (Unit::Bandwidth, 19.54e9, "19.5 GB/s"),
+            (Unit::Rate, 4.8e6, "4.80 M/s"),
+            (Unit::Size, 65_536.0, "64 KiB"),
+            (Unit::Ratio, 1.149, "1.15×"),
+        ];
+        for (unit, figure, text) in shown {
+            assert_eq!(unit.show(figure), text);
+        }
+    }
+}

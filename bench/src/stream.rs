@@ -1,0 +1,234 @@
+//! Topic `stream`: one long stream of messages from one process to another.
+//!
+//! Two layouts. *Window*: the reader keeps up, the bytes pass through a small ring that stays in the cache. *Kept*: every
+//! byte of the stream has a place of its own in memory.
+
+mod bare;
+#[cfg(feature = "peers")]
+mod iceoryx;
+mod unix_socket;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::now;
+use crate::failure::Failure;
+use crate::latency::{Recorded, median};
+use crate::process::{self, Actor, Crew, Findings, Round};
+use crate::report::{Column, Report, Row, Table, Unit, size};
+use crate::settings::Settings;
+use crate::subject::{End, Place, PlaceKeeper, Role, Side, Subject};
+use crate::topology::available_memory;
+
+/// The message sizes that are measured unless others are asked for.
+const SIZES: &[usize] = &[64, 64 << 10, 1 << 20];
+
+/// The least window of a stream whose reader keeps up.
+const WINDOW: usize = 1 << 20;
+
+/// A window holds at least so many messages.
+const MESSAGES_IN_WINDOW: usize = 4;
+
+/// The length of a stream that is kept, where the memory allows it, and in quick runs.
+const KEPT: [usize; 2] = [4 << 30, 256 << 20];
+
+/// A stream that is kept takes at most this part of the memory that is free.
+const KEPT_PART: u64 = 3;
+
+/// The size of messages in a stream that is kept.
+const KEPT_MESSAGE: usize = 1 << 20;
+
+/// How many messages a repeat has at least and at most.
+const MESSAGES: (u64, u64) = (64, 50_000_000);
+
+const COLUMNS: &[Column] = &[
+    Column { key: "bytes_per_second", head: "bytes", unit: Unit::Bandwidth },
+    Column { key: "messages_per_second", head: "messages", unit: Unit::Rate },
+    Column { key: "of_one_core", head: "/one-core", unit: Unit::Ratio },
+];
+
+/// How many messages there are room for before a message's place is used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layout {
+    /// The bytes of a message.
+    pub message: usize,
+    /// The bytes of the window, a multiple of `message`; the whole stream, if it is kept.
+    pub window: usize,
+}
+
+/// Something that streams from process to process.
+pub trait Stream: Subject {
+    /// How many bytes of shared memory its two ends need in their place.
+    fn memory(&self, layout: Layout) -> usize {
+        let _ = layout;
+        0
+    }
+
+    /// Whether one process does all of it, by sending and receiving in turns.
+    fn is_one_process(&self) -> bool {
+        false
+    }
+
+    /// Whether it can give every byte of a stream a place of its own.
+    fn can_keep(&self) -> bool {
+        false
+    }
+
+    /// The end of one side; the first sends.
+    fn join(&self, side: Side, place: &Place, layout: Layout) -> Result<Box<dyn End>, Failure>;
+}
+
+/// Everything that is compared. A new subject is one more line here.
+fn subjects() -> Vec<&'static dyn Stream> {
+    vec![
+        &bare::ONE_CORE,
+        &bare::RING,
+        #[cfg(feature = "peers")]
+        &iceoryx::Iceoryx,
+        &unix_socket::UnixSocket,
+    ]
+}
+
+/// Measures the topic.
+pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> {
+    let wanted = settings.wanted(&subjects());
+    let mut rows = Vec::new();
+    for message in settings.sizes_or(SIZES) {
+        let window = (WINDOW / message).max(MESSAGES_IN_WINDOW) * message;
+        let layout = Layout { message, window };
+        let case = format!("{} messages, reader keeps up", size(message));
+        rows.extend(compare(settings, &case, &wanted, layout, None));
+    }
+    let length = kept_length(settings.quick);
+    let layout = Layout { message: KEPT_MESSAGE, window: length };
+    let keeping: Vec<_> = wanted.iter().copied().filter(|subject| subject.can_keep()).collect();
+    let case = format!("{} kept", size(length));
+    rows.extend(compare(settings, &case, &keeping, layout, Some((length / KEPT_MESSAGE) as u64)));
+    report.add(Table {
+        topic: "stream",
+        title: "one stream from process to process".into(),
+        notes: vec![
+            "every word written by one process and read and checked by the other; memory faulted in before".into(),
+            "/one-core is against one process that writes and reads the same buffers by itself".into(),
+        ],
+        columns: COLUMNS,
+        rows,
+    });
+    Ok(())
+}
+
+fn compare(
+    settings: &Settings,
+    case: &str,
+    subjects: &[&'static dyn Stream],
+    layout: Layout,
+    count: Option<u64>,
+) -> Vec<Row> {
+    let found =
+        settings.in_turns(&format!("stream {case}"), subjects, |subject| one_repeat(settings, subject, layout, count));
+    let found: Vec<_> = found
+        .into_iter()
+        .map(|(subject, repeats)| (subject, repeats.map(|repeats| median(repeats).unwrap_or(f64::NAN))))
+        .collect();
+    let limit = found.iter().find(|(subject, _)| subject.is_one_process() && subject.role() == Role::Limit);
+    let limit = limit.and_then(|(_, rate)| rate.as_ref().ok().copied());
+    let figures = |rate: f64| vec![Some(rate), Some(rate / layout.message as f64), limit.map(|limit| rate / limit)];
+    found.into_iter().map(|(subject, rate)| Row::new(case, subject, rate.map(figures))).collect()
+}
+
+/// The bytes per second of one repeat, of `count` messages or as many as fit the budget.
+fn one_repeat(settings: &Settings, subject: &dyn Stream, layout: Layout, count: Option<u64>) -> Result<f64, Failure> {
+    let (first, second) = settings.two_cores()?;
+    let keeper = PlaceKeeper::new(subject.memory(layout))?;
+    let _service = subject.service(keeper.place())?;
+    let task = |side| {
+        process::Task::Stream(Task { subject: subject.name().into(), side, place: keeper.place().clone(), layout })
+    };
+    let mut tasks = vec![(task(Side::First), Some(first))];
+    if !subject.is_one_process() {
+        tasks.push((task(Side::Second), Some(second)));
+    }
+    let mut crew = Crew::start(tasks)?;
+    let count = match count {
+        Some(count) => {
+            // The first pass is the one in which the page tables of both sides fill.
+            crew.round(Round { count, interval: 0 })?;
+            count
+        }
+        None => crew.calibrate(settings.budget, MESSAGES)?,
+    };
+    let findings = crew.round(Round { count, interval: 0 })?;
+    let began = findings.iter().map(|found| found.began).min().unwrap_or(0);
+    let ended = findings.iter().map(|found| found.ended).max().unwrap_or(0);
+    let bytes = count as f64 * layout.message as f64;
+    Ok(bytes / ended.saturating_sub(began).max(1) as f64 * 1e9)
+}
+
+/// As long as asked for, or as free memory allows.
+fn kept_length(quick: bool) -> usize {
+    let free = usize::try_from(available_memory() / KEPT_PART).unwrap_or(usize::MAX);
+    let length = KEPT[usize::from(quick)].min(free);
+    (length / KEPT_MESSAGE).max(MESSAGES_IN_WINDOW) * KEPT_MESSAGE
+}
+
+/// What one process of a stream is told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Task {
+    subject: String,
+    side: Side,
+    place: Place,
+    layout: Layout,
+}
+
+impl Task {
+    /// Becomes that process.
+    pub fn actor(self) -> Result<Box<dyn Actor>, Failure> {
+        let subjects = subjects();
+        let subject = subjects.iter().find(|subject| subject.name() == self.subject);
+        let subject = subject.ok_or_else(|| Failure::new(format!("no stream is called {}", self.subject)))?;
+        let end = subject.join(self.side, &self.place, self.layout)?;
+        let part = match (subject.is_one_process(), self.side) {
+            (true, _) => Part::Both,
+            (false, Side::First) => Part::Writer,
+            (false, Side::Second) => Part::Reader,
+        };
+        Ok(Box::new(Streamer { end, part, message: self.layout.message, next: 0 }))
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Part {
+    Writer,
+    Reader,
+    Both,
+}
+
+struct Streamer {
+    end: Box<dyn End>,
+    part: Part,
+    message: usize,
+    next: u64,
+}
+
+impl Actor for Streamer {
+    fn round(&mut self, round: Round) -> Result<Findings, Failure> {
+        let began = now();
+        for _ in 0..round.count {
+            if matches!(self.part, Part::Writer | Part::Both) {
+                self.end.send(self.next)?;
+            }
+            if matches!(self.part, Part::Reader | Part::Both) {
+                let seen = self.end.receive()?;
+                if seen.first != self.next {
+                    let words = format!("message {} arrived in place of message {}", seen.first, self.next);
+                    return Err(Failure::new(words));
+                }
+                seen.check(self.message)?;
+            }
+            self.next += 1;
+        }
+        if matches!(self.part, Part::Writer) {
+            self.end.flush()?;
+        }
+        Ok(Findings { began, ended: now(), latency: Recorded::default() })
+    }
+}

@@ -1,0 +1,125 @@
+//! The limits: one core that writes and reads the same buffers, and two cores with a bare ring between them.
+
+use std::hint::spin_loop;
+use std::sync::atomic::Ordering;
+
+use crate::failure::Failure;
+use crate::memory::{Mapping, PAGE};
+use crate::payload::{Seen, fill};
+use crate::stream::{Layout, Stream};
+use crate::subject::{End, Place, Role, Side, Subject, Waiting};
+
+/// One core: what its memory and caches give when nothing has to cross to another.
+pub static ONE_CORE: Bare = Bare {
+    name: "one-core",
+    about: "one process writes a message and reads it again: the bandwidth of one core on the same buffers",
+    one_process: true,
+};
+
+/// Two cores: what crossing from cache to cache gives.
+pub static RING: Bare = Bare {
+    name: "bare-ring",
+    about: "a ring of bare shared memory: write, publish a counter, read; the two cores at work at once",
+    one_process: false,
+};
+
+/// Where the counters of written and of read messages are.
+const WRITTEN: usize = 0;
+const READ: usize = 128;
+
+/// A ring over bare memory.
+pub struct Bare {
+    name: &'static str,
+    about: &'static str,
+    one_process: bool,
+}
+
+impl Subject for Bare {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn about(&self) -> &'static str {
+        self.about
+    }
+
+    fn role(&self) -> Role {
+        Role::Limit
+    }
+
+    fn waiting(&self) -> Waiting {
+        Waiting::Spinning
+    }
+}
+
+impl Stream for Bare {
+    fn memory(&self, layout: Layout) -> usize {
+        PAGE + layout.window
+    }
+
+    fn is_one_process(&self) -> bool {
+        self.one_process
+    }
+
+    fn can_keep(&self) -> bool {
+        true
+    }
+
+    fn join(&self, _: Side, place: &Place, layout: Layout) -> Result<Box<dyn End>, Failure> {
+        let slots = (layout.window / layout.message) as u64;
+        Ok(Box::new(Ring {
+            memory: place.map()?,
+            message: layout.message,
+            slots,
+            written: 0,
+            read: 0,
+            read_seen: 0,
+            written_seen: 0,
+        }))
+    }
+}
+
+/// Either end of the ring.
+struct Ring {
+    memory: Mapping,
+    message: usize,
+    slots: u64,
+    /// How many messages this end has written or read.
+    written: u64,
+    read: u64,
+    /// What the other end's counter was when this end last looked; looking costs a cache miss.
+    read_seen: u64,
+    written_seen: u64,
+}
+
+impl Ring {
+    fn place_of(&self, message: u64) -> usize {
+        PAGE + (message % self.slots) as usize * self.message
+    }
+}
+
+impl End for Ring {
+    fn send(&mut self, first: u64) -> Result<(), Failure> {
+        while self.written - self.read_seen >= self.slots {
+            self.read_seen = self.memory.counter(READ).load(Ordering::Acquire);
+            spin_loop();
+        }
+        // SAFETY: the reader is done with what was in this slot, and does not look at it before the counter says so.
+        fill(unsafe { self.memory.words_mut(self.place_of(self.written), self.message) }, first);
+        self.written += 1;
+        self.memory.counter(WRITTEN).store(self.written, Ordering::Release);
+        Ok(())
+    }
+
+    fn receive(&mut self) -> Result<Seen, Failure> {
+        while self.written_seen == self.read {
+            self.written_seen = self.memory.counter(WRITTEN).load(Ordering::Acquire);
+            spin_loop();
+        }
+        // SAFETY: the counter says that the message is there; the writer leaves it alone until it is counted as read.
+        let seen = Seen::reading(unsafe { self.memory.words(self.place_of(self.read), self.message) });
+        self.read += 1;
+        self.memory.counter(READ).store(self.read, Ordering::Release);
+        Ok(seen)
+    }
+}

@@ -1,0 +1,80 @@
+//! The program itself, in short runs: every figure that it promises is there.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+/// The report of a run.
+fn run(arguments: &[&str]) -> Value {
+    let output = Command::new(env!("CARGO_BIN_EXE_dflow-bench"))
+        .args(arguments)
+        .args(["--quick", "--repeats", "1", "--format", "json"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// All rows of all tables.
+fn rows(report: &Value) -> Vec<&Value> {
+    report["tables"].as_array().unwrap().iter().flat_map(|table| table["rows"].as_array().unwrap()).collect()
+}
+
+fn assert_measured(row: &Value, figure: &str) {
+    let measured = row["figures"][figure].as_f64();
+    assert!(measured.is_some_and(|figure| figure > 0.0), "{figure} of {row}");
+}
+
+#[test]
+fn a_handoff_is_reported_with_its_histograms() {
+    let logs = tempfile::tempdir().unwrap();
+    let log = logs.path().to_str().unwrap();
+    let report = run(&["handoff", "--sizes", "64,4K", "--only", "atomic,futex,unix", "--hlog", log]);
+    assert!(report["topology"]["model"].is_string());
+    let rows = rows(&report);
+    assert_eq!(rows.len(), 6);
+    for row in rows {
+        for figure in ["p50_ns", "p90_ns", "p99_ns", "p99_9_ns", "p99_99_ns", "max_ns", "p50_over_limit"] {
+            assert_measured(row, figure);
+        }
+    }
+    for name in ["handoff-atomic-64", "handoff-futex-4096", "handoff-unix-socket-64"] {
+        assert!(Path::new(log).join(format!("{name}.hlog")).is_file(), "{name}");
+    }
+}
+
+#[test]
+fn a_stream_is_compared_with_one_core() {
+    let report = run(&["stream", "--sizes", "64K", "--only", "one-core,unix"]);
+    let rows = rows(&report);
+    assert_eq!(rows.len(), 3);
+    for row in rows {
+        assert_measured(row, "bytes_per_second");
+        assert_measured(row, "of_one_core");
+    }
+}
+
+#[test]
+fn a_fanout_is_measured_paced_and_unpaced() {
+    let report = run(&["fanout", "--only", "bare"]);
+    assert_eq!(rows(&report).len(), 7);
+    for row in rows(&report) {
+        let figures = row["figures"].as_object().unwrap();
+        assert!(figures.values().all(|figure| figure.as_f64().is_some_and(|figure| figure >= 0.0)), "{row}");
+    }
+}
+
+#[test]
+fn the_smallest_program_tells_its_first_instruction() {
+    let report = run(&["invoke", "--only", "smallest"]);
+    assert_measured(rows(&report)[0], "p50_ns");
+    assert_measured(rows(&report)[1], "instances_per_second");
+}
+
+#[test]
+fn a_wrong_size_is_refused() {
+    let output = Command::new(env!("CARGO_BIN_EXE_dflow-bench")).args(["handoff", "--sizes", "7"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("multiple of 8"));
+}

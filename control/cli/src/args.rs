@@ -1,0 +1,363 @@
+//! The command line: every command, option, unit and default, and the help that states them.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::PossibleValue;
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use dflow_disk::IoChoice;
+use dflow_launcher::ContainmentChoice;
+use dflow_scheduler::Invocation;
+use dflow_workflow::units;
+
+/// Runs workflows of functions by their data: a function starts when the first bytes that it reads exist.
+#[derive(Debug, Parser)]
+#[command(name = "dflow", version, arg_required_else_help = true, after_help = AFTER_HELP, max_term_width = 120)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  dflow check wordcount.yaml
+  dflow run wordcount.yaml --input text=book.txt
+  dflow graph wordcount.yaml --format dot | dot -Tsvg > wordcount.svg
+  dflow doctor
+
+Exit status: 0 success, 1 the run failed, 2 the call or the file was wrong, 130 ended by Ctrl-C.
+Environment: DFLOW_LOG=info (or debug, or dflow_worker=debug,…) logs to standard error; NO_COLOR turns colours off;
+COLUMNS sets the width of the timeline.";
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a workflow on this machine
+    Run(Box<RunArgs>),
+    /// Check a workflow file completely, without running anything
+    Check(CheckArgs),
+    /// Print the graph of a workflow as text for Mermaid or Graphviz
+    Graph(GraphArgs),
+    /// Print the JSON Schema of the workflow file, for editors
+    #[command(after_help = SCHEMA_HELP)]
+    Schema,
+    /// Show what this machine offers to dflow, what is missing, and the defaults of `dflow run`
+    Doctor(DoctorArgs),
+}
+
+const SCHEMA_HELP: &str = "\
+Examples:
+  dflow schema > dflow.schema.json
+  and as the first line of a workflow file, for editors with the YAML language server:
+  # yaml-language-server: $schema=./dflow.schema.json
+
+Exit status: 0.";
+
+/// What `dflow run` takes.
+#[derive(Debug, Args)]
+#[command(after_help = RUN_HELP)]
+pub struct RunArgs {
+    /// The workflow file (YAML)
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+    /// The data of an input of the workflow: a file, a directory (its files in the order of their names), or `-` for
+    /// standard input. Repeat it for further files and inputs. With one input in the workflow, PATH alone is enough
+    #[arg(short, long = "input", value_name = "NAME=PATH", value_hint = ValueHint::AnyPath)]
+    pub inputs: Vec<OsString>,
+    /// The value of a parameter of the workflow
+    #[arg(short, long = "param", value_name = "NAME=VALUE")]
+    pub params: Vec<String>,
+    /// The directory for the outputs; it appears, or is replaced, in one step when the run has succeeded
+    /// [default: dflow-out/<name of the workflow>]
+    #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub output: Option<PathBuf>,
+    /// What starts a function: its data (its first bytes, unless its gate says otherwise), or the end of all its
+    /// predecessors
+    #[arg(long, value_name = "MODE", value_enum, default_value_t = InvocationArg::Dataflow)]
+    pub invocation: InvocationArg,
+    /// What is printed on standard output at the end: a timeline for a person, or one JSON document
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub format: Format,
+    /// Write the times of all instances to a file that ui.perfetto.dev and chrome://tracing open
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub trace: Option<PathBuf>,
+    /// What the run may use.
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+const RUN_HELP: &str = "\
+Sizes are a number and a unit: B, KiB, MiB, GiB, TiB (powers of 1024) or kB, MB, GB, TB (powers of 1000).
+Durations are a number and a unit: us, ms, s, m, h, as in 50us or 1.5s.
+
+Examples:
+  dflow run wordcount.yaml --input text=book.txt
+  dflow run wordcount.yaml --input book.txt                  the workflow has one input: no name needed
+  zcat books.gz | dflow run wordcount.yaml -i text=-         from standard input
+  dflow run logs.yaml -i logs=/var/log/web/ -p top=20 -o result
+  dflow run wordcount.yaml -i book.txt --memory 64MiB --slots 1 --spill-dir /var/tmp
+  dflow run wordcount.yaml -i book.txt --format json > report.json
+  dflow run wordcount.yaml -i book.txt --trace trace.json    open it in ui.perfetto.dev
+
+With --format json, standard output holds exactly one JSON document, whatever happens: the report of the run (times in
+nanoseconds since its start, sizes in bytes), or {\"error\": {\"reason\": …, \"help\": […]}} if the run could not start.
+Messages for a person go to standard error; progress is shown there while it is a terminal.
+
+Exit status: 0 success, 1 the run failed, 2 the call or the file was wrong, 130 ended by Ctrl-C.";
+
+/// What the node that runs a workflow may use.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Resources")]
+pub struct NodeArgs {
+    /// How many instances may compute at the same time; those that wait for data do not count
+    /// [default: one for each processor that dflow may use]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub slots: Option<u32>,
+    /// Memory for streams, at least 256KiB; what does not fit is spilled to disk
+    /// [default: a quarter of the memory that is available to dflow, its cgroup's limit included]
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_size)]
+    pub memory: Option<u64>,
+    /// How far the writer of a stream may be ahead of readers that keep up [default: 1MiB]
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_size)]
+    pub window: Option<u64>,
+    /// Where bytes are spilled for which there is no memory; nothing is left there [default: TMPDIR, else /tmp]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub spill_dir: Option<PathBuf>,
+    /// How they are spilled; auto takes io_uring where the machine allows it, else plain reads and writes
+    #[arg(long, value_name = "WAY", value_enum, default_value_t = SpillIoArg::Auto)]
+    pub spill_io: SpillIoArg,
+    /// What holds the processes of a function together; auto takes a cgroup where the machine allows it, else a
+    /// subreaper. Only cgroups limit the memory of functions
+    #[arg(long, value_name = "WAY", value_enum, default_value_t = ContainmentArg::Auto)]
+    pub containment: ContainmentArg,
+    /// How long a function that waits for data looks for it before it sleeps; 0 for not at all
+    /// [default: 50us, and 0 on a single processor]
+    #[arg(long, value_name = "DURATION", value_parser = parse_spin)]
+    pub spin: Option<Duration>,
+}
+
+/// What `dflow check` takes.
+#[derive(Debug, Args)]
+#[command(after_help = CHECK_HELP)]
+pub struct CheckArgs {
+    /// The workflow file (YAML)
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+    /// What is printed: text for a person, or one JSON document
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub format: Format,
+}
+
+const CHECK_HELP: &str = "\
+All errors are listed at once, each with its line and column (both count from 1).
+
+Examples:
+  dflow check wordcount.yaml
+  dflow check wordcount.yaml --format json | jq '.errors[] | \"\\(.line):\\(.column) \\(.message)\"'
+
+Exit status: 0 the file is correct, 2 it is not.";
+
+/// What `dflow graph` takes.
+#[derive(Debug, Args)]
+#[command(after_help = GRAPH_HELP)]
+pub struct GraphArgs {
+    /// The workflow file (YAML)
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+    /// The language of the graph
+    #[arg(long, value_enum, default_value_t = GraphFormat::Mermaid)]
+    pub format: GraphFormat,
+}
+
+const GRAPH_HELP: &str = "\
+Functions are boxes, doubled for a foreach; inputs and outputs are rounded; switches are diamonds.
+
+Examples:
+  dflow graph wordcount.yaml                                 paste it into a ```mermaid block
+  dflow graph wordcount.yaml --format dot | dot -Tsvg > wordcount.svg
+
+Exit status: 0, or 2 if the file is not correct.";
+
+/// What `dflow doctor` takes: the same resources as a run, so that it shows what that run would get.
+#[derive(Debug, Args)]
+#[command(after_help = DOCTOR_HELP)]
+pub struct DoctorArgs {
+    /// What is printed: text for a person, or one JSON document
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub format: Format,
+    /// What a run may use.
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+const DOCTOR_HELP: &str = "\
+Examples:
+  dflow doctor
+  dflow doctor --memory 64MiB --spill-dir /var/tmp           what a run with these options would get
+  dflow doctor --format json | jq '.findings[] | select(.state == \"bad\")'
+
+Exit status: 0 workflows can run, 1 something keeps them from running, 2 the call was wrong.";
+
+/// What standard output is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Text for a person
+    Human,
+    /// One JSON document
+    Json,
+}
+
+/// The language of a graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum GraphFormat {
+    /// A Mermaid flowchart
+    Mermaid,
+    /// The DOT language of Graphviz
+    Dot,
+}
+
+/// [`Invocation`] on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum InvocationArg {
+    /// By data
+    Dataflow,
+    /// By the end of all predecessors
+    ControlFlow,
+}
+
+impl From<InvocationArg> for Invocation {
+    fn from(value: InvocationArg) -> Self {
+        match value {
+            InvocationArg::Dataflow => Self::Dataflow,
+            InvocationArg::ControlFlow => Self::ControlFlow,
+        }
+    }
+}
+
+/// [`IoChoice`] on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpillIoArg {
+    /// The best that the machine allows.
+    Auto,
+    /// io_uring, or an error.
+    IoUring,
+    /// Plain reads and writes.
+    Plain,
+}
+
+impl ValueEnum for SpillIoArg {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Auto, Self::IoUring, Self::Plain]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            Self::Auto => PossibleValue::new("auto"),
+            Self::IoUring => PossibleValue::new("io_uring").alias("io-uring"),
+            Self::Plain => PossibleValue::new("plain"),
+        })
+    }
+}
+
+impl From<SpillIoArg> for IoChoice {
+    fn from(value: SpillIoArg) -> Self {
+        match value {
+            SpillIoArg::Auto => Self::Auto,
+            SpillIoArg::IoUring => Self::IoUring,
+            SpillIoArg::Plain => Self::Plain,
+        }
+    }
+}
+
+/// [`ContainmentChoice`] on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ContainmentArg {
+    /// The best that the machine allows
+    Auto,
+    /// A cgroup, or an error
+    Cgroup,
+    /// A subreaper process
+    Subreaper,
+}
+
+impl From<ContainmentArg> for ContainmentChoice {
+    fn from(value: ContainmentArg) -> Self {
+        match value {
+            ContainmentArg::Auto => Self::Auto,
+            ContainmentArg::Cgroup => Self::Cgroup,
+            ContainmentArg::Subreaper => Self::Subreaper,
+        }
+    }
+}
+
+/// A duration; `0` needs no unit.
+fn parse_spin(text: &str) -> Result<Duration, units::UnitError> {
+    if text == "0" { Ok(Duration::ZERO) } else { units::parse_duration(text) }
+}
+
+/// Whether a call that could not be understood asked for JSON, so that its error is JSON too.
+pub fn asks_for_json(args: &[OsString]) -> bool {
+    args.iter().any(|arg| arg == "--format=json")
+        || args.windows(2).any(|pair| pair[0] == "--format" && pair[1] == "json")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once(&"dflow").chain(args))
+    }
+
+    #[test]
+    fn definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_of_run() {
+        let line = "run w.yaml --input text=a --input b -p k=v=w --output out --slots 3 --memory 64MiB --window 1MB \
+                    --spill-dir /tmp --spill-io io_uring --containment subreaper --spin 50us --invocation control-flow \
+                    --format json --trace t.json";
+        let Command::Run(run) = parse(&line.split_whitespace().collect::<Vec<_>>()).unwrap().command else {
+            panic!("no run");
+        };
+        assert_eq!(run.inputs, ["text=a", "b"]);
+        assert_eq!(run.params, ["k=v=w"]);
+        assert_eq!((run.node.slots, run.node.memory, run.node.window), (Some(3), Some(64 << 20), Some(1_000_000)));
+        assert_eq!(run.node.spin, Some(Duration::from_micros(50)));
+        assert_eq!(IoChoice::from(run.node.spill_io), IoChoice::IoUring);
+        assert_eq!(ContainmentChoice::from(run.node.containment), ContainmentChoice::Subreaper);
+        assert_eq!(Invocation::from(run.invocation), Invocation::ControlFlow);
+        assert_eq!(run.format, Format::Json);
+    }
+
+    #[test]
+    fn wrong_values_say_what_is_right() {
+        for (args, expected) in [
+            (["--slots", "0"], "1.."),
+            (["--memory", "64 Mebi"], "MiB"),
+            (["--spin", "5"], "30s"),
+            (["--spill-io", "uring"], "io_uring"),
+            (["--format", "xml"], "json"),
+        ] {
+            let error = parse(&["run", "w.yaml", args[0], args[1]]).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(expected), "{error}");
+        }
+        assert!(parse(&["run", "w.yaml", "--spin", "0"]).is_ok());
+        assert!(parse(&["run", "w.yaml", "--spill-io", "io-uring"]).is_ok());
+    }
+
+    #[test]
+    fn json_is_recognised_in_a_wrong_call() {
+        let asks = |line: &str| asks_for_json(&line.split(' ').map(Into::into).collect::<Vec<_>>());
+        assert!(asks("dflow run --format json --what"));
+        assert!(asks("dflow run --format=json"));
+        assert!(!asks("dflow run --format human json"));
+    }
+}

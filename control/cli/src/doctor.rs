@@ -1,0 +1,103 @@
+//! `dflow doctor`: what this machine offers to a run.
+
+use std::io;
+
+use dflow_worker::{Finding, Health};
+use serde_json::json;
+
+use crate::args::{DoctorArgs, Format};
+use crate::exit::Exit;
+use crate::run::node_options;
+use crate::terminal::{Look, Style, print};
+
+/// The width of a line of text below which wrapping does more harm than good.
+const MIN_TEXT: usize = 30;
+
+/// Examines the machine and prints what it found.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub fn doctor(args: &DoctorArgs) -> io::Result<Exit> {
+    let findings = dflow_worker::doctor(&node_options(&args.node));
+    let bad = findings.iter().any(|finding| finding.state == Health::Bad);
+    match args.format {
+        Format::Human => print(&render(&findings, &Look::of(&io::stdout())))?,
+        Format::Json => print(&format!("{:#}\n", json!({ "ok": !bad, "findings": findings })))?,
+    }
+    Ok(if bad { Exit::Failed } else { Exit::Success })
+}
+
+fn render(findings: &[Finding], look: &Look) -> String {
+    let topics = findings.iter().map(|finding| finding.topic.chars().count()).max().unwrap_or(0);
+    let indent = " ".repeat("good  ".len() + topics + 2);
+    let width = look.width.saturating_sub(indent.len()).max(MIN_TEXT);
+    let mut text = String::new();
+    for finding in findings {
+        let state = match finding.state {
+            Health::Good => look.paint(Style::Green, "good"),
+            Health::Fair => look.paint(Style::Yellow, "fair"),
+            Health::Bad => look.paint(Style::Red, "bad "),
+        };
+        let topic = look.paint(Style::Bold, &format!("{:topics$}", finding.topic));
+        let lines = wrap(&finding.text, width).join(&format!("\n{indent}"));
+        text.push_str(&format!("{state}  {topic}  {lines}\n"));
+    }
+    let number = |state| findings.iter().filter(|finding| finding.state == state).count();
+    text.push_str(&match (number(Health::Bad), number(Health::Fair)) {
+        (0, 0) => "everything is as it should be\n".into(),
+        (0, fair) => format!("workflows run here; {fair} of {} could be better\n", findings.len()),
+        (bad, _) => format!("{bad} of {} must be changed before workflows can run here\n", findings.len()),
+    });
+    text
+}
+
+/// The text in lines of at most this width, as far as its words allow.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    let mut used = 0;
+    for word in text.split_whitespace() {
+        let length = word.chars().count();
+        if used > 0 && used + 1 + length > width {
+            lines.push(String::new());
+            used = 0;
+        }
+        if let Some(line) = lines.last_mut() {
+            if used > 0 {
+                line.push(' ');
+                used += 1;
+            }
+            line.push_str(word);
+            used += length;
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::samples::LOOK;
+
+    #[test]
+    fn findings_are_aligned_and_wrapped() {
+        let findings = [
+            Finding { topic: "kernel", state: Health::Good, text: "Linux 6.8".into() },
+            Finding { topic: "io", state: Health::Fair, text: "io_uring cannot be used: a policy forbids it".into() },
+        ];
+        assert_eq!(
+            render(&findings, &Look { width: 44, ..LOOK }),
+            "\
+good  kernel  Linux 6.8
+fair  io      io_uring cannot be used: a
+              policy forbids it
+workflows run here; 1 of 2 could be better
+"
+        );
+    }
+
+    #[test]
+    fn long_words_are_not_broken() {
+        assert_eq!(wrap("a bbbbbb c", 4), ["a", "bbbbbb", "c"]);
+        assert_eq!(wrap("", 4), [""]);
+    }
+}

@@ -1,0 +1,96 @@
+//! Why a call is refused, for a person and as JSON. All of these end with exit status 2.
+
+use std::path::PathBuf;
+
+use dflow_worker::SetupError;
+use dflow_workflow::{Diagnostics, ParamError};
+use serde_json::{Value, json};
+
+use crate::inputs::InputError;
+use crate::terminal::{Look, Style, clean};
+
+/// Why a call is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// Something in the workflow file is wrong.
+    #[error("{} in the workflow file {}", crate::units::count(.0.iter().count() + .0.omitted(), "error"), .0.file())]
+    Workflow(Diagnostics),
+    /// The inputs do not fit the workflow.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// The parameters do not fit the workflow.
+    #[error(transparent)]
+    Param(#[from] ParamError),
+    /// The run cannot start.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    /// The file for the trace cannot be written.
+    #[error("the trace cannot be written to {path}: {source}")]
+    Trace {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// `DFLOW_LOG` is no filter.
+    #[error("DFLOW_LOG is not a log filter: {0}")]
+    Log(String),
+}
+
+impl CallError {
+    /// What to do about it, a line each.
+    pub fn help(&self) -> Vec<String> {
+        match self {
+            Self::Input(error) => error.help(),
+            Self::Trace { .. } => vec!["name a file in a folder that exists and that you may write to".into()],
+            Self::Log(_) => {
+                vec!["use off, error, warn, info, debug or trace, or a list such as info,dflow_worker=debug".into()]
+            }
+            Self::Workflow(_) | Self::Param(_) | Self::Setup(_) => Vec::new(),
+        }
+    }
+
+    /// The text for a person, with a line feed at its end.
+    pub fn render(&self, look: &Look) -> String {
+        match self {
+            Self::Workflow(diagnostics) => diagnostics.render(look.color) + "\n",
+            _ => render(look, &self.to_string(), &self.help()),
+        }
+    }
+
+    /// The JSON document: `{"error": {"reason": …, "help": […]}}`, for a workflow file also with `diagnostics`.
+    pub fn to_json(&self) -> Value {
+        let mut error = json!({ "reason": self.to_string(), "help": self.help() });
+        if let Self::Workflow(diagnostics) = self {
+            error["diagnostics"] = list(diagnostics);
+        }
+        json!({ "error": error })
+    }
+}
+
+/// An error for a person: what is wrong, then what to do about it.
+pub fn render(look: &Look, reason: &str, help: &[String]) -> String {
+    let mut lines = reason.lines();
+    let mut text = format!("{}: {}\n", look.paint(Style::Red, "error"), clean(lines.next().unwrap_or_default()));
+    for line in lines {
+        text.push_str(&format!("  {}\n", clean(line)));
+    }
+    for line in help {
+        text.push_str(&format!("{}: {}\n", look.paint(Style::Cyan, "help"), clean(line)));
+    }
+    text
+}
+
+/// The errors of a workflow file as a JSON list.
+pub fn list(diagnostics: &Diagnostics) -> Value {
+    let one = |diagnostic: &dflow_workflow::Diagnostic| {
+        json!({
+            "line": diagnostic.location().map(|location| location.line),
+            "column": diagnostic.location().map(|location| location.column),
+            "message": diagnostic.message(),
+            "label": diagnostic.label(),
+            "help": diagnostic.help().collect::<Vec<_>>(),
+        })
+    };
+    diagnostics.iter().map(one).collect()
+}

@@ -1,0 +1,110 @@
+//! `dflow run`: the one place that starts the worker, and what is printed about it.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use dflow_worker::report::{Progress, RunEnd, RunReport};
+use dflow_worker::{NodeOptions, RunSpec};
+use dflow_workflow::Workflow;
+
+use crate::args::{Format, NodeArgs, RunArgs};
+use crate::error::CallError;
+use crate::exit::Exit;
+use crate::inputs;
+use crate::log;
+use crate::progress::Live;
+use crate::terminal::{Look, is_live, print, print_error};
+use crate::{summary, timeline, trace};
+
+/// Runs a workflow and prints how that went; the inner result is that of printing.
+///
+/// # Errors
+/// The call, the file or something that it names is wrong; nothing was started.
+pub fn run(args: &RunArgs) -> Result<io::Result<Exit>, CallError> {
+    let workflow = Arc::new(Workflow::load(&args.file).map_err(CallError::Workflow)?);
+    let given = inputs::resolve(&workflow, &args.inputs, &args.params)?;
+    let output = args.output.clone().unwrap_or_else(|| Path::new("dflow-out").join(&workflow.name));
+    let spec = RunSpec {
+        workflow: Arc::clone(&workflow),
+        workflow_dir: directory_of(&args.file),
+        params: given.params,
+        inputs: given.inputs,
+        output: output.clone(),
+        options: node_options(&args.node),
+        invocation: args.invocation.into(),
+    };
+    dflow_worker::check(&spec)?;
+    // Opened before the run: that it cannot be written should not come out after an hour.
+    let trace = args.trace.as_deref().map(open_trace).transpose()?;
+
+    let report = {
+        let mut live = (is_live(&io::stderr()) && !log::is_on())
+            .then(|| Live::new(io::stderr(), &workflow.name, || Look::of(&io::stderr())));
+        dflow_worker::run(&spec, |progress: &Progress| {
+            if let Some(live) = &mut live {
+                live.update(progress);
+            }
+        })?
+    };
+
+    let mut exit = match report.state {
+        RunEnd::Succeeded => Exit::Success,
+        RunEnd::Failed => Exit::Failed,
+        RunEnd::Cancelled => Exit::Cancelled,
+    };
+    let printed = show(&report, args.format);
+    let look = Look::of(&io::stderr());
+    print_error(&summary::failure(&report, &workflow, &output, &look));
+    if let Some((path, file)) = trace
+        && let Err(source) = trace::write(&report, file)
+    {
+        print_error(&CallError::Trace { path, source }.render(&look));
+        exit = if exit == Exit::Success { Exit::Failed } else { exit };
+    }
+    Ok(printed.map(|()| exit))
+}
+
+/// What a node may use: what suits the machine, unless an option says otherwise.
+pub fn node_options(args: &NodeArgs) -> NodeOptions {
+    let detected = NodeOptions::detect();
+    NodeOptions {
+        slots: args.slots.unwrap_or(detected.slots),
+        memory: args.memory.unwrap_or(detected.memory),
+        window: args.window.unwrap_or(detected.window),
+        spill_dir: args.spill_dir.clone().unwrap_or(detected.spill_dir),
+        spill_io: args.spill_io.into(),
+        containment: args.containment.into(),
+        spin: args.spin.unwrap_or(detected.spin),
+        node: detected.node,
+    }
+}
+
+fn show(report: &RunReport, format: Format) -> io::Result<()> {
+    match format {
+        Format::Json => {
+            let json = serde_json::to_string_pretty(report).map_err(io::Error::from)?;
+            print(&(json + "\n"))
+        }
+        Format::Human => {
+            let look = Look::of(&io::stdout());
+            let timeline = timeline::render(report, &look);
+            let gap = if timeline.is_empty() { "" } else { "\n" };
+            print(&format!("{timeline}{gap}{}", summary::totals(report, &look)))
+        }
+    }
+}
+
+/// The folder of a file; absolute, as functions may run elsewhere.
+fn directory_of(file: &Path) -> PathBuf {
+    let absolute = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    absolute.parent().map_or_else(|| PathBuf::from("."), Path::to_owned)
+}
+
+fn open_trace(path: &Path) -> Result<(PathBuf, File), CallError> {
+    match File::create(path) {
+        Ok(file) => Ok((path.to_owned(), file)),
+        Err(source) => Err(CallError::Trace { path: path.to_owned(), source }),
+    }
+}

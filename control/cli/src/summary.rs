@@ -1,0 +1,206 @@
+//! What stands below the timeline: the totals, the outputs, and for a run that failed why and what to do.
+
+use std::env;
+use std::path::Path;
+
+use dflow_worker::report::{AttemptReport, OutputReport, RunEnd, RunError, RunReport};
+use dflow_workflow::Workflow;
+
+use crate::error;
+use crate::terminal::{Look, Style};
+use crate::units::{count, size};
+
+/// The most outputs that are listed one by one.
+const MAX_OUTPUTS: usize = 50;
+
+/// The totals and the outputs, for standard output.
+pub fn totals(report: &RunReport, look: &Look) -> String {
+    let state = match report.state {
+        RunEnd::Succeeded => look.paint(Style::Green, "succeeded"),
+        RunEnd::Failed => look.paint(Style::Red, "failed"),
+        RunEnd::Cancelled => look.paint(Style::Yellow, "cancelled"),
+    };
+    let preposition = if report.state == RunEnd::Succeeded { "in" } else { "after" };
+    let written = report.instances.iter().filter(|life| life.function.is_some());
+    let written = written.map(|life| life.bytes_written).fold(0, u64::saturating_add);
+    let mut text = format!(
+        "{} {state} {preposition} {}: {} through streams, peak memory {} of {}, {} spilled\n",
+        look.paint(Style::Bold, &report.workflow),
+        look.duration(report.duration_ns),
+        size(written),
+        size(report.memory.peak_bytes),
+        size(report.memory.budget_bytes),
+        match report.memory.spilled_bytes {
+            0 => "nothing".into(),
+            bytes => size(bytes),
+        },
+    );
+    let here = env::current_dir().ok();
+    let places: Vec<Place> = places(&report.outputs, here.as_deref());
+    let shown = &places[..places.len().min(MAX_OUTPUTS)];
+    let name_width = shown.iter().map(|place| place.name.chars().count()).max().unwrap_or(0);
+    let size_width = shown.iter().map(|place| place.size.chars().count()).max().unwrap_or(0);
+    for Place { name, size, path } in shown {
+        text.push_str(&format!("  {name:name_width$}  {size:>size_width$}  {path}\n"));
+    }
+    if places.len() > shown.len() {
+        text.push_str(&format!("  and {} more\n", count(places.len() - shown.len(), "output")));
+    }
+    text
+}
+
+/// Why a run did not succeed, for standard error; empty if it did.
+pub fn failure(report: &RunReport, workflow: &Workflow, output: &Path, look: &Look) -> String {
+    let untouched = format!("nothing was changed in {}", output.display());
+    match (report.state, &report.error) {
+        (RunEnd::Succeeded, _) => String::new(),
+        (RunEnd::Cancelled, _) => {
+            format!("{}: the run was ended on request; {untouched}\n", look.paint(Style::Yellow, "cancelled"))
+        }
+        (RunEnd::Failed, Some(error)) => failed(report, error, workflow, &untouched, look),
+        (RunEnd::Failed, None) => error::render(look, "the run failed", &[untouched, log_help()]),
+    }
+}
+
+fn failed(report: &RunReport, error: &RunError, workflow: &Workflow, untouched: &str, look: &Look) -> String {
+    let Some(instance) = &error.instance else {
+        return error::render(look, &error.reason, &[untouched.into(), log_help()]);
+    };
+    let attempt = failed_attempt(report, instance);
+    let number = match attempt.map(|attempt| attempt.attempt) {
+        Some(number) if number > 1 => format!(" in attempt {number}"),
+        _ => String::new(),
+    };
+    let mut help = Vec::new();
+    let function = attempt.and_then(|attempt| attempt.function.as_deref());
+    match function.and_then(|name| workflow.functions.iter().find(|function| function.name == name)) {
+        Some(function) if function.retries.count == 0 => {
+            help.push(format!(
+                "correct the function `{}` or what it reads, then run again; {untouched}",
+                function.name
+            ));
+            help.push(format!(
+                "if it fails only now and then, add `retries: 3` to `{}` in the workflow file",
+                function.name
+            ));
+        }
+        Some(function) => {
+            let retries = match function.retries.count {
+                1 => "1 retry".into(),
+                retries => format!("{retries} retries"),
+            };
+            help.push(format!(
+                "correct the function `{}` or what it reads, then run again; {untouched} ({retries} did not help)",
+                function.name
+            ));
+        }
+        None => help.extend([untouched.to_owned(), log_help()]),
+    }
+    error::render(look, &format!("{instance} failed{number}: {}", error.reason), &help)
+}
+
+/// The attempt that made the run fail: the last one of the instance that failed.
+fn failed_attempt<'a>(report: &'a RunReport, instance: &str) -> Option<&'a AttemptReport> {
+    report.instances.iter().rev().find(|attempt| attempt.name == instance && attempt.end == "failed")
+}
+
+fn log_help() -> String {
+    "DFLOW_LOG=info dflow run … tells more".into()
+}
+
+/// An output as it is listed.
+struct Place {
+    name: String,
+    size: String,
+    path: String,
+}
+
+/// One for each output of the workflow, in the order of the report.
+fn places(outputs: &[OutputReport], here: Option<&Path>) -> Vec<Place> {
+    let show = |path: &Path| here.and_then(|here| path.strip_prefix(here).ok()).unwrap_or(path).display().to_string();
+    outputs
+        .chunk_by(|a, b| a.name == b.name)
+        .map(|files| match files {
+            [file] if file.part.is_none() => {
+                Place { name: file.name.clone(), size: size(file.bytes), path: show(&file.path) }
+            }
+            _ => {
+                let bytes = files.iter().map(|file| file.bytes).fold(0, u64::saturating_add);
+                let directory = files[0].path.parent().unwrap_or(&files[0].path);
+                let path = format!("{}/ ({})", show(directory), count(files.len(), "file"));
+                Place { name: files[0].name.clone(), size: size(bytes), path }
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::samples::{LOOK, attempt, wordcount};
+
+    fn workflow(retries: &str) -> Workflow {
+        let text = format!("workflow: w\nfunctions: {{ count: {{ program: p{retries} }} }}\n");
+        Workflow::parse("w.yaml", &text).unwrap_or_else(|errors| panic!("{errors}"))
+    }
+
+    #[test]
+    fn totals_and_outputs() {
+        let mut report = wordcount();
+        for part in 0..3 {
+            let path = format!("/out/parts/{part:05}").into();
+            report.outputs.push(OutputReport { name: "parts".into(), part: Some(part), path, bytes: 1 << 20 });
+        }
+        assert_eq!(
+            totals(&report, &LOOK),
+            "\
+wordcount succeeded in 100 ms: 11.0 KiB through streams, peak memory 34.0 MiB of 1.00 GiB, nothing spilled
+  total     300 B  /out/total
+  parts  3.00 MiB  /out/parts/ (3 files)
+"
+        );
+    }
+
+    #[test]
+    fn paths_below_the_current_directory_are_relative() {
+        let output = OutputReport { name: "total".into(), part: None, path: "/here/out/total".into(), bytes: 0 };
+        assert_eq!(places(&[output], Some(Path::new("/here")))[0].path, "out/total");
+    }
+
+    #[test]
+    fn a_failure_names_instance_attempt_reason_and_remedy() {
+        let mut report = wordcount();
+        report.state = RunEnd::Failed;
+        report.error = Some(RunError {
+            instance: Some("count[3]".into()),
+            reason: "exit status 101\nthread main panicked at \x1b[31mcount.rs:7\nno such word\n".into(),
+        });
+        let mut failed = attempt("count[3]", [0; 6]);
+        (failed.attempt, failed.end) = (2, "failed");
+        report.instances.push(failed);
+        assert_eq!(
+            failure(&report, &workflow(", retries: 1"), Path::new("out"), &LOOK),
+            "\
+error: count[3] failed in attempt 2: exit status 101
+  thread main panicked at [31mcount.rs:7
+  no such word
+help: correct the function `count` or what it reads, then run again; nothing was changed in out (1 retry did not help)
+"
+        );
+        let text = failure(&report, &workflow(""), Path::new("out"), &LOOK);
+        assert!(text.contains("add `retries: 3` to `count`"), "{text}");
+    }
+
+    #[test]
+    fn a_failure_of_the_node_and_a_cancelled_run() {
+        let mut report = wordcount();
+        report.state = RunEnd::Failed;
+        report.error = Some(RunError { instance: None, reason: "the disk is full".into() });
+        let text = failure(&report, &workflow(""), Path::new("out"), &LOOK);
+        assert!(text.starts_with("error: the disk is full\nhelp: nothing was changed in out\n"), "{text}");
+        report.state = RunEnd::Cancelled;
+        let text = failure(&report, &workflow(""), Path::new("out"), &LOOK);
+        assert_eq!(text, "cancelled: the run was ended on request; nothing was changed in out\n");
+        assert!(totals(&report, &LOOK).starts_with("wordcount cancelled after 100 ms"));
+    }
+}

@@ -1,0 +1,162 @@
+//! The timeline of a run in text: a row for each function instance, in the order in which they started, so that a person
+//! sees which of them worked at the same time.
+
+mod bar;
+mod rows;
+
+use dflow_worker::report::RunReport;
+
+use crate::terminal::{Look, Style};
+use crate::units::{Clock, size};
+use bar::{Glyphs, Phase};
+use rows::Row;
+
+/// The widest column of names.
+const MAX_LABEL: usize = 32;
+
+/// The shortest bar; on a terminal that is too narrow for it, lines wrap.
+const MIN_BAR: usize = 10;
+
+/// The space between two columns.
+const GAP: &str = "  ";
+
+/// The timeline, each line with its line feed; empty if nothing was ever started.
+pub fn render(report: &RunReport, look: &Look) -> String {
+    let table = rows::rows(&report.instances, look.more());
+    if table.rows.is_empty() {
+        return String::new();
+    }
+    let glyphs = Glyphs::of(look.unicode);
+    let clock = Clock::up_to(report.duration_ns);
+    let cells: Vec<Cells> = table.rows.iter().map(|row| Cells::of(row, &clock, look)).collect();
+    let heads = Cells::heads(&clock);
+
+    let width_of = |column: fn(&Cells) -> &str| {
+        cells.iter().chain([&heads]).map(|cells| column(cells).chars().count()).max().unwrap_or(0)
+    };
+    let widths = Widths {
+        label: width_of(|cells| &cells.label),
+        start: width_of(|cells| &cells.start),
+        end: width_of(|cells| &cells.end),
+        read: width_of(|cells| &cells.read),
+        written: width_of(|cells| &cells.written),
+        state: width_of(|cells| &cells.state),
+    };
+    let bar = widths.bar(look.width);
+
+    let total = look.duration(report.duration_ns);
+    let scale = format!("0{total:>rest$}", rest = bar.saturating_sub(1));
+    let mut text = look.paint(Style::Dim, widths.line(&heads, &scale).trim_end()) + "\n";
+    for (row, cells) in table.rows.iter().zip(&cells) {
+        let line = if row.is_outputs() {
+            let plain = Look { color: false, ..*look };
+            look.paint(Style::Dim, &widths.line(cells, &bar::draw(row, report.duration_ns, bar, glyphs, &plain)))
+        } else {
+            widths.line(cells, &bar::draw(row, report.duration_ns, bar, glyphs, look))
+        };
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    if table.hidden > 0 {
+        let more = look.more();
+        let note = format!("{more} {} more instances; --format json and --trace have them all", table.hidden);
+        text.push_str(&(look.paint(Style::Dim, &note) + "\n"));
+    }
+    text.push_str(&(look.paint(Style::Dim, &legend(glyphs)) + "\n"));
+    text
+}
+
+fn legend(glyphs: &Glyphs) -> String {
+    let phases = [
+        (Phase::Waiting, "ready, waits for its gate"),
+        (Phase::Started, "runs, no byte yet"),
+        (Phase::Reading, "reads"),
+        (Phase::Writing, "from its first output byte on"),
+    ];
+    phases.map(|(phase, meaning)| format!("{} {meaning}", glyphs.of_phase(phase))).join("   ")
+}
+
+/// The texts of a row.
+struct Cells {
+    label: String,
+    start: String,
+    end: String,
+    read: String,
+    written: String,
+    state: String,
+}
+
+impl Cells {
+    fn heads(clock: &Clock) -> Self {
+        Self {
+            label: String::new(),
+            start: format!("start {}", clock.unit),
+            end: format!("end {}", clock.unit),
+            read: "in".into(),
+            written: "out".into(),
+            state: String::new(),
+        }
+    }
+
+    fn of(row: &Row<'_>, clock: &Clock, look: &Look) -> Self {
+        let time = |time: Option<u64>| time.map_or_else(|| "-".into(), |time| clock.show(time));
+        let written = if row.is_outputs() { String::new() } else { size(row.bytes_written()) };
+        Self {
+            label: shorten(&row.label, look.more()),
+            start: time(row.started()),
+            end: time(row.ended()),
+            read: size(row.bytes_read()),
+            written,
+            state: row.state(),
+        }
+    }
+}
+
+/// The widths of the columns.
+struct Widths {
+    label: usize,
+    start: usize,
+    end: usize,
+    read: usize,
+    written: usize,
+    state: usize,
+}
+
+impl Widths {
+    /// What is left for the bars.
+    fn bar(&self, total: usize) -> usize {
+        let columns = [self.label, self.start, self.end, self.read, self.written];
+        let state = if self.state > 0 { GAP.len() + self.state } else { 0 };
+        let others = columns.iter().sum::<usize>() + columns.len() * GAP.len() + state;
+        total.saturating_sub(others).max(MIN_BAR)
+    }
+
+    /// A line; the bar has its width already and may hold colours.
+    fn line(&self, cells: &Cells, bar: &str) -> String {
+        let Self { label, start, end, read, written, .. } = *self;
+        [
+            format!("{:label$}", cells.label),
+            format!("{:>start$}", cells.start),
+            format!("{:>end$}", cells.end),
+            bar.to_owned(),
+            format!("{:>read$}", cells.read),
+            format!("{:>written$}", cells.written),
+            cells.state.clone(),
+        ]
+        .join(GAP)
+    }
+}
+
+/// A name with its middle left out if it is too long: beginnings and parts at the end are what tells names apart.
+fn shorten(label: &str, more: &str) -> String {
+    let length = label.chars().count();
+    if length <= MAX_LABEL {
+        return label.into();
+    }
+    let kept = MAX_LABEL - more.chars().count();
+    let (front, back) = (kept.div_ceil(2), kept / 2);
+    label.chars().take(front).chain(more.chars()).chain(label.chars().skip(length - back)).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,170 @@
+//! Which rows a timeline has.
+
+use std::collections::HashMap;
+
+use dflow_worker::report::AttemptReport;
+
+/// A function with more attempts than this is shown in part, and the rest of it as one row.
+const MAX_PER_FUNCTION: usize = 4;
+
+/// How many attempts of a function that did not go smoothly have a row although the others are collapsed.
+const MAX_NOTABLE: usize = 6;
+
+/// The most rows for functions.
+const MAX_ROWS: usize = 100;
+
+/// The rows, in the order in which they started.
+pub struct Table<'a> {
+    /// The rows; the outputs of the workflow, if it has any, are the last.
+    pub rows: Vec<Row<'a>>,
+    /// How many attempts are in no row, because there would be too many rows.
+    pub hidden: usize,
+}
+
+/// A row: one attempt, or several that are collapsed into one.
+pub struct Row<'a> {
+    /// What stands at its start.
+    pub label: String,
+    /// Whose times it shows; never empty.
+    pub lives: Vec<&'a AttemptReport>,
+}
+
+/// The rows for these attempts; `more` stands for what a label leaves out.
+pub fn rows<'a>(instances: &'a [AttemptReport], more: &str) -> Table<'a> {
+    let mut lives: Vec<&AttemptReport> = instances.iter().filter(|life| life.function.is_some()).collect();
+    // A stable sort: what started at the same time, or never, stays in the order in which it was made ready.
+    lives.sort_by_key(|life| life.started_ns.unwrap_or(u64::MAX));
+
+    let mut functions: HashMap<&str, Function<'_>> = HashMap::new();
+    for life in &lives {
+        functions.entry(function_of(life)).or_default().total += 1;
+    }
+    let mut table = Table { rows: Vec::new(), hidden: 0 };
+    let mut collapsed: Vec<(usize, &str)> = Vec::new();
+    for life in lives {
+        let Some(function) = functions.get_mut(function_of(life)) else { continue };
+        if function.shows(life) {
+            table.rows.push(Row { label: label(life), lives: vec![life] });
+            continue;
+        }
+        if function.rest.is_empty() {
+            collapsed.push((table.rows.len(), function_of(life)));
+        }
+        function.rest.push(life);
+    }
+    // From the last one on, so that the places of the others stay right.
+    for (at, name) in collapsed.into_iter().rev() {
+        if let Some(Function { rest, .. }) = functions.remove(name) {
+            table.rows.insert(at, Row { label: collapsed_label(name, &rest, more), lives: rest });
+        }
+    }
+    let hidden = table.rows.drain(MAX_ROWS.min(table.rows.len())..);
+    table.hidden = hidden.map(|row| row.lives.len()).sum();
+
+    let sinks: Vec<&AttemptReport> = instances.iter().filter(|life| life.function.is_none()).collect();
+    if !sinks.is_empty() {
+        let label = match sinks.as_slice() {
+            [only] => label(only),
+            several => format!("outputs ({})", several.len()),
+        };
+        table.rows.push(Row { label, lives: sinks });
+    }
+    table
+}
+
+impl Row<'_> {
+    /// Whether it shows the outputs of the workflow and not a function.
+    pub fn is_outputs(&self) -> bool {
+        self.lives.iter().all(|life| life.function.is_none())
+    }
+
+    /// When the first of it started.
+    pub fn started(&self) -> Option<u64> {
+        self.lives.iter().filter_map(|life| life.started_ns).min()
+    }
+
+    /// When the last of it ended; `None` while anything of it has not.
+    pub fn ended(&self) -> Option<u64> {
+        self.lives.iter().map(|life| life.ended_ns).collect::<Option<Vec<_>>>()?.into_iter().max()
+    }
+
+    /// Bytes that it read.
+    pub fn bytes_read(&self) -> u64 {
+        self.lives.iter().map(|life| life.bytes_read).fold(0, u64::saturating_add)
+    }
+
+    /// Bytes that it wrote.
+    pub fn bytes_written(&self) -> u64 {
+        self.lives.iter().map(|life| life.bytes_written).fold(0, u64::saturating_add)
+    }
+
+    /// How it ended, if that is worth a word.
+    pub fn state(&self) -> String {
+        if let [life] = self.lives.as_slice() {
+            return match (life.end, life.started_ns) {
+                ("succeeded", _) => String::new(),
+                ("running", None) => "not started".into(),
+                ("running", Some(_)) => "unfinished".into(),
+                (end, _) => end.into(),
+            };
+        }
+        let states = ["failed", "superseded", "unread", "running"].map(|end| {
+            let number = self.lives.iter().filter(|life| life.end == end).count();
+            (number, if end == "running" { "unfinished" } else { end })
+        });
+        let states = states.iter().filter(|(number, _)| *number > 0);
+        states.map(|(number, end)| format!("{number} {end}")).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// The attempts of a function.
+#[derive(Default)]
+struct Function<'a> {
+    total: usize,
+    shown: usize,
+    notable: usize,
+    rest: Vec<&'a AttemptReport>,
+}
+
+impl Function<'_> {
+    /// Whether the next attempt has a row of its own.
+    fn shows(&mut self, life: &AttemptReport) -> bool {
+        if self.total <= MAX_PER_FUNCTION {
+            return true;
+        }
+        if self.shown < MAX_PER_FUNCTION - 1 {
+            self.shown += 1;
+            return true;
+        }
+        if (life.attempt > 1 || matches!(life.end, "failed" | "superseded")) && self.notable < MAX_NOTABLE {
+            self.notable += 1;
+            return true;
+        }
+        false
+    }
+}
+
+fn function_of(life: &AttemptReport) -> &str {
+    life.function.as_deref().unwrap_or_default()
+}
+
+fn label(life: &AttemptReport) -> String {
+    if life.attempt > 1 { format!("{} attempt {}", life.name, life.attempt) } else { life.name.clone() }
+}
+
+/// `count[3…7] (5 more)`, or without the range if there are gaps in it.
+fn collapsed_label(function: &str, rest: &[&AttemptReport], more: &str) -> String {
+    if let [only] = rest {
+        return label(only);
+    }
+    let parts: Option<Vec<u32>> = rest.iter().map(|life| life.part.as_deref()?.parse().ok()).collect();
+    let range = parts.and_then(|mut parts| {
+        parts.sort_unstable();
+        let (first, last) = (*parts.first()?, *parts.last()?);
+        parts.windows(2).all(|pair| pair[0].checked_add(1) == Some(pair[1])).then_some((first, last))
+    });
+    match range {
+        Some((first, last)) => format!("{function}[{first}{more}{last}] ({} more)", rest.len()),
+        None => format!("{function}[{more}] ({} more)", rest.len()),
+    }
+}

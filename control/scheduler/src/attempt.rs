@@ -1,0 +1,264 @@
+//! The life of an attempt: it begins, its program reports, it ends well or badly.
+
+use crate::event::Outcome;
+use crate::limits::MAX_PARTS;
+use crate::machine::{RunMachine, RunState};
+use crate::report::AttemptEnd;
+use crate::state::{Phase, StreamState};
+use dflow_protocol::{Epoch, InstanceId, StreamId};
+use std::sync::Arc;
+
+impl RunMachine {
+    /// The next attempt: its streams are open from now on. The one before is dead.
+    pub(crate) fn begin_attempt(&mut self, id: InstanceId) {
+        self.detach(id);
+        let instance = self.instance_mut(id);
+        instance.attempt += 1;
+        let pause = instance.not_before;
+        for port in &mut instance.outputs {
+            (port.opened, port.closed) = (0, false);
+        }
+        if pause > self.now {
+            self.set_phase(id, Phase::Pausing);
+            self.set_timer(id, pause);
+        } else {
+            self.set_phase(id, Phase::Waiting);
+        }
+        let plan = Arc::clone(&self.plan);
+        for (port, spec) in plan.nodes[self.instance(id).node].outputs.iter().enumerate() {
+            if !spec.discovered() {
+                for stream in self.instance(id).outputs[port].streams.clone() {
+                    self.open_stream(stream);
+                }
+            }
+        }
+        self.todo.settle.insert(id);
+    }
+
+    pub(crate) fn on_ready(&mut self, id: InstanceId, attempt: u32) {
+        match self.living(id, attempt) {
+            Some(Phase::Preparing) => {
+                self.set_phase(id, Phase::Ready);
+                self.record(id, |record, now| record.ready = Some(now));
+                self.mark_dirty(id);
+            }
+            Some(_) => self.fail_living(id, "it reported that it is ready when it was not asked to"),
+            None => {}
+        }
+    }
+
+    pub(crate) fn on_first_bytes(&mut self, stream: StreamId, epoch: Epoch) {
+        let Some(producer) = self.writer(stream, epoch) else { return };
+        match self.stream(stream).state {
+            StreamState::Open { bytes: false } => {
+                self.stream_mut(stream).state = StreamState::Open { bytes: true };
+                self.record(producer, |record, now| {
+                    record.first_output.get_or_insert(now);
+                });
+                self.update_signal(stream);
+            }
+            StreamState::Open { bytes: true }
+            | StreamState::Finished
+            | StreamState::Suspended { .. }
+            | StreamState::Absent => {}
+        }
+    }
+
+    pub(crate) fn on_finished(&mut self, stream: StreamId, epoch: Epoch, length: u64) {
+        if let Some(state) = self.streams.get_mut(stream.0 as usize)
+            && state.epoch == epoch
+            && state.state == StreamState::Finished
+        {
+            // The end of its attempt was faster; or it is said twice.
+            state.length.get_or_insert(length);
+            return;
+        }
+        if self.writer(stream, epoch).is_some() && matches!(self.stream(stream).state, StreamState::Open { .. }) {
+            let state = self.stream_mut(stream);
+            state.state = StreamState::Finished;
+            state.length = Some(length);
+            state.was_finished = true;
+            self.update_signal(stream);
+        }
+    }
+
+    pub(crate) fn on_part_opened(&mut self, id: InstanceId, attempt: u32, output: u32) {
+        let Some(port) = self.discovering(id, attempt, output) else { return };
+        let state = &self.instance(id).outputs[port];
+        let part = state.opened;
+        if part >= MAX_PARTS {
+            self.fail_living(
+                id,
+                &format!("it opened more than {MAX_PARTS} parts on one output; open fewer, larger ones"),
+            );
+            return;
+        }
+        if part == state.listed {
+            if state.complete {
+                self.diverge(id, false);
+                return;
+            }
+            self.list_part(id, port);
+        }
+        let state = &mut self.instance_mut(id).outputs[port];
+        state.opened += 1;
+        // There is no stream where the run has outgrown its limits, and then it fails.
+        if let Some(stream) = state.streams.get(part as usize).copied() {
+            self.open_stream(stream);
+        }
+    }
+
+    pub(crate) fn on_parts_complete(&mut self, id: InstanceId, attempt: u32, output: u32) {
+        let Some(port) = self.discovering(id, attempt, output) else { return };
+        let state = &mut self.instance_mut(id).outputs[port];
+        if state.opened < state.listed {
+            self.diverge(id, false);
+            return;
+        }
+        state.closed = true;
+        state.complete = true;
+        self.extend_lists(self.instance(id).node);
+        self.todo.unread.insert(id);
+    }
+
+    pub(crate) fn on_diverged(&mut self, stream: StreamId, epoch: Epoch) {
+        if let Some(producer) = self.writer(stream, epoch)
+            && self.instance(producer).continuing
+        {
+            self.diverge(producer, false);
+        }
+    }
+
+    pub(crate) fn on_parked(&mut self, id: InstanceId, attempt: u32, parked: bool) {
+        if let Some(Phase::Running { .. }) = self.living(id, attempt) {
+            // The time-out goes on while it waits.
+            let timer = self.instance(id).timer;
+            self.set_phase(id, Phase::Running { parked });
+            if let Some(timer) = timer {
+                self.set_timer(id, timer);
+            }
+        }
+    }
+
+    pub(crate) fn on_ended(&mut self, id: InstanceId, attempt: u32, outcome: Outcome) {
+        let Some(instance) = self.instances.get(id.0 as usize).filter(|instance| instance.attempt == attempt) else {
+            return;
+        };
+        let phase = instance.phase;
+        if !phase.lives() && !matches!(phase, Phase::Stopping { .. }) {
+            return;
+        }
+        self.record(id, |record, now| record.ended = Some(now));
+        match (phase, outcome) {
+            (Phase::Stopping { .. }, _) => self.bury(id),
+            (_, Outcome::Failed { reason }) => self.fail_dead(id, &reason),
+            (Phase::Running { .. }, Outcome::Succeeded) => self.succeed(id),
+            (_, Outcome::Succeeded) => self.fail_dead(id, "it ended before it was started"),
+            (_, Outcome::Unread) if self.may_end_unread(id) => self.end_unread(id),
+            (_, Outcome::Unread) => {
+                self.fail_dead(id, "it ended because nobody reads it, and somebody may read it again");
+            }
+        }
+    }
+
+    pub(crate) fn ended_while_failing(&mut self, id: InstanceId, attempt: u32, outcome: Outcome) {
+        let Some(instance) = self.instances.get(id.0 as usize) else { return };
+        if instance.attempt != attempt || !matches!(instance.phase, Phase::Stopping { .. }) {
+            return;
+        }
+        self.record(id, |record, now| record.ended = Some(now));
+        if outcome == Outcome::Succeeded && matches!(self.state, RunState::Failing { .. }) {
+            // It was faster than the kill; the report says how far it got.
+            self.record(id, |record, _| record.end = Some(AttemptEnd::Succeeded));
+        }
+        self.set_phase(id, Phase::Idle);
+    }
+
+    pub(crate) fn on_timer(&mut self) {
+        while let Some(&(at, id)) = self.timers.first() {
+            if at > self.now {
+                break;
+            }
+            self.clear_timer(id);
+            match self.instance(id).phase {
+                Phase::Pausing => {
+                    self.set_phase(id, Phase::Waiting);
+                    self.mark_dirty(id);
+                }
+                Phase::Preparing | Phase::Ready | Phase::Running { .. } => {
+                    let limit = self.plan.nodes[self.instance(id).node].timeout.unwrap_or_default();
+                    self.fail_living(id, &format!("it timed out after {limit:?}"));
+                }
+                Phase::Idle | Phase::Waiting | Phase::Stopping { .. } | Phase::Ended { .. } => {}
+            }
+            if !matches!(self.state, RunState::Running) {
+                break;
+            }
+        }
+    }
+
+    /// The producer of a stream, if it is running the attempt that writes this epoch. One that was not started yet and
+    /// writes nevertheless fails.
+    fn writer(&mut self, stream: StreamId, epoch: Epoch) -> Option<InstanceId> {
+        let state = self.streams.get(stream.0 as usize).filter(|state| state.epoch == epoch)?;
+        let producer = state.instance;
+        match self.living(producer, epoch.0)? {
+            Phase::Running { .. } => Some(producer),
+            _ => {
+                self.fail_living(producer, "it wrote before it was started");
+                None
+            }
+        }
+    }
+
+    /// The port on which a running attempt may open parts. One that has no business to do so fails.
+    fn discovering(&mut self, id: InstanceId, attempt: u32, output: u32) -> Option<usize> {
+        let phase = self.living(id, attempt)?;
+        let instance = self.instance(id);
+        let port = output as usize;
+        let spec = self.plan.nodes[instance.node].outputs.get(port);
+        let problem = match spec {
+            _ if !matches!(phase, Phase::Running { .. }) => "it opened a part before it was started",
+            None => "it opened a part of an output that it does not have",
+            Some(spec) if !spec.discovered() => "it opened a part of an output whose number of parts is fixed",
+            Some(_) if instance.outputs[port].closed => "it opened a part after it had said that there are no more",
+            Some(_) => return Some(port),
+        };
+        self.fail_living(id, problem);
+        None
+    }
+
+    fn succeed(&mut self, id: InstanceId) {
+        let spec = &self.plan.nodes[self.instance(id).node].outputs;
+        if spec.iter().zip(&self.instance(id).outputs).any(|(s, port)| s.discovered() && port.opened < port.listed) {
+            self.diverge(id, true);
+            return;
+        }
+        self.record(id, |record, _| record.end = Some(AttemptEnd::Succeeded));
+        self.end(id, false);
+    }
+
+    pub(crate) fn end_unread(&mut self, id: InstanceId) {
+        self.record(id, |record, _| record.end = Some(AttemptEnd::Unread));
+        self.end(id, true);
+    }
+
+    /// An attempt has ended well: its streams are finished as they are.
+    fn end(&mut self, id: InstanceId, unread: bool) {
+        self.set_phase(id, Phase::Ended { unread });
+        let instance = self.instance_mut(id);
+        instance.continuing = false;
+        for port in &mut instance.outputs {
+            (port.closed, port.complete) = (true, true);
+        }
+        for stream in self.streams_of(id) {
+            let state = self.stream_mut(stream);
+            if state.state != StreamState::Absent {
+                state.state = StreamState::Finished;
+            }
+            self.update_signal(stream);
+        }
+        self.extend_lists(self.instance(id).node);
+        self.todo.settle.insert(id);
+    }
+}

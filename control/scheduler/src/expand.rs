@@ -1,0 +1,311 @@
+//! How a run grows: instances, their streams, and who reads what.
+//!
+//! A stream brings forth the instances that exist because of it (a `foreach`, a sink), those bring forth their streams,
+//! and so on. Every pair of a stream and its reader is subscribed when the later of the two appears.
+
+use crate::action::Action;
+use crate::limits::{MAX_INSTANCES, MAX_STREAMS, MAX_SUBSCRIPTIONS};
+use crate::machine::RunMachine;
+use crate::options::Excess;
+use crate::part::PartPath;
+use crate::plan::{NodeId, NodeKind};
+use crate::state::{Closed, InputState, Instance, Phase, PortState, Signal, Status, Stream, StreamState, Subscription};
+use dflow_protocol::{Epoch, InstanceId, StreamId};
+use dflow_workflow::Partition;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+impl RunMachine {
+    /// Everything that is known before the run.
+    pub(crate) fn expand_statically(&mut self) {
+        let plan = Arc::clone(&self.plan);
+        for (node, spec) in plan.nodes.iter().enumerate() {
+            if !spec.foreach {
+                self.create_instance(node, PartPath::root(), None);
+            }
+        }
+        if self.excess.is_some() {
+            return;
+        }
+        for (node, spec) in plan.nodes.iter().enumerate() {
+            self.extend_lists(node);
+            if matches!(spec.kind, NodeKind::Input(_)) {
+                let instance = self.nodes[node].instances[0];
+                self.give_input(instance);
+            }
+        }
+        for instance in self.instance_ids() {
+            self.mark_dirty(instance);
+            self.todo.settle.insert(instance);
+        }
+    }
+
+    /// A running attempt opens one more part of a discovered port: its stream exists from here on.
+    pub(crate) fn list_part(&mut self, instance: InstanceId, port: usize) {
+        let state = &mut self.instance_mut(instance).outputs[port];
+        let part = state.listed;
+        state.listed += 1;
+        match state.streams.get(part as usize).copied() {
+            // An earlier attempt had this part too.
+            Some(stream) => {
+                for (_, child) in self.stream(stream).children.clone() {
+                    self.set_present(child, true);
+                }
+                self.update_signal(stream);
+            }
+            None => {
+                let created = self.create_stream(instance, port, part);
+                self.connect_all(created.into_iter().collect());
+            }
+        }
+        if self.excess.is_none() {
+            self.extend_lists(self.instance(instance).node);
+        }
+    }
+
+    /// The parts of a discovered port are void: its streams, and everything that exists because of them, are no part
+    /// of the workflow until they are opened again.
+    pub(crate) fn unlist_parts(&mut self, instance: InstanceId, port: usize) {
+        self.truncate_list(instance, port);
+        let state = &mut self.instance_mut(instance).outputs[port];
+        state.listed = 0;
+        state.opened = 0;
+        state.closed = false;
+        state.complete = false;
+        for stream in state.streams.clone() {
+            for (_, child) in self.stream(stream).children.clone() {
+                self.set_present(child, false);
+            }
+            self.update_signal(stream);
+        }
+        self.extend_lists(self.instance(instance).node);
+    }
+
+    /// Adds an instance, and everything that follows from it, to the workflow, or takes it out.
+    fn set_present(&mut self, root: InstanceId, present: bool) {
+        let plan = Arc::clone(&self.plan);
+        let mut pending = vec![root];
+        while let Some(id) = pending.pop() {
+            if self.instance(id).present == present {
+                continue;
+            }
+            let instance = self.instance_mut(id);
+            instance.present = present;
+            let (node, settled) = (instance.node, usize::from(instance.settled));
+            let state = &mut self.nodes[node];
+            match present {
+                true => (state.present, state.settled) = (state.present + 1, state.settled + settled),
+                false => (state.present, state.settled) = (state.present - 1, state.settled - settled),
+            }
+            self.todo.nodes.insert(node);
+            self.mark_dirty(id);
+            for (port, spec) in plan.nodes[node].outputs.iter().enumerate() {
+                let state = &mut self.instance_mut(id).outputs[port];
+                state.listed = if present { spec.fixed_parts().unwrap_or(0) } else { 0 };
+                if spec.discovered() {
+                    state.opened = 0;
+                    state.closed = false;
+                    state.complete = false;
+                    if present {
+                        // Its parts come back as it opens them.
+                        continue;
+                    }
+                }
+                for stream in state.streams.clone() {
+                    pending.extend(self.stream(stream).children.iter().map(|(_, child)| *child));
+                    self.update_signal(stream);
+                }
+            }
+        }
+    }
+
+    fn create_instance(&mut self, node: NodeId, path: PartPath, each: Option<StreamId>) {
+        let streams = self.add_instance(node, path, each);
+        self.connect_all(streams);
+    }
+
+    /// Subscribes the readers of new streams, and creates the instances that exist because of them.
+    fn connect_all(&mut self, mut streams: VecDeque<StreamId>) {
+        let plan = Arc::clone(&self.plan);
+        while let Some(id) = streams.pop_front() {
+            if self.excess.is_some() {
+                return;
+            }
+            let stream = self.stream(id);
+            let (producer, port, path) = (stream.instance, stream.port, stream.path.clone());
+            let node = self.instance(producer).node;
+            for edge in &plan.nodes[node].outputs[port].consumers {
+                let reader = &self.nodes[edge.node];
+                if reader.status == Status::Skipped && reader.status_settled {
+                    continue;
+                }
+                if edge.each {
+                    streams.extend(self.add_instance(edge.node, path.clone(), Some(id)));
+                } else {
+                    for consumer in self.nodes[edge.node].instances.clone() {
+                        self.subscribe(id, consumer, edge.input);
+                    }
+                }
+            }
+            self.update_signal(id);
+        }
+    }
+
+    /// Adds one instance with its subscriptions; returns its streams, which are still to be connected.
+    fn add_instance(&mut self, node: NodeId, path: PartPath, each: Option<StreamId>) -> VecDeque<StreamId> {
+        if self.instances.len() >= MAX_INSTANCES {
+            self.excess = Some(Excess::Instances);
+            return VecDeque::new();
+        }
+        let plan = Arc::clone(&self.plan);
+        let spec = &plan.nodes[node];
+        let id = InstanceId(self.instances.len() as u32);
+        let mut outputs: Vec<PortState> = Vec::new();
+        outputs.resize_with(spec.outputs.len(), PortState::default);
+        let mut inputs: Vec<InputState> = Vec::new();
+        inputs.resize_with(spec.inputs.len(), InputState::default);
+        self.instances.push(Instance {
+            node,
+            path,
+            each,
+            present: true,
+            phase: Phase::Idle,
+            attempt: 0,
+            retries_used: 0,
+            not_before: Duration::ZERO,
+            continuing: false,
+            diverged: false,
+            gate_open: false,
+            timer: None,
+            inputs,
+            outputs,
+            position: None,
+            open_readers: 0,
+            dropped: false,
+            released: false,
+            settled: false,
+            retired: false,
+            queued: false,
+            records: Vec::new(),
+        });
+        self.nodes[node].instances.push(id);
+        self.nodes[node].present += 1;
+        for (index, input) in spec.inputs.iter().enumerate() {
+            if let (true, Some(each)) = (input.each, each) {
+                self.stream_mut(each).children.push((node, id));
+                self.subscribe(each, id, index);
+                continue;
+            }
+            for source in &input.sources {
+                for producer in self.nodes[source.node].instances.clone() {
+                    for stream in self.instance(producer).outputs[source.port].streams.clone() {
+                        self.subscribe(stream, id, index);
+                    }
+                }
+            }
+        }
+        let mut streams = VecDeque::new();
+        for (port, output) in spec.outputs.iter().enumerate() {
+            if let Some(parts) = output.fixed_parts() {
+                let state = &mut self.instance_mut(id).outputs[port];
+                (state.listed, state.complete) = (parts, true);
+                for part in 0..parts {
+                    streams.extend(self.create_stream(id, port, part));
+                }
+            }
+        }
+        self.mark_dirty(id);
+        self.todo.settle.insert(id);
+        self.todo.nodes.insert(node);
+        streams
+    }
+
+    fn create_stream(&mut self, instance: InstanceId, port: usize, part: u32) -> Option<StreamId> {
+        if self.streams.len() >= MAX_STREAMS {
+            self.excess = Some(Excess::Streams);
+            return None;
+        }
+        let owner = self.instance(instance);
+        let path = match self.plan.nodes[owner.node].outputs[port].partition {
+            Partition::Single => owner.path.clone(),
+            Partition::Fixed(_) | Partition::Discovered => owner.path.child(part),
+        };
+        let id = StreamId(self.streams.len() as u32);
+        self.streams.push(Stream {
+            instance,
+            port,
+            part,
+            path,
+            epoch: Epoch(0),
+            state: StreamState::Absent,
+            length: None,
+            was_finished: false,
+            signal: Signal::default(),
+            subscriptions: Vec::new(),
+            children: Vec::new(),
+            announced: false,
+            held: false,
+        });
+        self.instance_mut(instance).outputs[port].streams.push(id);
+        Some(id)
+    }
+
+    /// Both sides of a new pair get here where they appear in the same step; the second call does nothing.
+    fn subscribe(&mut self, stream: StreamId, consumer: InstanceId, input: usize) {
+        if self.instance(consumer).inputs[input].subscriptions.contains_key(&stream) {
+            return;
+        }
+        if self.subscriptions >= MAX_SUBSCRIPTIONS {
+            self.excess = Some(Excess::Subscriptions);
+            return;
+        }
+        self.subscriptions += 1;
+        let reader = self.instance(consumer);
+        let closed = if reader.dropped || reader.inputs[input].choice_settled {
+            Some(Closed::Lost)
+        } else if reader.retired {
+            Some(if reader.phase.ended() { Closed::Done } else { Closed::Gone })
+        } else {
+            None
+        };
+        let state = self.stream_mut(stream);
+        let index = state.subscriptions.len();
+        let (signal, announced, producer) = (state.signal, state.announced, state.instance);
+        state.subscriptions.push(Subscription { consumer, input, attached: false, announced: false, closed });
+        let reader = &mut self.instance_mut(consumer).inputs[input];
+        reader.subscriptions.insert(stream, index);
+        if closed.is_some() {
+            self.todo.unread.insert(producer);
+            return;
+        }
+        reader.tally.add(signal);
+        self.instance_mut(producer).open_readers += 1;
+        if announced {
+            self.announce_subscription(stream, index);
+        }
+        self.offer(consumer, input, stream);
+        self.mark_dirty(consumer);
+    }
+
+    pub(crate) fn announce_subscription(&mut self, stream: StreamId, index: usize) {
+        let subscription = &mut self.stream_mut(stream).subscriptions[index];
+        if subscription.closed.is_some() || std::mem::replace(&mut subscription.announced, true) {
+            return;
+        }
+        let (consumer, input) = (subscription.consumer, subscription.input);
+        let restartable = self.plan.nodes[self.instance(consumer).node].restartable;
+        self.actions.push(Action::Subscribe { stream, consumer, input: input as u32, restartable });
+    }
+
+    /// A workflow input: it has ended before the run, and all its streams are there.
+    fn give_input(&mut self, instance: InstanceId) {
+        self.instance_mut(instance).attempt = 1;
+        self.set_phase(instance, Phase::Ended { unread: false });
+        for stream in self.streams_of(instance) {
+            self.open_stream(stream);
+            self.stream_mut(stream).state = StreamState::Finished;
+            self.update_signal(stream);
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! What is certain, and what nobody needs any more.
+//!
+//! Whatever has started early is provisional: it may have read what turns out to be void. An instance is *settled* when
+//! nothing can undo its present attempt any more except the failure of the whole run: it has ended well or has no
+//! retry left, and everything that it depends on is settled. That never changes again, so it is passed on from
+//! instance to instance once. A settled instance that has ended is final, and closes its subscriptions.
+
+use crate::action::Action;
+use crate::machine::RunMachine;
+use crate::plan::{InputPort, NodeId, PortRef};
+use crate::state::{Closed, Decision, Phase, Status};
+use dflow_protocol::{InstanceId, StreamId};
+use std::sync::Arc;
+
+impl RunMachine {
+    /// Looks whether an instance, or one of its choices of k of n, has become settled.
+    pub(crate) fn settle(&mut self, id: InstanceId) {
+        self.settle_choices(id);
+        let instance = self.instance(id);
+        if !instance.settled {
+            let retries = self.plan.nodes[instance.node].retries.count;
+            let own = match instance.phase {
+                Phase::Ended { .. } => true,
+                Phase::Idle | Phase::Stopping { .. } => false,
+                Phase::Pausing | Phase::Waiting | Phase::Preparing | Phase::Ready | Phase::Running { .. } => {
+                    instance.retries_used >= retries && !instance.continuing
+                }
+            };
+            if !own || !self.is_wanted(id) || !self.depends_on_settled(id) {
+                // It may be settled together with others.
+                self.todo.unread.insert(id);
+                return;
+            }
+            self.mark_settled(id);
+        }
+        if self.instance(id).phase.ended() {
+            self.retire(id, Closed::Done);
+        }
+    }
+
+    pub(crate) fn mark_settled(&mut self, id: InstanceId) {
+        if std::mem::replace(&mut self.instance_mut(id).settled, true) {
+            return;
+        }
+        let plan = Arc::clone(&self.plan);
+        let node = self.instance(id).node;
+        if self.instance(id).present {
+            self.nodes[node].settled += 1;
+        }
+        self.todo.nodes.insert(node);
+        for stream in self.streams_of(id) {
+            for subscription in &self.streams[stream.0 as usize].subscriptions {
+                let reader = &plan.nodes[self.instances[subscription.consumer.0 as usize].node];
+                let port = &reader.inputs[subscription.input];
+                if subscription.closed.is_none() && (port.each || port.need.is_some()) {
+                    self.todo.settle.insert(subscription.consumer);
+                }
+            }
+        }
+        for output in &plan.nodes[node].outputs {
+            self.todo.switches.extend(&output.switches);
+        }
+    }
+
+    /// Looks whether the set of a node's instances, or the whole node, has become settled.
+    pub(crate) fn settle_node(&mut self, node: NodeId) {
+        let plan = Arc::clone(&self.plan);
+        let spec = &plan.nodes[node];
+        if !self.nodes[node].members_settled && self.members_are_settled(node) {
+            self.nodes[node].members_settled = true;
+            for instance in self.nodes[node].instances.clone() {
+                if !self.instance(instance).present {
+                    self.retire(instance, Closed::Gone);
+                }
+            }
+            self.update_holds_of(node);
+            self.todo.nodes.extend(spec.outputs.iter().flat_map(|output| &output.consumers).map(|edge| edge.node));
+        }
+        if let Some((instance, reason)) = self.too_few_streams(node, |port| self.list_is_settled(port)) {
+            self.fail_run(instance, reason);
+            return;
+        }
+        let state = &self.nodes[node];
+        let done = state.members_settled && state.present == state.settled;
+        if state.sealed || !state.status_settled || !(done || state.status == Status::Skipped) {
+            return;
+        }
+        self.nodes[node].sealed = true;
+        for edge in spec.outputs.iter().flat_map(|output| &output.consumers) {
+            self.todo.nodes.insert(edge.node);
+            if !edge.each {
+                self.todo.settle.extend(&self.nodes[edge.node].instances);
+            }
+        }
+    }
+
+    /// An instance will never read again.
+    pub(crate) fn retire(&mut self, id: InstanceId, why: Closed) {
+        if std::mem::replace(&mut self.instance_mut(id).retired, true) {
+            return;
+        }
+        for input in 0..self.instance(id).inputs.len() {
+            let places: Vec<(StreamId, usize)> = self.places(id, input);
+            for (stream, place) in places {
+                self.close(stream, place, why);
+            }
+        }
+    }
+
+    /// Keeps the bytes of a stream for readers that are not known yet, or does not any more.
+    pub(crate) fn update_hold(&mut self, stream: StreamId) {
+        let state = self.stream(stream);
+        if !state.announced {
+            return;
+        }
+        let producer = state.instance;
+        let port = &self.plan.nodes[self.instance(producer).node].outputs[state.port];
+        let unknown = port.consumers.iter().any(|edge| {
+            let reader = &self.nodes[edge.node];
+            let skipped = reader.status == Status::Skipped && reader.status_settled;
+            !edge.each && !reader.members_settled && !skipped
+        });
+        let undecided = port
+            .switches
+            .iter()
+            .any(|switch| matches!(self.switches[*switch].decision, Decision::Open | Decision::Reading));
+        let hold = unknown || undecided;
+        if std::mem::replace(&mut self.stream_mut(stream).held, hold) != hold {
+            self.actions.push(if hold { Action::Hold { stream } } else { Action::Unhold { stream } });
+            self.todo.unread.insert(producer);
+        }
+    }
+
+    /// After the readers of a node have become known: the streams that they read.
+    pub(crate) fn update_holds_of(&mut self, node: NodeId) {
+        let plan = Arc::clone(&self.plan);
+        for source in plan.nodes[node].inputs.iter().filter(|input| !input.each).flat_map(|input| &input.sources) {
+            self.update_holds_on(*source);
+        }
+    }
+
+    pub(crate) fn update_holds_on(&mut self, port: PortRef) {
+        for producer in self.nodes[port.node].instances.clone() {
+            for stream in self.instance(producer).outputs[port.port].streams.clone() {
+                self.update_hold(stream);
+            }
+        }
+    }
+
+    /// An instance of which an input needs more streams than there are, where these are all.
+    pub(crate) fn too_few_streams(
+        &self,
+        node: NodeId,
+        complete: impl Fn(&InputPort) -> bool,
+    ) -> Option<(Option<InstanceId>, String)> {
+        for (index, port) in self.plan.nodes[node].inputs.iter().enumerate() {
+            let Some(need) = port.need.filter(|_| complete(port)) else { continue };
+            for &id in &self.nodes[node].instances {
+                let input = &self.instance(id).inputs[index];
+                if self.is_wanted(id) && input.winners.len() < need && input.tally.listed < need {
+                    let function = self.name(id);
+                    let reason = format!(
+                        "an input of `{function}` needs {need} streams, and there are {}; lower `need` or add sources",
+                        input.tally.listed
+                    );
+                    return Some((Some(id), reason));
+                }
+            }
+        }
+        None
+    }
+
+    fn settle_choices(&mut self, id: InstanceId) {
+        let plan = Arc::clone(&self.plan);
+        for (index, port) in plan.nodes[self.instance(id).node].inputs.iter().enumerate() {
+            let input = &self.instance(id).inputs[index];
+            let Some(need) = port.need.filter(|_| !input.choice_settled) else { continue };
+            let certain = input.winners.iter().all(|stream| self.instance(self.stream(*stream).instance).settled);
+            if input.winners.len() < need || !certain {
+                continue;
+            }
+            let winners = input.winners.clone();
+            self.instance_mut(id).inputs[index].choice_settled = true;
+            for (stream, place) in self.places(id, index) {
+                if !winners.contains(&stream) {
+                    self.close(stream, place, Closed::Lost);
+                }
+            }
+        }
+    }
+
+    fn close(&mut self, stream: StreamId, place: usize, why: Closed) {
+        let state = self.stream_mut(stream);
+        let (signal, producer) = (state.signal, state.instance);
+        let subscription = &mut state.subscriptions[place];
+        if subscription.closed.is_some() {
+            return;
+        }
+        subscription.closed = Some(why);
+        let (consumer, input, announced) = (subscription.consumer, subscription.input, subscription.announced);
+        self.instance_mut(consumer).inputs[input].tally.remove(signal);
+        self.instance_mut(producer).open_readers -= 1;
+        if announced {
+            self.actions.push(Action::Unsubscribe { stream, consumer, input: input as u32 });
+        }
+        if why != Closed::Done {
+            self.todo.unread.insert(producer);
+        }
+    }
+
+    fn depends_on_settled(&self, id: InstanceId) -> bool {
+        let instance = self.instance(id);
+        let spec = &self.plan.nodes[instance.node];
+        self.nodes[instance.node].status_settled
+            && spec.inputs.iter().enumerate().all(|(index, port)| self.input_settled(id, index, port))
+    }
+
+    fn input_settled(&self, id: InstanceId, index: usize, port: &InputPort) -> bool {
+        let instance = self.instance(id);
+        match (port.each, port.need) {
+            (true, _) => instance.each.is_some_and(|stream| self.instance(self.stream(stream).instance).settled),
+            (false, Some(_)) => instance.inputs[index].choice_settled,
+            (false, None) => port.sources.iter().all(|source| self.nodes[source.node].sealed),
+        }
+    }
+
+    fn members_are_settled(&self, node: NodeId) -> bool {
+        self.plan.nodes[node].inputs.iter().filter(|input| input.each).all(|input| self.list_is_settled(input))
+    }
+
+    /// Which streams an input has, whatever is in them, never changes again.
+    fn list_is_settled(&self, input: &InputPort) -> bool {
+        input.sources.iter().all(|source| {
+            let from = &self.nodes[source.node];
+            let discovered = self.plan.nodes[source.node].outputs[source.port].discovered();
+            let skipped = from.status == Status::Skipped;
+            let known = !discovered || (from.sealed && from.ports[source.port].complete);
+            from.status_settled && (skipped || (from.members_settled && known))
+        })
+    }
+
+    /// The subscriptions of one input.
+    pub(crate) fn places(&self, id: InstanceId, input: usize) -> Vec<(StreamId, usize)> {
+        let input = &self.instance(id).inputs[input];
+        input.subscriptions.iter().map(|(stream, place)| (*stream, *place)).collect()
+    }
+}

@@ -1,0 +1,40 @@
+//! DScheduler's run state machine: which instance of which function starts when, what happens when one fails, and when
+//! a run is complete.
+//!
+//! [`RunMachine`] takes a checked workflow from `dflow-workflow`, is told what happens ([`Event`]) and says what is to be
+//! done ([`Action`]). It has no sockets, no processes, no threads and no clock: `dflow-worker` drives it with real
+//! processes and a real store, the tests drive it with a simulated node. Everything that depends on the order in which
+//! things happen is decided here and nowhere else.
+//!
+//! The rules, one to a file: `expand` (which instances and streams there are), `lists` (the order of parts), `gate` (when
+//! an instance may start), `attach` (what an attempt is given to read), `slots` (who starts first), `attempt` and
+//! `restart` (the life of an attempt, failures, void epochs), `switch` (which functions run at all), `finality` (what is
+//! certain, and which subscriptions can be closed) and `unread` (producers without readers).
+
+mod action;
+mod attach;
+mod attempt;
+mod event;
+mod expand;
+mod finality;
+mod gate;
+pub mod limits;
+mod lists;
+mod machine;
+mod options;
+mod part;
+mod plan;
+mod report;
+mod restart;
+mod slots;
+mod state;
+mod switch;
+mod unread;
+
+pub use action::{Action, Producer};
+pub use dflow_protocol::{Epoch, InstanceId, StreamId};
+pub use event::{Event, Outcome};
+pub use machine::{RunMachine, RunState};
+pub use options::{Invocation, PlanError, RunOptions};
+pub use part::PartPath;
+pub use report::{AttemptEnd, AttemptRecord, Counts, InstanceKind, InstanceState, InstanceView, OutputStream};

@@ -1,0 +1,354 @@
+//! The run state machine: its public face, and the loop that brings everything back into order after an event.
+
+use crate::action::Action;
+use crate::event::Event;
+use crate::options::{Excess, PlanError, RunOptions};
+use crate::plan::{NodeId, NodeKind, Plan, SwitchPlan};
+use crate::slots::Slots;
+use crate::state::{Decision, Instance, NodeState, Phase, PortList, Status, Stream, SwitchState};
+use dflow_protocol::{InstanceId, StreamId};
+use dflow_workflow::Workflow;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One run of a workflow: takes events, returns actions, decides everything in between.
+///
+/// The machine has no clock, no threads and no randomness: the same events at the same times give the same actions.
+/// Times are counted from the start of the run.
+pub struct RunMachine {
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) options: RunOptions,
+    pub(crate) now: Duration,
+    pub(crate) state: RunState,
+    pub(crate) nodes: Vec<NodeState>,
+    pub(crate) instances: Vec<Instance>,
+    pub(crate) streams: Vec<Stream>,
+    pub(crate) switches: Vec<SwitchState>,
+    pub(crate) subscriptions: usize,
+    pub(crate) excess: Option<Excess>,
+    pub(crate) slots: Slots,
+    pub(crate) timers: BTreeSet<(Duration, InstanceId)>,
+    announced_timer: Option<Duration>,
+    pub(crate) todo: Todo,
+    pub(crate) actions: Vec<Action>,
+}
+
+/// Where the run is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RunState {
+    /// It goes on.
+    Running,
+    /// It has failed and waits until nothing of it runs any more.
+    Failing {
+        /// The instance that failed, if it was one.
+        instance: Option<InstanceId>,
+        /// Why.
+        reason: String,
+    },
+    /// It has failed.
+    Failed {
+        /// The instance that failed, if it was one.
+        instance: Option<InstanceId>,
+        /// Why.
+        reason: String,
+    },
+    /// It has succeeded.
+    Committed,
+}
+
+/// What still has to be looked at before the machine has answered an event.
+#[derive(Debug, Default)]
+pub(crate) struct Todo {
+    /// Instances that have read what is void now. Always first, so that nothing else is decided on what they were told.
+    pub(crate) restarts: VecDeque<(InstanceId, String)>,
+    /// A switch has changed its mind.
+    pub(crate) statuses: bool,
+    /// Instances whose inputs, gate or existence may have changed.
+    pub(crate) dirty: VecDeque<InstanceId>,
+    /// Nodes of which something may have become settled.
+    pub(crate) nodes: BTreeSet<NodeId>,
+    /// Instances that may have become settled.
+    pub(crate) settle: BTreeSet<InstanceId>,
+    /// Switches whose decision may have become settled.
+    pub(crate) switches: BTreeSet<usize>,
+    /// What was open for the readers of many instances is known now; those that have ended are looked at again.
+    pub(crate) endings: bool,
+    /// Instances that may have lost their last reader, or may be the last reader of others.
+    pub(crate) unread: BTreeSet<InstanceId>,
+}
+
+impl RunMachine {
+    /// A run of `workflow`, with the actions that start it.
+    ///
+    /// # Errors
+    /// [`PlanError`] if the options do not fit the workflow, or it expands to more than a run may have.
+    pub fn new(workflow: Arc<Workflow>, options: RunOptions) -> Result<(Self, Vec<Action>), PlanError> {
+        let plan = Arc::new(Plan::new(workflow, &options)?);
+        let mut machine = Self {
+            slots: Slots::default(),
+            options,
+            now: Duration::ZERO,
+            state: RunState::Running,
+            nodes: plan.nodes.iter().map(NodeState::new).collect(),
+            instances: Vec::new(),
+            streams: Vec::new(),
+            switches: plan.switches.iter().map(|switch| SwitchState::new(&plan, switch)).collect(),
+            subscriptions: 0,
+            excess: None,
+            timers: BTreeSet::new(),
+            announced_timer: None,
+            todo: Todo { statuses: true, ..Todo::default() },
+            actions: Vec::new(),
+            plan,
+        };
+        machine.expand_statically();
+        if let Some(excess) = machine.excess {
+            return Err(PlanError::TooLarge { what: excess.what(), limit: excess.limit() });
+        }
+        machine.bring_in_order();
+        machine.finish_failing();
+        let actions = std::mem::take(&mut machine.actions);
+        Ok((machine, actions))
+    }
+
+    /// Takes an event that happened at `now`, and returns what is to be done, in this order. A time before that of an
+    /// earlier event counts as that one. After [`Action::Committed`] or [`Action::RunFailed`] nothing is to be done any
+    /// more.
+    pub fn handle(&mut self, now: Duration, event: Event) -> Vec<Action> {
+        self.now = self.now.max(now);
+        match self.state {
+            RunState::Running => {
+                self.dispatch(event);
+                if matches!(self.state, RunState::Running) {
+                    self.bring_in_order();
+                }
+            }
+            RunState::Failing { .. } => {
+                if let Event::Ended { instance, attempt, outcome } = event {
+                    self.ended_while_failing(instance, attempt, outcome);
+                }
+            }
+            RunState::Failed { .. } | RunState::Committed => {}
+        }
+        self.finish_failing();
+        std::mem::take(&mut self.actions)
+    }
+
+    /// Where the run is.
+    #[must_use]
+    pub fn state(&self) -> &RunState {
+        &self.state
+    }
+
+    fn dispatch(&mut self, event: Event) {
+        match event {
+            Event::Ready { instance, attempt } => self.on_ready(instance, attempt),
+            Event::FirstBytes { stream, epoch } => self.on_first_bytes(stream, epoch),
+            Event::Finished { stream, epoch, length } => self.on_finished(stream, epoch, length),
+            Event::PartOpened { instance, attempt, output } => self.on_part_opened(instance, attempt, output),
+            Event::PartsComplete { instance, attempt, output } => self.on_parts_complete(instance, attempt, output),
+            Event::Value { stream, epoch, text } => self.on_value(stream, epoch, text),
+            Event::Diverged { stream, epoch } => self.on_diverged(stream, epoch),
+            Event::Ended { instance, attempt, outcome } => self.on_ended(instance, attempt, outcome),
+            Event::Parked { instance, attempt } => self.on_parked(instance, attempt, true),
+            Event::Resumed { instance, attempt } => self.on_parked(instance, attempt, false),
+            Event::TimerFired => {
+                self.announced_timer = None;
+                self.on_timer();
+            }
+            Event::Cancel { reason } => self.fail_run(None, format!("the run was cancelled: {reason}")),
+            Event::StoreFailed { reason } => self.fail_run(None, format!("the store failed: {reason}")),
+        }
+    }
+
+    /// Works off everything that follows from an event, until nothing follows any more.
+    fn bring_in_order(&mut self) {
+        while matches!(self.state, RunState::Running) {
+            if let Some(excess) = self.excess {
+                let reason =
+                    format!("the run has grown to more than {} {}; open fewer parts", excess.limit(), excess.what());
+                self.fail_run(None, reason);
+            } else if let Some((instance, reason)) = self.todo.restarts.pop_front() {
+                self.restart(instance, &reason);
+            } else if std::mem::take(&mut self.todo.statuses) {
+                self.refresh_statuses();
+            } else if let Some(node) = self.todo.nodes.pop_first() {
+                self.settle_node(node);
+            } else if let Some(instance) = self.todo.dirty.pop_front() {
+                self.instances[instance.0 as usize].queued = false;
+                self.look_at(instance);
+            } else if let Some(instance) = self.todo.settle.pop_first() {
+                self.settle(instance);
+            } else if let Some(switch) = self.todo.switches.pop_first() {
+                self.settle_switch(switch);
+            } else if std::mem::take(&mut self.todo.endings) {
+                let ended = |id: &InstanceId| self.instance(*id).phase.ended() && !self.instance(*id).settled;
+                let ended: Vec<InstanceId> = self.instance_ids().filter(ended).collect();
+                self.todo.unread.extend(ended);
+            } else if let Some(instance) = self.todo.unread.pop_first() {
+                self.look_for_readers(instance);
+            } else {
+                break;
+            }
+        }
+        if matches!(self.state, RunState::Running) {
+            self.fill_slots();
+            self.check_end();
+            self.announce_timer();
+        }
+    }
+
+    /// Commits if nothing is left to do, and fails the run if what is left can never happen.
+    fn check_end(&mut self) {
+        if self.switches.iter().any(|switch| switch.decision == Decision::Reading) {
+            return;
+        }
+        if self.slots.still()
+            && let Some((instance, reason)) = self.dead_end()
+        {
+            self.fail_run(instance, reason);
+        } else if !self.slots.busy() {
+            let open = self.switches.iter().any(|switch| switch.decision == Decision::Open);
+            if self.slots.nothing_waits() && !open {
+                self.state = RunState::Committed;
+                self.actions.push(Action::Committed);
+            } else {
+                self.fail_run(None, self.why_stuck());
+            }
+        }
+    }
+
+    /// A value without a case or a fan-in with too few streams fails the run when it is certain. It may never become
+    /// certain, if those who could still change it wait for what comes after it; so it also does when all is still.
+    fn dead_end(&self) -> Option<(Option<InstanceId>, String)> {
+        let no_case = self.switches.iter().find_map(|switch| match &switch.decision {
+            Decision::NoCase(reason) => Some((None, reason.clone())),
+            Decision::Open | Decision::Reading | Decision::Chosen(_) | Decision::Void => None,
+        });
+        let mut needy =
+            (0..self.nodes.len()).filter(|node| self.plan.nodes[*node].inputs.iter().any(|input| input.need.is_some()));
+        no_case.or_else(|| {
+            needy.find_map(|node| {
+                self.too_few_streams(node, |port| port.sources.iter().all(|source| self.source_complete(*source)))
+            })
+        })
+    }
+
+    fn why_stuck(&self) -> String {
+        let waits = |id: &InstanceId| matches!(self.instance(*id).phase, Phase::Waiting | Phase::Ready);
+        let names: Vec<String> = self.instance_ids().filter(waits).take(5).map(|id| self.name(id)).collect();
+        format!("internal error: nothing runs and nothing can start; waiting: {}", names.join(", "))
+    }
+
+    fn announce_timer(&mut self) {
+        let next = self.timers.first().map(|(at, _)| *at);
+        if next.is_some() && next != self.announced_timer {
+            self.announced_timer = next;
+            self.actions.extend(next.map(Action::WakeAt));
+        }
+    }
+
+    /// Fails the run: everything that lives is killed, and the run is over when the last of it is dead.
+    pub(crate) fn fail_run(&mut self, instance: Option<InstanceId>, reason: String) {
+        if !matches!(self.state, RunState::Running) {
+            return;
+        }
+        for other in self.instance_ids() {
+            if self.instance(other).phase.lives() {
+                self.kill(other, "the run has failed");
+            }
+        }
+        self.timers.clear();
+        self.todo = Todo::default();
+        self.state = RunState::Failing { instance, reason };
+    }
+
+    fn finish_failing(&mut self) {
+        if let RunState::Failing { instance, reason } = &self.state
+            && self.slots.live() == 0
+        {
+            let (instance, reason) = (*instance, reason.clone());
+            self.actions.push(Action::RunFailed { instance, reason: reason.clone() });
+            self.state = RunState::Failed { instance, reason };
+        }
+    }
+
+    pub(crate) fn mark_dirty(&mut self, instance: InstanceId) {
+        let state = &mut self.instances[instance.0 as usize];
+        if !std::mem::replace(&mut state.queued, true) {
+            self.todo.dirty.push_back(instance);
+        }
+    }
+
+    pub(crate) fn instance(&self, id: InstanceId) -> &Instance {
+        &self.instances[id.0 as usize]
+    }
+
+    pub(crate) fn instance_mut(&mut self, id: InstanceId) -> &mut Instance {
+        &mut self.instances[id.0 as usize]
+    }
+
+    pub(crate) fn stream(&self, id: StreamId) -> &Stream {
+        &self.streams[id.0 as usize]
+    }
+
+    pub(crate) fn stream_mut(&mut self, id: StreamId) -> &mut Stream {
+        &mut self.streams[id.0 as usize]
+    }
+
+    /// The instance is part of the run: it exists, and no switch has chosen against it or what it exists for.
+    pub(crate) fn is_wanted(&self, id: InstanceId) -> bool {
+        let instance = self.instance(id);
+        let active = |node: NodeId| self.nodes[node].status == Status::Active;
+        instance.present
+            && active(instance.node)
+            && instance.each.is_none_or(|stream| active(self.instance(self.stream(stream).instance).node))
+    }
+
+    pub(crate) fn instance_ids(&self) -> impl Iterator<Item = InstanceId> + use<> {
+        (0..self.instances.len() as u32).map(InstanceId)
+    }
+
+    /// All streams of an instance that ever were.
+    pub(crate) fn streams_of(&self, id: InstanceId) -> Vec<StreamId> {
+        self.instance(id).outputs.iter().flat_map(|port| port.streams.iter().copied()).collect()
+    }
+
+    /// The phase of an attempt, if it is the present one and its process was not told to end. Everything that a process
+    /// reports goes through here: ids from outside may be of any value.
+    pub(crate) fn living(&self, id: InstanceId, attempt: u32) -> Option<Phase> {
+        let instance = self.instances.get(id.0 as usize)?;
+        (instance.attempt == attempt && instance.phase.lives()).then_some(instance.phase)
+    }
+}
+
+impl NodeState {
+    fn new(node: &crate::plan::Node) -> Self {
+        let given = matches!(node.kind, NodeKind::Input(_));
+        Self {
+            status: if given { Status::Active } else { Status::Undecided },
+            status_settled: given,
+            instances: Vec::new(),
+            order: Vec::new(),
+            order_complete: false,
+            members_settled: !node.foreach,
+            ports: node.outputs.iter().map(|_| PortList::default()).collect(),
+            present: 0,
+            settled: 0,
+            sealed: false,
+        }
+    }
+}
+
+impl SwitchState {
+    fn new(plan: &Plan, switch: &SwitchPlan) -> Self {
+        match switch {
+            SwitchPlan::Port(_) => Self { decision: Decision::Open, settled: false },
+            SwitchPlan::Param(functions) => {
+                let chosen = functions.iter().map(|function| plan.node_of(*function)).collect();
+                Self { decision: Decision::Chosen(chosen), settled: true }
+            }
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! The workflow as the run sees it: a list of nodes with ports and edges, fixed for the whole run.
+//!
+//! Workflow inputs, functions and workflow outputs are all nodes, so that the rules for streams, parts and
+//! subscriptions exist once. An input is a node that has ended before the run starts; an output is a node with one
+//! instance (a sink) for each stream.
+
+use crate::options::{Invocation, PlanError, RunOptions};
+use dflow_workflow::{Function, FunctionId, Gate, Partition, Program, Retries, Source, SwitchOn, Workflow};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Index in [`Plan::nodes`]. Producers come before their consumers.
+pub(crate) type NodeId = usize;
+
+pub(crate) struct Plan {
+    pub(crate) workflow: Arc<Workflow>,
+    pub(crate) nodes: Vec<Node>,
+    /// One for each switch of the workflow: the port that decides it, or the choice that a parameter has made.
+    pub(crate) switches: Vec<SwitchPlan>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NodeKind {
+    Input(u32),
+    Function(FunctionId),
+    Sink(u32),
+}
+
+pub(crate) struct Node {
+    pub(crate) kind: NodeKind,
+    pub(crate) name: String,
+    pub(crate) inputs: Vec<InputPort>,
+    pub(crate) outputs: Vec<OutputPort>,
+    /// One instance for each stream of `inputs[0]`.
+    pub(crate) foreach: bool,
+    /// Index of the switch that chooses this node.
+    pub(crate) conditional: Option<usize>,
+    /// Edges on the longest way from a node without inputs.
+    pub(crate) depth: u32,
+    pub(crate) slots: u32,
+    pub(crate) retries: Retries,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) deterministic: bool,
+    /// An instance may be started again: by its own retries or because of what it reads.
+    pub(crate) restartable: bool,
+}
+
+pub(crate) struct InputPort {
+    pub(crate) sources: Vec<PortRef>,
+    /// Each instance reads one stream of the sources, and exists because of it.
+    pub(crate) each: bool,
+    pub(crate) many: bool,
+    pub(crate) need: Option<usize>,
+    pub(crate) gate: Gate,
+    /// All streams have to be known before the start: they become arguments of a command.
+    pub(crate) fixed_at_start: bool,
+}
+
+pub(crate) struct OutputPort {
+    pub(crate) partition: Partition,
+    pub(crate) consumers: Vec<Edge>,
+    /// Indices of the switches that this port decides.
+    pub(crate) switches: Vec<usize>,
+    pub(crate) keep: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PortRef {
+    pub(crate) node: NodeId,
+    pub(crate) port: usize,
+}
+
+/// From an output port to an input of a later node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Edge {
+    pub(crate) node: NodeId,
+    pub(crate) input: usize,
+    pub(crate) each: bool,
+}
+
+pub(crate) enum SwitchPlan {
+    Port(PortRef),
+    /// The functions that run.
+    Param(Vec<FunctionId>),
+}
+
+impl Plan {
+    pub(crate) fn new(workflow: Arc<Workflow>, options: &RunOptions) -> Result<Self, PlanError> {
+        check_options(&workflow, options)?;
+        let mut plan = Self { nodes: Vec::new(), switches: Vec::new(), workflow: Arc::clone(&workflow) };
+        for (index, input) in workflow.inputs.iter().enumerate() {
+            let partition =
+                if input.partitioned { Partition::Fixed(options.input_parts[index]) } else { Partition::Single };
+            plan.nodes.push(Node {
+                kind: NodeKind::Input(index as u32),
+                outputs: vec![OutputPort::new(partition)],
+                ..Node::bare(&input.name)
+            });
+        }
+        for (index, function) in workflow.functions.iter().enumerate() {
+            let node = plan.function_node(FunctionId(index as u32), function, options.slots);
+            plan.nodes.push(node);
+        }
+        for (index, output) in workflow.outputs.iter().enumerate() {
+            let node = Node {
+                kind: NodeKind::Sink(index as u32),
+                inputs: vec![InputPort {
+                    sources: plan.ports(&output.sources),
+                    each: true,
+                    many: false,
+                    need: None,
+                    gate: Gate::Stream,
+                    fixed_at_start: false,
+                }],
+                foreach: true,
+                ..Node::bare(&format!("output:{}", output.name))
+            };
+            plan.nodes.push(node);
+        }
+        plan.connect_switches(&options.params)?;
+        plan.connect_nodes(options.invocation);
+        Ok(plan)
+    }
+
+    /// The node of a function.
+    pub(crate) fn node_of(&self, function: FunctionId) -> NodeId {
+        self.workflow.inputs.len() + function.0 as usize
+    }
+
+    /// The functions that run when a switch sees this value, or why none is meant.
+    pub(crate) fn choose(&self, switch: usize, value: &str) -> Result<Vec<FunctionId>, String> {
+        choose(&self.workflow, switch, value)
+    }
+
+    fn function_node(&self, id: FunctionId, function: &Function, slots: u32) -> Node {
+        let command = matches!(function.program, Program::Command(_));
+        let inputs = function
+            .inputs
+            .iter()
+            .map(|input| InputPort {
+                sources: self.ports(&input.sources),
+                each: input.each,
+                many: input.many,
+                need: input.need.map(|need| need as usize),
+                gate: input.gate,
+                fixed_at_start: command && input.many,
+            })
+            .collect();
+        Node {
+            kind: NodeKind::Function(id),
+            inputs,
+            outputs: function.outputs.iter().map(|output| OutputPort::new(output.partition)).collect(),
+            foreach: function.foreach.is_some(),
+            conditional: function.conditional.map(|switch| switch as usize),
+            slots: function.resources.slots.clamp(1, slots),
+            retries: function.retries,
+            timeout: function.timeout,
+            deterministic: function.deterministic,
+            ..Node::bare(&function.name)
+        }
+    }
+
+    /// The ports of some sources, each once.
+    fn ports(&self, sources: &[Source]) -> Vec<PortRef> {
+        let mut ports: Vec<PortRef> = Vec::with_capacity(sources.len());
+        for source in sources {
+            let port = self.port(*source);
+            if !ports.contains(&port) {
+                ports.push(port);
+            }
+        }
+        ports
+    }
+
+    fn port(&self, source: Source) -> PortRef {
+        match source {
+            Source::WorkflowInput(input) => PortRef { node: input as usize, port: 0 },
+            Source::Output { function, output } => PortRef { node: self.node_of(function), port: output as usize },
+        }
+    }
+
+    fn connect_switches(&mut self, params: &std::collections::BTreeMap<String, String>) -> Result<(), PlanError> {
+        let workflow = Arc::clone(&self.workflow);
+        for (index, switch) in workflow.switches.iter().enumerate() {
+            let plan = match &switch.on {
+                SwitchOn::Param(name) => {
+                    let default = workflow.params.get(name).and_then(Option::as_ref);
+                    let value =
+                        params.get(name).or(default).ok_or_else(|| PlanError::MissingParam { param: name.clone() })?;
+                    SwitchPlan::Param(choose(&workflow, index, value).map_err(PlanError::NoCase)?)
+                }
+                SwitchOn::Value(source) => {
+                    let port = self.port(*source);
+                    let node = &mut self.nodes[port.node];
+                    let output = &mut node.outputs[port.port];
+                    if node.foreach || !matches!(output.partition, Partition::Single) {
+                        return Err(PlanError::SwitchSource { switch: switch.name.clone() });
+                    }
+                    output.switches.push(index);
+                    output.keep = true;
+                    SwitchPlan::Port(port)
+                }
+            };
+            self.switches.push(plan);
+        }
+        Ok(())
+    }
+
+    /// Everything that depends on other nodes: the edges, how deep a node is, whether it may run again.
+    fn connect_nodes(&mut self, invocation: Invocation) {
+        // Producers come before consumers, but the writer of a switch's value may come after what the switch chooses;
+        // every further round follows one more such step.
+        for _ in 0..self.nodes.len() {
+            let mut changed = false;
+            for node in 0..self.nodes.len() {
+                changed |= self.follow_predecessors(node);
+            }
+            if !changed {
+                break;
+            }
+        }
+        for node in 0..self.nodes.len() {
+            for input in 0..self.nodes[node].inputs.len() {
+                let keep = self.reader_needs_all(node, input, invocation);
+                let each = self.nodes[node].inputs[input].each;
+                for source in self.nodes[node].inputs[input].sources.clone() {
+                    let output = &mut self.nodes[source.node].outputs[source.port];
+                    output.consumers.push(Edge { node, input, each });
+                    output.keep |= keep;
+                }
+            }
+        }
+    }
+
+    fn follow_predecessors(&mut self, node: NodeId) -> bool {
+        let spec = &self.nodes[node];
+        let switch = spec.conditional.and_then(|switch| match self.switches[switch] {
+            SwitchPlan::Port(port) => Some(port),
+            SwitchPlan::Param(_) => None,
+        });
+        let before = spec.inputs.iter().flat_map(|input| &input.sources).chain(&switch);
+        let (mut depth, mut restartable) = (spec.depth, spec.restartable || spec.retries.count > 0);
+        for port in before {
+            depth = depth.max(self.nodes[port.node].depth + 1);
+            restartable |= self.nodes[port.node].restartable;
+        }
+        let changed = (spec.depth, spec.restartable) != (depth, restartable);
+        let spec = &mut self.nodes[node];
+        (spec.depth, spec.restartable) = (depth, restartable);
+        changed
+    }
+
+    /// Whether this reader may come late, come again, or look at everything at once.
+    fn reader_needs_all(&self, node: NodeId, input: usize, invocation: Invocation) -> bool {
+        let reader = &self.nodes[node];
+        let port = &reader.inputs[input];
+        let slice = match reader.kind {
+            NodeKind::Function(id) => self.workflow.functions[id.0 as usize].inputs[input].keep,
+            NodeKind::Input(_) | NodeKind::Sink(_) => false,
+        };
+        slice
+            || reader.restartable
+            || invocation == Invocation::ControlFlow
+            || port.gate == Gate::Whole
+            || port.need.is_some()
+            || reader.conditional.is_some()
+            || (reader.foreach && !port.each)
+    }
+}
+
+impl Node {
+    fn bare(name: &str) -> Self {
+        Self {
+            kind: NodeKind::Input(0),
+            name: name.to_owned(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            foreach: false,
+            conditional: None,
+            depth: 0,
+            slots: 0,
+            retries: Retries { count: 0, backoff: Duration::ZERO, max_backoff: Duration::ZERO },
+            timeout: None,
+            deterministic: false,
+            restartable: false,
+        }
+    }
+
+    pub(crate) fn is_function(&self) -> bool {
+        matches!(self.kind, NodeKind::Function(_))
+    }
+
+    pub(crate) fn is_sink(&self) -> bool {
+        matches!(self.kind, NodeKind::Sink(_))
+    }
+}
+
+impl OutputPort {
+    fn new(partition: Partition) -> Self {
+        Self { partition, consumers: Vec::new(), switches: Vec::new(), keep: false }
+    }
+
+    pub(crate) fn discovered(&self) -> bool {
+        matches!(self.partition, Partition::Discovered)
+    }
+
+    /// How many streams the port of an instance has, if that is known before it runs.
+    pub(crate) fn fixed_parts(&self) -> Option<u32> {
+        match self.partition {
+            Partition::Single => Some(1),
+            Partition::Fixed(parts) => Some(parts),
+            Partition::Discovered => None,
+        }
+    }
+}
+
+fn check_options(workflow: &Workflow, options: &RunOptions) -> Result<(), PlanError> {
+    if options.slots == 0 {
+        return Err(PlanError::NoSlots);
+    }
+    if options.input_parts.len() != workflow.inputs.len() {
+        return Err(PlanError::InputCount { expected: workflow.inputs.len(), given: options.input_parts.len() });
+    }
+    for (input, &given) in workflow.inputs.iter().zip(&options.input_parts) {
+        if !input.partitioned && given != 1 {
+            return Err(PlanError::InputParts { input: input.name.clone(), given });
+        }
+    }
+    for (param, default) in &workflow.params {
+        if default.is_none() && !options.params.contains_key(param) {
+            return Err(PlanError::MissingParam { param: param.clone() });
+        }
+    }
+    if let Some(param) = options.params.keys().find(|param| !workflow.params.contains_key(*param)) {
+        let known = match workflow.params.is_empty() {
+            true => "none".to_owned(),
+            false => quoted(workflow.params.keys()),
+        };
+        return Err(PlanError::UnknownParam { param: param.clone(), known });
+    }
+    Ok(())
+}
+
+fn choose(workflow: &Workflow, switch: usize, value: &str) -> Result<Vec<FunctionId>, String> {
+    let switch = &workflow.switches[switch];
+    let case = switch.cases.iter().find(|(case, _)| case == value).map(|(_, functions)| functions);
+    case.or(switch.default.as_ref()).cloned().ok_or_else(|| {
+        let cases = quoted(switch.cases.iter().map(|(case, _)| case));
+        format!(
+            "switch `{}` got the value `{}`, which is none of its cases ({cases}), and it has no default; add a case \
+             or a default",
+            switch.name,
+            value.escape_debug()
+        )
+    })
+}
+
+fn quoted<'a>(names: impl Iterator<Item = &'a String>) -> String {
+    names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}

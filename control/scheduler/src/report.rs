@@ -1,0 +1,313 @@
+//! What a run looks like from outside: instances, their states and times, for progress and for the report at the end.
+
+use crate::limits::MAX_RECORDS;
+use crate::machine::RunMachine;
+use crate::part::PartPath;
+use crate::plan::NodeKind;
+use crate::state::{Instance, Phase, Status};
+use dflow_protocol::{Epoch, InstanceId, StreamId};
+use dflow_workflow::FunctionId;
+use std::time::Duration;
+
+/// What an instance is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InstanceKind {
+    /// A function of the workflow.
+    Function(FunctionId),
+    /// One stream of a workflow output: reads it and writes the file.
+    Sink {
+        /// Index of the output in [`dflow_workflow::Workflow::outputs`].
+        output: u32,
+        /// Index of the stream's source in the output's sources.
+        source: u32,
+    },
+}
+
+/// The state of an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum InstanceState {
+    /// Its program is not made ready yet, or a switch has not decided about it.
+    Waiting,
+    /// Its program is being made ready.
+    Preparing,
+    /// Its program is ready.
+    Ready,
+    /// It computes.
+    Running,
+    /// It waits for data or credit.
+    Parked,
+    /// It is being ended, to be started again or because nobody needs it.
+    Stopping,
+    /// It waits before its next attempt.
+    Pausing,
+    /// It has ended well.
+    Ended,
+    /// It has ended, or was never started, because nobody reads its outputs.
+    Unread,
+    /// A switch has chosen others.
+    Skipped,
+}
+
+/// An instance as a report shows it.
+#[derive(Clone, Debug)]
+pub struct InstanceView<'a> {
+    /// Its id.
+    pub id: InstanceId,
+    /// Its name: that of the function, with the part in a `foreach`, as `count[3]`; for a sink `output:` and the name
+    /// of the workflow output.
+    pub name: String,
+    /// What it is of.
+    pub kind: InstanceKind,
+    /// In a `foreach`, and for a sink of an output of many streams: the part.
+    pub part: Option<&'a PartPath>,
+    /// Its state.
+    pub state: InstanceState,
+    /// The present attempt, from 1 on; 0 before the first. It counts every epoch of its streams, so numbers may be
+    /// missing from `attempts`: those of which no program was ever spawned.
+    pub attempt: u32,
+    /// How many of its retries are spent.
+    pub retries_used: u32,
+    /// The attempts so far, at most the last [`MAX_RECORDS`].
+    pub attempts: &'a [AttemptRecord],
+}
+
+/// The times of one attempt since the start of the run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttemptRecord {
+    /// Its number, from 1 on.
+    pub attempt: u32,
+    /// When its program was to be made ready (a sink: when it was started).
+    pub prepared: Duration,
+    /// When its program was ready.
+    pub ready: Option<Duration>,
+    /// When its gate was open and it had a slot.
+    pub started: Option<Duration>,
+    /// When the first bytes of any of its outputs were reported.
+    pub first_output: Option<Duration>,
+    /// When it was dead.
+    pub ended: Option<Duration>,
+    /// How it ended; may be known before it is dead.
+    pub end: Option<AttemptEnd>,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AttemptEnd {
+    /// Well.
+    Succeeded,
+    /// Because nobody reads it.
+    Unread,
+    /// Badly.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+    /// It was ended, or its result thrown away, for no fault of its own.
+    Superseded {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// How many instances there are in each state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// [`InstanceState::Waiting`].
+    pub waiting: usize,
+    /// [`InstanceState::Preparing`].
+    pub preparing: usize,
+    /// [`InstanceState::Ready`].
+    pub ready: usize,
+    /// [`InstanceState::Running`].
+    pub running: usize,
+    /// [`InstanceState::Parked`].
+    pub parked: usize,
+    /// [`InstanceState::Stopping`].
+    pub stopping: usize,
+    /// [`InstanceState::Pausing`].
+    pub pausing: usize,
+    /// [`InstanceState::Ended`].
+    pub ended: usize,
+    /// [`InstanceState::Unread`].
+    pub unread: usize,
+    /// [`InstanceState::Skipped`].
+    pub skipped: usize,
+}
+
+/// A stream of a workflow output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutputStream {
+    /// The sink that reads it.
+    pub sink: InstanceId,
+    /// The stream.
+    pub stream: StreamId,
+    /// Its present epoch.
+    pub epoch: Epoch,
+    /// Its length in bytes, once it is finished and known.
+    pub length: Option<u64>,
+}
+
+impl RunMachine {
+    /// All instances that exist at present, functions and sinks, by their ids. Ids are given in the order of
+    /// appearance and are not dense.
+    pub fn instances(&self) -> impl Iterator<Item = InstanceView<'_>> {
+        self.instance_ids().filter_map(|id| self.view(id))
+    }
+
+    /// One instance; `None` if there is none with this id, or it does not exist at present.
+    #[must_use]
+    pub fn view(&self, id: InstanceId) -> Option<InstanceView<'_>> {
+        let instance = self.instances.get(id.0 as usize).filter(|instance| instance.present)?;
+        let kind = match self.plan.nodes[instance.node].kind {
+            NodeKind::Input(_) => return None,
+            NodeKind::Function(function) => InstanceKind::Function(function),
+            NodeKind::Sink(output) => InstanceKind::Sink { output, source: self.sink_source(instance) },
+        };
+        Some(InstanceView {
+            id,
+            name: self.name(id),
+            kind,
+            part: self.shows_part(instance).then_some(&instance.path),
+            state: self.instance_state(instance),
+            attempt: instance.attempt,
+            retries_used: instance.retries_used,
+            attempts: &instance.records,
+        })
+    }
+
+    /// How many of [`Self::instances`] are in which state.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        let functions = self
+            .instances
+            .iter()
+            .filter(|instance| instance.present && !matches!(self.plan.nodes[instance.node].kind, NodeKind::Input(_)));
+        for instance in functions {
+            let count = match self.instance_state(instance) {
+                InstanceState::Waiting => &mut counts.waiting,
+                InstanceState::Preparing => &mut counts.preparing,
+                InstanceState::Ready => &mut counts.ready,
+                InstanceState::Running => &mut counts.running,
+                InstanceState::Parked => &mut counts.parked,
+                InstanceState::Stopping => &mut counts.stopping,
+                InstanceState::Pausing => &mut counts.pausing,
+                InstanceState::Ended => &mut counts.ended,
+                InstanceState::Unread => &mut counts.unread,
+                InstanceState::Skipped => &mut counts.skipped,
+            };
+            *count += 1;
+        }
+        counts
+    }
+
+    /// The slots that are held at present. More than there are if parked instances have gone on.
+    #[must_use]
+    pub fn slots_used(&self) -> u64 {
+        self.slots.used()
+    }
+
+    /// The streams of a workflow output at present, in the order of its sources and their parts; those of skipped
+    /// functions are left out. Empty if there is no such output.
+    #[must_use]
+    pub fn output_streams(&self, output: u32) -> Vec<OutputStream> {
+        let node = self.plan.nodes.iter().position(|node| node.kind == NodeKind::Sink(output));
+        let sinks = node.map_or(&[][..], |node| &self.nodes[node].instances);
+        let mut streams: Vec<(u32, &PartPath, OutputStream)> = sinks
+            .iter()
+            .filter(|sink| self.is_wanted(**sink))
+            .filter_map(|&sink| {
+                let instance = self.instance(sink);
+                let stream = instance.each?;
+                let state = self.stream(stream);
+                let view = OutputStream { sink, stream, epoch: state.epoch, length: state.length };
+                Some((self.sink_source(instance), &instance.path, view))
+            })
+            .collect();
+        streams.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+        streams.into_iter().map(|(_, _, stream)| stream).collect()
+    }
+
+    pub(crate) fn name(&self, id: InstanceId) -> String {
+        let instance = self.instance(id);
+        let node = &self.plan.nodes[instance.node];
+        match (self.shows_part(instance), node.kind) {
+            (false, _) => node.name.clone(),
+            (true, NodeKind::Sink(_)) if node.inputs[0].sources.len() > 1 => {
+                format!("{}[{}/{}]", node.name, self.sink_source(instance), instance.path)
+            }
+            (true, _) => format!("{}[{}]", node.name, instance.path),
+        }
+    }
+
+    /// A stream as an error message names it.
+    pub(crate) fn stream_name(&self, id: StreamId) -> String {
+        let stream = self.stream(id);
+        let node = &self.plan.nodes[self.instance(stream.instance).node];
+        match node.kind {
+            NodeKind::Function(function) => {
+                let output = &self.plan.workflow.functions[function.0 as usize].outputs[stream.port];
+                format!("output `{}` of `{}`", output.name, self.name(stream.instance))
+            }
+            NodeKind::Input(_) | NodeKind::Sink(_) => format!("input `{}`", node.name),
+        }
+    }
+
+    /// Changes the record of the present attempt, if a program of it was ever spawned.
+    pub(crate) fn record(&mut self, id: InstanceId, change: impl FnOnce(&mut AttemptRecord, Duration)) {
+        let now = self.now;
+        let instance = self.instance_mut(id);
+        if let Some(record) = instance.records.last_mut().filter(|record| record.attempt == instance.attempt) {
+            change(record, now);
+        }
+    }
+
+    fn shows_part(&self, instance: &Instance) -> bool {
+        let many = match self.plan.nodes[instance.node].kind {
+            NodeKind::Sink(output) => self.plan.workflow.outputs[output as usize].many,
+            NodeKind::Function(_) | NodeKind::Input(_) => true,
+        };
+        many && self.plan.nodes[instance.node].foreach && !instance.path.is_root()
+    }
+
+    fn sink_source(&self, instance: &Instance) -> u32 {
+        let from = instance.each.map(|stream| {
+            let stream = self.stream(stream);
+            (self.instance(stream.instance).node, stream.port)
+        });
+        let sources = &self.plan.nodes[instance.node].inputs[0].sources;
+        sources.iter().position(|source| from == Some((source.node, source.port))).unwrap_or(0) as u32
+    }
+
+    fn instance_state(&self, instance: &Instance) -> InstanceState {
+        let source = instance.each.map(|stream| self.nodes[self.instance(self.stream(stream).instance).node].status);
+        if self.nodes[instance.node].status == Status::Skipped || source == Some(Status::Skipped) {
+            return InstanceState::Skipped;
+        }
+        match instance.phase {
+            Phase::Idle | Phase::Waiting => InstanceState::Waiting,
+            Phase::Pausing => InstanceState::Pausing,
+            Phase::Preparing => InstanceState::Preparing,
+            Phase::Ready => InstanceState::Ready,
+            Phase::Running { parked: false } => InstanceState::Running,
+            Phase::Running { parked: true } => InstanceState::Parked,
+            Phase::Stopping { .. } => InstanceState::Stopping,
+            Phase::Ended { unread: false } => InstanceState::Ended,
+            Phase::Ended { unread: true } => InstanceState::Unread,
+        }
+    }
+}
+
+impl AttemptRecord {
+    pub(crate) fn new(attempt: u32, prepared: Duration) -> Self {
+        Self { attempt, prepared, ready: None, started: None, first_output: None, ended: None, end: None }
+    }
+
+    /// Appends a record, and forgets the oldest where there are too many.
+    pub(crate) fn push(records: &mut Vec<Self>, record: Self) {
+        if records.len() >= MAX_RECORDS {
+            records.remove(0);
+        }
+        records.push(record);
+    }
+}

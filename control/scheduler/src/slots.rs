@@ -1,0 +1,257 @@
+//! Who runs now. An instance holds its slots from its start to its end, except while it is parked.
+//!
+//! Among those that could start, the one furthest downstream comes first: it empties what upstream has already
+//! written, so that less of it has to be kept in memory or spilled. A large instance that does not fit does not hold
+//! up smaller ones; it starts at the latest when all others are parked or have ended.
+
+use crate::action::Action;
+use crate::machine::RunMachine;
+use crate::plan::NodeId;
+use crate::report::AttemptRecord;
+use crate::state::Phase;
+use dflow_protocol::InstanceId;
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// Depth, deepest first; then the id.
+type Priority = (Reverse<u32>, InstanceId);
+
+/// The instances by what the slots have to know about them.
+#[derive(Debug, Default)]
+pub(crate) struct Slots {
+    /// Attempts with a process, or a sink at work.
+    live: usize,
+    pausing: usize,
+    /// Attempts that go on without anything else: not parked, not waiting for a gate or a slot.
+    moving: usize,
+    /// Functions and sinks that wait for their program to be made ready, producers before consumers.
+    waiting: BTreeSet<(NodeId, InstanceId)>,
+    /// Those of them (functions) whose gate is open.
+    gated: BTreeSet<Priority>,
+    /// Sinks that can start. They hold no slots.
+    sinks: BTreeSet<InstanceId>,
+    /// Functions that are ready and whose gate is open.
+    startable: BTreeSet<Priority>,
+    /// Functions that are ready, and functions that are ready or about to be.
+    ready: usize,
+    prepared: usize,
+    /// Those of them whose gate is open, and the slots that they will take.
+    claims: usize,
+    claimed: u64,
+    /// Functions that are started, those of them that are not parked, and the slots that these hold.
+    started: usize,
+    running: usize,
+    used: u64,
+}
+
+impl Slots {
+    pub(crate) fn live(&self) -> usize {
+        self.live
+    }
+
+    /// Something will happen by itself: a process is at work, or about to be ready or dead, or a pause ends.
+    pub(crate) fn busy(&self) -> bool {
+        self.live > self.ready || self.pausing > 0
+    }
+
+    /// Nothing goes on by itself, except sinks that empty what there is and what is parked, perhaps for good.
+    pub(crate) fn still(&self) -> bool {
+        self.moving == 0
+    }
+
+    pub(crate) fn nothing_waits(&self) -> bool {
+        self.waiting.is_empty() && self.ready == 0
+    }
+
+    pub(crate) fn used(&self) -> u64 {
+        self.used
+    }
+}
+
+impl RunMachine {
+    /// Starts what can start and makes programs ready, as far as the slots and the limits go.
+    pub(crate) fn fill_slots(&mut self) {
+        while let Some(sink) = self.slots.sinks.first().copied() {
+            self.begin_record(sink);
+            self.start(sink);
+        }
+        while let Some(instance) = self.next_start() {
+            self.start(instance);
+        }
+        while let Some(instance) = self.next_gated() {
+            self.prepare(instance);
+        }
+        while self.slots.prepared < self.options.prepare_ahead as usize
+            && let Some(instance) = self.next_ahead()
+        {
+            self.prepare(instance);
+        }
+    }
+
+    pub(crate) fn set_phase(&mut self, id: InstanceId, phase: Phase) {
+        self.clear_timer(id);
+        self.count(id, false);
+        let gate = matches!(phase, Phase::Waiting | Phase::Preparing | Phase::Ready);
+        let instance = self.instance_mut(id);
+        instance.phase = phase;
+        instance.gate_open &= gate;
+        self.count(id, true);
+    }
+
+    pub(crate) fn set_gate(&mut self, id: InstanceId, open: bool) {
+        if self.instance(id).gate_open != open {
+            self.count(id, false);
+            self.instance_mut(id).gate_open = open;
+            self.count(id, true);
+        }
+        self.watch_preparation(id);
+    }
+
+    pub(crate) fn set_timer(&mut self, id: InstanceId, at: Duration) {
+        self.clear_timer(id);
+        self.instance_mut(id).timer = Some(at);
+        self.timers.insert((at, id));
+    }
+
+    pub(crate) fn clear_timer(&mut self, id: InstanceId) {
+        if let Some(at) = self.instance_mut(id).timer.take() {
+            self.timers.remove(&(at, id));
+        }
+    }
+
+    fn start(&mut self, id: InstanceId) {
+        if self.plan.nodes[self.instance(id).node].is_sink() {
+            self.attach(id);
+        }
+        self.set_phase(id, Phase::Running { parked: false });
+        self.record(id, |record, now| record.started = Some(now));
+        self.arm_timeout(id);
+        let attempt = self.instance(id).attempt;
+        self.actions.push(Action::Start { instance: id, attempt });
+    }
+
+    fn prepare(&mut self, id: InstanceId) {
+        self.set_phase(id, Phase::Preparing);
+        self.begin_record(id);
+        let attempt = self.instance(id).attempt;
+        self.actions.push(Action::Prepare { instance: id, attempt });
+        self.attach(id);
+        self.update_gate(id);
+    }
+
+    fn begin_record(&mut self, id: InstanceId) {
+        let (now, attempt) = (self.now, self.instance(id).attempt);
+        AttemptRecord::push(&mut self.instance_mut(id).records, AttemptRecord::new(attempt, now));
+    }
+
+    /// A program that does not get ready holds up what waits for it once its gate is open; from then on its time-out
+    /// runs. While it is ready and waits for a slot, it does not: that is not the attempt's fault.
+    fn watch_preparation(&mut self, id: InstanceId) {
+        let instance = self.instance(id);
+        if instance.phase == Phase::Preparing && instance.gate_open && instance.timer.is_none() {
+            self.arm_timeout(id);
+        }
+    }
+
+    fn arm_timeout(&mut self, id: InstanceId) {
+        if let Some(timeout) = self.plan.nodes[self.instance(id).node].timeout {
+            self.set_timer(id, self.now.saturating_add(timeout));
+        }
+    }
+
+    fn next_start(&self) -> Option<InstanceId> {
+        let may_start = self.slots.started < self.options.max_started as usize || self.slots.running == 0;
+        if !may_start || self.slots.used >= u64::from(self.options.slots) {
+            return None;
+        }
+        self.slots.startable.iter().map(|(_, id)| *id).find(|id| self.fits(*id, self.slots.used))
+    }
+
+    /// The next one to be made ready whose gate is open: within the limit of programs made ready ahead, and beyond it
+    /// if it could start at once.
+    fn next_gated(&self) -> Option<InstanceId> {
+        let slots = &self.slots;
+        if slots.prepared < self.options.prepare_ahead as usize {
+            return slots.gated.first().map(|(_, id)| *id);
+        }
+        let taken = slots.used + slots.claimed;
+        let may_start = slots.started + slots.claims < self.options.max_started as usize
+            || (slots.running == 0 && slots.claims == 0);
+        if !may_start || taken >= u64::from(self.options.slots) {
+            return None;
+        }
+        slots.gated.iter().map(|(_, id)| *id).find(|id| self.fits(*id, taken))
+    }
+
+    fn next_ahead(&self) -> Option<InstanceId> {
+        self.slots.waiting.iter().map(|(_, id)| *id).find(|id| self.plan.nodes[self.instance(*id).node].is_function())
+    }
+
+    fn fits(&self, id: InstanceId, taken: u64) -> bool {
+        taken + u64::from(self.plan.nodes[self.instance(id).node].slots) <= u64::from(self.options.slots)
+    }
+
+    /// Adds an instance to the counts and sets, or takes it out before something about it changes.
+    fn count(&mut self, id: InstanceId, add: bool) {
+        let instance = &self.instances[id.0 as usize];
+        let node = &self.plan.nodes[instance.node];
+        let slots = &mut self.slots;
+        let priority = (Reverse(node.depth), id);
+        let need = u64::from(node.slots);
+        let adjust = |count: &mut usize| if add { *count += 1 } else { *count -= 1 };
+        let moving = match instance.phase {
+            Phase::Pausing | Phase::Preparing | Phase::Stopping { .. } => true,
+            Phase::Running { parked } => !parked && node.is_function(),
+            Phase::Idle | Phase::Waiting | Phase::Ready | Phase::Ended { .. } => false,
+        };
+        if moving {
+            adjust(&mut slots.moving);
+        }
+        match instance.phase {
+            Phase::Idle | Phase::Ended { .. } => {}
+            Phase::Pausing => adjust(&mut slots.pausing),
+            Phase::Waiting => {
+                put(&mut slots.waiting, (instance.node, id), add);
+                match (instance.gate_open, node.is_sink()) {
+                    (false, _) => {}
+                    (true, true) => put(&mut slots.sinks, id, add),
+                    (true, false) => put(&mut slots.gated, priority, add),
+                }
+            }
+            Phase::Preparing | Phase::Ready => {
+                adjust(&mut slots.live);
+                adjust(&mut slots.prepared);
+                if instance.phase == Phase::Ready {
+                    adjust(&mut slots.ready);
+                }
+                if instance.gate_open {
+                    adjust(&mut slots.claims);
+                    slots.claimed = if add { slots.claimed + need } else { slots.claimed - need };
+                    if instance.phase == Phase::Ready {
+                        put(&mut slots.startable, priority, add);
+                    }
+                }
+            }
+            Phase::Running { parked } | Phase::Stopping { started: true, parked } => {
+                adjust(&mut slots.live);
+                if node.is_function() {
+                    adjust(&mut slots.started);
+                    if !parked {
+                        adjust(&mut slots.running);
+                        slots.used = if add { slots.used + need } else { slots.used - need };
+                    }
+                }
+            }
+            Phase::Stopping { started: false, .. } => adjust(&mut slots.live),
+        }
+    }
+}
+
+fn put<T: Ord>(set: &mut BTreeSet<T>, item: T, add: bool) {
+    if add {
+        set.insert(item);
+    } else {
+        set.remove(&item);
+    }
+}

@@ -1,0 +1,223 @@
+//! Producers that nobody reads any more.
+//!
+//! A reader may end early, as `head` does, and a k-of-n fan-in wants only the first few. Their producers may write for
+//! ever; the run must not. Where a producer has no retry left, its reader is settled as soon as it has ended, and closes
+//! its subscription. Where it has some, there is a circle: the reader's end is certain only if the producer's is. This
+//! file resolves it. If all readers of a set of instances have ended, or are in the set themselves, and all that they
+//! depend on is settled or in the set, then the whole set is settled: nobody is left whom a failure could concern.
+
+use crate::machine::RunMachine;
+use crate::plan::{NodeId, SwitchPlan};
+use crate::state::{Closed, Decision, Instance, Phase, Status, StreamState};
+use dflow_protocol::{InstanceId, StreamId};
+use std::collections::BTreeSet;
+
+impl RunMachine {
+    /// Looks whether an instance that has ended, or has lost a reader, allows others to be released.
+    pub(crate) fn look_for_readers(&mut self, id: InstanceId) {
+        if self.has_lost(id) {
+            self.drop_instance(id);
+        } else if let Some(members) = self.unread_set(id) {
+            for member in members {
+                let instance = self.instance_mut(member);
+                instance.released = !instance.phase.ended();
+                self.mark_settled(member);
+                self.todo.settle.insert(member);
+            }
+        }
+    }
+
+    /// The store may have told this attempt that nobody reads: no reader of what it has not finished may come back.
+    pub(crate) fn may_end_unread(&self, id: InstanceId) -> bool {
+        let instance = self.instance(id);
+        instance.released
+            || instance.dropped
+            || self.streams_of(id).into_iter().all(|stream| {
+                let state = self.stream(stream);
+                let unread = state.subscriptions.iter().all(|subscription| {
+                    let reader = self.instance(subscription.consumer).node;
+                    subscription.closed.is_some() || !self.plan.nodes[reader].restartable
+                });
+                state.state == StreamState::Finished || (unread && !state.held)
+            })
+    }
+
+    /// Every reader of the instance has chosen others.
+    fn has_lost(&self, id: InstanceId) -> bool {
+        let instance = self.instance(id);
+        let spec = &self.plan.nodes[instance.node];
+        if !spec.is_function() || instance.dropped || instance.phase.ended() || instance.open_readers > 0 {
+            return false;
+        }
+        let known = spec.outputs.iter().zip(&instance.outputs).all(|(output, port)| {
+            let members = output.consumers.iter().all(|edge| edge.each || self.nodes[edge.node].members_settled);
+            output.switches.is_empty() && port.complete && members
+        });
+        let mut reasons = instance
+            .outputs
+            .iter()
+            .flat_map(|port| &port.streams)
+            .flat_map(|stream| &self.stream(*stream).subscriptions)
+            .map(|subscription| subscription.closed);
+        known && reasons.clone().all(|why| why != Some(Closed::Done)) && reasons.any(|why| why == Some(Closed::Lost))
+    }
+
+    fn drop_instance(&mut self, id: InstanceId) {
+        const REASON: &str = "others were first, and nobody reads it";
+        self.instance_mut(id).dropped = true;
+        self.mark_settled(id);
+        self.retire(id, Closed::Lost);
+        let phase = self.instance(id).phase;
+        if phase.lives() {
+            self.kill(id, REASON);
+        }
+        for stream in self.streams_of(id) {
+            self.abort_stream(stream, REASON);
+        }
+        if matches!(phase, Phase::Idle | Phase::Pausing | Phase::Waiting) {
+            self.end_unread(id);
+        }
+    }
+
+    /// The smallest set with this instance that fulfils the condition above, if there is one.
+    fn unread_set(&self, start: InstanceId) -> Option<BTreeSet<InstanceId>> {
+        let mut search =
+            Search { machine: self, members: BTreeSet::new(), nodes: BTreeSet::new(), pending: vec![start] };
+        while let Some(id) = search.pending.pop() {
+            search.visit(id)?;
+        }
+        (!search.members.is_empty()).then_some(search.members)
+    }
+}
+
+/// Adds what has to be in the set, given what is in it. Each step returns `None` if something would have to be in it
+/// that cannot.
+struct Search<'a> {
+    machine: &'a RunMachine,
+    members: BTreeSet<InstanceId>,
+    /// Nodes whose status rests on members or on what is settled.
+    nodes: BTreeSet<NodeId>,
+    pending: Vec<InstanceId>,
+}
+
+impl Search<'_> {
+    fn visit(&mut self, id: InstanceId) -> Option<()> {
+        let instance = self.machine.instance(id);
+        if instance.settled || self.members.contains(&id) {
+            return Some(());
+        }
+        self.add_status(instance.node)?;
+        if !instance.present || self.machine.nodes[instance.node].status == Status::Skipped {
+            // It does not run, and that is as certain as what was added for it.
+            return Some(());
+        }
+        if !self.machine.is_wanted(id) || matches!(instance.phase, Phase::Idle | Phase::Stopping { .. }) {
+            return None;
+        }
+        self.members.insert(id);
+        if !instance.phase.ended() {
+            self.add_readers(instance)?;
+        }
+        self.add_dependencies(instance)
+    }
+
+    /// The readers of an instance that has not ended. There are none if it is needed in any case.
+    fn add_readers(&mut self, instance: &Instance) -> Option<()> {
+        let machine = self.machine;
+        let mut unfinished = false;
+        if instance.open_readers == 0 {
+            return None;
+        }
+        for (output, port) in machine.plan.nodes[instance.node].outputs.iter().zip(&instance.outputs) {
+            let undecided = output.switches.iter().any(|switch| {
+                let decision = &machine.switches[*switch].decision;
+                !matches!(decision, Decision::Chosen(_) | Decision::Void)
+            });
+            if !port.complete || undecided {
+                return None;
+            }
+            for edge in output.consumers.iter().filter(|edge| !edge.each) {
+                self.add_members(edge.node)?;
+            }
+            for state in port.streams.iter().map(|stream| machine.stream(*stream)) {
+                unfinished |= !state.was_finished;
+                let open = state.subscriptions.iter().filter(|subscription| subscription.closed.is_none());
+                self.pending.extend(open.map(|subscription| subscription.consumer));
+            }
+        }
+        // One that has written everything just ends in its own time, and its end counts.
+        unfinished.then_some(())
+    }
+
+    fn add_dependencies(&mut self, instance: &Instance) -> Option<()> {
+        let machine = self.machine;
+        let writer = |stream: &StreamId| machine.stream(*stream).instance;
+        for (port, input) in machine.plan.nodes[instance.node].inputs.iter().zip(&instance.inputs) {
+            match port.need {
+                _ if port.each => self.pending.extend(instance.each.iter().map(writer)),
+                Some(need) if input.winners.len() < need => return None,
+                Some(_) => self.pending.extend(input.winners.iter().map(writer)),
+                None => {
+                    for source in &port.sources {
+                        self.add_node(source.node)?;
+                    }
+                }
+            }
+        }
+        Some(())
+    }
+
+    /// All instances of a node, and those by which their number came about.
+    fn add_node(&mut self, node: NodeId) -> Option<()> {
+        let state = &self.machine.nodes[node];
+        if state.sealed {
+            return Some(());
+        }
+        self.add_status(node)?;
+        if state.status == Status::Active {
+            let present = |id: &&InstanceId| self.machine.instance(**id).present;
+            self.pending.extend(state.instances.iter().filter(present));
+            self.add_members(node)?;
+        }
+        Some(())
+    }
+
+    /// Those by which the number of a node's instances came about. That can still change while parts are discovered.
+    fn add_members(&mut self, node: NodeId) -> Option<()> {
+        let state = &self.machine.nodes[node];
+        self.add_status(node)?;
+        if state.members_settled || state.status == Status::Skipped {
+            return Some(());
+        }
+        let inputs = self.machine.plan.nodes[node].inputs.iter().filter(|input| input.each);
+        for source in inputs.flat_map(|input| &input.sources) {
+            if !self.machine.source_complete(*source) {
+                return None;
+            }
+            self.add_node(source.node)?;
+        }
+        Some(())
+    }
+
+    /// Those by whose values the switches have decided about a node. They may not have decided yet.
+    fn add_status(&mut self, node: NodeId) -> Option<()> {
+        let machine = self.machine;
+        let state = &machine.nodes[node];
+        if state.status_settled || self.nodes.contains(&node) {
+            return Some(());
+        }
+        if state.status == Status::Undecided {
+            return None;
+        }
+        self.nodes.insert(node);
+        let spec = &machine.plan.nodes[node];
+        if let Some(SwitchPlan::Port(port)) = spec.conditional.map(|switch| &machine.plan.switches[switch]) {
+            self.add_status(port.node)?;
+            self.pending.extend(&machine.nodes[port.node].instances);
+        }
+        for source in spec.inputs.iter().flat_map(|input| &input.sources) {
+            self.add_status(source.node)?;
+        }
+        Some(())
+    }
+}

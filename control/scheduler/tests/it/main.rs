@@ -1,0 +1,6 @@
+//! The run state machine from outside: rules one by one, and random workflows on a simulated node.
+
+mod build;
+mod rules;
+mod script;
+mod simulation;

@@ -1,0 +1,64 @@
+//! Random workflows on a simulated node, with failures, hostile timing and everything checked at every step.
+
+mod check;
+mod generate;
+mod node;
+
+use dflow_scheduler::Invocation;
+use proptest::prelude::*;
+
+/// Choices: from a tape, so that proptest can shrink them, and where that ends from a small generator.
+pub struct Choices {
+    tape: std::vec::IntoIter<u16>,
+    state: u64,
+}
+
+impl Choices {
+    pub fn new(tape: Vec<u16>, seed: u64) -> Self {
+        Self { tape: tape.into_iter(), state: seed }
+    }
+
+    /// A number below `bound`; 0 if that is 0.
+    pub fn below(&mut self, bound: usize) -> usize {
+        let next = match self.tape.next() {
+            Some(choice) => u64::from(choice),
+            None => {
+                // SplitMix64.
+                self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+                let z = (self.state ^ (self.state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+                let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+                z ^ (z >> 31)
+            }
+        };
+        (next % bound.max(1) as u64) as usize
+    }
+
+    /// True once in `n` times.
+    pub fn once_in(&mut self, n: usize) -> bool {
+        self.below(n) == n - 1
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_run_ends_and_keeps_every_rule(
+        tape in proptest::collection::vec(any::<u16>(), 0..200),
+        seed in any::<u64>(),
+        slots in 1_u32..5,
+        prepare_ahead in 0_u32..5,
+        max_started in 1_u32..8,
+        control_flow in any::<bool>(),
+        failures in 0_usize..8,
+    ) {
+        let invocation = if control_flow { Invocation::ControlFlow } else { Invocation::Dataflow };
+        let case = generate::workflow(&mut Choices::new(tape, 0), invocation);
+        node::Node::run(&case, Choices::new(Vec::new(), seed), slots, prepare_ahead, max_started, failures);
+    }
+}
+
+/// More with `PROPTEST_CASES`.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(1500)
+}

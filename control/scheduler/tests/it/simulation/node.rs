@@ -1,0 +1,529 @@
+//! The simulated node: a store without bytes and processes without code, which do what real ones may do in any order.
+
+use super::Choices;
+use super::check::Checks;
+use super::generate::{Case, Style};
+use dflow_scheduler::{
+    Action, Epoch, Event, InstanceId, InstanceKind, InstanceState, Outcome, Producer, RunMachine, RunOptions, StreamId,
+};
+use dflow_workflow::{Partition, SwitchOn, Workflow};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub struct Node<'a> {
+    pub case: &'a Case,
+    pub workflow: Arc<Workflow>,
+    pub machine: RunMachine,
+    pub slots: u32,
+    choices: Choices,
+    now: Duration,
+    timer: Option<Duration>,
+    pub processes: BTreeMap<InstanceId, Process>,
+    /// The last attempt of each instance that has ended well; of its streams, the epoch with which the bytes begin.
+    pub finished: BTreeMap<InstanceId, Process>,
+    pub streams: BTreeMap<StreamId, Stream>,
+    values: BTreeSet<(StreamId, Epoch)>,
+    failures: usize,
+    /// Parks and resumptions for no reason.
+    whims: usize,
+    /// Something has happened for which a run may fail.
+    pub excused: bool,
+    pub over: bool,
+    log: Vec<String>,
+}
+
+/// A living attempt.
+#[derive(Debug)]
+pub struct Process {
+    pub kind: InstanceKind,
+    pub attempt: u32,
+    pub state: State,
+    /// For each input the streams, with the epoch with which their bytes begin.
+    pub inputs: BTreeMap<u32, Vec<(StreamId, Epoch)>>,
+    pub complete: BTreeSet<u32>,
+    /// For each discovered output: how many parts are still to be opened; `None` when it is said to be complete.
+    parts: BTreeMap<u32, Option<usize>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Spawning,
+    Ready,
+    Running { parked: bool },
+    Dying { started: bool, parked: bool },
+}
+
+#[derive(Debug)]
+pub struct Stream {
+    pub producer: Producer,
+    pub epoch: Epoch,
+    /// The epoch with which the bytes begin.
+    pub base: Epoch,
+    pub state: StreamState,
+    pub bytes: bool,
+    pub held: bool,
+    /// Reader, its input, and whether it may be started again.
+    pub readers: BTreeMap<(InstanceId, u32), bool>,
+    /// Bytes from offset 0 on are gone.
+    pub released: bool,
+    /// Something in the workflow reads it.
+    pub read: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamState {
+    Open,
+    Finished,
+    Suspended,
+    Aborted,
+}
+
+#[derive(Clone, Debug)]
+enum Move {
+    Tell(Event),
+    Fire,
+    End(InstanceId, Outcome),
+    Park(InstanceId, bool),
+    OpenPart(InstanceId, u32),
+    CompleteParts(InstanceId, u32),
+}
+
+const MOST_STEPS: usize = 60_000;
+
+impl<'a> Node<'a> {
+    pub fn run(case: &'a Case, choices: Choices, slots: u32, prepare_ahead: u32, max_started: u32, failures: usize) {
+        let workflow = Arc::new(case.flow.0.clone());
+        let options = RunOptions {
+            slots,
+            invocation: case.invocation,
+            prepare_ahead,
+            max_started,
+            params: BTreeMap::new(),
+            input_parts: case.input_parts.clone(),
+        };
+        let (machine, actions) = RunMachine::new(Arc::clone(&workflow), options).expect("the options fit");
+        let mut node = Node {
+            case,
+            workflow,
+            machine,
+            slots,
+            choices,
+            now: Duration::ZERO,
+            timer: None,
+            processes: BTreeMap::new(),
+            finished: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            values: BTreeSet::new(),
+            failures,
+            whims: 20,
+            excused: false,
+            over: false,
+            log: Vec::new(),
+        };
+        node.take(actions);
+        let mut steps = 0;
+        while !node.over {
+            steps += 1;
+            let moves = node.moves();
+            assert!(!moves.is_empty(), "stuck\n{}", node.story());
+            assert!(steps < MOST_STEPS, "no end\n{}", node.story());
+            let next = moves[node.choices.below(moves.len())].clone();
+            node.make(next);
+        }
+        let silent = node.machine.handle(node.now, Event::TimerFired);
+        assert!(silent.is_empty(), "after the end: {silent:?}");
+    }
+
+    /// What has happened, for the message of a failed check.
+    pub fn story(&self) -> String {
+        let views: Vec<String> =
+            self.machine.instances().map(|v| format!("{} {} {:?} #{}", v.id, v.name, v.state, v.attempt)).collect();
+        let from = self.log.len().saturating_sub(400);
+        format!("{}\n{}\n{}", self.case, self.log[from..].join("\n"), views.join("\n"))
+    }
+
+    fn make(&mut self, next: Move) {
+        let event = match next {
+            Move::Tell(event) => event,
+            Move::Fire => {
+                self.now = self.now.max(self.timer.take().unwrap_or_default());
+                // Whatever has timed out may fail the run.
+                self.excused |= self.workflow.functions.iter().any(|function| function.timeout.is_some());
+                Event::TimerFired
+            }
+            Move::End(instance, outcome) => {
+                let process = self.processes.remove(&instance).expect("it lives");
+                if matches!(outcome, Outcome::Failed { .. }) && !matches!(process.state, State::Dying { .. }) {
+                    self.failures -= 1;
+                    self.excused = true;
+                }
+                let attempt = process.attempt;
+                if outcome == Outcome::Succeeded {
+                    self.finished.insert(instance, process);
+                }
+                Event::Ended { instance, attempt, outcome }
+            }
+            Move::Park(instance, parked) => {
+                self.whims = self.whims.saturating_sub(1);
+                let process = self.processes.get_mut(&instance).expect("it lives");
+                process.state = State::Running { parked };
+                let attempt = process.attempt;
+                match parked {
+                    true => Event::Parked { instance, attempt },
+                    false => Event::Resumed { instance, attempt },
+                }
+            }
+            Move::OpenPart(instance, output) => {
+                let process = self.processes.get_mut(&instance).expect("it lives");
+                let left = process.parts.get_mut(&output).and_then(Option::as_mut).expect("it opens parts");
+                *left -= 1;
+                Event::PartOpened { instance, attempt: process.attempt, output }
+            }
+            Move::CompleteParts(instance, output) => {
+                let process = self.processes.get_mut(&instance).expect("it lives");
+                process.parts.insert(output, None);
+                Event::PartsComplete { instance, attempt: process.attempt, output }
+            }
+        };
+        match &event {
+            Event::FirstBytes { stream, epoch } => {
+                if let Some(stream) = self.streams.get_mut(stream).filter(|stream| stream.epoch == *epoch) {
+                    stream.bytes = true;
+                }
+            }
+            Event::Finished { stream, epoch, .. } => {
+                if let Some(stream) = self.streams.get_mut(stream).filter(|stream| stream.epoch == *epoch) {
+                    stream.bytes = true;
+                    stream.state = StreamState::Finished;
+                }
+            }
+            Event::Value { stream, epoch, text } => {
+                self.values.remove(&(*stream, *epoch));
+                self.excused |= text.is_err() || text.as_deref() == Ok("c");
+            }
+            Event::Cancel { .. } => self.excused = true,
+            _ => {}
+        }
+        if let Event::Ready { instance, attempt } = &event
+            && let Some(process) = self.processes.get_mut(instance)
+            && process.attempt == *attempt
+        {
+            process.state = State::Ready;
+        }
+        self.log.push(format!("{:?} < {event:?}", self.now));
+        let ended = match &event {
+            Event::Ended { instance, attempt, .. } => Some((*instance, *attempt)),
+            _ => None,
+        };
+        let actions = self.machine.handle(self.now, event);
+        if let Some((instance, attempt)) = ended
+            && let Some(view) = self.machine.view(instance)
+            && view.attempt == attempt
+            && matches!(view.state, InstanceState::Ended | InstanceState::Unread)
+        {
+            // It may even have failed, where that concerns nobody.
+            self.finish_streams(instance);
+        }
+        self.take(actions);
+    }
+
+    fn finish_streams(&mut self, instance: InstanceId) {
+        for stream in self.streams.values_mut() {
+            let own = matches!(stream.producer, Producer::Instance { instance: of, .. } if of == instance);
+            if own && stream.state != StreamState::Aborted {
+                stream.state = StreamState::Finished;
+                stream.bytes = true;
+            }
+        }
+    }
+
+    fn moves(&mut self) -> Vec<Move> {
+        let mut moves = Vec::new();
+        let ids: Vec<InstanceId> = self.processes.keys().copied().collect();
+        for id in ids {
+            let (state, attempt) = (self.processes[&id].state, self.processes[&id].attempt);
+            match state {
+                State::Spawning => moves.push(Move::Tell(Event::Ready { instance: id, attempt })),
+                State::Ready => {}
+                State::Running { parked } => self.moves_of_running(id, parked, &mut moves),
+                State::Dying { .. } => {
+                    let outcome = match self.choices.below(3) {
+                        0 => Outcome::Succeeded,
+                        _ => Outcome::Failed { reason: "killed".to_owned() },
+                    };
+                    moves.push(Move::End(id, outcome));
+                }
+            }
+            let doomed = self.failures > 0 && !matches!(state, State::Dying { .. }) && self.choices.once_in(40);
+            if doomed {
+                moves.push(Move::End(id, Outcome::Failed { reason: "bad luck".to_owned() }));
+            }
+        }
+        for (stream, epoch) in self.values.clone() {
+            let text = match self.choices.below(24) {
+                0 if self.failures > 0 => Err("no text".to_owned()),
+                1 => Ok("c".to_owned()),
+                2..12 => Ok("b".to_owned()),
+                _ => Ok("a".to_owned()),
+            };
+            moves.push(Move::Tell(Event::Value { stream, epoch, text }));
+        }
+        // Time passes slowly as long as something else happens.
+        if let Some(at) = self.timer
+            && (moves.is_empty() || at < self.now + Duration::from_secs(10) || self.choices.once_in(40))
+        {
+            moves.push(Move::Fire);
+        }
+        if !moves.is_empty() && self.choices.once_in(10) {
+            moves.push(self.noise());
+        }
+        if self.failures > 0 && self.choices.once_in(2000) {
+            moves.push(Move::Tell(Event::Cancel { reason: "enough".to_owned() }));
+        }
+        moves
+    }
+
+    fn moves_of_running(&mut self, id: InstanceId, parked: bool, moves: &mut Vec<Move>) {
+        let process = &self.processes[&id];
+        let attempt = process.attempt;
+        let style = match process.kind {
+            InstanceKind::Function(function) => self.case.styles[function.0 as usize],
+            InstanceKind::Sink { .. } => Style::Full,
+        };
+        let own: Vec<StreamId> = self
+            .streams
+            .iter()
+            .filter(|(_, s)| matches!(s.producer, Producer::Instance { instance, .. } if instance == id))
+            .filter(|(_, s)| s.epoch.0 == attempt && s.state == StreamState::Open)
+            .map(|(stream, _)| *stream)
+            .collect();
+        if self.told_unread(id, &own) {
+            moves.push(Move::End(id, Outcome::Unread));
+        }
+        if parked {
+            let goes_on = style != Style::Endless && self.whims > 0;
+            if goes_on || (style != Style::Endless && self.has_read_all(id)) {
+                moves.push(Move::Park(id, false));
+            }
+            return;
+        }
+        for stream in &own {
+            let epoch = Epoch(attempt);
+            let state = &self.streams[stream];
+            if !state.bytes {
+                moves.push(Move::Tell(Event::FirstBytes { stream: *stream, epoch }));
+            } else if style != Style::Endless && self.choices.once_in(3) {
+                moves.push(Move::Tell(Event::Finished { stream: *stream, epoch, length: 7 }));
+            }
+            if state.base != state.epoch && self.choices.once_in(12) {
+                moves.push(Move::Tell(Event::Diverged { stream: *stream, epoch }));
+            }
+        }
+        let process = &self.processes[&id];
+        let mut opening = false;
+        for (output, left) in &process.parts {
+            match left {
+                Some(0) => moves.push(Move::CompleteParts(id, *output)),
+                Some(_) => {
+                    opening = true;
+                    moves.push(Move::OpenPart(id, *output));
+                }
+                None => {}
+            }
+        }
+        let is_function = matches!(process.kind, InstanceKind::Function(_));
+        match style {
+            Style::Endless if own.iter().all(|stream| self.streams[stream].bytes) => moves.push(Move::Park(id, true)),
+            Style::Endless => {}
+            Style::Early => moves.push(Move::End(id, Outcome::Succeeded)),
+            Style::Full if opening => {}
+            Style::Full if self.has_read_all(id) => moves.push(Move::End(id, Outcome::Succeeded)),
+            // It waits for data, and there may be none before others get its slots.
+            Style::Full => moves.push(Move::Park(id, true)),
+        }
+        if is_function && style != Style::Endless && self.whims > 0 && self.choices.once_in(8) {
+            moves.push(Move::Park(id, true));
+        }
+    }
+
+    fn has_read_all(&self, id: InstanceId) -> bool {
+        let process = &self.processes[&id];
+        let inputs = match process.kind {
+            InstanceKind::Function(function) => self.workflow.functions[function.0 as usize].inputs.len(),
+            InstanceKind::Sink { .. } => 1,
+        };
+        process.complete.len() == inputs
+            && process.inputs.values().flatten().all(|(stream, _)| {
+                let stream = &self.streams[stream];
+                stream.state == StreamState::Finished
+            })
+    }
+
+    /// As the store sees it: every reader of every open output is unsubscribed, or cannot come back and is dead.
+    fn told_unread(&self, id: InstanceId, open: &[StreamId]) -> bool {
+        !open.is_empty()
+            && open.iter().all(|stream| {
+                let stream = &self.streams[stream];
+                let gone = |(reader, _): &(InstanceId, u32)| {
+                    !self.processes.contains_key(reader)
+                        && self
+                            .machine
+                            .view(*reader)
+                            .is_some_and(|view| view.attempts.iter().any(|a| a.ended.is_some()))
+                };
+                !stream.held
+                    && stream.read
+                    && stream.readers.iter().all(|(reader, restartable)| !restartable && gone(reader))
+            })
+            && self.processes[&id].parts.values().all(Option::is_none)
+    }
+
+    /// An event that comes too late, or makes no sense.
+    fn noise(&mut self) -> Move {
+        let instance = InstanceId(self.choices.below(40) as u32);
+        let attempt = self.machine.view(instance).map_or(3, |view| view.attempt).wrapping_sub(1);
+        let stream = StreamId(self.choices.below(40) as u32);
+        let epoch = Epoch(self.streams.get(&stream).map_or(1, |stream| stream.epoch.0).wrapping_sub(1));
+        let reason = "late".to_owned();
+        Move::Tell(match self.choices.below(9) {
+            0 => Event::Ready { instance, attempt },
+            1 => Event::Ended { instance, attempt, outcome: Outcome::Succeeded },
+            2 => Event::Ended { instance, attempt, outcome: Outcome::Failed { reason } },
+            3 => Event::FirstBytes { stream, epoch },
+            4 => Event::Finished { stream, epoch, length: 0 },
+            5 => Event::PartOpened { instance, attempt, output: 0 },
+            6 => Event::Resumed { instance, attempt },
+            7 => Event::Diverged { stream, epoch },
+            _ => Event::Value { stream, epoch, text: Ok("b".to_owned()) },
+        })
+    }
+
+    fn take(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            self.log.push(format!("{:?} > {action:?}", self.now));
+            self.check(&action);
+            self.apply(action);
+        }
+        self.release();
+    }
+
+    fn apply(&mut self, action: Action) {
+        match action {
+            Action::OpenStream { stream, epoch, producer, continues, read, .. } => {
+                self.open(stream, epoch, producer, continues, read)
+            }
+            Action::Subscribe { stream, consumer, input, restartable } => {
+                let stream = self.streams.get_mut(&stream).expect("it is open");
+                stream.readers.insert((consumer, input), restartable);
+            }
+            Action::Unsubscribe { stream, consumer, input } => {
+                self.streams.get_mut(&stream).expect("it exists").readers.remove(&(consumer, input));
+            }
+            Action::Hold { stream } => self.streams.get_mut(&stream).expect("it exists").held = true,
+            Action::Unhold { stream } => self.streams.get_mut(&stream).expect("it exists").held = false,
+            Action::Prepare { instance, attempt } => self.spawn(instance, attempt, State::Spawning),
+            Action::Start { instance, attempt } => {
+                if !self.processes.contains_key(&instance) {
+                    self.spawn(instance, attempt, State::Ready);
+                }
+                self.process(instance).state = State::Running { parked: false };
+            }
+            Action::AddInput { instance, attempt, input, stream, .. } => {
+                if !self.processes.contains_key(&instance) {
+                    self.spawn(instance, attempt, State::Ready);
+                }
+                let base = self.streams[&stream].base;
+                self.process(instance).inputs.entry(input).or_default().push((stream, base));
+            }
+            Action::InputsComplete { instance, input, .. } => {
+                self.process(instance).complete.insert(input);
+            }
+            Action::Kill { instance, .. } => {
+                let process = self.process(instance);
+                let (started, parked) = match process.state {
+                    State::Running { parked } => (true, parked),
+                    _ => (false, false),
+                };
+                process.state = State::Dying { started, parked };
+            }
+            Action::Abort { stream, .. } => {
+                self.streams.get_mut(&stream).expect("it exists").state = StreamState::Aborted;
+            }
+            Action::Suspend { stream, .. } => {
+                self.streams.get_mut(&stream).expect("it exists").state = StreamState::Suspended;
+            }
+            Action::ReadValue { stream, epoch } => {
+                self.values.insert((stream, epoch));
+            }
+            Action::WakeAt(at) => self.timer = Some(at),
+            Action::Committed | Action::RunFailed { .. } => self.over = true,
+        }
+    }
+
+    fn open(&mut self, id: StreamId, epoch: Epoch, producer: Producer, continues: bool, read: bool) {
+        let old = self.streams.remove(&id);
+        let given = matches!(producer, Producer::WorkflowInput { .. });
+        let base = if continues { old.as_ref().map_or(epoch, |old| old.base) } else { epoch };
+        let kept = old.as_ref().filter(|_| continues);
+        let (bytes, released) = kept.map_or((given, false), |old| (old.bytes, old.released));
+        let state = if given { StreamState::Finished } else { StreamState::Open };
+        let held = old.as_ref().is_some_and(|old| old.held);
+        let readers = old.map(|old| old.readers).unwrap_or_default();
+        self.streams.insert(id, Stream { producer, epoch, base, state, bytes, held, readers, released, read });
+    }
+
+    fn spawn(&mut self, instance: InstanceId, attempt: u32, state: State) {
+        let kind = self.machine.view(instance).expect("it exists").kind;
+        let mut parts = BTreeMap::new();
+        if let InstanceKind::Function(id) = kind {
+            let function = &self.workflow.functions[id.0 as usize];
+            for (output, port) in function.outputs.iter().enumerate() {
+                if port.partition == Partition::Discovered {
+                    let steady = function.deterministic && !self.choices.once_in(8);
+                    let count = if steady { instance.0 as usize % 4 } else { self.choices.below(4) };
+                    parts.insert(output as u32, Some(count));
+                }
+            }
+        }
+        let process = Process { kind, attempt, state, inputs: BTreeMap::new(), complete: BTreeSet::new(), parts };
+        self.processes.insert(instance, process);
+    }
+
+    fn process(&mut self, instance: InstanceId) -> &mut Process {
+        self.processes.get_mut(&instance).expect("it lives")
+    }
+
+    /// The store drops what nobody can read from offset 0 any more.
+    fn release(&mut self) {
+        let mut released = Vec::new();
+        for (id, stream) in &self.streams {
+            let read = stream.readers.iter().all(|((reader, input), restartable)| {
+                let has_it = |process: &Process| {
+                    let list = process.inputs.get(input);
+                    matches!(process.state, State::Running { .. })
+                        && list.is_some_and(|list| list.iter().any(|(stream, _)| stream == id))
+                };
+                let ended = !self.processes.contains_key(reader)
+                    && self.machine.view(*reader).is_some_and(|view| view.attempts.iter().any(|a| a.ended.is_some()));
+                !restartable && (ended || self.processes.get(reader).is_some_and(has_it))
+            });
+            if stream.bytes && !stream.held && read && stream.state != StreamState::Aborted {
+                released.push(*id);
+            }
+        }
+        for id in released {
+            self.streams.get_mut(&id).expect("it exists").released = true;
+        }
+    }
+
+    /// The value of this switch stream was asked for, or a switch on it exists at all.
+    pub fn decides(&self, producer: Producer) -> bool {
+        let Producer::Instance { instance, output, .. } = producer else { return true };
+        let Some(InstanceKind::Function(function)) = self.machine.view(instance).map(|view| view.kind) else {
+            return false;
+        };
+        let source = dflow_workflow::Source::Output { function, output };
+        self.workflow.switches.iter().any(|switch| switch.on == SwitchOn::Value(source))
+    }
+}

@@ -1,0 +1,86 @@
+//! From a pipe into an output stream.
+
+use crate::pipe::PIPE_BYTES;
+use dflow_function::{Error, Output};
+use rustix::io::Errno;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Which of the program's outputs somebody reads: shared by all of them.
+pub(crate) struct Audience(AtomicUsize);
+
+impl Audience {
+    /// Of a program that has this many outputs.
+    pub(crate) fn new(outputs: usize) -> Arc<Self> {
+        Arc::new(Self(AtomicUsize::new(outputs)))
+    }
+
+    /// One output is not read any more; whether it was the last.
+    fn leave(&self) -> bool {
+        self.0.fetch_sub(1, Ordering::Relaxed) == 1
+    }
+
+    fn is_gone(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
+    }
+}
+
+/// What empties a pipe of the program.
+pub(crate) struct Drain {
+    pub(crate) output: Output,
+    pub(crate) pipe: OwnedFd,
+    pub(crate) audience: Arc<Audience>,
+}
+
+impl Drain {
+    /// Empties the pipe until nobody has it open for writing any more. The output stays unfinished.
+    ///
+    /// When it is the last one that somebody has read, `unread` gets the error, and after that the pipe is closed.
+    pub(crate) fn run(mut self, unread: impl FnOnce(Error)) -> Result<(), Error> {
+        match copy(&self.pipe, &mut self.output) {
+            Err(error) if error.is_unread() => {
+                if self.audience.leave() {
+                    unread(error);
+                    Ok(())
+                } else {
+                    self.discard()
+                }
+            }
+            ended => ended,
+        }
+    }
+
+    /// Lets the program go on for the sake of its other outputs.
+    fn discard(&self) -> Result<(), Error> {
+        let mut bytes = vec![0; 64 << 10];
+        while !self.audience.is_gone() && read(&self.pipe, &mut bytes, self.output.name())? > 0 {}
+        Ok(())
+    }
+}
+
+fn copy(pipe: &OwnedFd, output: &mut Output) -> Result<(), Error> {
+    let name = output.name().to_owned();
+    loop {
+        let mut room = output.reserve(1)?;
+        let most = room.len().min(PIPE_BYTES);
+        match read(pipe, &mut room[..most], &name)? {
+            0 => return Ok(()),
+            length => room.commit(length)?,
+        }
+    }
+}
+
+fn read(pipe: &OwnedFd, bytes: &mut [u8], name: &str) -> Result<usize, Error> {
+    loop {
+        match rustix::io::read(pipe, &mut *bytes) {
+            Ok(length) => return Ok(length),
+            Err(Errno::INTR) => {}
+            Err(errno) => {
+                return Err(Error::new(format!(
+                    "cannot read the output '{name}' from the pipe of the program: {errno}"
+                )));
+            }
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! The adapter that makes any existing program a function of a workflow (`command: ["sort", "-k1,1"]`).
+//!
+//! The daemon starts the `dflow` binary with the first argument [`ARGUMENT`]; [`main`] is then a function like any other,
+//! which links `dflow-function`, the SDK. It starts the program and moves bytes between the program's pipes and the
+//! function's streams: one `write(2)` from each borrowed chunk, one `read(2)` into each reserved room, and no copy beside
+//! those. Each stream has a thread of its own for that.
+//!
+//! # What the program sees
+//! - *Standard input*: a pipe; the streams of a fan-in come one after the other. Without an input that is it, `/dev/null`.
+//! - *Standard output*: a pipe. Without an output that is it, the program's standard output goes where its standard
+//!   error goes, which the daemon captures.
+//! - *Other inputs and outputs*: `{in.NAME}` and `{out.NAME}` in its arguments become paths, `/dev/fd/N`, of pipes that
+//!   it inherits. A list of streams becomes as many arguments, once their number is known.
+//! - *Kept inputs* (`keep: true` or `gate: whole`): a pipe cannot be read twice, nor from its end. A kept input is
+//!   therefore a regular file (without a name, in `$TMPDIR` or `/tmp`), as standard input as well as under its path, and
+//!   the program starts when all of it is there.
+//!
+//! An output is always a pipe: a program that has to move about in what it writes, or renames a file over it, writes to a
+//! file of its own first: `sh -c 'zip "$TMPDIR/all.zip" … && cat "$TMPDIR/all.zip"'`.
+//!
+//! # How it ends
+//! The function ends well if the program ends with status 0; only then are its outputs finished. As in a shell's pipeline,
+//! an output ends when the last process that has it open ends, which may be one that the program has left behind.
+//!
+//! A program that stops reading, as `head` does, is no error. When nobody reads any of the program's outputs any more,
+//! its pipes are closed, so that it gets SIGPIPE, and the function ends as unread, whatever the status. While somebody
+//! still reads one of them, the program goes on, and what it writes to the others is dropped.
+
+mod connect;
+mod drain;
+mod explain;
+mod feed;
+mod kept;
+mod pipe;
+mod program;
+
+use connect::Connections;
+use dflow_function::{Context, Error};
+use program::Program;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// The first argument with which the `dflow` binary becomes the adapter. The second, if there is one, is the path of the
+/// program; without it, the program is the first argument of the function's command, which must then be a path.
+pub const ARGUMENT: &str = "__command";
+
+/// Runs the program of the function that the daemon describes; for a process that was started for nothing else.
+///
+/// It prints an error to standard error, beside telling the daemon.
+pub fn main() -> ExitCode {
+    let program = std::env::args_os().nth(2).map(PathBuf::from);
+    dflow_function::run(|ctx| execute(ctx, program))
+}
+
+/// What the adapter does as a function: [`main`] without the process around it. `program`: where the program is, if that
+/// is not the first argument of the command.
+///
+/// # Errors
+/// If the program cannot be started, ends with another status than 0 or by a signal, or a stream fails; in all of these
+/// cases the program has ended when this returns. If nobody reads its outputs any more ([`Error::is_unread`]).
+pub fn execute(ctx: &mut Context, program: Option<PathBuf>) -> Result<(), Error> {
+    let setup = ctx.setup();
+    let Some(command) = setup.command.clone() else {
+        return Err(Error::new(format!("'{}' was started as a command, but has no arguments to run", setup.instance)));
+    };
+    let title = explain::title(&command, setup);
+    let connections = Connections::make(ctx, &command)?;
+    Program::start(program, title, connections)?.finish()
+}

@@ -1,0 +1,86 @@
+//! Pipes between the adapter and its program.
+
+use dflow_function::Error;
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::LazyLock;
+
+/// The size of a pipe in bytes, if it can be had; also the most that is written or read at once.
+pub(crate) const PIPE_BYTES: usize = 1 << 20;
+
+/// A program with more paths than this has pipes of the kernel's default size: what one user may have of larger ones is
+/// limited, and shared by all.
+const MAX_LARGE_PATHS: usize = 16;
+
+/// The program finds its paths' descriptors from this number on: above those that shell scripts like to open.
+const FIRST_INHERITED: i32 = 64;
+
+/// Which pipes are made large.
+#[derive(Clone, Copy)]
+pub(crate) struct PipeSize {
+    large: bool,
+}
+
+impl PipeSize {
+    /// For the standard input and output.
+    pub(crate) const STANDARD: Self = Self { large: true };
+
+    /// For a program that has this many paths.
+    pub(crate) fn of_paths(count: usize) -> Self {
+        Self { large: count <= MAX_LARGE_PATHS }
+    }
+}
+
+/// The two ends of a new pipe, closed on exec.
+pub(crate) struct Pipe {
+    pub(crate) reader: OwnedFd,
+    pub(crate) writer: OwnedFd,
+}
+
+impl Pipe {
+    pub(crate) fn new(size: PipeSize) -> Result<Self, Error> {
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(no_descriptor)?;
+        if size.large {
+            // Past the user's limit of large pipes, one of the default size does the same, with more switches.
+            let _ = fcntl_setpipe_size(&writer, PIPE_BYTES);
+        }
+        Ok(Self { reader, writer })
+    }
+}
+
+/// A descriptor that the program inherits under its present number.
+pub(crate) struct Inherited(OwnedFd);
+
+impl Inherited {
+    /// Gives a descriptor its number. It stays closed on exec for every other program.
+    pub(crate) fn new(fd: OwnedFd) -> Result<Self, Error> {
+        // A free number cannot be in use for anything else when the program is started.
+        rustix::io::fcntl_dupfd_cloexec(&fd, FIRST_INHERITED).map(Self).map_err(no_descriptor)
+    }
+
+    /// The path under which the program opens it.
+    pub(crate) fn path(&self) -> String {
+        static FOLDER: LazyLock<&str> =
+            LazyLock::new(|| if Path::new("/dev/fd").exists() { "/dev/fd" } else { "/proc/self/fd" });
+        format!("{}/{}", *FOLDER, self.0.as_raw_fd())
+    }
+
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        self.0
+    }
+}
+
+fn no_descriptor(errno: Errno) -> Error {
+    let advice = match errno {
+        // F_DUPFD says so when the limit is below the number wanted.
+        Errno::MFILE | Errno::INVAL => {
+            "; raise the limit of open files ('ulimit -n'), or let the program take a list of streams one after the other \
+             as its standard input"
+        }
+        Errno::NFILE => "; the machine has no descriptors left: see /proc/sys/fs/file-nr",
+        _ => "",
+    };
+    Error::new(format!("cannot make the pipes of the program: {errno}{advice}"))
+}

@@ -1,0 +1,153 @@
+//! The program as a process: started, kept supplied, waited for.
+
+use crate::connect::Connections;
+use crate::explain;
+use command_fds::CommandFdExt;
+use dflow_function::Error;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+
+/// Where the adapter itself finds its daemon; the program has no business there.
+const SOCKET_VARIABLE: &str = "DFLOW_SOCKET";
+
+/// The stack of a thread that moves bytes.
+const STACK_BYTES: usize = 256 << 10;
+
+/// A program that runs. Dropping it kills the program and waits for its end.
+pub(crate) struct Program {
+    title: String,
+    child: Child,
+    reports: Receiver<Report>,
+    /// Outputs that have not reported [`Report::Drained`].
+    draining: usize,
+}
+
+/// What the threads that move bytes say.
+enum Report {
+    /// An output has got everything.
+    Drained,
+    /// Nobody reads any of the outputs any more.
+    Unread(Error),
+    /// A stream has failed, and the program is killed for it.
+    Failed(Error),
+}
+
+impl Program {
+    /// Starts it, and a thread for each of its pipes. `path`: where it is, if its first argument does not say so.
+    pub(crate) fn start(path: Option<PathBuf>, title: String, connections: Connections) -> Result<Self, Error> {
+        let Connections { arguments, stdin, stdout, inherited, feeds, drains } = connections;
+        let mut arguments = arguments.into_iter().map(OsString::from);
+        let name = arguments.next().unwrap_or_default();
+        let path = path.unwrap_or_else(|| PathBuf::from(&name));
+        let mut command = Command::new(&path);
+        command.arg0(name).args(arguments).env_remove(SOCKET_VARIABLE).stdin(stdin).stdout(stdout);
+        if !inherited.is_empty() {
+            // Without this, the program is started without a copy of this process's page tables.
+            command.preserved_fds(inherited);
+        }
+        let child = command.spawn().map_err(|error| explain::not_started(&title, &path, &error))?;
+        // The program's ends of its pipes: while they are open here, no pipe ends.
+        drop(command);
+
+        let (sender, reports) = channel();
+        let program = Self { title, child, reports, draining: drains.len() };
+        let killer = Killer { process: Arc::new(program.descriptor()?), reports: sender };
+        for feed in feeds {
+            killer.watch("in", move |_| feed.run())?;
+        }
+        for drain in drains {
+            killer.watch("out", move |reports| {
+                // Said before the pipe closes: the program's death of it is then no surprise.
+                drain.run(|unread| report(reports, Report::Unread(unread)))?;
+                report(reports, Report::Drained);
+                Ok(())
+            })?;
+        }
+        Ok(program)
+    }
+
+    /// Waits until the program has ended and its outputs are here.
+    pub(crate) fn finish(mut self) -> Result<(), Error> {
+        let status = self
+            .child
+            .wait()
+            .map_err(|error| Error::new(format!("cannot learn how `{}` has ended: {error}", self.title)))?;
+        loop {
+            // Somebody whom the program has left behind may still write, and that counts. After a failure nothing does.
+            let report = if status.success() && self.draining > 0 {
+                self.reports.recv().ok()
+            } else {
+                self.reports.try_recv().ok()
+            };
+            match report {
+                Some(Report::Drained) => self.draining -= 1,
+                Some(Report::Unread(error) | Report::Failed(error)) => return Err(error),
+                None if !status.success() => return Err(explain::ended(&self.title, status)),
+                None if self.draining > 0 => {
+                    return Err(Error::new(format!("a thread that reads the outputs of `{}` has died", self.title)));
+                }
+                // Threads that wait for input which nobody wants any more end with the process.
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// A descriptor of the process: its number may soon be another's.
+    fn descriptor(&self) -> Result<OwnedFd, Error> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or_else(|| Error::new(format!("`{}` has no process id", self.title)))?;
+        pidfd_open(pid, PidfdFlags::empty())
+            .map_err(|errno| Error::new(format!("cannot watch the process of `{}`: {errno}", self.title)))
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // Both do nothing if it has been waited for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Ends the program when a stream fails.
+struct Killer {
+    process: Arc<OwnedFd>,
+    reports: Sender<Report>,
+}
+
+impl Killer {
+    /// Does `work` in a thread of its own; if it fails, that is reported, and the program killed.
+    fn watch(
+        &self,
+        name: &str,
+        work: impl FnOnce(&Sender<Report>) -> Result<(), Error> + Send + 'static,
+    ) -> Result<(), Error> {
+        let (process, reports) = (Arc::clone(&self.process), self.reports.clone());
+        let body = move || {
+            if let Err(error) = work(&reports) {
+                report(&reports, Report::Failed(error));
+                // It may have ended by itself.
+                let _ = pidfd_send_signal(&*process, Signal::KILL);
+            }
+        };
+        let started = thread::Builder::new().name(name.to_owned()).stack_size(STACK_BYTES).spawn(body);
+        started.map(drop).map_err(|error| {
+            Error::new(format!(
+                "cannot start a thread for a pipe of the program: {error}; the limit of processes (`ulimit -u`, or pids.max \
+                 of the cgroup) counts threads, too"
+            ))
+        })
+    }
+}
+
+fn report(reports: &Sender<Report>, what: Report) {
+    // If nobody listens any more, the program has ended and the result is clear.
+    let _ = reports.send(what);
+}

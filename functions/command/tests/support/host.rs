@@ -1,0 +1,5 @@
+//! What the integration tests start as the adapter.
+
+fn main() -> std::process::ExitCode {
+    dflow_command::main()
+}

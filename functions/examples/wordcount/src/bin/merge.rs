@@ -1,0 +1,41 @@
+//! `wordcount-merge`: adds up the records of the fan-in `counts`, and writes the output `total`: a line `count word` for
+//! each word, the most frequent first. The parameter `top` says how many lines; 0, or without it, all.
+
+use dflow_function::{Context, Error};
+use std::io::{BufWriter, Write};
+use std::process::ExitCode;
+use wordcount::{Counts, decode, rank};
+
+/// How many bytes of lines become readable at once.
+const LINES: usize = 64 * 1024;
+
+fn main() -> ExitCode {
+    dflow_function::run(merge)
+}
+
+fn merge(ctx: &mut Context) -> Result<(), Error> {
+    let top = ctx.param("top")?.unwrap_or(0);
+    let mut streams = ctx.inputs("counts")?;
+    let total = ctx.output("total")?;
+
+    let mut counts = Counts::default();
+    // Which stream is first makes no difference to a sum.
+    while let Some((_, stream)) = streams.ready()? {
+        while let Some(record) = stream.records().next()? {
+            let (word, count) = decode(record)?;
+            counts.add(word, count);
+            if stream.peek()?.is_empty() {
+                break;
+            }
+        }
+    }
+
+    let mut lines = BufWriter::with_capacity(LINES, total);
+    for word in rank(&counts, top) {
+        write!(lines, "{} ", word.count())?;
+        word.write_word(&mut lines)?;
+        lines.write_all(b"\n")?;
+    }
+    lines.flush()?;
+    Ok(())
+}

@@ -1,0 +1,120 @@
+//! A function that keeps none of the rules: it writes nonsense into every control word that it can reach, and says
+//! nonsense to its daemon. Chosen by the environment variable `PROBE_HOSTILE`, whose value says how: `words`,
+//! `messages` or `packets`.
+
+use dflow_protocol::limits::{MAX_MESSAGE, PROTOCOL_VERSION};
+use dflow_protocol::message::{ToDaemon, ToFunction};
+use dflow_protocol::{PortId, limits};
+use dflow_shm::{Control, channel};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+
+const VARIABLE: &str = "PROBE_HOSTILE";
+
+pub fn is_wanted() -> bool {
+    std::env::var_os(VARIABLE).is_some()
+}
+
+pub fn run() -> ExitCode {
+    let how = std::env::var(VARIABLE).unwrap_or_default();
+    // What becomes of it is the daemon's affair; it goes on until it is ended.
+    let _ = misbehave(&how);
+    loop {
+        std::thread::sleep(std::time::Duration::from_secs(3600));
+    }
+}
+
+/// A generator whose seed makes a run repeatable (xorshift64*).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+}
+
+fn misbehave(how: &str) -> Result<(), Box<dyn std::error::Error>> {
+    let number: i32 = std::env::var("DFLOW_SOCKET")?.parse()?;
+    let socket = channel::inherit(number)?;
+    let mut buffer = vec![0; MAX_MESSAGE];
+    let control = Control::create()?;
+    let hello = ToDaemon::Hello { version: PROTOCOL_VERSION }.encode()?;
+    channel::send(socket.as_fd(), &hello, &[control.segment().as_fd()], true)?;
+    loop {
+        let (length, _) = channel::receive(socket.as_fd(), &mut buffer, true)?;
+        if length == 0 || ToFunction::decode(&buffer[..length])? == ToFunction::Start {
+            break;
+        }
+    }
+    let mut random = Random(0x5EED);
+    for round in 0..20_000u64 {
+        match how {
+            "words" => words(&control, &mut random, &socket)?,
+            "messages" => message(&mut random, &socket)?,
+            _ => packet(&mut random, &socket)?,
+        }
+        if round % 1000 == 0 {
+            std::thread::yield_now();
+        }
+    }
+    Ok(())
+}
+
+fn words(control: &Control, random: &mut Random, socket: &OwnedFd) -> Result<(), Box<dyn std::error::Error>> {
+    let port = PortId((random.next() % 8) as u32);
+    let words = control.port(port);
+    let value = match random.next() % 4 {
+        0 => u64::MAX,
+        1 => random.next(),
+        2 => random.next() % 100_000,
+        _ => 0,
+    };
+    match random.next() % 3 {
+        0 => words.progress.store(value, Ordering::Relaxed),
+        1 => words.ticket.store(value, Ordering::Relaxed),
+        _ => words.first_byte.store(value, Ordering::Relaxed),
+    }
+    // Something has to make the daemon look.
+    if random.next().is_multiple_of(64) {
+        let message = match random.next() % 3 {
+            0 => ToDaemon::FirstBytes { port },
+            1 => ToDaemon::Parked,
+            _ => ToDaemon::NextPiece { port, at: value },
+        };
+        channel::send(socket.as_fd(), &message.encode()?, &[], true)?;
+    }
+    Ok(())
+}
+
+fn message(random: &mut Random, socket: &OwnedFd) -> Result<(), Box<dyn std::error::Error>> {
+    let port = PortId((random.next() % u64::from(2 * limits::MAX_PORTS)) as u32 % 7);
+    let message = match random.next() % 9 {
+        0 => ToDaemon::Hello { version: random.next() as u32 },
+        1 => ToDaemon::FirstBytes { port },
+        2 => ToDaemon::NeedWindow {
+            port,
+            at: random.next(),
+            least: random.next(),
+            held: random.next().is_multiple_of(2),
+        },
+        3 => ToDaemon::NextPiece { port, at: random.next() },
+        4 => ToDaemon::CloseInput { port },
+        5 => ToDaemon::Parked,
+        6 => ToDaemon::Finished { port },
+        7 => ToDaemon::OpenPart { output: random.next() as u32 % 5 },
+        _ => ToDaemon::NeedWindow { port, at: 0, least: 1, held: true },
+    };
+    channel::send(socket.as_fd(), &message.encode()?, &[], true)?;
+    Ok(())
+}
+
+fn packet(random: &mut Random, socket: &OwnedFd) -> Result<(), Box<dyn std::error::Error>> {
+    let length = 1 + (random.next() % 300) as usize;
+    let bytes: Vec<u8> = (0..length).map(|_| random.next() as u8).collect();
+    channel::send(socket.as_fd(), &bytes, &[], true)?;
+    Ok(())
+}
