@@ -115,14 +115,14 @@ pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> 
         ],
         columns: LATENCY_COLUMNS,
         rows: latencies,
-    });
+    })?;
     report.add(Table {
         topic: "fanout",
         title: "one stream to many readers, as fast as it goes".into(),
         notes: vec!["delivered counts each reader's bytes".into()],
         columns: THROUGHPUT_COLUMNS,
         rows: throughputs,
-    });
+    })?;
     many::measure(settings, report)
 }
 

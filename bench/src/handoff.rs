@@ -99,8 +99,7 @@ pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> 
         ],
         columns: LATENCY_COLUMNS,
         rows,
-    });
-    Ok(())
+    })
 }
 
 fn one_repeat(settings: &Settings, subject: &dyn Handoff, size: usize) -> Result<Repeat, Failure> {

@@ -81,15 +81,14 @@ pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> 
         notes: vec!["closed loop: the next start follows the end of the last; nothing to correct".into()],
         columns: LATENCY_COLUMNS,
         rows: latencies,
-    });
+    })?;
     report.add(Table {
         topic: "invoke",
         title: "instances that do nothing, one after the other".into(),
         notes: vec!["from one start to the next, the program's end included".into()],
         columns: RATE_COLUMNS,
         rows: rates,
-    });
-    Ok(())
+    })
 }
 
 fn one_repeat(subject: &dyn Invoke, budget: Duration) -> Result<Repeat, Failure> {

@@ -86,7 +86,7 @@ fn main() -> ExitCode {
 fn run(options: Options, topics: &[Measure]) -> Result<(), Failure> {
     let topology = Topology::of_this_machine()?;
     let settings = Settings::new(options, topology.clone())?;
-    let mut report = Report::new(topology, &settings);
+    let mut report = Report::new(topology, &settings)?;
     for topic in topics {
         topic(&settings, &mut report)?;
     }

@@ -116,25 +116,26 @@ pub fn latency_figures(summary: Summary, limit: Option<Summary>) -> Vec<Option<f
 
 impl Report {
     /// An empty report.
-    pub fn new(topology: Topology, settings: &Settings) -> Report {
+    pub fn new(topology: Topology, settings: &Settings) -> Result<Report, Failure> {
         let Settings { format, quick, repeats, .. } = *settings;
         let report = Report { topology, format, quick, repeats, tables: Vec::new(), told: Vec::new() };
         if format == Format::Human {
-            for line in report.topology.lines() {
-                println!("{line}");
-            }
+            let mut lines = report.topology.lines();
             let quick = if quick { "; quick runs, not to be quoted" } else { "" };
-            println!("medians of {repeats} repeats, subjects in turns{quick}");
+            lines.push(format!("medians of {repeats} repeats, subjects in turns{quick}\n"));
+            write(&lines.join("\n"))?;
         }
-        report
+        Ok(report)
     }
 
     /// Adds a table; people see it at once.
-    pub fn add(&mut self, table: Table) {
+    pub fn add(&mut self, table: Table) -> Result<(), Failure> {
         if self.format == Format::Human {
-            print!("{}{}", table.text(), table.explanations(&mut self.told));
+            let text = table.text() + &table.explanations(&mut self.told);
+            write(&text)?;
         }
         self.tables.push(table);
+        Ok(())
     }
 
     /// Writes what is not written yet.
@@ -147,10 +148,17 @@ impl Report {
                 "repeats": self.repeats,
                 "tables": self.tables.iter().map(Table::json).collect::<Vec<_>>(),
             });
-            serde_json::to_writer_pretty(std::io::stdout(), &document).trying("write the report")?;
+            let text = serde_json::to_string_pretty(&document).trying("encode the report")?;
+            write(&(text + "\n"))?;
         }
-        writeln!(std::io::stdout()).trying("write the report")
+        Ok(())
     }
+}
+
+/// Writes to standard output at once, so that a person sees each table when it is there.
+fn write(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).trying("write the report")
 }
 
 impl Table {

@@ -66,8 +66,7 @@ pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> 
         notes: vec!["fresh files past the page cache; the device's own cache is not flushed, by any of them".into()],
         columns: COLUMNS,
         rows,
-    });
-    Ok(())
+    })
 }
 
 /// `dd` with direct I/O, 1 MiB at a time.

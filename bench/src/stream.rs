@@ -112,8 +112,7 @@ pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> 
         ],
         columns: COLUMNS,
         rows,
-    });
-    Ok(())
+    })
 }
 
 fn compare(

@@ -87,8 +87,7 @@ pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> 
         ],
         columns: COLUMNS,
         rows,
-    });
-    Ok(())
+    })
 }
 
 /// The nanoseconds and the bytes of memory of each stream.

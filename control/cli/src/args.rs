@@ -28,8 +28,8 @@ Examples:
   dflow doctor
 
 Exit status: 0 success, 1 the run failed, 2 the call or the file was wrong, 130 ended by Ctrl-C.
-Environment: DFLOW_LOG=info (or debug, or dflow_worker=debug,…) logs to standard error; NO_COLOR turns colours off;
-COLUMNS sets the width of the timeline.";
+Environment: DFLOW_LOG=info (or debug, or dflow_worker=debug,…) logs to standard error, without live progress; \
+NO_COLOR turns colours off; COLUMNS sets the width of the timeline.";
 
 /// The commands.
 #[derive(Debug, Subcommand)]
@@ -89,21 +89,21 @@ pub struct RunArgs {
 }
 
 const RUN_HELP: &str = "\
-Sizes are a number and a unit: B, KiB, MiB, GiB, TiB (powers of 1024) or kB, MB, GB, TB (powers of 1000).
-Durations are a number and a unit: us, ms, s, m, h, as in 50us or 1.5s.
+SIZE is a number and a unit: B, KiB, MiB, GiB, TiB (powers of 1024) or kB, MB, GB, TB (powers of 1000).
+DURATION is a number and a unit: us, ms, s, m, h or d, as in 50us or 1.5s.
 
 Examples:
   dflow run wordcount.yaml --input text=book.txt
-  dflow run wordcount.yaml --input book.txt                  the workflow has one input: no name needed
-  zcat books.gz | dflow run wordcount.yaml -i text=-         from standard input
-  dflow run logs.yaml -i logs=/var/log/web/ -p top=20 -o result
-  dflow run wordcount.yaml -i book.txt --memory 64MiB --slots 1 --spill-dir /var/tmp
+  dflow run wordcount.yaml -i book.txt              (one input: no name needed)
+  zcat books.gz | dflow run wordcount.yaml -i -     (from standard input)
+  dflow run logs.yaml -i logs=/var/log/web -p top=20 -o result
+  dflow run wordcount.yaml -i book.txt --memory 64MiB --slots 1
   dflow run wordcount.yaml -i book.txt --format json > report.json
-  dflow run wordcount.yaml -i book.txt --trace trace.json    open it in ui.perfetto.dev
+  dflow run wordcount.yaml -i book.txt --trace trace.json
 
-With --format json, standard output holds exactly one JSON document, whatever happens: the report of the run (times in
-nanoseconds since its start, sizes in bytes), or {\"error\": {\"reason\": …, \"help\": […]}} if the run could not start.
-Messages for a person go to standard error; progress is shown there while it is a terminal.
+With --format json, standard output holds exactly one JSON document, whatever happens: the report of the run (times in \
+nanoseconds since its start, sizes in bytes), or {\"error\": {\"reason\": …, \"help\": […]}} if the run could not start. \
+Messages for a person go to standard error in both formats; progress is shown there while it is a terminal.
 
 Exit status: 0 success, 1 the run failed, 2 the call or the file was wrong, 130 ended by Ctrl-C.";
 
@@ -119,7 +119,8 @@ pub struct NodeArgs {
     /// [default: a quarter of the memory that is available to dflow, its cgroup's limit included]
     #[arg(long, value_name = "SIZE", value_parser = units::parse_size)]
     pub memory: Option<u64>,
-    /// How far the writer of a stream may be ahead of readers that keep up [default: 1MiB]
+    /// How far the writer of a stream may be ahead of its slowest reader before it waits or bytes are spilled
+    /// [default: 1MiB]
     #[arg(long, value_name = "SIZE", value_parser = units::parse_size)]
     pub window: Option<u64>,
     /// Where bytes are spilled for which there is no memory; nothing is left there [default: TMPDIR, else /tmp]
@@ -175,7 +176,7 @@ const GRAPH_HELP: &str = "\
 Functions are boxes, doubled for a foreach; inputs and outputs are rounded; switches are diamonds.
 
 Examples:
-  dflow graph wordcount.yaml                                 paste it into a ```mermaid block
+  dflow graph wordcount.yaml                        (paste it into a ```mermaid block)
   dflow graph wordcount.yaml --format dot | dot -Tsvg > wordcount.svg
 
 Exit status: 0, or 2 if the file is not correct.";
@@ -195,7 +196,7 @@ pub struct DoctorArgs {
 const DOCTOR_HELP: &str = "\
 Examples:
   dflow doctor
-  dflow doctor --memory 64MiB --spill-dir /var/tmp           what a run with these options would get
+  dflow doctor --memory 64MiB --spill-dir /var/tmp  (what a run would get)
   dflow doctor --format json | jq '.findings[] | select(.state == \"bad\")'
 
 Exit status: 0 workflows can run, 1 something keeps them from running, 2 the call was wrong.";

@@ -9,7 +9,7 @@ use crate::terminal::{Look, Style};
 use crate::units::size;
 
 /// The pause between two drawings, in nanoseconds: fast enough to look alive, slow enough to cost nothing.
-const REDRAW_NS: u64 = 100_000_000;
+const REDRAW_NS: u64 = 80_000_000;
 
 /// Over how many nanoseconds the rate is taken.
 const RATE_NS: u64 = 2_000_000_000;
@@ -70,7 +70,7 @@ fn panel(workflow: &str, progress: &Progress, bytes_per_second: u64, look: &Look
     let width = look.width.saturating_sub(1);
     let states = [
         (progress.running, "computing"),
-        (progress.parked, "waiting for data"),
+        (progress.parked, "waiting"),
         (progress.waiting, "not started"),
         (progress.ended, "ended"),
     ];
@@ -154,7 +154,7 @@ mod tests {
         assert_eq!(
             panel("wordcount", &progress(12_300_000_000, 1 << 30), 800 << 20, &LOOK),
             [
-                "wordcount  12.3 s  3 computing · 2 waiting for data · 4 not started · 7 ended",
+                "wordcount  12.3 s  3 computing · 2 waiting · 4 not started · 7 ended",
                 "1.00 GiB written, 800 MiB/s · memory 41.0 MiB of 256 MiB · spilled 0 B",
                 "split, count[0], count[1]",
             ]

@@ -154,7 +154,7 @@ mod tests {
         assert_eq!(
             totals(&report, &LOOK),
             "\
-wordcount succeeded in 100 ms: 11.0 KiB through streams, peak memory 34.0 MiB of 1.00 GiB, nothing spilled
+wordcount succeeded in 100 ms: 10.0 KiB through streams, peak memory 34.0 MiB of 1.00 GiB, nothing spilled
   total     300 B  /out/total
   parts  3.00 MiB  /out/parts/ (3 files)
 "

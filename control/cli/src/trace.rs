@@ -83,7 +83,12 @@ fn lifetime(attempt: &AttemptReport, place: Place, total: u64, events: &mut Vec<
     let started = attempt.started_ns.unwrap_or(end);
     events.push(place.slice("made ready", attempt.prepared_ns, ready, json!({ "attempt": attempt.attempt })));
     if attempt.ready_ns.is_some() {
-        events.push(place.slice("ready, waits for its gate", ready, started, json!({ "attempt": attempt.attempt })));
+        events.push(place.slice(
+            "ready, waits for its gate or a slot",
+            ready,
+            started,
+            json!({ "attempt": attempt.attempt }),
+        ));
     }
     if attempt.started_ns.is_some() {
         let args = json!({

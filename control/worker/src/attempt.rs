@@ -167,7 +167,8 @@ pub(crate) fn setup(common: &Common<'_>, function: &Function, instance: &str, pa
         outputs: outputs.collect(),
         bell: 0,
         arena: SegmentId(0),
-        spin_nanos: u64::try_from(common.spin.as_nanos()).unwrap_or(u64::MAX),
+        // The adapter of a command would only take the core from its program by spinning.
+        spin_nanos: if command.is_some() { 0 } else { u64::try_from(common.spin.as_nanos()).unwrap_or(u64::MAX) },
         command,
         params,
     }

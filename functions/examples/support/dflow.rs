@@ -132,9 +132,13 @@ impl Run {
 impl Instance {
     /// Its times are in order.
     fn check(&self) {
-        let times = [self.started_ns, self.first_input_byte_ns, self.ended_ns].into_iter().flatten();
-        assert!(times.is_sorted(), "{} reads before it starts or after its end", self.name);
-        let times = [self.started_ns, self.first_output_byte_ns, self.ended_ns].into_iter().flatten();
-        assert!(times.is_sorted(), "{} writes before it starts or after its end", self.name);
+        for first in [self.first_input_byte_ns, self.first_output_byte_ns] {
+            let times = [self.started_ns, first, self.ended_ns];
+            assert!(
+                times.into_iter().flatten().is_sorted(),
+                "{}: started, first byte, ended at {times:?} ns",
+                self.name
+            );
+        }
     }
 }

@@ -48,13 +48,11 @@ pub fn render(report: &RunReport, look: &Look) -> String {
     let scale = format!("0{total:>rest$}", rest = bar.saturating_sub(1));
     let mut text = look.paint(Style::Dim, widths.line(&heads, &scale).trim_end()) + "\n";
     for (row, cells) in table.rows.iter().zip(&cells) {
-        let line = if row.is_outputs() {
-            let plain = Look { color: false, ..*look };
-            look.paint(Style::Dim, &widths.line(cells, &bar::draw(row, report.duration_ns, bar, glyphs, &plain)))
-        } else {
-            widths.line(cells, &bar::draw(row, report.duration_ns, bar, glyphs, look))
-        };
-        text.push_str(line.trim_end());
+        // The row of the outputs is dim as a whole.
+        let colors = Look { color: look.color && !row.is_outputs(), ..*look };
+        let line = widths.line(cells, &bar::draw(row, report.duration_ns, bar, glyphs, &colors));
+        let line = line.trim_end();
+        text.push_str(&if row.is_outputs() { look.paint(Style::Dim, line) } else { line.into() });
         text.push('\n');
     }
     if table.hidden > 0 {
@@ -68,7 +66,7 @@ pub fn render(report: &RunReport, look: &Look) -> String {
 
 fn legend(glyphs: &Glyphs) -> String {
     let phases = [
-        (Phase::Waiting, "ready, waits for its gate"),
+        (Phase::Waiting, "ready, waits for its gate or a slot"),
         (Phase::Started, "runs, no byte yet"),
         (Phase::Reading, "reads"),
         (Phase::Writing, "from its first output byte on"),

@@ -302,8 +302,12 @@ impl<'a> Node<'a> {
             moves.push(Move::End(id, Outcome::Unread));
         }
         if parked {
-            let goes_on = style != Style::Endless && self.whims > 0;
-            if goes_on || (style != Style::Endless && self.has_read_all(id)) {
+            let goes_on = match style {
+                Style::Full => self.whims > 0 || self.has_read_all(id),
+                Style::Early => true,
+                Style::Endless => false,
+            };
+            if goes_on {
                 moves.push(Move::Park(id, false));
             }
             return;
