@@ -130,7 +130,7 @@ fn caches() -> Vec<String> {
     caches
 }
 
-/// The word in brackets of a kernel setting as "always [madvise] never".
+/// The word in brackets of a kernel setting as `always [madvise] never`.
 fn chosen(path: &str) -> String {
     let text = read(path);
     let word = text.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map(|(word, _)| word.to_owned());

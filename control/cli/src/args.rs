@@ -70,7 +70,7 @@ pub struct RunArgs {
     #[arg(short, long = "param", value_name = "NAME=VALUE")]
     pub params: Vec<String>,
     /// The directory for the outputs; it appears, or is replaced, in one step when the run has succeeded
-    /// [default: dflow-out/<name of the workflow>]
+    /// [default: dflow-out/WORKFLOW, its name in the file]
     #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub output: Option<PathBuf>,
     /// What starts a function: its data (its first bytes, unless its gate says otherwise), or the end of all its

@@ -2,7 +2,7 @@
 //!
 //! It turns arguments into calls of `dflow-workflow` and `dflow-worker` and their answers into text for a person, JSON
 //! for a program and an exit status. It decides nothing about runs. The same binary is started again by the worker for
-//! helper processes; they are told apart by a hidden first argument.
+//! processes of its own; they are told apart by a hidden first argument.
 //!
 //! | file | holds |
 //! | --- | --- |
@@ -43,7 +43,7 @@ use exit::Exit;
 use terminal::{Look, print, print_error};
 
 fn main() -> ExitCode {
-    // Helper processes of the worker: before any thread exists and any memory is taken.
+    // Processes that the worker starts: before any thread exists and any memory is taken.
     if let Some(argument) = std::env::args_os().nth(1) {
         if argument == dflow_launcher::ARGUMENT {
             return dflow_launcher::serve();

@@ -84,7 +84,7 @@ fn lifetime(attempt: &AttemptReport, place: Place, total: u64, events: &mut Vec<
     events.push(place.slice("made ready", attempt.prepared_ns, ready, json!({ "attempt": attempt.attempt })));
     if attempt.ready_ns.is_some() {
         events.push(place.slice(
-            "ready, waits for its gate or a slot",
+            "ready, waits for its gate or slot",
             ready,
             started,
             json!({ "attempt": attempt.attempt }),

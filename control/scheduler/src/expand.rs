@@ -294,8 +294,15 @@ impl RunMachine {
             return;
         }
         let (consumer, input) = (subscription.consumer, subscription.input);
-        let restartable = self.plan.nodes[self.instance(consumer).node].restartable;
+        let restartable = self.reads_again(stream, consumer, input);
         self.actions.push(Action::Subscribe { stream, consumer, input: input as u32, restartable });
+    }
+
+    /// The reader may read the stream's present epoch from offset 0 again.
+    pub(crate) fn reads_again(&self, stream: StreamId, consumer: InstanceId, input: usize) -> bool {
+        let (stream, node) = (self.stream(stream), self.instance(consumer).node);
+        let port = &self.plan.nodes[self.instance(stream.instance).node].outputs[stream.port];
+        port.consumers.iter().any(|edge| edge.node == node && edge.input == input && edge.restartable)
     }
 
     /// A workflow input: it has ended before the run, and all its streams are there.

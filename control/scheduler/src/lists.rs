@@ -101,10 +101,11 @@ impl RunMachine {
             return;
         }
         let source = spec.inputs[0].sources[0];
-        let from = self.nodes[node].order.len();
-        let list = &self.nodes[source.node].ports[source.port];
-        let complete = list.complete;
-        for stream in list.streams[from..].to_vec() {
+        let complete = self.nodes[source.node].ports[source.port].complete;
+        while let Some(&stream) = {
+            let position = self.nodes[node].order.len();
+            self.nodes[source.node].ports[source.port].streams.get(position)
+        } {
             let child = self.stream(stream).children.iter().find(|(of, _)| *of == node);
             // There is none where the run has outgrown its limits, and then it fails, or where a switch has chosen
             // against the node for good, and then nobody looks at its lists.

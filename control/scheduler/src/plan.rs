@@ -5,7 +5,9 @@
 //! instance (a sink) for each stream.
 
 use crate::options::{Invocation, PlanError, RunOptions};
-use dflow_workflow::{Function, FunctionId, Gate, Partition, Program, Retries, Source, SwitchOn, Workflow};
+use dflow_workflow::{
+    Function, FunctionId, Gate, Partition, Program, Retries, Source, SwitchOn, Workflow, keeps, may_restart,
+};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,7 +43,7 @@ pub(crate) struct Node {
     pub(crate) retries: Retries,
     pub(crate) timeout: Option<Duration>,
     pub(crate) deterministic: bool,
-    /// An instance may be started again: by its own retries or because of what it reads.
+    /// An instance may be started again: by its own retries or because of what it depends on.
     pub(crate) restartable: bool,
 }
 
@@ -76,6 +78,8 @@ pub(crate) struct Edge {
     pub(crate) node: NodeId,
     pub(crate) input: usize,
     pub(crate) each: bool,
+    /// The reader may read the same epoch twice.
+    pub(crate) restartable: bool,
 }
 
 pub(crate) enum SwitchPlan {
@@ -208,63 +212,65 @@ impl Plan {
 
     /// Everything that depends on other nodes: the edges, how deep a node is, whether it may run again.
     fn connect_nodes(&mut self, invocation: Invocation) {
-        // Producers come before consumers, but the writer of a switch's value may come after what the switch chooses;
-        // every further round follows one more such step.
-        for _ in 0..self.nodes.len() {
-            let mut changed = false;
-            for node in 0..self.nodes.len() {
-                changed |= self.follow_predecessors(node);
-            }
-            if !changed {
-                break;
-            }
-        }
         for node in 0..self.nodes.len() {
+            let spec = &self.nodes[node];
+            let before: Vec<NodeId> = spec.inputs.iter().flat_map(|input| &input.sources).map(|s| s.node).collect();
+            let depth = before.iter().chain(&self.decider(node)).map(|node| self.nodes[*node].depth + 1).max();
+            let restartable = match spec.kind {
+                NodeKind::Input(_) => false,
+                NodeKind::Function(function) => may_restart(&self.workflow, function),
+                NodeKind::Sink(_) => before.iter().any(|node| self.nodes[*node].restartable),
+            };
+            let spec = &mut self.nodes[node];
+            (spec.depth, spec.restartable) = (depth.unwrap_or(0), restartable);
             for input in 0..self.nodes[node].inputs.len() {
-                let keep = self.reader_needs_all(node, input, invocation);
+                let late = self.comes_late(node, input, invocation);
                 let each = self.nodes[node].inputs[input].each;
                 for source in self.nodes[node].inputs[input].sources.clone() {
+                    let restartable = self.reads_again(node, source);
+                    let kept = self.source(source).is_some_and(|source| keeps(&self.workflow, source));
                     let output = &mut self.nodes[source.node].outputs[source.port];
-                    output.consumers.push(Edge { node, input, each });
-                    output.keep |= keep;
+                    output.consumers.push(Edge { node, input, each, restartable });
+                    output.keep |= late || restartable || kept;
                 }
             }
         }
     }
 
-    fn follow_predecessors(&mut self, node: NodeId) -> bool {
-        let spec = &self.nodes[node];
-        let switch = spec.conditional.and_then(|switch| match self.switches[switch] {
-            SwitchPlan::Port(port) => Some(port),
-            SwitchPlan::Param(_) => None,
-        });
-        let before = spec.inputs.iter().flat_map(|input| &input.sources).chain(&switch);
-        let (mut depth, mut restartable) = (spec.depth, spec.restartable || spec.retries.count > 0);
-        for port in before {
-            depth = depth.max(self.nodes[port.node].depth + 1);
-            restartable |= self.nodes[port.node].restartable;
-        }
-        let changed = (spec.depth, spec.restartable) != (depth, restartable);
-        let spec = &mut self.nodes[node];
-        (spec.depth, spec.restartable) = (depth, restartable);
-        changed
+    /// Whether a reader may start while most of the stream is written already.
+    fn comes_late(&self, node: NodeId, input: usize, invocation: Invocation) -> bool {
+        invocation == Invocation::ControlFlow || self.nodes[node].inputs[input].gate == Gate::Whole
     }
 
-    /// Whether this reader may come late, come again, or look at everything at once.
-    fn reader_needs_all(&self, node: NodeId, input: usize, invocation: Invocation) -> bool {
+    /// Whether a reader may read the same epoch of a stream twice: it may start again, and not only because the stream
+    /// is void.
+    fn reads_again(&self, node: NodeId, source: PortRef) -> bool {
         let reader = &self.nodes[node];
-        let port = &reader.inputs[input];
-        let slice = match reader.kind {
-            NodeKind::Function(id) => self.workflow.functions[id.0 as usize].inputs[input].keep,
-            NodeKind::Input(_) | NodeKind::Sink(_) => false,
-        };
-        slice
-            || reader.restartable
-            || invocation == Invocation::ControlFlow
-            || port.gate == Gate::Whole
-            || port.need.is_some()
-            || reader.conditional.is_some()
-            || (reader.foreach && !port.each)
+        let others = reader.inputs.iter().flat_map(|input| {
+            // Other instances of the same function fail on their own.
+            let siblings = self.nodes[source.node].foreach && !input.each;
+            let others = input.sources.iter().map(|other| other.node);
+            others.filter(move |other| siblings || *other != source.node)
+        });
+        let decider = self.decider(node).filter(|decider| *decider != source.node);
+        let mut others = others.chain(decider);
+        !reader.is_sink() && (reader.retries.count > 0 || others.any(|other| self.nodes[other].restartable))
+    }
+
+    /// The node whose value decides whether this one runs.
+    fn decider(&self, node: NodeId) -> Option<NodeId> {
+        match self.switches[self.nodes[node].conditional?] {
+            SwitchPlan::Port(port) => Some(port.node),
+            SwitchPlan::Param(_) => None,
+        }
+    }
+
+    fn source(&self, port: PortRef) -> Option<Source> {
+        match self.nodes[port.node].kind {
+            NodeKind::Input(input) => Some(Source::WorkflowInput(input)),
+            NodeKind::Function(function) => Some(Source::Output { function, output: port.port as u32 }),
+            NodeKind::Sink(_) => None,
+        }
     }
 }
 

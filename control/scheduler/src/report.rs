@@ -46,6 +46,8 @@ pub enum InstanceState {
     Unread,
     /// A switch has chosen others.
     Skipped,
+    /// The part that it was for is not there any more: a new attempt opened fewer.
+    Gone,
 }
 
 /// An instance as a report shows it.
@@ -148,16 +150,16 @@ pub struct OutputStream {
 }
 
 impl RunMachine {
-    /// All instances that exist at present, functions and sinks, by their ids. Ids are given in the order of
-    /// appearance and are not dense.
+    /// All instances, functions and sinks, except those that are [`InstanceState::Gone`], by their ids. Ids are given
+    /// in the order of appearance and are not dense.
     pub fn instances(&self) -> impl Iterator<Item = InstanceView<'_>> {
-        self.instance_ids().filter_map(|id| self.view(id))
+        self.instance_ids().filter_map(|id| self.view(id)).filter(|view| view.state != InstanceState::Gone)
     }
 
-    /// One instance; `None` if there is none with this id, or it does not exist at present.
+    /// One instance; `None` if there never was one with this id.
     #[must_use]
     pub fn view(&self, id: InstanceId) -> Option<InstanceView<'_>> {
-        let instance = self.instances.get(id.0 as usize).filter(|instance| instance.present)?;
+        let instance = self.instances.get(id.0 as usize)?;
         let kind = match self.plan.nodes[instance.node].kind {
             NodeKind::Input(_) => return None,
             NodeKind::Function(function) => InstanceKind::Function(function),
@@ -179,11 +181,10 @@ impl RunMachine {
     #[must_use]
     pub fn counts(&self) -> Counts {
         let mut counts = Counts::default();
-        let functions = self
-            .instances
-            .iter()
-            .filter(|instance| instance.present && !matches!(self.plan.nodes[instance.node].kind, NodeKind::Input(_)));
-        for instance in functions {
+        for instance in &self.instances {
+            if matches!(self.plan.nodes[instance.node].kind, NodeKind::Input(_)) {
+                continue;
+            }
             let count = match self.instance_state(instance) {
                 InstanceState::Waiting => &mut counts.waiting,
                 InstanceState::Preparing => &mut counts.preparing,
@@ -195,6 +196,7 @@ impl RunMachine {
                 InstanceState::Ended => &mut counts.ended,
                 InstanceState::Unread => &mut counts.unread,
                 InstanceState::Skipped => &mut counts.skipped,
+                InstanceState::Gone => continue,
             };
             *count += 1;
         }
@@ -285,6 +287,7 @@ impl RunMachine {
             return InstanceState::Skipped;
         }
         match instance.phase {
+            Phase::Idle if !instance.present => InstanceState::Gone,
             Phase::Idle | Phase::Waiting => InstanceState::Waiting,
             Phase::Pausing => InstanceState::Pausing,
             Phase::Preparing => InstanceState::Preparing,

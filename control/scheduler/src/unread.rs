@@ -35,8 +35,8 @@ impl RunMachine {
             || self.streams_of(id).into_iter().all(|stream| {
                 let state = self.stream(stream);
                 let unread = state.subscriptions.iter().all(|subscription| {
-                    let reader = self.instance(subscription.consumer).node;
-                    subscription.closed.is_some() || !self.plan.nodes[reader].restartable
+                    let (consumer, input) = (subscription.consumer, subscription.input);
+                    subscription.closed.is_some() || !self.reads_again(stream, consumer, input)
                 });
                 state.state == StreamState::Finished || (unread && !state.held)
             })

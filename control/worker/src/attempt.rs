@@ -62,9 +62,10 @@ impl Attempt {
         };
         let tail = String::from_utf8_lossy(tail);
         let failed = |reason: String| {
+            // An SDK function prints its error last; once is enough.
             let tail = tail.trim_end();
-            // An SDK function prints its error, too; once is enough.
-            let reason = if tail.is_empty() || tail == reason { reason } else { format!("{reason}\n{tail}") };
+            let tail = tail.strip_suffix(reason.as_str()).unwrap_or(tail).trim_end();
+            let reason = if tail.is_empty() { reason } else { format!("{reason}\n{tail}") };
             Outcome::Failed { reason }
         };
         if let Some(what) = &self.misbehaved {

@@ -125,8 +125,11 @@ impl Connection {
     /// Ends a function that runs in a thread of this process: it finds its channel closed.
     pub(crate) fn hang_up(&mut self, bells: &Bells) {
         let _ = rustix::net::shutdown(&*self.socket, rustix::net::Shutdown::Both);
-        self.count += 1;
-        bells.ring(self.bell, self.count);
+        // Before its first message it has no bell, and waits for the channel itself.
+        if self.bell != 0 {
+            self.count += 1;
+            bells.ring(self.bell, self.count);
+        }
     }
 }
 

@@ -42,14 +42,14 @@ impl Driver<'_> {
                 Invocation::ControlFlow => "control-flow",
             },
             slots: self.spec.options.slots,
-            duration_ns: nanos(self.start.elapsed()),
+            duration_ns: nanos(self.elapsed()),
             memory: self.memory(),
-            instances: self.attempt_reports(),
+            instances: self.attempt_reports(state != RunEnd::Succeeded),
             outputs,
         }
     }
 
-    fn attempt_reports(&self) -> Vec<AttemptReport> {
+    fn attempt_reports(&self, over: bool) -> Vec<AttemptReport> {
         let mut reports = Vec::new();
         for view in self.machine.instances() {
             let function = match view.kind {
@@ -63,6 +63,10 @@ impl Driver<'_> {
                     Some(AttemptEnd::Succeeded) => ("succeeded", None),
                     Some(AttemptEnd::Unread) => ("unread", None),
                     Some(AttemptEnd::Failed { reason }) => ("failed", Some(reason.clone())),
+                    // Nothing comes after the last attempt of a run that has failed.
+                    Some(AttemptEnd::Superseded { reason }) if over && attempt.attempt == view.attempt => {
+                        ("stopped", Some(reason.clone()))
+                    }
                     Some(AttemptEnd::Superseded { reason }) => ("superseded", Some(reason.clone())),
                 };
                 let since_start = |at: Option<u64>| at.map(|at| at.saturating_sub(self.start_nanos));

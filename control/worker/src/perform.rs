@@ -20,17 +20,12 @@ const CHANNEL: i32 = 3;
 impl Driver<'_> {
     pub(crate) fn perform_on_streams(&mut self, action: Action) {
         match action {
-            Action::OpenStream { stream, epoch, producer, keep, continues, .. } => {
+            Action::OpenStream { stream, epoch, producer, keep, .. } => {
                 self.epochs.insert(stream, epoch);
                 match producer {
                     Producer::WorkflowInput { input, part } => self.open_input(stream, input, part, keep),
                     Producer::Instance { instance, output, part } => {
-                        if continues {
-                            // Readers are not spared yet: they begin again with the new epoch.
-                            self.pending.push_back(Event::Diverged { stream, epoch });
-                        } else {
-                            self.store.reopen_stream(stream, keep);
-                        }
+                        self.store.reopen_stream(stream, keep);
                         let parts = self.outputs.entry((instance, output)).or_default();
                         let part = part as usize;
                         if parts.len() <= part {

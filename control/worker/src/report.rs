@@ -77,7 +77,8 @@ pub struct AttemptReport {
     pub attempt: u32,
     /// Where it ran.
     pub node: String,
-    /// `succeeded`, `unread`, `failed`, `superseded`, or `running` while it is.
+    /// `succeeded`, `unread` (ended because nobody read its outputs any more), `failed`, `superseded` (another attempt
+    /// took its place), `stopped` (the run was over), or `running`.
     pub end: &'static str,
     /// Why, if it failed or was superseded.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -16,7 +16,7 @@ use dflow_workflow::{Gate, Source, Workflow};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,6 +27,8 @@ const TICK: Duration = Duration::from_millis(100);
 /// Programs that are made ready ahead of their gates, for each slot, and at the most.
 const AHEAD_PER_SLOT: u32 = 2;
 const MAX_AHEAD: u32 = 64;
+/// How long the loop sleeps when no timer is set.
+const FAR: Duration = Duration::from_secs(3600);
 /// Started processes at the same time.
 const MAX_STARTED: u32 = 1024;
 
@@ -43,7 +45,6 @@ pub fn run(spec: &RunSpec, progress: impl FnMut(&Progress)) -> Result<RunReport,
     raise_descriptor_limit();
     let checked = examine(spec)?;
     let id = random_id();
-    let staging = Staging::create(&spec.output, &id.to_string())?;
     let system = |what| move |source| SetupError::System { what, source };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("start the event loop"))?;
@@ -51,7 +52,7 @@ pub fn run(spec: &RunSpec, progress: impl FnMut(&Progress)) -> Result<RunReport,
     local.block_on(&runtime, async {
         let socket = launcher.as_fd().try_clone_to_owned().map_err(system("watch the launcher"))?;
         let socket = UnixDatagram::from_std(socket.into()).map_err(system("watch the launcher"))?;
-        Driver::new(spec, checked, id, staging, launcher)?.drive(socket, progress).await
+        Driver::new(spec, checked, id, launcher)?.drive(socket, progress).await
     })
 }
 
@@ -84,8 +85,7 @@ pub(crate) struct Driver<'a> {
     /// Who waits for the answer to a part that was asked for, in order.
     pub(crate) wanted_parts: HashMap<(InstanceId, u32), VecDeque<ProcessId>>,
     pub(crate) next_process: u64,
-    pub(crate) start: Instant,
-    /// The same moment on the clock that functions use for their first bytes.
+    /// When the run began, on the clock that functions use for their first bytes.
     pub(crate) start_nanos: u64,
     pub(crate) pending: VecDeque<Event>,
     pub(crate) cancelled: bool,
@@ -99,14 +99,14 @@ pub(crate) struct Driver<'a> {
 }
 
 impl<'a> Driver<'a> {
-    fn new(
-        spec: &'a RunSpec,
-        mut checked: Checked,
-        id: RunId,
-        staging: Staging,
-        launcher: Launcher,
-    ) -> Result<Self, SetupError> {
-        let workflow = Arc::clone(&spec.workflow);
+    fn new(spec: &'a RunSpec, mut checked: Checked, id: RunId, launcher: Launcher) -> Result<Self, SetupError> {
+        let mut workflow = Workflow::clone(&spec.workflow);
+        for function in &mut workflow.functions {
+            // The store cannot compare a new attempt with the old bytes yet, so readers of a deterministic function
+            // start again as those of any other do.
+            function.deterministic = false;
+        }
+        let workflow = Arc::new(workflow);
         spool_where_needed(spec, &mut checked)?;
         let (spilled, spilling) = unbounded_channel();
         let spiller = Spiller::start(&spec.options.spill_dir, spec.options.spill_io, move |done| {
@@ -132,9 +132,10 @@ impl<'a> Driver<'a> {
         };
         let (arrivals, arriving) = unbounded_channel();
         let (thread_ends, ending) = unbounded_channel();
-        let start = Instant::now();
-        let start_nanos = now_nanos();
         let (machine, actions) = RunMachine::new(Arc::clone(&workflow), options)?;
+        // Last of what can be refused, so that a refused run has made no directory.
+        let staging = Staging::create(&spec.output, &id.to_string())?;
+        let start_nanos = now_nanos();
         let mut driver = Self {
             spec,
             workflow,
@@ -152,7 +153,6 @@ impl<'a> Driver<'a> {
             outputs: HashMap::new(),
             wanted_parts: HashMap::new(),
             next_process: 1,
-            start,
             start_nanos,
             pending: VecDeque::new(),
             cancelled: false,
@@ -183,7 +183,7 @@ impl<'a> Driver<'a> {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.settle();
         while !self.over {
-            let alarm = self.start + self.wake_at.unwrap_or(Duration::from_secs(3600));
+            let alarm = self.wake_at.map_or(FAR, |at| at.saturating_sub(self.elapsed()));
             tokio::select! {
                 Some(arrival) = self.arriving.recv() => {
                     self.arrived(arrival);
@@ -204,7 +204,7 @@ impl<'a> Driver<'a> {
                     self.note(result);
                 }
                 Some((process, result)) = self.ending.recv() => self.thread_ended(process, result),
-                () = tokio::time::sleep_until(alarm.into()) => {
+                () = tokio::time::sleep(alarm) => {
                     if self.wake_at.take().is_some() {
                         self.pending.push_back(Event::TimerFired);
                     }
@@ -223,9 +223,14 @@ impl<'a> Driver<'a> {
         self.finish()
     }
 
+    /// The time since the run's start.
+    pub(crate) fn elapsed(&self) -> Duration {
+        Duration::from_nanos(now_nanos().saturating_sub(self.start_nanos))
+    }
+
     fn cancel(&mut self, why: &str) {
         self.cancelled = true;
-        self.pending.push_back(Event::Cancel { reason: format!("cancelled: {why}") });
+        self.pending.push_back(Event::Cancel { reason: why.into() });
     }
 
     /// Lets everything that has happened have its consequences, until nothing follows any more.
@@ -235,7 +240,7 @@ impl<'a> Driver<'a> {
                 self.store_event(event);
             }
             if let Some(event) = self.pending.pop_front() {
-                for action in self.machine.handle(self.start.elapsed(), event) {
+                for action in self.machine.handle(self.elapsed(), event) {
                     self.perform(action);
                 }
                 continue;
@@ -500,7 +505,7 @@ impl<'a> Driver<'a> {
             }
         }
         Progress {
-            elapsed_ns: nanos(self.start.elapsed()),
+            elapsed_ns: nanos(self.elapsed()),
             waiting: counts.waiting + counts.preparing + counts.ready + counts.pausing,
             running: counts.running,
             parked: counts.parked,

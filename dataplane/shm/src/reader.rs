@@ -67,6 +67,7 @@ pub struct Reader {
     watch: Watch,
     announced: Option<u64>,
     sleeper: Sleeper,
+    has_first_byte: bool,
 }
 
 impl Reader {
@@ -83,6 +84,7 @@ impl Reader {
             watch: Watch::default(),
             announced: None,
             sleeper: Sleeper::default(),
+            has_first_byte: false,
         }
     }
 
@@ -118,14 +120,21 @@ impl Reader {
             return Seen::NeedPiece;
         }
         let Some(producer) = piece.producer() else {
-            return piece.end.map_or(Seen::NeedPiece, |end| Seen::Bytes(end - self.position));
+            let length = piece.end.map_or(0, |end| end - self.position);
+            self.note_first_byte();
+            return if length == 0 { Seen::NeedPiece } else { Seen::Bytes(length) };
         };
         self.seen = producer.progress.load(Ordering::Acquire);
         let progress = Progress::decode(self.seen);
         let limit = piece.end.map_or(progress.offset, |end| progress.offset.min(end));
         if limit > self.position {
             let first = if piece.ring { self.position } else { piece.base };
-            return if limit - first > piece.size { Seen::Violation } else { Seen::Bytes(limit - self.position) };
+            if limit - first > piece.size {
+                return Seen::Violation;
+            }
+            let length = limit - self.position;
+            self.note_first_byte();
+            return Seen::Bytes(length);
         }
         match progress.state {
             State::Finished => Seen::End,
@@ -161,13 +170,19 @@ impl Reader {
     /// Moves past `length` bytes. The producer may overwrite them, but is told of it only now and then: when an eighth
     /// of the window has been passed, and before this reader waits.
     pub fn consume(&mut self, length: u64) {
-        if self.position == 0 && length > 0 {
-            self.words().first_byte.store(now_nanos(), Ordering::Relaxed);
-        }
         self.position += length;
         let step = self.piece.as_ref().map_or(0, |piece| piece.size / 8);
         if self.position - self.published >= step {
             self.publish();
+        }
+    }
+
+    /// Notes the time, if this is the first byte that the reader sees.
+    #[inline]
+    pub fn note_first_byte(&mut self) {
+        if !self.has_first_byte {
+            self.has_first_byte = true;
+            self.words().first_byte.store(now_nanos(), Ordering::Relaxed);
         }
     }
 

@@ -447,6 +447,9 @@ impl Store {
         stream.producer = None;
         stream.spill = None;
         for subscriber in stream.subscribers.values_mut() {
+            // Whoever reads void bytes is being ended; its words mean nothing any more.
+            subscriber.reader = None;
+            subscriber.registered = false;
             subscriber.position = 0;
             subscriber.asked = None;
         }

@@ -18,8 +18,8 @@ pub(crate) struct Connections {
     pub(crate) arguments: Vec<String>,
     pub(crate) stdin: Stdio,
     pub(crate) stdout: Stdio,
-    /// What its paths lead to; under the same numbers in the program.
-    pub(crate) inherited: Vec<OwnedFd>,
+    /// What its paths lead to.
+    pub(crate) inherited: Vec<Inherited>,
     pub(crate) feeds: Vec<Feed>,
     pub(crate) drains: Vec<Drain>,
 }
@@ -118,7 +118,7 @@ impl Making {
     fn inherit(&mut self, end: OwnedFd) -> Result<String, Error> {
         let end = Inherited::new(end)?;
         let path = end.path();
-        self.connections.inherited.push(end.into_fd());
+        self.connections.inherited.push(end);
         Ok(path)
     }
 }

@@ -52,13 +52,8 @@ pub fn main() -> ExitCode {
     dflow_function::run(|ctx| execute(ctx, program))
 }
 
-/// What the adapter does as a function: [`main`] without the process around it. `program`: where the program is, if that
-/// is not the first argument of the command.
-///
-/// # Errors
-/// If the program cannot be started, ends with another status than 0 or by a signal, or a stream fails; in all of these
-/// cases the program has ended when this returns. If nobody reads its outputs any more ([`Error::is_unread`]).
-pub fn execute(ctx: &mut Context, program: Option<PathBuf>) -> Result<(), Error> {
+/// The work of the function. When it fails, the program has ended.
+fn execute(ctx: &mut Context, program: Option<PathBuf>) -> Result<(), Error> {
     let setup = ctx.setup();
     let Some(command) = setup.command.clone() else {
         return Err(Error::new(format!("'{}' was started as a command, but has no arguments to run", setup.instance)));

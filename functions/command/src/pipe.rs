@@ -1,7 +1,7 @@
 //! Pipes between the adapter and its program.
 
 use dflow_function::Error;
-use rustix::io::Errno;
+use rustix::io::{Errno, FdFlags};
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
@@ -51,13 +51,17 @@ impl Pipe {
 }
 
 /// A descriptor that the program inherits under its present number.
+///
+/// Every process that is started while it exists inherits it: the adapter starts one, and only one. (To keep it from
+/// others, code would have to run between fork and exec, and starting the program would take longer for it.)
 pub(crate) struct Inherited(OwnedFd);
 
 impl Inherited {
-    /// Gives a descriptor its number. It stays closed on exec for every other program.
+    /// Gives a descriptor its number.
     pub(crate) fn new(fd: OwnedFd) -> Result<Self, Error> {
-        // A free number cannot be in use for anything else when the program is started.
-        rustix::io::fcntl_dupfd_cloexec(&fd, FIRST_INHERITED).map(Self).map_err(no_descriptor)
+        let fd = rustix::io::fcntl_dupfd_cloexec(&fd, FIRST_INHERITED).map_err(no_descriptor)?;
+        rustix::io::fcntl_setfd(&fd, FdFlags::empty()).map_err(no_descriptor)?;
+        Ok(Self(fd))
     }
 
     /// The path under which the program opens it.
@@ -65,10 +69,6 @@ impl Inherited {
         static FOLDER: LazyLock<&str> =
             LazyLock::new(|| if Path::new("/dev/fd").exists() { "/dev/fd" } else { "/proc/self/fd" });
         format!("{}/{}", *FOLDER, self.0.as_raw_fd())
-    }
-
-    pub(crate) fn into_fd(self) -> OwnedFd {
-        self.0
     }
 }
 

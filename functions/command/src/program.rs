@@ -2,7 +2,6 @@
 
 use crate::connect::Connections;
 use crate::explain;
-use command_fds::CommandFdExt;
 use dflow_function::Error;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::ffi::OsString;
@@ -48,13 +47,9 @@ impl Program {
         let path = path.unwrap_or_else(|| PathBuf::from(&name));
         let mut command = Command::new(&path);
         command.arg0(name).args(arguments).env_remove(SOCKET_VARIABLE).stdin(stdin).stdout(stdout);
-        if !inherited.is_empty() {
-            // Without this, the program is started without a copy of this process's page tables.
-            command.preserved_fds(inherited);
-        }
         let child = command.spawn().map_err(|error| explain::not_started(&title, &path, &error))?;
         // The program's ends of its pipes: while they are open here, no pipe ends.
-        drop(command);
+        drop((command, inherited));
 
         let (sender, reports) = channel();
         let program = Self { title, child, reports, draining: drains.len() };

@@ -4,6 +4,8 @@ mod common;
 
 use common::{Flow, Ports};
 use dflow_function::{Error, Input, Output};
+use std::collections::BTreeSet;
+use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
 
 const ADAPTER: &str = env!("CARGO_BIN_EXE_command-test-host");
@@ -173,13 +175,15 @@ fn status_and_signal_are_reported() {
     let unknown = flow.command(Ports::none(), &["sh", "-c", "no-such-command-here"]);
     let (ports, output) = Ports::none().stdout(&mut flow);
     let partial = flow.command(ports, &["sh", "-c", "echo some; exit 1"]);
-    flow.sink(output, |input| input.chunk().map(drop));
+    let (ports, complete) = Ports::none().stdout(&mut flow);
+    flow.command(ports, &["echo", "all"]);
     let outcomes = flow.run();
     assert_eq!(outcomes.reason(status), "`sh -c 'echo oops >&2; exit 3'` ended with exit status 3");
     assert!(outcomes.stderr(status).starts_with("oops\n"), "{}", outcomes.stderr(status));
     assert_eq!(outcomes.reason(signal), "`sh -c 'kill -SEGV $$'` was killed by SIGSEGV");
     assert!(outcomes.reason(unknown).contains("status 127: a shell says"), "{}", outcomes.reason(unknown));
     assert_eq!(outcomes.reason(partial), "`sh -c 'echo some; exit 1'` ended with exit status 1");
+    assert!(outcomes.is_finished(complete) && !outcomes.is_finished(output));
 }
 
 #[test]
@@ -352,8 +356,9 @@ fn an_output_ends_with_its_last_writer() {
 /// Neither the adapter's descriptors, nor its socket, nor what it does about SIGPIPE.
 #[test]
 fn a_program_inherits_nothing_but_its_ports() {
-    const LOOK: &str =
-        "ls -1 /proc/self/fd | tr '\\n' ' '; grep SigIgn /proc/self/status; env | grep -c DFLOW_ || true";
+    const LOOK: &str = "ls /proc/self/fd | sort -n; echo; grep SigIgn /proc/self/status; env | grep -c DFLOW_ || true";
+    let by_itself = Command::new("sh").args(["-c", LOOK]).stdin(Stdio::null()).output().unwrap().stdout;
+    let by_itself = String::from_utf8(by_itself).unwrap();
     let mut flow = flow();
     let (ports, output) = Ports::none().stdout(&mut flow);
     let plain = flow.command(ports, &["sh", "-c", LOOK]);
@@ -361,12 +366,23 @@ fn a_program_inherits_nothing_but_its_ports() {
     let text = flow.text("");
     let (ports, output) = Ports::none().input("a", &[text]).stdout(&mut flow);
     let (ports, _) = ports.output("b", &mut flow);
-    let paths = flow.command(ports, &["sh", "-c", LOOK, "sh", "{in.a}", "{out.b}"]);
+    let paths = flow.command(ports, &["sh", "-c", &format!("ls -L \"$@\" >&2; {LOOK}"), "sh", "{in.a}", "{out.b}"]);
     let from_paths = flow.collect(output);
     let outcomes = flow.run();
-    for function in [plain, paths] {
-        outcomes.well(function);
-    }
-    assert_eq!(from_plain.recv().unwrap(), "0 1 2 3 SigIgn:\t0000000000000000\n0\n");
-    assert_eq!(from_paths.recv().unwrap(), "0 1 2 3 64 65 SigIgn:\t0000000000000000\n0\n");
+    outcomes.well(plain);
+    outcomes.well(paths);
+    assert_eq!(from_plain.recv().unwrap(), by_itself);
+    let (_, ignored) = by_itself.split_once("SigIgn:\t").unwrap();
+    let ignored = u64::from_str_radix(ignored.lines().next().unwrap(), 16).unwrap();
+    assert_eq!(ignored & (1 << (13 - 1)), 0, "SIGPIPE is ignored");
+    assert!(by_itself.ends_with("\n0\n"), "{by_itself}");
+    // Two descriptors more, and those are the ports.
+    let (own, with_paths) = (lines(&by_itself), lines(&from_paths.recv().unwrap()));
+    let ports: BTreeSet<String> = with_paths.difference(&own).map(|number| format!("/dev/fd/{number}")).collect();
+    assert_eq!(ports, lines(outcomes.stderr(paths)));
+    assert_eq!(ports.len(), 2);
+}
+
+fn lines(text: &str) -> BTreeSet<String> {
+    text.lines().map(str::to_owned).collect()
 }

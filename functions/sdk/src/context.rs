@@ -72,7 +72,8 @@ fn inherited_socket() -> Result<OwnedFd, String> {
 /// What a function has: its parameters, its inputs and its outputs, under the names of the workflow file.
 pub struct Context {
     session: Arc<Session>,
-    taken: HashSet<String>,
+    /// Ports that have been handed out: whether it is an input, and its name.
+    taken: HashSet<(bool, String)>,
     parts: Arc<Mutex<Vec<PortId>>>,
 }
 
@@ -153,7 +154,9 @@ impl Context {
     /// If there is no such output, it has been taken already, or it is partitioned.
     pub fn output(&mut self, name: &str) -> Result<Output, Error> {
         match self.find_output(name)? {
-            (_, OutputStreams::Single(port)) => Ok(Output::new(Arc::clone(&self.session), self.take(name)?, port)),
+            (_, OutputStreams::Single(port)) => {
+                Ok(Output::new(Arc::clone(&self.session), self.take(false, name)?, port))
+            }
             _ => Err(Error::new(format!("the output '{name}' is partitioned: take it with outputs or partition"))),
         }
     }
@@ -170,7 +173,7 @@ impl Context {
                 return Err(Error::new(format!("the parts of '{name}' are discovered: take it with partition")));
             }
         };
-        let name = self.take(name)?;
+        let name = self.take(false, name)?;
         Ok((0..count)
             .map(|part| Output::new(Arc::clone(&self.session), Arc::clone(&name), PortId(first.0 + part)))
             .collect())
@@ -184,7 +187,7 @@ impl Context {
         match self.find_output(name)? {
             (index, OutputStreams::Discovered) => Ok(Partition {
                 session: Arc::clone(&self.session),
-                name: self.take(name)?,
+                name: self.take(false, name)?,
                 index,
                 seen: 0,
                 parts: Arc::clone(&self.parts),
@@ -224,7 +227,7 @@ impl Context {
             return Err(Error::new(format!("'{}' has no input '{name}'", self.instance())));
         };
         let (index, many, keep) = (u32::try_from(index)?, spec.many, spec.keep);
-        let name = self.take(name)?;
+        let name = self.take(true, name)?;
         Ok((Inputs::new(Arc::clone(&self.session), name, index, keep), many))
     }
 
@@ -236,8 +239,8 @@ impl Context {
         }
     }
 
-    fn take(&mut self, name: &str) -> Result<Arc<str>, Error> {
-        if self.taken.insert(name.to_owned()) {
+    fn take(&mut self, is_input: bool, name: &str) -> Result<Arc<str>, Error> {
+        if self.taken.insert((is_input, name.to_owned())) {
             Ok(name.into())
         } else {
             Err(Error::new(format!("the port '{name}' of '{}' has been taken already", self.instance())))

@@ -234,6 +234,7 @@ impl Input {
             return if position < file.end {
                 let fresh = !file.holds(position);
                 let length = file.fill(position, &self.name)?;
+                self.reader.note_first_byte();
                 if let (true, Some(span)) = (fresh && file.copied, &mut self.span) {
                     span.copy(position, file.bytes(position, length))?;
                 }

@@ -20,6 +20,9 @@ const MIN_BAR: usize = 10;
 /// The space between two columns.
 const GAP: &str = "  ";
 
+/// The space between two entries of the legend.
+const LEGEND_GAP: &str = "   ";
+
 /// The timeline, each line with its line feed; empty if nothing was ever started.
 pub fn render(report: &RunReport, look: &Look) -> String {
     let table = rows::rows(&report.instances, look.more());
@@ -60,18 +63,32 @@ pub fn render(report: &RunReport, look: &Look) -> String {
         let note = format!("{more} {} more instances; --format json and --trace have them all", table.hidden);
         text.push_str(&(look.paint(Style::Dim, &note) + "\n"));
     }
-    text.push_str(&(look.paint(Style::Dim, &legend(glyphs)) + "\n"));
+    for line in legend(glyphs, look.width) {
+        text.push_str(&(look.paint(Style::Dim, &line) + "\n"));
+    }
     text
 }
 
-fn legend(glyphs: &Glyphs) -> String {
+/// What the characters mean, in as many lines as it takes.
+fn legend(glyphs: &Glyphs, width: usize) -> Vec<String> {
     let phases = [
-        (Phase::Waiting, "ready, waits for its gate or a slot"),
+        (Phase::Waiting, "ready, waits for its gate or slot"),
         (Phase::Started, "runs, no byte yet"),
         (Phase::Reading, "reads"),
-        (Phase::Writing, "from its first output byte on"),
+        (Phase::Writing, "since its first output byte"),
     ];
-    phases.map(|(phase, meaning)| format!("{} {meaning}", glyphs.of_phase(phase))).join("   ")
+    let mut lines: Vec<String> = Vec::new();
+    for (phase, meaning) in phases {
+        let text = format!("{} {meaning}", glyphs.of_phase(phase));
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + LEGEND_GAP.len() + text.chars().count() <= width => {
+                line.push_str(LEGEND_GAP);
+                line.push_str(&text);
+            }
+            _ => lines.push(text),
+        }
+    }
+    lines
 }
 
 /// The texts of a row.

@@ -55,11 +55,7 @@ impl Script {
         self
     }
 
-    /// Something was wanted since the last event.
-    pub fn did(&self, action: &str) -> bool {
-        self.last.iter().any(|other| other == action)
-    }
-
+    /// These were wanted since the last event, in this order among others.
     #[track_caller]
     pub fn expect(&self, actions: &[&str]) -> &Self {
         let mut from = 0;
@@ -72,6 +68,7 @@ impl Script {
         self
     }
 
+    /// Nothing that starts like this was wanted since the last event.
     #[track_caller]
     pub fn expect_none(&self, prefix: &str) -> &Self {
         if let Some(found) = self.last.iter().find(|action| action.starts_with(prefix)) {

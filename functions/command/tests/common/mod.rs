@@ -8,7 +8,7 @@ use dflow_protocol::message::ToDaemon;
 use dflow_protocol::{InstanceId, PortId, SegmentId, StreamId};
 use dflow_shm::channel;
 use dflow_store::{Config, ProcessId, SpillDone, Spiller, Store, StoreEvent, Subscriber};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -130,6 +130,7 @@ fn single(name: &str, stdout: bool) -> OutputSpec {
 pub struct Outcomes {
     results: Vec<Result<(), (String, bool)>>,
     stderr: Vec<String>,
+    finished: BTreeSet<StreamId>,
 }
 
 impl Outcomes {
@@ -150,6 +151,11 @@ impl Outcomes {
     pub fn unread(&self, function: Function) {
         let result = &self.results[function.0];
         assert!(matches!(result, Err((_, true))), "{result:?}, stderr: {}", self.stderr[function.0]);
+    }
+
+    /// Whether a stream is complete.
+    pub fn is_finished(&self, stream: Stream) -> bool {
+        self.finished.contains(&StreamId(stream.0))
     }
 
     /// What a command has written to its standard error.
@@ -250,7 +256,7 @@ impl Flow {
             .collect();
         node.run();
         let stderr = captured.into_iter().map(|thread| thread.map_or(String::new(), |it| it.join().unwrap()));
-        Outcomes { stderr: stderr.collect(), results: node.outcomes.into_values().collect() }
+        Outcomes { stderr: stderr.collect(), results: node.outcomes.into_values().collect(), finished: node.finished }
     }
 }
 
@@ -298,6 +304,7 @@ struct Node {
     sockets: BTreeMap<ProcessId, Arc<OwnedFd>>,
     counts: BTreeMap<ProcessId, u64>,
     outcomes: BTreeMap<ProcessId, Result<(), (String, bool)>>,
+    finished: BTreeSet<StreamId>,
     live: usize,
     _dir: tempfile::TempDir,
 }
@@ -311,8 +318,8 @@ impl Node {
             let _ = done.send(Arrival::Spilled(spilled));
         });
         let store = Store::new(Config { memory: MEMORY, window: Config::WINDOW }, spiller.unwrap()).unwrap();
-        let (sockets, counts, outcomes) = Default::default();
-        Self { store, arrivals, sender, sockets, counts, outcomes, live: 0, _dir: dir }
+        let (sockets, counts, outcomes, finished) = Default::default();
+        Self { store, arrivals, sender, sockets, counts, outcomes, finished, live: 0, _dir: dir }
     }
 
     /// Begins an attempt with an open gate; the function's end of its channel.
@@ -393,6 +400,9 @@ impl Node {
             match event {
                 StoreEvent::Ended(process, outcome) => {
                     self.outcomes.insert(process, outcome);
+                }
+                StoreEvent::Finished(stream, _) => {
+                    self.finished.insert(stream);
                 }
                 StoreEvent::Misbehaved(process, what) => panic!("{process:?}: {what}"),
                 StoreEvent::Failed(what) => panic!("{what}"),

@@ -369,18 +369,17 @@ impl<'a> Node<'a> {
         !open.is_empty()
             && open.iter().all(|stream| {
                 let stream = &self.streams[stream];
-                let gone = |(reader, _): &(InstanceId, u32)| {
-                    !self.processes.contains_key(reader)
-                        && self
-                            .machine
-                            .view(*reader)
-                            .is_some_and(|view| view.attempts.iter().any(|a| a.ended.is_some()))
-                };
+                let gone = |(reader, _): &(InstanceId, u32)| self.has_ended(*reader);
                 !stream.held
                     && stream.read
                     && stream.readers.iter().all(|(reader, restartable)| !restartable && gone(reader))
             })
             && self.processes[&id].parts.values().all(Option::is_none)
+    }
+
+    fn has_ended(&self, id: InstanceId) -> bool {
+        let state = self.machine.view(id).map(|view| view.state);
+        matches!(state, Some(InstanceState::Ended | InstanceState::Unread))
     }
 
     /// An event that comes too late, or makes no sense.
@@ -508,8 +507,7 @@ impl<'a> Node<'a> {
                     matches!(process.state, State::Running { .. })
                         && list.is_some_and(|list| list.iter().any(|(stream, _)| stream == id))
                 };
-                let ended = !self.processes.contains_key(reader)
-                    && self.machine.view(*reader).is_some_and(|view| view.attempts.iter().any(|a| a.ended.is_some()));
+                let ended = self.has_ended(*reader);
                 !restartable && (ended || self.processes.get(reader).is_some_and(has_it))
             });
             if stream.bytes && !stream.held && read && stream.state != StreamState::Aborted {

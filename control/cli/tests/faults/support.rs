@@ -1,0 +1,216 @@
+//! Runs the real `dflow` on workflows of the probe, and looks for what it leaves behind.
+
+use serde_json::Value;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// A folder with a workflow file, and a mark that all processes of its runs carry.
+pub struct Case {
+    pub dir: tempfile::TempDir,
+    mark: String,
+}
+
+/// How a run went.
+pub struct Ran {
+    pub code: Option<i32>,
+    pub report: Value,
+    pub stderr: String,
+}
+
+impl Case {
+    /// A case with this workflow; `functions` is the body of `functions:`, one line each.
+    pub fn new(functions: &str, outputs: &str) -> Self {
+        Self::with_header("", functions, outputs)
+    }
+
+    pub fn with_header(header: &str, functions: &str, outputs: &str) -> Self {
+        static CASES: AtomicU32 = AtomicU32::new(0);
+        let dir = tempfile::tempdir().unwrap();
+        let mark = format!("{}-{}", std::process::id(), CASES.fetch_add(1, Ordering::Relaxed));
+        let mut text = format!("workflow: case\n{header}\nfunctions:\n");
+        for line in functions.lines().filter(|line| !line.trim().is_empty()) {
+            text.push_str(&format!("  {}\n", line.trim()));
+        }
+        text.push_str(&format!("outputs: {outputs}\n"));
+        std::fs::write(dir.path().join("case.yaml"), text).unwrap();
+        Self { dir, mark }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn output(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.path("out").join(name)).unwrap()
+    }
+
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dflow"));
+        self.prepare(&mut command, args);
+        command
+    }
+
+    /// `dflow` started by a shell that first does something to its own limits.
+    pub fn limited(&self, limits: &str, args: &[&str]) -> Command {
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(format!("{limits}; exec \"$@\"")).arg("sh").arg(env!("CARGO_BIN_EXE_dflow"));
+        self.prepare(&mut command, args);
+        command
+    }
+
+    fn prepare(&self, command: &mut Command, args: &[&str]) {
+        command
+            .arg("run")
+            .arg(self.path("case.yaml"))
+            .args(["--format", "json"])
+            .args(if args.contains(&"--output") { vec![] } else { vec!["--output".into(), self.path("out")] })
+            .args(args)
+            .env("TEST_MARK", &self.mark)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+    }
+
+    pub fn run(&self, args: &[&str]) -> Ran {
+        self.finish(self.command(args).output().unwrap())
+    }
+
+    /// Reads what came of it, after checking that nothing is left behind.
+    pub fn finish(&self, output: Output) -> Ran {
+        self.assert_nothing_left();
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        let report = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
+        Ran { code: output.status.code(), report, stderr }
+    }
+
+    /// Processes that carry the mark of this case.
+    pub fn processes(&self) -> Vec<(i32, String)> {
+        let needle = format!("TEST_MARK={}\0", self.mark).into_bytes();
+        let pids =
+            std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        pids.filter_map(|pid: i32| {
+            let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+            let carries = environment.windows(needle.len()).any(|window| window == needle);
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            carries.then(|| (pid, name.trim().to_owned()))
+        })
+        .collect()
+    }
+
+    /// When a run is over nothing of it runs. A process that is being torn down may still be listed for a moment.
+    pub fn assert_nothing_left(&self) {
+        eventually("processes are left", || self.processes().is_empty());
+        let hidden =
+            std::fs::read_dir(self.dir.path()).unwrap().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let hidden: Vec<String> = hidden.filter(|name| name.starts_with('.')).collect();
+        assert!(hidden.is_empty(), "half-made outputs are left: {hidden:?}");
+    }
+
+    /// Starts `dflow` in a process group of its own, as a shell would.
+    pub fn spawn(&self, args: &[&str]) -> Running {
+        Running(Some(self.command(args).process_group(0).spawn().unwrap()))
+    }
+}
+
+/// A `dflow` that is killed if the test fails.
+pub struct Running(Option<Child>);
+
+impl Running {
+    pub fn id(&self) -> u32 {
+        self.0.as_ref().map_or(0, Child::id)
+    }
+
+    pub fn kill(&mut self) {
+        let child = self.0.as_mut().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    pub fn wait(mut self) -> Output {
+        self.0.take().unwrap().wait_with_output().unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Ran {
+    #[track_caller]
+    pub fn succeeded(&self) -> &Self {
+        assert_eq!(self.code, Some(0), "{}\n{}", self.stderr, self.report);
+        assert_eq!(self.report["state"], "succeeded");
+        self
+    }
+
+    /// The run has failed, in this instance, for a reason that contains these words.
+    #[track_caller]
+    pub fn failed(&self, instance: &str, words: &[&str]) -> &Self {
+        assert_eq!(self.code, Some(1), "{}\n{}", self.stderr, self.report);
+        assert_eq!(self.report["state"], "failed");
+        assert_eq!(self.report["error"]["instance"], instance, "{}", self.report["error"]);
+        let reason = self.report["error"]["reason"].as_str().unwrap();
+        for word in words {
+            assert!(reason.contains(word), "'{word}' is not in: {reason}");
+        }
+        assert_eq!(self.report["outputs"], Value::Array(Vec::new()), "outputs are visible");
+        self
+    }
+
+    /// The call was wrong, for a reason that contains these words.
+    #[track_caller]
+    pub fn refused(&self, words: &[&str]) -> &Self {
+        assert_eq!(self.code, Some(2), "{}\n{}", self.stderr, self.report);
+        let text = format!("{}{}", self.stderr, self.report);
+        for word in words {
+            assert!(text.contains(word), "'{word}' is not in: {text}");
+        }
+        self
+    }
+
+    pub fn attempts(&self, name: &str) -> Vec<&Value> {
+        self.report["instances"].as_array().unwrap().iter().filter(|attempt| attempt["name"] == name).collect()
+    }
+}
+
+/// Waits until something holds; fails after ten seconds.
+#[track_caller]
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(10), "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A small filesystem of its own, which only root can have.
+pub struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    pub fn mount(at: &Path, size: &str) -> Self {
+        std::fs::create_dir_all(at).unwrap();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o"]).arg(format!("size={size}")).arg("tmpfs").arg(at).status();
+        assert!(mounted.is_ok_and(|status| status.success()), "this test mounts a small tmpfs and so needs root");
+        Self(at.to_owned())
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// What the probe writes.
+pub fn test_bytes(length: u64) -> Vec<u8> {
+    (0..length).map(|offset| (offset ^ (offset >> 8) ^ (offset >> 17)) as u8).collect()
+}

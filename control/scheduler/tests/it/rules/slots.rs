@@ -1,0 +1,127 @@
+//! Who starts, and what is made ready.
+
+use crate::build::{Flow, flow, fun, out};
+use crate::script::{Script, options};
+use dflow_scheduler::{InstanceState, RunOptions};
+use dflow_workflow::{Partition, Source, SwitchOn};
+use std::time::Duration;
+
+fn run(flow: Flow, slots: u32, prepare_ahead: u32, max_started: u32) -> Script {
+    let options = RunOptions { slots, prepare_ahead, max_started, ..options(&flow.0) };
+    Script::with(flow, options)
+}
+
+fn three() -> Flow {
+    flow().add(fun("a").slots(2)).add(fun("b").slots(1)).add(fun("c").slots(9))
+}
+
+#[test]
+fn running_instances_hold_slots_and_parked_ones_do_not() {
+    let mut run = run(three(), 2, 3, 9);
+    run.ready("a").expect(&["start a#1"]);
+    run.ready("b").ready("c").expect_none("start");
+    run.park("a").expect(&["start b#1"]);
+    assert_eq!(run.machine.slots_used(), 1);
+    run.resume("a").expect_none("start");
+    assert_eq!(run.machine.slots_used(), 3, "waking may exceed the slots");
+    run.end("b").expect_none("start");
+    // `c` wants more slots than there are; it gets all of them.
+    run.end("a").expect(&["start c#1"]);
+    run.end("c").expect(&["committed"]);
+}
+
+#[test]
+fn a_dying_instance_holds_its_slots() {
+    let flow = flow().add(fun("a").timeout(Duration::from_secs(5)).retries(1)).add(fun("b"));
+    let mut run = run(flow, 1, 2, 9);
+    run.ready("a").expect(&["start a#1"]);
+    run.ready("b").tick(5).expect(&["kill a#1"]).expect_none("start");
+    run.fail("a").expect(&["start b#1"]);
+}
+
+#[test]
+fn the_furthest_downstream_starts_first() {
+    let flow = flow()
+        .add(fun("a").writes())
+        .add(fun("other"))
+        .add(fun("b").reads(out(0)).writes())
+        .add(fun("c").reads(out(2)));
+    let mut run = run(flow, 1, 9, 9);
+    for name in ["a", "other", "b", "c"] {
+        run.ready(name);
+    }
+    run.bytes("a:0.0").expect_none("start");
+    run.park("a").expect(&["start b#1"]);
+    run.bytes("b:0.0").park("b").expect(&["start c#1"]);
+    run.end("c").expect(&["start other#1"]);
+}
+
+#[test]
+fn programs_are_made_ready_ahead_up_to_the_limit() {
+    let flow = flow()
+        .add(fun("a").writes())
+        .add(fun("b").reads(out(0)).writes())
+        .add(fun("c").reads(out(1)).writes())
+        .add(fun("d").reads(out(2)));
+    let mut run = run(flow, 9, 2, 9);
+    run.expect(&["prepare a#1", "prepare b#1"]).expect_none("prepare c");
+    run.ready("a").expect(&["start a#1", "prepare c#1"]);
+    run.bytes("a:0.0");
+    // `b` is not ready yet, so it still counts; `d` waits.
+    run.expect_none("prepare");
+    run.ready("b").expect(&["start b#1", "prepare d#1"]);
+}
+
+#[test]
+fn an_open_gate_makes_ready_beyond_the_limit_if_there_are_slots() {
+    let flow = flow().input("files", true).add(fun("a").foreach(Source::WorkflowInput(0)));
+    let options = RunOptions { slots: 3, prepare_ahead: 0, input_parts: vec![9], ..options(&flow.0) };
+    let mut run = Script::with(flow, options);
+    assert_eq!(run.last.iter().filter(|action| action.starts_with("prepare")).count(), 3);
+    run.ready("a[0]").expect_none("prepare");
+    run.end("a[0]").expect(&["prepare a[3]#1"]);
+}
+
+#[test]
+fn started_instances_are_limited_unless_all_are_parked() {
+    let flow = flow().add(fun("a")).add(fun("b")).add(fun("c"));
+    let mut run = run(flow, 9, 9, 2);
+    run.ready("a").ready("b").ready("c").expect_none("start");
+    run.park("a").expect_none("start");
+    run.park("b").expect(&["start c#1"]);
+    assert_eq!(run.state("a"), InstanceState::Parked);
+    run.end("c").end("a").end("b").expect(&["committed"]);
+}
+
+#[test]
+fn one_slot_is_enough_for_a_chain_that_waits() {
+    let flow = flow().add(fun("a").writes()).add(fun("b").reads(out(0)).writes()).output("total", &[out(1)], false);
+    let mut run = run(flow, 1, 0, 1);
+    run.ready("a").bytes("a:0.0").park("a").ready("b").expect(&["start b#1"]);
+    run.park("b").resume("a").end("a").resume("b").end("b").expect(&["start output:total#1"]);
+    run.end("output:total").expect(&["committed"]);
+}
+
+#[test]
+fn what_a_switch_may_skip_is_not_made_ready() {
+    let flow = flow().add(fun("probe").writes()).add(fun("b")).add(fun("after")).switch(
+        SwitchOn::Value(out(0)),
+        &[("x", &[1])],
+        Some(&[]),
+    );
+    let mut run = run(flow, 9, 9, 9);
+    run.expect(&["prepare probe#1", "prepare after#1"]).expect_none("prepare b");
+    run.ready("probe").finish("probe:0.0").expect(&["read probe:0.0@1"]);
+    run.value("probe:0.0", "x").expect(&["prepare b#1"]);
+}
+
+#[test]
+fn counts_add_up() {
+    let flow = flow().add(fun("a").writes_parts(Partition::Fixed(3))).add(fun("b").foreach(out(0)));
+    let mut run = run(flow, 9, 2, 9);
+    run.ready("a");
+    let counts = run.machine.counts();
+    assert_eq!((counts.running, counts.preparing, counts.waiting), (1, 2, 1));
+    run.park("a");
+    assert_eq!(run.machine.counts().parked, 1);
+}
