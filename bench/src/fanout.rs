@@ -4,6 +4,7 @@ mod bare;
 #[cfg(feature = "peers")]
 mod iceoryx;
 pub mod many;
+mod ours;
 mod unix_socket;
 
 use std::time::SystemTime;
@@ -65,6 +66,7 @@ pub trait Fanout: Subject {
 fn subjects() -> Vec<&'static dyn Fanout> {
     vec![
         &bare::Bare,
+        &ours::Ours,
         #[cfg(feature = "peers")]
         &iceoryx::Iceoryx,
         &unix_socket::UnixSocket,

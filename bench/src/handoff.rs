@@ -6,6 +6,7 @@
 mod bare;
 #[cfg(feature = "peers")]
 mod iceoryx;
+mod ours;
 mod redis;
 mod unix_socket;
 
@@ -50,6 +51,8 @@ fn subjects() -> Vec<&'static dyn Handoff> {
     vec![
         &bare::ATOMIC,
         &bare::FUTEX,
+        &ours::SPINNING,
+        &ours::SLEEPING,
         #[cfg(feature = "peers")]
         &iceoryx::SPINNING,
         #[cfg(feature = "peers")]

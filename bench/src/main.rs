@@ -15,6 +15,7 @@ mod handoff;
 mod invoke;
 mod latency;
 mod memory;
+mod ours;
 mod payload;
 mod peers;
 mod process;

@@ -6,6 +6,7 @@
 mod bare;
 #[cfg(feature = "peers")]
 mod iceoryx;
+mod ours;
 mod unix_socket;
 
 use serde::{Deserialize, Serialize};
@@ -82,6 +83,8 @@ fn subjects() -> Vec<&'static dyn Stream> {
     vec![
         &bare::ONE_CORE,
         &bare::RING,
+        &ours::SPINNING,
+        &ours::SLEEPING,
         #[cfg(feature = "peers")]
         &iceoryx::Iceoryx,
         &unix_socket::UnixSocket,

@@ -1,5 +1,7 @@
 //! iceoryx2 as several topics use it: a service of words in publish-subscribe, and a service of events.
 
+use std::time::Duration;
+
 use iceoryx2::port::listener::Listener;
 use iceoryx2::port::notifier::Notifier;
 use iceoryx2::port::publisher::Publisher;
@@ -9,6 +11,13 @@ use iceoryx2::prelude::*;
 use crate::failure::{Failure, Trying};
 use crate::payload::{Seen, WORD, fill};
 use crate::subject::{Place, Waiting};
+
+/// How long a receiver waits for an event before it looks by itself.
+///
+/// `blocking_wait` of iceoryx2 0.10 can sleep for ever: when a listener, emptying its buffer, swallows the datagram of a
+/// notifier that has not yet marked the listener as notified, the mark comes after the listener has gone to sleep, and all
+/// later notifiers take it for awake.
+const WAIT: Duration = Duration::from_millis(10);
 
 /// How a service is made.
 #[derive(Clone, Copy)]
@@ -125,7 +134,7 @@ impl Receiver {
                 return Ok(Seen::reading(sample.payload()));
             }
             if let Some(listener) = &self.listener {
-                listener.blocking_wait(|_| {}).trying("wait for an event of iceoryx2")?;
+                listener.timed_wait(|_| {}, WAIT).trying("wait for an event of iceoryx2")?;
             }
         }
     }

@@ -35,9 +35,10 @@ pub enum Action {
         consumer: InstanceId,
         /// Index of the consumer's input.
         input: u32,
-        /// The consumer may be started again and then reads from offset 0 again: nothing of the stream may be
-        /// released, and its producer may not be told that nobody reads, before [`Action::Unsubscribe`], even if the
-        /// reader has closed it. Otherwise the reader's position and its own closing are what counts.
+        /// The consumer may be started again while the stream's epoch goes on, and then reads from offset 0 again:
+        /// nothing of the epoch may be released, and its producer may not be told that nobody reads, before
+        /// [`Action::Unsubscribe`], even if the reader has closed it. Otherwise the reader's position and its own
+        /// closing are what counts, for as long as the epoch lasts; it reads the next epoch from offset 0 again.
         restartable: bool,
     },
     /// This reader will never read this stream again.

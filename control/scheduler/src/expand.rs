@@ -28,12 +28,18 @@ impl RunMachine {
         if self.excess.is_some() {
             return;
         }
-        for (node, spec) in plan.nodes.iter().enumerate() {
+        for node in 0..plan.nodes.len() {
             self.extend_lists(node);
-            if matches!(spec.kind, NodeKind::Input(_)) {
-                let instance = self.nodes[node].instances[0];
-                self.give_input(instance);
-            }
+        }
+        // Whose readers are all known need not be held first.
+        self.refresh_statuses();
+        while let Some(node) = self.todo.nodes.pop_first() {
+            self.settle_node(node);
+        }
+        let given = |node: &NodeId| matches!(plan.nodes[*node].kind, NodeKind::Input(_));
+        for node in (0..plan.nodes.len()).filter(given) {
+            let instance = self.nodes[node].instances[0];
+            self.give_input(instance);
         }
         for instance in self.instance_ids() {
             self.mark_dirty(instance);

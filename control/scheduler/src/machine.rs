@@ -98,7 +98,7 @@ impl RunMachine {
             excess: None,
             timers: BTreeSet::new(),
             announced_timer: None,
-            todo: Todo { statuses: true, ..Todo::default() },
+            todo: Todo::default(),
             actions: Vec::new(),
             plan,
         };

@@ -1,6 +1,6 @@
 //! Words for what went wrong with the program.
 
-use dflow_function::{ArgPiece, Error, Setup};
+use dflow_function::{ArgPiece, Error, InputSpec, OutputSpec};
 use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -15,7 +15,7 @@ use std::process::ExitStatus;
 const MAX_TITLE: usize = 200;
 
 /// The command as a person would type it, without the folder of the program.
-pub(crate) fn title(command: &[Vec<ArgPiece>], setup: &Setup) -> String {
+pub(crate) fn title(command: &[Vec<ArgPiece>], inputs: &[InputSpec], outputs: &[OutputSpec]) -> String {
     let mut title = String::new();
     for (number, pieces) in command.iter().enumerate() {
         let word: String = pieces
@@ -23,10 +23,10 @@ pub(crate) fn title(command: &[Vec<ArgPiece>], setup: &Setup) -> String {
             .map(|piece| match piece {
                 ArgPiece::Text(text) => text.clone(),
                 ArgPiece::Input(index) => {
-                    format!("{{in.{}}}", setup.inputs.get(*index as usize).map_or("?", |spec| &spec.name))
+                    format!("{{in.{}}}", inputs.get(*index as usize).map_or("?", |spec| &spec.name))
                 }
                 ArgPiece::Output(index) => {
-                    format!("{{out.{}}}", setup.outputs.get(*index as usize).map_or("?", |spec| &spec.name))
+                    format!("{{out.{}}}", outputs.get(*index as usize).map_or("?", |spec| &spec.name))
                 }
             })
             .collect();
@@ -145,4 +145,46 @@ fn interpreter(path: &Path) -> Option<PathBuf> {
     let line = start[..length].strip_prefix(b"#!")?;
     let word = line.split(|byte| byte.is_ascii_whitespace()).find(|word| !word.is_empty())?;
     Some(OsStr::from_bytes(word).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dflow_function::OutputStreams;
+
+    fn titled(command: &[&[ArgPiece]]) -> String {
+        let input = InputSpec { name: "text".into(), many: false, keep: false, stdin: false };
+        let streams = OutputStreams::Discovered;
+        let output = OutputSpec { name: "copy".into(), streams, stdout: false };
+        title(&command.iter().map(|pieces| pieces.to_vec()).collect::<Vec<_>>(), &[input], &[output])
+    }
+
+    fn text(text: &str) -> ArgPiece {
+        ArgPiece::Text(text.into())
+    }
+
+    #[test]
+    fn a_title_is_what_a_person_would_type() {
+        let arguments: [&[ArgPiece]; 6] = [
+            &[text("/usr/bin/sort")],
+            &[text("-k1,1")],
+            &[text("")],
+            &[text("it's $1")],
+            &[text("--output="), ArgPiece::Output(0)],
+            &[ArgPiece::Input(0)],
+        ];
+        assert_eq!(titled(&arguments), r"sort -k1,1 '' 'it'\''s $1' --output={out.copy} {in.text}");
+        assert_eq!(titled(&[&[ArgPiece::Input(7)]]), "'{in.?}'");
+        let long = titled(&[&[text("sh")], &[text("-c")], &[text(&"é".repeat(1000))]]);
+        assert!(long.ends_with('…') && long.len() <= MAX_TITLE + '…'.len_utf8(), "{long}");
+    }
+
+    #[test]
+    fn signals_have_names() {
+        for (signal, name) in [(1, "SIGHUP"), (9, "SIGKILL"), (11, "SIGSEGV"), (13, "SIGPIPE"), (31, "SIGSYS")] {
+            assert_eq!(signal_name(signal), name);
+        }
+        assert_eq!(signal_name(34), "signal 34");
+        assert_eq!(signal_name(0), "signal 0");
+    }
 }

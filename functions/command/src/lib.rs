@@ -58,7 +58,7 @@ fn execute(ctx: &mut Context, program: Option<PathBuf>) -> Result<(), Error> {
     let Some(command) = setup.command.clone() else {
         return Err(Error::new(format!("'{}' was started as a command, but has no arguments to run", setup.instance)));
     };
-    let title = explain::title(&command, setup);
+    let title = explain::title(&command, &setup.inputs, &setup.outputs);
     let connections = Connections::make(ctx, &command)?;
     Program::start(program, title, connections)?.finish()
 }

@@ -40,20 +40,11 @@ enum Report {
 
 impl Program {
     /// Starts it, and a thread for each of its pipes. `path`: where it is, if its first argument does not say so.
-    pub(crate) fn start(path: Option<PathBuf>, title: String, connections: Connections) -> Result<Self, Error> {
-        let Connections { arguments, stdin, stdout, inherited, feeds, drains } = connections;
-        let mut arguments = arguments.into_iter().map(OsString::from);
-        let name = arguments.next().unwrap_or_default();
-        let path = path.unwrap_or_else(|| PathBuf::from(&name));
-        let mut command = Command::new(&path);
-        command.arg0(name).args(arguments).env_remove(SOCKET_VARIABLE).stdin(stdin).stdout(stdout);
-        let child = command.spawn().map_err(|error| explain::not_started(&title, &path, &error))?;
-        // The program's ends of its pipes: while they are open here, no pipe ends.
-        drop((command, inherited));
-
-        let (sender, reports) = channel();
-        let program = Self { title, child, reports, draining: drains.len() };
-        let killer = Killer { process: Arc::new(program.descriptor()?), reports: sender };
+    pub(crate) fn start(path: Option<PathBuf>, title: String, mut connections: Connections) -> Result<Self, Error> {
+        let feeds = std::mem::take(&mut connections.feeds);
+        let drains = std::mem::take(&mut connections.drains);
+        let (mut program, killer) = Self::spawn(path, title, connections)?;
+        program.draining = drains.len();
         for feed in feeds {
             killer.watch("in", move |_| feed.run())?;
         }
@@ -66,6 +57,22 @@ impl Program {
             })?;
         }
         Ok(program)
+    }
+
+    /// Starts the process alone. The program's ends of its pipes are closed here: while one is open, no pipe ends.
+    fn spawn(path: Option<PathBuf>, title: String, connections: Connections) -> Result<(Self, Killer), Error> {
+        let Connections { arguments, stdin, stdout, inherited, .. } = connections;
+        let mut arguments = arguments.into_iter().map(OsString::from);
+        let name = arguments.next().unwrap_or_default();
+        let path = path.unwrap_or_else(|| PathBuf::from(&name));
+        let mut command = Command::new(&path);
+        command.arg0(name).args(arguments).env_remove(SOCKET_VARIABLE).stdin(stdin).stdout(stdout);
+        let child = command.spawn().map_err(|error| explain::not_started(&title, &path, &error))?;
+        drop(inherited);
+        let (sender, reports) = channel();
+        let program = Self { title, child, reports, draining: 0 };
+        let killer = Killer { process: Arc::new(program.descriptor()?), reports: sender };
+        Ok((program, killer))
     }
 
     /// Waits until the program has ended and its outputs are here.
@@ -145,4 +152,47 @@ impl Killer {
 fn report(reports: &Sender<Report>, what: Report) {
     // If nobody listens any more, the program has ended and the result is clear.
     let _ = reports.send(what);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Stdio;
+
+    /// A program that would run for long.
+    fn sleeping() -> (Program, Killer) {
+        let connections = Connections {
+            arguments: vec!["sleep".into(), "1000".into()],
+            stdin: Stdio::null(),
+            stdout: Stdio::null(),
+            inherited: Vec::new(),
+            feeds: Vec::new(),
+            drains: Vec::new(),
+        };
+        Program::spawn(None, "sleep 1000".into(), connections).unwrap()
+    }
+
+    #[test]
+    fn a_stream_that_fails_ends_the_program_and_is_the_reason() {
+        let (program, killer) = sleeping();
+        killer.watch("in", |_| Err(Error::new("broken"))).unwrap();
+        assert_eq!(program.finish().unwrap_err().to_string(), "broken");
+    }
+
+    #[test]
+    fn a_program_does_not_outlive_its_adapter() {
+        let (program, killer) = sleeping();
+        drop(program);
+        // Waited for, it is nobody any more.
+        assert_eq!(pidfd_send_signal(&*killer.process, Signal::KILL), Err(rustix::io::Errno::SRCH));
+    }
+
+    #[test]
+    fn a_program_that_is_killed_from_outside_is_not_waited_for() {
+        let (mut program, killer) = sleeping();
+        program.draining = 1;
+        pidfd_send_signal(&*killer.process, Signal::KILL).unwrap();
+        drop(killer);
+        assert_eq!(program.finish().unwrap_err().to_string(), "`sleep 1000` was killed by SIGKILL");
+    }
 }

@@ -326,6 +326,17 @@ fn a_kept_input_can_be_read_again() {
     assert!(outcomes.reason(refused).contains("name the input 'text' 2 times"), "{}", outcomes.reason(refused));
 }
 
+#[test]
+fn a_kept_input_needs_a_folder_to_lie_in() {
+    let mut flow = flow();
+    let text = flow.text("1\n");
+    let ports = Ports::none().input("text", &[text]).kept().env("TMPDIR", "/no/such/folder");
+    let command = flow.command(ports, &["cat", "{in.text}"]);
+    let outcomes = flow.run();
+    let reason = outcomes.reason(command);
+    assert!(reason.contains("in /no/such/folder") && reason.contains("set TMPDIR"), "{reason}");
+}
+
 /// As in a shell's pipeline, the end of an output is the end of the last process that has it open.
 #[test]
 fn an_output_ends_with_its_last_writer() {

@@ -2,5 +2,6 @@
 
 mod build;
 mod rules;
+mod scale;
 mod script;
 mod simulation;

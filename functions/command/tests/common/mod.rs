@@ -45,6 +45,7 @@ pub struct Flow {
 struct Declared {
     inputs: Vec<(InputSpec, Vec<u32>)>,
     outputs: Vec<(OutputSpec, u32)>,
+    env: Vec<(&'static str, &'static str)>,
     command: Option<Vec<Vec<ArgPiece>>>,
     work: Option<Work>,
 }
@@ -53,11 +54,12 @@ struct Declared {
 pub struct Ports {
     inputs: Vec<(InputSpec, Vec<u32>)>,
     outputs: Vec<(OutputSpec, u32)>,
+    env: Vec<(&'static str, &'static str)>,
 }
 
 impl Ports {
     pub fn none() -> Self {
-        Self { inputs: Vec::new(), outputs: Vec::new() }
+        Self { inputs: Vec::new(), outputs: Vec::new(), env: Vec::new() }
     }
 
     pub fn stdin(self, streams: &[Stream]) -> Self {
@@ -84,6 +86,12 @@ impl Ports {
         let stream = flow.stream();
         self.outputs.push((single(name, false), stream.0));
         (self, stream)
+    }
+
+    /// Sets a variable of the environment.
+    pub fn env(mut self, name: &'static str, value: &'static str) -> Self {
+        self.env.push((name, value));
+        self
     }
 
     fn port(mut self, name: &str, streams: &[Stream], stdin: bool) -> Self {
@@ -176,7 +184,7 @@ impl Flow {
     }
 
     fn declare(&mut self, ports: Ports, command: Option<Vec<Vec<ArgPiece>>>, work: Option<Work>) -> Function {
-        self.functions.push(Declared { inputs: ports.inputs, outputs: ports.outputs, command, work });
+        self.functions.push(Declared { inputs: ports.inputs, outputs: ports.outputs, env: ports.env, command, work });
         Function(self.functions.len() - 1)
     }
 
@@ -268,6 +276,7 @@ fn adapt(adapter: &(PathBuf, Vec<OsString>), function: &Declared, socket: OwnedF
     };
     let mut command = Command::new(&adapter.0);
     command.args(&adapter.1).arg(resolve(name)).env("DFLOW_SOCKET", socket.as_raw_fd().to_string());
+    command.envs(function.env.iter().copied());
     command.stdin(Stdio::null()).stdout(Stdio::inherit()).stderr(Stdio::piped());
     command.preserved_fds(vec![socket]);
     let mut child = command.spawn().unwrap();

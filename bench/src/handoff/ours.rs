@@ -1,0 +1,50 @@
+//! dflow: a chunk is written into the stream's window and read there.
+
+use crate::failure::{Failure, Trying};
+use crate::handoff::Handoff;
+use crate::ours::{Duplex, idle};
+use crate::peers::unix_socket::{connect, listen};
+use crate::subject::{End, Place, Role, Side, Subject, Waiting};
+
+/// Looking at the words all the time.
+pub static SPINNING: Ours =
+    Ours { name: "dflow", about: "a stream's Writer and Reader, spinning", waiting: Waiting::Spinning };
+
+/// Asleep in futex_waitv.
+pub static SLEEPING: Ours =
+    Ours { name: "dflow-sleeping", about: "the same, the reader asleep on its words", waiting: Waiting::Sleeping };
+
+/// A hand-off through streams.
+pub struct Ours {
+    name: &'static str,
+    about: &'static str,
+    waiting: Waiting,
+}
+
+impl Subject for Ours {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn about(&self) -> &'static str {
+        self.about
+    }
+
+    fn role(&self) -> Role {
+        Role::Ours
+    }
+
+    fn waiting(&self) -> Waiting {
+        self.waiting
+    }
+}
+
+impl Handoff for Ours {
+    fn join(&self, side: Side, place: &Place, size: usize) -> Result<Box<dyn End>, Failure> {
+        let socket = match side {
+            Side::First => listen(place)?.accept().trying("accept the other process")?.0,
+            Side::Second => connect(place)?,
+        };
+        Ok(Box::new(Duplex::join(&socket, idle(self.waiting), size, side == Side::First)?))
+    }
+}

@@ -1,0 +1,260 @@
+//! Streams of dflow between two processes, without a daemon: the `Writer` and `Reader` that functions use, with the same
+//! windows, and a bell that both look at as functions do.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use dflow_protocol::message::Window;
+use dflow_protocol::{PortId, SegmentId};
+use dflow_shm::{
+    Access, Bell, Bells, Control, Idle, Memory, MemoryPiece, PeerControl, Reader, Room, Seen as Look, Segment,
+    SegmentKind, Wait, Writer, channel, wait,
+};
+
+use crate::failure::{Failure, Trying};
+use crate::memory::PAGE;
+use crate::payload::{Seen, fill};
+use crate::subject::{End, Waiting};
+
+/// Where a process writes, and where it reads.
+const OUT: PortId = PortId(0);
+const IN: PortId = PortId(1);
+
+/// The smallest window that the store gives to a stream whose readers keep up.
+pub const WINDOW: usize = 1 << 20;
+
+/// The window for messages of this size: room for four of them, so that both sides can be at work.
+pub fn window_for(message: usize) -> usize {
+    WINDOW.max(4 * message.next_power_of_two())
+}
+
+/// How to wait, in dflow's words.
+pub fn idle(waiting: Waiting) -> Idle {
+    match waiting {
+        Waiting::Spinning => Idle::SPIN,
+        Waiting::Sleeping => Idle::SLEEP,
+    }
+}
+
+/// What a process owns: its control page, a bell.
+pub struct Own {
+    control: Arc<Control>,
+    bell: Bell,
+    idle: Idle,
+    // Held for the memory behind the bell.
+    _bells: Bells,
+}
+
+impl Own {
+    /// Makes them.
+    pub fn new(idle: Idle) -> Result<Own, Failure> {
+        let control = Arc::new(Control::create().trying("make a control page")?);
+        let bells = Bells::create().trying("make a page of bells")?;
+        let page = duplicate(bells.segment().as_fd())?;
+        let bell = Bell::adopt(page, 1).trying("map the page of bells")?;
+        Ok(Own { control, bell, idle, _bells: bells })
+    }
+}
+
+/// The end that writes.
+pub struct Sender {
+    own: Own,
+    writer: Writer,
+    segment: Segment,
+    window: usize,
+    message: usize,
+}
+
+impl Sender {
+    /// A ring of `window` bytes for messages of `message` bytes.
+    pub fn new(own: Own, window: usize, message: usize) -> Result<Sender, Failure> {
+        let window = window.next_multiple_of(PAGE);
+        let segment = Segment::create("dflow-bench", window, SegmentKind::FunctionWritten).trying("make a window")?;
+        segment.fault_in(0, window as u64).trying("fault the window in")?;
+        let memory = Memory::ring(segment.as_fd(), 0, window, Access::Write).trying("map the window")?;
+        let mut writer = Writer::new(Arc::clone(&own.control), OUT);
+        writer.set_window(&described(window), Arc::new(memory), 0);
+        Ok(Sender { own, writer, segment, window, message })
+    }
+
+    /// Lets the process at the other end of the socket read.
+    pub fn meet(&mut self, socket: &UnixStream) -> Result<(), Failure> {
+        let read_only = self.segment.read_only().trying("reopen the window")?;
+        let fds = [self.own.control.segment().as_fd(), read_only.as_fd()];
+        channel::send(socket.as_fd(), &(self.window as u64).to_le_bytes(), &fds, true).trying("send the window")?;
+        let (_, mut fds) = exchange(socket)?;
+        let control = fds.pop().ok_or_else(|| Failure::new("a reader came without a control page"))?;
+        self.writer.add_reader(Arc::new(PeerControl::adopt(control).trying("map a reader's words")?), IN);
+        channel::send(socket.as_fd(), b"go", &[], true).trying("let the reader go")
+    }
+
+    /// Writes a message that begins with `first`.
+    pub fn send(&mut self, first: u64) {
+        while self.writer.room(self.message as u64) != Room::Enough {
+            wait(&mut [&mut self.writer], Some((&self.own.bell, 0)), self.own.idle, None);
+        }
+        fill(words_mut(&mut self.writer.spare()[..self.message]), first);
+        self.writer.commit(self.message as u64);
+        // A function looks here whether its daemon has news.
+        std::hint::black_box(self.own.bell.count());
+    }
+
+    /// Waits until all readers have everything.
+    pub fn flush(&mut self) {
+        while self.writer.room(self.window as u64) != Room::Enough {
+            wait(&mut [&mut self.writer], Some((&self.own.bell, 0)), self.own.idle, None);
+        }
+    }
+}
+
+/// The end that reads.
+pub struct Receiver {
+    own: Own,
+    reader: Reader,
+    message: usize,
+}
+
+impl Receiver {
+    /// Reads what the process at the other end of the socket writes.
+    pub fn meet(own: Own, socket: &UnixStream, message: usize) -> Result<Receiver, Failure> {
+        let (bytes, mut fds) = exchange(socket)?;
+        let window = bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes) as usize);
+        let (Some(segment), Some(control)) = (fds.pop(), fds.pop()) else {
+            return Err(Failure::new("the writer did not send its window"));
+        };
+        let memory = Memory::ring(segment.as_fd(), 0, window, Access::Read).trying("map the window")?;
+        let producer = Arc::new(PeerControl::adopt(control).trying("map the writer's words")?);
+        let mut reader = Reader::new(Arc::clone(&own.control), IN);
+        reader.set_piece(MemoryPiece {
+            memory: Arc::new(memory),
+            start: 0,
+            base: 0,
+            size: window as u64,
+            ring: true,
+            end: None,
+            producer: Some((producer, OUT)),
+        });
+        channel::send(socket.as_fd(), b"here", &[own.control.segment().as_fd()], true)
+            .trying("send the reader's words")?;
+        exchange(socket)?;
+        Ok(Receiver { own, reader, message })
+    }
+
+    /// Waits for a message and reads all of it.
+    pub fn receive(&mut self) -> Result<Seen, Failure> {
+        loop {
+            match self.reader.look() {
+                Look::Bytes(length) if length >= self.message as u64 => {
+                    std::hint::black_box(self.own.bell.count());
+                    let seen = Seen::reading(words(self.reader.bytes(self.message as u64)));
+                    self.reader.consume(self.message as u64);
+                    return Ok(seen);
+                }
+                Look::Nothing => {
+                    let port: &mut dyn Wait = &mut self.reader;
+                    wait(&mut [port], Some((&self.own.bell, 0)), self.own.idle, None);
+                }
+                other => return Err(Failure::new(format!("the stream broke: {other:?}"))),
+            }
+        }
+    }
+
+    /// Tells the writer of everything that was read.
+    pub fn publish(&mut self) {
+        self.reader.publish();
+    }
+}
+
+/// Both directions of a hand-off.
+pub struct Duplex {
+    sender: Sender,
+    receiver: Receiver,
+}
+
+impl Duplex {
+    /// Joins two processes; one of them `leads` so that they do not wait for each other.
+    pub fn join(socket: &UnixStream, idle: Idle, message: usize, leads: bool) -> Result<Duplex, Failure> {
+        let mut sender = Sender::new(Own::new(idle)?, window_for(message), message)?;
+        let receiver = if leads {
+            sender.meet(socket)?;
+            Receiver::meet(Own::new(idle)?, socket, message)?
+        } else {
+            let receiver = Receiver::meet(Own::new(idle)?, socket, message)?;
+            sender.meet(socket)?;
+            receiver
+        };
+        Ok(Duplex { sender, receiver })
+    }
+}
+
+impl End for Duplex {
+    fn send(&mut self, first: u64) -> Result<(), Failure> {
+        self.sender.send(first);
+        Ok(())
+    }
+
+    fn receive(&mut self) -> Result<Seen, Failure> {
+        self.receiver.receive()
+    }
+}
+
+impl End for Sender {
+    fn send(&mut self, first: u64) -> Result<(), Failure> {
+        Sender::send(self, first);
+        Ok(())
+    }
+
+    fn receive(&mut self) -> Result<Seen, Failure> {
+        Err(Failure::new("the writer of a stream cannot receive"))
+    }
+
+    fn flush(&mut self) -> Result<(), Failure> {
+        Sender::flush(self);
+        Ok(())
+    }
+}
+
+impl End for Receiver {
+    fn send(&mut self, _: u64) -> Result<(), Failure> {
+        Err(Failure::new("the reader of a stream cannot send"))
+    }
+
+    fn receive(&mut self) -> Result<Seen, Failure> {
+        let seen = Receiver::receive(self);
+        // The writer's last wait is for everything to have been read; a function's reader says so when it waits or ends.
+        if matches!(self.reader.look(), Look::Nothing) {
+            self.publish();
+        }
+        seen
+    }
+}
+
+fn described(window: usize) -> Window {
+    Window { segment: SegmentId(1), segment_offset: 0, base: 0, size: window as u64, ring: true }
+}
+
+fn exchange(socket: &UnixStream) -> Result<(Vec<u8>, Vec<OwnedFd>), Failure> {
+    let mut buffer = vec![0; 64];
+    let (length, fds) = channel::receive(socket.as_fd(), &mut buffer, true).trying("hear from the other process")?;
+    if length == 0 {
+        return Err(Failure::new("the other process is gone"));
+    }
+    buffer.truncate(length);
+    Ok((buffer, fds))
+}
+
+fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {
+    fd.try_clone_to_owned().trying("duplicate a descriptor")
+}
+
+/// Bytes of a window as words; windows and messages begin at whole words.
+fn words(bytes: &[u8]) -> &[u64] {
+    // SAFETY: any bytes make valid words; `align_to` keeps to the aligned part, which here is all of it.
+    unsafe { bytes.align_to::<u64>() }.1
+}
+
+fn words_mut(bytes: &mut [u8]) -> &mut [u64] {
+    // SAFETY: as in `words`.
+    unsafe { bytes.align_to_mut::<u64>() }.1
+}

@@ -1,0 +1,59 @@
+//! dflow: a stream through a ring, or through a window as long as itself.
+
+use crate::failure::{Failure, Trying};
+use crate::ours::{Own, Receiver, Sender, idle};
+use crate::peers::unix_socket::{connect, listen};
+use crate::stream::{Layout, Stream};
+use crate::subject::{End, Place, Role, Side, Subject, Waiting};
+
+/// Looking at the words all the time.
+pub static SPINNING: Ours =
+    Ours { name: "dflow", about: "a stream's Writer and Reader, spinning", waiting: Waiting::Spinning };
+
+/// Asleep in futex_waitv.
+pub static SLEEPING: Ours =
+    Ours { name: "dflow-sleeping", about: "the same, both asleep while they wait", waiting: Waiting::Sleeping };
+
+/// A stream.
+pub struct Ours {
+    name: &'static str,
+    about: &'static str,
+    waiting: Waiting,
+}
+
+impl Subject for Ours {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn about(&self) -> &'static str {
+        self.about
+    }
+
+    fn role(&self) -> Role {
+        Role::Ours
+    }
+
+    fn waiting(&self) -> Waiting {
+        self.waiting
+    }
+}
+
+impl Stream for Ours {
+    fn can_keep(&self) -> bool {
+        self.waiting == Waiting::Spinning
+    }
+
+    fn join(&self, side: Side, place: &Place, layout: Layout) -> Result<Box<dyn End>, Failure> {
+        let own = Own::new(idle(self.waiting))?;
+        Ok(match side {
+            Side::First => {
+                let mut sender = Sender::new(own, layout.window, layout.message)?;
+                let (socket, _) = listen(place)?.accept().trying("accept the other process")?;
+                sender.meet(&socket)?;
+                Box::new(sender)
+            }
+            Side::Second => Box::new(Receiver::meet(own, &connect(place)?, layout.message)?),
+        })
+    }
+}
