@@ -24,9 +24,9 @@ const IN: PortId = PortId(1);
 /// The smallest window that the store gives to a stream whose readers keep up.
 pub const WINDOW: usize = 1 << 20;
 
-/// The window for messages of this size: room for four of them, so that both sides can be at work.
+/// The window that the store gives for messages of this size: room for two of them, so that both sides can be at work.
 pub fn window_for(message: usize) -> usize {
-    WINDOW.max(4 * message.next_power_of_two())
+    WINDOW.max(2 * message.next_power_of_two())
 }
 
 /// How to wait, in dflow's words.

@@ -167,11 +167,13 @@ impl RunMachine {
             return;
         }
         self.record(id, |record, now| record.ended = Some(now));
-        if outcome == Outcome::Succeeded && matches!(self.state, RunState::Failing { .. }) {
-            // It was faster than the kill; the report says how far it got.
+        if outcome == Outcome::Succeeded {
+            // It was faster than the kill.
             self.record(id, |record, _| record.end = Some(AttemptEnd::Succeeded));
+            self.set_phase(id, Phase::Ended { unread: false });
+        } else {
+            self.set_phase(id, Phase::Idle);
         }
-        self.set_phase(id, Phase::Idle);
     }
 
     pub(crate) fn on_timer(&mut self) {

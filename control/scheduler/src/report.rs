@@ -1,7 +1,7 @@
 //! What a run looks like from outside: instances, their states and times, for progress and for the report at the end.
 
 use crate::limits::MAX_RECORDS;
-use crate::machine::RunMachine;
+use crate::machine::{RunMachine, RunState};
 use crate::part::PartPath;
 use crate::plan::NodeKind;
 use crate::state::{Instance, Phase, Status};
@@ -46,6 +46,8 @@ pub enum InstanceState {
     Unread,
     /// A switch has chosen others.
     Skipped,
+    /// It is dead because the run has failed; its last attempt says how.
+    Stopped,
     /// The part that it was for is not there any more: a new attempt opened fewer.
     Gone,
 }
@@ -134,6 +136,8 @@ pub struct Counts {
     pub unread: usize,
     /// [`InstanceState::Skipped`].
     pub skipped: usize,
+    /// [`InstanceState::Stopped`].
+    pub stopped: usize,
 }
 
 /// A stream of a workflow output.
@@ -196,6 +200,7 @@ impl RunMachine {
                 InstanceState::Ended => &mut counts.ended,
                 InstanceState::Unread => &mut counts.unread,
                 InstanceState::Skipped => &mut counts.skipped,
+                InstanceState::Stopped => &mut counts.stopped,
                 InstanceState::Gone => continue,
             };
             *count += 1;
@@ -286,7 +291,10 @@ impl RunMachine {
         if self.nodes[instance.node].status == Status::Skipped || source == Some(Status::Skipped) {
             return InstanceState::Skipped;
         }
+        let over = matches!(self.state, RunState::Failing { .. } | RunState::Failed { .. });
+        let dead = instance.records.last().is_some_and(|record| record.ended.is_some());
         match instance.phase {
+            Phase::Idle if over && dead => InstanceState::Stopped,
             Phase::Idle if !instance.present => InstanceState::Gone,
             Phase::Idle | Phase::Waiting => InstanceState::Waiting,
             Phase::Pausing => InstanceState::Pausing,

@@ -133,16 +133,21 @@ impl Search<'_> {
                 let decision = &machine.switches[*switch].decision;
                 !matches!(decision, Decision::Chosen(_) | Decision::Void)
             });
-            if !port.complete || undecided {
-                return None;
-            }
+
             for edge in output.consumers.iter().filter(|edge| !edge.each) {
                 self.add_members(edge.node)?;
             }
-            for state in port.streams.iter().map(|stream| machine.stream(*stream)) {
+            // Mostly the search ends at a reader that is at work. Later parts are so more often than earlier ones, so
+            // they are looked at first, and at once; those that have ended can wait.
+            for state in port.streams.iter().rev().map(|stream| machine.stream(*stream)) {
                 unfinished |= !state.was_finished;
-                let open = state.subscriptions.iter().filter(|subscription| subscription.closed.is_none());
-                self.pending.extend(open.map(|subscription| subscription.consumer));
+                let open = state.subscriptions.iter().rev().filter(|subscription| subscription.closed.is_none());
+                for reader in open.map(|subscription| subscription.consumer) {
+                    match machine.instance(reader).phase.ended() {
+                        true => self.pending.push(reader),
+                        false => self.visit(reader)?,
+                    }
+                }
             }
         }
         // One that has written everything just ends in its own time, and its end counts.

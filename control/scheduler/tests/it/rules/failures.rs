@@ -12,6 +12,7 @@ fn a_failure_without_retries_fails_the_run_after_everything_is_dead() {
     run.ready("a").ready("b");
     run.fail("a").expect(&["kill b#1"]).expect_none("failed");
     run.end("b").expect(&["failed"]);
+    assert_eq!((run.state("a"), run.state("b")), (InstanceState::Stopped, InstanceState::Ended));
     assert_eq!(run.failure.as_deref(), Some("boom"));
     run.tick(1);
     assert!(run.last.is_empty(), "nothing comes after the end");
