@@ -20,7 +20,7 @@ impl Subject for Iceoryx {
     }
 
     fn about(&self) -> &'static str {
-        "iceoryx2 publish-subscribe without loss, subscribers asleep until an event of iceoryx2, or 10 ms, since an event can be lost"
+        "iceoryx2 publish-subscribe without loss, subscribers asleep until an event of iceoryx2"
     }
 
     fn role(&self) -> Role {

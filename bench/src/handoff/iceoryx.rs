@@ -18,7 +18,7 @@ pub static SPINNING: Iceoryx = Iceoryx {
 /// The receiver sleeps until an event.
 pub static EVENTS: Iceoryx = Iceoryx {
     name: "iceoryx2-events",
-    about: "the same, the subscriber asleep until an event of iceoryx2, or 10 ms, since an event can be lost",
+    about: "the same, the subscriber asleep until an event of iceoryx2",
     waiting: Waiting::Sleeping,
 };
 

@@ -1,6 +1,6 @@
 //! iceoryx2 as several topics use it: a service of words in publish-subscribe, and a service of events.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use iceoryx2::port::listener::Listener;
 use iceoryx2::port::notifier::Notifier;
@@ -12,12 +12,8 @@ use crate::failure::{Failure, Trying};
 use crate::payload::{Seen, WORD, fill};
 use crate::subject::{Place, Waiting};
 
-/// How long a receiver waits for an event before it looks by itself.
-///
-/// `blocking_wait` of iceoryx2 0.10 can sleep for ever: when a listener, emptying its buffer, swallows the datagram of a
-/// notifier that has not yet marked the listener as notified, the mark comes after the listener has gone to sleep, and all
-/// later notifiers take it for awake.
-const WAIT: Duration = Duration::from_millis(10);
+/// How long a receiver waits for its sender to appear.
+const MEETING_LIMIT: Duration = Duration::from_secs(10);
 
 /// How a service is made.
 #[derive(Clone, Copy)]
@@ -44,6 +40,7 @@ pub struct Sender {
     publisher: Publisher<ipc::Service, [u64], ()>,
     notifier: Option<Notifier<ipc::Service>>,
     words: usize,
+    subscribers: usize,
 }
 
 /// The receiving end.
@@ -97,6 +94,7 @@ impl Sender {
             publisher: publisher.create().trying("make a publisher of iceoryx2")?,
             notifier: notifier.transpose().trying("make a notifier of iceoryx2")?,
             words,
+            subscribers: shape.subscribers,
         })
     }
 
@@ -107,7 +105,10 @@ impl Sender {
         // SAFETY: the memory is there and this sender's own; writing words to it is what initialises it.
         fill(unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), words.len()) }, first);
         // SAFETY: just filled to the last word.
-        unsafe { sample.assume_init() }.send().trying("publish by iceoryx2")?;
+        let reached = unsafe { sample.assume_init() }.send().trying("publish by iceoryx2")?;
+        if reached != self.subscribers {
+            return Err(Failure::new(format!("iceoryx2 reached {reached} of {} subscribers", self.subscribers)));
+        }
         if let Some(notifier) = &self.notifier {
             notifier.notify().trying("notify by iceoryx2")?;
         }
@@ -116,15 +117,22 @@ impl Sender {
 }
 
 impl Receiver {
-    /// A receiver of the service `name`.
+    /// A receiver of the service `name`; returns when it is connected with its sender, which another process opens.
     pub fn open(node: &Node<ipc::Service>, place: &Place, name: &str, shape: Shape) -> Result<Receiver, Failure> {
         let service = Service::open(node, place, name, shape)?;
-        let subscriber = service.messages.subscriber_builder().create();
+        let subscriber = service.messages.subscriber_builder().create().trying("make a subscriber of iceoryx2")?;
         let listener = service.events.map(|events| events.listener_builder().create());
-        Ok(Receiver {
-            subscriber: subscriber.trying("make a subscriber of iceoryx2")?,
-            listener: listener.transpose().trying("make a listener of iceoryx2")?,
-        })
+        let listener = listener.transpose().trying("make a listener of iceoryx2")?;
+        // A publisher does not wait for a subscriber that has not connected yet: what does not fit its buffer is dropped.
+        let deadline = Instant::now() + MEETING_LIMIT;
+        while service.messages.dynamic_config().number_of_publishers() == 0 {
+            if Instant::now() > deadline {
+                return Err(Failure::new("the other process has made no publisher of iceoryx2"));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        subscriber.has_samples().trying("connect a subscriber of iceoryx2")?;
+        Ok(Receiver { subscriber, listener })
     }
 
     /// Waits for the next payload and reads it in place.
@@ -134,7 +142,7 @@ impl Receiver {
                 return Ok(Seen::reading(sample.payload()));
             }
             if let Some(listener) = &self.listener {
-                listener.timed_wait(|_| {}, WAIT).trying("wait for an event of iceoryx2")?;
+                listener.blocking_wait(|_| {}).trying("wait for an event of iceoryx2")?;
             }
         }
     }

@@ -3,7 +3,7 @@
 use crate::memory::WindowMemory;
 use crate::process::Want;
 use crate::store::{StoreError, duplicate};
-use crate::stream::{PieceState, Place};
+use crate::stream::{PieceState, Place, SubscriberState};
 use crate::{ProcessId, Store, StoreEvent};
 use dflow_protocol::limits::{ARENA_SLOT, MAX_WINDOW, MIN_WINDOW};
 use dflow_protocol::message::{SegmentUse, ToFunction, Window};
@@ -47,15 +47,14 @@ impl Store {
             self.send(process, ToFunction::Stay { port }, None);
             return Ok(());
         }
-        if !self.grant(process, port, stream, want, held)?
-            && let Some(process) = self.processes.get_mut(&process)
-        {
+        let granted = (held || !self.has_no_credit(stream, want)) && self.grant(process, port, stream, want, held)?;
+        if !granted && let Some(process) = self.processes.get_mut(&process) {
             process.starved.insert(port, want);
         }
         Ok(())
     }
 
-    /// Serves producers that wait for memory, as far as there is some.
+    /// Serves producers that wait for memory or for credit, as far as there is some.
     pub(crate) fn feed_starved(&mut self) -> Result<(), StoreError> {
         let starved: Vec<(ProcessId, PortId, Want)> = self
             .processes
@@ -66,7 +65,10 @@ impl Store {
             let Some(&stream) = self.processes.get(&id).and_then(|process| process.outputs.get(&port)) else {
                 continue;
             };
-            if !self.grant(id, port, stream, want, true)? {
+            if self.has_no_credit(stream, want) {
+                continue;
+            }
+            if !self.grant(id, port, stream, want, false)? {
                 break;
             }
             if let Some(process) = self.processes.get_mut(&id) {
@@ -82,18 +84,45 @@ impl Store {
         let Some(stream) = self.streams.get(&id) else { return false };
         let size = stream.live().map_or(0, PieceState::capacity);
         stream.subscribers.values().any(|subscriber| {
-            let Some((reader, port)) = subscriber.reader else { return !subscriber.closed };
             let holds = !subscriber.closed && subscriber.position + size < want.at + want.least;
-            holds && (subscriber.since.elapsed() >= STUCK_AFTER || self.waits_elsewhere(reader, port))
+            holds && self.is_stuck(subscriber)
         })
     }
 
-    /// Whether a process sleeps, but not on this port.
-    fn waits_elsewhere(&self, id: ProcessId, port: PortId) -> bool {
-        let Some(process) = self.processes.get(&id) else { return false };
+    /// Whether a stream whose bytes may go once they are read is too far ahead of a reader that moves. A stream that has
+    /// left its ring has credit, too; otherwise it would run ahead until the memory is gone.
+    fn has_no_credit(&mut self, id: StreamId, want: Want) -> bool {
+        self.sample_readers(id);
+        let Some(stream) = self.streams.get(&id) else { return false };
+        if stream.keep || stream.holds > 0 {
+            return false;
+        }
+        let credit = (4 * self.config.window).min(self.budget.limit() / 8).max(4 * want.least);
+        stream.subscribers.values().any(|subscriber| {
+            let lags = !subscriber.closed && !subscriber.keep && subscriber.position + credit < want.at;
+            lags && !self.is_stuck(subscriber)
+        })
+    }
+
+    /// Whether a reader will not move by itself: it does not run, waits for another stream, or has not moved for a while.
+    /// One that waits for room in an output of its own is not stuck here; whoever reads that output decides.
+    fn is_stuck(&self, subscriber: &SubscriberState) -> bool {
+        let Some((id, port)) = subscriber.reader else { return true };
+        let Some(process) = self.processes.get(&id).filter(|process| process.started) else { return true };
         let Some(control) = &process.control else { return true };
-        let asks = |port: PortId| process.inputs.get(&port).is_some_and(|input| self.has_asked(id, port, input));
-        !control.words.port(port).is_waiting() && !asks(port) && self.is_waiting(id)
+        let asleep = |port: &PortId| control.words.port(*port).is_waiting();
+        let waits = |port: &PortId| {
+            asleep(port) || process.inputs.get(port).is_some_and(|input| self.has_asked(id, *port, input))
+        };
+        if waits(&port) {
+            // Its bytes are on their way to it.
+            return false;
+        }
+        if process.inputs.keys().any(|other| *other != port && waits(other)) {
+            return true;
+        }
+        let waits_for_room = !process.starved.is_empty() || process.outputs.keys().any(asleep);
+        !waits_for_room && subscriber.since.elapsed() >= STUCK_AFTER
     }
 
     /// Gives the producer its next window; `false` if there is no memory for it now.

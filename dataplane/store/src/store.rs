@@ -181,13 +181,20 @@ impl Store {
         }
     }
 
-    /// Whether an attempt has been told, of any of its outputs, that nobody reads it.
+    /// Whether an attempt has been told that nobody reads any of its outputs any more.
     #[must_use]
     pub fn was_told_unread(&self, id: ProcessId) -> bool {
-        self.processes.get(&id).is_some_and(|process| {
-            let told = |stream: &StreamId| self.streams.get(stream).is_some_and(|stream| stream.unread_told);
-            process.outputs.values().any(told)
-        })
+        self.processes.get(&id).is_some_and(|process| self.is_all_unread(process))
+    }
+
+    fn is_all_unread(&self, process: &Process) -> bool {
+        let read: Vec<&Stream> = process
+            .outputs
+            .values()
+            .filter_map(|id| self.streams.get(id))
+            .filter(|stream| stream.is_subscribed())
+            .collect();
+        !read.is_empty() && read.iter().all(|stream| stream.unread_told)
     }
 
     /// A finished stream that consists of files of these lengths, one after the other.
@@ -611,6 +618,18 @@ impl Store {
         {
             stream.unread_told = true;
             self.send(process, ToFunction::Unread { port }, None);
+            self.tell_about_the_rest(process);
+        }
+    }
+
+    /// Outputs that nothing was ever meant to read do not keep a producer going when nobody reads the others any more.
+    fn tell_about_the_rest(&mut self, id: ProcessId) {
+        let Some(process) = self.processes.get(&id).filter(|process| self.is_all_unread(process)) else { return };
+        let never_read = |stream: &StreamId| self.streams.get(stream).is_some_and(|stream| !stream.is_subscribed());
+        let rest: Vec<PortId> =
+            process.outputs.iter().filter(|(_, stream)| never_read(stream)).map(|(&port, _)| port).collect();
+        for port in rest {
+            self.send(id, ToFunction::Unread { port }, None);
         }
     }
 }

@@ -121,6 +121,11 @@ impl Stream {
         self.holds == 0 && !self.subscribers.is_empty() && self.subscribers.values().all(gone)
     }
 
+    /// Whether somebody reads it, will, or was meant to.
+    pub(crate) fn is_subscribed(&self) -> bool {
+        self.holds > 0 || !self.subscribers.is_empty()
+    }
+
     /// The piece in which the byte at `offset` is or will be.
     pub(crate) fn piece_at(&self, offset: u64) -> Option<usize> {
         self.pieces.iter().position(|piece| piece.base <= offset && piece.end.is_none_or(|end| offset < end))

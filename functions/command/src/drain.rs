@@ -6,6 +6,7 @@ use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 /// Which of the program's outputs somebody reads: shared by all of them.
 pub(crate) struct Audience(AtomicUsize);
@@ -59,14 +60,29 @@ impl Drain {
     }
 }
 
+/// A program that writes faster than this is in bulk: there the pipe is given [`NAP`] to fill between two reads, unless
+/// there was a [`BATCH`] in it. It costs a little latency and saves most of the wake-ups of whoever reads the stream; a
+/// program that writes now and then is never made to wait.
+const BULK: Duration = Duration::from_millis(1);
+const NAP: Duration = Duration::from_micros(200);
+const BATCH: usize = 256 << 10;
+
 fn copy(pipe: &OwnedFd, output: &mut Output) -> Result<(), Error> {
     let name = output.name().to_owned();
+    let mut last: Option<Instant> = None;
     loop {
         let mut room = output.reserve(1)?;
         let most = room.len().min(PIPE_BYTES);
         match read(pipe, &mut room[..most], &name)? {
             0 => return Ok(()),
-            length => room.commit(length)?,
+            length => {
+                room.commit(length)?;
+                let now = Instant::now();
+                let bulk = last.replace(now).is_some_and(|last| now - last < BULK);
+                if bulk && length < BATCH.min(most) {
+                    std::thread::sleep(NAP);
+                }
+            }
         }
     }
 }
