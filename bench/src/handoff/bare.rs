@@ -14,13 +14,24 @@ pub static ATOMIC: Bare = Bare {
     name: "atomic",
     about: "bare shared memory: write the payload, set a flag, read every word; the limit of spinning",
     waiting: Waiting::Spinning,
+    window: 0,
+};
+
+/// The same, each payload in the next place of a window: middle-sized ones are faster so, since the writer then finds
+/// lines that the reader's cache no longer holds.
+pub static ATOMIC_WINDOW: Bare = Bare {
+    name: "atomic-window",
+    about: "the same, each payload in the next place of a window of 2 MiB instead of always in one place",
+    waiting: Waiting::Spinning,
+    window: 2 << 20,
 };
 
 /// Asleep on the flag.
 pub static FUTEX: Bare = Bare {
     name: "futex",
-    about: "the same, the reader asleep in futex and always woken: the limit of sleeping",
+    about: "bare shared memory, the reader asleep in futex and always woken: the limit of sleeping",
     waiting: Waiting::Sleeping,
+    window: 0,
 };
 
 /// Where the flags are: two cache lines apart, since processors fetch lines in pairs.
@@ -31,6 +42,15 @@ pub struct Bare {
     name: &'static str,
     about: &'static str,
     waiting: Waiting,
+    /// The bytes that the payloads of one direction go through; at least one payload.
+    window: usize,
+}
+
+impl Bare {
+    /// How many payloads one direction has a place for.
+    fn places(&self, size: usize) -> usize {
+        (self.window / size.next_multiple_of(PAGE)).max(1)
+    }
 }
 
 impl Subject for Bare {
@@ -53,12 +73,14 @@ impl Subject for Bare {
 
 impl Handoff for Bare {
     fn memory(&self, size: usize) -> usize {
-        PAGE + 2 * size.next_multiple_of(PAGE)
+        PAGE + 2 * self.places(size) * size.next_multiple_of(PAGE)
     }
 
     fn join(&self, side: Side, place: &Place, size: usize) -> Result<Box<dyn End>, Failure> {
         let memory = place.map()?;
-        let payloads = [PAGE, PAGE + size.next_multiple_of(PAGE)];
+        let stride = size.next_multiple_of(PAGE);
+        let places = self.places(size);
+        let payloads = [PAGE, PAGE + places * stride];
         let (mine, theirs) = match side {
             Side::First => (0, 1),
             Side::Second => (1, 0),

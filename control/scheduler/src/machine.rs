@@ -188,12 +188,11 @@ impl RunMachine {
                 self.todo.unread.extend(ended);
             } else if let Some(instance) = self.todo.unread.pop_first() {
                 self.look_for_readers(instance);
-            } else {
+            } else if !self.fill_slots() {
                 break;
             }
         }
         if matches!(self.state, RunState::Running) {
-            self.fill_slots();
             self.check_end();
             self.announce_timer();
         }

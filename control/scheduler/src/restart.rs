@@ -19,8 +19,9 @@ impl RunMachine {
         let ran = matches!(self.instance(id).phase, Phase::Running { .. });
         self.kill(id, reason);
         self.record(id, |record, _| record.end = Some(AttemptEnd::Failed { reason: reason.to_owned() }));
-        if !self.is_unneeded(id) {
-            self.fail(id, reason, ran);
+        match self.is_unneeded(id) {
+            true => self.drop_readers(id),
+            false => self.fail(id, reason, ran),
         }
     }
 
@@ -28,6 +29,7 @@ impl RunMachine {
     pub(crate) fn fail_dead(&mut self, id: InstanceId, reason: &str) {
         self.record(id, |record, _| record.end = Some(AttemptEnd::Failed { reason: reason.to_owned() }));
         if self.is_unneeded(id) {
+            self.drop_readers(id);
             self.end_unread(id);
             return;
         }
@@ -52,7 +54,10 @@ impl RunMachine {
     pub(crate) fn diverge(&mut self, id: InstanceId, dead: bool) {
         let reason = format!("`{}` is declared deterministic, but a new attempt wrote something else", self.name(id));
         match (self.is_unneeded(id), dead) {
-            (true, true) => self.end_unread(id),
+            (true, true) => {
+                self.drop_readers(id);
+                self.end_unread(id);
+            }
             (true, false) => self.fail_living(id, &reason),
             (false, true) => {
                 self.instance_mut(id).diverged = true;

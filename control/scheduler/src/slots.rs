@@ -70,23 +70,24 @@ impl Slots {
 }
 
 impl RunMachine {
-    /// Starts what can start and makes programs ready, as far as the slots and the limits go.
-    pub(crate) fn fill_slots(&mut self) {
+    /// Starts what can start and makes programs ready, as far as the slots and the limits go. Returns whether there was
+    /// anything to do.
+    pub(crate) fn fill_slots(&mut self) -> bool {
+        let mut done = false;
         while let Some(sink) = self.slots.sinks.first().copied() {
             self.begin_record(sink);
             self.start(sink);
+            done = true;
         }
         while let Some(instance) = self.next_start() {
             self.start(instance);
+            done = true;
         }
-        while let Some(instance) = self.next_gated() {
+        while let Some(instance) = self.next_gated().or_else(|| self.next_ahead()) {
             self.prepare(instance);
+            done = true;
         }
-        while self.slots.prepared < self.options.prepare_ahead as usize
-            && let Some(instance) = self.next_ahead()
-        {
-            self.prepare(instance);
-        }
+        done
     }
 
     pub(crate) fn set_phase(&mut self, id: InstanceId, phase: Phase) {
@@ -126,6 +127,10 @@ impl RunMachine {
         }
         self.set_phase(id, Phase::Running { parked: false });
         self.record(id, |record, now| record.started = Some(now));
+        if !self.instance(id).settled {
+            // Perhaps it was all that others still waited for to be released.
+            self.todo.unread.insert(id);
+        }
         self.arm_timeout(id);
         let attempt = self.instance(id).attempt;
         self.actions.push(Action::Start { instance: id, attempt });
@@ -185,7 +190,11 @@ impl RunMachine {
     }
 
     fn next_ahead(&self) -> Option<InstanceId> {
-        self.slots.waiting.iter().map(|(_, id)| *id).find(|id| self.plan.nodes[self.instance(*id).node].is_function())
+        if self.slots.prepared >= self.options.prepare_ahead as usize {
+            return None;
+        }
+        let function = |id: &InstanceId| self.plan.nodes[self.instance(*id).node].is_function();
+        self.slots.waiting.iter().map(|(_, id)| *id).find(function)
     }
 
     fn fits(&self, id: InstanceId, taken: u64) -> bool {

@@ -3,12 +3,13 @@
 //! A reader may end early, as `head` does, and a k-of-n fan-in wants only the first few. Their producers may write for
 //! ever; the run must not. Where a producer has no retry left, its reader is settled as soon as it has ended, and closes
 //! its subscription. Where it has some, there is a circle: the reader's end is certain only if the producer's is. This
-//! file resolves it. If all readers of a set of instances have ended, or are in the set themselves, and all that they
-//! depend on is settled or in the set, then the whole set is settled: nobody is left whom a failure could concern.
+//! file resolves it. If all readers of a set of running instances have ended, or are in the set themselves, and all that
+//! they and those readers depend on is settled or in the set, then the whole set is settled: nobody is left whom a
+//! failure could concern. Those that run are *released*: they go on, but however they end counts as a success.
 
 use crate::machine::RunMachine;
 use crate::plan::{NodeId, SwitchPlan};
-use crate::state::{Closed, Decision, Instance, Phase, Status, StreamState};
+use crate::state::{Closed, Decision, Instance, Phase, Status, StreamState, Subscription};
 use dflow_protocol::{InstanceId, StreamId};
 use std::collections::BTreeSet;
 
@@ -16,7 +17,7 @@ impl RunMachine {
     /// Looks whether an instance that has ended, or has lost a reader, allows others to be released.
     pub(crate) fn look_for_readers(&mut self, id: InstanceId) {
         if self.has_lost(id) {
-            self.drop_instance(id);
+            self.drop_instance(id, "others were first, and nobody reads it");
         } else if let Some(members) = self.unread_set(id) {
             for member in members {
                 let instance = self.instance_mut(member);
@@ -62,19 +63,34 @@ impl RunMachine {
         known && reasons.clone().all(|why| why != Some(Closed::Done)) && reasons.any(|why| why == Some(Closed::Lost))
     }
 
-    fn drop_instance(&mut self, id: InstanceId) {
-        const REASON: &str = "others were first, and nobody reads it";
+    /// A released instance has failed. Who is still at work on what it has not finished is released too, and must not
+    /// take it for complete.
+    pub(crate) fn drop_readers(&mut self, id: InstanceId) {
+        let mut pending = vec![id];
+        while let Some(id) = pending.pop() {
+            let unfinished = self.streams_of(id).into_iter().filter(|stream| !self.stream(*stream).was_finished);
+            let at_work = |s: &Subscription| s.closed.is_none() && !self.instance(s.consumer).phase.ended();
+            let readers: BTreeSet<InstanceId> = unfinished
+                .flat_map(|stream| self.stream(stream).subscriptions.iter().filter(|s| at_work(s)))
+                .map(|subscription| subscription.consumer)
+                .filter(|reader| !self.instance(*reader).dropped)
+                .collect();
+            for &reader in &readers {
+                self.drop_instance(reader, "what it reads has failed, and nobody reads it");
+            }
+            pending.extend(readers);
+        }
+    }
+
+    /// Ends an instance that nobody needs, or does not even start it.
+    fn drop_instance(&mut self, id: InstanceId, reason: &str) {
         self.instance_mut(id).dropped = true;
         self.mark_settled(id);
         self.retire(id, Closed::Lost);
         let phase = self.instance(id).phase;
         if phase.lives() {
-            self.kill(id, REASON);
-        }
-        for stream in self.streams_of(id) {
-            self.abort_stream(stream, REASON);
-        }
-        if matches!(phase, Phase::Idle | Phase::Pausing | Phase::Waiting) {
+            self.kill(id, reason);
+        } else if matches!(phase, Phase::Idle | Phase::Pausing | Phase::Waiting) {
             self.end_unread(id);
         }
     }
@@ -82,9 +98,9 @@ impl RunMachine {
     /// The smallest set with this instance that fulfils the condition above, if there is one.
     fn unread_set(&self, start: InstanceId) -> Option<BTreeSet<InstanceId>> {
         let mut search =
-            Search { machine: self, members: BTreeSet::new(), nodes: BTreeSet::new(), pending: vec![start] };
-        while let Some(id) = search.pending.pop() {
-            search.visit(id)?;
+            Search { machine: self, members: BTreeSet::new(), nodes: BTreeSet::new(), pending: vec![(start, false)] };
+        while let Some((id, written)) = search.pending.pop() {
+            search.visit(id, written)?;
         }
         (!search.members.is_empty()).then_some(search.members)
     }
@@ -97,13 +113,16 @@ struct Search<'a> {
     members: BTreeSet<InstanceId>,
     /// Nodes whose status rests on members or on what is settled.
     nodes: BTreeSet<NodeId>,
-    pending: Vec<InstanceId>,
+    /// Instances that have to be in the set; if marked, only if they can have written anything yet.
+    pending: Vec<(InstanceId, bool)>,
 }
 
 impl Search<'_> {
-    fn visit(&mut self, id: InstanceId) -> Option<()> {
+    fn visit(&mut self, id: InstanceId, written: bool) -> Option<()> {
         let instance = self.machine.instance(id);
-        if instance.settled || self.members.contains(&id) {
+        let runs = matches!(instance.phase, Phase::Running { .. }) || instance.continuing;
+        let active = runs || instance.phase.ended();
+        if instance.settled || self.members.contains(&id) || (written && !active) {
             return Some(());
         }
         self.add_status(instance.node)?;
@@ -111,7 +130,8 @@ impl Search<'_> {
             // It does not run, and that is as certain as what was added for it.
             return Some(());
         }
-        if !self.machine.is_wanted(id) || matches!(instance.phase, Phase::Idle | Phase::Stopping { .. }) {
+        let dying = matches!(instance.phase, Phase::Idle | Phase::Stopping { .. });
+        if !self.machine.is_wanted(id) || !active || dying {
             return None;
         }
         self.members.insert(id);
@@ -133,7 +153,9 @@ impl Search<'_> {
                 let decision = &machine.switches[*switch].decision;
                 !matches!(decision, Decision::Chosen(_) | Decision::Void)
             });
-
+            if !port.complete || undecided {
+                return None;
+            }
             for edge in output.consumers.iter().filter(|edge| !edge.each) {
                 self.add_members(edge.node)?;
             }
@@ -144,8 +166,8 @@ impl Search<'_> {
                 let open = state.subscriptions.iter().rev().filter(|subscription| subscription.closed.is_none());
                 for reader in open.map(|subscription| subscription.consumer) {
                     match machine.instance(reader).phase.ended() {
-                        true => self.pending.push(reader),
-                        false => self.visit(reader)?,
+                        true => self.pending.push((reader, false)),
+                        false => self.visit(reader, false)?,
                     }
                 }
             }
@@ -156,7 +178,9 @@ impl Search<'_> {
 
     fn add_dependencies(&mut self, instance: &Instance) -> Option<()> {
         let machine = self.machine;
-        let writer = |stream: &StreamId| machine.stream(*stream).instance;
+        // What had written nothing when an instance ended has no part in its result.
+        let written = instance.phase.ended();
+        let writer = |stream: &StreamId| (machine.stream(*stream).instance, written);
         for (port, input) in machine.plan.nodes[instance.node].inputs.iter().zip(&instance.inputs) {
             match port.need {
                 _ if port.each => self.pending.extend(instance.each.iter().map(writer)),
@@ -164,7 +188,7 @@ impl Search<'_> {
                 Some(_) => self.pending.extend(input.winners.iter().map(writer)),
                 None => {
                     for source in &port.sources {
-                        self.add_node(source.node)?;
+                        self.add_node(source.node, written)?;
                     }
                 }
             }
@@ -173,7 +197,7 @@ impl Search<'_> {
     }
 
     /// All instances of a node, and those by which their number came about.
-    fn add_node(&mut self, node: NodeId) -> Option<()> {
+    fn add_node(&mut self, node: NodeId, written: bool) -> Option<()> {
         let state = &self.machine.nodes[node];
         if state.sealed {
             return Some(());
@@ -181,7 +205,7 @@ impl Search<'_> {
         self.add_status(node)?;
         if state.status == Status::Active {
             let present = |id: &&InstanceId| self.machine.instance(**id).present;
-            self.pending.extend(state.instances.iter().filter(present));
+            self.pending.extend(state.instances.iter().filter(present).map(|id| (*id, written)));
             self.add_members(node)?;
         }
         Some(())
@@ -189,17 +213,20 @@ impl Search<'_> {
 
     /// Those by which the number of a node's instances came about. That can still change while parts are discovered.
     fn add_members(&mut self, node: NodeId) -> Option<()> {
-        let state = &self.machine.nodes[node];
+        let machine = self.machine;
+        let state = &machine.nodes[node];
         self.add_status(node)?;
         if state.members_settled || state.status == Status::Skipped {
             return Some(());
         }
-        let inputs = self.machine.plan.nodes[node].inputs.iter().filter(|input| input.each);
-        for source in inputs.flat_map(|input| &input.sources) {
-            if !self.machine.source_complete(*source) {
+        for source in machine.plan.nodes[node].inputs.iter().filter(|i| i.each).flat_map(|input| &input.sources) {
+            if !machine.source_complete(*source) {
                 return None;
             }
-            self.add_node(source.node)?;
+            match machine.plan.nodes[source.node].outputs[source.port].discovered() {
+                true => self.add_node(source.node, false)?,
+                false => self.add_members(source.node)?,
+            }
         }
         Some(())
     }
@@ -218,7 +245,7 @@ impl Search<'_> {
         let spec = &machine.plan.nodes[node];
         if let Some(SwitchPlan::Port(port)) = spec.conditional.map(|switch| &machine.plan.switches[switch]) {
             self.add_status(port.node)?;
-            self.pending.extend(&machine.nodes[port.node].instances);
+            self.pending.extend(machine.nodes[port.node].instances.iter().map(|id| (*id, false)));
         }
         for source in spec.inputs.iter().flat_map(|input| &input.sources) {
             self.add_status(source.node)?;

@@ -1,11 +1,13 @@
 //! The output directory: filled aside, made visible in one step.
 
 use crate::check::SetupError;
-use rustix::fs::{AtFlags, CWD, RenameFlags};
+use rustix::fs::{AtFlags, CWD, FlockOperation, RenameFlags};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-/// A file that says: this directory was made by dflow and may be replaced by it.
+/// A file that says: this directory was made by dflow and may be replaced by it. While a run fills the directory, the
+/// run holds a lock on it.
 const MARKER: &str = ".dflow-output";
 
 /// A directory beside the output directory in which the outputs are written, and which takes its place when the run
@@ -15,6 +17,8 @@ pub(crate) struct Staging {
     target: PathBuf,
     staging: PathBuf,
     committed: bool,
+    /// Held until the run is over; the lock goes with the process, however it ends.
+    _lock: OwnedFd,
 }
 
 impl Staging {
@@ -54,11 +58,17 @@ impl Staging {
         let parent = target.parent().unwrap_or(Path::new("/"));
         std::fs::create_dir_all(parent).map_err(refuse)?;
         let name = target.file_name().map_or_else(|| "output".into(), |name| name.to_string_lossy().into_owned());
-        let staging = parent.join(format!(".{name}.{}", &run[..12.min(run.len())]));
-        std::fs::create_dir(&staging).map_err(refuse)?;
-        let made = Self { target: target.clone(), staging, committed: false };
-        std::fs::write(made.staging.join(MARKER), format!("{run}\n")).map_err(refuse)?;
-        Ok(made)
+        let prefix = format!(".{name}.");
+        remove_abandoned(parent, &prefix);
+        let staging = parent.join(format!("{prefix}{}", &run[..12.min(run.len())]));
+        // It gets a name that another run could take for an abandoned one only when it is locked.
+        let fresh = parent.join(format!(".dflow-new-{run}"));
+        std::fs::create_dir(&fresh).map_err(refuse)?;
+        let lock =
+            mark(&fresh, run).and_then(|lock| std::fs::rename(&fresh, &staging).map(|()| lock)).inspect_err(|_| {
+                let _ = std::fs::remove_dir_all(&fresh);
+            });
+        Ok(Self { target, staging, committed: false, _lock: lock.map_err(refuse)? })
     }
 
     /// Where an output is written: a file, or in a directory of parts.
@@ -99,6 +109,31 @@ impl Staging {
         }
         self.committed = true;
         Ok(())
+    }
+}
+
+/// Writes the marker and locks it.
+fn mark(staging: &Path, run: &str) -> io::Result<OwnedFd> {
+    let path = staging.join(MARKER);
+    std::fs::write(&path, format!("{run}\n"))?;
+    let marker = OwnedFd::from(std::fs::File::open(&path)?);
+    rustix::fs::flock(&marker, FlockOperation::NonBlockingLockExclusive)?;
+    Ok(marker)
+}
+
+/// Removes what runs have left that were killed: directories like ours whose marker nobody has locked. A directory that
+/// was made a moment ago and has no marker yet is left alone.
+fn remove_abandoned(parent: &Path, prefix: &str) {
+    let Ok(entries) = std::fs::read_dir(parent) else { return };
+    for entry in entries.flatten() {
+        if !entry.file_name().to_string_lossy().starts_with(prefix) {
+            continue;
+        }
+        let Ok(marker) = std::fs::File::open(entry.path().join(MARKER)) else { continue };
+        if rustix::fs::flock(&marker, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            tracing::info!(path = %entry.path().display(), "removing what a killed run has left");
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
     }
 }
 

@@ -161,3 +161,16 @@ fn too_few_streams_for_k_of_n_fail_the_run() {
     let failure = run.failure.expect("it says why");
     assert_eq!(failure, "an input of `b` needs 2 streams, and there are 1; lower `need` or add sources");
 }
+
+#[test]
+fn a_suspended_winner_is_not_waited_for() {
+    let flow = flow()
+        .add(fun("a").writes().retries(1).deterministic().backoff(std::time::Duration::from_secs(60)))
+        .add(fun("b").writes())
+        .add(fun("other").writes())
+        .add(fun("c").needs(&[out(0), out(1)], 1, Gate::Whole).reads(out(2)));
+    let mut run = Script::new(flow);
+    run.ready("a").ready("b").ready("other").finish("a:0.0");
+    run.fail("a").expect(&["suspend a:0.0@1"]);
+    run.finish("b:0.0").bytes("other:0.0").expect(&["prepare c#1", "add c#1.0 b:0.0@1", "complete c#1.0"]);
+}

@@ -134,3 +134,31 @@ fn parts_of_parts_have_paths() {
         .collect();
     assert_eq!(order, ["output:all[0.0]", "output:all[0.1]", "output:all[1.0]", "output:all[1.1]"]);
 }
+
+#[test]
+fn that_there_are_no_parts_is_provisional_too() {
+    let flow = flow()
+        .add(fun("split").writes_parts(Partition::Discovered).retries(1))
+        .add(fun("count").foreach(out(0)).writes())
+        .add(fun("merge").gathers(&[out(1)], Gate::Stream).writes());
+    let mut run = Script::new(flow);
+    run.ready("split").parts_complete("split").expect(&["prepare merge#1", "complete merge#1.0"]);
+    run.ready("merge").end("merge").expect_none("committed");
+    run.fail("split").expect(&["abort merge:0.0@1", "open merge:0.0@2"]);
+    run.ready("split").part("split").end("split").expect(&["prepare count[0]#1"]);
+}
+
+#[test]
+fn a_part_that_comes_in_between_restarts_who_has_read_past_it() {
+    let flow = flow()
+        .input("files", true)
+        .add(fun("split").foreach(Source::WorkflowInput(0)).writes_parts(Partition::Discovered).retries(1))
+        .add(fun("merge").gathers(&[out(0)], Gate::Start));
+    let options = RunOptions { input_parts: vec![2], ..options(&flow.0) };
+    let mut run = Script::with(flow, options);
+    run.ready("merge").ready("split[0]").ready("split[1]");
+    run.part("split[1]").parts_complete("split[0]").expect(&["add merge#1.0 split[1]:0.0@1"]);
+    run.fail("split[0]").expect(&["kill merge#1"]);
+    run.end("merge").ready("split[0]").part("split[0]").expect(&["add merge#2.0 split[0]:0.0@2"]);
+    run.end("split[0]").expect(&["add merge#2.0 split[1]:0.0@1"]);
+}

@@ -45,6 +45,9 @@ impl Checks for Node<'_> {
                 let readable = matches!(state.state, StreamState::Open | StreamState::Finished);
                 assert!(readable && !state.released, "unreadable\n{}", self.story());
                 assert!(state.readers.contains_key(&(*instance, *input)), "not subscribed\n{}", self.story());
+                let before = process.and_then(|_| self.given.get(instance)?.get(stream));
+                let same = before.is_none_or(|base| *base == state.base);
+                assert!(same, "an attempt continues one that has read something else\n{}", self.story());
             }
             Action::InputsComplete { instance, input, .. } => {
                 // An empty list may be all that a sink or a function gets, but then it lives already.
@@ -84,6 +87,17 @@ impl Checks for Node<'_> {
 }
 
 impl Node<'_> {
+    /// What an instance leaves unfinished is not read by anyone who is still to come or at work.
+    pub fn check_unread(&self, id: InstanceId) {
+        let own = |stream: &&Stream| matches!(stream.producer, Producer::Instance { instance, .. } if instance == id);
+        let cut = |stream: &&Stream| matches!(stream.state, StreamState::Open | StreamState::Suspended);
+        for ((reader, _), _) in self.streams.values().filter(own).filter(cut).flat_map(|stream| &stream.readers) {
+            let state = self.machine.view(*reader).map(|view| view.state);
+            let idle = matches!(state, Some(InstanceState::Skipped | InstanceState::Gone | InstanceState::Stopping));
+            assert!(idle || self.has_ended(*reader), "{reader} reads what {id} has cut short\n{}", self.story());
+        }
+    }
+
     fn check_open(&self, stream: StreamId, epoch: Epoch, producer: Producer, continues: bool) {
         if let Some(old) = self.streams.get(&stream) {
             let given_up = if continues { StreamState::Suspended } else { StreamState::Aborted };
@@ -188,7 +202,7 @@ impl Node<'_> {
     fn check_final_inputs(&self, id: InstanceId, attempt: u32) {
         let Some(process) = self.finished.get(&id) else { panic!("{id} has ended without running\n{}", self.story()) };
         assert_eq!(process.attempt, attempt, "{}", self.story());
-        for (stream, base) in process.inputs.values().flatten() {
+        for (stream, base) in process.inputs.values().flatten().filter(|(_, base)| *base != Epoch(0)) {
             let state = &self.streams[stream];
             assert!(state.base == *base, "it has read from a void epoch of {stream}\n{}", self.story());
             assert!(state.state == StreamState::Finished, "of {stream}, which is void\n{}", self.story());

@@ -23,6 +23,8 @@ pub struct Node<'a> {
     /// The last attempt of each instance that has ended well; of its streams, the epoch with which the bytes begin.
     pub finished: BTreeMap<InstanceId, Process>,
     pub streams: BTreeMap<StreamId, Stream>,
+    /// What the present attempt of each instance, and those that it continues, were given to read.
+    pub given: BTreeMap<InstanceId, BTreeMap<StreamId, Epoch>>,
     values: BTreeSet<(StreamId, Epoch)>,
     failures: usize,
     /// Parks and resumptions for no reason.
@@ -114,6 +116,7 @@ impl<'a> Node<'a> {
             processes: BTreeMap::new(),
             finished: BTreeMap::new(),
             streams: BTreeMap::new(),
+            given: BTreeMap::new(),
             values: BTreeSet::new(),
             failures,
             whims: 20,
@@ -160,6 +163,13 @@ impl<'a> Node<'a> {
                 }
                 let attempt = process.attempt;
                 if outcome == Outcome::Succeeded {
+                    let mut process = process;
+                    for (stream, base) in process.inputs.values_mut().flatten() {
+                        if !self.streams[stream].bytes {
+                            // There was nothing to read, so it does not matter what becomes of it.
+                            *base = Epoch(0);
+                        }
+                    }
                     self.finished.insert(instance, process);
                 }
                 Event::Ended { instance, attempt, outcome }
@@ -222,7 +232,10 @@ impl<'a> Node<'a> {
             && view.attempt == attempt
             && matches!(view.state, InstanceState::Ended | InstanceState::Unread)
         {
-            // It may even have failed, where that concerns nobody.
+            if view.state == InstanceState::Unread {
+                // It may even have failed, where that concerns nobody.
+                self.check_unread(instance);
+            }
             self.finish_streams(instance);
         }
         self.take(actions);
@@ -377,7 +390,7 @@ impl<'a> Node<'a> {
             && self.processes[&id].parts.values().all(Option::is_none)
     }
 
-    fn has_ended(&self, id: InstanceId) -> bool {
+    pub fn has_ended(&self, id: InstanceId) -> bool {
         let state = self.machine.view(id).map(|view| view.state);
         matches!(state, Some(InstanceState::Ended | InstanceState::Unread))
     }
@@ -437,6 +450,7 @@ impl<'a> Node<'a> {
                     self.spawn(instance, attempt, State::Ready);
                 }
                 let base = self.streams[&stream].base;
+                self.given.entry(instance).or_default().insert(stream, base);
                 self.process(instance).inputs.entry(input).or_default().push((stream, base));
             }
             Action::InputsComplete { instance, input, .. } => {
@@ -478,6 +492,9 @@ impl<'a> Node<'a> {
 
     fn spawn(&mut self, instance: InstanceId, attempt: u32, state: State) {
         let kind = self.machine.view(instance).expect("it exists").kind;
+        if !self.continues(instance) {
+            self.given.remove(&instance);
+        }
         let mut parts = BTreeMap::new();
         if let InstanceKind::Function(id) = kind {
             let function = &self.workflow.functions[id.0 as usize];
@@ -491,6 +508,13 @@ impl<'a> Node<'a> {
         }
         let process = Process { kind, attempt, state, inputs: BTreeMap::new(), complete: BTreeSet::new(), parts };
         self.processes.insert(instance, process);
+    }
+
+    /// The streams of the instance's present attempt continue earlier ones.
+    fn continues(&self, id: InstanceId) -> bool {
+        let own = |stream: &&Stream| matches!(stream.producer, Producer::Instance { instance, .. } if instance == id);
+        let old = |stream: &Stream| stream.base != stream.epoch && stream.state == StreamState::Open;
+        self.streams.values().filter(own).any(|stream| stream.state == StreamState::Suspended || old(stream))
     }
 
     fn process(&mut self, instance: InstanceId) -> &mut Process {
