@@ -33,7 +33,7 @@ fn a_handoff_is_reported_with_its_histograms() {
     let report = run(&["handoff", "--sizes", "64,4K", "--only", "atomic,futex,unix", "--hlog", log]);
     assert!(report["topology"]["model"].is_string());
     let rows = rows(&report);
-    assert_eq!(rows.len(), 6);
+    assert_eq!(rows.len(), 8);
     for row in rows {
         for figure in ["p50_ns", "p90_ns", "p99_ns", "p99_9_ns", "p99_99_ns", "max_ns", "p50_over_limit"] {
             assert_measured(row, figure);

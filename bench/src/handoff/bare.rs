@@ -1,6 +1,7 @@
 //! The limits: a payload, a flag, and nothing else. Nothing that hands a chunk over can do less.
 
 use std::hint::spin_loop;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use crate::failure::Failure;
@@ -79,8 +80,11 @@ impl Handoff for Bare {
     fn join(&self, side: Side, place: &Place, size: usize) -> Result<Box<dyn End>, Failure> {
         let memory = place.map()?;
         let stride = size.next_multiple_of(PAGE);
-        let places = self.places(size);
-        let payloads = [PAGE, PAGE + places * stride];
+        let window = self.places(size) * stride;
+        let slot = |index: usize| {
+            let start = PAGE + index * window;
+            Slot { flag: FLAGS[index], payload: start, stride, window: start..start + window }
+        };
         let (mine, theirs) = match side {
             Side::First => (0, 1),
             Side::Second => (1, 0),
@@ -88,8 +92,8 @@ impl Handoff for Bare {
         Ok(Box::new(BareEnd {
             memory,
             size,
-            mine: Slot { flag: FLAGS[mine], payload: payloads[mine] },
-            theirs: Slot { flag: FLAGS[theirs], payload: payloads[theirs] },
+            mine: slot(mine),
+            theirs: slot(theirs),
             sent: 0,
             received: 0,
             waiting: self.waiting,
@@ -100,7 +104,20 @@ impl Handoff for Bare {
 /// Where in the memory one direction is.
 struct Slot {
     flag: usize,
+    /// Where the next payload is.
     payload: usize,
+    stride: usize,
+    window: Range<usize>,
+}
+
+impl Slot {
+    /// Goes on to the next place.
+    fn advance(&mut self) {
+        self.payload += self.stride;
+        if self.payload == self.window.end {
+            self.payload = self.window.start;
+        }
+    }
 }
 
 struct BareEnd {
@@ -118,6 +135,7 @@ impl End for BareEnd {
         // SAFETY: it is this side's turn, and only this side writes this payload; the other reads it once the flag says so
         // and is done before it gives the turn back.
         fill(unsafe { self.memory.words_mut(self.mine.payload, self.size) }, first);
+        self.mine.advance();
         self.sent = self.sent.wrapping_add(1);
         let flag = self.memory.futex(self.mine.flag);
         flag.store(self.sent, Ordering::Release);
@@ -144,6 +162,8 @@ impl End for BareEnd {
         }
         self.received = last.wrapping_add(1);
         // SAFETY: the flag says that the other side has written the payload; it writes it again only after this side's answer.
-        Ok(Seen::reading(unsafe { self.memory.words(self.theirs.payload, self.size) }))
+        let seen = Seen::reading(unsafe { self.memory.words(self.theirs.payload, self.size) });
+        self.theirs.advance();
+        Ok(seen)
     }
 }

@@ -193,8 +193,8 @@ impl RunMachine {
         if self.slots.prepared >= self.options.prepare_ahead as usize {
             return None;
         }
-        let function = |id: &InstanceId| self.plan.nodes[self.instance(*id).node].is_function();
-        self.slots.waiting.iter().map(|(_, id)| *id).find(function)
+        // Sinks stand behind all functions, and are not made ready.
+        self.slots.waiting.first().filter(|(node, _)| self.plan.nodes[*node].is_function()).map(|(_, id)| *id)
     }
 
     fn fits(&self, id: InstanceId, taken: u64) -> bool {

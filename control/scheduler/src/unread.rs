@@ -68,9 +68,11 @@ impl RunMachine {
     pub(crate) fn drop_readers(&mut self, id: InstanceId) {
         let mut pending = vec![id];
         while let Some(id) = pending.pop() {
-            let unfinished = self.streams_of(id).into_iter().filter(|stream| !self.stream(*stream).was_finished);
+            let mut unfinished = self.streams_of(id);
+            unfinished.retain(|stream| self.stream(*stream).state != StreamState::Finished);
             let at_work = |s: &Subscription| s.closed.is_none() && !self.instance(s.consumer).phase.ended();
             let readers: BTreeSet<InstanceId> = unfinished
+                .into_iter()
                 .flat_map(|stream| self.stream(stream).subscriptions.iter().filter(|s| at_work(s)))
                 .map(|subscription| subscription.consumer)
                 .filter(|reader| !self.instance(*reader).dropped)
@@ -162,7 +164,7 @@ impl Search<'_> {
             // Mostly the search ends at a reader that is at work. Later parts are so more often than earlier ones, so
             // they are looked at first, and at once; those that have ended can wait.
             for state in port.streams.iter().rev().map(|stream| machine.stream(*stream)) {
-                unfinished |= !state.was_finished;
+                unfinished |= !state.was_finished && !state.subscriptions.is_empty();
                 let open = state.subscriptions.iter().rev().filter(|subscription| subscription.closed.is_none());
                 for reader in open.map(|subscription| subscription.consumer) {
                     match machine.instance(reader).phase.ended() {

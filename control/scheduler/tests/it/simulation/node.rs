@@ -268,7 +268,7 @@ impl<'a> Node<'a> {
                     moves.push(Move::End(id, outcome));
                 }
             }
-            let doomed = self.failures > 0 && !matches!(state, State::Dying { .. }) && self.choices.once_in(40);
+            let doomed = self.failures > 0 && !matches!(state, State::Dying { .. }) && self.choices.once_in(15);
             if doomed {
                 moves.push(Move::End(id, Outcome::Failed { reason: "bad luck".to_owned() }));
             }
