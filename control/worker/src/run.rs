@@ -179,6 +179,8 @@ impl<'a> Driver<'a> {
         let mut interrupt = signal(SignalKind::interrupt()).map_err(system("watch for Ctrl-C"))?;
         let mut terminate = signal(SignalKind::terminate()).map_err(system("watch for SIGTERM"))?;
         let mut hangup = signal(SignalKind::hangup()).map_err(system("watch for SIGHUP"))?;
+        // With a handler, a file that grows past the process's limit is an error of that write, not the daemon's end.
+        let _file_size = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()));
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.settle();

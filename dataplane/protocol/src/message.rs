@@ -2,7 +2,7 @@
 //! message is one packet. They are sent where a stream begins, ends, changes its window or gets stuck, never for a
 //! chunk on its way.
 //!
-//! The daemon believes nothing that it reads here: the bytes are validated on [`decode`], and every port and offset is
+//! The daemon believes nothing that it reads here: the bytes are validated on [`ToDaemon::decode`], and every port and offset is
 //! checked against what it granted.
 
 #![allow(missing_docs, reason = "rkyv's derive makes helper types without documentation; all of ours has some")]

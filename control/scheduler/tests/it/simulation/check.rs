@@ -228,7 +228,7 @@ impl Node<'_> {
                     found.insert((Vec::new(), part), *id);
                 }
                 (Source::Output { function, output }, Producer::Instance { instance, output: of, part })
-                    if output == of && stream.state == StreamState::Finished =>
+                    if output == of && stream.state != StreamState::Aborted =>
                 {
                     let Some(view) = self.machine.view(instance) else { continue };
                     if view.kind == InstanceKind::Function(function) {

@@ -76,7 +76,7 @@ pub fn workflow(choices: &mut Choices, invocation: Invocation) -> Case {
         input_parts.push(if partitioned { choices.below(4) as u32 } else { 1 });
         ports.push((Source::WorkflowInput(index as u32), !partitioned));
     }
-    for index in 0..4 + choices.below(12) {
+    for index in 0..2 + choices.below(12) {
         let (function, outputs) = function(choices, index as u32, &ports);
         ports.extend(outputs);
         flow = flow.add(function);
@@ -125,7 +125,7 @@ fn function(choices: &mut Choices, index: u32, ports: &[Port]) -> (Fun, Vec<Port
         outputs.push((out_of(index, port as u32), single && partition == Partition::Single));
         function = function.writes_parts(partition);
     }
-    function = function.retries([9, 0, 8, 9, 9, 9][choices.below(6)]).slots(1 + choices.below(3) as u32);
+    function = function.retries([9, 0, 1, 9][choices.below(4)]).slots(1 + choices.below(3) as u32);
     if choices.once_in(3) {
         function = function.backoff(Duration::from_secs(1));
     }

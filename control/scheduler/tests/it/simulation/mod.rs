@@ -44,17 +44,18 @@ proptest! {
 
     #[test]
     fn every_run_ends_and_keeps_every_rule(
-        tape in proptest::collection::vec(any::<u16>(), 0..500),
+        tape in proptest::collection::vec(any::<u16>(), 0..400),
         seed in any::<u64>(),
         slots in 1_u32..5,
         prepare_ahead in 0_u32..5,
         max_started in 1_u32..8,
         control_flow in any::<bool>(),
         failures in 0_usize..16,
+        rarely in prop_oneof![Just(15_usize), Just(60)],
     ) {
         let invocation = if control_flow { Invocation::ControlFlow } else { Invocation::Dataflow };
         let case = generate::workflow(&mut Choices::new(tape, 0), invocation);
-        node::Node::run(&case, Choices::new(Vec::new(), seed), slots, prepare_ahead, max_started, failures);
+        node::Node::run(&case, Choices::new(Vec::new(), seed), slots, prepare_ahead, max_started, failures, rarely);
     }
 }
 

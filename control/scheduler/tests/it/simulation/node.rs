@@ -26,7 +26,9 @@ pub struct Node<'a> {
     /// What the present attempt of each instance, and those that it continues, were given to read.
     pub given: BTreeMap<InstanceId, BTreeMap<StreamId, Epoch>>,
     values: BTreeSet<(StreamId, Epoch)>,
+    /// How many attempts may still fail, and in how many steps of each one does.
     failures: usize,
+    rarely: usize,
     /// Parks and resumptions for no reason.
     whims: usize,
     /// Something has happened for which a run may fail.
@@ -94,7 +96,15 @@ enum Move {
 const MOST_STEPS: usize = 60_000;
 
 impl<'a> Node<'a> {
-    pub fn run(case: &'a Case, choices: Choices, slots: u32, prepare_ahead: u32, max_started: u32, failures: usize) {
+    pub fn run(
+        case: &'a Case,
+        choices: Choices,
+        slots: u32,
+        prepare_ahead: u32,
+        max_started: u32,
+        failures: usize,
+        rarely: usize,
+    ) {
         let workflow = Arc::new(case.flow.0.clone());
         let options = RunOptions {
             slots,
@@ -119,6 +129,7 @@ impl<'a> Node<'a> {
             given: BTreeMap::new(),
             values: BTreeSet::new(),
             failures,
+            rarely,
             whims: 20,
             excused: false,
             over: false,
@@ -268,7 +279,8 @@ impl<'a> Node<'a> {
                     moves.push(Move::End(id, outcome));
                 }
             }
-            let doomed = self.failures > 0 && !matches!(state, State::Dying { .. }) && self.choices.once_in(15);
+            let doomed =
+                self.failures > 0 && !matches!(state, State::Dying { .. }) && self.choices.once_in(self.rarely);
             if doomed {
                 moves.push(Move::End(id, Outcome::Failed { reason: "bad luck".to_owned() }));
             }
