@@ -69,7 +69,7 @@ pub struct Sender {
 impl Sender {
     /// A ring of `window` bytes for messages of `message` bytes.
     pub fn new(own: Own, window: usize, message: usize) -> Result<Sender, Failure> {
-        let window = window.next_multiple_of(PAGE);
+        let window = window.next_multiple_of(PAGE).next_power_of_two();
         let segment = Segment::create("dflow-bench", window, SegmentKind::FunctionWritten).trying("make a window")?;
         segment.fault_in(0, window as u64).trying("fault the window in")?;
         let memory = Memory::ring(segment.as_fd(), 0, window, Access::Write).trying("map the window")?;

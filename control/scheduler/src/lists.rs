@@ -101,20 +101,17 @@ impl RunMachine {
             return;
         }
         let source = spec.inputs[0].sources[0];
-        let complete = self.nodes[source.node].ports[source.port].complete;
-        while let Some(&stream) = {
-            let position = self.nodes[node].order.len();
-            self.nodes[source.node].ports[source.port].streams.get(position)
-        } {
+        let known = self.nodes[source.node].ports[source.port].streams.len();
+        for position in self.nodes[node].order.len()..known {
+            let stream = self.nodes[source.node].ports[source.port].streams[position];
             let child = self.stream(stream).children.iter().find(|(of, _)| *of == node);
             // There is none where the run has outgrown its limits, and then it fails, or where a switch has chosen
             // against the node for good, and then nobody looks at its lists.
             let Some(&(_, child)) = child else { return };
-            let position = self.nodes[node].order.len();
             self.nodes[node].order.push(child);
             self.instance_mut(child).position = Some(position);
         }
-        self.nodes[node].order_complete = complete;
+        self.nodes[node].order_complete = self.nodes[source.node].ports[source.port].complete;
     }
 
     /// Returns whether the list has changed.

@@ -227,7 +227,7 @@ pub struct Window {
     pub segment_offset: u64,
     /// The stream offset of its first byte.
     pub base: u64,
-    /// Its size in bytes; a multiple of the page size.
+    /// Its size in bytes; a multiple of the page size, and for a ring a power of two.
     pub size: u64,
     /// `true`: a ring, whose bytes are overwritten once every reader is past them. `false`: it is filled once.
     pub ring: bool,

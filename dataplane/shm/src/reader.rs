@@ -96,6 +96,7 @@ impl Reader {
         let bytes = if piece.ring { 2 * piece.size } else { piece.size };
         assert!(piece.start as u64 + bytes <= piece.memory.length() as u64, "the piece is larger than its mapping");
         assert!(piece.base <= self.position, "the piece starts behind the reader's position");
+        assert!(!piece.ring || piece.size.is_power_of_two(), "a ring's size is a power of two");
         self.piece = Some(piece);
     }
 
@@ -139,10 +140,7 @@ impl Reader {
         match progress.state {
             State::Finished => Seen::End,
             State::Aborted => Seen::Aborted,
-            State::Open => {
-                self.publish();
-                Seen::Nothing
-            }
+            State::Open => Seen::Nothing,
         }
     }
 
@@ -153,7 +151,7 @@ impl Reader {
         let Some(piece) = &self.piece else { return &[] };
         let index = self.position - piece.base;
         let (index, most) =
-            if piece.ring { (index % piece.size, piece.size) } else { (index, piece.size.saturating_sub(index)) };
+            if piece.ring { (index & (piece.size - 1), piece.size) } else { (index, piece.size.saturating_sub(index)) };
         if length == 0 || most == 0 {
             return &[];
         }
@@ -168,7 +166,7 @@ impl Reader {
     }
 
     /// Moves past `length` bytes. The producer may overwrite them, but is told of it only now and then: when an eighth
-    /// of the window has been passed, and before this reader waits.
+    /// of the window has been passed, and while this reader waits. One that does neither calls [`Reader::publish`].
     pub fn consume(&mut self, length: u64) {
         self.position += length;
         let step = self.piece.as_ref().map_or(0, |piece| piece.size / 8);
@@ -231,6 +229,10 @@ impl Reader {
 impl Wait for Reader {
     fn ready(&mut self) -> bool {
         self.look() != Seen::Nothing
+    }
+
+    fn settle(&mut self) {
+        self.publish();
     }
 
     fn announce(&mut self) {

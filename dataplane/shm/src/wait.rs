@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 pub trait Wait {
     /// Whether it can go on.
     fn ready(&mut self) -> bool;
+    /// The wait takes a while: whatever was put off, because others need it only then, is done now.
+    fn settle(&mut self);
     /// Announces that its owner is about to sleep, unless only the bell can help it. [`Wait::ready`] is asked once more
     /// after this.
     fn announce(&mut self);
@@ -131,7 +133,8 @@ fn spin(
     if idle.spin.is_zero() || (idle != Idle::SPIN && bell.is_some_and(|(bell, _)| bell.crowded())) {
         return None;
     }
-    let start = Instant::now();
+    // What is about to come comes within the first looks; everything that takes time of its own is done after them.
+    let mut start = None;
     loop {
         for _ in 0..LOOKS {
             std::hint::spin_loop();
@@ -139,7 +142,13 @@ fn spin(
                 return Some(woken);
             }
         }
-        if start.elapsed() >= idle.spin {
+        let since = *start.get_or_insert_with(|| {
+            for port in ports.iter_mut() {
+                port.settle();
+            }
+            Instant::now()
+        });
+        if idle != Idle::SPIN && since.elapsed() >= idle.spin {
             return None;
         }
     }

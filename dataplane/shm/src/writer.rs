@@ -50,6 +50,13 @@ struct WriteWindow {
     ring: bool,
 }
 
+impl WriteWindow {
+    /// Where the byte at a stream offset is.
+    fn index(&self, offset: u64) -> u64 {
+        if self.ring { (offset - self.base) & (self.size - 1) } else { offset - self.base }
+    }
+}
+
 #[derive(Debug)]
 struct Peer {
     page: Arc<PeerControl>,
@@ -84,6 +91,7 @@ impl Writer {
     pub fn set_window(&mut self, window: &Window, memory: Arc<Memory>, start: usize) {
         let bytes = if window.ring { 2 * window.size } else { window.size };
         assert!(start as u64 + bytes <= memory.length() as u64, "the window is larger than its mapping");
+        assert!(!window.ring || window.size.is_power_of_two(), "a ring's size is a power of two");
         assert!(window.base <= self.watermark && (window.ring || self.watermark <= window.base + window.size));
         self.window = Some(WriteWindow { memory, start, base: window.base, size: window.size, ring: window.ring });
         self.refresh();
@@ -121,7 +129,7 @@ impl Writer {
             return &mut [];
         };
         let length = self.room_end - self.watermark;
-        let index = (self.watermark - window.base) % window.size;
+        let index = window.index(self.watermark);
         // SAFETY: `set_window` has checked that the window lies in the memory; `index + length` stays within it (twice
         // the size for a ring, whose room never exceeds its size). These bytes are this producer's alone: consumers read
         // below the watermark only, and `refresh` keeps the room clear of everything a reader has not passed. The borrow
@@ -137,7 +145,7 @@ impl Writer {
     pub fn spare_bytes(&self) -> &[u8] {
         let Some(window) = &self.window else { return &[] };
         let length = self.room_end - self.watermark;
-        let index = (self.watermark - window.base) % window.size;
+        let index = window.index(self.watermark);
         // SAFETY: as in `spare`, shared instead of exclusive.
         unsafe {
             let first = window.memory.start().add(window.start + index as usize);
@@ -250,6 +258,8 @@ impl Wait for Writer {
         self.refresh();
         self.room_end - self.watermark >= self.wanted
     }
+
+    fn settle(&mut self) {}
 
     fn announce(&mut self) {
         if let Some((_, word)) = self.holder {

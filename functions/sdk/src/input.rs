@@ -106,7 +106,11 @@ impl Input {
     pub fn peek(&mut self) -> Result<&[u8], Error> {
         match self.poll()? {
             Poll::Bytes(length) => Ok(self.bytes(length)),
-            Poll::Nothing | Poll::End => Ok(&[]),
+            Poll::Nothing | Poll::End => {
+                // Whoever only peeks never waits, and its producer may wait for room.
+                self.reader.publish();
+                Ok(&[])
+            }
         }
     }
 
@@ -120,7 +124,9 @@ impl Input {
     /// # Errors
     /// If the stream is given up by its producer.
     pub fn is_finished(&mut self) -> Result<bool, Error> {
-        Ok(self.poll()? == Poll::End)
+        let ended = self.poll()? == Poll::End;
+        self.reader.publish();
+        Ok(ended)
     }
 
     /// One slice over everything from the first byte to the watermark, in place. The position moves to its end:
@@ -407,6 +413,10 @@ impl FilePiece {
 impl Wait for Input {
     fn ready(&mut self) -> bool {
         self.lent > 0 || self.end.is_some() || self.file.is_some() || (!self.asked && self.reader.ready())
+    }
+
+    fn settle(&mut self) {
+        self.reader.settle();
     }
 
     fn announce(&mut self) {

@@ -258,6 +258,10 @@ impl Wait for Output {
         self.writer.ready()
     }
 
+    fn settle(&mut self) {
+        self.writer.settle();
+    }
+
     fn announce(&mut self) {
         self.writer.announce();
     }

@@ -3,7 +3,7 @@
 use crate::build::{flow, fun, out, out_of};
 use crate::script::Script;
 use dflow_scheduler::{InstanceState, Outcome};
-use dflow_workflow::Gate;
+use dflow_workflow::{Gate, Partition, SwitchOn};
 
 #[test]
 fn a_reader_that_ends_early_closes_its_subscription() {
@@ -41,6 +41,52 @@ fn two_producers_wait_for_each_other_in_vain() {
     run.expect(&["unsubscribe filter:0.0 head.0"]).expect(&["unsubscribe no:0.0 tee.0"]);
     run.ended("no", Outcome::Unread).ended("filter", Outcome::Unread).expect(&["unsubscribe yes:0.0 filter.0"]);
     run.ended("yes", Outcome::Unread).expect(&["committed"]);
+}
+
+#[test]
+fn a_released_reader_does_not_take_what_was_cut_short_for_complete() {
+    let flow = flow()
+        .add(fun("yes").writes().retries(1))
+        .add(fun("filter").reads(out(0)).writes().retries(1))
+        .add(fun("head").reads(out(1)));
+    let mut run = Script::new(flow);
+    run.ready("yes").bytes("yes:0.0").ready("filter").bytes("filter:0.0").ready("head");
+    run.end("head").expect(&["unsubscribe filter:0.0 head.0"]).expect_none("unsubscribe yes");
+    run.fail("yes").expect(&["unsubscribe yes:0.0 filter.0", "kill filter#1"]).expect_none("committed");
+    run.fail("filter").expect(&["committed"]);
+}
+
+#[test]
+fn who_still_decides_a_switch_is_not_released() {
+    let flow = flow()
+        .add(fun("a").writes().writes().retries(1))
+        .add(fun("early").reads(out_of(0, 1)))
+        .add(fun("b"))
+        .switch(SwitchOn::Value(out(0)), &[("x", &[2])], None);
+    let mut run = Script::new(flow);
+    run.ready("a").bytes("a:1.0").ready("early").end("early").expect_none("unsubscribe");
+    run.fail("a").expect(&["abort a:0.0@1", "prepare a#2"]);
+}
+
+#[test]
+fn whose_readers_are_still_to_come_is_not_released() {
+    let flow = flow()
+        .add(fun("table").writes().retries(1))
+        .add(fun("split").writes_parts(Partition::Discovered))
+        .add(fun("join").foreach(out(1)).reads(out(0)));
+    let mut run = Script::new(flow);
+    run.ready("table").bytes("table:0.0").ready("split").part("split").bytes("split:0.0");
+    run.ready("join[0]").end("join[0]").expect_none("unsubscribe");
+    run.fail("table").expect(&["abort table:0.0@1", "prepare table#2"]);
+}
+
+#[test]
+fn what_had_not_started_is_tried_again_as_usual() {
+    let flow = flow().add(fun("late").writes().retries(1)).add(fun("early").reads_at_once(out(0)));
+    let mut run = Script::new(flow);
+    run.ready("early").end("early").expect(&["unsubscribe late:0.0 early.0"]);
+    run.ready("late").fail("late").expect(&["abort late:0.0@1", "prepare late#2"]);
+    run.ready("late").fail("late").expect(&["failed"]);
 }
 
 #[test]

@@ -55,11 +55,12 @@ proptest! {
     ) {
         let invocation = if control_flow { Invocation::ControlFlow } else { Invocation::Dataflow };
         let case = generate::workflow(&mut Choices::new(tape, 0), invocation);
-        node::Node::run(&case, Choices::new(Vec::new(), seed), slots, prepare_ahead, max_started, failures, rarely);
+        let machine = node::Machine { slots, prepare_ahead, max_started, failures, rarely };
+        node::Node::run(&case, Choices::new(Vec::new(), seed), &machine);
     }
 }
 
 /// More with `PROPTEST_CASES`.
 fn cases() -> u32 {
-    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(1500)
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(4000)
 }

@@ -37,6 +37,16 @@ pub struct Node<'a> {
     log: Vec<String>,
 }
 
+/// What a run finds on its node.
+pub struct Machine {
+    pub slots: u32,
+    pub prepare_ahead: u32,
+    pub max_started: u32,
+    /// How many attempts may fail, and in how many steps of each one does.
+    pub failures: usize,
+    pub rarely: usize,
+}
+
 /// A living attempt.
 #[derive(Debug)]
 pub struct Process {
@@ -96,21 +106,13 @@ enum Move {
 const MOST_STEPS: usize = 60_000;
 
 impl<'a> Node<'a> {
-    pub fn run(
-        case: &'a Case,
-        choices: Choices,
-        slots: u32,
-        prepare_ahead: u32,
-        max_started: u32,
-        failures: usize,
-        rarely: usize,
-    ) {
+    pub fn run(case: &'a Case, choices: Choices, node: &Machine) {
         let workflow = Arc::new(case.flow.0.clone());
         let options = RunOptions {
-            slots,
+            slots: node.slots,
             invocation: case.invocation,
-            prepare_ahead,
-            max_started,
+            prepare_ahead: node.prepare_ahead,
+            max_started: node.max_started,
             params: BTreeMap::new(),
             input_parts: case.input_parts.clone(),
         };
@@ -119,7 +121,7 @@ impl<'a> Node<'a> {
             case,
             workflow,
             machine,
-            slots,
+            slots: node.slots,
             choices,
             now: Duration::ZERO,
             timer: None,
@@ -128,8 +130,8 @@ impl<'a> Node<'a> {
             streams: BTreeMap::new(),
             given: BTreeMap::new(),
             values: BTreeSet::new(),
-            failures,
-            rarely,
+            failures: node.failures,
+            rarely: node.rarely,
             whims: 20,
             excused: false,
             over: false,
