@@ -13,14 +13,16 @@
 mod deliver;
 mod grant;
 mod memory;
+mod observe;
 mod process;
 mod receive;
 mod spill;
 mod store;
 mod stream;
 
+pub use observe::{Traffic, Usage};
 pub use spill::{SpillDone, Spiller};
-pub use store::{Config, Outgoing, Store, StoreError, StoreEvent, Traffic, Usage};
+pub use store::{Config, Outgoing, Store, StoreError, StoreEvent};
 pub use stream::Subscriber;
 
 /// An attempt of an instance, as the store knows it; unique within the daemon's life.
