@@ -311,3 +311,40 @@ fn large_rooms() {
     node.run();
     all_well(&node, 2);
 }
+
+/// A slow end slows the whole chain: nothing upstream runs ahead to memory or disk, though its readers wait for room in
+/// outputs of their own, and though the first reader starts when the stream has left its ring already.
+#[test]
+fn a_slow_end_slows_everything_before_it() {
+    let mut node = Node::new(64 * MIB);
+    let a = source();
+    let b = Function { inputs: vec![("in", vec![1], false)], outputs: vec![("out", vec![2])], ..Function::default() };
+    let c = Function { inputs: vec![("in", vec![2], false)], ..Function::default() };
+    node.plan(&[1, 2], &[(2, &b), (3, &c)]);
+    let length = 60 * MIB;
+    node.start(1, &a, move |ctx| produce(ctx, "out", 1, length, 60_000));
+    // Until the first reader comes, the producer is free to go on: nobody may have to wait for one that does not run.
+    while node.store.usage().memory < 2 * MIB {
+        node.step();
+    }
+    node.start(2, &b, |ctx| {
+        let (mut input, mut out) = (ctx.input("in")?, ctx.output("out")?);
+        while let Some(chunk) = input.chunk()? {
+            out.write_all(chunk)?;
+        }
+        Ok(())
+    });
+    node.start(3, &c, move |ctx| {
+        let mut input = ctx.input("in")?;
+        while let Some(chunk) = input.chunk()? {
+            // A millisecond for each 300,000 bytes.
+            std::thread::sleep(Duration::from_micros(chunk.len() as u64 / 300));
+        }
+        expect(input.position(), length)
+    });
+    node.run();
+    all_well(&node, 3);
+    let usage = node.store.usage();
+    assert_eq!(usage.spilled, 0, "{usage:?}");
+    assert!(usage.peak < 40 * MIB, "{usage:?}");
+}
