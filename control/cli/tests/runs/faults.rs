@@ -1,10 +1,8 @@
 //! Everything that can go wrong with a run on one machine, through the real `dflow`: each fault has a clear error, no byte
 //! is lost, no output is half visible, and nothing is left behind.
 
-mod support;
-
+use crate::support::{Case, SmallDisk, eventually, test_bytes};
 use std::process::Command;
-use support::{Case, SmallDisk, eventually, test_bytes};
 
 const MIB: u64 = 1 << 20;
 

@@ -1,0 +1,5 @@
+//! Whole runs through the real `dflow`: the shapes that a workflow can have, and everything that can go wrong.
+
+mod faults;
+mod shapes;
+mod support;

@@ -1,0 +1,82 @@
+//! The shapes that a workflow can have, by data, by control flow and with one slot.
+
+use crate::support::{Case, test_bytes};
+
+const WAYS: [&[&str]; 3] = [&[], &["--slots", "1"], &["--invocation", "control-flow"]];
+
+#[test]
+fn a_switch_runs_what_it_chooses() {
+    let case = Case::with_header(
+        "params: { mode: small }",
+        "probe: { command: [sh, -c, 'echo {params.mode}'], outputs: [kind] }
+         route: { switch: probe.kind, cases: { small: s, large: [l] } }
+         s: { command: [echo, was-small] }
+         l: { command: [echo, was-large] }",
+        "{ o: [s.out, l.out] }",
+    );
+    for way in WAYS {
+        let ran = case.run(way);
+        ran.succeeded();
+        assert_eq!(case.output("o"), b"was-small\n");
+        assert!(ran.attempts("l").is_empty(), "what was not chosen was started");
+        case.run(&[way, &["--param", "mode=large"]].concat()).succeeded();
+        assert_eq!(case.output("o"), b"was-large\n");
+    }
+    let ran = case.run(&["--param", "mode=other"]);
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.report["error"]["reason"].as_str().unwrap().contains("`other`"), "{}", ran.report["error"]);
+}
+
+#[test]
+fn the_first_k_of_n_win_and_the_others_are_ended() {
+    let case = Case::new(
+        "a: { command: [echo, a] }
+         b: { program: dflow-probe, outputs: [out], params: { fail: hang } }
+         c: { command: [echo, c] }
+         m: { command: [cat], inputs: { i: { from: [a.out, b.out, c.out], need: 2, gate: whole } } }",
+        "{ o: m.out }",
+    );
+    let ran = case.run(&["--slots", "4"]);
+    ran.succeeded();
+    assert_eq!(case.output("o"), b"a\nc\n");
+    assert_eq!(ran.attempts("b")[0]["end"], "unread");
+}
+
+#[test]
+fn parts_that_are_discovered_have_instances_of_their_own() {
+    let case = Case::new(
+        "a: { program: dflow-probe, outputs: { o: { partition: discovered } }, params: { bytes: 300000, parts: 5 } }
+         b: { program: dflow-probe, foreach: a.o, outputs: [n], params: { check: true } }
+         c: { program: dflow-probe, inputs: { i: b.n }, outputs: [o] }",
+        "{ o: c.o, parts: b.n }",
+    );
+    for way in WAYS {
+        case.run(way).succeeded();
+        assert_eq!(case.output("o").len(), 5 * 300_000);
+        for part in 0..5 {
+            assert!(case.output(&format!("parts/{part:05}")) == test_bytes(300_000), "part {part}");
+        }
+    }
+}
+
+#[test]
+fn every_reader_of_a_stream_gets_all_of_it() {
+    let readers: String = (0..6)
+        .map(|index| {
+            format!(
+                "r{index}: {{ program: dflow-probe, inputs: {{ i: a.o }}, outputs: [o], params: {{ check: true }} }}\n"
+            )
+        })
+        .collect();
+    let outputs: String = (0..6).map(|index| format!("o{index}: r{index}.o, ")).collect();
+    let case = Case::new(
+        &format!("a: {{ program: dflow-probe, outputs: [o], params: {{ bytes: 3000000 }} }}\n{readers}"),
+        &format!("{{ {outputs} }}"),
+    );
+    for way in WAYS {
+        case.run(&[way, &["--memory", "8MiB"]].concat()).succeeded();
+        for index in 0..6 {
+            assert!(case.output(&format!("o{index}")) == test_bytes(3_000_000), "reader {index}");
+        }
+    }
+}
