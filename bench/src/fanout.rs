@@ -66,7 +66,7 @@ pub trait Fanout: Subject {
 fn subjects() -> Vec<&'static dyn Fanout> {
     vec![
         &bare::Bare,
-        &ours::Ours,
+        &ours::SLEEPING,
         #[cfg(feature = "peers")]
         &iceoryx::Iceoryx,
         &unix_socket::UnixSocket,

@@ -3,7 +3,7 @@
 //! Measured as a ping-pong: the first process writes a payload, the second reads every word of it and answers with a
 //! payload of the same size, the first reads that. Half of a round trip is one hand-off: a write, a notice, a read.
 
-mod bare;
+pub mod bare;
 #[cfg(feature = "peers")]
 mod iceoryx;
 mod ours;

@@ -15,6 +15,7 @@ mod handoff;
 mod invoke;
 mod latency;
 mod memory;
+mod node;
 mod ours;
 mod payload;
 mod peers;
@@ -60,18 +61,22 @@ enum Topic {
     /// One process of a measurement; the program calls itself so.
     #[command(hide = true)]
     Actor,
+    /// The daemon of a measurement; the program calls itself so.
+    #[command(hide = true)]
+    Node,
 }
 
 /// Measures one topic and adds its tables to the report.
 type Measure = fn(&Settings, &mut Report) -> Result<(), Failure>;
 
 fn main() -> ExitCode {
-    // Before anything else, so that what is measured is the start of a program and not the reading of its arguments.
-    if std::env::args_os().nth(1).is_some_and(|word| word == invoke::FIRST_INSTRUCTION) {
-        return exit(invoke::tell_first_instruction());
+    // The launcher of a daemon, before any thread exists and any memory is taken.
+    if std::env::args_os().nth(1).is_some_and(|word| word == dflow_launcher::ARGUMENT) {
+        return dflow_launcher::serve();
     }
     let (options, topics): (Options, &[Measure]) = match Arguments::parse().topic {
         Topic::Actor => return exit(process::act()),
+        Topic::Node => return exit(node::serve()),
         Topic::Handoff(options) => (options, &[handoff::measure]),
         Topic::Stream(options) => (options, &[stream::measure]),
         Topic::Fanout(options) => (options, &[fanout::measure]),

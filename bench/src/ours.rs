@@ -15,18 +15,46 @@ use dflow_shm::{
 use crate::failure::{Failure, Trying};
 use crate::memory::PAGE;
 use crate::payload::{Seen, fill};
-use crate::subject::{End, Waiting};
+use crate::subject::{End, Role, Subject, Waiting};
 
 /// Where a process writes, and where it reads.
 const OUT: PortId = PortId(0);
 const IN: PortId = PortId(1);
 
 /// The smallest window that the store gives to a stream whose readers keep up.
-pub const WINDOW: usize = 1 << 20;
+pub const WINDOW: usize = dflow_store::Config::WINDOW as usize;
 
-/// The window that the store gives for messages of this size: room for two of them, so that both sides can be at work.
+/// The window that the store gives for messages of this size.
 pub fn window_for(message: usize) -> usize {
-    WINDOW.max(2 * message.next_power_of_two())
+    WINDOW.max(message.next_power_of_two())
+}
+
+/// dflow in any topic; the topic implements its own trait for it.
+pub struct Ours {
+    /// Its name.
+    pub name: &'static str,
+    /// What it does in that topic.
+    pub about: &'static str,
+    /// How its ends wait.
+    pub waiting: Waiting,
+}
+
+impl Subject for Ours {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn about(&self) -> &'static str {
+        self.about
+    }
+
+    fn role(&self) -> Role {
+        Role::Ours
+    }
+
+    fn waiting(&self) -> Waiting {
+        self.waiting
+    }
 }
 
 /// How to wait, in dflow's words.

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Trying};
 use crate::latency::Recorded;
-use crate::{fanout, handoff, stream};
+use crate::{fanout, handoff, invoke, stream};
 
 /// How long all actors together may take for one round before the measurement is given up.
 const ROUND_LIMIT: Duration = Duration::from_secs(120);
@@ -36,6 +36,8 @@ pub enum Task {
     Fanout(fanout::Task),
     /// One side of many small streams.
     Many(fanout::many::Task),
+    /// A process that wakes, or the one that is woken.
+    Wake(invoke::Task),
 }
 
 impl Task {
@@ -45,6 +47,7 @@ impl Task {
             Task::Stream(task) => task.actor(),
             Task::Fanout(task) => task.actor(),
             Task::Many(task) => task.actor(),
+            Task::Wake(task) => task.actor(),
         }
     }
 }

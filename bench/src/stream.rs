@@ -6,6 +6,7 @@
 mod bare;
 #[cfg(feature = "peers")]
 mod iceoryx;
+mod node;
 mod ours;
 mod unix_socket;
 
@@ -105,7 +106,11 @@ pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> 
     let layout = Layout { message: KEPT_MESSAGE, window: length };
     let keeping: Vec<_> = wanted.iter().copied().filter(|subject| subject.can_keep()).collect();
     let case = format!("{} kept", size(length));
-    rows.extend(compare(settings, &case, &keeping, layout, Some((length / KEPT_MESSAGE) as u64)));
+    let kept = compare(settings, &case, &keeping, layout, Some((length / KEPT_MESSAGE) as u64));
+    let one_core = kept.iter().find(|row| row.subject == bare::ONE_CORE.name());
+    let one_core = one_core.and_then(|row| row.figures.as_ref().ok()?.first().copied().flatten());
+    rows.extend(kept);
+    rows.extend(node::rows(settings, &case, length, one_core));
     report.add(Table {
         topic: "stream",
         title: "one stream from process to process".into(),

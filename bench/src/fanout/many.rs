@@ -1,6 +1,8 @@
 //! Many small streams, all open at once: what each costs in time and in memory.
 
 mod bare;
+mod ours;
+mod tmpfs;
 mod unix_socket;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -12,7 +14,7 @@ use crate::latency::{Recorded, median};
 use crate::process::{self, Actor, Crew, Findings, Round};
 use crate::report::{Column, Report, Row, Table, Unit, size};
 use crate::settings::Settings;
-use crate::subject::{Place, PlaceKeeper, Role, Side, Subject};
+use crate::subject::{Place, PlaceKeeper, Side, Subject};
 use crate::topology::available_memory;
 
 /// How many streams, and in quick runs.
@@ -25,11 +27,27 @@ const COLUMNS: &[Column] = &[
     Column { key: "streams_per_second", head: "streams", unit: Unit::Rate },
     Column { key: "ns_per_stream", head: "each", unit: Unit::Time },
     Column { key: "bytes_of_memory_per_stream", head: "memory", unit: Unit::Size },
+    Column { key: "bytes_of_memory", head: "of all", unit: Unit::Size },
     Column { key: "time_over_limit", head: "/limit", unit: Unit::Ratio },
 ];
 
 /// Something that carries many small streams.
 pub trait Many: Subject {
+    /// Opens `streams` streams, moves [`LENGTH`] bytes through each, and has all of them open at the end.
+    fn one_repeat(&self, settings: &Settings, streams: usize) -> Result<Found, Failure>;
+}
+
+/// What one repeat took.
+#[derive(Clone, Copy)]
+pub struct Found {
+    /// For all streams.
+    pub nanoseconds: f64,
+    /// Bytes for all streams and those who move them.
+    pub memory: f64,
+}
+
+/// Something whose two ends are in processes of this program.
+pub trait Ends: Subject {
     /// How many bytes of shared memory its two ends need in their place.
     fn memory(&self, streams: usize) -> usize {
         let _ = streams;
@@ -49,7 +67,12 @@ pub trait ManyEnd {
 
 /// Everything that is compared. A new subject is one more line here.
 fn subjects() -> Vec<&'static dyn Many> {
-    vec![&bare::Bare, &unix_socket::UnixSocket]
+    vec![&bare::Bare, &tmpfs::Files, &unix_socket::UnixSocket, &ours::Ours]
+}
+
+/// Those of them whose ends are in processes of this program.
+fn pairs() -> Vec<&'static dyn Ends> {
+    vec![&bare::Bare, &tmpfs::Files, &unix_socket::UnixSocket]
 }
 
 /// Measures many small streams.
@@ -58,23 +81,24 @@ pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> 
     let streams = STREAMS[usize::from(settings.quick)];
     let case = format!("{streams} of {}", size(LENGTH));
     let found =
-        settings.in_turns(&format!("many streams, {case}"), &wanted, |subject| one_repeat(settings, subject, streams));
+        settings.in_turns(&format!("many streams, {case}"), &wanted, |subject| subject.one_repeat(settings, streams));
     let found: Vec<_> = found
         .into_iter()
         .map(|(subject, repeats)| {
-            (
-                subject,
-                repeats.map(|repeats| {
-                    let (times, memories): (Vec<_>, Vec<_>) = repeats.into_iter().unzip();
-                    (median(times).unwrap_or(f64::NAN), median(memories))
-                }),
-            )
+            let medians = repeats.map(|repeats| {
+                let over = |of: fn(&Found) -> f64| median(repeats.iter().map(of).collect()).unwrap_or(f64::NAN);
+                Found { nanoseconds: over(|found| found.nanoseconds), memory: over(|found| found.memory) }
+            });
+            (subject, medians)
         })
         .collect();
-    let limit = found.iter().find(|(subject, _)| subject.role() == Role::Limit);
-    let limit = limit.and_then(|(_, figures)| figures.as_ref().ok()).map(|(time, _)| *time);
-    let figures = |(time, memory): (f64, Option<f64>)| {
-        vec![Some(1e9 / time), Some(time), memory, limit.map(|limit| time / limit)]
+    // The kernel's limit is what streams with names and lives of their own compare with; bare slots have neither.
+    let limit = found.iter().find(|(subject, _)| subject.name() == tmpfs::Files.name());
+    let limit = limit.and_then(|(_, figures)| figures.as_ref().ok()).map(|found| found.nanoseconds);
+    let figures = |Found { nanoseconds, memory }: Found| {
+        let each = nanoseconds / streams as f64;
+        let over = limit.map(|limit| nanoseconds / limit);
+        vec![Some(1e9 / each), Some(each), Some(memory / streams as f64), Some(memory), over]
     };
     let rows = found.into_iter().map(|(subject, found)| Row::new(&case, subject, found.map(figures))).collect();
     report.add(Table {
@@ -82,7 +106,7 @@ pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> 
         title: "many small streams, open at once".into(),
         notes: vec![
             "opened, written and read by the other process; memory is what the machine had less while all were open, \
-             and includes whatever else went on"
+             and includes whatever else went on; /limit is against files in memory"
                 .into(),
         ],
         columns: COLUMNS,
@@ -90,21 +114,22 @@ pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> 
     })
 }
 
-/// The nanoseconds and the bytes of memory of each stream.
-fn one_repeat(settings: &Settings, subject: &dyn Many, streams: usize) -> Result<(f64, f64), Failure> {
-    let (first, second) = settings.two_cores()?;
-    let before = available_memory();
-    let keeper = PlaceKeeper::new(subject.memory(streams))?;
-    let _service = subject.service(keeper.place())?;
-    let task = |side| {
-        process::Task::Many(Task { subject: subject.name().into(), side, place: keeper.place().clone(), streams })
-    };
-    let mut crew = Crew::start(vec![(task(Side::First), Some(first)), (task(Side::Second), Some(second))])?;
-    let findings = crew.round(Round { count: streams as u64, interval: 0 })?;
-    let memory = before.saturating_sub(available_memory());
-    let began = findings.iter().map(|found| found.began).min().unwrap_or(0);
-    let ended = findings.iter().map(|found| found.ended).max().unwrap_or(0);
-    Ok((ended.saturating_sub(began) as f64 / streams as f64, memory as f64 / streams as f64))
+impl<T: Ends> Many for T {
+    fn one_repeat(&self, settings: &Settings, streams: usize) -> Result<Found, Failure> {
+        let (first, second) = settings.two_cores()?;
+        let before = available_memory();
+        let keeper = PlaceKeeper::new(self.memory(streams))?;
+        let _service = self.service(keeper.place())?;
+        let task = |side| {
+            process::Task::Many(Task { subject: self.name().into(), side, place: keeper.place().clone(), streams })
+        };
+        let mut crew = Crew::start(vec![(task(Side::First), Some(first)), (task(Side::Second), Some(second))])?;
+        let findings = crew.round(Round { count: streams as u64, interval: 0 })?;
+        let memory = before.saturating_sub(available_memory());
+        let began = findings.iter().map(|found| found.began).min().unwrap_or(0);
+        let ended = findings.iter().map(|found| found.ended).max().unwrap_or(0);
+        Ok(Found { nanoseconds: ended.saturating_sub(began) as f64, memory: memory as f64 })
+    }
 }
 
 /// What one process of many streams is told.
@@ -122,8 +147,8 @@ impl Task {
         let limit = getrlimit(Resource::Nofile);
         setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
             .trying("raise the limit of open descriptors")?;
-        let subjects = subjects();
-        let subject = subjects.iter().find(|subject| subject.name() == self.subject);
+        let pairs = pairs();
+        let subject = pairs.iter().find(|subject| subject.name() == self.subject);
         let subject = subject.ok_or_else(|| Failure::new(format!("no kind of streams is called {}", self.subject)))?;
         Ok(Box::new(Mover { end: subject.join(self.side, &self.place, self.streams)?, streams: self.streams }))
     }

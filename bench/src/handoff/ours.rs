@@ -2,9 +2,9 @@
 
 use crate::failure::{Failure, Trying};
 use crate::handoff::Handoff;
-use crate::ours::{Duplex, idle};
+use crate::ours::{Duplex, Ours, idle};
 use crate::peers::unix_socket::{connect, listen};
-use crate::subject::{End, Place, Role, Side, Subject, Waiting};
+use crate::subject::{End, Place, Side, Waiting};
 
 /// Looking at the words all the time.
 pub static SPINNING: Ours =
@@ -13,31 +13,6 @@ pub static SPINNING: Ours =
 /// Asleep in futex_waitv.
 pub static SLEEPING: Ours =
     Ours { name: "dflow-sleeping", about: "the same, the reader asleep on its words", waiting: Waiting::Sleeping };
-
-/// A hand-off through streams.
-pub struct Ours {
-    name: &'static str,
-    about: &'static str,
-    waiting: Waiting,
-}
-
-impl Subject for Ours {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn about(&self) -> &'static str {
-        self.about
-    }
-
-    fn role(&self) -> Role {
-        Role::Ours
-    }
-
-    fn waiting(&self) -> Waiting {
-        self.waiting
-    }
-}
 
 impl Handoff for Ours {
     fn join(&self, side: Side, place: &Place, size: usize) -> Result<Box<dyn End>, Failure> {

@@ -1,10 +1,10 @@
 //! dflow: a stream through a ring, or through a window as long as itself.
 
 use crate::failure::{Failure, Trying};
-use crate::ours::{Own, Receiver, Sender, idle};
+use crate::ours::{Ours, Own, Receiver, Sender, idle};
 use crate::peers::unix_socket::{connect, listen};
 use crate::stream::{Layout, Stream};
-use crate::subject::{End, Place, Role, Side, Subject, Waiting};
+use crate::subject::{End, Place, Side, Waiting};
 
 /// Looking at the words all the time.
 pub static SPINNING: Ours =
@@ -13,31 +13,6 @@ pub static SPINNING: Ours =
 /// Asleep in futex_waitv.
 pub static SLEEPING: Ours =
     Ours { name: "dflow-sleeping", about: "the same, both asleep while they wait", waiting: Waiting::Sleeping };
-
-/// A stream.
-pub struct Ours {
-    name: &'static str,
-    about: &'static str,
-    waiting: Waiting,
-}
-
-impl Subject for Ours {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn about(&self) -> &'static str {
-        self.about
-    }
-
-    fn role(&self) -> Role {
-        Role::Ours
-    }
-
-    fn waiting(&self) -> Waiting {
-        self.waiting
-    }
-}
 
 impl Stream for Ours {
     fn can_keep(&self) -> bool {

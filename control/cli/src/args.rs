@@ -120,7 +120,7 @@ pub struct NodeArgs {
     #[arg(long, value_name = "SIZE", value_parser = units::parse_size)]
     pub memory: Option<u64>,
     /// How far the writer of a stream may be ahead of its slowest reader before it waits or bytes are spilled
-    /// [default: 1MiB]
+    /// [default: 2MiB]
     #[arg(long, value_name = "SIZE", value_parser = units::parse_size)]
     pub window: Option<u64>,
     /// Where bytes are spilled for which there is no memory; nothing is left there [default: TMPDIR, else /tmp]

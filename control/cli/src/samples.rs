@@ -56,6 +56,7 @@ pub fn wordcount() -> RunReport {
         error: None,
         invocation: "dataflow",
         slots: 2,
+        monotonic_start_ns: 0,
         duration_ns: 100 * MS,
         memory: MemoryReport { budget_bytes: 1 << 30, used_bytes: 0, peak_bytes: 34 << 20, spilled_bytes: 0 },
         instances,

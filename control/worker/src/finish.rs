@@ -42,6 +42,7 @@ impl Driver<'_> {
                 Invocation::ControlFlow => "control-flow",
             },
             slots: self.spec.options.slots,
+            monotonic_start_ns: self.start_nanos,
             duration_ns: nanos(self.elapsed()),
             memory: self.memory(),
             instances: self.attempt_reports(state != RunEnd::Succeeded),

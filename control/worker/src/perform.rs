@@ -71,6 +71,8 @@ impl Driver<'_> {
                         attempt.started = true;
                     }
                     self.store.start(process);
+                    // At once: the actions that follow make other programs ready, which takes longer than a start.
+                    self.send_outgoing();
                 }
             }
             Action::Abort { stream, .. } => self.store.abort(stream),

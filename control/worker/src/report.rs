@@ -20,6 +20,9 @@ pub struct RunReport {
     pub invocation: &'static str,
     /// How many slots the node had.
     pub slots: u32,
+    /// When it began, on the machine's monotonic clock: a time that a function reads there, less this one, is a time of
+    /// this report.
+    pub monotonic_start_ns: u64,
     /// How long it took.
     pub duration_ns: u64,
     /// Memory and disk.

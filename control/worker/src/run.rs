@@ -247,17 +247,8 @@ impl<'a> Driver<'a> {
                 }
                 continue;
             }
-            let outgoing = self.store.take_outgoing();
-            if outgoing.is_empty() {
+            if !self.send_outgoing() {
                 break;
-            }
-            for message in outgoing {
-                let process = message.process;
-                if let Some(connection) = self.connections.get_mut(&process)
-                    && let Err(what) = connection.send(message, self.store.bells())
-                {
-                    self.misbehaved(process, what);
-                }
             }
         }
         self.look_who_goes_on();
@@ -265,6 +256,21 @@ impl<'a> Driver<'a> {
             let result = self.launcher.flush();
             self.note_launcher(result);
         }
+    }
+
+    /// Sends what the store has to say; whether that was anything.
+    pub(crate) fn send_outgoing(&mut self) -> bool {
+        let outgoing = self.store.take_outgoing();
+        let any = !outgoing.is_empty();
+        for message in outgoing {
+            let process = message.process;
+            if let Some(connection) = self.connections.get_mut(&process)
+                && let Err(what) = connection.send(message, self.store.bells())
+            {
+                self.misbehaved(process, what);
+            }
+        }
+        any
     }
 
     /// Parked instances that go on count for the slots again.

@@ -5,6 +5,7 @@ use crate::input::{Input, Poll};
 use crate::session::{InputMail, Session};
 use dflow_protocol::message::ToDaemon;
 use dflow_shm::Wait;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// The streams of a fan-in.
@@ -18,7 +19,7 @@ pub struct Inputs {
     seen: u64,
     complete: bool,
     /// Streams that have come and have not been handed out by [`Inputs::next`], with their number in the fan-in.
-    open: Vec<(u32, Input)>,
+    open: VecDeque<(u32, Input)>,
     known: u32,
     /// Where [`Inputs::ready`] looks first, so that no stream starves.
     turn: usize,
@@ -26,7 +27,7 @@ pub struct Inputs {
 
 impl Inputs {
     pub(crate) fn new(session: Arc<Session>, name: Arc<str>, index: u32, keep: bool) -> Self {
-        let open = Vec::new();
+        let open = VecDeque::new();
         Self { session, name, index, keep, seen: 0, complete: false, open, known: 0, turn: 0 }
     }
 
@@ -38,8 +39,8 @@ impl Inputs {
     pub fn next(&mut self) -> Result<Option<Input>, Error> {
         loop {
             self.take_mail()?;
-            if !self.open.is_empty() {
-                return Ok(Some(self.open.remove(0).1));
+            if let Some((_, input)) = self.open.pop_front() {
+                return Ok(Some(input));
             }
             if self.complete {
                 return Ok(None);
@@ -107,7 +108,7 @@ impl Inputs {
             match mail {
                 InputMail::Stream(port) => {
                     let input = Input::new(Arc::clone(&self.session), Arc::clone(&self.name), port, self.keep);
-                    self.open.push((self.known, input));
+                    self.open.push_back((self.known, input));
                     self.known += 1;
                 }
                 InputMail::Complete => self.complete = true,

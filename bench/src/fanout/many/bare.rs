@@ -4,7 +4,7 @@ use std::hint::spin_loop;
 use std::sync::atomic::Ordering;
 
 use crate::failure::Failure;
-use crate::fanout::many::{LENGTH, Many, ManyEnd};
+use crate::fanout::many::{Ends, LENGTH, ManyEnd};
 use crate::memory::Mapping;
 use crate::payload::{Seen, fill};
 use crate::subject::{Place, Role, Side, Subject, Waiting};
@@ -33,7 +33,7 @@ impl Subject for Bare {
     }
 }
 
-impl Many for Bare {
+impl Ends for Bare {
     fn memory(&self, streams: usize) -> usize {
         streams * SLOT
     }

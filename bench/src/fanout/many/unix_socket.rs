@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use crate::failure::{Failure, Trying};
-use crate::fanout::many::{LENGTH, Many, ManyEnd};
+use crate::fanout::many::{Ends, LENGTH, ManyEnd};
 use crate::payload::{Seen, bytes, bytes_mut, fill, private};
 use crate::peers::unix_socket::{connect, listen};
 use crate::subject::{Place, Role, Side, Subject, Waiting};
@@ -30,7 +30,7 @@ impl Subject for UnixSocket {
     }
 }
 
-impl Many for UnixSocket {
+impl Ends for UnixSocket {
     fn join(&self, side: Side, place: &Place, _: usize) -> Result<Box<dyn ManyEnd>, Failure> {
         Ok(match side {
             Side::First => Box::new(Writer { place: place.clone(), open: Vec::new() }),

@@ -1,0 +1,104 @@
+//! A file in memory for each stream: what the kernel takes for as many small things with names.
+
+use std::fs::File;
+use std::hint::spin_loop;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+use crate::failure::{Failure, Trying};
+use crate::fanout::many::{Ends, LENGTH, ManyEnd};
+use crate::memory::{Mapping, PAGE};
+use crate::payload::{Seen, bytes, bytes_mut, fill, private};
+use crate::subject::{Place, Role, Side, Subject, Waiting};
+
+/// Where such files are on every Linux.
+const TMPFS: &str = "/dev/shm";
+
+/// The counter of files that have been written.
+const WRITTEN: usize = 0;
+
+/// The files.
+pub struct Files;
+
+impl Subject for Files {
+    fn name(&self) -> &'static str {
+        "tmpfs-files"
+    }
+
+    fn about(&self) -> &'static str {
+        "a file in /dev/shm for each: create, write, count; open, read; the reader spins on the count"
+    }
+
+    fn role(&self) -> Role {
+        Role::Limit
+    }
+
+    fn waiting(&self) -> Waiting {
+        Waiting::Spinning
+    }
+
+    fn missing(&self) -> Option<String> {
+        (!Path::new(TMPFS).is_dir()).then(|| format!("there is no {TMPFS}"))
+    }
+}
+
+impl Ends for Files {
+    fn memory(&self, _: usize) -> usize {
+        PAGE
+    }
+
+    fn join(&self, side: Side, place: &Place, _: usize) -> Result<Box<dyn ManyEnd>, Failure> {
+        // One name for both sides that no other measurement has.
+        let name = place.path("").file_name().map_or_else(Default::default, ToOwned::to_owned);
+        let dir = Path::new(TMPFS).join(name);
+        std::fs::create_dir_all(&dir).trying("make a folder in memory")?;
+        Ok(Box::new(End { memory: place.map()?, dir: Dir(dir), side, open: Vec::new() }))
+    }
+}
+
+/// The folder; removed by whichever side is last.
+struct Dir(PathBuf);
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        // It may be gone already.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+struct End {
+    memory: Mapping,
+    dir: Dir,
+    side: Side,
+    open: Vec<File>,
+}
+
+impl ManyEnd for End {
+    fn move_all(&mut self, streams: usize) -> Result<(), Failure> {
+        let written = self.memory.counter(WRITTEN);
+        let mut words = private(LENGTH);
+        for stream in 0..streams {
+            let path = self.dir.0.join(stream.to_string());
+            match self.side {
+                Side::First => {
+                    let mut file = File::create(&path).trying("create a file")?;
+                    fill(&mut words, stream as u64);
+                    file.write_all(bytes(&words)).trying("write a file")?;
+                    self.open.push(file);
+                    written.store(stream as u64 + 1, Ordering::Release);
+                }
+                Side::Second => {
+                    while written.load(Ordering::Acquire) <= stream as u64 {
+                        spin_loop();
+                    }
+                    let mut file = File::open(&path).trying("open a file")?;
+                    file.read_exact(bytes_mut(&mut words)).trying("read a file")?;
+                    Seen::reading(&words).check(LENGTH)?;
+                    self.open.push(file);
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,236 @@
+//! A real daemon for a measurement: `dflow_worker::run` on a workflow made for it, in a process of its own, with real
+//! processes as functions. The functions are `dflow-bench-function`.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use dflow_worker::{NodeOptions, RunSpec};
+use dflow_workflow::Workflow;
+use rustix::process::{Signal, set_parent_process_death_signal};
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Failure, Trying};
+
+/// Its name.
+const FUNCTION: &str = "dflow-bench-function";
+
+/// After so long a function is given up, and the run with it.
+const LIMIT: &str = "110s";
+
+/// What a daemon is to run.
+pub struct Run<'a> {
+    /// The functions: for each its name and the rest of its entry, in one line of YAML each.
+    pub functions: &'a [(&'a str, String)],
+    /// The workflow's outputs, as `function.output`; each becomes a file of the function's name.
+    pub outputs: &'a [&'a str],
+    /// How many instances may compute at the same time.
+    pub slots: u32,
+    /// The memory for streams in bytes, if not what suits the machine.
+    pub memory: Option<u64>,
+}
+
+/// A run that has succeeded.
+pub struct Ran {
+    /// The daemon's report.
+    pub report: Report,
+    /// The largest resident size of the daemon in bytes.
+    pub peak_rss: u64,
+    /// The words in each output, by function.
+    pub outputs: BTreeMap<String, Vec<u64>>,
+}
+
+/// What is used of [`dflow_worker::report::RunReport`].
+#[derive(Deserialize)]
+pub struct Report {
+    state: String,
+    error: Option<Reason>,
+    /// When it began on the monotonic clock.
+    pub monotonic_start_ns: u64,
+    /// The memory of its streams.
+    pub memory: Memory,
+    /// All attempts.
+    pub instances: Vec<Attempt>,
+}
+
+#[derive(Deserialize)]
+struct Reason {
+    instance: Option<String>,
+    reason: String,
+}
+
+/// The memory of a run's streams.
+#[derive(Deserialize)]
+pub struct Memory {
+    /// The most there was, in bytes.
+    pub peak_bytes: u64,
+    /// What went to disk, in bytes.
+    pub spilled_bytes: u64,
+}
+
+/// An attempt, with times in nanoseconds since the run's start.
+#[derive(Deserialize)]
+pub struct Attempt {
+    /// Its function.
+    pub function: Option<String>,
+    /// Its part in a `foreach`.
+    pub part: Option<String>,
+    /// When its program was to be made ready.
+    pub prepared_ns: u64,
+    /// When its program was ready.
+    pub ready_ns: Option<u64>,
+    /// When its gate was open and it had a slot.
+    pub started_ns: Option<u64>,
+    /// When nothing of it ran any more.
+    pub ended_ns: Option<u64>,
+    /// Its largest resident size.
+    pub max_rss_bytes: u64,
+}
+
+impl Report {
+    /// The attempts of a function.
+    pub fn of<'a>(&'a self, function: &'a str) -> impl Iterator<Item = &'a Attempt> {
+        self.instances.iter().filter(move |attempt| attempt.function.as_deref() == Some(function))
+    }
+}
+
+impl Ran {
+    /// The word at `index` of a function's output.
+    pub fn time(&self, function: &str, index: usize) -> Result<u64, Failure> {
+        let found = self.outputs.get(function).and_then(|words| words.get(index)).copied();
+        found.ok_or_else(|| Failure::new(format!("{function} has not told its times")))
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Order {
+    workflow: PathBuf,
+    output: PathBuf,
+    slots: u32,
+    memory: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    report: Report,
+    peak_rss: u64,
+}
+
+/// Why functions cannot be run, if so.
+pub fn missing() -> Option<String> {
+    let program = function().ok()?;
+    (!program.is_file()).then(|| format!("{} is not built (cargo build -p dflow-bench)", program.display()))
+}
+
+/// The program that all functions are.
+pub fn function() -> Result<PathBuf, Failure> {
+    Ok(std::env::current_exe().trying("find this program")?.with_file_name(FUNCTION))
+}
+
+impl Run<'_> {
+    /// Has a daemon run it.
+    pub fn run(&self) -> Result<Ran, Failure> {
+        let dir = tempfile::Builder::new().prefix("dflow-bench-").tempdir().trying("make a temporary directory")?;
+        let workflow = dir.path().join("workflow.yaml");
+        std::fs::write(&workflow, self.text()?).trying("write the workflow")?;
+        let output = dir.path().join("out");
+        let order = Order { workflow, output: output.clone(), slots: self.slots, memory: self.memory };
+        let Answer { report, peak_rss } = Daemon::start()?.run(&order)?;
+        if report.state != "succeeded" {
+            let reason = report.error.map_or_else(String::new, |error| {
+                format!("{}: {}", error.instance.unwrap_or_else(|| "the run".into()), error.reason)
+            });
+            return Err(Failure::new(format!("the workflow {}: {reason}", report.state)));
+        }
+        let mut outputs = BTreeMap::new();
+        for source in self.outputs {
+            let name = source.split('.').next().unwrap_or(source);
+            outputs.insert(name.to_owned(), read_words(&output.join(name))?);
+        }
+        Ok(Ran { report, peak_rss, outputs })
+    }
+
+    fn text(&self) -> Result<String, Failure> {
+        let program = function()?;
+        let mut text = "workflow: bench\nfunctions:\n".to_owned();
+        for (name, rest) in self.functions {
+            text += &format!("  {name}: {{ program: {program:?}, timeout: {LIMIT}, {rest} }}\n");
+        }
+        if !self.outputs.is_empty() {
+            text += "outputs:\n";
+        }
+        for source in self.outputs {
+            text += &format!("  {}: {source}\n", source.split('.').next().unwrap_or(source));
+        }
+        Ok(text)
+    }
+}
+
+fn read_words(path: &Path) -> Result<Vec<u64>, Failure> {
+    let bytes = std::fs::read(path).trying(format_args!("read {}", path.display()))?;
+    Ok(bytes.as_chunks().0.iter().map(|word| u64::from_ne_bytes(*word)).collect())
+}
+
+/// The process; killed when it is dropped.
+struct Daemon(Child);
+
+impl Daemon {
+    fn start() -> Result<Daemon, Failure> {
+        let program = std::env::current_exe().trying("find this program")?;
+        let child = Command::new(program).arg("node").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        child.map(Daemon).trying("start a daemon")
+    }
+
+    fn run(&mut self, order: &Order) -> Result<Answer, Failure> {
+        let order = serde_json::to_vec(order).trying("encode an order")?;
+        let mut input = self.0.stdin.take().ok_or_else(|| Failure::new("the daemon has no standard input"))?;
+        input.write_all(&order).trying("tell a daemon what to run")?;
+        drop(input);
+        let mut said = String::new();
+        let output = self.0.stdout.as_mut().ok_or_else(|| Failure::new("the daemon has no standard output"))?;
+        output.read_to_string(&mut said).trying("hear from a daemon")?;
+        if said.is_empty() {
+            return Err(Failure::new("the daemon failed"));
+        }
+        serde_json::from_str(&said).trying("decode a daemon's report")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It has ended, or must; its launcher ends what is left of it.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What the program does when it is started as a daemon: runs the workflow that its standard input names.
+pub fn serve() -> Result<(), Failure> {
+    set_parent_process_death_signal(Some(Signal::KILL)).trying("tie this process to its parent")?;
+    let mut order = String::new();
+    std::io::stdin().read_to_string(&mut order).trying("hear what to run")?;
+    let Order { workflow, output, slots, memory } = serde_json::from_str(&order).trying("decode an order")?;
+    let detected = NodeOptions::detect();
+    let memory = memory.unwrap_or(detected.memory);
+    let spec = RunSpec {
+        workflow: Arc::new(Workflow::load(&workflow).trying("load the workflow")?),
+        workflow_dir: workflow.parent().map_or_else(PathBuf::new, Path::to_path_buf),
+        params: BTreeMap::new(),
+        inputs: Vec::new(),
+        output,
+        options: NodeOptions { slots, memory, ..detected },
+        invocation: dflow_scheduler::Invocation::Dataflow,
+    };
+    let report = dflow_worker::run(&spec, |_| ()).trying("run the workflow")?;
+    let answer = serde_json::json!({ "report": report, "peak_rss": peak_rss() });
+    std::io::stdout().write_all(answer.to_string().as_bytes()).trying("report the run")
+}
+
+/// The largest resident size that this process has had, in bytes.
+fn peak_rss() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    peak.and_then(|kib| kib.trim().trim_end_matches(" kB").parse::<u64>().ok()).map_or(0, |kib| kib << 10)
+}
