@@ -73,6 +73,44 @@ fn the_smallest_program_tells_its_first_instruction() {
 }
 
 #[test]
+fn a_real_daemon_starts_functions() {
+    let logs = tempfile::tempdir().unwrap();
+    let report = run(&["invoke", "--only", "dflow", "--hlog", logs.path().to_str().unwrap()]);
+    let rows = rows(&report);
+    assert_eq!(rows.len(), 6);
+    for row in &rows[..3] {
+        assert_measured(row, "p99_99_ns");
+        let log = format!("invoke-{}.hlog", row["subject"].as_str().unwrap());
+        assert!(logs.path().join(&log).is_file(), "{log}");
+    }
+    for row in &rows[3..] {
+        assert_measured(row, "instances_per_second");
+    }
+}
+
+#[test]
+fn a_real_daemon_keeps_a_stream() {
+    let report = run(&["stream", "--sizes", "64K", "--only", "dflow-node"]);
+    let rows = rows(&report);
+    assert_eq!(rows.len(), 2);
+    for row in rows {
+        assert_measured(row, "bytes_per_second");
+    }
+}
+
+#[test]
+fn a_real_daemon_carries_many_streams() {
+    let report = run(&["fanout", "--only", "dflow,tmpfs"]);
+    let rows = rows(&report);
+    let many: Vec<_> = rows.iter().filter(|row| row["case"].as_str().unwrap().starts_with("1000 of")).collect();
+    assert_eq!(many.len(), 2);
+    for row in many {
+        assert_measured(row, "streams_per_second");
+        assert_measured(row, "time_over_limit");
+    }
+}
+
+#[test]
 fn a_wrong_size_is_refused() {
     let output = Command::new(env!("CARGO_BIN_EXE_dflow-bench")).args(["handoff", "--sizes", "7"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));

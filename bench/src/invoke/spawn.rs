@@ -8,8 +8,8 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::clock::now;
 use crate::failure::{Failure, Trying};
 use crate::invoke::{From, Invoke, REST, Rate};
-use crate::node;
 use crate::latency::{Repeat, histogram};
+use crate::node;
 use crate::subject::{Role, Subject, Waiting};
 
 /// The program beside this one that does nothing before its first instruction.

@@ -30,11 +30,14 @@ pub static PACKET: Wake = Wake {
     join: join_packets,
 };
 
+/// Makes the end of one side.
+type Join = fn(Side, &Place) -> Result<Box<dyn End>, Failure>;
+
 /// A way to wake a process.
 pub struct Wake {
     name: &'static str,
     about: &'static str,
-    join: fn(Side, &Place) -> Result<Box<dyn End>, Failure>,
+    join: Join,
 }
 
 impl Subject for Wake {

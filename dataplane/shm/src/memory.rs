@@ -40,7 +40,27 @@ impl Memory {
     /// # Errors
     /// If the kernel refuses the mapping.
     pub fn map(fd: BorrowedFd<'_>, offset: u64, length: usize, access: Access) -> Result<Self, SegmentError> {
+        Self::plain(&mut MmapOptions::new(), fd, offset, length, access)
+    }
+
+    /// Maps a window as [`Memory::map`] does, and enters its pages, which are there, into the page table at once: a fault
+    /// for each of them later would cost several times as much.
+    ///
+    /// # Errors
+    /// If the kernel refuses the mapping.
+    pub fn window(fd: BorrowedFd<'_>, offset: u64, length: usize, access: Access) -> Result<Self, SegmentError> {
         let mut options = MmapOptions::new();
+        options.populate();
+        Self::plain(&mut options, fd, offset, length, access)
+    }
+
+    fn plain(
+        options: &mut MmapOptions,
+        fd: BorrowedFd<'_>,
+        offset: u64,
+        length: usize,
+        access: Access,
+    ) -> Result<Self, SegmentError> {
         options.offset(offset).len(length);
         let raw = fd.as_raw_fd();
         match access {

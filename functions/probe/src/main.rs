@@ -1,5 +1,5 @@
 //! A function that does what its parameters say: makes, copies, checks and swallows streams, and fails in every way a
-//! function can. Workflows of the fault tests and of `dflow-bench` are made of it; it is also handy to try a cluster with.
+//! function can. Workflows of the fault tests are made of it; it is also handy to try a cluster with.
 //!
 //! It reads every input to its end and writes `bytes` (default 0) test bytes to every output, or copies its first input
 //! to all outputs where `bytes` is not set. Parameters, all optional:

@@ -281,7 +281,7 @@ impl Input {
                             let memory = if window.ring {
                                 Memory::ring(fd.as_fd(), window.segment_offset, size, Access::Read)?
                             } else {
-                                Memory::map(fd.as_fd(), window.segment_offset, size, Access::Read)?
+                                Memory::window(fd.as_fd(), window.segment_offset, size, Access::Read)?
                             };
                             (Arc::new(memory), 0)
                         }

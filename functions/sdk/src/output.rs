@@ -223,7 +223,7 @@ impl Output {
                             let memory = if window.ring {
                                 Memory::ring(fd.as_fd(), window.segment_offset, size, Access::Write)?
                             } else {
-                                Memory::map(fd.as_fd(), window.segment_offset, size, Access::Write)?
+                                Memory::window(fd.as_fd(), window.segment_offset, size, Access::Write)?
                             };
                             (Arc::new(memory), 0)
                         }
