@@ -20,12 +20,19 @@ const CHANNEL: i32 = 3;
 impl Driver<'_> {
     pub(crate) fn perform_on_streams(&mut self, action: Action) {
         match action {
-            Action::OpenStream { stream, epoch, producer, keep, .. } => {
+            Action::OpenStream { stream, epoch, producer, keep, continues, .. } => {
                 self.epochs.insert(stream, epoch);
                 match producer {
                     Producer::WorkflowInput { input, part } => self.open_input(stream, input, part, keep),
                     Producer::Instance { instance, output, part } => {
-                        self.store.reopen_stream(stream, keep);
+                        if continues {
+                            self.store.continue_stream(stream, keep);
+                        } else {
+                            self.store.reopen_stream(stream, keep);
+                            if self.may_be_continued(instance) {
+                                self.store.remember(stream);
+                            }
+                        }
                         let parts = self.outputs.entry((instance, output)).or_default();
                         let part = part as usize;
                         if parts.len() <= part {
@@ -88,6 +95,7 @@ impl Driver<'_> {
                 };
                 self.pending.push_back(Event::Value { stream, epoch, text });
             }
+            // Where its writer has died the stream has stopped by itself; the next attempt decides how it goes on.
             Action::Suspend { .. }
             | Action::WakeAt(_)
             | Action::Kill { .. }
@@ -100,6 +108,17 @@ impl Driver<'_> {
         match function_of(&self.machine, consumer) {
             Some(InstanceKind::Function(function)) => {
                 self.workflow.function(function).inputs.get(input as usize).is_some_and(keeps_all)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether another attempt may go on where one has failed.
+    fn may_be_continued(&self, instance: InstanceId) -> bool {
+        match function_of(&self.machine, instance) {
+            Some(InstanceKind::Function(function)) => {
+                let function = self.workflow.function(function);
+                function.deterministic && function.retries.count > 0
             }
             _ => false,
         }

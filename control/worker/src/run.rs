@@ -11,8 +11,8 @@ use dflow_launcher::{Launcher, LauncherEvent, LauncherOptions};
 use dflow_protocol::{Epoch, InstanceId, RunId, StreamId};
 use dflow_scheduler::{Action, Event, InstanceKind, Outcome, RunMachine, RunOptions, RunState};
 use dflow_shm::now_nanos;
-use dflow_store::{Config, ProcessId, SpillDone, Spiller, Store, StoreError, StoreEvent};
-use dflow_workflow::{Gate, Source, Workflow};
+use dflow_store::{Config, HashDone, Hasher, ProcessId, SpillDone, Spiller, Store, StoreError, StoreEvent};
+use dflow_workflow::Workflow;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -94,26 +94,27 @@ pub(crate) struct Driver<'a> {
     pub(crate) arrivals: UnboundedSender<Arrival>,
     arriving: UnboundedReceiver<Arrival>,
     spilling: UnboundedReceiver<SpillDone>,
+    hashing: UnboundedReceiver<HashDone>,
+    /// Processes that are gone while what they wrote is still being compared.
+    comparing: Vec<LauncherEvent>,
     pub(crate) thread_ends: UnboundedSender<(ProcessId, Result<(), String>)>,
     ending: UnboundedReceiver<(ProcessId, Result<(), String>)>,
 }
 
 impl<'a> Driver<'a> {
     fn new(spec: &'a RunSpec, mut checked: Checked, id: RunId, launcher: Launcher) -> Result<Self, SetupError> {
-        let mut workflow = Workflow::clone(&spec.workflow);
-        for function in &mut workflow.functions {
-            // The store cannot compare a new attempt with the old bytes yet, so readers of a deterministic function
-            // start again as those of any other do.
-            function.deterministic = false;
-        }
-        let workflow = Arc::new(workflow);
-        spool_where_needed(spec, &mut checked)?;
+        let workflow = Arc::clone(&spec.workflow);
+        sink::spool_where_needed(spec, &mut checked)?;
         let (spilled, spilling) = unbounded_channel();
         let spiller = Spiller::start(&spec.options.spill_dir, spec.options.spill_io, move |done| {
             // When the run is over nobody listens, and nobody has to.
             let _ = spilled.send(done);
         })?;
-        let store = Store::new(Config { memory: spec.options.memory, window: spec.options.window }, spiller)?;
+        let (hashed, hashing) = unbounded_channel();
+        let hasher = Hasher::start(move |done| {
+            let _ = hashed.send(done);
+        })?;
+        let store = Store::new(Config { memory: spec.options.memory, window: spec.options.window }, spiller, hasher)?;
         let input_parts = checked
             .inputs
             .iter()
@@ -161,6 +162,8 @@ impl<'a> Driver<'a> {
             arrivals,
             arriving,
             spilling,
+            hashing,
+            comparing: Vec::new(),
             thread_ends,
             ending,
         };
@@ -204,6 +207,13 @@ impl<'a> Driver<'a> {
                 Some(done) = self.spilling.recv() => {
                     let result = self.store.spilled(done);
                     self.note(result);
+                }
+                Some(done) = self.hashing.recv() => {
+                    let result = self.store.hashed(done);
+                    self.note(result);
+                    for exit in std::mem::take(&mut self.comparing) {
+                        self.process_exited(&exit);
+                    }
                 }
                 Some((process, result)) = self.ending.recv() => self.thread_ended(process, result),
                 () = tokio::time::sleep(alarm) => {
@@ -377,6 +387,10 @@ impl<'a> Driver<'a> {
         for event in self.store.take_events() {
             self.store_event(event);
         }
+        if self.store.is_comparing(process) {
+            self.comparing.push(exit.clone());
+            return;
+        }
         let Some(attempt) = self.attempts.get(&process) else { return };
         let outcome = attempt.outcome(exit, self.store.was_told_unread(process));
         let mut record = Record { traffic: self.store.traffic(process), ..Record::default() };
@@ -448,6 +462,11 @@ impl<'a> Driver<'a> {
             StoreEvent::Finished(stream, length) => {
                 let epoch = self.epoch(stream);
                 self.pending.push_back(Event::Finished { stream, epoch, length });
+            }
+            StoreEvent::Diverged(stream, what) => {
+                let epoch = self.epoch(stream);
+                tracing::warn!(%stream, what, "a function that is declared deterministic is not");
+                self.pending.push_back(Event::Diverged { stream, epoch });
             }
             StoreEvent::PartWanted(process, output) => {
                 if let Some((instance, attempt)) = of(&self.attempts, process) {
@@ -559,29 +578,6 @@ impl<'a> Driver<'a> {
         }
         Ok(self.report(failure, outputs))
     }
-}
-
-/// Workflow inputs that are no files but have to be whole before somebody starts are copied to disk first.
-fn spool_where_needed(spec: &RunSpec, checked: &mut Checked) -> Result<(), SetupError> {
-    let control_flow = spec.invocation == dflow_scheduler::Invocation::ControlFlow;
-    for (index, input) in (0u32..).zip(&mut checked.inputs) {
-        let source = Source::WorkflowInput(index);
-        let whole = spec
-            .workflow
-            .functions
-            .iter()
-            .flat_map(|function| &function.inputs)
-            .any(|input| input.sources.contains(&source) && input.gate == Gate::Whole);
-        if (whole || control_flow)
-            && let InputFiles::Live(live) = input
-        {
-            let system = |source| SetupError::System { what: "copy an input to the spill directory", source };
-            let fd = live.try_clone().map_err(system)?;
-            let file = sink::spool(fd, &spec.options.spill_dir).map_err(system)?;
-            *input = InputFiles::Files(vec![vec![file]]);
-        }
-    }
-    Ok(())
 }
 
 pub(crate) fn nanos(duration: Duration) -> u64 {

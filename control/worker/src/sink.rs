@@ -1,7 +1,9 @@
 //! The ends of a workflow that are no processes: threads of the daemon that write output files, and that read inputs
 //! which are no regular files. They use the SDK as every function does.
 
+use crate::check::{Checked, InputFiles, RunSpec, SetupError};
 use dflow_function::{Context, Error};
+use dflow_workflow::{Gate, Source};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -55,8 +57,31 @@ pub(crate) fn read_live(ctx: &mut Context, from: OwnedFd, name: &str) -> Result<
     }
 }
 
+/// Workflow inputs that are no files but have to be whole before somebody starts are copied to disk first.
+pub(crate) fn spool_where_needed(spec: &RunSpec, checked: &mut Checked) -> Result<(), SetupError> {
+    let control_flow = spec.invocation == dflow_scheduler::Invocation::ControlFlow;
+    for (index, input) in (0u32..).zip(&mut checked.inputs) {
+        let source = Source::WorkflowInput(index);
+        let whole = spec
+            .workflow
+            .functions
+            .iter()
+            .flat_map(|function| &function.inputs)
+            .any(|input| input.sources.contains(&source) && input.gate == Gate::Whole);
+        if (whole || control_flow)
+            && let InputFiles::Live(live) = input
+        {
+            let system = |source| SetupError::System { what: "copy an input to the spill directory", source };
+            let fd = live.try_clone().map_err(system)?;
+            let file = spool(fd, &spec.options.spill_dir).map_err(system)?;
+            *input = InputFiles::Files(vec![vec![file]]);
+        }
+    }
+    Ok(())
+}
+
 /// Copies what is no regular file into a file without a name, for consumers that need it whole before they start.
-pub(crate) fn spool(from: OwnedFd, dir: &Path) -> std::io::Result<(OwnedFd, u64)> {
+fn spool(from: OwnedFd, dir: &Path) -> std::io::Result<(OwnedFd, u64)> {
     let path: PathBuf = dir.to_owned();
     let file = rustix::fs::open(
         &path,

@@ -59,7 +59,8 @@ pub enum ToFunction {
         /// Its length, or why it was given up.
         end: Result<u64, String>,
     },
-    /// Room for an output's next bytes, from its watermark on.
+    /// Room for an output's next bytes, from its watermark on; it takes the place of the present window. An attempt that
+    /// continues an earlier one's stream begins with less than its slot of the arena: then this comes before its start.
     Window {
         /// The writing port.
         port: PortId,
@@ -227,7 +228,8 @@ pub struct Window {
     pub segment_offset: u64,
     /// The stream offset of its first byte.
     pub base: u64,
-    /// Its size in bytes; a multiple of the page size, and for a ring a power of two.
+    /// Its size in bytes; for a ring a power of two and a multiple of the page size. One that is filled once may end
+    /// anywhere.
     pub size: u64,
     /// `true`: a ring, whose bytes are overwritten once every reader is past them. `false`: it is filled once.
     pub ring: bool,

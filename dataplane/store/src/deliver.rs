@@ -7,7 +7,7 @@ use crate::{ProcessId, Store};
 use dflow_protocol::message::{Piece, SegmentUse, ToFunction, Window};
 use dflow_protocol::{PortId, SegmentId, StreamId};
 use std::os::fd::AsFd;
-use std::rc::Rc;
+use std::sync::Arc;
 
 impl Store {
     /// A reader has used up its piece and wants what comes at this offset.
@@ -122,9 +122,13 @@ impl Store {
         let end = piece.end.unwrap_or(piece.base);
         match &piece.place {
             Place::Spill(file) => {
-                let following =
-                    stream.pieces[index + 1..].iter().take_while(|piece| matches!(piece.place, Place::Spill(_)));
-                let end = following.filter_map(|piece| piece.end).last().unwrap_or(end);
+                let mut end = end;
+                for piece in &stream.pieces[index + 1..] {
+                    match (&piece.place, piece.end) {
+                        (Place::Spill(_), Some(next)) if piece.base == end => end = next,
+                        _ => break,
+                    }
+                }
                 Ok((file.reader()?, piece.base, end))
             }
             Place::Input(file) => Ok((duplicate(file.as_fd())?, 0, end)),
@@ -132,7 +136,7 @@ impl Store {
         }
     }
 
-    fn send_arena(&mut self, to: ProcessId, arena: &Rc<Arena>) -> Result<SegmentId, StoreError> {
+    fn send_arena(&mut self, to: ProcessId, arena: &Arc<Arena>) -> Result<SegmentId, StoreError> {
         if self.processes.get_mut(&to).is_some_and(|process| process.known.insert(arena.id)) {
             let kind = SegmentUse::Arena(arena.segment.length() as u64);
             let fd = arena.segment.read_only()?;

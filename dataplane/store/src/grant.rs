@@ -8,7 +8,6 @@ use crate::{ProcessId, Store, StoreEvent};
 use dflow_protocol::limits::{ARENA_SLOT, MAX_WINDOW, MIN_WINDOW};
 use dflow_protocol::message::{SegmentUse, ToFunction, Window};
 use dflow_protocol::{PortId, StreamId};
-use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -65,7 +64,7 @@ impl Store {
             let Some(&stream) = self.processes.get(&id).and_then(|process| process.outputs.get(&port)) else {
                 continue;
             };
-            if self.has_no_credit(stream, want) {
+            if self.has_no_credit(stream, want) || self.waits_for_comparison(stream, want) {
                 continue;
             }
             if !self.grant(id, port, stream, want, false)? {
@@ -94,7 +93,7 @@ impl Store {
     fn has_no_credit(&mut self, id: StreamId, want: Want) -> bool {
         self.sample_readers(id);
         let Some(stream) = self.streams.get(&id) else { return false };
-        if stream.keep || stream.holds > 0 {
+        if stream.keep || stream.holds > 0 || stream.replay.is_some() {
             return false;
         }
         let credit = (4 * self.config.window).min(self.budget.limit() / 8).max(4 * want.least);
@@ -134,39 +133,51 @@ impl Store {
         want: Want,
         held: bool,
     ) -> Result<bool, StoreError> {
+        if self.streams.get(&id).is_some_and(|stream| stream.replay.is_some()) {
+            return self.grant_replay(process, port, id, want);
+        }
         let ring = !held && self.ring_will_do(id);
         let Some(memory) = self.window_memory(process, want, ring)? else { return Ok(false) };
         self.close_live(id);
-        let window =
-            Window { segment: self.budget.next_id(), segment_offset: 0, base: want.at, size: memory.size, ring };
         if ring {
             // Before the first byte is overwritten every reader's position counts.
             self.register_readers(id)?;
         }
-        let fd = duplicate(memory.segment.as_fd())?;
+        self.send_window(process, port, &memory, want.at, memory.size, ring)?;
         let Some(stream) = self.streams.get_mut(&id) else { return Ok(true) };
         stream.watermark = stream.watermark.max(want.at);
-        stream.pieces.push(PieceState {
-            base: want.at,
-            end: None,
-            place: Place::Window { memory, ring },
-            users: BTreeSet::new(),
-            spilling: false,
-        });
-        self.send(process, ToFunction::Segment { segment: window.segment, kind: SegmentUse::Once }, Some(fd));
-        self.send(process, ToFunction::Window { port, window }, None);
+        stream.pieces.push(PieceState::window(want.at, memory, ring));
         self.serve_waiting_readers(id)?;
         self.release(id);
         Ok(true)
     }
 
-    /// A ring suits a stream all of whose readers run and keep up, and none of which will read a byte twice.
+    /// Room for an output: the first `size` bytes of a window.
+    pub(crate) fn send_window(
+        &mut self,
+        process: ProcessId,
+        port: PortId,
+        memory: &WindowMemory,
+        base: u64,
+        size: u64,
+        ring: bool,
+    ) -> Result<(), StoreError> {
+        let fd = duplicate(memory.segment.as_fd())?;
+        let window = Window { segment: self.budget.next_id(), segment_offset: 0, base, size, ring };
+        self.send(process, ToFunction::Segment { segment: window.segment, kind: SegmentUse::Once }, Some(fd));
+        self.send(process, ToFunction::Window { port, window }, None);
+        Ok(())
+    }
+
+    /// A ring suits a stream all of whose readers run and keep up, and none of which will read a byte twice. Its bytes
+    /// are gone at once, so what has to be hashed cannot be in one.
     fn ring_will_do(&mut self, id: StreamId) -> bool {
         self.sample_readers(id);
         let Some(stream) = self.streams.get(&id) else { return false };
         let caught_up_from = stream.live().map_or(0, |piece| piece.base);
         !stream.keep
             && stream.holds == 0
+            && stream.fingerprint.is_none()
             && stream.subscribers.values().filter(|subscriber| !subscriber.closed || subscriber.keep).all(
                 |subscriber| {
                     let runs = |(reader, _)| {
@@ -177,7 +188,7 @@ impl Store {
             )
     }
 
-    fn window_memory(
+    pub(crate) fn window_memory(
         &mut self,
         process: ProcessId,
         want: Want,
@@ -201,8 +212,8 @@ impl Store {
             }
             size /= 2;
         }
-        // Nothing is on its way to disk that would make room: this stream gets its minimum all the same.
-        let hopeless = !self.spiller.is_busy() && self.disk_full.is_none();
+        // Nothing is on its way to disk, or being hashed, that would make room: this stream gets its minimum all the same.
+        let hopeless = !self.spiller.is_busy() && !self.hasher.is_busy() && self.disk_full.is_none();
         Ok(if hopeless && least == MIN_WINDOW { self.budget.window(process, MIN_WINDOW, true)? } else { None })
     }
 
@@ -212,7 +223,10 @@ impl Store {
         let producer = stream.producer;
         let watermark = self.watermark_word(producer).unwrap_or(0);
         let Some(stream) = self.streams.get_mut(&id) else { return };
-        let end = watermark.max(stream.watermark);
+        if stream.live().is_none() {
+            return;
+        }
+        let end = watermark.min(stream.room()).max(stream.watermark);
         stream.watermark = end;
         let Some(piece) = stream.live_mut() else { return };
         let natural = piece.base + piece.capacity();
@@ -227,6 +241,8 @@ impl Store {
         for (reader, port) in told {
             self.send(reader, ToFunction::PieceEnd { port, end }, None);
         }
+        self.record(id);
+        self.check_promise(id, end);
     }
 
     /// The watermark that a producer has published.

@@ -7,19 +7,23 @@
 //!
 //! [`Store`] is one single-threaded state machine: the worker feeds it messages and ends of processes, and carries out
 //! the messages ([`Store::take_outgoing`]) and events ([`Store::take_events`]) that it produces. Only the spill thread
-//! runs beside it. It believes no word and no message of a function: what cannot be is a [`StoreEvent::Misbehaved`] of
-//! that process alone.
+//! and the hash thread run beside it. It believes no word and no message of a function: what cannot be is a
+//! [`StoreEvent::Misbehaved`] of that process alone.
 
 mod deliver;
+mod fingerprint;
 mod grant;
+mod hasher;
 mod memory;
 mod observe;
 mod process;
 mod receive;
+mod replay;
 mod spill;
 mod store;
 mod stream;
 
+pub use hasher::{HashDone, Hasher};
 pub use observe::{Traffic, Usage};
 pub use spill::{SpillDone, Spiller};
 pub use store::{Config, Outgoing, Store, StoreError, StoreEvent};

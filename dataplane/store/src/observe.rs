@@ -96,7 +96,7 @@ impl Store {
         if length == 0 {
             return Some(bytes);
         }
-        let piece = stream.pieces.first().filter(|piece| piece.base == 0)?;
+        let piece = stream.pieces.get(stream.piece_at(0)?).filter(|piece| piece.base == 0)?;
         let read = match &piece.place {
             Place::Arena { arena, offset, .. } => rustix::io::pread(&arena.segment, &mut bytes[..], *offset),
             Place::Window { memory, .. } => rustix::io::pread(&memory.segment, &mut bytes[..], 0),

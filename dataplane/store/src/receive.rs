@@ -2,10 +2,10 @@
 
 use crate::process::{ControlPage, Want};
 use crate::store::{StoreError, duplicate};
-use crate::stream::PieceState;
 use crate::{ProcessId, Store, StoreEvent};
 use dflow_protocol::limits::PROTOCOL_VERSION;
 use dflow_protocol::message::ToDaemon;
+use dflow_protocol::words::State;
 use dflow_protocol::{PortId, StreamId};
 use dflow_shm::PeerControl;
 use std::os::fd::{AsFd, OwnedFd};
@@ -38,7 +38,7 @@ impl Store {
             ToDaemon::Finished { port } => {
                 if let Some(stream) = self.output(id, port) {
                     self.sample_output(id, port);
-                    self.finish(id, port, stream);
+                    self.finish(id, port, stream)?;
                     self.serve_waiting_readers(stream)?;
                 }
                 Ok(())
@@ -89,6 +89,10 @@ impl Store {
                 if word != Some(*at) || *least == 0 || process.starved.contains_key(port) {
                     return Err(format!("it asked for {least} bytes at {at}, which is not where it writes"));
                 }
+                let stream = self.streams.get(&output(port)?);
+                if stream.is_some_and(|stream| stream.fingerprint.is_some() && *at != stream.room()) {
+                    return Err(format!("it asked for {least} bytes at {at}, before its window was full"));
+                }
                 Ok(())
             }
             ToDaemon::NextPiece { port, .. } | ToDaemon::CloseInput { port } if !process.inputs.contains_key(port) => {
@@ -114,13 +118,9 @@ impl Store {
         if stream.producer != Some((id, port)) || stream.finished.is_some() {
             return Ok(());
         }
-        let room =
-            stream.live().map_or(0, |piece| if piece.is_ring() { u64::MAX } else { piece.base + piece.capacity() });
-        if word < stream.watermark || word > room {
-            return Err(format!(
-                "its watermark jumped from {} to {word}, but it was granted room up to {room}",
-                stream.watermark
-            ));
+        let (written, room) = (stream.written(), stream.room());
+        if word < written || word > room {
+            return Err(format!("its watermark jumped from {written} to {word}, but it was granted room up to {room}"));
         }
         Ok(())
     }
@@ -173,22 +173,18 @@ impl Store {
     }
 
     /// The stream of an output is complete.
-    pub(crate) fn finish(&mut self, id: ProcessId, port: PortId, stream_id: StreamId) {
-        let Some(word) = self.watermark_word(Some((id, port))) else { return };
-        let Some(stream) = self.streams.get_mut(&stream_id) else { return };
+    pub(crate) fn finish(&mut self, id: ProcessId, port: PortId, stream_id: StreamId) -> Result<(), StoreError> {
+        let Some(word) = self.watermark_word(Some((id, port))) else { return Ok(()) };
+        let Some(stream) = self.streams.get_mut(&stream_id) else { return Ok(()) };
         if stream.finished.is_some() || stream.producer != Some((id, port)) {
-            return;
+            return Ok(());
+        }
+        if stream.replay.is_some() {
+            return self.finish_replay(stream_id, word);
         }
         // Never more than the memory that was granted holds, whatever the word says.
-        let room =
-            stream.live().map_or(
-                stream.watermark,
-                |piece: &PieceState| {
-                    if piece.is_ring() { word } else { piece.base + piece.capacity() }
-                },
-            );
-        stream.watermark = word.clamp(stream.watermark, room.max(stream.watermark));
-        let length = stream.watermark;
+        let length = word.min(stream.room()).max(stream.watermark);
+        stream.watermark = length;
         stream.finished = Some(length);
         if length > 0 {
             self.note_first_bytes(stream_id);
@@ -196,6 +192,15 @@ impl Store {
         self.close_live(stream_id);
         self.events.push(StoreEvent::Finished(stream_id, length));
         self.release(stream_id);
+        Ok(())
+    }
+
+    /// Whether an attempt that may be continued has published the end of an output. Readers see that without the
+    /// daemon, even if the attempt is gone before it says so.
+    pub(crate) fn has_promised(&self, id: ProcessId, port: PortId, stream: StreamId) -> bool {
+        let control = self.processes.get(&id).and_then(|process| process.control.as_ref());
+        self.streams.get(&stream).is_some_and(|stream| stream.fingerprint.is_some() && stream.replay.is_none())
+            && control.is_some_and(|control| control.words.port(port).progress().state == State::Finished)
     }
 
     fn finish_all(&mut self, id: ProcessId) -> Result<(), StoreError> {
@@ -203,7 +208,7 @@ impl Store {
         let outputs: Vec<(PortId, StreamId)> = process.outputs.iter().map(|(&port, &stream)| (port, stream)).collect();
         for (port, stream) in outputs {
             self.sample_output(id, port);
-            self.finish(id, port, stream);
+            self.finish(id, port, stream)?;
             self.serve_waiting_readers(stream)?;
         }
         Ok(())

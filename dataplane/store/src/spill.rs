@@ -120,7 +120,7 @@ impl Store {
         let needed = stream.needed_from();
         let cold = stream.pieces.iter_mut().rev().find(|piece| {
             piece.users.is_empty()
-                && !piece.spilling
+                && !piece.lent
                 && piece.end.is_some_and(|end| end > needed && end > piece.base)
                 && matches!(piece.place, Place::Window { ring: false, .. })
         });
@@ -136,7 +136,7 @@ impl Store {
         };
         let length = end - piece.base;
         let job = Job { stream: id, base: piece.base, length, memory: Arc::clone(memory), file };
-        piece.spilling = true;
+        piece.lent = true;
         self.spiller.in_flight += length;
         if let Some(jobs) = &self.spiller.jobs {
             // The thread ends only after this sender is gone.
@@ -159,7 +159,7 @@ impl Store {
         });
         match (piece, result) {
             (Some(piece), Ok(())) => {
-                piece.spilling = false;
+                piece.lent = false;
                 if piece.users.is_empty() {
                     piece.place = Place::Spill(job.file);
                     if let Some(stream) = self.streams.get_mut(&job.stream) {
@@ -171,7 +171,7 @@ impl Store {
                 self.disk_full = None;
             }
             (Some(piece), Err(error)) => {
-                piece.spilling = false;
+                piece.lent = false;
                 if let StoreError::Disk(DiskError::NoSpace { .. } | DiskError::FileTooLarge { .. }) = error {
                     // Not fatal yet: while streams move, room may come. `Store::tick` decides.
                     self.disk_full = Some(error.to_string());

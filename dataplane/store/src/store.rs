@@ -1,6 +1,7 @@
 //! The store: streams come and go, attempts come and go.
 
 use crate::ProcessId;
+use crate::hasher::Hasher;
 use crate::memory::Budget;
 use crate::process::{Arena, Process};
 use crate::spill::Spiller;
@@ -14,6 +15,7 @@ use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How much the store may use, and how.
@@ -38,6 +40,7 @@ pub struct Store {
     pub(crate) config: Config,
     pub(crate) budget: Budget,
     pub(crate) spiller: Spiller,
+    pub(crate) hasher: Hasher,
     pub(crate) streams: BTreeMap<StreamId, Stream>,
     pub(crate) processes: BTreeMap<ProcessId, Process>,
     pub(crate) outgoing: Vec<Outgoing>,
@@ -48,7 +51,7 @@ pub struct Store {
     stalled: Option<(u64, Instant)>,
     pub(crate) spilled: u64,
     /// The arenas of live processes; pieces keep those of others.
-    arenas: BTreeMap<ProcessId, Rc<Arena>>,
+    arenas: BTreeMap<ProcessId, Arc<Arena>>,
     bells: Bells,
     free_bells: Vec<u32>,
     next_bell: u32,
@@ -76,6 +79,8 @@ pub enum StoreEvent {
     FirstBytes(StreamId),
     /// A stream is complete.
     Finished(StreamId, u64),
+    /// The attempt that continues a stream does not write what the one before has written, as it says here.
+    Diverged(StreamId, String),
     /// The attempt wants one more part of this output.
     PartWanted(ProcessId, u32),
     /// The attempt sleeps; [`Store::is_waiting`] tells when it no longer does.
@@ -110,7 +115,7 @@ impl Store {
     ///
     /// # Errors
     /// If the budget is too small, or there is no memory for the page of bells.
-    pub fn new(config: Config, spiller: Spiller) -> Result<Self, StoreError> {
+    pub fn new(config: Config, spiller: Spiller, hasher: Hasher) -> Result<Self, StoreError> {
         if config.memory < Config::MIN_MEMORY {
             return Err(StoreError::Limit(format!(
                 "a memory budget of {} bytes is too small for streams: {} bytes (256 KiB) is the least, 64 MiB a sensible one",
@@ -122,6 +127,7 @@ impl Store {
             budget: Budget::new(config.memory),
             config,
             spiller,
+            hasher,
             streams: BTreeMap::new(),
             processes: BTreeMap::new(),
             outgoing: Vec::new(),
@@ -193,7 +199,7 @@ impl Store {
             if length > 0 {
                 let place = Place::Input(Rc::new(file));
                 let end = Some(base + length);
-                stream.pieces.push(PieceState { base, end, place, users: BTreeSet::new(), spilling: false });
+                stream.pieces.push(PieceState { base, end, place, users: BTreeSet::new(), lent: false });
                 base += length;
             }
         }
@@ -211,6 +217,7 @@ impl Store {
                 asked: None,
                 registered: false,
                 closed: false,
+                gone: false,
                 position: 0,
                 since: Instant::now(),
             };
@@ -223,6 +230,7 @@ impl Store {
         if let Some(state) = self.streams.get_mut(&id).and_then(|stream| stream.subscribers.get_mut(&subscriber)) {
             state.keep = false;
             state.closed = true;
+            state.gone = true;
             state.asked = None;
             self.tell_unread(id);
             self.release(id);
@@ -288,21 +296,24 @@ impl Store {
         let slots = u64::from(process.next_port).max(1) + reserve;
         let length = usize::try_from(slots * ARENA_SLOT).unwrap_or(usize::MAX);
         let segment = Segment::create("dflow-arena", length, SegmentKind::FunctionWritten)?;
-        let arena = Rc::new(Arena { id: self.budget.next_id(), segment });
+        let arena = Arc::new(Arena { id: self.budget.next_id(), segment });
         setup.bell = bell;
         setup.arena = arena.id;
         let arena_id = arena.id;
         let page = duplicate(self.bells.segment().as_fd())?;
         let memory = duplicate(arena.segment.as_fd())?;
-        for (&port, &stream) in &process.outputs {
-            self.attach_producer(id, port, stream, &arena);
-        }
+        let ports: Vec<(PortId, StreamId)> = process.outputs.iter().map(|(&port, &stream)| (port, stream)).collect();
         self.budget.admit(id);
         process.known.insert(arena_id);
         self.processes.insert(id, process);
         self.send(id, ToFunction::Setup(setup), Some(page));
         let kind = SegmentUse::OwnArena(length as u64);
         self.send(id, ToFunction::Segment { segment: arena_id, kind }, Some(memory));
+        for (port, stream) in ports {
+            self.attach_producer(id, port, stream, &arena);
+            // Of a stream that it continues, every reader may have left already.
+            self.tell_unread(stream);
+        }
         self.arenas.insert(id, arena);
         Ok(())
     }
@@ -315,11 +326,15 @@ impl Store {
         Ok(self.next_bell - 1)
     }
 
-    fn attach_producer(&mut self, process: ProcessId, port: PortId, stream: StreamId, arena: &Rc<Arena>) {
-        let Some(stream) = self.streams.get_mut(&stream) else { return };
+    fn attach_producer(&mut self, process: ProcessId, port: PortId, id: StreamId, arena: &Arc<Arena>) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.producer = Some((process, port));
-        let place = Place::Arena { arena: Rc::clone(arena), offset: u64::from(port.0) * ARENA_SLOT, charged: 0 };
-        stream.pieces.push(PieceState { base: 0, end: None, place, users: BTreeSet::new(), spilling: false });
+        let piece = PieceState::slot(Arc::clone(arena), port);
+        if stream.replay.is_some() {
+            self.replay_in_slot(process, port, id, piece);
+        } else {
+            stream.pieces.push(piece);
+        }
     }
 
     /// One more stream for an input of an attempt.
@@ -386,7 +401,7 @@ impl Store {
     }
 
     /// Nothing of an attempt runs any more. Streams that it has not finished end where they are; if it has not
-    /// succeeded, the scheduler aborts them.
+    /// succeeded, they are to be aborted ([`Store::abort`]) or continued ([`Store::continue_stream`]).
     ///
     /// # Errors
     /// If somebody who waited for its memory could then not be served.
@@ -395,9 +410,10 @@ impl Store {
             self.processes.get(&id).map(|process| process.outputs.clone()).into_iter().flatten().collect();
         for (port, stream) in ports {
             self.sample_output(id, port);
-            if succeeded {
-                self.finish(id, port, stream);
+            if succeeded || self.has_promised(id, port, stream) {
+                self.finish(id, port, stream)?;
             }
+            self.drop_replay(stream);
             self.close_live(stream);
             if let Some(stream) = self.streams.get_mut(&stream) {
                 stream.producer = None;
@@ -441,16 +457,21 @@ impl Store {
         stream.unread_told = false;
         stream.producer = None;
         stream.spill = None;
+        stream.fingerprint = None;
+        stream.hashed = 0;
+        stream.promised = None;
         for subscriber in stream.subscribers.values_mut() {
             // Whoever reads void bytes is being ended; its words mean nothing any more.
             subscriber.reader = None;
             subscriber.registered = false;
+            subscriber.closed = subscriber.gone;
             subscriber.position = 0;
             subscriber.asked = None;
         }
         for piece in std::mem::take(&mut stream.pieces) {
             self.free(piece);
         }
+        self.drop_replay(id);
     }
 
     /// To be called now and then (a few times a second): tries again what had no memory or no disk, and notices when
@@ -509,11 +530,11 @@ impl Store {
         }
     }
 
-    fn free(&mut self, piece: PieceState) {
+    pub(crate) fn free(&mut self, piece: PieceState) {
         match piece.place {
             Place::Arena { charged, .. } => self.budget.discharge(charged),
-            // The spill thread gives it back when it is done with it.
-            Place::Window { .. } if piece.spilling => {}
+            // Whoever reads it gives it back.
+            Place::Window { .. } if piece.lent => {}
             Place::Window { memory, .. } => self.budget.free(memory),
             Place::Spill(file) => {
                 file.punch(piece.base..piece.end.unwrap_or(piece.base));

@@ -1,14 +1,17 @@
 //! What the store knows of one stream.
 
 use crate::ProcessId;
+use crate::fingerprint::Fingerprint;
 use crate::memory::WindowMemory;
 use crate::process::Arena;
+use crate::replay::Replay;
 use dflow_disk::SpillFile;
+use dflow_protocol::limits::ARENA_SLOT;
 use dflow_protocol::{InstanceId, PortId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 /// A reader of a stream: an input of an instance, whichever attempt of it is running.
@@ -42,6 +45,14 @@ pub(crate) struct Stream {
     pub(crate) spill: Option<Arc<SpillFile>>,
     /// Bytes that were written to disk.
     pub(crate) spilled: u64,
+    /// What later attempts are compared with, if they are to continue the stream.
+    pub(crate) fingerprint: Option<Arc<Mutex<Fingerprint>>>,
+    /// Up to where the fingerprint reaches, or will when the hash thread is done.
+    pub(crate) hashed: u64,
+    /// An attempt writes again what is there already.
+    pub(crate) replay: Option<Replay>,
+    /// An earlier attempt has finished the stream with this length, and readers may know it.
+    pub(crate) promised: Option<u64>,
 }
 
 /// A part of a stream.
@@ -53,15 +64,15 @@ pub(crate) struct PieceState {
     pub(crate) place: Place,
     /// Readers that may have it mapped.
     pub(crate) users: BTreeSet<(ProcessId, PortId)>,
-    /// On its way to disk.
-    pub(crate) spilling: bool,
+    /// Lent to the spill thread or to the hash thread, which gives the memory back when nobody else needs it.
+    pub(crate) lent: bool,
 }
 
 /// Where a piece's bytes are.
 #[derive(Clone, Debug)]
 pub(crate) enum Place {
     /// A slot of the producer's arena, at this offset in bytes, of which so many bytes are charged to the budget.
-    Arena { arena: Rc<Arena>, offset: u64, charged: u64 },
+    Arena { arena: Arc<Arena>, offset: u64, charged: u64 },
     /// A window of its own.
     Window { memory: Arc<WindowMemory>, ring: bool },
     /// The spill file, at the same offsets as in the stream.
@@ -81,21 +92,38 @@ pub(crate) struct SubscriberState {
     pub(crate) asked: Option<u64>,
     /// The producer knows of the reader.
     pub(crate) registered: bool,
-    /// Nothing more will be read.
+    /// Nothing more of this epoch will be read.
     pub(crate) closed: bool,
+    /// Nor of any other.
+    pub(crate) gone: bool,
     /// The position last seen, and since when it has been this.
     pub(crate) position: u64,
     pub(crate) since: Instant,
 }
 
 impl Stream {
-    /// The window that the producer writes.
+    /// The window that the producer writes and readers read.
     pub(crate) fn live(&self) -> Option<&PieceState> {
         self.pieces.last().filter(|piece| piece.end.is_none())
     }
 
     pub(crate) fn live_mut(&mut self) -> Option<&mut PieceState> {
         self.pieces.last_mut().filter(|piece| piece.end.is_none())
+    }
+
+    /// The largest watermark that the producer was seen to have reached.
+    pub(crate) fn written(&self) -> u64 {
+        self.replay.as_ref().map_or(self.watermark, |replay| replay.written)
+    }
+
+    /// The largest watermark that the granted memory allows. How far a ring goes is a matter between its users.
+    pub(crate) fn room(&self) -> u64 {
+        match (&self.replay, self.live()) {
+            (Some(replay), _) => replay.room(),
+            (None, Some(piece)) if piece.is_ring() => u64::MAX,
+            (None, Some(piece)) => piece.base + piece.capacity(),
+            (None, None) => self.watermark,
+        }
     }
 
     /// The lowest offset that somebody may still need.
@@ -133,10 +161,21 @@ impl Stream {
 }
 
 impl PieceState {
+    /// A slot of the arena in which the stream begins.
+    pub(crate) fn slot(arena: Arc<Arena>, port: PortId) -> Self {
+        let place = Place::Arena { arena, offset: u64::from(port.0) * ARENA_SLOT, charged: 0 };
+        Self { base: 0, end: None, place, users: BTreeSet::new(), lent: false }
+    }
+
+    /// A window of its own.
+    pub(crate) fn window(base: u64, memory: Arc<WindowMemory>, ring: bool) -> Self {
+        Self { base, end: None, place: Place::Window { memory, ring }, users: BTreeSet::new(), lent: false }
+    }
+
     /// Bytes that the place has.
     pub(crate) fn capacity(&self) -> u64 {
         match &self.place {
-            Place::Arena { .. } => dflow_protocol::limits::ARENA_SLOT,
+            Place::Arena { .. } => ARENA_SLOT,
             Place::Window { memory, .. } => memory.size,
             Place::Spill(_) | Place::Input(_) => self.end.unwrap_or(self.base) - self.base,
         }

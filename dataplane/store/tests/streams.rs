@@ -97,6 +97,26 @@ fn a_fast_reader_a_slow_one_and_one_that_stops() {
     all_well(&node, 4);
 }
 
+/// A reader that has left the epoch before early reads the next one from its first byte, however late it comes.
+#[test]
+fn a_reader_that_had_left_reads_the_next_epoch() {
+    let mut node = Node::new(16 * MIB);
+    let (a, b) = (source(), sink());
+    node.plan(&[1], &[(2, &b), (3, &b)]);
+    node.start(1, &a, |ctx| produce(ctx, "out", 1, MIB, 50_000));
+    for reader in [2, 3] {
+        node.start(reader, &b, |ctx| ctx.input("in")?.chunk().map(|_| ()));
+    }
+    node.run();
+    node.store.reopen_stream(dflow_protocol::StreamId(1), false);
+    node.start(11, &a, |ctx| produce(ctx, "out", 1, 3 * MIB, 50_000));
+    node.start(2, &b, |ctx| expect(verify(&mut ctx.input("in")?, 1)?, 3 * MIB));
+    node.run_until(|node| node.is_gone(11) && node.is_gone(2));
+    node.start(3, &b, |ctx| expect(verify(&mut ctx.input("in")?, 1)?, 3 * MIB));
+    node.run();
+    assert_eq!(node.outcomes[&dflow_store::ProcessId(3)], Ok(()));
+}
+
 /// A producer that nobody reads any more is told.
 #[test]
 fn a_producer_without_readers_is_told() {

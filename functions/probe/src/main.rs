@@ -10,6 +10,7 @@
 //! | `chunk` | how many of them at once; default 65536 |
 //! | `order` | `together` (default): read whichever input has bytes; `one-by-one`: one input after the other |
 //! | `pause_us` | how long to sleep after each chunk read or written |
+//! | `vary` | the offset of a test byte that is another one in each attempt |
 //! | `check` | `true`: fail if an input is not made of test bytes |
 //! | `read` | how many bytes of each input to read before leaving it; default all |
 //! | `parts` | for an output whose parts are discovered: how many to open |
@@ -37,6 +38,8 @@ struct Settings {
     chunk: usize,
     one_by_one: bool,
     pause: Duration,
+    vary: Option<u64>,
+    attempt: u32,
     check: bool,
     read: u64,
     failure: Failure,
@@ -48,6 +51,8 @@ fn probe(ctx: &mut Context) -> Result<(), Error> {
         chunk: ctx.param("chunk")?.unwrap_or(65_536).max(1),
         one_by_one: ctx.param_text("order") == Some("one-by-one"),
         pause: Duration::from_micros(ctx.param("pause_us")?.unwrap_or(0)),
+        vary: ctx.param("vary")?,
+        attempt: ctx.attempt(),
         check: ctx.param("check")?.unwrap_or(false),
         read: ctx.param("read")?.unwrap_or(u64::MAX),
         failure: Failure::from_params(ctx)?,
@@ -111,6 +116,9 @@ fn make(outputs: &mut [Output], bytes: u64, settings: &mut Settings) -> Result<(
             let mut room = output.reserve(take)?;
             for (byte, offset) in room[..take].iter_mut().zip(at..) {
                 *byte = byte_at(offset);
+                if settings.vary == Some(offset) {
+                    *byte = byte.wrapping_add(settings.attempt as u8);
+                }
             }
             settings.failure.in_the_middle(at + take as u64)?;
             room.commit(take)?;

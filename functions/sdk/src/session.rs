@@ -90,10 +90,12 @@ impl Session {
         let page = fds.pop().ok_or_else(|| Error::new("the setup came without the daemon's page"))?;
         let bell = Bell::adopt(page, setup.bell)?;
         let (message, mut fds) = inbox.receive(&socket)?;
-        let (ToFunction::Segment { kind: SegmentUse::OwnArena(length), .. }, Some(arena)) = (message, fds.pop()) else {
+        let (ToFunction::Segment { segment, kind: SegmentUse::OwnArena(length) }, Some(arena)) = (message, fds.pop())
+        else {
             return Err(Error::new("the setup came without the arena"));
         };
         let arena = Arc::new(Memory::map(arena.as_fd(), 0, usize::try_from(length)?, Access::Write)?);
+        inbox.segments.insert(segment, Held::Memory(Arc::clone(&arena)));
         let control = Arc::new(Control::create()?);
         let session = Self {
             socket,

@@ -63,16 +63,6 @@ fn a_consumer_that_fails_reads_everything_again() {
 }
 
 #[test]
-fn a_deterministic_function_that_fails_keeps_its_output_right() {
-    let case = chain(
-        "params: { bytes: 6000000, fail: kill, fail_at: 3000000, fail_attempts: 1 }, retries: 1, deterministic: true",
-        "params: { check: true }",
-    );
-    case.run(&[]).succeeded();
-    assert!(case.output("o") == test_bytes(6_000_000));
-}
-
-#[test]
 fn a_function_that_hangs_is_ended_when_its_time_is_up() {
     for how in ["hang", "spin"] {
         let case = chain(&format!("params: {{ bytes: 5000000, fail: {how}, fail_at: 100 }}, timeout: 300ms"), "");

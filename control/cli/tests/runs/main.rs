@@ -1,5 +1,6 @@
 //! Whole runs through the real `dflow`: the shapes that a workflow can have, and everything that can go wrong.
 
+mod deterministic;
 mod faults;
 mod shapes;
 mod support;

@@ -1,13 +1,15 @@
 //! A store with functions in threads: everything that a node does, less processes and scheduling.
 
+#![allow(dead_code, reason = "no file of tests uses all of it")]
+
 use dflow_disk::IoChoice;
 use dflow_function::{Context, Error, InputSpec, OutputSpec, OutputStreams, Setup, serve};
 use dflow_protocol::limits::{MAX_MESSAGE, PROTOCOL_VERSION};
 use dflow_protocol::message::ToDaemon;
 use dflow_protocol::{InstanceId, PortId, SegmentId, StreamId};
 use dflow_shm::channel;
-use dflow_store::{Config, ProcessId, SpillDone, Spiller, Store, StoreEvent, Subscriber};
-use std::collections::BTreeMap;
+use dflow_store::{Config, HashDone, Hasher, ProcessId, SpillDone, Spiller, Store, StoreEvent, Subscriber};
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel as queue};
@@ -17,6 +19,7 @@ pub enum Arrival {
     Message(ProcessId, ToDaemon, Vec<OwnedFd>),
     Gone(ProcessId),
     Spilled(SpillDone),
+    Hashed(HashDone),
 }
 
 pub struct Node {
@@ -29,6 +32,7 @@ pub struct Node {
     pub misbehaved: Vec<(ProcessId, String)>,
     pub failed: Option<String>,
     live: usize,
+    gone: BTreeSet<ProcessId>,
     pub events: Vec<StoreEvent>,
     _dir: tempfile::TempDir,
 }
@@ -54,7 +58,12 @@ impl Node {
             let _ = done.send(Arrival::Spilled(spilled));
         })
         .unwrap();
-        let store = Store::new(Config { memory, window: Config::WINDOW }, spiller).unwrap();
+        let done = sender.clone();
+        let hasher = Hasher::start(move |hashed| {
+            let _ = done.send(Arrival::Hashed(hashed));
+        })
+        .unwrap();
+        let store = Store::new(Config { memory, window: Config::WINDOW }, spiller, hasher).unwrap();
         Self {
             store,
             arrivals,
@@ -65,6 +74,7 @@ impl Node {
             misbehaved: Vec::new(),
             failed: None,
             live: 0,
+            gone: BTreeSet::new(),
             events: Vec::new(),
             _dir: dir,
         }
@@ -85,7 +95,7 @@ impl Node {
         }
     }
 
-    /// Starts a function in a thread of its own, with its gate open.
+    /// Starts a function in a thread of its own, with its gate open. The attempt before under this id is over.
     pub fn start(
         &mut self,
         id: u32,
@@ -130,6 +140,9 @@ impl Node {
         };
         let (ours, theirs) = channel::pair().unwrap();
         let ours = Arc::new(ours);
+        self.counts.remove(&process);
+        self.outcomes.remove(&process);
+        self.gone.remove(&process);
         self.sockets.insert(process, Arc::clone(&ours));
         let outputs: Vec<Vec<StreamId>> =
             function.outputs.iter().map(|(_, streams)| streams.iter().map(|&id| StreamId(id)).collect()).collect();
@@ -179,12 +192,17 @@ impl Node {
     pub fn step(&mut self) {
         match self.arrivals.recv_timeout(Duration::from_millis(20)) {
             Ok(Arrival::Message(process, message, fds)) => self.store.receive(process, message, fds).unwrap(),
+            Ok(Arrival::Gone(process)) if self.store.is_comparing(process) => {
+                let _ = self.sender.send(Arrival::Gone(process));
+            }
             Ok(Arrival::Gone(process)) => {
                 let well = matches!(self.outcomes.get(&process), Some(Ok(())));
                 self.store.end(process, well).unwrap();
                 self.live -= 1;
+                self.gone.insert(process);
             }
             Ok(Arrival::Spilled(done)) => self.store.spilled(done).unwrap(),
+            Ok(Arrival::Hashed(done)) => self.store.hashed(done).unwrap(),
             Err(_) => self.store.tick().unwrap(),
         }
         for event in self.store.take_events() {
@@ -203,12 +221,22 @@ impl Node {
 
     /// Runs until every function has ended.
     pub fn run(&mut self) {
+        self.run_until(|node| node.live == 0);
+    }
+
+    /// Runs until something holds.
+    pub fn run_until(&mut self, holds: impl Fn(&Self) -> bool) {
         let start = std::time::Instant::now();
-        while self.live > 0 {
+        while !holds(self) {
             self.step();
             assert!(start.elapsed() < Duration::from_secs(60), "stuck: {:?}", self.store.usage());
             assert_eq!(self.failed, None);
         }
+    }
+
+    /// Whether nothing of an attempt runs any more.
+    pub fn is_gone(&self, id: u32) -> bool {
+        self.gone.contains(&ProcessId(u64::from(id)))
     }
 }
 

@@ -7,7 +7,7 @@ use dflow_protocol::limits::{MAX_MESSAGE, PROTOCOL_VERSION};
 use dflow_protocol::message::ToDaemon;
 use dflow_protocol::{InstanceId, PortId, SegmentId, StreamId};
 use dflow_shm::channel;
-use dflow_store::{Config, ProcessId, SpillDone, Spiller, Store, StoreEvent, Subscriber};
+use dflow_store::{Config, Hasher, ProcessId, SpillDone, Spiller, Store, StoreEvent, Subscriber};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io::Read;
@@ -326,7 +326,8 @@ impl Node {
         let spiller = Spiller::start(dir.path(), IoChoice::Auto, move |spilled| {
             let _ = done.send(Arrival::Spilled(spilled));
         });
-        let store = Store::new(Config { memory: MEMORY, window: Config::WINDOW }, spiller.unwrap()).unwrap();
+        let hasher = Hasher::start(|_| ()).unwrap();
+        let store = Store::new(Config { memory: MEMORY, window: Config::WINDOW }, spiller.unwrap(), hasher).unwrap();
         let (sockets, counts, outcomes, finished) = Default::default();
         Self { store, arrivals, sender, sockets, counts, outcomes, finished, live: 0, _dir: dir }
     }
