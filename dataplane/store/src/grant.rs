@@ -46,6 +46,7 @@ impl Store {
             self.send(process, ToFunction::Stay { port }, None);
             return Ok(());
         }
+        self.close_replay(stream, want.at);
         let granted = (held || !self.has_no_credit(stream, want)) && self.grant(process, port, stream, want, held)?;
         if !granted && let Some(process) = self.processes.get_mut(&process) {
             process.starved.insert(port, want);
@@ -88,11 +89,14 @@ impl Store {
         })
     }
 
-    /// Whether a stream whose bytes may go once they are read is too far ahead of a reader that moves. A stream that has
-    /// left its ring has credit, too; otherwise it would run ahead until the memory is gone.
+    /// Whether a stream whose bytes may go once they are read is too far ahead of a reader that moves, or of the hash
+    /// thread. A stream that has left its ring has credit, too; otherwise it would run ahead until the memory is gone.
     fn has_no_credit(&mut self, id: StreamId, want: Want) -> bool {
         self.sample_readers(id);
         let Some(stream) = self.streams.get(&id) else { return false };
+        if stream.fingerprint.is_some() && self.hasher.is_behind(self.budget.limit()) {
+            return true;
+        }
         if stream.keep || stream.holds > 0 || stream.replay.is_some() {
             return false;
         }
@@ -263,9 +267,13 @@ impl Store {
         // After the positions: a watermark read before them could be behind.
         let limit = self.watermark_word(stream.producer).unwrap_or(0).max(stream.watermark);
         let Some(stream) = self.streams.get_mut(&id) else { return };
+        let dead = stream.fingerprint.is_some() && (stream.producer.is_none() || stream.replay.is_some());
         for (subscriber, position) in stream.subscribers.values_mut().zip(positions) {
             let (Some((reader, _)), Some(position)) = (subscriber.reader, position) else { continue };
-            if position < subscriber.position || position > limit {
+            if dead && position > limit {
+                // Either it lies or the attempt that is dead did, which took back what it had published.
+                stream.overread = true;
+            } else if position < subscriber.position || position > limit {
                 let what = format!("its position in a stream jumped from {} to {position}", subscriber.position);
                 self.events.push(StoreEvent::Misbehaved(reader, what));
             } else if position > subscriber.position {

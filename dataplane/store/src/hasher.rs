@@ -13,6 +13,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+/// Bytes that wait to be hashed, as a share of the budget (in percent).
+const IN_FLIGHT: u64 = 10;
+
 /// What is to be done with the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Task {
@@ -22,7 +25,7 @@ pub(crate) enum Task {
     Compare,
 }
 
-/// Bytes to be hashed. There are no more of these than pieces in memory, which the budget limits.
+/// Bytes to be hashed.
 pub(crate) struct HashJob {
     pub(crate) stream: StreamId,
     /// Where the piece starts.
@@ -71,7 +74,8 @@ pub struct HashDone {
 pub struct Hasher {
     jobs: Option<Sender<HashJob>>,
     thread: Option<JoinHandle<()>>,
-    pub(crate) in_flight: usize,
+    /// Bytes that wait for it.
+    in_flight: u64,
 }
 
 impl Hasher {
@@ -93,6 +97,16 @@ impl Hasher {
         self.in_flight > 0
     }
 
+    /// Whether so much waits for it that nothing should be written before it has caught up.
+    pub(crate) fn is_behind(&self, budget: u64) -> bool {
+        self.in_flight > budget / 100 * IN_FLIGHT
+    }
+
+    /// Takes note that a job is done.
+    pub(crate) fn done(&mut self, job: &HashJob) {
+        self.in_flight -= job.range.end - job.range.start;
+    }
+
     /// Hashes a part of a piece in memory.
     pub(crate) fn submit(
         &mut self,
@@ -108,7 +122,7 @@ impl Hasher {
             Place::Spill(_) | Place::Input(_) => return,
         };
         piece.lent = true;
-        self.in_flight += 1;
+        self.in_flight += range.end - range.start;
         let job = HashJob { stream, base: piece.base, range, task, memory, fingerprint: Arc::clone(fingerprint) };
         if let Some(jobs) = &self.jobs {
             // The thread ends only after this sender is gone.

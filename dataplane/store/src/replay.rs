@@ -62,6 +62,7 @@ impl Store {
     /// The attempt that wrote this stream is dead, and the next one will write the same bytes ([`Store::remember`] was
     /// called for it). Readers stay, and wait where its bytes end.
     pub fn continue_stream(&mut self, id: StreamId, keep: bool) {
+        self.sample_readers(id);
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.keep = keep;
         stream.promised = stream.finished.take().or(stream.promised);
@@ -76,6 +77,13 @@ impl Store {
         }
         for piece in std::mem::take(&mut stream.pieces) {
             self.free(piece);
+        }
+    }
+
+    /// A stream of which a reader knows more than is known here cannot be continued. To be called when its attempt runs.
+    pub(crate) fn check_readers(&mut self, id: StreamId) {
+        if self.streams.get(&id).is_some_and(|stream| stream.overread) {
+            self.diverge(id, "a reader is past the end of what the attempt before had written".into());
         }
     }
 
@@ -96,20 +104,19 @@ impl Store {
     pub fn hashed(&mut self, done: HashDone) -> Result<(), StoreError> {
         let HashDone { job, result } = done;
         let id = job.stream;
-        self.hasher.in_flight -= 1;
+        self.hasher.done(&job);
         let found = self.streams.get_mut(&id).and_then(|stream| {
             let replayed = stream.replay.iter_mut().flat_map(|replay| &mut replay.pieces);
             stream.pieces.iter_mut().chain(replayed).find(|piece| piece.base == job.base && job.memory.is(&piece.place))
         });
-        match (found, job.memory) {
-            (Some(piece), _) => piece.lent = false,
-            // The piece was given up while it was read.
-            (None, HashMemory::Window(memory)) => {
+        let Some(piece) = found else {
+            // It was given up while it was read.
+            if let HashMemory::Window(memory) = job.memory {
                 self.budget.free(memory);
-                return self.feed_starved();
             }
-            (None, HashMemory::Arena(..)) => return Ok(()),
-        }
+            return self.feed_starved();
+        };
+        piece.lent = false;
         match (job.task, result) {
             (_, Err(errno)) => {
                 let what = format!("cannot read what was written to a stream, to hash it: {errno}");
@@ -158,7 +165,6 @@ impl Store {
         id: StreamId,
         want: Want,
     ) -> Result<bool, StoreError> {
-        self.close_replay(id, want.at);
         if self.waits_for_comparison(id, want) {
             return Ok(false);
         }
@@ -212,8 +218,8 @@ impl Store {
         }
     }
 
-    /// The live window is full, or the last.
-    fn close_replay(&mut self, id: StreamId, end: u64) {
+    /// The live window of an attempt that writes again what is there is full, or the last.
+    pub(crate) fn close_replay(&mut self, id: StreamId, end: u64) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let (Some(replay), Some(fingerprint)) = (&mut stream.replay, &stream.fingerprint) else { return };
         let end = end.min(replay.room());
@@ -230,6 +236,8 @@ impl Store {
         let Some(replay) = self.streams.get_mut(&id).and_then(|stream| stream.replay.as_mut()) else { return Ok(()) };
         replay.compared = end;
         if end == replay.until {
+            self.sample_readers(id);
+            self.check_readers(id);
             return self.end_replay(id);
         }
         let compared: Vec<PieceState> =
@@ -243,7 +251,7 @@ impl Store {
     /// Everything is as it was: from here on the attempt writes for readers.
     fn end_replay(&mut self, id: StreamId) -> Result<(), StoreError> {
         let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
-        let Some(mut replay) = stream.replay.take() else { return Ok(()) };
+        let Some(mut replay) = stream.replay.take_if(|replay| !replay.diverged) else { return Ok(()) };
         let producer = stream.producer;
         let goes_on = |piece: &PieceState| !replay.finishing && piece.base + piece.capacity() > replay.until;
         let last = replay.pieces.pop_if(|piece| goes_on(piece));

@@ -311,8 +311,6 @@ impl Store {
         self.send(id, ToFunction::Segment { segment: arena_id, kind }, Some(memory));
         for (port, stream) in ports {
             self.attach_producer(id, port, stream, &arena);
-            // Of a stream that it continues, every reader may have left already.
-            self.tell_unread(stream);
         }
         self.arenas.insert(id, arena);
         Ok(())
@@ -335,6 +333,8 @@ impl Store {
         } else {
             stream.pieces.push(piece);
         }
+        // Of a stream that it continues, every reader may have left already.
+        self.tell_unread(id);
     }
 
     /// One more stream for an input of an attempt.
@@ -368,7 +368,7 @@ impl Store {
     /// Answers [`StoreEvent::PartWanted`].
     pub fn open_part(&mut self, id: ProcessId, output: u32, part: Result<StreamId, String>) {
         let Some(process) = self.processes.get_mut(&id) else { return };
-        let port = part.and_then(|stream| {
+        let opened = part.and_then(|stream| {
             if process.next_port >= MAX_PORTS {
                 return Err(format!("{MAX_PORTS} streams are the most for one instance"));
             }
@@ -377,7 +377,7 @@ impl Store {
             process.outputs.insert(port, stream);
             Ok((port, stream))
         });
-        let port = port.map(|(port, stream)| {
+        if let Ok((port, stream)) = opened {
             let arena = self.arenas.get(&id).cloned();
             if let Some(arena) = arena
                 && (u64::from(port.0) + 1) * ARENA_SLOT <= arena.segment.length() as u64
@@ -387,16 +387,20 @@ impl Store {
                 // No slot left: it begins with a window of its own.
                 stream.producer = Some((id, port));
             }
-            port
-        });
-        self.send(id, ToFunction::PartOpened { output, port }, None);
+            self.check_readers(stream);
+        }
+        self.send(id, ToFunction::PartOpened { output, port: opened.map(|(port, _)| port) }, None);
     }
 
     /// The gate of an attempt opens.
     pub fn start(&mut self, id: ProcessId) {
         if let Some(process) = self.processes.get_mut(&id) {
             process.started = true;
+            let outputs: Vec<StreamId> = process.outputs.values().copied().collect();
             self.send(id, ToFunction::Start, None);
+            for stream in outputs {
+                self.check_readers(stream);
+            }
         }
     }
 
@@ -460,6 +464,7 @@ impl Store {
         stream.fingerprint = None;
         stream.hashed = 0;
         stream.promised = None;
+        stream.overread = false;
         for subscriber in stream.subscribers.values_mut() {
             // Whoever reads void bytes is being ended; its words mean nothing any more.
             subscriber.reader = None;

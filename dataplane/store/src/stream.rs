@@ -53,6 +53,8 @@ pub(crate) struct Stream {
     pub(crate) replay: Option<Replay>,
     /// An earlier attempt has finished the stream with this length, and readers may know it.
     pub(crate) promised: Option<u64>,
+    /// A reader has read more than a dead attempt has left, so no other attempt can continue it.
+    pub(crate) overread: bool,
 }
 
 /// A part of a stream.
@@ -143,10 +145,14 @@ impl Stream {
         needs.min().unwrap_or(u64::MAX)
     }
 
-    /// Whether nobody reads it and nobody will, though somebody was meant to.
+    /// Whether nobody reads it and nobody will, though somebody was meant to. Who has read all of a stream that an earlier
+    /// attempt had finished has not left it.
     pub(crate) fn is_unread(&self) -> bool {
         let gone = |subscriber: &SubscriberState| subscriber.closed && !subscriber.keep;
-        self.holds == 0 && !self.subscribers.is_empty() && self.subscribers.values().all(gone)
+        self.holds == 0
+            && self.promised.is_none()
+            && !self.subscribers.is_empty()
+            && self.subscribers.values().all(gone)
     }
 
     /// Whether somebody reads it, will, or was meant to.

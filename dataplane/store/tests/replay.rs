@@ -4,9 +4,15 @@ mod common;
 
 use common::{Function, Node, byte_at, produce, verify};
 use dflow_function::{Context, Error};
-use dflow_protocol::StreamId;
+use dflow_protocol::limits::PROTOCOL_VERSION;
+use dflow_protocol::message::ToDaemon;
+use dflow_protocol::words::Progress;
+use dflow_protocol::{PortId, StreamId};
+use dflow_shm::{Control, channel};
 use dflow_store::{ProcessId, StoreEvent};
 use proptest::prelude::*;
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering::SeqCst;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -223,7 +229,8 @@ fn after_a_difference_everything_begins_again() {
     node.start(FIRST + 2, &source(), move |ctx| produce(ctx, "out", 1, length, 50_000));
     node.start(2, &plain, read_all(length));
     node.run_until(|node| node.is_gone(2) && node.is_gone(FIRST + 2));
-    all_well(&node, &[2, FIRST + 2]);
+    assert_eq!(node.outcomes[&ProcessId(2)], Ok(()));
+    assert!(!diverged(&node));
 }
 
 #[test]
@@ -238,18 +245,20 @@ fn an_earlier_end_is_a_difference() {
     }
 }
 
+fn finish_and_fail(ctx: &mut Context, length: u64) -> Result<(), Error> {
+    let mut out = ctx.output("out")?;
+    out.write_all(&(0..length).map(|at| byte_at(1, at)).collect::<Vec<u8>>())?;
+    out.finish()?;
+    Err(Error::new("it was told to fail"))
+}
+
 /// The first attempt finishes the stream and then fails.
 #[test]
 fn a_finished_stream_has_the_same_length_again() {
     for (old, new) in [(0, 0), (0, 1), (5000, 5000), (5000, 5001), (MIB, MIB), (MIB, MIB + 1), (MIB, 9 * MIB)] {
         let mut node = node(64 * MIB, &[(2, &sink(false)), (3, &sink(false))]);
         node.start(2, &sink(false), read_all(old));
-        attempt(&mut node, 0, move |ctx| {
-            let mut out = ctx.output("out")?;
-            out.write_all(&(0..old).map(|at| byte_at(1, at)).collect::<Vec<u8>>())?;
-            out.finish()?;
-            Err(Error::new("it was told to fail"))
-        });
+        attempt(&mut node, 0, move |ctx| finish_and_fail(ctx, old));
         node.run();
         attempt(&mut node, 1, move |ctx| produce(ctx, "out", 1, new, 50_000));
         if new == old {
@@ -257,6 +266,24 @@ fn a_finished_stream_has_the_same_length_again() {
             node.start(3, &sink(false), read_all(old));
             node.run();
             all_well(&node, &[2, 3, FIRST + 1]);
+        } else {
+            node.run_until(diverged);
+        }
+    }
+}
+
+/// Its readers have all they wanted, but the function has not succeeded yet.
+#[test]
+fn an_attempt_whose_readers_have_read_everything_is_not_unread() {
+    for new in [5000, 4000] {
+        let mut node = node(64 * MIB, &[(2, &sink(false))]);
+        node.start(2, &sink(false), read_all(5000));
+        attempt(&mut node, 0, |ctx| finish_and_fail(ctx, 5000));
+        node.run();
+        attempt(&mut node, 1, move |ctx| produce(ctx, "out", 1, new, 1000));
+        if new == 5000 {
+            node.run();
+            all_well(&node, &[2, FIRST + 1]);
         } else {
             node.run_until(diverged);
         }
@@ -303,6 +330,34 @@ fn an_attempt_that_nobody_reads_any_more_is_told_so() {
         assert!(matches!(&node.outcomes[&ProcessId(u64::from(FIRST) + 1)], Err((_, true))), "{:?}", node.outcomes);
         assert!(!diverged(&node), "nobody would notice");
     }
+}
+
+/// A hostile attempt takes back what it has published, and its reader has seen it.
+#[test]
+fn a_watermark_that_was_taken_back_cannot_be_continued() {
+    let mut node = node(64 * MIB, &[(2, &sink(false))]);
+    let (seen, has_seen) = std::sync::mpsc::channel();
+    node.start(2, &sink(false), move |ctx| {
+        let mut input = ctx.input("in")?;
+        let length = input.chunk()?.map_or(0, <[u8]>::len);
+        let _ = seen.send(length);
+        input.chunk().map(|_| ())
+    });
+    node.start_raw(FIRST, &source(), move |socket| {
+        let control = Control::create().unwrap();
+        let hello = ToDaemon::Hello { version: PROTOCOL_VERSION }.encode().unwrap();
+        channel::send(socket.as_fd(), &hello, &[control.segment().as_fd()], true).unwrap();
+        let publish = |offset| control.port(PortId(0)).progress.store(Progress::open(offset).encode(), SeqCst);
+        publish(5000);
+        let first = ToDaemon::FirstBytes { port: PortId(0) }.encode().unwrap();
+        channel::send(socket.as_fd(), &first, &[], true).unwrap();
+        assert_eq!(has_seen.recv().unwrap(), 5000);
+        publish(1000);
+    });
+    node.run_until(|node| node.is_gone(FIRST) && node.store.is_waiting(ProcessId(2)));
+    attempt(&mut node, 1, |ctx| produce(ctx, "out", 1, 9000, 1000));
+    node.run_until(diverged);
+    assert_eq!(node.misbehaved, [], "the reader is not to blame");
 }
 
 /// Tiny streams stay in their slots of the arena, whichever attempt writes them.

@@ -102,6 +102,13 @@ impl Node {
         function: &Function,
         work: impl FnOnce(&mut Context) -> Result<(), Error> + Send + 'static,
     ) {
+        self.start_raw(id, function, move |socket| {
+            let _ = serve(socket, work);
+        });
+    }
+
+    /// Starts something that speaks with the store as it likes; its end is the end of its socket.
+    pub fn start_raw(&mut self, id: u32, function: &Function, body: impl FnOnce(OwnedFd) + Send + 'static) {
         let process = ProcessId(u64::from(id));
         let setup = Setup {
             version: PROTOCOL_VERSION,
@@ -169,9 +176,7 @@ impl Node {
             }
             let _ = sender.send(Arrival::Gone(process));
         });
-        std::thread::spawn(move || {
-            let _ = serve(theirs, work);
-        });
+        std::thread::spawn(move || body(theirs));
         self.live += 1;
         self.flush();
     }
