@@ -22,8 +22,6 @@ pub(crate) struct Replay {
     until: u64,
     /// Up to where it is written, as far as the store has looked.
     pub(crate) written: u64,
-    /// Up to where it was found to be the same.
-    compared: u64,
     /// The windows of the new attempt. The last one may be live; those before it are being compared.
     pieces: Vec<PieceState>,
     /// The attempt has finished the stream.
@@ -34,7 +32,7 @@ pub(crate) struct Replay {
 
 impl Replay {
     fn new(until: u64) -> Self {
-        Self { until, written: 0, compared: 0, pieces: Vec::new(), finishing: false, diverged: false }
+        Self { until, written: 0, pieces: Vec::new(), finishing: false, diverged: false }
     }
 
     /// See [`Stream::room`].
@@ -71,6 +69,8 @@ impl Store {
             // The new producer does not know them.
             subscriber.registered = false;
         }
+        // Without one, everything is a difference.
+        stream.fingerprint.get_or_insert_default();
         if stream.watermark > 0 {
             stream.replay = Some(Replay::new(stream.watermark));
             return;
@@ -234,7 +234,6 @@ impl Store {
     /// What was written again is the same up to `end`.
     fn found_same(&mut self, id: StreamId, end: u64) -> Result<(), StoreError> {
         let Some(replay) = self.streams.get_mut(&id).and_then(|stream| stream.replay.as_mut()) else { return Ok(()) };
-        replay.compared = end;
         if end == replay.until {
             self.sample_readers(id);
             self.check_readers(id);
