@@ -13,6 +13,7 @@ use dflow_store::{ProcessId, StoreEvent};
 use proptest::prelude::*;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -145,6 +146,35 @@ fn a_new_attempt_goes_on_where_the_old_one_died() {
 #[test]
 fn attempts_fail_before_and_after_the_old_watermark() {
     spares_readers(64 * MIB, &[3 * MIB, MIB, 0, 3 * MIB, 3 * MIB + 9, 5 * MIB, 77], 6 * MIB, 200_000);
+}
+
+/// From the old watermark on every byte arrives at once, though the producer waits for nothing but its reader.
+#[test]
+fn a_waiting_reader_is_served_by_the_new_attempt() {
+    const ROUNDS: u64 = 200;
+    for old in [1, 5000, BLOCK, 3 * MIB + 9] {
+        let mut node = node(64 * MIB, &[(2, &sink(false))]);
+        let (reached, reader_at) = std::sync::mpsc::channel();
+        node.start(2, &sink(false), move |ctx| {
+            let mut input = ctx.input("in")?;
+            while input.chunk()?.is_some() {
+                let _ = reached.send(input.position());
+            }
+            Ok(())
+        });
+        fail_at(&mut node, 0, old, 50_000);
+        attempt(&mut node, 1, move |ctx| {
+            let mut out = ctx.output("out")?;
+            out.write_all(&(0..old).map(|at| byte_at(1, at)).collect::<Vec<u8>>())?;
+            for round in 1..=ROUNDS {
+                out.write_all(&[7])?;
+                while reader_at.recv_timeout(Duration::from_secs(10))? < old + round {}
+            }
+            Ok(())
+        });
+        node.run();
+        all_well(&node, &[2, FIRST + 1]);
+    }
 }
 
 #[test]
