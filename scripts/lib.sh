@@ -43,19 +43,84 @@ need_linker() {
   [[ $start == */* ]] || install_packages gcc libc6-dev
 }
 
+# Installs what dflow-verbs is built with: the verbs' headers, and a libclang that rdma-sys can use to read them.
+need_verbs() {
+  has pkg-config || install_packages pkg-config
+  pkg-config --exists libibverbs librdmacm || install_packages libibverbs-dev librdmacm-dev
+  need_libclang
+}
+
+# Its bindgen reads nonsense from libclang 16 and newer. Sets LIBCLANG_PATH if the newest that is here is not the one to
+# take, so that a plain 'cargo build' beside the scripts does not build everything again.
+need_libclang() {
+  local version newest
+  [[ -z ${LIBCLANG_PATH:-} ]] || return 0
+  newest=$(printf '%s\n' /usr/lib/llvm-*/lib/libclang-*.so* | sed -n 's/.*\/libclang-\([0-9]*\)\..*/\1/p' | sort -n | tail -n 1)
+  [[ ! $newest || $newest -gt 15 ]] || return 0
+  find_libclang && return
+  for version in 14 15; do
+    if knows_package "libclang-$version-dev"; then
+      install_packages "libclang-$version-dev"
+      [[ ! $newest ]] || find_libclang
+      return
+    fi
+  done
+  venv_libclang
+}
+
+# Exports the folder of a libclang that is not too new.
+find_libclang() {
+  local version
+  for version in 15 14 13 12 11; do
+    if compgen -G "/usr/lib/llvm-$version/lib/libclang-$version*.so*" > /dev/null; then
+      export LIBCLANG_PATH=/usr/lib/llvm-$version/lib
+      return
+    fi
+  done
+  return 1
+}
+
+# Where the distribution has none that is old enough, that of the Python package. It has no headers of its own, so those
+# of the C compiler are named.
+venv_libclang() {
+  local folder
+  folder=$(realpath -m "$target/libclang")
+  if ! compgen -G "$folder/lib/python*/site-packages/clang/native/libclang.so" > /dev/null; then
+    say "installing libclang 14 from PyPI into $folder"
+    python3 -m venv "$folder" 2> /dev/null || {
+      install_packages python3-venv
+      python3 -m venv --clear "$folder"
+    }
+    "$folder/bin/pip" --quiet install libclang==14.0.6 ||
+      die "no libclang from 11 to 15 is to be had; install one and name its folder in LIBCLANG_PATH, then run $0 again"
+  fi
+  LIBCLANG_PATH=$(dirname "$(compgen -G "$folder/lib/python*/site-packages/clang/native/libclang.so")")
+  BINDGEN_EXTRA_CLANG_ARGS=-I$(cc -print-file-name=include)
+  export LIBCLANG_PATH BINDGEN_EXTRA_CLANG_ARGS
+}
+
+# Says whether the distribution has a package of that name.
+knows_package() {
+  has apt-cache || return 1
+  # A fresh container has no list of packages yet.
+  apt-cache show bash &> /dev/null || as_root apt-get -qq update || return 1
+  apt-cache show "$1" &> /dev/null
+}
+
 install_packages() {
   [[ $# -gt 0 ]] || return 0
   has apt-get || die "missing: the packages $*, and there is no apt-get here; install them, then run $0 again"
-  local as_root=()
-  if [[ $EUID -ne 0 ]]; then
-    has sudo || die "missing: the packages $*; without sudo, run $0 as root, or have them installed"
-    as_root=(sudo)
-  fi
+  [[ $EUID -eq 0 ]] || has sudo ||
+    die "missing: the packages $*; without sudo, run $0 as root, or have them installed"
   say "installing the packages $*"
-  "${as_root[@]}" apt-get -qq update ||
+  as_root apt-get -qq update ||
     die "the list of packages cannot be fetched (see above); install $* by hand, then run $0 again"
-  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends "$@" > /dev/null ||
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends "$@" > /dev/null ||
     die "the packages $* cannot be installed (see above); install them by hand, then run $0 again"
+}
+
+as_root() {
+  if [[ $EUID -eq 0 ]]; then "$@"; else sudo "$@"; fi
 }
 
 # need_rust [COMPONENT…] finds cargo, checks its version, and adds those components of the toolchain that are missing.
