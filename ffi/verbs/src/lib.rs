@@ -1,0 +1,71 @@
+//! RDMA verbs behind a safe interface: devices, registered memory, reliable queue pairs, completions and events.
+//!
+//! The RDMA path of dflow's transport between nodes is built on this crate, and `dflow doctor` asks it why RDMA is on or
+//! off ([`probe`]). It knows nothing of streams. Every `unsafe` of verbs is here, over the bindings of `rdma-sys`.
+//!
+//! What keeps it safe: a [`MemoryRegion`] owns the memory that it registers, and a queue pair owns the regions of all
+//! that is posted, until it is completed or the queue pair is destroyed; so nothing that safe code does frees memory that
+//! the device may still touch. The device writes memory behind the compiler's back; [`StableMemory`] therefore hands out
+//! addresses, never slices.
+//!
+//! Without the feature `rdma` only [`probe`] and [`Devices::list`] remain, and say so; the build then needs none of
+//! libibverbs, librdmacm and libclang.
+
+mod error;
+mod probe;
+
+#[cfg(not(feature = "rdma"))]
+mod absent;
+#[cfg(feature = "rdma")]
+mod completion;
+#[cfg(feature = "rdma")]
+mod device;
+#[cfg(feature = "rdma")]
+mod endpoint;
+#[cfg(feature = "rdma")]
+mod event;
+#[cfg(feature = "rdma")]
+mod gid;
+#[cfg(feature = "rdma")]
+mod in_flight;
+#[cfg(feature = "rdma")]
+mod memory;
+#[cfg(feature = "rdma")]
+mod post;
+#[cfg(feature = "rdma")]
+mod queue_pair;
+#[cfg(feature = "rdma")]
+mod region;
+#[cfg(feature = "rdma")]
+mod status;
+#[cfg(feature = "rdma")]
+mod window;
+
+#[cfg(not(feature = "rdma"))]
+pub use absent::Devices;
+#[cfg(feature = "rdma")]
+pub use completion::{Completion, CompletionQueue};
+#[cfg(feature = "rdma")]
+pub use device::{Context, Device, Devices, LinkLayer, Port, PortState};
+#[cfg(feature = "rdma")]
+pub use endpoint::{Endpoint, EndpointError, Mtu};
+pub use error::DeviceError;
+#[cfg(feature = "rdma")]
+pub use error::{MemoryError, PostError, QueueError};
+#[cfg(feature = "rdma")]
+pub use event::AsyncEvent;
+#[cfg(feature = "rdma")]
+pub use gid::{Gid, GidChoice, GidEntry, GidKind, local_address_towards};
+#[cfg(feature = "rdma")]
+pub use memory::{Buffer, StableMemory};
+#[cfg(feature = "rdma")]
+pub use post::{Data, ReceiveRequest, SendOperation, SendRequest};
+pub use probe::{Probe, probe};
+#[cfg(feature = "rdma")]
+pub use queue_pair::{Connection, QueuePair, QueuePairConfig, QueuePairState};
+#[cfg(feature = "rdma")]
+pub use region::{LocalKey, MemoryRegion, MemorySlice, ProtectionDomain, RegionAccess, RemoteKey, RemoteMemory};
+#[cfg(feature = "rdma")]
+pub use status::{Operation, Status};
+#[cfg(feature = "rdma")]
+pub use window::MemoryWindow;

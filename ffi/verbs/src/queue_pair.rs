@@ -1,0 +1,418 @@
+//! Reliable queue pairs: how they are made, connected and ended. What is posted to them is in `post`.
+
+use crate::completion::{Attachment, CompletionQueue, failed};
+use crate::device::{check, last_error};
+use crate::endpoint::Endpoint;
+use crate::error::{DeviceError, QueueError};
+use crate::gid::GidEntry;
+use crate::post::Scratch;
+use crate::region::ProtectionDomain;
+use rdma_sys::{
+    ibv_access_flags, ibv_create_qp, ibv_destroy_qp, ibv_modify_qp, ibv_qp, ibv_qp_attr, ibv_qp_attr_mask as mask,
+    ibv_qp_init_attr, ibv_qp_state, ibv_qp_type, ibv_query_qp,
+};
+use rustix::io::Errno;
+use rustix::rand::{GetRandomFlags, getrandom};
+use std::fmt;
+use std::mem::{ManuallyDrop, MaybeUninit};
+use std::ptr::NonNull;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// What a queue pair is made like.
+#[derive(Clone, Debug)]
+pub struct QueuePairConfig {
+    /// The port of the device, from 1.
+    pub port: u8,
+    /// The own address on it.
+    pub gid: GidEntry,
+    /// How many sends, writes and reads can be in flight.
+    pub send_depth: u32,
+    /// How many receives can be posted.
+    pub receive_depth: u32,
+    /// How many bytes a request can carry inline, at least; 0 switches it off.
+    pub inline: u32,
+    /// Whether the peer may write into memory whose key it has.
+    pub remote_write: bool,
+    /// Whether the peer may read memory whose key it has.
+    pub remote_read: bool,
+}
+
+/// How a connection behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// After how long without an answer a packet is sent again: 4.096 µs × 2^n, with n from 1 to 31 (14 is 67 ms).
+    pub timeout: u8,
+    /// How often, from 0 to 7, before the peer counts as lost.
+    pub retries: u8,
+    /// How often, from 0 to 6, a message is repeated to a peer that has no receive posted; 7 is for ever.
+    pub receiver_retries: u8,
+    /// How long the peer is to wait before that, as the number of verbs from 0 to 31 (12 is 0.64 ms).
+    pub receiver_timer: u8,
+    /// How many RDMA READs may be under way in each direction; less if the device has less.
+    pub reads: u8,
+    /// The traffic class of the packets (the DSCP is in its upper six bits).
+    pub traffic_class: u8,
+    /// How many routers a packet may pass.
+    pub hop_limit: u8,
+    /// The service level, from 0 to 7.
+    pub service_level: u8,
+}
+
+impl Default for Connection {
+    /// Gives a peer up after half a second or more, as the device rounds.
+    fn default() -> Self {
+        Self {
+            timeout: 14,
+            retries: 7,
+            receiver_retries: 6,
+            receiver_timer: 12,
+            reads: 16,
+            traffic_class: 0,
+            hop_limit: 64,
+            service_level: 0,
+        }
+    }
+}
+
+/// What a queue pair can do now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum QueuePairState {
+    /// Nothing yet.
+    Reset,
+    /// Receives can be posted; nothing comes.
+    Initialized,
+    /// It receives.
+    ReadyToReceive,
+    /// It receives and sends.
+    Connected,
+    /// It has failed or was ended: all that is posted is given up.
+    Error,
+}
+
+impl fmt::Display for QueuePairState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Reset => "reset",
+            Self::Initialized => "initialized",
+            Self::ReadyToReceive => "ready to receive",
+            Self::Connected => "connected",
+            Self::Error => "error",
+        })
+    }
+}
+
+impl QueuePairState {
+    const ALL: [Self; 5] = [Self::Reset, Self::Initialized, Self::ReadyToReceive, Self::Connected, Self::Error];
+
+    fn from_raw(raw: ibv_qp_state::Type) -> Self {
+        match raw {
+            ibv_qp_state::IBV_QPS_RESET => Self::Reset,
+            ibv_qp_state::IBV_QPS_INIT => Self::Initialized,
+            ibv_qp_state::IBV_QPS_RTR => Self::ReadyToReceive,
+            ibv_qp_state::IBV_QPS_RTS | ibv_qp_state::IBV_QPS_SQD => Self::Connected,
+            _ => Self::Error,
+        }
+    }
+}
+
+/// One end of a reliable connection.
+///
+/// It keeps the memory of all that is posted until the completion is polled. When it is dropped the device has let go of
+/// all of it: nothing of the connection reaches the memory of this side any more, and completions that were not polled
+/// are lost.
+pub struct QueuePair {
+    pub(crate) raw: NonNull<ibv_qp>,
+    domain: ProtectionDomain,
+    endpoint: Endpoint,
+    port: u8,
+    gid_index: u8,
+    max_inline: u32,
+    /// As far as this process has brought it; the device may have found an error since.
+    state: AtomicU8,
+    pub(crate) send: ManuallyDrop<Attachment>,
+    pub(crate) receive: ManuallyDrop<Attachment>,
+    pub(crate) scratch: Mutex<Scratch>,
+}
+
+// SAFETY: libibverbs allows calls on one queue pair from all threads; the rest is behind locks.
+unsafe impl Send for QueuePair {}
+// SAFETY: as above.
+unsafe impl Sync for QueuePair {}
+
+impl fmt::Debug for QueuePair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "QueuePair({:#08x}, {})", self.endpoint.queue_pair, self.reached())
+    }
+}
+
+impl QueuePair {
+    /// Makes a queue pair to which receives can be posted already; completions go to the two queues, which may be one.
+    ///
+    /// # Errors
+    /// If a depth is not possible or does not fit into its completion queue, or if the device refuses.
+    pub fn new(
+        domain: &ProtectionDomain,
+        send: &CompletionQueue,
+        receive: &CompletionQueue,
+        config: &QueuePairConfig,
+    ) -> Result<Self, QueueError> {
+        let context = domain.context();
+        if !send.context().is_same(context) || !receive.context().is_same(context) {
+            return Err(QueueError::OtherContext);
+        }
+        let most = context.max_queue_depth();
+        for (what, wanted) in [("send queue", config.send_depth), ("receive queue", config.receive_depth)] {
+            if !(1..=most).contains(&wanted) {
+                return Err(QueueError::Depth { what, wanted, most, device: context.name().to_owned() });
+            }
+        }
+        let port = context.port(config.port).map_err(in_queue)?;
+        let packet_sequence = random_sequence().map_err(|source| failed(context, "draw a random number", source))?;
+        let send_place = send.attach(config.send_depth)?;
+        let receive_place = receive.attach(config.receive_depth)?;
+
+        // SAFETY: plain numbers and pointers, for which zeroes are valid.
+        let mut wanted: ibv_qp_init_attr = unsafe { MaybeUninit::zeroed().assume_init() };
+        wanted.send_cq = send.raw();
+        wanted.recv_cq = receive.raw();
+        wanted.qp_type = ibv_qp_type::IBV_QPT_RC;
+        wanted.cap.max_send_wr = config.send_depth;
+        wanted.cap.max_recv_wr = config.receive_depth;
+        wanted.cap.max_send_sge = 1;
+        wanted.cap.max_recv_sge = 1;
+        wanted.cap.max_inline_data = config.inline;
+        // SAFETY: domain and completion queues live; the attachments below keep the queues for as long as the queue pair.
+        let raw = NonNull::new(unsafe { ibv_create_qp(domain.raw(), &raw mut wanted) })
+            .ok_or_else(|| failed(context, "make a queue pair", last_error()))?;
+        // SAFETY: just made; the number does not change.
+        let number = unsafe { (*raw.as_ptr()).qp_num };
+        let endpoint =
+            Endpoint { queue_pair: number, packet_sequence, gid: config.gid.gid, lid: port.lid, mtu: port.active_mtu };
+        let pair = Self {
+            raw,
+            domain: domain.clone(),
+            endpoint,
+            port: config.port,
+            gid_index: config.gid.index,
+            // More than was asked for is possible, but "off" stays off.
+            max_inline: if config.inline == 0 { 0 } else { wanted.cap.max_inline_data },
+            state: AtomicU8::new(QueuePairState::Reset as u8),
+            send: ManuallyDrop::new(send_place),
+            receive: ManuallyDrop::new(receive_place),
+            scratch: Mutex::new(Scratch::new(config.send_depth.max(config.receive_depth) as usize)),
+        };
+        pair.initialize(config)?;
+        Ok(pair)
+    }
+
+    /// What the peer needs to connect to this end.
+    #[must_use]
+    pub fn endpoint(&self) -> Endpoint {
+        self.endpoint
+    }
+
+    /// Its number on the device, as in [`crate::Completion`].
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        self.endpoint.queue_pair
+    }
+
+    /// How many bytes a request can carry inline; 0 if that is switched off.
+    #[must_use]
+    pub fn max_inline(&self) -> usize {
+        self.max_inline as usize
+    }
+
+    /// How many requests can be posted to the send queue now. A request whose success nobody hears of gives its room back
+    /// with a later one.
+    #[must_use]
+    pub fn free_sends(&self) -> usize {
+        self.send.lock().free()
+    }
+
+    /// How many receives can be posted now.
+    #[must_use]
+    pub fn free_receives(&self) -> usize {
+        self.receive.lock().free()
+    }
+
+    /// Its memory's domain.
+    #[must_use]
+    pub fn domain(&self) -> &ProtectionDomain {
+        &self.domain
+    }
+
+    /// Connects it with the peer's end, which does the same; from here on it sends and receives.
+    ///
+    /// # Errors
+    /// If it was connected before, or if the device refuses (for example since the peer's GID is not reachable).
+    pub fn connect(&self, peer: &Endpoint, connection: &Connection) -> Result<(), QueueError> {
+        let context = self.domain.context();
+        if self.reached() != QueuePairState::Initialized {
+            return Err(QueueError::State { action: "connect", state: self.reached() });
+        }
+        peer.check().map_err(|_| failed(context, "connect to an impossible endpoint", Errno::INVAL))?;
+        let reads = connection.reads.min(context.max_reads());
+        let mut attributes = no_attributes();
+        attributes.qp_state = ibv_qp_state::IBV_QPS_RTR;
+        attributes.path_mtu = peer.mtu.min(self.endpoint.mtu).raw();
+        attributes.dest_qp_num = peer.queue_pair;
+        attributes.rq_psn = peer.packet_sequence;
+        attributes.max_dest_rd_atomic = reads;
+        attributes.min_rnr_timer = connection.receiver_timer.min(31);
+        attributes.ah_attr.is_global = 1;
+        attributes.ah_attr.grh.dgid.raw = peer.gid.0;
+        attributes.ah_attr.grh.sgid_index = self.gid_index;
+        attributes.ah_attr.grh.hop_limit = connection.hop_limit;
+        attributes.ah_attr.grh.traffic_class = connection.traffic_class;
+        attributes.ah_attr.dlid = peer.lid;
+        attributes.ah_attr.sl = connection.service_level & 7;
+        attributes.ah_attr.port_num = self.port;
+        self.modify(
+            &mut attributes,
+            mask::IBV_QP_STATE
+                | mask::IBV_QP_AV
+                | mask::IBV_QP_PATH_MTU
+                | mask::IBV_QP_DEST_QPN
+                | mask::IBV_QP_RQ_PSN
+                | mask::IBV_QP_MAX_DEST_RD_ATOMIC
+                | mask::IBV_QP_MIN_RNR_TIMER,
+            QueuePairState::ReadyToReceive,
+            "connect a queue pair",
+        )?;
+
+        let mut attributes = no_attributes();
+        attributes.qp_state = ibv_qp_state::IBV_QPS_RTS;
+        attributes.sq_psn = self.endpoint.packet_sequence;
+        attributes.timeout = connection.timeout.clamp(1, 31);
+        attributes.retry_cnt = connection.retries.min(7);
+        attributes.rnr_retry = connection.receiver_retries.min(7);
+        attributes.max_rd_atomic = reads;
+        self.modify(
+            &mut attributes,
+            mask::IBV_QP_STATE
+                | mask::IBV_QP_TIMEOUT
+                | mask::IBV_QP_RETRY_CNT
+                | mask::IBV_QP_RNR_RETRY
+                | mask::IBV_QP_SQ_PSN
+                | mask::IBV_QP_MAX_QP_RD_ATOMIC,
+            QueuePairState::Connected,
+            "start a queue pair",
+        )
+    }
+
+    /// Ends all traffic: what is in flight completes with [`crate::Status::Flushed`], and nothing of the peer is taken
+    /// any more. Not every device reports the receives, too (soft-RoCE of Linux 6.1 does not): drop the queue pair to have
+    /// their memory back.
+    ///
+    /// # Errors
+    /// If the device is gone.
+    pub fn fail(&self) -> Result<(), QueueError> {
+        let mut attributes = no_attributes();
+        attributes.qp_state = ibv_qp_state::IBV_QPS_ERR;
+        self.modify(&mut attributes, mask::IBV_QP_STATE, QueuePairState::Error, "end the traffic of a queue pair")
+    }
+
+    /// What the device says of its state, which costs a system call.
+    ///
+    /// # Errors
+    /// If the device is gone.
+    pub fn state(&self) -> Result<QueuePairState, QueueError> {
+        let mut attributes = no_attributes();
+        // SAFETY: plain numbers and pointers, for which zeroes are valid.
+        let mut unused: ibv_qp_init_attr = unsafe { MaybeUninit::zeroed().assume_init() };
+        let what = bits(mask::IBV_QP_STATE);
+        // SAFETY: the queue pair lives; the call fills both.
+        let code = unsafe { ibv_query_qp(self.raw.as_ptr(), &raw mut attributes, what, &raw mut unused) };
+        check(code).map_err(|source| failed(self.domain.context(), "query a queue pair", source))?;
+        Ok(QueuePairState::from_raw(attributes.qp_state))
+    }
+
+    /// The state that this process has brought it to.
+    pub(crate) fn reached(&self) -> QueuePairState {
+        let state = self.state.load(Ordering::Acquire);
+        QueuePairState::ALL.into_iter().find(|&known| known as u8 == state).unwrap_or(QueuePairState::Error)
+    }
+
+    fn initialize(&self, config: &QueuePairConfig) -> Result<(), QueueError> {
+        let mut rights = ibv_access_flags(0);
+        if config.remote_write {
+            rights |= ibv_access_flags::IBV_ACCESS_REMOTE_WRITE | ibv_access_flags::IBV_ACCESS_LOCAL_WRITE;
+        }
+        if config.remote_read {
+            rights |= ibv_access_flags::IBV_ACCESS_REMOTE_READ;
+        }
+        let mut attributes = no_attributes();
+        attributes.qp_state = ibv_qp_state::IBV_QPS_INIT;
+        attributes.port_num = self.port;
+        attributes.qp_access_flags = rights.0;
+        self.modify(
+            &mut attributes,
+            mask::IBV_QP_STATE | mask::IBV_QP_PKEY_INDEX | mask::IBV_QP_PORT | mask::IBV_QP_ACCESS_FLAGS,
+            QueuePairState::Initialized,
+            "set up a queue pair",
+        )
+    }
+
+    fn modify(
+        &self,
+        attributes: &mut ibv_qp_attr,
+        what: mask,
+        reached: QueuePairState,
+        action: &'static str,
+    ) -> Result<(), QueueError> {
+        // SAFETY: the queue pair lives, and the call reads those attributes that the mask names.
+        let code = unsafe { ibv_modify_qp(self.raw.as_ptr(), attributes, bits(what)) };
+        check(code).map_err(|source| failed(self.domain.context(), action, source))?;
+        self.state.store(reached as u8, Ordering::Release);
+        Ok(())
+    }
+}
+
+impl Drop for QueuePair {
+    fn drop(&mut self) {
+        // SAFETY: the value is being dropped, so no other call uses the queue pair.
+        match check(unsafe { ibv_destroy_qp(self.raw.as_ptr()) }) {
+            Ok(()) => {
+                // SAFETY: each is dropped once, here. The device has let go of the queue pair, so that what it holds may
+                // be freed.
+                unsafe {
+                    ManuallyDrop::drop(&mut self.send);
+                    ManuallyDrop::drop(&mut self.receive);
+                }
+            }
+            // The device may still touch what is posted: it is never freed.
+            Err(error) => tracing::error!(
+                "{} keeps a queue pair, whose memory is therefore never freed: {error}",
+                self.domain.context().name()
+            ),
+        }
+    }
+}
+
+fn no_attributes() -> ibv_qp_attr {
+    // SAFETY: plain numbers, for which zeroes are valid.
+    unsafe { MaybeUninit::zeroed().assume_init() }
+}
+
+fn bits(what: mask) -> i32 {
+    // The highest bit of the mask is far below the sign.
+    i32::try_from(what.0).unwrap_or(0)
+}
+
+/// Random, so that packets of an earlier connection between the same two are not taken for its own.
+fn random_sequence() -> Result<u32, Errno> {
+    let mut bytes = [0; 4];
+    // So few bytes come in one piece.
+    getrandom(&mut bytes, GetRandomFlags::empty())?;
+    Ok(u32::from_le_bytes(bytes) & 0x00ff_ffff)
+}
+
+fn in_queue(error: DeviceError) -> QueueError {
+    match error {
+        DeviceError::System { action, device, source } => QueueError::System { action, device, source },
+        other => QueueError::System { action: "query a port", device: other.to_string(), source: Errno::NODEV },
+    }
+}

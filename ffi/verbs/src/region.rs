@@ -1,0 +1,317 @@
+//! Registered memory: what a device may touch, and who may ask it to.
+
+use crate::device::{Context, check, last_error};
+use crate::error::{DeviceError, MemoryError, PostError};
+use crate::memory::StableMemory;
+use rdma_sys::{ibv_access_flags as flags, ibv_alloc_pd, ibv_dealloc_pd, ibv_dereg_mr, ibv_mr, ibv_pd, ibv_reg_mr};
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
+use std::fmt;
+use std::mem::ManuallyDrop;
+use std::ops::Range;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+/// What belongs together on a device: a queue pair reaches only the memory of its own domain. Clones share it.
+#[derive(Clone)]
+pub struct ProtectionDomain {
+    inner: Arc<Domain>,
+}
+
+struct Domain {
+    raw: NonNull<ibv_pd>,
+    context: Context,
+}
+
+// SAFETY: libibverbs allows calls on one domain from all threads.
+unsafe impl Send for Domain {}
+// SAFETY: as above.
+unsafe impl Sync for Domain {}
+
+impl Drop for Domain {
+    fn drop(&mut self) {
+        // SAFETY: everything made in the domain holds a clone of the `Arc` around this value, so it is gone.
+        if let Err(error) = check(unsafe { ibv_dealloc_pd(self.raw.as_ptr()) }) {
+            tracing::warn!("a protection domain of {} was not freed: {error}", self.context.name());
+        }
+    }
+}
+
+impl fmt::Debug for ProtectionDomain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ProtectionDomain({})", self.context().name())
+    }
+}
+
+impl ProtectionDomain {
+    /// A new domain, without memory.
+    ///
+    /// # Errors
+    /// If the device has no more.
+    pub fn new(context: &Context) -> Result<Self, DeviceError> {
+        // SAFETY: the context is open.
+        let raw = NonNull::new(unsafe { ibv_alloc_pd(context.raw()) }).ok_or_else(|| DeviceError::System {
+            action: "make a protection domain on",
+            device: context.name().to_owned(),
+            source: last_error(),
+        })?;
+        Ok(Self { inner: Arc::new(Domain { raw, context: context.clone() }) })
+    }
+
+    /// The device.
+    #[must_use]
+    pub fn context(&self) -> &Context {
+        &self.inner.context
+    }
+
+    pub(crate) fn raw(&self) -> *mut ibv_pd {
+        self.inner.raw.as_ptr()
+    }
+
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+}
+
+/// What a device may do with registered memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RegionAccess {
+    /// Send from it. The memory may be mapped for reading only if the kernel is Linux 6.2 or newer.
+    Source,
+    /// Receive into it, and send from it.
+    Receive,
+    /// Also: let peers write into it, who know the key.
+    RemoteWrite,
+    /// Send from it, and let peers read it, who know the key.
+    RemoteRead,
+    /// Receive into it, and let peers write into those parts that are bound to a [`crate::MemoryWindow`].
+    Windows,
+}
+
+impl RegionAccess {
+    fn raw(self) -> flags {
+        match self {
+            Self::Source => flags(0),
+            Self::Receive => flags::IBV_ACCESS_LOCAL_WRITE,
+            Self::RemoteWrite => flags::IBV_ACCESS_LOCAL_WRITE | flags::IBV_ACCESS_REMOTE_WRITE,
+            Self::RemoteRead => flags::IBV_ACCESS_REMOTE_READ,
+            Self::Windows => flags::IBV_ACCESS_LOCAL_WRITE | flags::IBV_ACCESS_MW_BIND,
+        }
+    }
+
+    /// Whether the own device may write.
+    pub(crate) fn writes(self) -> bool {
+        matches!(self, Self::Receive | Self::RemoteWrite | Self::Windows)
+    }
+}
+
+/// The key by which the own queue pairs name a region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalKey(pub(crate) u32);
+
+/// The key by which a peer names a region or a window; whoever has it may use it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RemoteKey(u32);
+
+impl RemoteKey {
+    /// A key that a peer has sent.
+    #[must_use]
+    pub fn from_number(number: u32) -> Self {
+        Self(number)
+    }
+
+    /// The number for the peer.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        self.0
+    }
+}
+
+impl fmt::Debug for RemoteKey {
+    /// Without the number, which is a right and no matter for logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RemoteKey(..)")
+    }
+}
+
+/// A place in a peer's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RemoteMemory {
+    /// The first byte, as the peer's device counts.
+    pub address: u64,
+    /// The right to it.
+    pub key: RemoteKey,
+}
+
+impl RemoteMemory {
+    /// The place `bytes` further on; the peer's device checks that it is still in the region.
+    #[must_use]
+    pub fn offset(self, bytes: u64) -> Self {
+        Self { address: self.address.wrapping_add(bytes), ..self }
+    }
+}
+
+/// Registered memory. Clones share it; with the last of them, and of all requests that use it, it is given back to its
+/// device and then freed.
+#[derive(Clone)]
+pub struct MemoryRegion {
+    inner: Arc<Region>,
+}
+
+struct Region {
+    raw: NonNull<ibv_mr>,
+    start: NonNull<u8>,
+    length: usize,
+    access: RegionAccess,
+    local: LocalKey,
+    remote: RemoteKey,
+    domain: ProtectionDomain,
+    /// Freed by hand: not at all, if the device does not let go of it.
+    memory: ManuallyDrop<Arc<dyn StableMemory>>,
+}
+
+// SAFETY: libibverbs allows calls on one region from all threads; the address is only handed to the device.
+unsafe impl Send for Region {}
+// SAFETY: as above.
+unsafe impl Sync for Region {}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: requests hold clones of the `Arc` around this value, so none of the own is under way.
+        let given_back = check(unsafe { ibv_dereg_mr(self.raw.as_ptr()) });
+        match given_back {
+            // SAFETY: dropped once, here, and not used afterwards.
+            Ok(()) => unsafe { ManuallyDrop::drop(&mut self.memory) },
+            Err(error) => tracing::error!(
+                "{} keeps {} bytes of registered memory, which are therefore never freed: {error}",
+                self.domain.context().name(),
+                self.length
+            ),
+        }
+    }
+}
+
+impl fmt::Debug for MemoryRegion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MemoryRegion({} bytes, {:?})", self.inner.length, self.inner.access)
+    }
+}
+
+impl MemoryRegion {
+    /// Registers all of `memory`, and keeps it alive.
+    ///
+    /// # Errors
+    /// If the limit of locked memory is too low, if the access is more than the memory has, or if the device refuses.
+    pub fn register(
+        domain: &ProtectionDomain,
+        memory: Arc<dyn StableMemory>,
+        access: RegionAccess,
+    ) -> Result<Self, MemoryError> {
+        let (start, length) = (memory.address(), memory.length());
+        if length == 0 {
+            return Err(MemoryError::Empty);
+        }
+        if access.writes() && !memory.writable() {
+            return Err(MemoryError::ReadOnly);
+        }
+        let rights = i32::try_from(access.raw().0).unwrap_or(0);
+        // SAFETY: the range is mapped for as long as `memory` lives, which is longer than the region.
+        let raw = unsafe { ibv_reg_mr(domain.raw(), start.as_ptr().cast(), length, rights) };
+        let Some(raw) = NonNull::new(raw) else {
+            return Err(why_not_registered(domain, length, access, last_error()));
+        };
+        // SAFETY: just made; the keys do not change.
+        let (local, remote) = unsafe { (LocalKey((*raw.as_ptr()).lkey), RemoteKey((*raw.as_ptr()).rkey)) };
+        let (domain, memory) = (domain.clone(), ManuallyDrop::new(memory));
+        Ok(Self { inner: Arc::new(Region { raw, start, length, access, local, remote, domain, memory }) })
+    }
+
+    /// How many bytes.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        self.inner.length
+    }
+
+    /// What it is registered for.
+    #[must_use]
+    pub fn access(&self) -> RegionAccess {
+        self.inner.access
+    }
+
+    /// The memory itself.
+    #[must_use]
+    pub fn memory(&self) -> &Arc<dyn StableMemory> {
+        &self.inner.memory
+    }
+
+    /// A part of it, for a request.
+    ///
+    /// # Errors
+    /// If it is not within the region, or longer than 4 GiB - 1.
+    pub fn slice(&self, range: Range<usize>) -> Result<MemorySlice<'_>, PostError> {
+        let wrong = PostError::OutOfRange { start: range.start, end: range.end, length: self.inner.length };
+        let length = range.end.checked_sub(range.start).and_then(|length| u32::try_from(length).ok());
+        match length {
+            Some(length) if range.end <= self.inner.length => {
+                Ok(MemorySlice { region: self, offset: range.start, length })
+            }
+            _ => Err(wrong),
+        }
+    }
+
+    /// The key of the own queue pairs.
+    #[must_use]
+    pub fn local_key(&self) -> LocalKey {
+        self.inner.local
+    }
+
+    /// Where peers find it, if they may.
+    #[must_use]
+    pub fn remote(&self) -> Option<RemoteMemory> {
+        matches!(self.inner.access, RegionAccess::RemoteWrite | RegionAccess::RemoteRead)
+            .then(|| RemoteMemory { address: self.address(0), key: self.inner.remote })
+    }
+
+    pub(crate) fn address(&self, offset: usize) -> u64 {
+        (self.inner.start.as_ptr() as u64).wrapping_add(offset as u64)
+    }
+
+    pub(crate) fn domain(&self) -> &ProtectionDomain {
+        &self.inner.domain
+    }
+
+    pub(crate) fn raw(&self) -> *mut ibv_mr {
+        self.inner.raw.as_ptr()
+    }
+}
+
+/// A part of a region.
+#[derive(Clone, Copy, Debug)]
+pub struct MemorySlice<'a> {
+    pub(crate) region: &'a MemoryRegion,
+    pub(crate) offset: usize,
+    pub(crate) length: u32,
+}
+
+fn why_not_registered(domain: &ProtectionDomain, bytes: usize, access: RegionAccess, source: Errno) -> MemoryError {
+    let limit = getrlimit(Resource::Memlock).current;
+    if let (Errno::NOMEM | Errno::AGAIN | Errno::PERM, Some(limit)) = (source, limit) {
+        let needed = pinned().saturating_add(bytes as u64);
+        if needed > limit {
+            return MemoryError::Memlock { bytes, needed, limit };
+        }
+    }
+    if source == Errno::FAULT {
+        return if access.writes() { MemoryError::ReadOnly } else { MemoryError::KernelWantsWritable };
+    }
+    MemoryError::System { action: "register memory", bytes, device: domain.context().name().to_owned(), source }
+}
+
+/// How many bytes of this process devices hold already.
+fn pinned() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmPin:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
+        .map_or(0, |kib| kib * 1024)
+}

@@ -1,0 +1,145 @@
+//! Memory windows of type 2B: a part of a region that one queue pair's peer alone may write, and that is closed without
+//! giving the region up.
+
+use crate::device::{check, last_error};
+use crate::error::{MemoryError, PostError};
+use crate::post::{Hold, takes_windows};
+use crate::queue_pair::QueuePair;
+use crate::region::{MemoryRegion, MemorySlice, ProtectionDomain, RemoteKey, RemoteMemory};
+use crate::status::Operation;
+use rdma_sys::{
+    bind_mw_t, ibv_access_flags, ibv_alloc_mw, ibv_dealloc_mw, ibv_inc_rkey, ibv_mw, ibv_mw_bind_info, ibv_mw_type,
+    ibv_wr_opcode,
+};
+use std::fmt;
+use std::mem::ManuallyDrop;
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A window, bound to nothing at first. To be dropped, or made invalid, before the queue pair that it is bound to: some
+/// devices do not let go of that earlier.
+pub struct MemoryWindow {
+    inner: Arc<Window>,
+}
+
+pub(crate) struct Window {
+    raw: NonNull<ibv_mw>,
+    domain: ProtectionDomain,
+    /// What it was bound to last. Freed by hand: not at all, if the device does not let go of the window.
+    bound: ManuallyDrop<Mutex<Option<MemoryRegion>>>,
+}
+
+// SAFETY: libibverbs allows calls on one window from all threads; its key is read and written under the lock.
+unsafe impl Send for Window {}
+// SAFETY: as above.
+unsafe impl Sync for Window {}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        // SAFETY: requests hold clones of the `Arc` around this value, so none is under way.
+        match check(unsafe { ibv_dealloc_mw(self.raw.as_ptr()) }) {
+            // SAFETY: dropped once, here, and not used afterwards.
+            Ok(()) => unsafe { ManuallyDrop::drop(&mut self.bound) },
+            Err(error) => tracing::error!(
+                "{} keeps a memory window, whose memory is therefore never freed: {error}",
+                self.domain.context().name()
+            ),
+        }
+    }
+}
+
+impl fmt::Debug for MemoryWindow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MemoryWindow({})", self.inner.domain.context().name())
+    }
+}
+
+impl MemoryWindow {
+    /// A window for regions and queue pairs of this domain.
+    ///
+    /// # Errors
+    /// If the device has no windows of type 2B, or no more.
+    pub fn new(domain: &ProtectionDomain) -> Result<Self, MemoryError> {
+        let device = domain.context().name().to_owned();
+        if !domain.context().has_windows() {
+            return Err(MemoryError::NoWindows { device });
+        }
+        // SAFETY: the domain lives.
+        let raw = unsafe { ibv_alloc_mw(domain.raw(), ibv_mw_type::IBV_MW_TYPE_2) };
+        let raw = raw.and_then(NonNull::new).ok_or_else(|| MemoryError::System {
+            action: "make a memory window",
+            bytes: 0,
+            device,
+            source: last_error(),
+        })?;
+        let bound = ManuallyDrop::new(Mutex::new(None));
+        Ok(Self { inner: Arc::new(Window { raw, domain: domain.clone(), bound }) })
+    }
+}
+
+impl QueuePair {
+    /// Opens `slice` to the peer of this queue pair for writing, and gives the place to tell the peer: it is valid as soon
+    /// as this request is done. A window that was open before must be closed first.
+    ///
+    /// # Errors
+    /// If the memory is not registered for windows, or as [`QueuePair::post`].
+    pub fn bind_window(
+        &self,
+        id: u64,
+        window: &MemoryWindow,
+        slice: MemorySlice<'_>,
+        signaled: bool,
+    ) -> Result<RemoteMemory, PostError> {
+        self.check_slice(&slice)?;
+        takes_windows(&slice)?;
+        self.check_window(window)?;
+        let inner = &window.inner;
+        let mut bound = inner.bound.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: the window lives, and its key changes under the lock only.
+        let key = unsafe { ibv_inc_rkey((*inner.raw.as_ptr()).rkey) };
+        let address = slice.region.address(slice.offset);
+        let info = ibv_mw_bind_info {
+            mr: slice.region.raw(),
+            addr: address,
+            length: slice.length.into(),
+            mw_access_flags: ibv_access_flags::IBV_ACCESS_REMOTE_WRITE.0,
+        };
+        let hold = Hold { region: slice.region.clone(), window: Some(inner.clone()) };
+        self.post_window(id, Operation::BindWindow, signaled, Some(hold), |send| {
+            send.opcode = ibv_wr_opcode::IBV_WR_BIND_MW;
+            send.bind_mw_tso_union.bind_mw = bind_mw_t { mw: inner.raw.as_ptr(), rkey: key, bind_info: info };
+        })?;
+        // SAFETY: as above; verbs leave it to the caller to note the new key of a type 2 window.
+        unsafe { (*inner.raw.as_ptr()).rkey = key };
+        *bound = Some(slice.region.clone());
+        Ok(RemoteMemory { address, key: RemoteKey::from_number(key) })
+    }
+
+    /// Closes a window: when this request is done, the peer cannot write there any more.
+    ///
+    /// # Errors
+    /// If the window is not open, or as [`QueuePair::post`].
+    pub fn close_window(&self, id: u64, window: &MemoryWindow, signaled: bool) -> Result<(), PostError> {
+        self.check_window(window)?;
+        let inner = &window.inner;
+        let bound = inner.bound.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(region) = bound.as_ref() else {
+            return Err(PostError::Unsuitable("a memory window that was never opened cannot be closed"));
+        };
+        let hold = Hold { region: region.clone(), window: Some(inner.clone()) };
+        // SAFETY: the window lives, and its key changes under the lock only.
+        let key = unsafe { (*inner.raw.as_ptr()).rkey };
+        self.post_window(id, Operation::Invalidate, signaled, Some(hold), |send| {
+            send.opcode = ibv_wr_opcode::IBV_WR_LOCAL_INV;
+            send.imm_data_invalidated_rkey_union.invalidated_rkey = key;
+        })
+    }
+
+    fn check_window(&self, window: &MemoryWindow) -> Result<(), PostError> {
+        if window.inner.domain.is_same(self.domain()) {
+            Ok(())
+        } else {
+            Err(PostError::Unsuitable("the memory window belongs to another protection domain than the queue pair's"))
+        }
+    }
+}
