@@ -11,6 +11,8 @@ use rdma_sys::{
 use rustix::io::Errno;
 use std::ffi::CStr;
 use std::fmt;
+use std::fs::File;
+use std::io::ErrorKind;
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
@@ -173,22 +175,27 @@ impl Device {
         Ok(Context { opened: Arc::new(inner), attributes: Arc::new(Attributes(attributes)) })
     }
 
+    /// libibverbs says "no such file" whatever is wrong with the device's file, so this looks for itself.
     fn why_not_opened(&self, error: Errno) -> DeviceError {
-        let file = std::fs::read_dir("/sys/class/infiniband_verbs")
-            .into_iter()
-            .flatten()
-            .flatten()
-            .find(|entry| {
-                std::fs::read_to_string(entry.path().join("ibdev")).is_ok_and(|name| name.trim() == self.name)
-            })
-            .map_or_else(|| "uverbs0".to_owned(), |entry| entry.file_name().to_string_lossy().into_owned());
-        let (device, path) = (self.name.clone(), format!("/dev/infiniband/{file}"));
-        match error {
-            Errno::ACCESS | Errno::PERM => DeviceError::NoPermission { device, path },
-            _ if !Path::new(&path).exists() => DeviceError::NoDeviceFile { device, path },
-            source => DeviceError::System { action: "open", device, source },
+        let device = self.name.clone();
+        let Some(path) = device_file(&device) else {
+            return DeviceError::System { action: "open", device, source: error };
+        };
+        match File::options().read(true).write(true).open(&path).map_err(|error| error.kind()) {
+            Err(ErrorKind::NotFound) => DeviceError::NoDeviceFile { device, path },
+            Err(ErrorKind::PermissionDenied) => DeviceError::NoPermission { device, path },
+            _ => DeviceError::System { action: "open", device, source: error },
         }
     }
+}
+
+/// The file through which a device of the kernel is used, if ib_uverbs has made one.
+fn device_file(device: &str) -> Option<String> {
+    let entry =
+        std::fs::read_dir("/sys/class/infiniband_verbs").into_iter().flatten().flatten().find(|entry| {
+            std::fs::read_to_string(entry.path().join("ibdev")).is_ok_and(|name| name.trim() == device)
+        })?;
+    Some(format!("/dev/infiniband/{}", entry.file_name().to_string_lossy()))
 }
 
 /// An opened device. Clones share it; it is closed with the last of them and of all that was made from it.
@@ -375,6 +382,12 @@ fn initialize() -> Result<(), DeviceError> {
 fn why_none(error: Option<Errno>) -> DeviceError {
     let Ok(entries) = std::fs::read_dir(SYSFS) else { return DeviceError::NoSubsystem };
     let names: Vec<_> = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    // libibverbs leaves out the devices whose file is missing.
+    for device in &names {
+        if let Some(path) = device_file(device).filter(|path| !Path::new(path).exists()) {
+            return DeviceError::NoDeviceFile { device: device.clone(), path };
+        }
+    }
     match error {
         _ if names.is_empty() => DeviceError::NoDevice,
         None | Some(Errno::NOSYS) => DeviceError::NoProvider { kernel: names.join(", ") },

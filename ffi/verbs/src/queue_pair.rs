@@ -43,7 +43,7 @@ pub struct QueuePairConfig {
 pub struct Connection {
     /// After how long without an answer a packet is sent again: 4.096 µs × 2^n, with n from 1 to 31 (14 is 67 ms).
     pub timeout: u8,
-    /// How often, from 0 to 7, before the peer counts as lost.
+    /// How often, from 0 to 6, before the peer counts as lost; soft-RoCE takes the 7 that verbs allow for "never".
     pub retries: u8,
     /// How often, from 0 to 6, a message is repeated to a peer that has no receive posted; 7 is for ever.
     pub receiver_retries: u8,
@@ -64,7 +64,7 @@ impl Default for Connection {
     fn default() -> Self {
         Self {
             timeout: 14,
-            retries: 7,
+            retries: 6,
             receiver_retries: 6,
             receiver_timer: 12,
             reads: 16,
@@ -287,7 +287,7 @@ impl QueuePair {
         attributes.qp_state = ibv_qp_state::IBV_QPS_RTS;
         attributes.sq_psn = self.endpoint.packet_sequence;
         attributes.timeout = connection.timeout.clamp(1, 31);
-        attributes.retry_cnt = connection.retries.min(7);
+        attributes.retry_cnt = connection.retries.min(6);
         attributes.rnr_retry = connection.receiver_retries.min(7);
         attributes.max_rd_atomic = reads;
         self.modify(

@@ -10,7 +10,11 @@ use dflow_verbs::{
     QueueError, QueuePair, QueuePairConfig, QueuePairState, ReceiveRequest, RegionAccess, RemoteKey, RemoteMemory,
     SendOperation, SendRequest, StableMemory, Status, probe,
 };
+use rustix::thread::CapabilitySet;
+use std::fs;
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -81,14 +85,49 @@ fn what_is_not_there_is_named_together_with_what_is() {
 
     // The other card has no RDMA device.
     let lan = address("DFLOW_VM_LAN_ADDRESS");
-    let near = match lan {
-        IpAddr::V4(lan) => IpAddr::from((u32::from(lan) | 0xff).to_be_bytes()),
-        IpAddr::V6(_) => panic!("the machines have IPv4 addresses"),
-    };
     let beside = IpAddr::from([10, 78, 0, 200]);
-    assert_ne!(near, beside);
     let error = devices.open_towards(beside).expect_err("no RDMA there");
     assert!(matches!(&error, DeviceError::NoPath { local, .. } if *local == lan), "{error}");
+}
+
+/// What opening the device and the probe say while something is done to its file.
+fn refused(change: impl FnOnce(&Path), back: impl FnOnce(&Path)) -> (DeviceError, String) {
+    let file = Path::new("/dev/infiniband/uverbs0");
+    let devices = Devices::list().expect("devices");
+    let device = devices.named("rxe0").expect("rxe0");
+    change(file);
+    // Rights over files of others are the thread's, and root has them.
+    let result = std::thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                let mut rights = rustix::thread::capabilities(None).expect("capabilities");
+                rights.effective.remove(CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH);
+                rustix::thread::set_capabilities(None, rights).expect("given up");
+                (device.open(), probe())
+            })
+            .join()
+    });
+    back(file);
+    let (opened, probe) = result.expect("no panic");
+    assert!(!probe.usable, "{probe}");
+    (opened.expect_err("refused"), probe.to_string())
+}
+
+#[test]
+fn a_device_that_may_not_be_opened_is_named_with_its_file() {
+    let mode = |mode| move |file: &Path| fs::set_permissions(file, fs::Permissions::from_mode(mode)).expect("changed");
+    let (error, probe) = refused(mode(0), mode(0o666));
+    assert!(matches!(&error, DeviceError::NoPermission { path, .. } if path == "/dev/infiniband/uverbs0"), "{error}");
+    assert!(probe.contains("no permission on /dev/infiniband/uverbs0"), "{probe}");
+}
+
+#[test]
+fn a_device_without_its_file_is_named_with_it() {
+    let (here, away) = ("/dev/infiniband/uverbs0", "/dev/infiniband/away");
+    let (error, probe) =
+        refused(|_| fs::rename(here, away).expect("moved"), |_| fs::rename(away, here).expect("moved back"));
+    assert!(matches!(&error, DeviceError::NoDeviceFile { path, .. } if path == here), "{error}");
+    assert!(probe.contains("/dev/infiniband/uverbs0 is missing"), "{probe}");
 }
 
 #[test]
@@ -592,7 +631,7 @@ fn the_limit_of_locked_memory_is_named_with_what_is_needed() {
         scope
             .spawn(|| {
                 let mut rights = rustix::thread::capabilities(None).expect("capabilities");
-                rights.effective.remove(rustix::thread::CapabilitySet::IPC_LOCK);
+                rights.effective.remove(CapabilitySet::IPC_LOCK);
                 rustix::thread::set_capabilities(None, rights).expect("given up");
                 set(Some(64 << 10));
                 MemoryRegion::register(&one.domain, Arc::new(Buffer::zeroed(1 << 20)), RegionAccess::Source)
