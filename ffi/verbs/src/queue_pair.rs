@@ -7,6 +7,7 @@ use crate::error::{DeviceError, QueueError};
 use crate::gid::GidEntry;
 use crate::post::Scratch;
 use crate::region::ProtectionDomain;
+use crate::window::Window;
 use rdma_sys::{
     ibv_access_flags, ibv_create_qp, ibv_destroy_qp, ibv_modify_qp, ibv_qp, ibv_qp_attr, ibv_qp_attr_mask as mask,
     ibv_qp_init_attr, ibv_qp_state, ibv_qp_type, ibv_query_qp,
@@ -16,8 +17,8 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use std::fmt;
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ptr::NonNull;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// What a queue pair is made like.
 #[derive(Clone, Debug)]
@@ -134,6 +135,8 @@ pub struct QueuePair {
     pub(crate) send: ManuallyDrop<Attachment>,
     pub(crate) receive: ManuallyDrop<Attachment>,
     pub(crate) scratch: Mutex<Scratch>,
+    /// Those that were bound to it at some time; they end before it.
+    windows: Mutex<Vec<Weak<Window>>>,
 }
 
 // SAFETY: libibverbs allows calls on one queue pair from all threads; the rest is behind locks.
@@ -202,6 +205,7 @@ impl QueuePair {
             send: ManuallyDrop::new(send_place),
             receive: ManuallyDrop::new(receive_place),
             scratch: Mutex::new(Scratch::new(config.send_depth.max(config.receive_depth) as usize)),
+            windows: Mutex::new(Vec::new()),
         };
         pair.initialize(config)?;
         Ok(pair)
@@ -336,6 +340,14 @@ impl QueuePair {
         QueuePairState::ALL.into_iter().find(|&known| known as u8 == state).unwrap_or(QueuePairState::Error)
     }
 
+    pub(crate) fn note_window(&self, window: &Arc<Window>) {
+        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        if windows.len() == windows.capacity() {
+            windows.retain(|window| window.strong_count() > 0);
+        }
+        windows.push(Arc::downgrade(window));
+    }
+
     fn initialize(&self, config: &QueuePairConfig) -> Result<(), QueueError> {
         let mut rights = ibv_access_flags(0);
         if config.remote_write {
@@ -373,6 +385,10 @@ impl QueuePair {
 
 impl Drop for QueuePair {
     fn drop(&mut self) {
+        let windows = std::mem::take(self.windows.get_mut().unwrap_or_else(PoisonError::into_inner));
+        for window in windows.iter().filter_map(Weak::upgrade) {
+            window.end_with(self.number());
+        }
         // SAFETY: the value is being dropped, so no other call uses the queue pair.
         match check(unsafe { ibv_destroy_qp(self.raw.as_ptr()) }) {
             Ok(()) => {

@@ -12,12 +12,10 @@ use rdma_sys::{
     ibv_wr_opcode,
 };
 use std::fmt;
-use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// A window, bound to nothing at first. To be dropped, or made invalid, before the queue pair that it is bound to: some
-/// devices do not let go of that earlier.
+/// A window, bound to nothing at first. It ends with the queue pair that it was last bound to.
 pub struct MemoryWindow {
     inner: Arc<Window>,
 }
@@ -25,8 +23,16 @@ pub struct MemoryWindow {
 pub(crate) struct Window {
     raw: NonNull<ibv_mw>,
     domain: ProtectionDomain,
-    /// What it was bound to last. Freed by hand: not at all, if the device does not let go of the window.
-    bound: ManuallyDrop<Mutex<Option<MemoryRegion>>>,
+    bound: Mutex<Bound>,
+}
+
+struct Bound {
+    /// Whether the device has freed the window.
+    freed: bool,
+    /// What it was bound to last, which must not go before it.
+    region: Option<MemoryRegion>,
+    /// The number of the queue pair that it was bound to last.
+    queue_pair: Option<u32>,
 }
 
 // SAFETY: libibverbs allows calls on one window from all threads; its key is read and written under the lock.
@@ -34,17 +40,40 @@ unsafe impl Send for Window {}
 // SAFETY: as above.
 unsafe impl Sync for Window {}
 
-impl Drop for Window {
-    fn drop(&mut self) {
-        // SAFETY: requests hold clones of the `Arc` around this value, so none is under way.
-        match check(unsafe { ibv_dealloc_mw(self.raw.as_ptr()) }) {
-            // SAFETY: dropped once, here, and not used afterwards.
-            Ok(()) => unsafe { ManuallyDrop::drop(&mut self.bound) },
-            Err(error) => tracing::error!(
+impl Window {
+    fn lock(&self) -> MutexGuard<'_, Bound> {
+        self.bound.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Frees the window with a queue pair that goes, if it is bound to it: with a window, destroying a queue pair takes
+    /// soft-RoCE a minute, and the kernel complains.
+    pub(crate) fn end_with(&self, queue_pair: u32) {
+        let mut bound = self.lock();
+        if bound.queue_pair == Some(queue_pair) {
+            self.free(&mut bound);
+        }
+    }
+
+    fn free(&self, bound: &mut Bound) {
+        if std::mem::replace(&mut bound.freed, true) {
+            return;
+        }
+        let region = bound.region.take();
+        // SAFETY: freed only once, as noted above under the lock, and no request names it from then on.
+        if let Err(error) = check(unsafe { ibv_dealloc_mw(self.raw.as_ptr()) }) {
+            tracing::error!(
                 "{} keeps a memory window, whose memory is therefore never freed: {error}",
                 self.domain.context().name()
-            ),
+            );
+            std::mem::forget(region);
         }
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        let mut bound = self.lock();
+        self.free(&mut bound);
     }
 }
 
@@ -72,10 +101,12 @@ impl MemoryWindow {
             device,
             source: last_error(),
         })?;
-        let bound = ManuallyDrop::new(Mutex::new(None));
+        let bound = Mutex::new(Bound { freed: false, region: None, queue_pair: None });
         Ok(Self { inner: Arc::new(Window { raw, domain: domain.clone(), bound }) })
     }
 }
+
+const ENDED: PostError = PostError::Unsuitable("the memory window has ended with the queue pair that it was bound to");
 
 impl QueuePair {
     /// Opens `slice` to the peer of this queue pair for writing, and gives the place to tell the peer: it is valid as soon
@@ -94,7 +125,10 @@ impl QueuePair {
         takes_windows(&slice)?;
         self.check_window(window)?;
         let inner = &window.inner;
-        let mut bound = inner.bound.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bound = inner.lock();
+        if bound.freed {
+            return Err(ENDED);
+        }
         // SAFETY: the window lives, and its key changes under the lock only.
         let key = unsafe { ibv_inc_rkey((*inner.raw.as_ptr()).rkey) };
         let address = slice.region.address(slice.offset);
@@ -111,7 +145,10 @@ impl QueuePair {
         })?;
         // SAFETY: as above; verbs leave it to the caller to note the new key of a type 2 window.
         unsafe { (*inner.raw.as_ptr()).rkey = key };
-        *bound = Some(slice.region.clone());
+        bound.region = Some(slice.region.clone());
+        if bound.queue_pair.replace(self.number()) != Some(self.number()) {
+            self.note_window(inner);
+        }
         Ok(RemoteMemory { address, key: RemoteKey::from_number(key) })
     }
 
@@ -122,8 +159,11 @@ impl QueuePair {
     pub fn close_window(&self, id: u64, window: &MemoryWindow, signaled: bool) -> Result<(), PostError> {
         self.check_window(window)?;
         let inner = &window.inner;
-        let bound = inner.bound.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(region) = bound.as_ref() else {
+        let bound = inner.lock();
+        if bound.freed {
+            return Err(ENDED);
+        }
+        let Some(region) = bound.region.as_ref() else {
             return Err(PostError::Unsuitable("a memory window that was never opened cannot be closed"));
         };
         let hold = Hold { region: region.clone(), window: Some(inner.clone()) };
