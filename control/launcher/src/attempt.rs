@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 
-use crate::cgroup::{Cgroup, CgroupTree};
+use crate::cgroup::{Cgroup, CgroupTree, MemoryCgroup, MemoryTree};
 use crate::diagnose::Subject;
 use crate::exec::{Failure, Plan, PlanParts};
 use crate::message::SpawnMessage;
@@ -19,6 +19,8 @@ use crate::{ExitStatus, LauncherEvent, Usage};
 pub(crate) struct Nursery {
     /// The launcher's cgroup; without one, every attempt has a [`Reaper`].
     pub(crate) cgroups: Option<CgroupTree>,
+    /// Where memory is limited, if that is not there.
+    pub(crate) memory: Option<MemoryTree>,
     pub(crate) null: OwnedFd,
     /// The limit of open files as the daemon had it.
     pub(crate) open_files: libc::rlimit,
@@ -29,6 +31,7 @@ pub(crate) struct Attempt {
     /// The launcher's own child: the main process, or its reaper.
     pub(crate) child: i32,
     cage: Cage,
+    memory: Option<MemoryCgroup>,
     subject: Subject,
     report: Report,
     captured: Option<OwnedFd>,
@@ -69,11 +72,18 @@ impl Attempt {
         if fds.len() != message.targets.len() {
             return Err(subject.explain_create(&Errno::MFILE.into()));
         }
-        match Self::create(nursery, message, fds) {
+        let memory = match (&nursery.memory, message.memory_limit) {
+            (Some(tree), Some(limit)) => {
+                Some(tree.attempt(limit).map_err(|error| subject.explain_memory(limit, &error))?)
+            }
+            _ => None,
+        };
+        match Self::create(nursery, message, fds, memory.as_ref()) {
             Ok((child, cage, report, captured)) => Ok(Self {
                 id: message.id,
                 child,
                 cage,
+                memory,
                 subject,
                 report,
                 captured,
@@ -82,7 +92,12 @@ impl Attempt {
                 out_of_memory: false,
                 orphaned: false,
             }),
-            Err(error) => Err(subject.explain_create(&error)),
+            Err(error) => {
+                if let (Some(tree), Some(memory)) = (&nursery.memory, memory) {
+                    tree.end(memory);
+                }
+                Err(subject.explain_create(&error))
+            }
         }
     }
 
@@ -90,6 +105,7 @@ impl Attempt {
         nursery: &Nursery,
         message: &SpawnMessage,
         fds: &[OwnedFd],
+        memory: Option<&MemoryCgroup>,
     ) -> io::Result<(i32, Cage, Report, Option<OwnedFd>)> {
         let (report_reader, report_writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
         rustix::io::ioctl_fionbio(&report_reader, true)?;
@@ -117,6 +133,7 @@ impl Attempt {
             moves,
             report: report_writer.as_raw_fd(),
             report_pid: nursery.cgroups.is_none(),
+            memory: memory.map(|memory| memory.entrance().as_raw_fd()),
             oom_score_adj: message.oom_score_adj,
             open_files: nursery.open_files,
         });
@@ -156,6 +173,18 @@ impl Attempt {
 
     pub(crate) fn captured_fd(&self) -> Option<BorrowedFd<'_>> {
         self.captured.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Readable when [`Self::check_memory`] is to be called.
+    pub(crate) fn memory_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.memory.as_ref().map(MemoryCgroup::alarm)
+    }
+
+    /// Has everything of the attempt killed if it has reached its limit of memory.
+    pub(crate) fn check_memory(&mut self) {
+        if self.memory.as_mut().is_some_and(MemoryCgroup::take_alarm) {
+            self.kill();
+        }
     }
 
     /// Reads what the new process reported; the event when it has become the program.
@@ -230,8 +259,12 @@ impl Attempt {
     }
 
     /// The last event, once nothing of the attempt runs any more.
-    pub(crate) fn into_last_event(mut self, buffer: &mut [u8]) -> LauncherEvent {
+    pub(crate) fn into_last_event(mut self, nursery: &Nursery, buffer: &mut [u8]) -> LauncherEvent {
         let id = self.id;
+        if let (Some(tree), Some(memory)) = (&nursery.memory, self.memory.take()) {
+            self.out_of_memory |= memory.out_of_memory();
+            tree.end(memory);
+        }
         if let Some(failure) = self.failure() {
             let error = self.subject.explain(failure);
             return LauncherEvent::SpawnFailed { id, error };

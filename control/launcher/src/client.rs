@@ -15,8 +15,8 @@ use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType};
 use crate::channel::{Channel, Incoming};
 use crate::message::{ToDaemon, ToLauncher};
 use crate::{
-    ARGUMENT, Containment, ContainmentChoice, Error, LauncherEvent, MAX_ATTEMPTS, MAX_REQUEST_BYTES, SpawnRequest,
-    cgroup,
+    ARGUMENT, Containment, ContainmentChoice, ContainmentKind, Error, LauncherEvent, MAX_ATTEMPTS, MAX_REQUEST_BYTES,
+    MemoryLimits, SpawnRequest, cgroup,
 };
 
 /// How long [`Launcher::start`] waits for the launcher.
@@ -93,7 +93,11 @@ impl Launcher {
             process,
             lifeline: lifeline.into(),
             // Replaced by what the launcher says.
-            containment: Containment::Subreaper { reason: String::new() },
+            // Until the launcher has said what it is.
+            containment: Containment {
+                kind: ContainmentKind::Subreaper { reason: String::new() },
+                memory: MemoryLimits::None { reason: String::new() },
+            },
             alive: HashSet::new(),
         };
         let containment = options.containment;
@@ -271,15 +275,18 @@ impl Launcher {
             Ok(status) => status.to_string(),
             Err(error) => error.to_string(),
         };
-        match &self.containment {
-            Containment::Cgroup { directory, .. } => cgroup::end_tree(directory),
-            Containment::Subreaper { .. } => {
+        match &self.containment.kind {
+            ContainmentKind::Cgroup { directory } => cgroup::end_tree(directory),
+            ContainmentKind::Subreaper { .. } => {
                 // Each reaper kills its attempt when it sees that the launcher is dead, and then ends.
                 let deadline = Instant::now() + REAPERS_DEADLINE;
                 if !wait_readable(self.lifeline.as_fd(), deadline).unwrap_or(false) {
                     tracing::warn!("processes of functions do not end");
                 }
             }
+        }
+        if let MemoryLimits::Version1 { directory } = &self.containment.memory {
+            cgroup::end_tree(directory);
         }
         Error::Ended(status)
     }

@@ -17,16 +17,23 @@ pub enum ContainmentChoice {
 
 /// The containment that the launcher uses, chosen when it started.
 ///
-/// With either, every process that an attempt starts belongs to it for good: a second session, a double fork or an
+/// With either kind, every process that an attempt starts belongs to it for good: a second session, a double fork or an
 /// ignored signal does not help it to escape.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Containment {
+pub struct Containment {
+    /// How the processes of an attempt are held together.
+    pub kind: ContainmentKind,
+    /// How their memory is limited.
+    pub memory: MemoryLimits,
+}
+
+/// How the processes of an attempt are held together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ContainmentKind {
     /// Each attempt is born into a cgroup (version 2) of its own, which the kernel kills as one.
     Cgroup {
         /// The launcher's cgroup, the parent of those of the attempts.
         directory: PathBuf,
-        /// Why a memory limit of an attempt cannot be enforced; `None` when it can.
-        no_memory_limits: Option<String>,
     },
     /// Each attempt has a process of its own above it, to which the kernel gives all orphans of the attempt, and which
     /// kills its children until none is left. Unlike with a cgroup, a program that keeps forking faster than it can be
@@ -37,11 +44,28 @@ pub enum Containment {
     },
 }
 
+/// How the memory of an attempt is limited.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MemoryLimits {
+    /// By the cgroup (version 2) that holds the attempt.
+    Unified,
+    /// By a cgroup of the memory controller of version 1.
+    Version1 {
+        /// The launcher's cgroup there, the parent of those of the attempts.
+        directory: PathBuf,
+    },
+    /// Not at all.
+    None {
+        /// Why.
+        reason: String,
+    },
+}
+
 impl Containment {
     /// Whether [`SpawnRequest::memory_limit`](crate::SpawnRequest::memory_limit) is enforced.
     #[must_use]
     pub fn memory_limits(&self) -> bool {
-        matches!(self, Self::Cgroup { no_memory_limits: None, .. })
+        !matches!(self.memory, MemoryLimits::None { .. })
     }
 
     /// One or two lines for a person, as `dflow doctor` shows them.
@@ -53,18 +77,20 @@ impl Containment {
 
 impl fmt::Display for Containment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Cgroup { directory, no_memory_limits } => {
+        match &self.kind {
+            ContainmentKind::Cgroup { directory } => {
                 writeln!(f, "attempts are contained by cgroups below {}", directory.display())?;
-                match no_memory_limits {
-                    None => write!(f, "memory limits of functions are enforced"),
-                    Some(reason) => write!(f, "memory limits of functions are not enforced: {reason}"),
-                }
             }
-            Self::Subreaper { reason } => {
+            ContainmentKind::Subreaper { reason } => {
                 writeln!(f, "attempts are contained by a subreaper process each: {reason}")?;
-                write!(f, "memory limits of functions are not enforced: that takes cgroups")
             }
+        }
+        match &self.memory {
+            MemoryLimits::Unified => write!(f, "memory limits of functions are enforced"),
+            MemoryLimits::Version1 { directory } => {
+                write!(f, "memory limits of functions are enforced by version 1 cgroups below {}", directory.display())
+            }
+            MemoryLimits::None { reason } => write!(f, "memory limits of functions are not enforced: {reason}"),
         }
     }
 }

@@ -45,6 +45,9 @@ impl Subject {
                 "cannot run `{program}`: its descriptors cannot be put in place: {error}; is the limit of open files \
                  (`ulimit -n`) large enough?"
             ),
+            Step::Memory => {
+                format!("cannot run `{program}`: it cannot be moved to the cgroup that limits its memory: {error}")
+            }
             Step::OomScore => format!(
                 "cannot run `{program}`: its oom_score_adj cannot be set: {error}; values below the daemon's own need \
                  privileges"
@@ -52,6 +55,11 @@ impl Subject {
             Step::Session => format!("cannot run `{program}`: it cannot get a session of its own: {error}"),
             Step::Fork => self.explain_create(&error),
         }
+    }
+
+    /// The same for a limit of memory that cannot be set.
+    pub(crate) fn explain_memory(&self, limit: u64, error: &io::Error) -> String {
+        format!("cannot run `{}`: its memory cannot be limited to {limit} bytes: {error}", self.program.display())
     }
 
     /// The same for an error before there was a process.

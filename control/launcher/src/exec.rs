@@ -23,6 +23,8 @@ pub(crate) struct Plan<'a> {
     report: RawFd,
     /// Whether it reports its pid before anything else.
     report_pid: bool,
+    /// The entrance of its memory cgroup.
+    memory: Option<RawFd>,
     oom_score_adj: Option<CString>,
     open_files: libc::rlimit,
     /// The process that creates the child.
@@ -38,6 +40,7 @@ pub(crate) struct PlanParts<'a> {
     pub(crate) moves: Vec<(RawFd, RawFd)>,
     pub(crate) report: RawFd,
     pub(crate) report_pid: bool,
+    pub(crate) memory: Option<RawFd>,
     pub(crate) oom_score_adj: Option<i16>,
     pub(crate) open_files: libc::rlimit,
 }
@@ -47,6 +50,7 @@ pub(crate) struct PlanParts<'a> {
 pub(crate) enum Step {
     Fork = 1,
     Session,
+    Memory,
     OomScore,
     Descriptors,
     Directory,
@@ -67,7 +71,8 @@ impl Failure {
     pub(crate) fn from_bytes(bytes: [u8; Self::LENGTH]) -> Option<Self> {
         let [a, b, c, d, errno @ ..] = bytes;
         let number = i32::from_ne_bytes([a, b, c, d]);
-        let steps = [Step::Fork, Step::Session, Step::OomScore, Step::Descriptors, Step::Directory, Step::Exec];
+        let steps =
+            [Step::Fork, Step::Session, Step::Memory, Step::OomScore, Step::Descriptors, Step::Directory, Step::Exec];
         let step = steps.into_iter().find(|&step| step as i32 == number)?;
         Some(Self { step, errno: i32::from_ne_bytes(errno) })
     }
@@ -85,6 +90,7 @@ impl<'a> Plan<'a> {
             floor: highest.max(libc::STDERR_FILENO) + 1,
             report: parts.report,
             report_pid: parts.report_pid,
+            memory: parts.memory,
             oom_score_adj: parts.oom_score_adj.and_then(|adjustment| CString::new(adjustment.to_string()).ok()),
             open_files: parts.open_files,
             parent: std::process::id() as i32,
@@ -124,6 +130,12 @@ impl<'a> Plan<'a> {
             }
             if libc::setsid() == -1 {
                 return failure(Step::Session);
+            }
+            // `0` is whoever writes it.
+            if let Some(entrance) = self.memory
+                && libc::write(entrance, c"0".as_ptr().cast(), 1) != 1
+            {
+                return failure(Step::Memory);
             }
             if let Some(adjustment) = &self.oom_score_adj
                 && !write_file(c"/proc/self/oom_score_adj", adjustment)

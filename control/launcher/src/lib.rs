@@ -64,7 +64,7 @@ mod sys;
 mod tail;
 
 pub use client::{Launcher, LauncherOptions};
-pub use containment::{Containment, ContainmentChoice};
+pub use containment::{Containment, ContainmentChoice, ContainmentKind, MemoryLimits};
 pub use error::Error;
 pub use event::{ExitStatus, LauncherEvent, Usage};
 pub use request::SpawnRequest;

@@ -2,9 +2,11 @@
 
 use std::ffi::{CString, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::codec::{Decoder, Encoder, Malformed};
+use crate::containment::{ContainmentKind, MemoryLimits};
 use crate::sys::End;
 use crate::{Containment, ContainmentChoice, ExitStatus, LauncherEvent, Usage};
 
@@ -127,31 +129,46 @@ impl ToDaemon {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut to = Encoder::after(RESERVED);
         match self {
-            Self::Ready(Containment::Cgroup { directory, no_memory_limits }) => {
+            Self::Ready(Containment { kind, memory }) => {
                 to.u8(0);
-                to.bytes(directory.as_os_str().as_bytes());
-                to.option(no_memory_limits.as_ref(), |to, reason| to.bytes(reason.as_bytes()));
+                match kind {
+                    ContainmentKind::Cgroup { directory } => {
+                        to.u8(0);
+                        to.bytes(directory.as_os_str().as_bytes());
+                    }
+                    ContainmentKind::Subreaper { reason } => {
+                        to.u8(1);
+                        to.bytes(reason.as_bytes());
+                    }
+                }
+                match memory {
+                    MemoryLimits::Unified => to.u8(0),
+                    MemoryLimits::Version1 { directory } => {
+                        to.u8(1);
+                        to.bytes(directory.as_os_str().as_bytes());
+                    }
+                    MemoryLimits::None { reason } => {
+                        to.u8(2);
+                        to.bytes(reason.as_bytes());
+                    }
+                }
             }
-            Self::Ready(Containment::Subreaper { reason }) => {
+            Self::Refused(reason) => {
                 to.u8(1);
                 to.bytes(reason.as_bytes());
             }
-            Self::Refused(reason) => {
-                to.u8(2);
-                to.bytes(reason.as_bytes());
-            }
             Self::Event(LauncherEvent::Spawned { id, pid }) => {
-                to.u8(3);
+                to.u8(2);
                 to.u64(*id);
                 to.i32(*pid);
             }
             Self::Event(LauncherEvent::SpawnFailed { id, error }) => {
-                to.u8(4);
+                to.u8(3);
                 to.u64(*id);
                 to.bytes(error.as_bytes());
             }
             Self::Event(LauncherEvent::Exited { id, status, out_of_memory, stderr_tail, stderr_bytes, usage }) => {
-                to.u8(5);
+                to.u8(4);
                 to.u64(*id);
                 let (status, usage) = (*status, *usage);
                 put_end(&mut to, End { status, usage });
@@ -166,15 +183,23 @@ impl ToDaemon {
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut from = Decoder::new(bytes);
         let message = match from.u8()? {
-            0 => Self::Ready(Containment::Cgroup {
-                directory: OsString::from_vec(from.bytes()?.to_vec()).into(),
-                no_memory_limits: from.option(Decoder::text)?,
+            0 => Self::Ready(Containment {
+                kind: match from.u8()? {
+                    0 => ContainmentKind::Cgroup { directory: path(&mut from)? },
+                    1 => ContainmentKind::Subreaper { reason: from.text()? },
+                    _ => return Err(Malformed("an unknown containment")),
+                },
+                memory: match from.u8()? {
+                    0 => MemoryLimits::Unified,
+                    1 => MemoryLimits::Version1 { directory: path(&mut from)? },
+                    2 => MemoryLimits::None { reason: from.text()? },
+                    _ => return Err(Malformed("an unknown kind of memory limits")),
+                },
             }),
-            1 => Self::Ready(Containment::Subreaper { reason: from.text()? }),
-            2 => Self::Refused(from.text()?),
-            3 => Self::Event(LauncherEvent::Spawned { id: from.u64()?, pid: from.i32()? }),
-            4 => Self::Event(LauncherEvent::SpawnFailed { id: from.u64()?, error: from.text()? }),
-            5 => {
+            1 => Self::Refused(from.text()?),
+            2 => Self::Event(LauncherEvent::Spawned { id: from.u64()?, pid: from.i32()? }),
+            3 => Self::Event(LauncherEvent::SpawnFailed { id: from.u64()?, error: from.text()? }),
+            4 => {
                 let id = from.u64()?;
                 let End { status, usage } = take_end(&mut from)?;
                 Self::Event(LauncherEvent::Exited {
@@ -191,6 +216,10 @@ impl ToDaemon {
         from.end()?;
         Ok(message)
     }
+}
+
+fn path(from: &mut Decoder<'_>) -> Result<PathBuf, Malformed> {
+    Ok(OsString::from_vec(from.bytes()?.to_vec()).into())
 }
 
 /// How a process ended; also what a [`Reaper`](crate::reaper::Reaper) reports.
@@ -288,12 +317,24 @@ mod tests {
         )
     }
 
+    fn kind() -> impl Strategy<Value = ContainmentKind> {
+        prop_oneof![
+            "[a-z/]{0,9}".prop_map(|directory| ContainmentKind::Cgroup { directory: directory.into() }),
+            ".{0,9}".prop_map(|reason| ContainmentKind::Subreaper { reason }),
+        ]
+    }
+
+    fn limits() -> impl Strategy<Value = MemoryLimits> {
+        prop_oneof![
+            Just(MemoryLimits::Unified),
+            "[a-z/]{0,9}".prop_map(|directory| MemoryLimits::Version1 { directory: directory.into() }),
+            ".{0,9}".prop_map(|reason| MemoryLimits::None { reason }),
+        ]
+    }
+
     fn to_daemon() -> impl Strategy<Value = ToDaemon> {
         prop_oneof![
-            ("[a-z/]{0,9}", prop::option::of(".{0,9}")).prop_map(|(directory, no_memory_limits)| {
-                ToDaemon::Ready(Containment::Cgroup { directory: directory.into(), no_memory_limits })
-            }),
-            ".{0,9}".prop_map(|reason| ToDaemon::Ready(Containment::Subreaper { reason })),
+            (kind(), limits()).prop_map(|(kind, memory)| ToDaemon::Ready(Containment { kind, memory })),
             ".{0,9}".prop_map(ToDaemon::Refused),
             (any::<u64>(), any::<i32>()).prop_map(|(id, pid)| ToDaemon::Event(LauncherEvent::Spawned { id, pid })),
             (any::<u64>(), ".{0,9}").prop_map(|(id, error)| ToDaemon::Event(LauncherEvent::SpawnFailed { id, error })),

@@ -14,10 +14,10 @@ use rustix::io::Errno;
 
 use crate::LauncherEvent;
 use crate::attempt::{Attempt, Nursery, Progress};
-use crate::cgroup::CgroupTree;
+use crate::cgroup::{CgroupTree, MemoryTree};
 use crate::channel::{Channel, Incoming};
 use crate::message::{SpawnMessage, ToDaemon, ToLauncher};
-use crate::startup::{close_on_exec, configuration, contain, raise_open_files, take_socket};
+use crate::startup::{Cages, close_on_exec, configuration, contain, raise_open_files, take_socket};
 use crate::sys::{self, Reaped};
 
 /// How long the launcher goes on killing after the daemon has gone, before it ends nevertheless.
@@ -83,10 +83,17 @@ struct Server {
 enum Source {
     Report = 0,
     Captured = 1,
+    Memory = 2,
+}
+
+impl Source {
+    /// How many bits of a token it takes.
+    const BITS: u32 = 2;
+    const MASK: u64 = (1 << Self::BITS) - 1;
 }
 
 fn token(serial: u64, source: Source) -> EventData {
-    EventData::new_u64(serial << 1 | source as u64)
+    EventData::new_u64(serial << Source::BITS | source as u64)
 }
 
 impl Server {
@@ -107,8 +114,8 @@ impl Server {
         let open_files = raise_open_files();
 
         let Some(choice) = configuration(&mut channel)? else { return Ok(None) };
-        let (containment, cgroups) = match contain(choice) {
-            Ok(contained) => contained,
+        let Cages { containment, cgroups, memory } = match contain(choice) {
+            Ok(cages) => cages,
             Err(reason) => {
                 channel.send(ToDaemon::Refused(reason).encode(), Vec::new())?;
                 return Ok(None);
@@ -124,7 +131,7 @@ impl Server {
             channel_interest: EventFlags::IN,
             epoll,
             signals,
-            nursery: Nursery { cgroups, null, open_files },
+            nursery: Nursery { cgroups, memory, null, open_files },
             attempts: HashMap::new(),
             last_serial: CHILDREN,
             by_id: HashMap::new(),
@@ -163,8 +170,14 @@ impl Server {
                 match event.data.u64() {
                     CHANNEL => open = self.take_requests()?,
                     CHILDREN => self.reap()?,
-                    token if token & 1 == Source::Report as u64 => self.read_report(token >> 1)?,
-                    token => self.read_captured(token >> 1),
+                    token => {
+                        let serial = token >> Source::BITS;
+                        match token & Source::MASK {
+                            source if source == Source::Report as u64 => self.read_report(serial)?,
+                            source if source == Source::Captured as u64 => self.read_captured(serial),
+                            _ => self.check_memory(serial),
+                        }
+                    }
                 }
             }
             if !open {
@@ -221,6 +234,9 @@ impl Server {
         if let Some(fd) = attempt.captured_fd() {
             epoll::add(&self.epoll, fd, token(serial, Source::Captured), EventFlags::IN)?;
         }
+        if let Some(fd) = attempt.memory_fd() {
+            epoll::add(&self.epoll, fd, token(serial, Source::Memory), EventFlags::IN)?;
+        }
         self.by_id.insert(id, serial);
         self.by_child.insert(attempt.child, serial);
         self.attempts.insert(serial, attempt);
@@ -238,6 +254,12 @@ impl Server {
     fn read_captured(&mut self, serial: u64) {
         if let Some(attempt) = self.attempts.get_mut(&serial) {
             attempt.read_captured(&mut self.buffer);
+        }
+    }
+
+    fn check_memory(&mut self, serial: u64) {
+        if let Some(attempt) = self.attempts.get_mut(&serial) {
+            attempt.check_memory();
         }
     }
 
@@ -267,7 +289,7 @@ impl Server {
             self.read_report(serial)?;
             let Some(attempt) = self.attempts.remove(&serial) else { continue };
             self.by_id.remove(&attempt.id);
-            let event = attempt.into_last_event(&mut self.buffer);
+            let event = attempt.into_last_event(&self.nursery, &mut self.buffer);
             self.send(event)?;
         }
         Ok(())
@@ -319,7 +341,8 @@ impl Server {
                 }
                 Ok(Reaped::None) => {}
                 Ok(Reaped::NoChildren) | Err(_) => {
-                    if self.nursery.cgroups.as_ref().is_none_or(CgroupTree::remove) {
+                    let gone = self.nursery.cgroups.as_ref().is_none_or(CgroupTree::remove);
+                    if gone && self.nursery.memory.as_ref().is_none_or(MemoryTree::remove) {
                         return;
                     }
                 }

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::FdFlags;
 
-use crate::cgroup::CgroupTree;
+use crate::cgroup::{CgroupTree, MemoryTree};
 use crate::channel::{Channel, Incoming};
 use crate::message::ToLauncher;
 use crate::sys::{self, Fork, Reaped};
-use crate::{Containment, ContainmentChoice};
+use crate::{Containment, ContainmentChoice, ContainmentKind, MemoryLimits};
 
 /// How long a reaped process may still count in its cgroup.
 const REAPED_DEADLINE: Duration = Duration::from_millis(64);
@@ -75,22 +75,37 @@ pub(crate) fn configuration(channel: &mut Channel) -> io::Result<Option<Containm
     }
 }
 
-pub(crate) fn contain(choice: ContainmentChoice) -> Result<(Containment, Option<CgroupTree>), String> {
-    let subreaper = |reason| Ok((Containment::Subreaper { reason }, None));
-    if choice == ContainmentChoice::Subreaper {
-        return subreaper("it was asked for".to_owned());
-    }
-    match CgroupTree::create().and_then(try_cgroup) {
-        Ok(tree) => {
-            let containment = Containment::Cgroup {
-                directory: tree.path().to_owned(),
-                no_memory_limits: tree.no_memory_limits().map(str::to_owned),
-            };
-            Ok((containment, Some(tree)))
+/// What holds attempts together and limits their memory: what to tell the daemon of it, and the launcher's own cgroups.
+pub(crate) struct Cages {
+    pub(crate) containment: Containment,
+    pub(crate) cgroups: Option<CgroupTree>,
+    pub(crate) memory: Option<MemoryTree>,
+}
+
+pub(crate) fn contain(choice: ContainmentChoice) -> Result<Cages, String> {
+    let cgroups = match choice {
+        ContainmentChoice::Subreaper => Err("it was asked for".to_owned()),
+        ContainmentChoice::Auto | ContainmentChoice::Cgroup => CgroupTree::create().and_then(try_cgroup),
+    };
+    let (kind, cgroups) = match cgroups {
+        Ok(tree) => (ContainmentKind::Cgroup { directory: tree.path().to_owned() }, Some(tree)),
+        Err(reason) if choice == ContainmentChoice::Cgroup => {
+            return Err(format!("containment by cgroups is not possible: {reason}"));
         }
-        Err(reason) if choice == ContainmentChoice::Auto => subreaper(reason),
-        Err(reason) => Err(format!("containment by cgroups is not possible: {reason}")),
-    }
+        Err(reason) => (ContainmentKind::Subreaper { reason }, None),
+    };
+    let unlimited = match &cgroups {
+        Some(tree) => tree.no_memory_limits().map(str::to_owned),
+        None => Some("a subreaper limits nothing".to_owned()),
+    };
+    let (memory, tree) = match unlimited {
+        None => (MemoryLimits::Unified, None),
+        Some(unlimited) => match MemoryTree::create() {
+            Ok(tree) => (MemoryLimits::Version1 { directory: tree.path().to_owned() }, Some(tree)),
+            Err(reason) => (MemoryLimits::None { reason: format!("{unlimited}, and {reason}") }, None),
+        },
+    };
+    Ok(Cages { containment: Containment { kind, memory }, cgroups, memory: tree })
 }
 
 /// Has a process born in a cgroup, to see that all of it works here.

@@ -4,21 +4,50 @@ use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
-/// The cgroup of this process as a directory. The error is a text for a person.
-pub(super) fn locate() -> Result<PathBuf, String> {
+/// A hierarchy of cgroups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Controller {
+    /// Version 2, with whatever controllers it has.
+    Unified,
+    /// That of the version 1 memory controller.
+    Memory,
+}
+
+/// The cgroup of this process in a hierarchy as a directory. The error is a text for a person.
+pub(super) fn locate(controller: Controller) -> Result<PathBuf, String> {
     let cgroups = fs::read_to_string("/proc/self/cgroup").map_err(|error| format!("/proc/self/cgroup: {error}"))?;
     let mounts =
         fs::read_to_string("/proc/self/mountinfo").map_err(|error| format!("/proc/self/mountinfo: {error}"))?;
-    directory_of(&cgroups, &mounts).ok_or_else(|| "no cgroup2 hierarchy that holds this process is mounted".to_owned())
+    directory_of(controller, &cgroups, &mounts).ok_or_else(|| {
+        let hierarchy = match controller {
+            Controller::Unified => "cgroup2 hierarchy",
+            Controller::Memory => "memory hierarchy of cgroups version 1",
+        };
+        format!("no {hierarchy} that holds this process is mounted")
+    })
 }
 
-/// Where the version 2 cgroup in `/proc/PID/cgroup` is found according to `/proc/PID/mountinfo`.
-fn directory_of(cgroups: &str, mounts: &str) -> Option<PathBuf> {
-    let cgroup = Path::new(cgroups.lines().find_map(|line| line.strip_prefix("0::"))?);
+/// Where the cgroup in `/proc/PID/cgroup` is found according to `/proc/PID/mountinfo`.
+fn directory_of(controller: Controller, cgroups: &str, mounts: &str) -> Option<PathBuf> {
+    let is_memory = |list: &str| list.split(',').any(|name| name == "memory");
+    let cgroup = cgroups.lines().find_map(|line| match controller {
+        Controller::Unified => line.strip_prefix("0::"),
+        // Number, controllers, path.
+        Controller::Memory => {
+            line.split_once(':')?.1.split_once(':').filter(|(list, _)| is_memory(list)).map(|(_, path)| path)
+        }
+    });
+    let cgroup = Path::new(cgroup?);
     mounts.lines().find_map(|line| {
         // ID, parent, device, root, mount point, options, optional fields, "-", type, source, options.
         let (mount, filesystem) = line.split_once(" - ")?;
-        if filesystem.split(' ').next() != Some("cgroup2") {
+        let fits = match controller {
+            Controller::Unified => filesystem.starts_with("cgroup2 "),
+            Controller::Memory => {
+                filesystem.starts_with("cgroup ") && filesystem.rsplit(' ').next().is_some_and(is_memory)
+            }
+        };
+        if !fits {
             return None;
         }
         let mut fields = mount.split(' ').skip(3);
@@ -87,7 +116,9 @@ mod tests {
 
     #[test]
     fn the_cgroup_is_found() {
-        let found = |cgroups, mounts| directory_of(cgroups, mounts).map(|path| path.to_str().unwrap().to_owned());
+        let found = |cgroups, mounts| {
+            directory_of(Controller::Unified, cgroups, mounts).map(|path| path.to_str().unwrap().to_owned())
+        };
         let unified = "0::/user.slice/session-3.scope\n";
         assert_eq!(found("4:memory:/x\n0::/\n", HYBRID).unwrap(), "/sys/fs/cgroup/unified/");
         assert_eq!(found(unified, HYBRID).unwrap(), "/sys/fs/cgroup/unified/user.slice/session-3.scope");
@@ -97,5 +128,15 @@ mod tests {
         assert_eq!(found("0::/../other\n", HYBRID), None);
         assert_eq!(found("4:memory:/x\n", HYBRID), None);
         assert_eq!(found(unified, ""), None);
+    }
+
+    #[test]
+    fn the_memory_cgroup_of_version_1_is_found() {
+        let found = |cgroups, mounts| directory_of(Controller::Memory, cgroups, mounts);
+        assert_eq!(found("5:cpu:/y\n4:memory:/x\n0::/\n", HYBRID).unwrap(), Path::new("/sys/fs/cgroup/memory/x"));
+        assert_eq!(found("5:cpu:/y\n0::/\n", HYBRID), None);
+        let joint = "35 31 0:32 /docker/1 /cg rw,relatime - cgroup cgroup rw,cpuacct,memory\n";
+        assert_eq!(found("4:cpuacct,memory:/docker/1\n", joint).unwrap(), Path::new("/cg/"));
+        assert_eq!(found("4:memory:/x\n", "41 31 0:38 / /sys/fs/cgroup rw shared:9 - cgroup2 cgroup2 rw\n"), None);
     }
 }

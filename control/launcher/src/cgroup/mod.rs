@@ -1,4 +1,4 @@
-//! Containment by cgroups, version 2.
+//! Containment by cgroups, version 2, and limits of memory by either version.
 //!
 //! `dflow-<launcher's pid>` below the cgroup in which the launcher was started holds one cgroup for each attempt. The
 //! launcher holds a lock (`flock`) on its directory as long as it lives, so that the next launcher can tell what a killed
@@ -13,11 +13,13 @@ use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 mod locate;
+mod memory;
 mod stale;
 
+pub(crate) use memory::{MemoryCgroup, MemoryTree};
 pub(crate) use stale::end_tree;
 
-use locate::{enable_memory, locate};
+use locate::{Controller, enable_memory, locate};
 use stale::remove_stale;
 
 /// How deep an attempt may nest cgroups of its own below its own; removing them takes a descriptor for each level.
@@ -43,7 +45,7 @@ pub(crate) struct Cgroup {
 impl CgroupTree {
     /// Makes the launcher's cgroup, after removing those of launchers that are dead. The error is a text for a person.
     pub(crate) fn create() -> Result<Self, String> {
-        let base = locate()?;
+        let base = locate(Controller::Unified)?;
         remove_stale(&base);
         let (path, directory) = create_locked(&base).map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {

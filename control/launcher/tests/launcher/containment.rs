@@ -3,9 +3,11 @@
 
 use std::os::fd::OwnedFd;
 
-use dflow_launcher::{Containment, ContainmentChoice, ExitStatus, Launcher, SpawnRequest};
+use dflow_launcher::{
+    ContainmentChoice, ContainmentKind, ExitStatus, Launcher, LauncherEvent, MemoryLimits, SpawnRequest,
+};
 
-use crate::harness::{HOST, assert_nobody_holds, exited, launcher, pipe, read_byte, shell};
+use crate::harness::{HOST, assert_nobody_holds, exited, launcher, next, pipe, read_byte, shell};
 
 under_each_containment!(
     a_daemonised_grandchild_ends_with_the_attempt,
@@ -14,6 +16,8 @@ under_each_containment!(
     kill_right_after_spawn,
     ending_attempts_leave_others_alone,
     containment_is_reported,
+    a_memory_limit_is_enforced_or_said_not_to_be,
+    a_limit_of_memory_leaves_others_alone,
 );
 
 /// Starts an attempt that holds a pipe as descriptor 7, and waits until it has written a byte there.
@@ -99,8 +103,8 @@ fn containment_is_reported(choice: ContainmentChoice) {
     let Some(mut launcher) = launcher(choice) else { return };
     let containment = launcher.containment().clone();
     let held = start(&mut launcher, 12, shell("echo >&7; sleep 1000"));
-    match (choice, &containment) {
-        (ContainmentChoice::Cgroup, Containment::Cgroup { directory, .. }) => {
+    match (choice, &containment.kind) {
+        (ContainmentChoice::Cgroup, ContainmentKind::Cgroup { directory }) => {
             assert!(containment.describe().contains(directory.to_str().unwrap()));
             let attempt = directory.join("12");
             let procs = std::fs::read_to_string(attempt.join("cgroup.procs")).unwrap();
@@ -111,9 +115,8 @@ fn containment_is_reported(choice: ContainmentChoice) {
             launcher.shutdown().unwrap();
             assert!(!directory.exists());
         }
-        (ContainmentChoice::Subreaper, Containment::Subreaper { .. }) => {
+        (ContainmentChoice::Subreaper, ContainmentKind::Subreaper { .. }) => {
             assert!(containment.describe().contains("subreaper"));
-            assert!(!containment.memory_limits());
             launcher.shutdown().unwrap();
         }
         other => panic!("{other:?}"),
@@ -124,7 +127,7 @@ fn containment_is_reported(choice: ContainmentChoice) {
 #[test]
 fn cgroups_that_a_function_made_are_removed() {
     let Some(mut launcher) = launcher(ContainmentChoice::Cgroup) else { return };
-    let Containment::Cgroup { directory, .. } = launcher.containment().clone() else { panic!() };
+    let ContainmentKind::Cgroup { directory } = launcher.containment().kind.clone() else { panic!() };
     let attempt = directory.join("1");
     let mut request =
         shell(&format!("mkdir -p $D/a/b $D/c && echo 0 >$D/a/b/cgroup.procs && {DAEMONISED}; read line; exit 6"));
@@ -156,22 +159,60 @@ fn a_function_that_kills_its_reaper_ends_with_it() {
     assert_nobody_holds(other);
 }
 
-#[test]
-fn a_memory_limit_is_enforced_or_said_not_to_be() {
-    let Some(mut launcher) = launcher(ContainmentChoice::Cgroup) else { return };
-    let limited = launcher.containment().memory_limits();
-    let mut request = shell("head -c 64M /dev/zero | tail -c 64M | wc -c >&2");
-    request.memory_limit = Some(16 << 20);
-    launcher.spawn(1, request).unwrap();
+/// How the one attempt that lives has ended, and whether for want of memory.
+fn ended(launcher: &mut Launcher) -> (u64, ExitStatus, bool) {
     loop {
-        match crate::harness::next(&mut launcher) {
-            dflow_launcher::LauncherEvent::Spawned { .. } => {}
-            dflow_launcher::LauncherEvent::Exited { status, out_of_memory, .. } => {
-                assert_eq!(out_of_memory, limited);
-                assert_eq!(status.success(), !limited);
-                break;
-            }
+        match next(launcher) {
+            LauncherEvent::Spawned { .. } => {}
+            LauncherEvent::Exited { id, status, out_of_memory, .. } => return (id, status, out_of_memory),
             event => panic!("{event:?}"),
         }
     }
+}
+
+fn a_memory_limit_is_enforced_or_said_not_to_be(choice: ContainmentChoice) {
+    let Some(mut launcher) = launcher(choice) else { return };
+    let containment = launcher.containment().clone();
+    let limited = containment.memory_limits();
+    eprintln!("{}", containment.describe());
+    // It is not the main process that wants too much, and the main process would go on.
+    let then = if limited { "sleep 1000" } else { "exit 0" };
+    let mut request = shell(&format!("head -c 64M /dev/zero | tail -c 64M | wc -c >&2; {then}"));
+    request.memory_limit = Some(16 << 20);
+    launcher.spawn(1, request).unwrap();
+    let (_, status, out_of_memory) = ended(&mut launcher);
+    assert_eq!(out_of_memory, limited);
+    assert_eq!(status.success(), !limited);
+    // The same program with enough.
+    let mut request = shell("head -c 64M /dev/zero | tail -c 64M | wc -c >&2; exit 0");
+    request.memory_limit = Some(256 << 20);
+    launcher.spawn(2, request).unwrap();
+    assert_eq!(ended(&mut launcher), (2, ExitStatus::Exited(0), false));
+    launcher.shutdown().unwrap();
+    if let MemoryLimits::Version1 { directory } = containment.memory {
+        assert!(!directory.exists());
+    }
+}
+
+fn a_limit_of_memory_leaves_others_alone(choice: ContainmentChoice) {
+    let Some(mut launcher) = launcher(choice) else { return };
+    if !launcher.containment().memory_limits() {
+        // What holds then is what the test above asserts.
+        eprintln!("no limits of memory here: {}", launcher.containment().describe());
+        return;
+    }
+    let (stdin, writer) = pipe();
+    let mut other = shell("echo >&7; read line; exit 5");
+    other.fds.push((stdin, 0));
+    other.memory_limit = Some(64 << 20);
+    let held = start(&mut launcher, 1, other);
+    let mut request = shell(&format!("{DAEMONISED}; head -c 64M /dev/zero | tail -c 64M >/dev/null; sleep 1000"));
+    request.memory_limit = Some(16 << 20);
+    let greedy = start(&mut launcher, 2, request);
+    let (id, status, out_of_memory) = ended(&mut launcher);
+    assert_eq!((id, status, out_of_memory), (2, ExitStatus::Signaled(libc::SIGKILL), true));
+    assert_nobody_holds(greedy);
+    rustix::io::write(&writer, b"\n").unwrap();
+    assert_eq!(ended(&mut launcher), (1, ExitStatus::Exited(5), false));
+    assert_nobody_holds(held);
 }

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 
-use dflow_launcher::{ContainmentChoice, Error, LauncherEvent};
+use dflow_launcher::{ContainmentChoice, Error, LauncherEvent, MemoryLimits};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 use crate::harness::{HOST, assert_nobody_holds, exited, launcher, pipe, read_byte, shell, wait_readable};
@@ -99,9 +99,11 @@ fn a_killed_launcher_ends_everything(containment: ContainmentChoice) {
     let (held, writer) = pipe();
     let mut request = shell(SCRIPT);
     request.fds.push((writer, 7));
+    request.memory_limit = Some(256 << 20);
     launcher.spawn(1, request).unwrap();
     read_byte(&held);
     kill_process(pid(launcher.pid()), Signal::KILL).unwrap();
+    let memory = launcher.containment().memory.clone();
     let error = loop {
         match launcher.recv() {
             Ok(Some(LauncherEvent::Spawned { .. })) => {}
@@ -112,6 +114,9 @@ fn a_killed_launcher_ends_everything(containment: ContainmentChoice) {
     };
     assert!(matches!(&error, Error::Ended(status) if status.contains("signal: 9")), "{error}");
     assert_nobody_holds(held);
+    if let MemoryLimits::Version1 { directory } = memory {
+        assert!(!directory.exists());
+    }
     assert!(matches!(launcher.spawn(2, shell("")), Err(Error::Ended(_))));
     assert!(matches!(launcher.recv(), Err(Error::Ended(_))));
     assert!(launcher.shutdown().is_ok());
