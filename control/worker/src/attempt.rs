@@ -101,9 +101,14 @@ impl Attempt {
     }
 }
 
+const SIGKILL: i32 = rustix::process::Signal::KILL.as_raw();
+
 fn verb(status: ExitStatus) -> String {
     match status {
         ExitStatus::Exited(code) => format!("ended with exit status {code}"),
+        ExitStatus::Signaled(SIGKILL) => {
+            format!("was {status}: if nobody sent it, the kernel did, for want of memory (see 'dmesg')")
+        }
         ExitStatus::Signaled(_) => format!("was {status}"),
     }
 }

@@ -82,6 +82,26 @@ pub enum SetupError {
     /// The spill directory cannot be used.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// A cgroup leaves too little memory.
+    #[error(
+        "this process's cgroup may use {} KiB of memory, which is too little: dflow and small functions take about 8 MiB, \
+         and streams need 256 KiB at least; raise the limit of the cgroup (memory.max, or memory.limit_in_bytes) to 64 MiB \
+         or more",
+        limit >> 10
+    )]
+    CgroupMemory {
+        /// The least limit of the cgroup and those above, in bytes.
+        limit: u64,
+    },
+    /// The limit of open files is too small for any run.
+    #[error(
+        "this process may open {limit} files, which is too little: dflow needs {LEAST_DESCRIPTORS} at least, and about 5 \
+         more for each running instance; raise the limit with 'ulimit -n'"
+    )]
+    Descriptors {
+        /// The limit, as far as this process may raise it.
+        limit: u64,
+    },
     /// The launcher does not start.
     #[error(transparent)]
     Launcher(#[from] dflow_launcher::Error),
@@ -118,10 +138,23 @@ pub(crate) struct Checked {
 /// The first thing that is wrong.
 pub fn check(spec: &RunSpec) -> Result<(), SetupError> {
     examine(spec)?;
+    spec.options.budget()?;
     crate::outputs::Staging::check(&spec.output)
 }
 
+/// So many open files the smallest run needs: the event loop, the launcher, inputs and outputs, two functions.
+pub(crate) const LEAST_DESCRIPTORS: u64 = 64;
+
+fn check_descriptors() -> Result<(), SetupError> {
+    // The soft limit is raised when the run starts; functions keep it as it is.
+    match rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum {
+        Some(limit) if limit < LEAST_DESCRIPTORS => Err(SetupError::Descriptors { limit }),
+        _ => Ok(()),
+    }
+}
+
 pub(crate) fn examine(spec: &RunSpec) -> Result<Checked, SetupError> {
+    check_descriptors()?;
     let programs = spec
         .workflow
         .functions

@@ -1,6 +1,7 @@
 //! What this machine can do for dflow, in words.
 
-use crate::options::{NodeOptions, cores, memory_limit};
+use crate::check::LEAST_DESCRIPTORS;
+use crate::options::{NodeOptions, cgroup_limit, cores, memory_limit};
 use dflow_launcher::{Launcher, LauncherOptions};
 use dflow_store::{Config, Spiller};
 use serde::Serialize;
@@ -78,16 +79,28 @@ fn processors() -> Finding {
 }
 
 fn memory(options: &NodeOptions) -> Finding {
-    let text = format!(
-        "{} MiB may be used by this process; streams take at most {} MiB of it (--memory)",
-        memory_limit() >> 20,
-        options.memory >> 20
-    );
-    Finding {
-        topic: "memory",
-        state: if options.memory < Config::MIN_MEMORY { Health::Bad } else { Health::Good },
-        text,
-    }
+    let limit = cgroup_limit();
+    let machine = match limit {
+        Some(limit) => format!("{} MiB may be used by this process's cgroup", limit >> 20),
+        None => format!("{} MiB are available on this machine, and no cgroup limits that", memory_limit() >> 20),
+    };
+    let (state, text) = match options.budget() {
+        Ok(budget) if budget < Config::MIN_MEMORY => (
+            Health::Bad,
+            format!("{machine}; {} KiB for streams are too few, raise --memory to 64 MiB or more", budget >> 10),
+        ),
+        Ok(budget) if budget < options.memory => (
+            Health::Fair,
+            format!(
+                "{machine}, which leaves {} MiB for streams instead of the {} MiB of --memory; raise the cgroup's limit",
+                budget >> 20,
+                options.memory >> 20
+            ),
+        ),
+        Ok(budget) => (Health::Good, format!("{machine}; streams take at most {} MiB (--memory)", budget >> 20)),
+        Err(error) => (Health::Bad, error.to_string()),
+    };
+    Finding { topic: "memory", state, text }
 }
 
 fn huge_pages() -> Finding {
@@ -111,8 +124,8 @@ fn descriptors() -> Finding {
     Finding {
         topic: "descriptors",
         state: match limit {
-            0..256 => Health::Bad,
-            256..4096 => Health::Fair,
+            0..LEAST_DESCRIPTORS => Health::Bad,
+            LEAST_DESCRIPTORS..4096 => Health::Fair,
             _ => Health::Good,
         },
         text,

@@ -1,5 +1,6 @@
 //! What a node may use, and what it finds on its machine.
 
+use crate::check::SetupError;
 use dflow_disk::IoChoice;
 use dflow_launcher::ContainmentChoice;
 use dflow_store::Config;
@@ -11,7 +12,7 @@ use std::time::Duration;
 pub struct NodeOptions {
     /// How many instances may compute at the same time.
     pub slots: u32,
-    /// Memory for streams, in bytes.
+    /// Memory for streams, in bytes; [`NodeOptions::budget`] says how much of it there is.
     pub memory: u64,
     /// The window of a stream whose readers keep up, in bytes.
     pub window: u64,
@@ -48,6 +49,21 @@ impl NodeOptions {
     }
 }
 
+impl NodeOptions {
+    /// The memory budget for streams: what was asked for, or less where the limit of a cgroup does not leave so much.
+    ///
+    /// # Errors
+    /// If the cgroup leaves less than streams need at all.
+    pub fn budget(&self) -> Result<u64, SetupError> {
+        let Some(limit) = cgroup_limit() else { return Ok(self.memory) };
+        let room = room_for_streams(limit);
+        if room < Config::MIN_MEMORY {
+            return Err(SetupError::CgroupMemory { limit });
+        }
+        Ok(self.memory.min(room))
+    }
+}
+
 /// Cores that this process may use.
 #[must_use]
 pub fn cores() -> usize {
@@ -67,29 +83,52 @@ pub fn memory_limit() -> u64 {
 }
 
 /// The memory limit of this process's cgroup or of one above it, for both versions of cgroups.
-fn cgroup_limit() -> Option<u64> {
+pub(crate) fn cgroup_limit() -> Option<u64> {
     let own = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    least_limit(&own, Path::new("/sys/fs/cgroup"))
+}
+
+/// The least limit of the cgroups in the text of `/proc/PID/cgroup`, whose hierarchies are mounted below `root`.
+fn least_limit(own: &str, root: &Path) -> Option<u64> {
+    /// Version 1 says so where there is no limit: the largest multiple of a page.
+    const UNLIMITED: u64 = i64::MAX as u64 / 4096 * 4096;
     let mut least: Option<u64> = None;
     for line in own.lines() {
         let mut fields = line.splitn(3, ':').skip(1);
-        let (controllers, path) = (fields.next()?, fields.next()?);
-        let (roots, file): (&[&str], &str) = match controllers {
-            "" => (&["/sys/fs/cgroup", "/sys/fs/cgroup/unified"], "memory.max"),
-            list if list.split(',').any(|name| name == "memory") => {
-                (&["/sys/fs/cgroup/memory"], "memory.limit_in_bytes")
-            }
+        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
+        let (hierarchies, file): (&[&str], &str) = match controllers {
+            "" => (&["", "unified"], "memory.max"),
+            list if list.split(',').any(|name| name == "memory") => (&["memory"], "memory.limit_in_bytes"),
             _ => continue,
         };
-        for root in roots {
+        for hierarchy in hierarchies {
+            // In a container the path may be that outside of it, and only the root is there.
             for ancestor in Path::new(path.trim_start_matches('/')).ancestors() {
-                let text = std::fs::read_to_string(Path::new(root).join(ancestor).join(file));
-                if let Some(limit) = text.ok().and_then(|text| text.trim().parse::<u64>().ok()) {
+                let text = std::fs::read_to_string(root.join(hierarchy).join(ancestor).join(file));
+                let limit = text.ok().and_then(|text| text.trim().parse::<u64>().ok());
+                if let Some(limit) = limit.filter(|&limit| limit < UNLIMITED) {
                     least = Some(least.map_or(limit, |least| least.min(limit)));
                 }
             }
         }
     }
     least
+}
+
+/// What a cgroup's limit leaves for streams: functions and the daemon itself live under the same limit.
+pub(crate) fn room_for_streams(limit: u64) -> u64 {
+    /// What the daemon, its launcher and the processes of small functions take.
+    const LEAST_HEAD_ROOM: u64 = 8 << 20;
+    limit.saturating_sub((limit / 4).max(LEAST_HEAD_ROOM))
+}
+
+/// How much earlier than the daemon the kernel should end a function when memory is out: the daemon can then say which
+/// one it was, and end the run in good order.
+pub(crate) fn oom_score_of_functions() -> Option<i16> {
+    const EARLIER: i16 = 300;
+    const HIGHEST: i16 = 1000;
+    let own: i16 = std::fs::read_to_string("/proc/self/oom_score_adj").ok()?.trim().parse().ok()?;
+    Some(own.saturating_add(EARLIER).min(HIGHEST))
 }
 
 fn hostname() -> String {
@@ -105,4 +144,49 @@ pub(crate) fn raise_descriptor_limit() -> u64 {
         return limit.maximum.unwrap_or(u64::MAX);
     }
     limit.current.unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(root: &Path, file: &str, text: &str) {
+        let path = root.join(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    #[test]
+    fn the_least_limit_of_a_cgroup_and_those_above_holds() {
+        const MIB: u64 = 1 << 20;
+        let place = tempfile::tempdir().unwrap();
+        let root = place.path();
+        let own = "9:name=systemd:/\n5:cpu,cpuacct:/x\n4:memory:/a/b\n0::/u/v\n";
+        assert_eq!(least_limit(own, root), None);
+        put(root, "memory/memory.limit_in_bytes", "9223372036854771712\n");
+        put(root, "memory/a/b/memory.limit_in_bytes", "9223372036854771712\n");
+        put(root, "unified/u/v/memory.max", "max\n");
+        assert_eq!(least_limit(own, root), None);
+        put(root, "memory/a/memory.limit_in_bytes", &format!("{}\n", 64 * MIB));
+        assert_eq!(least_limit(own, root), Some(64 * MIB));
+        put(root, "memory/a/b/memory.limit_in_bytes", &format!("{}\n", 32 * MIB));
+        assert_eq!(least_limit(own, root), Some(32 * MIB));
+        put(root, "unified/u/memory.max", &format!("{}\n", 16 * MIB));
+        assert_eq!(least_limit(own, root), Some(16 * MIB));
+        // Version 2 alone, and one of another process.
+        put(root, "u/memory.max", &format!("{}\n", 8 * MIB));
+        put(root, "other/memory.max", "4096\n");
+        assert_eq!(least_limit("0::/u/v\n", root), Some(8 * MIB));
+        // A container: the path is that of the host.
+        put(root, "memory.max", &format!("{MIB}\n"));
+        assert_eq!(least_limit("0::/docker/12\n", root), Some(MIB));
+        assert_eq!(least_limit("nonsense\n", root), None);
+    }
+
+    #[test]
+    fn streams_never_get_all_that_the_cgroup_allows() {
+        assert_eq!(room_for_streams(4 << 20), 0);
+        assert_eq!(room_for_streams(16 << 20), 8 << 20);
+        assert_eq!(room_for_streams(4 << 30), 3 << 30);
+    }
 }

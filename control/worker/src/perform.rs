@@ -263,6 +263,7 @@ impl Driver<'_> {
             request.env.retain(|(name, _)| name != "DFLOW_SOCKET");
             request.env.push(("DFLOW_SOCKET".into(), CHANNEL.to_string().into()));
             request.memory_limit = function.resources.memory;
+            request.oom_score_adj = crate::options::oom_score_of_functions();
             request.fds = vec![(theirs, CHANNEL)];
             self.launcher.spawn(process.0, request).map_err(|error| error.to_string())
         });

@@ -67,6 +67,9 @@ pub(crate) fn ended(title: &str, status: ExitStatus) -> Error {
             format!("ended with exit status {code}: a shell says so of a command that it cannot find")
         }
         (Some(code), _) => format!("ended with exit status {code}"),
+        (None, Some(9)) => {
+            "was killed by SIGKILL: if nobody sent it, the kernel did, for want of memory (see 'dmesg')".into()
+        }
         (None, Some(signal)) => format!("was killed by {}", signal_name(signal)),
         (None, None) => format!("ended in an unknown way ({status})"),
     };

@@ -242,7 +242,7 @@ fn too_few_descriptors() {
         })
         .collect();
     let case = Case::new(&functions, "{}");
-    let output = case.limited("ulimit -Hn 48; ulimit -n 48", &["--slots", "40"]).output().unwrap();
+    let output = case.limited("ulimit -n 64", &["--slots", "40"]).output().unwrap();
     let ran = case.finish(output);
     assert_eq!(ran.code, Some(1), "{} {}", ran.stderr, ran.report);
     assert!(ran.report["error"]["reason"].as_str().unwrap().contains("ulimit -n"), "{}", ran.report["error"]);

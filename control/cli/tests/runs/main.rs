@@ -2,5 +2,6 @@
 
 mod deterministic;
 mod faults;
+mod limits;
 mod shapes;
 mod support;

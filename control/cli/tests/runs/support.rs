@@ -210,6 +210,87 @@ impl Drop for SmallDisk {
     }
 }
 
+/// What `dflow doctor` finds, by topic, after the shell that starts it has done something to its own limits.
+pub fn doctor(limits: &str, args: &[&str]) -> Value {
+    let output = Command::new("sh")
+        .arg("-c")
+        .arg(format!("{limits}; exec \"$@\""))
+        .args(["sh", env!("CARGO_BIN_EXE_dflow"), "doctor", "--format", "json"])
+        .args(args)
+        .output()
+        .unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let findings = report["findings"].as_array().unwrap();
+    findings.iter().map(|finding| (finding["topic"].as_str().unwrap().to_owned(), finding.clone())).collect()
+}
+
+/// A cgroup with a limit of memory, of whichever version has the memory controller.
+pub struct MemoryCgroup(PathBuf);
+
+impl MemoryCgroup {
+    /// `None`, and a line that says why, where this process may make none: a container often gives its processes none.
+    /// Where the environment variable `DFLOW_TEST_CGROUPS` is `required`, that is a failure.
+    pub fn limited_to(bytes: u64) -> Option<Self> {
+        match Self::make(bytes) {
+            Ok(cgroup) => Some(cgroup),
+            Err(reason) => {
+                let required = std::env::var("DFLOW_TEST_CGROUPS").is_ok_and(|value| value == "required");
+                assert!(!required, "this test needs a cgroup that limits memory, and {reason}");
+                eprintln!("NOT TESTED: no cgroup that limits memory can be made here: {reason}");
+                None
+            }
+        }
+    }
+
+    fn make(bytes: u64) -> Result<Self, String> {
+        static CGROUPS: AtomicU32 = AtomicU32::new(0);
+        let own = std::fs::read_to_string("/proc/self/cgroup").map_err(|error| error.to_string())?;
+        let path = |prefix: &str| own.lines().find_map(|line| line.split_once(prefix)).map(|(_, path)| path.to_owned());
+        let root = Path::new("/sys/fs/cgroup");
+        let (base, file) = match path(":memory:") {
+            Some(path) => (root.join("memory").join(path.trim_start_matches('/')), "memory.limit_in_bytes"),
+            None => {
+                let path = path("0::").ok_or("this process is in no cgroup")?;
+                (root.join(path.trim_start_matches('/')), "memory.max")
+            }
+        };
+        let number = CGROUPS.fetch_add(1, Ordering::Relaxed);
+        let cgroup = Self(base.join(format!("test-of-dflow-{}-{number}", std::process::id())));
+        std::fs::create_dir(&cgroup.0).map_err(|error| format!("{}: {error}", base.display()))?;
+        let limit = cgroup.0.join(file);
+        std::fs::write(&limit, bytes.to_string()).map_err(|error| format!("{}: {error}", limit.display()))?;
+        Ok(cgroup)
+    }
+
+    /// What a shell does to enter it.
+    pub fn enter(&self) -> String {
+        format!("echo 0 > '{}/cgroup.procs' || exit 99", self.0.display())
+    }
+
+    /// How many processes in it the kernel has killed for want of memory.
+    pub fn kills(&self) -> u64 {
+        let text = ["memory.oom_control", "memory.events"]
+            .iter()
+            .find_map(|file| std::fs::read_to_string(self.0.join(file)).ok())
+            .unwrap_or_default();
+        text.lines().find_map(|line| line.strip_prefix("oom_kill ")).map_or(0, |count| count.parse().unwrap())
+    }
+}
+
+impl Drop for MemoryCgroup {
+    fn drop(&mut self) {
+        // Those of a launcher in it are gone; a process may count for a moment after its end.
+        let start = Instant::now();
+        while let Err(error) = std::fs::remove_dir(&self.0) {
+            if start.elapsed() > Duration::from_secs(5) {
+                assert!(std::thread::panicking(), "something is left in {}: {error}", self.0.display());
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
 /// What the probe writes.
 pub fn test_bytes(length: u64) -> Vec<u8> {
     (0..length).map(|offset| (offset ^ (offset >> 8) ^ (offset >> 17)) as u8).collect()
