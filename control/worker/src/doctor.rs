@@ -3,6 +3,7 @@
 use crate::check::LEAST_DESCRIPTORS;
 use crate::options::{NodeOptions, cgroup_limit, cores, memory_limit};
 use dflow_launcher::{Launcher, LauncherOptions};
+use dflow_shm::HUGE_PAGE;
 use dflow_store::{Config, Spiller};
 use serde::Serialize;
 
@@ -36,7 +37,7 @@ pub fn doctor(options: &NodeOptions) -> Vec<Finding> {
         kernel(),
         processors(),
         memory(options),
-        huge_pages(),
+        huge_pages(options),
         descriptors(),
         containment(options),
         isolation(),
@@ -103,19 +104,46 @@ fn memory(options: &NodeOptions) -> Finding {
     Finding { topic: "memory", state, text }
 }
 
-fn huge_pages() -> Finding {
+fn huge_pages(options: &NodeOptions) -> Finding {
+    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let setting = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/shmem_enabled").unwrap_or_default();
-    let chosen = setting.split(['[', ']']).nth(1).unwrap_or("unknown").to_owned();
-    let on = matches!(chosen.as_str(), "always" | "within_size" | "force");
-    let text = if on {
-        format!("shared memory gets huge pages by itself ({chosen})")
-    } else {
-        format!(
-            "shared memory has 4 KiB pages ({chosen}); \
-             'echo within_size > /sys/kernel/mm/transparent_hugepage/shmem_enabled' gives windows huge ones"
-        )
+    let (good, text) = huge_pages_in(&info, &setting, options.memory);
+    finding("huge pages", good, text)
+}
+
+/// What the texts of `/proc/meminfo` and of the kernel's setting for shared memory mean for a budget.
+fn huge_pages_in(info: &str, setting: &str, budget: u64) -> (bool, String) {
+    let value = |name: &str| {
+        let line = info.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok()).unwrap_or(0)
     };
-    finding("huge pages", on, text)
+    let chosen = setting.split(['[', ']']).nth(1).unwrap_or("unknown");
+    let usual = value("Hugepagesize:") << 10 == HUGE_PAGE;
+    let free = if usual { value("HugePages_Free:").saturating_sub(value("HugePages_Rsvd:")) } else { 0 };
+    let wanted = budget.div_ceil(HUGE_PAGE);
+    let more = format!("'sysctl vm.nr_hugepages={wanted}' reserves enough for all of --memory");
+    if free >= wanted {
+        return (
+            true,
+            format!("{free} of 2 MiB are reserved and free: windows of streams that are kept consist of them"),
+        );
+    }
+    if free > 0 {
+        let text = format!(
+            "{free} of 2 MiB are reserved and free: windows of streams that are kept consist of them until they are used \
+             up; {more}"
+        );
+        return (true, text);
+    }
+    if matches!(chosen, "always" | "within_size" | "force") {
+        return (true, format!("none is reserved, but the kernel makes them for shared memory by itself ({chosen})"));
+    }
+    let text = format!(
+        "windows have 4 KiB pages, which take about twice the time in streams that are kept: no huge page is reserved and \
+         free, and the kernel makes none by itself (shmem_enabled is {chosen}); {more}, 'echo within_size > \
+         /sys/kernel/mm/transparent_hugepage/shmem_enabled' takes them from what is free"
+    );
+    (false, text)
 }
 
 fn descriptors() -> Finding {
@@ -161,5 +189,29 @@ fn spill(options: &NodeOptions) -> Finding {
             finding("spilling", !plain, format!("to {} by {}", options.spill_dir.display(), spiller.description()))
         }
         Err(error) => Finding { topic: "spilling", state: Health::Bad, text: error.to_string() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_huge_pages_there_are_is_told() {
+        let info = |free, reserved| {
+            format!(
+                "HugePages_Total:  64\nHugePages_Free: {free}\nHugePages_Rsvd: {reserved}\nHugepagesize:  2048 kB\n"
+            )
+        };
+        let never = "always within_size advise [never] deny force";
+        let told = |info: &str, setting| huge_pages_in(info, setting, 64 << 20);
+        assert!(told(&info(64, 0), never).1.starts_with("64 of 2 MiB are reserved"));
+        assert!(!told(&info(64, 0), never).1.contains("sysctl"));
+        let (good, text) = told(&info(10, 2), never);
+        assert!(good && text.starts_with("8 of 2 MiB") && text.contains("vm.nr_hugepages=32"), "{text}");
+        let (good, text) = told(&info(0, 0), never);
+        assert!(!good && text.contains("4 KiB") && text.contains("vm.nr_hugepages=32"), "{text}");
+        assert!(told("", "always [within_size] advise never deny force").0);
+        assert!(!told("HugePages_Free: 9\nHugepagesize: 1048576 kB\n", never).0);
     }
 }

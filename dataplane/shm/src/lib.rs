@@ -30,7 +30,7 @@ pub use control::{Control, PeerControl, PortWords};
 pub use futex::Kernel;
 pub use memory::{Access, Memory};
 pub use reader::{MemoryPiece, Reader, Seen};
-pub use segment::{Segment, SegmentError, SegmentKind};
+pub use segment::{HUGE_PAGE, Segment, SegmentError, SegmentKind};
 pub use shared::SharedBytes;
 pub use span::Span;
 pub use wait::{Idle, Park, Wait, Woken, now_nanos, wait, wait_at_most};

@@ -1,6 +1,6 @@
 //! Mapped memory: plain, or a ring mapped twice back to back.
 
-use crate::segment::SegmentError;
+use crate::segment::{HUGE_PAGE, SegmentError};
 use crate::shared::SharedBytes;
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::io::Errno;
@@ -134,16 +134,29 @@ impl Ring {
             Access::Write => ProtFlags::READ | ProtFlags::WRITE,
         };
         let total = length.checked_mul(2).filter(|&total| total > 0).ok_or(Errno::INVAL)?;
+        // Huge pages go only to multiples of their size, and so do ordinary ones that the kernel may join.
+        let huge = HUGE_PAGE as usize;
+        let slack = if length.is_multiple_of(huge) { huge } else { 0 };
+        let reserved = total.checked_add(slack).ok_or(Errno::INVAL)?;
         // SAFETY: a new reservation at an address of the kernel's choice touches nothing that exists.
         let start = unsafe {
             rustix::mm::mmap_anonymous(
                 std::ptr::null_mut(),
-                total,
+                reserved,
                 ProtFlags::empty(),
                 MapFlags::PRIVATE | MapFlags::NORESERVE,
             )
         }?;
         let start = NonNull::new(start.cast::<u8>()).ok_or(Errno::NOMEM)?;
+        let before = if slack > 0 { start.as_ptr().align_offset(huge) } else { 0 };
+        // SAFETY: `before` is below `huge`, and so within the slack of the reservation.
+        let start = unsafe { start.add(before) };
+        for (offset, length) in [(-(before as isize), before), (total as isize, slack - before)] {
+            if length > 0 {
+                // SAFETY: what the reservation has before and behind the ring, which nobody else knows.
+                unsafe { rustix::mm::munmap(start.as_ptr().offset(offset).cast(), length)? };
+            }
+        }
         let ring = Self { start, length };
         for half in 0..2 {
             let flags = MapFlags::SHARED | MapFlags::FIXED | MapFlags::POPULATE;

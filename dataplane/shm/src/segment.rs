@@ -14,11 +14,15 @@ pub enum SegmentKind {
     CreatorWritten,
 }
 
+/// The size in bytes of the huge pages that segments may have.
+pub const HUGE_PAGE: u64 = 2 << 20;
+
 /// A memfd whose length is fixed for ever, so that a mapping of it never faults.
 #[derive(Debug)]
 pub struct Segment {
     fd: OwnedFd,
     length: usize,
+    huge: bool,
 }
 
 /// Why a segment cannot be had or used.
@@ -59,8 +63,34 @@ impl Segment {
     /// # Errors
     /// If the kernel has no memfd, no descriptor or no memory for it.
     pub fn create(name: &str, length: usize, kind: SegmentKind) -> Result<Self, SegmentError> {
+        Self::create_with(name, length, kind, false)
+    }
+
+    /// A new segment that is backed by memory already ([`Segment::fault_in`]): by huge pages, if `huge` allows them, the
+    /// length is a multiple of [`HUGE_PAGE`] and the machine has reserved so many that are free (`vm.nr_hugepages`); by
+    /// ordinary pages otherwise. Backing, mapping and touching 4 MiB takes a tenth of the time with huge ones.
+    ///
+    /// # Errors
+    /// As [`Segment::create`] and [`Segment::fault_in`].
+    pub fn create_backed(name: &str, length: usize, kind: SegmentKind, huge: bool) -> Result<Self, SegmentError> {
+        let backed = |huge| {
+            let segment = Self::create_with(name, length, kind, huge)?;
+            segment.fault_in(0, length as u64)?;
+            Ok(segment)
+        };
+        // Whatever the kernel has against huge pages, most of all that none is left, ordinary ones will do.
+        match huge && length > 0 && (length as u64).is_multiple_of(HUGE_PAGE) {
+            true => backed(true).or_else(|_: SegmentError| backed(false)),
+            false => backed(false),
+        }
+    }
+
+    fn create_with(name: &str, length: usize, kind: SegmentKind, huge: bool) -> Result<Self, SegmentError> {
         let os = |action| move |source| SegmentError::Os { action, length, source };
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let mut flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        if huge {
+            flags |= MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
+        }
         // MFD_NOEXEC_SEAL is newer than some kernels (6.3); without it the segment is only executable in theory.
         let fd = rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL)
             .or_else(|_| rustix::fs::memfd_create(name, flags))
@@ -72,7 +102,14 @@ impl Segment {
             seals |= SealFlags::SEAL;
         }
         rustix::fs::fcntl_add_seals(&fd, seals).map_err(os("seal"))?;
-        Ok(Self { fd, length })
+        Ok(Self { fd, length, huge })
+    }
+
+    /// Whether it consists of huge pages. They can be mapped only at multiples of [`HUGE_PAGE`], in memory and in the
+    /// segment.
+    #[must_use]
+    pub fn is_huge(&self) -> bool {
+        self.huge
     }
 
     /// Forbids every write that does not go through a mapping which exists already, for ever and for everybody.
@@ -85,7 +122,8 @@ impl Segment {
     }
 
     /// Takes a descriptor that came from another process, after checking that it can do no harm: it must be a memfd of
-    /// exactly this length that nobody can shrink (a read past its end would kill the reader).
+    /// exactly this length that nobody can shrink (a read past its end would kill the reader). Of ordinary pages: what
+    /// arenas, control pages and bells are made of.
     ///
     /// # Errors
     /// If it is anything else.
@@ -99,7 +137,7 @@ impl Segment {
         if u64::try_from(stat.st_size) != Ok(length as u64) {
             return Err(unfit(format!("it has {} bytes", stat.st_size)));
         }
-        Ok(Self { fd, length })
+        Ok(Self { fd, length, huge: false })
     }
 
     /// A second descriptor of the same memory through which nothing can be written.

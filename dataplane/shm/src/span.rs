@@ -1,7 +1,7 @@
 //! One contiguous range of addresses for a whole stream.
 
 use crate::reader::MemoryPiece;
-use crate::segment::SegmentError;
+use crate::segment::{HUGE_PAGE, SegmentError};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, MremapFlags, ProtFlags};
 use std::os::fd::BorrowedFd;
@@ -26,7 +26,10 @@ pub struct Span {
 
 #[derive(Debug)]
 struct Reservation {
+    mapped: NonNull<u8>,
+    /// The first multiple of [`HUGE_PAGE`] in it.
     start: NonNull<u8>,
+    /// From there.
     length: usize,
 }
 
@@ -59,6 +62,24 @@ impl Span {
         self.covered = self.covered.max(piece.base + piece.size);
         self.private_end = 0;
         Ok(())
+    }
+
+    /// Maps a window that is filled once at its place: `size` bytes of a segment from `segment_offset` on.
+    ///
+    /// # Errors
+    /// As [`Span::place`].
+    pub fn place_segment(
+        &mut self,
+        segment: BorrowedFd<'_>,
+        segment_offset: u64,
+        base: u64,
+        size: u64,
+    ) -> Result<(), SegmentError> {
+        if self.place_file(segment, segment_offset, base, size)? {
+            return Ok(());
+        }
+        let problem = "its bytes cannot be joined to those before it".into();
+        Err(SegmentError::Unfit { expected: size as usize, problem })
     }
 
     /// Maps a part of a file at its place: `length` bytes from `file_offset` on. `false` if they do not lie on whole
@@ -156,13 +177,18 @@ impl Span {
 impl Reservation {
     fn make() -> Result<Self, SegmentError> {
         let mut failure = Errno::NOMEM;
+        // Huge pages can only be placed where both the stream's offset and the address are multiples of theirs.
+        let huge = HUGE_PAGE as usize;
         for length in RESERVATIONS {
             let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
             // SAFETY: a new reservation at an address of the kernel's choice touches nothing that exists.
             match unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), length, ProtFlags::empty(), flags) } {
-                Ok(start) => {
-                    if let Some(start) = NonNull::new(start.cast::<u8>()) {
-                        return Ok(Self { start, length });
+                Ok(mapped) => {
+                    if let Some(mapped) = NonNull::new(mapped.cast::<u8>()) {
+                        let before = mapped.as_ptr().align_offset(huge);
+                        // SAFETY: `before` is below `huge`, far less than the length.
+                        let start = unsafe { mapped.add(before) };
+                        return Ok(Self { mapped, start, length: length - before });
                     }
                 }
                 Err(errno) => failure = errno,
@@ -175,6 +201,9 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         // SAFETY: exactly the range that `make` reserved, with whatever was placed in it; slices borrowed the span.
-        let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.length) };
+        let _ = unsafe {
+            let before = self.start.as_ptr().offset_from_unsigned(self.mapped.as_ptr());
+            rustix::mm::munmap(self.mapped.as_ptr().cast(), before + self.length)
+        };
     }
 }

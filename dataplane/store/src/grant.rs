@@ -8,6 +8,7 @@ use crate::{ProcessId, Store, StoreEvent};
 use dflow_protocol::limits::{ARENA_SLOT, MAX_WINDOW, MIN_WINDOW};
 use dflow_protocol::message::{SegmentUse, ToFunction, Window};
 use dflow_protocol::{PortId, StreamId};
+use dflow_shm::HUGE_PAGE;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -141,7 +142,7 @@ impl Store {
             return self.grant_replay(process, port, id, want);
         }
         let ring = !held && self.ring_will_do(id);
-        let Some(memory) = self.window_memory(process, want, ring)? else { return Ok(false) };
+        let Some(memory) = self.window_memory(process, id, want, ring)? else { return Ok(false) };
         self.close_live(id);
         if ring {
             // Before the first byte is overwritten every reader's position counts.
@@ -195,6 +196,7 @@ impl Store {
     pub(crate) fn window_memory(
         &mut self,
         process: ProcessId,
+        id: StreamId,
         want: Want,
         ring: bool,
     ) -> Result<Option<Arc<WindowMemory>>, StoreError> {
@@ -206,19 +208,25 @@ impl Store {
         let wish =
             if ring { self.config.window.next_power_of_two() } else { extent(want.at).min(self.budget.limit() / 8) };
         let mut size = (1u64 << wish.max(1).ilog2()).min(share).max(least);
+        if !ring {
+            size = aligned_extent(want.at, size, least);
+        }
+        // A reader that wants a slice over everything maps windows side by side, and huge pages only at multiples.
+        let sliced = self.streams.get(&id).is_some_and(|stream| stream.subscribers.values().any(|reader| reader.keep));
+        let huge = !sliced || want.at.is_multiple_of(HUGE_PAGE);
         self.spill_cold(size)?;
         loop {
-            if let Some(memory) = self.budget.window(process, size, false)? {
+            if let Some(memory) = self.budget.window(process, size, huge, false)? {
                 return Ok(Some(memory));
             }
             if size / 2 < least {
                 break;
             }
-            size /= 2;
+            size = 1u64 << (size / 2).ilog2();
         }
         // Nothing is on its way to disk, or being hashed, that would make room: this stream gets its minimum all the same.
         let hopeless = !self.spiller.is_busy() && !self.hasher.is_busy() && self.disk_full.is_none();
-        Ok(if hopeless && least == MIN_WINDOW { self.budget.window(process, MIN_WINDOW, true)? } else { None })
+        Ok(if hopeless && least == MIN_WINDOW { self.budget.window(process, MIN_WINDOW, false, true)? } else { None })
     }
 
     /// The producer has left its window, or is gone.
@@ -287,4 +295,34 @@ impl Store {
 /// The next extent of a kept stream of this length: about as much as it has already.
 fn extent(length: u64) -> u64 {
     length.next_power_of_two().clamp(FIRST_EXTENT, LARGEST_EXTENT)
+}
+
+/// The size nearest to `size` with which the extent at `at` ends at a multiple of `size`, so that those which follow begin
+/// at multiples of their size, as huge pages in a slice over everything have to.
+fn aligned_extent(at: u64, size: u64, least: u64) -> u64 {
+    let aligned = size - at % size;
+    if at.is_multiple_of(MIN_WINDOW) && aligned >= least { aligned } else { size }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extents_soon_begin_at_multiples_of_a_huge_page() {
+        let mut at = ARENA_SLOT;
+        let mut sizes = Vec::new();
+        while at < 32 << 20 {
+            let size = aligned_extent(at, extent(at), MIN_WINDOW);
+            assert!(size.is_multiple_of(MIN_WINDOW) && size <= LARGEST_EXTENT);
+            sizes.push(size >> 10);
+            at += size;
+        }
+        assert_eq!(sizes[..7], [192, 256, 512, 1024, 2048, 4096, 4096]);
+        // Where a budget has made them smaller, they find their way back.
+        assert_eq!(aligned_extent((5 << 20) + MIN_WINDOW, 4 << 20, MIN_WINDOW), (3 << 20) - MIN_WINDOW);
+        // What a function wants at once goes first, and so does what left a ring anywhere.
+        assert_eq!(aligned_extent(3 << 20, 4 << 20, 2 << 20), 4 << 20);
+        assert_eq!(aligned_extent(12_345, 1 << 20, MIN_WINDOW), 1 << 20);
+    }
 }

@@ -56,23 +56,22 @@ impl Budget {
         SegmentId(self.next_id)
     }
 
-    /// A window of exactly `size` bytes for this writer; `None` if the budget does not allow it. `beyond` ignores the
-    /// budget: for the minimum that every stream must have.
+    /// A window of exactly `size` bytes for this writer, of huge pages only if `huge` allows them; `None` if the budget
+    /// does not allow it. `beyond` ignores the budget: for the minimum that every stream must have.
     pub(crate) fn window(
         &mut self,
         writer: ProcessId,
         size: u64,
+        huge: bool,
         beyond: bool,
     ) -> Result<Option<Arc<WindowMemory>>, SegmentError> {
-        let own = self
-            .spare
-            .get_mut(&writer)
-            .and_then(|own| own.iter().position(|window| window.size == size).map(|at| own.swap_remove(at)));
+        let fits = |window: &Arc<WindowMemory>| window.size == size && (huge || !window.segment.is_huge());
+        let own = self.spare.get_mut(&writer).and_then(|own| own.iter().position(fits).map(|at| own.swap_remove(at)));
         if own.is_some() {
             return Ok(own);
         }
         // The pool's windows are used by nobody else: the store lets go of its last reference when it pools one.
-        if let Some(at) = self.pool.iter().position(|window| window.size == size && Arc::strong_count(window) == 1)
+        if let Some(at) = self.pool.iter().position(|window| fits(window) && Arc::strong_count(window) == 1)
             && let Some(window) = Arc::into_inner(self.pool.swap_remove(at))
         {
             return Ok(Some(Arc::new(WindowMemory { writer, ..window })));
@@ -81,9 +80,8 @@ impl Budget {
         if self.used + size > self.limit && !beyond {
             return Ok(None);
         }
-        let segment =
-            Segment::create("dflow-window", usize::try_from(size).unwrap_or(usize::MAX), SegmentKind::FunctionWritten)?;
-        segment.fault_in(0, size)?;
+        let length = usize::try_from(size).unwrap_or(usize::MAX);
+        let segment = Segment::create_backed("dflow-window", length, SegmentKind::FunctionWritten, huge)?;
         self.charge(size);
         Ok(Some(Arc::new(WindowMemory { segment, size, writer })))
     }

@@ -274,10 +274,18 @@ impl Input {
         for mail in self.session.mail(self.port, &mut self.seen)? {
             match mail {
                 Mail::Memory { window, source, producer, end } => {
+                    if window.base > self.reader.position() {
+                        return Err(Error::new(format!("the daemon skipped bytes of the input '{}'", self.name)));
+                    }
+                    let mut placed = self.span.is_none();
                     let (memory, start) = match source {
                         Source::Mapped(memory) => (memory, usize::try_from(window.segment_offset)?),
                         Source::Once(fd) => {
                             let size = usize::try_from(window.size)?;
+                            if let Some(span) = self.span.as_mut().filter(|_| !window.ring) {
+                                span.place_segment(fd.as_fd(), window.segment_offset, window.base, window.size)?;
+                                placed = true;
+                            }
                             let memory = if window.ring {
                                 Memory::ring(fd.as_fd(), window.segment_offset, size, Access::Read)?
                             } else {
@@ -286,9 +294,6 @@ impl Input {
                             (Arc::new(memory), 0)
                         }
                     };
-                    if window.base > self.reader.position() {
-                        return Err(Error::new(format!("the daemon skipped bytes of the input '{}'", self.name)));
-                    }
                     let piece = MemoryPiece {
                         memory,
                         start,
@@ -298,7 +303,7 @@ impl Input {
                         producer,
                         end,
                     };
-                    if let Some(span) = &mut self.span {
+                    if let Some(span) = self.span.as_mut().filter(|_| !placed) {
                         span.place(&piece)?;
                     }
                     self.reader.set_piece(piece);
