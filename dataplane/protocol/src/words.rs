@@ -104,6 +104,14 @@ impl Progress {
     }
 }
 
+/// Whether an offset that was seen as `before` can now be `now`: offsets never go back, and never pass `limit`, the room
+/// that was granted. Whoever looks at words that it does not trust asks this of each. A watermark is no limit of a
+/// position: a producer that lies could take it back after a reader has believed it, and the reader would be blamed.
+#[must_use]
+pub const fn is_possible(before: u64, now: u64, limit: u64) -> bool {
+    before <= now && now <= limit
+}
+
 /// Stores `progress` and orders the store before whatever the caller looks at next: the tickets of those who may sleep
 /// on the word ([`Watch::must_wake`]), and the caller's bell.
 pub fn publish<P: Platform>(word: &P::Word, progress: Progress) {
