@@ -2,7 +2,7 @@
 
 use crate::process::Arena;
 use crate::store::{StoreError, duplicate};
-use crate::stream::{Place, Subscriber};
+use crate::stream::{Place, Stream, Subscriber};
 use crate::{ProcessId, Store};
 use dflow_protocol::message::{Piece, SegmentUse, ToFunction, Window};
 use dflow_protocol::{PortId, SegmentId, StreamId};
@@ -19,10 +19,9 @@ impl Store {
         let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
         let Some(state) = stream.subscribers.get_mut(&subscriber) else { return Ok(()) };
         state.asked = Some(at);
-        // With a slice over everything, what was read stays mapped.
-        if !state.keep {
+        if !self.processes.get(&process).is_some_and(|process| process.slicing.contains(&subscriber.input)) {
             for piece in &mut stream.pieces {
-                piece.users.remove(&(process, port));
+                piece.leave((process, port));
             }
         }
         self.release(id);
@@ -55,6 +54,13 @@ impl Store {
         if piece.end.is_none() && stream.producer.is_some_and(says_hello) {
             // Served when the producer has its control page.
             return Ok(());
+        }
+        if self.is_better_read_from_disk(&piece.place, process, subscriber) {
+            // Served when it is there, or when memory is no longer short.
+            if let Some(piece) = self.streams.get_mut(&id).and_then(|stream| stream.pieces.get_mut(index)) {
+                piece.wanted_on_disk = true;
+            }
+            return self.spill_cold(0);
         }
         let (base, end, producer) = (piece.base, piece.end, stream.producer);
         let place = piece.place.clone();
@@ -96,6 +102,21 @@ impl Store {
         self.send(process, ToFunction::Piece { port, piece: message }, None);
         self.answered(id, subscriber);
         Ok(())
+    }
+
+    /// Whether a reader has to wait until a piece is on disk: it would keep the memory for its slice over everything, and
+    /// memory is short.
+    fn is_better_read_from_disk(&self, place: &Place, process: ProcessId, subscriber: Subscriber) -> bool {
+        let slices = self.processes.get(&process).is_some_and(|process| process.slicing.contains(&subscriber.input));
+        slices && matches!(place, Place::Window { .. }) && self.is_short_of_memory() && self.disk_full.is_none()
+    }
+
+    /// Serves those who had to wait for the disk, as far as they need not any more.
+    pub(crate) fn serve_put_off(&mut self) -> Result<(), StoreError> {
+        let asked = |stream: &Stream| stream.subscribers.values().any(|state| state.asked.is_some());
+        let streams: Vec<StreamId> =
+            self.streams.iter().filter(|(_, stream)| asked(stream)).map(|(&id, _)| id).collect();
+        streams.into_iter().try_for_each(|id| self.serve_waiting_readers(id))
     }
 
     fn answered(&mut self, id: StreamId, subscriber: Subscriber) {

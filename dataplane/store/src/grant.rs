@@ -7,6 +7,7 @@ use crate::stream::{PieceState, Place, SubscriberState};
 use crate::{ProcessId, Store, StoreEvent};
 use dflow_protocol::limits::{ARENA_SLOT, MAX_WINDOW, MIN_WINDOW};
 use dflow_protocol::message::{SegmentUse, ToFunction, Window};
+use dflow_protocol::words::is_possible;
 use dflow_protocol::{PortId, StreamId};
 use dflow_shm::HUGE_PAGE;
 use std::os::fd::AsFd;
@@ -151,6 +152,7 @@ impl Store {
         self.send_window(process, port, &memory, want.at, memory.size, ring)?;
         let Some(stream) = self.streams.get_mut(&id) else { return Ok(true) };
         stream.watermark = stream.watermark.max(want.at);
+        stream.granted = stream.granted.max(if ring { u64::MAX } else { want.at + memory.size });
         stream.pieces.push(PieceState::window(want.at, memory, ring));
         self.serve_waiting_readers(id)?;
         self.release(id);
@@ -264,8 +266,8 @@ impl Store {
         Some(control.words.port(port).progress().offset)
     }
 
-    /// Takes note of how far the readers of a stream are. A position that goes back, or is past what has been written,
-    /// is one that no reader of ours publishes.
+    /// Takes note of how far the readers of a stream are. A position that goes back, or is past the room that the
+    /// producer was ever granted, is one that no reader of ours publishes.
     pub(crate) fn sample_readers(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get(&id) else { return };
         let position = |(reader, port): (ProcessId, PortId)| {
@@ -273,15 +275,17 @@ impl Store {
         };
         let positions: Vec<_> = stream.subscribers.values().map(|state| state.reader.and_then(position)).collect();
         // After the positions: a watermark read before them could be behind.
-        let limit = self.watermark_word(stream.producer).unwrap_or(0).max(stream.watermark);
+        let watermark = self.watermark_word(stream.producer).unwrap_or(0).max(stream.watermark);
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let dead = stream.fingerprint.is_some() && (stream.producer.is_none() || stream.replay.is_some());
+        // Not the watermark: a producer that lies could take it back after this reader has believed it.
+        let limit = stream.granted.max(stream.watermark);
         for (subscriber, position) in stream.subscribers.values_mut().zip(positions) {
             let (Some((reader, _)), Some(position)) = (subscriber.reader, position) else { continue };
-            if dead && position > limit {
+            if dead && position > watermark {
                 // Either it lies or the attempt that is dead did, which took back what it had published.
                 stream.overread = true;
-            } else if position < subscriber.position || position > limit {
+            } else if !is_possible(subscriber.position, position, limit) {
                 let what = format!("its position in a stream jumped from {} to {position}", subscriber.position);
                 self.events.push(StoreEvent::Misbehaved(reader, what));
             } else if position > subscriber.position {

@@ -3,7 +3,7 @@
 use crate::stream::Subscriber;
 use dflow_protocol::{PortId, SegmentId, StreamId};
 use dflow_shm::{PeerControl, Segment};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::os::fd::OwnedFd;
 
 /// The segment in which all of an attempt's outputs begin.
@@ -31,6 +31,8 @@ pub(crate) struct Process {
     pub(crate) known: HashSet<SegmentId>,
     pub(crate) outputs: BTreeMap<PortId, StreamId>,
     pub(crate) inputs: BTreeMap<PortId, (StreamId, Subscriber)>,
+    /// Inputs that are read as slices over everything: what they were given stays mapped.
+    pub(crate) slicing: BTreeSet<u32>,
     pub(crate) next_port: u32,
     /// Its gate has opened.
     pub(crate) started: bool,

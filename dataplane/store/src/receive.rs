@@ -5,7 +5,7 @@ use crate::store::{StoreError, duplicate};
 use crate::{ProcessId, Store, StoreEvent};
 use dflow_protocol::limits::PROTOCOL_VERSION;
 use dflow_protocol::message::ToDaemon;
-use dflow_protocol::words::State;
+use dflow_protocol::words::{State, is_possible};
 use dflow_protocol::{PortId, StreamId};
 use dflow_shm::PeerControl;
 use std::os::fd::{AsFd, OwnedFd};
@@ -119,7 +119,7 @@ impl Store {
             return Ok(());
         }
         let (written, room) = (stream.written(), stream.room());
-        if word < written || word > room {
+        if !is_possible(written, word, room) {
             return Err(format!("its watermark jumped from {written} to {word}, but it was granted room up to {room}"));
         }
         Ok(())
@@ -222,7 +222,7 @@ impl Store {
         self.sample_readers(stream_id);
         if let Some(stream) = self.streams.get_mut(&stream_id) {
             for piece in &mut stream.pieces {
-                piece.users.remove(&(id, port));
+                piece.leave((id, port));
             }
             if let Some(state) = stream.subscribers.get_mut(&subscriber)
                 && state.reader == Some((id, port))

@@ -168,7 +168,7 @@ impl Store {
         if self.waits_for_comparison(id, want) {
             return Ok(false);
         }
-        let Some(memory) = self.window_memory(process, Want { least: 1, ..want }, false)? else { return Ok(false) };
+        let Some(memory) = self.window_memory(process, id, Want { least: 1, ..want }, false)? else { return Ok(false) };
         let piece = PieceState::window(want.at, Arc::clone(&memory), false);
         let replay = self.streams.get_mut(&id).and_then(|stream| stream.replay.as_mut());
         let size = replay.map_or(0, |replay| replay.add(piece));
@@ -272,8 +272,13 @@ impl Store {
     fn graft(&mut self, id: StreamId, piece: PieceState) -> Result<(), StoreError> {
         let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
         let (base, producer) = (piece.base, stream.producer);
+        stream.granted = stream.granted.max(base + piece.capacity());
         let mut covered = Vec::new();
-        for old in std::mem::take(&mut stream.pieces) {
+        for mut old in std::mem::take(&mut stream.pieces) {
+            if let Some(held) = old.held.take_if(|_| old.base >= base) {
+                // What is on disk is nobody's any more, what is still mapped is freed when its readers leave.
+                (old.place, old.users) = (Place::Window { memory: held.memory, ring: false }, held.users);
+            }
             match old {
                 old if old.base < base => {
                     let end = old.end.map(|end| end.min(base));

@@ -2,7 +2,7 @@
 
 use crate::memory::WindowMemory;
 use crate::store::StoreError;
-use crate::stream::Place;
+use crate::stream::{Held, Place};
 use crate::{Store, StoreEvent};
 use dflow_disk::{DiskError, IoChoice, SpillDir, SpillFile, SpillIo};
 use dflow_protocol::StreamId;
@@ -96,8 +96,13 @@ fn write(job: &Job, io: &mut dyn SpillIo) -> Result<(), StoreError> {
 }
 
 impl Store {
+    /// Whether more is in memory than the high mark.
+    pub(crate) fn is_short_of_memory(&self) -> bool {
+        self.budget.busy() > self.budget.limit() / 100 * HIGH_MARK
+    }
+
     /// Sends cold windows to disk while there is more in memory than the high mark. A window is cold when its producer
-    /// has left it and nobody reads in it.
+    /// has left it and nobody reads in it, or somebody who would keep it for long waits for it.
     pub(crate) fn spill_cold(&mut self, wanted: u64) -> Result<(), StoreError> {
         let high = self.budget.limit() / 100 * HIGH_MARK;
         let most = (self.budget.limit() / 100 * IN_FLIGHT).max(wanted);
@@ -119,7 +124,7 @@ impl Store {
         let Some(stream) = self.streams.get_mut(&id) else { return Ok(false) };
         let needed = stream.needed_from();
         let cold = stream.pieces.iter_mut().rev().find(|piece| {
-            piece.users.is_empty()
+            (piece.users.is_empty() || piece.wanted_on_disk)
                 && !piece.lent
                 && piece.end.is_some_and(|end| end > needed && end > piece.base)
                 && matches!(piece.place, Place::Window { ring: false, .. })
@@ -160,14 +165,13 @@ impl Store {
         match (piece, result) {
             (Some(piece), Ok(())) => {
                 piece.lent = false;
-                if piece.users.is_empty() {
-                    piece.place = Place::Spill(job.file);
-                    if let Some(stream) = self.streams.get_mut(&job.stream) {
-                        stream.spilled += job.length;
-                    }
-                    self.spilled += job.length;
-                    self.budget.free(job.memory);
+                piece.place = Place::Spill(job.file);
+                // Who came while it was written goes on in memory.
+                piece.held = Some(Held { memory: job.memory, users: std::mem::take(&mut piece.users) });
+                if let Some(stream) = self.streams.get_mut(&job.stream) {
+                    stream.spilled += job.length;
                 }
+                self.spilled += job.length;
                 self.disk_full = None;
             }
             (Some(piece), Err(error)) => {
@@ -183,6 +187,7 @@ impl Store {
             (None, _) => self.budget.free(job.memory),
         }
         self.release(job.stream);
+        self.serve_put_off()?;
         self.feed_starved()
     }
 }

@@ -12,7 +12,7 @@ use dflow_protocol::message::{OutputStreams, SegmentUse, Setup, ToFunction};
 use dflow_protocol::{PortId, StreamId};
 use dflow_shm::{Bells, Segment, SegmentError, SegmentKind};
 use rustix::io::Errno;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -199,7 +199,7 @@ impl Store {
             if length > 0 {
                 let place = Place::Input(Rc::new(file));
                 let end = Some(base + length);
-                stream.pieces.push(PieceState { base, end, place, users: BTreeSet::new(), lent: false });
+                stream.pieces.push(PieceState::new(base, end, place));
                 base += length;
             }
         }
@@ -266,6 +266,7 @@ impl Store {
             known: std::collections::HashSet::new(),
             outputs: BTreeMap::new(),
             inputs: BTreeMap::new(),
+            slicing: (0..).zip(&setup.inputs).filter(|(_, input)| input.keep).map(|(index, _)| index).collect(),
             next_port: 0,
             started: false,
             starved: BTreeMap::new(),
@@ -331,6 +332,7 @@ impl Store {
         if stream.replay.is_some() {
             self.replay_in_slot(process, port, id, piece);
         } else {
+            stream.granted = stream.granted.max(ARENA_SLOT);
             stream.pieces.push(piece);
         }
         // Of a stream that it continues, every reader may have left already.
@@ -430,7 +432,7 @@ impl Store {
         for (&port, &(stream_id, subscriber)) in &process.inputs {
             let Some(stream) = self.streams.get_mut(&stream_id) else { continue };
             for piece in &mut stream.pieces {
-                piece.users.remove(&(id, port));
+                piece.leave((id, port));
             }
             if let Some(state) = stream.subscribers.get_mut(&subscriber)
                 && state.reader == Some((id, port))
@@ -458,6 +460,7 @@ impl Store {
         stream.finished = None;
         stream.first_bytes = false;
         stream.watermark = 0;
+        stream.granted = 0;
         stream.unread_told = false;
         stream.producer = None;
         stream.spill = None;
@@ -487,6 +490,7 @@ impl Store {
     pub fn tick(&mut self) -> Result<(), StoreError> {
         /// So long nothing moves before a run that lacks disk is given up.
         const PATIENCE: Duration = Duration::from_secs(3);
+        self.serve_put_off()?;
         self.feed_starved()?;
         let waiting = self.processes.values().any(|process| !process.starved.is_empty());
         let (Some(reason), true) = (&self.disk_full, waiting) else {
@@ -520,6 +524,9 @@ impl Store {
     /// Gives up pieces that nobody needs.
     pub(crate) fn release(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
+        for memory in stream.pieces.iter_mut().filter_map(PieceState::take_unheld) {
+            self.budget.free(memory);
+        }
         if stream.keep && stream.subscribers.values().any(|subscriber| !subscriber.closed || subscriber.keep) {
             return;
         }
@@ -527,6 +534,7 @@ impl Store {
         let done = |piece: &mut PieceState| {
             piece.end.is_some_and(|end| end <= needed)
                 && piece.users.is_empty()
+                && piece.held.is_none()
                 && !matches!(piece.place, Place::Input(_))
         };
         let released: Vec<PieceState> = stream.pieces.extract_if(.., done).collect();
@@ -536,6 +544,9 @@ impl Store {
     }
 
     pub(crate) fn free(&mut self, piece: PieceState) {
+        if let Some(held) = piece.held {
+            self.budget.free(held.memory);
+        }
         match piece.place {
             Place::Arena { charged, .. } => self.budget.discharge(charged),
             // Whoever reads it gives it back.

@@ -38,6 +38,8 @@ pub(crate) struct Stream {
     pub(crate) finished: Option<u64>,
     /// The largest watermark that has been seen.
     pub(crate) watermark: u64,
+    /// Up to where its producers may ever have written; everything once there was a ring.
+    pub(crate) granted: u64,
     pub(crate) first_bytes: bool,
     pub(crate) subscribers: BTreeMap<Subscriber, SubscriberState>,
     /// The producer has been told that nobody reads.
@@ -68,6 +70,17 @@ pub(crate) struct PieceState {
     pub(crate) users: BTreeSet<(ProcessId, PortId)>,
     /// Lent to the spill thread or to the hash thread, which gives the memory back when nobody else needs it.
     pub(crate) lent: bool,
+    /// Somebody waits until it is on disk, so that it goes there although others have it mapped.
+    pub(crate) wanted_on_disk: bool,
+    pub(crate) held: Option<Held>,
+}
+
+/// The memory that a piece had before it was on disk.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) memory: Arc<WindowMemory>,
+    /// Who still has it mapped.
+    pub(crate) users: BTreeSet<(ProcessId, PortId)>,
 }
 
 /// Where a piece's bytes are.
@@ -170,12 +183,30 @@ impl PieceState {
     /// A slot of the arena in which the stream begins.
     pub(crate) fn slot(arena: Arc<Arena>, port: PortId) -> Self {
         let place = Place::Arena { arena, offset: u64::from(port.0) * ARENA_SLOT, charged: 0 };
-        Self { base: 0, end: None, place, users: BTreeSet::new(), lent: false }
+        Self::new(0, None, place)
     }
 
     /// A window of its own.
     pub(crate) fn window(base: u64, memory: Arc<WindowMemory>, ring: bool) -> Self {
-        Self { base, end: None, place: Place::Window { memory, ring }, users: BTreeSet::new(), lent: false }
+        Self::new(base, None, Place::Window { memory, ring })
+    }
+
+    /// A piece that begins at `base`; `end` is `None` for a window that the producer is about to write.
+    pub(crate) fn new(base: u64, end: Option<u64>, place: Place) -> Self {
+        Self { base, end, place, users: BTreeSet::new(), lent: false, wanted_on_disk: false, held: None }
+    }
+
+    /// A reader does not look at it any more.
+    pub(crate) fn leave(&mut self, user: (ProcessId, PortId)) {
+        self.users.remove(&user);
+        if let Some(held) = &mut self.held {
+            held.users.remove(&user);
+        }
+    }
+
+    /// The memory that it had before it was on disk, once nobody has that mapped.
+    pub(crate) fn take_unheld(&mut self) -> Option<Arc<WindowMemory>> {
+        self.held.take_if(|held| held.users.is_empty()).map(|held| held.memory)
     }
 
     /// Bytes that the place has.

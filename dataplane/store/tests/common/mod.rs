@@ -43,6 +43,8 @@ pub struct Function {
     pub inputs: Vec<(&'static str, Vec<u32>, bool)>,
     pub outputs: Vec<(&'static str, Vec<u32>)>,
     pub spin: Duration,
+    /// It may be started again, so that all its inputs keep their bytes.
+    pub restartable: bool,
 }
 
 impl Node {
@@ -89,7 +91,7 @@ impl Node {
             for (input, (_, streams, keep)) in function.inputs.iter().enumerate() {
                 for &stream in streams {
                     let subscriber = Subscriber { instance: InstanceId(*instance), input: input as u32 };
-                    self.store.subscribe(StreamId(stream), subscriber, *keep);
+                    self.store.subscribe(StreamId(stream), subscriber, *keep || function.restartable);
                 }
             }
         }
@@ -231,12 +233,26 @@ impl Node {
 
     /// Runs until something holds.
     pub fn run_until(&mut self, holds: impl Fn(&Self) -> bool) {
+        self.try_until(holds, Duration::from_secs(60)).unwrap();
+    }
+
+    /// Runs until every function has ended; an error if that takes longer.
+    pub fn run_within(&mut self, limit: Duration) -> Result<(), String> {
+        self.try_until(|node| node.live == 0, limit)
+    }
+
+    fn try_until(&mut self, holds: impl Fn(&Self) -> bool, limit: Duration) -> Result<(), String> {
         let start = std::time::Instant::now();
         while !holds(self) {
             self.step();
-            assert!(start.elapsed() < Duration::from_secs(60), "stuck: {:?}", self.store.usage());
-            assert_eq!(self.failed, None);
+            if start.elapsed() >= limit {
+                return Err(format!("stuck: {:?}, {} functions have not ended", self.store.usage(), self.live));
+            }
+            if let Some(failed) = &self.failed {
+                return Err(failed.clone());
+            }
         }
+        Ok(())
     }
 
     /// Whether nothing of an attempt runs any more.

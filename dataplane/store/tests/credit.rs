@@ -1,0 +1,256 @@
+//! Credit and memory in workflows of any shape: whatever is read in whatever order, every byte arrives, nobody waits for
+//! ever, and memory stays within what the budget and the least that every stream has allow.
+
+mod common;
+
+use common::{Function, Node, byte_at};
+use dflow_function::{Context, Error, Input, Output};
+use dflow_protocol::limits::{ARENA_SLOT, MIN_WINDOW};
+use proptest::prelude::*;
+use std::time::Duration;
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1 << 20;
+const INPUTS: [&str; 4] = ["i0", "i1", "i2", "i3"];
+const OUTPUTS: [&str; 2] = ["o0", "o1"];
+
+/// How a function reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    /// Whichever input has bytes.
+    Together,
+    /// One input after the other, the first one first or last.
+    Forwards,
+    Backwards,
+}
+
+/// A function that reads streams of earlier ones, and writes in step with what it has read.
+#[derive(Clone, Debug)]
+struct Spec {
+    /// Indices among the streams of earlier functions, to be taken modulo their number; and whether it wants a slice over
+    /// everything.
+    reads: Vec<(usize, bool)>,
+    order: Order,
+    /// Lengths of the streams that it writes.
+    writes: Vec<u64>,
+    /// How much it writes at once, at the most.
+    chunk: usize,
+    /// How long it rests after each chunk that it reads.
+    pause: Duration,
+    restartable: bool,
+    /// How many steps of the node pass before it is started.
+    late: usize,
+}
+
+impl Spec {
+    /// Reads and writes everything.
+    fn work(&self, ctx: &mut Context, reads: &[(u32, u64)], writes: &[(u32, u64)]) -> Result<(), Error> {
+        let mut inputs = Vec::new();
+        for (name, &(stream, length)) in INPUTS.iter().zip(reads) {
+            inputs.push((ctx.input(name)?, stream, length));
+        }
+        if self.order == Order::Backwards {
+            inputs.reverse();
+        }
+        let mut outputs = Vec::new();
+        for (name, &(stream, length)) in OUTPUTS.iter().zip(writes) {
+            outputs.push((ctx.output(name)?, stream, length, 0));
+        }
+        let all: u64 = reads.iter().map(|(_, length)| length).sum();
+        let mut read = 0;
+        while !inputs.is_empty() {
+            let which = if self.order == Order::Together {
+                let mut waiting: Vec<&mut Input> = inputs.iter_mut().map(|(input, ..)| input).collect();
+                ctx.wait_any(&mut waiting)?.unwrap_or(0)
+            } else {
+                0
+            };
+            let (input, stream, length) = &mut inputs[which];
+            let got = read_chunk(input, *stream)?;
+            if got == 0 {
+                if input.position() != *length {
+                    return Err(Error::new(format!("stream {stream} ends at {}, not {length}", input.position())));
+                }
+                inputs.remove(which);
+                continue;
+            }
+            read += got;
+            write_up_to(
+                &mut outputs,
+                |length| (u128::from(length) * u128::from(read) / u128::from(all)) as u64,
+                self.chunk,
+            )?;
+            if !self.pause.is_zero() {
+                std::thread::sleep(self.pause);
+            }
+        }
+        write_up_to(&mut outputs, |length| length, self.chunk)
+    }
+}
+
+/// Reads what is there and checks it; 0 at the end.
+fn read_chunk(input: &mut Input, stream: u32) -> Result<u64, Error> {
+    let position = input.position();
+    let Some(chunk) = input.chunk()? else { return Ok(0) };
+    match chunk.iter().zip(position..).find(|(byte, at)| **byte != byte_at(stream, *at)) {
+        Some((_, at)) => Err(Error::new(format!("stream {stream} has a wrong byte at {at}"))),
+        None => Ok(chunk.len() as u64),
+    }
+}
+
+/// Writes on in all streams in turn, each to where `target` of its length says.
+fn write_up_to(
+    outputs: &mut [(Output, u32, u64, u64)],
+    target: impl Fn(u64) -> u64,
+    chunk: usize,
+) -> Result<(), Error> {
+    loop {
+        let mut written = false;
+        for (output, stream, length, at) in &mut *outputs {
+            let take = (target(*length) - *at).min(chunk as u64) as usize;
+            if take > 0 {
+                let mut room = output.reserve(take)?;
+                for (byte, offset) in room[..take].iter_mut().zip(*at..) {
+                    *byte = byte_at(*stream, offset);
+                }
+                room.commit(take)?;
+                *at += take as u64;
+                written = true;
+            }
+        }
+        if !written {
+            return Ok(());
+        }
+    }
+}
+
+/// Runs a workflow; an error says what went wrong.
+fn run(budget: u64, specs: &[Spec]) -> Result<(), String> {
+    let mut streams: Vec<(u32, u64)> = Vec::new();
+    let mut functions = Vec::new();
+    for (id, spec) in (1u32..).zip(specs) {
+        let reads: Vec<(u32, u64)> = match streams.len() {
+            0 => Vec::new(),
+            known => spec.reads.iter().map(|(index, _)| streams[index % known]).collect(),
+        };
+        let first = streams.len() as u32 + 1;
+        let writes: Vec<(u32, u64)> = (first..).zip(spec.writes.iter().copied()).collect();
+        streams.extend(&writes);
+        let function = Function {
+            inputs: (INPUTS.iter().zip(&reads).zip(&spec.reads))
+                .map(|((name, (stream, _)), (_, slice))| (*name, vec![*stream], *slice))
+                .collect(),
+            outputs: OUTPUTS.iter().zip(&writes).map(|(name, (stream, _))| (*name, vec![*stream])).collect(),
+            restartable: spec.restartable,
+            ..Function::default()
+        };
+        functions.push((id, function, reads, writes, spec.clone()));
+    }
+    let mut node = Node::new(budget);
+    let ids: Vec<u32> = streams.iter().map(|(id, _)| *id).collect();
+    let plan: Vec<(u32, &Function)> = functions.iter().map(|(id, function, ..)| (*id, function)).collect();
+    node.plan(&ids, &plan);
+    let readers: usize = functions.iter().map(|(_, _, reads, ..)| reads.len()).sum();
+    functions.sort_by_key(|(.., spec)| spec.late);
+    let mut steps = 0;
+    for (id, function, reads, writes, spec) in functions {
+        while steps < spec.late {
+            node.step();
+            steps += 1;
+        }
+        node.start(id, &function, move |ctx| spec.work(ctx, &reads, &writes));
+    }
+    node.run_within(Duration::from_secs(30))?;
+    for (process, outcome) in &node.outcomes {
+        if let Err((reason, _)) = outcome {
+            return Err(format!("{process:?}: {reason}"));
+        }
+    }
+    if !node.misbehaved.is_empty() {
+        return Err(format!("{:?}", node.misbehaved));
+    }
+    // What no budget refuses: the first bytes of every stream, the window that it writes, and one that a reader has.
+    let least = (ARENA_SLOT + MIN_WINDOW) * streams.len() as u64 + MIN_WINDOW * readers as u64;
+    let peak = node.store.usage().peak;
+    if peak > budget + least {
+        return Err(format!("{peak} bytes of memory with a budget of {budget} and {least} for what must be"));
+    }
+    Ok(())
+}
+
+fn spec() -> impl Strategy<Value = Spec> {
+    let length = prop_oneof![Just(0), 1..200_000u64, 200_000..3_000_000u64];
+    let order = prop_oneof![Just(Order::Together), Just(Order::Forwards), Just(Order::Backwards)];
+    let chunk = prop_oneof![1000..10_000usize, 10_000..60_000usize];
+    let pause = prop_oneof![4 => Just(0u64), 1 => 1..2000u64];
+    (
+        prop::collection::vec((any::<usize>(), prop::bool::weighted(0.15)), 1..=INPUTS.len()),
+        order,
+        prop::collection::vec(length, 0..=OUTPUTS.len()),
+        chunk,
+        pause,
+        prop::bool::weighted(0.2),
+        prop_oneof![2 => Just(0usize), 1 => 1..60usize],
+    )
+        .prop_map(|(reads, order, writes, chunk, pause, restartable, late)| Spec {
+            reads,
+            order,
+            writes,
+            chunk,
+            pause: Duration::from_micros(pause),
+            restartable,
+            late,
+        })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 40, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_byte_arrives_with_any_budget(
+        budget in prop_oneof![Just(256 * KIB), 300 * KIB..MIB, MIB..8 * MIB],
+        specs in prop::collection::vec(spec(), 2..7),
+    ) {
+        let ran = run(budget, &specs);
+        prop_assert_eq!(ran, Ok(()));
+    }
+}
+
+fn source(writes: &[u64]) -> Spec {
+    Spec {
+        reads: Vec::new(),
+        order: Order::Forwards,
+        writes: writes.to_vec(),
+        chunk: 30_000,
+        pause: Duration::ZERO,
+        restartable: false,
+        late: 0,
+    }
+}
+
+/// What was read by a consumer that may start again is on disk, not in memory, though it has been attached to all of it.
+#[test]
+fn a_restartable_reader_holds_no_memory() {
+    let reader = Spec { reads: vec![(0, false)], writes: vec![20 * MIB], restartable: true, ..source(&[]) };
+    assert_eq!(run(2 * MIB, &[source(&[20 * MIB]), reader]), Ok(()));
+}
+
+/// A slice over everything consists of the spill file where there is no memory for it.
+#[test]
+fn a_slicing_reader_holds_no_more_memory_than_there_is() {
+    let slow = Duration::from_micros(300);
+    let reader = Spec { reads: vec![(0, true)], ..source(&[]) };
+    let other = Spec { reads: vec![(0, false)], pause: slow, ..source(&[]) };
+    assert_eq!(run(2 * MIB, &[source(&[20 * MIB]), reader.clone()]), Ok(()));
+    assert_eq!(run(2 * MIB, &[source(&[10 * MIB]), reader.clone(), other, reader]), Ok(()));
+}
+
+/// Many readers that are stuck, each in a stream of its own whose producer must go on.
+#[test]
+fn stuck_readers_hold_a_least_window_each() {
+    // Each of the first ones writes two streams in step; the last function reads all second ones before the first ones.
+    let mut specs = vec![source(&[3 * MIB, 3 * MIB]), source(&[3 * MIB, 3 * MIB])];
+    specs.push(Spec { reads: vec![(1, false), (3, false), (0, false), (2, false)], ..source(&[]) });
+    specs.push(Spec { reads: vec![(2, false), (0, false), (3, false), (1, false)], ..source(&[]) });
+    assert_eq!(run(512 * KIB, &specs), Ok(()));
+}
