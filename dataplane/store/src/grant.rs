@@ -226,9 +226,11 @@ impl Store {
             }
             size = 1u64 << (size / 2).ilog2();
         }
-        // Nothing is on its way to disk, or being hashed, that would make room: this stream gets its minimum all the same.
+        // Nothing is on its way to disk, or being hashed, that would make room: this stream gets the least that it needs all the same. More
+        // than the least of all it gets only if it turns out that nobody gives back any.
         let hopeless = !self.spiller.is_busy() && !self.hasher.is_busy() && self.disk_full.is_none();
-        Ok(if hopeless && least == MIN_WINDOW { self.budget.window(process, MIN_WINDOW, false, true)? } else { None })
+        let must = least == MIN_WINDOW || want.since.elapsed() >= STUCK_AFTER;
+        Ok(if hopeless && must { self.budget.window(process, least, false, true)? } else { None })
     }
 
     /// The producer has left its window, or is gone.

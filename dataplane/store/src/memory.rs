@@ -57,7 +57,7 @@ impl Budget {
     }
 
     /// A window of exactly `size` bytes for this writer, of huge pages only if `huge` allows them; `None` if the budget
-    /// does not allow it. `beyond` ignores the budget: for the minimum that every stream must have.
+    /// does not allow it. `beyond` ignores the budget: for what a stream must have.
     pub(crate) fn window(
         &mut self,
         writer: ProcessId,

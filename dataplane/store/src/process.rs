@@ -5,6 +5,7 @@ use dflow_protocol::{PortId, SegmentId, StreamId};
 use dflow_shm::{PeerControl, Segment};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::os::fd::OwnedFd;
+use std::time::Instant;
 
 /// The segment in which all of an attempt's outputs begin.
 #[derive(Debug)]
@@ -45,4 +46,6 @@ pub(crate) struct Process {
 pub(crate) struct Want {
     pub(crate) at: u64,
     pub(crate) least: u64,
+    /// When it asked.
+    pub(crate) since: Instant,
 }

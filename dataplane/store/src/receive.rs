@@ -9,6 +9,7 @@ use dflow_protocol::words::{State, is_possible};
 use dflow_protocol::{PortId, StreamId};
 use dflow_shm::PeerControl;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
 impl Store {
     /// Handles a message of an attempt.
@@ -28,7 +29,9 @@ impl Store {
                 }
                 Ok(())
             }
-            ToDaemon::NeedWindow { port, at, least, held } => self.need_window(id, port, Want { at, least }, held),
+            ToDaemon::NeedWindow { port, at, least, held } => {
+                self.need_window(id, port, Want { at, least, since: Instant::now() }, held)
+            }
             ToDaemon::NextPiece { port, at } => self.next_piece(id, port, at),
             ToDaemon::CloseInput { port } => self.close_input(id, port),
             ToDaemon::Parked => {
