@@ -115,7 +115,8 @@ pub struct NodeArgs {
     /// [default: one for each processor that dflow may use]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub slots: Option<u32>,
-    /// Memory for streams, at least 256KiB; what does not fit is spilled to disk
+    /// Memory for streams, at least 256KiB and never more than a cgroup's limit leaves; what does not fit is spilled to
+    /// disk
     /// [default: a quarter of the memory that is available to dflow, its cgroup's limit included]
     #[arg(long, value_name = "SIZE", value_parser = units::parse_size)]
     pub memory: Option<u64>,
@@ -130,7 +131,7 @@ pub struct NodeArgs {
     #[arg(long, value_name = "WAY", value_enum, default_value_t = SpillIoArg::Auto)]
     pub spill_io: SpillIoArg,
     /// What holds the processes of a function together; auto takes a cgroup where the machine allows it, else a
-    /// subreaper. Only cgroups limit the memory of functions
+    /// subreaper. Only cgroups, of either version, limit the memory of functions
     #[arg(long, value_name = "WAY", value_enum, default_value_t = ContainmentArg::Auto)]
     pub containment: ContainmentArg,
     /// How long a function that waits for data looks for it before it sleeps; 0 for not at all
