@@ -115,11 +115,14 @@ fn least_limit(own: &str, root: &Path) -> Option<u64> {
     least
 }
 
-/// What a cgroup's limit leaves for streams: functions and the daemon itself live under the same limit.
+/// What a cgroup's limit leaves for streams: functions, the daemon itself and what is being written to disk are under the
+/// same limit.
 pub(crate) fn room_for_streams(limit: u64) -> u64 {
     /// What the daemon, its launcher and the processes of small functions take.
     const LEAST_HEAD_ROOM: u64 = 8 << 20;
-    limit.saturating_sub((limit / 4).max(LEAST_HEAD_ROOM))
+    /// Enough for those and for what a late disk has not taken yet.
+    const AMPLE_HEAD_ROOM: u64 = 32 << 20;
+    limit.saturating_sub((limit / 2).clamp(LEAST_HEAD_ROOM, AMPLE_HEAD_ROOM).max(limit / 4))
 }
 
 /// How much earlier than the daemon the kernel should end a function when memory is out: the daemon can then say which
@@ -187,6 +190,7 @@ mod tests {
     fn streams_never_get_all_that_the_cgroup_allows() {
         assert_eq!(room_for_streams(4 << 20), 0);
         assert_eq!(room_for_streams(16 << 20), 8 << 20);
+        assert_eq!(room_for_streams(128 << 20), 96 << 20);
         assert_eq!(room_for_streams(4 << 30), 3 << 30);
     }
 }

@@ -114,7 +114,8 @@ impl<'a> Driver<'a> {
         let hasher = Hasher::start(move |done| {
             let _ = hashed.send(done);
         })?;
-        let store = Store::new(Config { memory: spec.options.budget()?, window: spec.options.window }, spiller, hasher)?;
+        let store =
+            Store::new(Config { memory: spec.options.budget()?, window: spec.options.window }, spiller, hasher)?;
         let input_parts = checked
             .inputs
             .iter()

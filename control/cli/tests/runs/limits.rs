@@ -30,17 +30,17 @@ fn a_cgroup_with_too_little_memory_is_refused() {
 
 #[test]
 fn a_budget_is_never_more_than_the_cgroup_leaves() {
-    let Some(cgroup) = MemoryCgroup::limited_to(32 * MIB) else { return };
+    let Some(cgroup) = MemoryCgroup::limited_to(64 * MIB) else { return };
     let case = kept(60_000_000);
     let output = case.limited(&cgroup.enter(), &["--memory", "1GiB"]).output().unwrap();
     let ran = case.finish(output);
     ran.succeeded();
     assert!(case.output("o") == test_bytes(60_000_000));
     let memory = &ran.report["memory"];
-    assert_eq!(memory["budget_bytes"].as_u64().unwrap(), 24 * MIB);
+    assert_eq!(memory["budget_bytes"].as_u64().unwrap(), 32 * MIB);
     // And what no budget refuses.
-    assert!(memory["peak_bytes"].as_u64().unwrap() <= 25 * MIB, "{memory}");
-    assert!(memory["spilled_bytes"].as_u64().unwrap() > 30 * MIB, "{memory}");
+    assert!(memory["peak_bytes"].as_u64().unwrap() <= 33 * MIB, "{memory}");
+    assert!(memory["spilled_bytes"].as_u64().unwrap() > 20 * MIB, "{memory}");
     assert_eq!(cgroup.kills(), 0);
     let findings = doctor(&cgroup.enter(), &["--memory", "1GiB"]);
     assert_eq!(findings["memory"]["state"], "fair", "{findings}");
