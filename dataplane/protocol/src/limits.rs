@@ -44,3 +44,18 @@ pub const MAX_RECORD: u32 = 64 * 1024 * 1024;
 
 /// The longest text that travels in an error message, in bytes; more is cut.
 pub const MAX_REASON: usize = 16 * 1024;
+
+/// The version of the messages between nodes, [`crate::wire`]. Both sides name theirs first and refuse another.
+pub const PEER_VERSION: u32 = 1;
+
+/// The longest encoded message between two nodes, in bytes: every receive buffer of a network card has this size.
+pub const MAX_PEER_MESSAGE: usize = 8 * 1024;
+
+/// The most bytes of a stream that travel in one message.
+pub const MAX_INLINE: usize = 4 * 1024;
+
+/// The longest reason for which a stream is given up, as other nodes are told of it, in bytes.
+pub const MAX_PEER_REASON: usize = 2 * 1024;
+
+/// The most flows that one node may have from another at the same time.
+pub const MAX_FLOWS: usize = 65_536;

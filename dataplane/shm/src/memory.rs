@@ -26,6 +26,7 @@ pub enum Access {
 #[derive(Debug)]
 pub struct Memory {
     mapping: Mapping,
+    access: Access,
 }
 
 #[derive(Debug)]
@@ -67,7 +68,7 @@ impl Memory {
             Access::Read => options.map_raw_read_only(raw),
             Access::Write => options.map_raw(raw),
         }
-        .map(|map| Self { mapping: Mapping::Plain(map) })
+        .map(|map| Self { mapping: Mapping::Plain(map), access })
         .map_err(|error| SegmentError::Os {
             action: "map",
             length,
@@ -82,7 +83,7 @@ impl Memory {
     /// If the kernel refuses the mapping.
     pub fn ring(fd: BorrowedFd<'_>, offset: u64, length: usize, access: Access) -> Result<Self, SegmentError> {
         Ring::map(fd, offset, length, access)
-            .map(|ring| Self { mapping: Mapping::Ring(ring) })
+            .map(|ring| Self { mapping: Mapping::Ring(ring), access })
             .map_err(|source| SegmentError::Os { action: "map", length, source })
     }
 
@@ -104,6 +105,12 @@ impl Memory {
     pub fn shared(&self, range: Range<usize>) -> SharedBytes<'_> {
         // SAFETY: the whole mapping is readable and stays mapped while it is borrowed; `slice` checks the range.
         unsafe { SharedBytes::new(self.start().as_ptr(), self.length()) }.slice(range)
+    }
+
+    /// Whether it can be written.
+    #[must_use]
+    pub fn access(&self) -> Access {
+        self.access
     }
 
     /// The number of bytes that may be addressed; twice the window for a ring.

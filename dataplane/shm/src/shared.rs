@@ -43,6 +43,20 @@ impl<'a> SharedBytes<'a> {
         self.pointer
     }
 
+    /// Copies all of it to `target`.
+    ///
+    /// What another process writes meanwhile may be copied half: only bytes that do not change any more, as those below
+    /// a watermark, are sure to arrive as they are.
+    ///
+    /// # Panics
+    /// If `target` has another length.
+    pub fn copy_to(&self, target: &mut [u8]) {
+        assert_eq!(self.len, target.len(), "a copy has the length of its source");
+        // SAFETY: `new` promises `len` readable bytes, and `target` is a slice of this process's own, which no mapping
+        // that hands out addresses overlaps while it is borrowed. No reference to the source is made.
+        unsafe { std::ptr::copy_nonoverlapping(self.pointer, target.as_mut_ptr(), self.len) };
+    }
+
     /// The view of a part, by offsets in bytes from the beginning.
     ///
     /// # Panics

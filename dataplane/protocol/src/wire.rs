@@ -1,0 +1,365 @@
+//! The messages between two nodes, over whichever path connects them.
+//!
+//! A *flow* is one stream on its way to one node. The node that reads chooses its number, says how far it has it and how
+//! far it may be sent; the node that writes sends. The bytes themselves travel beside these messages, into windows that
+//! were granted; only a stream's first bytes travel inside of them ([`PeerMessage::Inline`]).
+//!
+//! Every path begins with [`PeerMessage::Begin`] and all subscriptions anew, from both sides: what was under way on the
+//! path before does not count. So a path that is lost, or replaced, loses nothing and doubles nothing.
+
+#![allow(missing_docs, reason = "rkyv's derive makes helper types without documentation; all of ours has some")]
+
+use crate::ids::{Epoch, RunId, StreamId};
+use crate::limits::{MAX_INLINE, MAX_PEER_MESSAGE, MAX_PEER_REASON, MAX_WINDOW};
+use rkyv::{Archive, Deserialize, Serialize, rancor};
+use std::fmt;
+
+/// A stream on its way to one node; a number that the reading node chooses, never used twice in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Archive, Serialize, Deserialize)]
+pub struct FlowId(pub u32);
+
+impl fmt::Display for FlowId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "flow {}", self.0)
+    }
+}
+
+/// A window of the reading node that the writing node may fill; a number that the reading node chooses, never used twice
+/// in its life. It is what an RDMA write carries as its immediate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Archive, Serialize, Deserialize)]
+pub struct GrantId(pub u32);
+
+/// A stream, among all streams of all runs: one epoch of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Archive, Serialize, Deserialize)]
+pub struct StreamKey {
+    run: u128,
+    /// The stream.
+    pub stream: StreamId,
+    /// The attempt that writes it.
+    pub epoch: Epoch,
+}
+
+impl StreamKey {
+    /// This epoch of this stream of this run.
+    #[must_use]
+    pub fn new(run: RunId, stream: StreamId, epoch: Epoch) -> Self {
+        Self { run: run.0, stream, epoch }
+    }
+
+    /// The run.
+    #[must_use]
+    pub fn run(&self) -> RunId {
+        RunId(self.run)
+    }
+}
+
+impl fmt::Display for StreamKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "stream {} (epoch {}) of run {}", self.stream, self.epoch, self.run())
+    }
+}
+
+/// A window that the writing node may fill, as far as [`PeerMessage::Credit`] allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Grant {
+    /// Its number.
+    pub id: GrantId,
+    /// The stream offset of its first byte.
+    pub base: u64,
+    /// Its size in bytes.
+    pub size: u64,
+    /// A ring: the byte at offset `o` belongs at `(o - base) mod size`, and `size` bytes from any place on are contiguous.
+    pub ring: bool,
+    /// Where an RDMA write finds it: the address of its first byte, and the remote key. Zero on other paths.
+    pub address: u64,
+    /// See [`Self::address`].
+    pub key: u32,
+}
+
+impl Grant {
+    /// How many bytes from this stream offset on lie in one piece within the window.
+    #[must_use]
+    pub fn contiguous(&self, at: u64) -> u64 {
+        if at < self.base {
+            0
+        } else if self.ring {
+            self.size
+        } else {
+            (self.base + self.size).saturating_sub(at)
+        }
+    }
+
+    /// The address of the byte at this stream offset, for an RDMA write.
+    #[must_use]
+    pub fn address_of(&self, at: u64) -> u64 {
+        let relative = at.saturating_sub(self.base);
+        self.address.wrapping_add(if self.ring { relative & (self.size - 1) } else { relative })
+    }
+
+    /// Whether it can be what it says.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let bytes = if self.ring { self.size.saturating_mul(2) } else { self.size };
+        self.size > 0
+            && self.size <= MAX_WINDOW
+            && (!self.ring || self.size.is_power_of_two())
+            && self.base.checked_add(self.size).is_some()
+            && self.address.checked_add(bytes).is_some()
+    }
+}
+
+/// From one node to another.
+#[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
+pub enum PeerMessage {
+    /// The first message on every path, from both sides.
+    Begin {
+        /// [`crate::limits::PEER_VERSION`] of the sender.
+        version: u32,
+        /// A random number that the sender's process has chosen at its start.
+        life: u64,
+        /// How many paths there have been between the two before; both say the same.
+        incarnation: u64,
+        /// How many [`PeerMessage::Subscribe`] follow at once. Flows that are not among them are over.
+        flows: u32,
+    },
+    /// The sender reads this stream, has its bytes up to `received`, and may be sent those up to `until`.
+    Subscribe {
+        /// Its number from now on.
+        flow: FlowId,
+        /// The stream.
+        stream: StreamKey,
+        /// All bytes below this offset have arrived.
+        received: u64,
+        /// Bytes below this offset may be sent; those that no grant covers travel inline.
+        until: u64,
+    },
+    /// The sender of this message reads the flow no more; it had everything up to `received`.
+    Close {
+        /// The flow.
+        flow: FlowId,
+        /// All bytes below this offset have arrived.
+        received: u64,
+    },
+    /// The answer to [`PeerMessage::Close`]: nothing more of the flow is under way.
+    Closed {
+        /// The flow.
+        flow: FlowId,
+    },
+    /// How far the stream has arrived, and how far it may be sent.
+    Credit {
+        /// The flow.
+        flow: FlowId,
+        /// All bytes below this offset have arrived.
+        received: u64,
+        /// Bytes below this offset may be sent.
+        until: u64,
+    },
+    /// Bytes from `grant.base` on go into this window, and no longer into the one before.
+    Grant {
+        /// The flow.
+        flow: FlowId,
+        /// The window.
+        grant: Grant,
+        /// Bytes below this offset may be sent.
+        until: u64,
+    },
+    /// The reading node's readers do not move on this stream for now: whoever writes need not wait for them.
+    Stuck {
+        /// The flow.
+        flow: FlowId,
+        /// Whether they are stuck; `false` takes it back.
+        stuck: bool,
+    },
+    /// Bytes of a stream that no grant covers: at most [`MAX_INLINE`].
+    Inline {
+        /// The flow.
+        flow: FlowId,
+        /// The offset of the first of them.
+        at: u64,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
+    /// The stream has this length.
+    Finished {
+        /// The flow.
+        flow: FlowId,
+        /// Its length in bytes.
+        length: u64,
+    },
+    /// The stream was given up.
+    Aborted {
+        /// The flow.
+        flow: FlowId,
+        /// Why; at most [`MAX_PEER_REASON`] bytes.
+        reason: String,
+    },
+    /// Is the other side there? It answers with [`PeerMessage::Pong`].
+    Ping(u64),
+    /// The answer to the [`PeerMessage::Ping`] of this number.
+    Pong(u64),
+}
+
+/// Why bytes are no message of a peer, or a message cannot be sent.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// Too large.
+    #[error("a message of {size} bytes, where {MAX_PEER_MESSAGE} are the most")]
+    TooLong {
+        /// Its size in bytes.
+        size: usize,
+    },
+    /// The bytes are no message of this version.
+    #[error("{size} bytes that are no message of version {}: {detail}", crate::limits::PEER_VERSION)]
+    Malformed {
+        /// How many bytes came.
+        size: usize,
+        /// What the validator says.
+        detail: String,
+    },
+    /// A part of the message is out of its limits.
+    #[error("a message whose {what}")]
+    OutOfLimits {
+        /// Which, and how.
+        what: &'static str,
+    },
+}
+
+impl PeerMessage {
+    /// The message as bytes, at most [`MAX_PEER_MESSAGE`].
+    ///
+    /// # Errors
+    /// [`WireError`] for a message that the other side would refuse.
+    pub fn encode(&self) -> Result<Vec<u8>, WireError> {
+        self.check()?;
+        let bytes = rkyv::to_bytes::<rancor::Error>(self)
+            .map_err(|error| WireError::Malformed { size: 0, detail: error.to_string() })?;
+        if bytes.len() > MAX_PEER_MESSAGE {
+            return Err(WireError::TooLong { size: bytes.len() });
+        }
+        Ok(bytes.into_vec())
+    }
+
+    /// The message that these bytes are; every one of them is checked.
+    ///
+    /// # Errors
+    /// [`WireError`] for anything that is no message of this version, or is out of its limits.
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        if bytes.len() > MAX_PEER_MESSAGE {
+            return Err(WireError::TooLong { size: bytes.len() });
+        }
+        let message = rkyv::from_bytes::<Self, rancor::Error>(bytes)
+            .map_err(|error| WireError::Malformed { size: bytes.len(), detail: error.to_string() })?;
+        message.check()?;
+        Ok(message)
+    }
+
+    fn check(&self) -> Result<(), WireError> {
+        let what = match self {
+            Self::Inline { bytes, .. } if bytes.is_empty() || bytes.len() > MAX_INLINE => {
+                "inline bytes are none or too many"
+            }
+            Self::Inline { at, bytes, .. } if at.checked_add(bytes.len() as u64).is_none() => "offset is past the last",
+            Self::Aborted { reason, .. } if reason.len() > MAX_PEER_REASON => "reason is too long",
+            Self::Grant { grant, .. } if !grant.is_sound() => "grant is no window that there can be",
+            Self::Subscribe { received, until, .. } | Self::Credit { received, until, .. } if until < received => {
+                "credit ends before what has arrived"
+            }
+            _ => return Ok(()),
+        };
+        Err(WireError::OutOfLimits { what })
+    }
+}
+
+/// A reason, cut so that it fits into [`PeerMessage::Aborted`].
+#[must_use]
+pub fn cut_reason(reason: &str) -> String {
+    let mut end = reason.len().min(MAX_PEER_REASON);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    reason[..end].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn grant() -> impl Strategy<Value = Grant> {
+        (any::<u32>(), 0..1u64 << 60, 12..28u32, any::<bool>(), 0..1u64 << 60, any::<u32>()).prop_map(
+            |(id, base, log, ring, address, key)| Grant { id: GrantId(id), base, size: 1 << log, ring, address, key },
+        )
+    }
+
+    fn message() -> impl Strategy<Value = PeerMessage> {
+        let flow = any::<u32>().prop_map(FlowId);
+        let key = (any::<u128>(), any::<u32>(), any::<u32>())
+            .prop_map(|(run, stream, epoch)| StreamKey::new(RunId(run), StreamId(stream), Epoch(epoch)));
+        let credit = (any::<u64>(), any::<u64>()).prop_map(|(a, b)| (a.min(b), a.max(b)));
+        prop_oneof![
+            (any::<u64>(), any::<u64>(), any::<u32>()).prop_map(|(life, incarnation, flows)| PeerMessage::Begin {
+                version: 1,
+                life,
+                incarnation,
+                flows
+            }),
+            (flow.clone(), key, credit.clone()).prop_map(|(flow, stream, (received, until))| {
+                PeerMessage::Subscribe { flow, stream, received, until }
+            }),
+            (flow.clone(), any::<u64>()).prop_map(|(flow, received)| PeerMessage::Close { flow, received }),
+            flow.clone().prop_map(|flow| PeerMessage::Closed { flow }),
+            (flow.clone(), credit).prop_map(|(flow, (received, until))| PeerMessage::Credit { flow, received, until }),
+            (flow.clone(), grant(), any::<u64>()).prop_map(|(flow, grant, until)| PeerMessage::Grant {
+                flow,
+                grant,
+                until
+            }),
+            (flow.clone(), 0..1u64 << 62, proptest::collection::vec(any::<u8>(), 1..=MAX_INLINE))
+                .prop_map(|(flow, at, bytes)| PeerMessage::Inline { flow, at, bytes }),
+            (flow.clone(), any::<u64>()).prop_map(|(flow, length)| PeerMessage::Finished { flow, length }),
+            (flow, ".{0,200}").prop_map(|(flow, reason)| PeerMessage::Aborted { flow, reason }),
+            any::<u64>().prop_map(PeerMessage::Ping),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_sent_is_what_arrives(message in message()) {
+            let bytes = message.encode().expect("it is within its limits");
+            prop_assert!(bytes.len() <= MAX_PEER_MESSAGE);
+            prop_assert_eq!(PeerMessage::decode(&bytes).expect("it was encoded"), message);
+        }
+
+        #[test]
+        fn damaged_messages_are_refused_or_are_other_messages(
+            message in message(), at in any::<usize>(), value in any::<u8>(), length in any::<usize>(),
+        ) {
+            let mut bytes = message.encode().expect("it is within its limits");
+            let at = at % bytes.len();
+            bytes[at] = value;
+            if let Ok(other) = PeerMessage::decode(&bytes) {
+                prop_assert!(other.encode().is_ok(), "what is accepted is within the limits");
+            }
+            bytes.truncate(length % bytes.len());
+            if let Ok(other) = PeerMessage::decode(&bytes) {
+                prop_assert!(other.encode().is_ok(), "what is accepted is within the limits");
+            }
+        }
+
+        #[test]
+        fn noise_does_no_harm(bytes in proptest::collection::vec(any::<u8>(), 0..2048)) {
+            let _ = PeerMessage::decode(&bytes);
+        }
+    }
+
+    #[test]
+    fn the_largest_inline_message_fits() {
+        let most = PeerMessage::Inline { flow: FlowId(1), at: 0, bytes: vec![7; MAX_INLINE] };
+        assert!(most.encode().is_ok());
+        let more = PeerMessage::Inline { flow: FlowId(1), at: 0, bytes: vec![7; MAX_INLINE + 1] };
+        assert!(matches!(more.encode(), Err(WireError::OutOfLimits { .. })));
+        let reason = "ä".repeat(MAX_PEER_REASON);
+        let aborted = PeerMessage::Aborted { flow: FlowId(1), reason: cut_reason(&reason) };
+        assert!(aborted.encode().is_ok());
+    }
+}

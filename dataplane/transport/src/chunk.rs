@@ -1,0 +1,63 @@
+//! Bytes of a stream, where they lie.
+
+use dflow_shm::{Memory, SharedBytes};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Committed bytes of a stream in memory that stays mapped while this value lives. They do not change before they are
+/// released ([`crate::Local::release`]).
+#[derive(Clone, Debug)]
+pub struct Chunk {
+    memory: Arc<Memory>,
+    range: Range<usize>,
+}
+
+impl Chunk {
+    /// The bytes at `range` of `memory`.
+    ///
+    /// # Panics
+    /// If the range is not within the memory.
+    #[must_use]
+    pub fn new(memory: Arc<Memory>, range: Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= memory.length(), "{range:?} is not within the memory");
+        Self { memory, range }
+    }
+
+    /// How many bytes there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.range.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.range.is_empty()
+    }
+
+    /// The memory in which they lie.
+    #[must_use]
+    pub fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
+    /// Where in the memory the first of them is.
+    #[must_use]
+    pub fn start(&self) -> usize {
+        self.range.start
+    }
+
+    /// The bytes, to be copied.
+    #[must_use]
+    pub fn bytes(&self) -> SharedBytes<'_> {
+        self.memory.shared(self.range.clone())
+    }
+
+    /// A copy of the bytes.
+    #[must_use]
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.len()];
+        self.bytes().copy_to(&mut bytes);
+        bytes
+    }
+}
