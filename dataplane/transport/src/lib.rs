@@ -9,6 +9,7 @@
 mod chunk;
 mod link;
 mod path;
+pub mod sim;
 
 pub use chunk::Chunk;
 pub use link::{Link, LinkEvent, Local, Traffic};

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 /// One end of a connection between two nodes.
 ///
-/// While it lives it is reliable: messages arrive once and in order. Bytes of different flows, and bytes and messages,
-/// may overtake each other, and bytes may arrive more than once. When it dies, both ends get [`PathEvent::Lost`] sooner or
+/// While it lives it is reliable: messages arrive once and in order, bytes once and in any order; bytes of different
+/// flows, and bytes and messages, may overtake each other. When it dies, both ends get [`PathEvent::Lost`] sooner or
 /// later, and what was under way is lost.
 ///
 /// No method blocks. A path is driven by one thread ([`crate::Link`]); whatever happens on others makes it call the

@@ -34,6 +34,8 @@ pub struct Exchange {
     path: Path,
     /// What this node reads from the peer.
     incoming: BTreeMap<FlowId, Inflow>,
+    /// Incoming flows of which the peer does not know everything.
+    lagging: BTreeSet<FlowId>,
     /// What this node read, and of which something may be under way.
     closing: BTreeSet<FlowId>,
     /// What the peer reads from this node.
@@ -197,6 +199,7 @@ impl Exchange {
             peer_life: None,
             path: Path::Down,
             incoming: BTreeMap::new(),
+            lagging: BTreeSet::new(),
             closing: BTreeSet::new(),
             outgoing: BTreeMap::new(),
             next_flow: 1,
@@ -232,6 +235,8 @@ impl Exchange {
     pub fn path_down(&mut self) {
         self.path = Path::Down;
         self.turns.clear();
+        // The next path begins with everything that the peer should know.
+        self.lagging.clear();
         for outflow in self.outgoing.values_mut() {
             outflow.suspend();
         }
@@ -355,9 +360,7 @@ impl Exchange {
         if self.path == Path::Down {
             return;
         }
-        let lagging: Vec<FlowId> =
-            self.incoming.iter().filter(|(_, inflow)| inflow.has_news()).map(|(&flow, _)| flow).collect();
-        for flow in lagging {
+        for flow in std::mem::take(&mut self.lagging) {
             self.credit(flow, true);
         }
     }
@@ -601,8 +604,12 @@ impl Exchange {
         if self.path == Path::Down {
             return;
         }
-        if let Some(message) = self.incoming.get_mut(&flow).and_then(|inflow| inflow.credit(flow, now)) {
+        let Some(inflow) = self.incoming.get_mut(&flow) else { return };
+        if let Some(message) = inflow.credit(flow, now) {
+            self.lagging.remove(&flow);
             self.send(message);
+        } else if inflow.has_news() {
+            self.lagging.insert(flow);
         }
     }
 

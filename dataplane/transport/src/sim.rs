@@ -1,0 +1,306 @@
+//! A simulated network: paths inside of one process on a clock of its own, with delays, losses, reordering and cuts that
+//! a seed decides. The same seed gives the same run.
+
+use crate::chunk::Chunk;
+use crate::path::{Path, PathError, PathEvent, PathKind, RemoteWindow};
+use dflow_protocol::exchange::Order;
+use dflow_protocol::wire::{FlowId, GrantId, PeerMessage};
+use dflow_shm::Landing;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// How the network behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct SimConfig {
+    /// The least and the most time that something needs to the other side, in ticks of the simulated clock.
+    pub delay: (u64, u64),
+    /// How many of a thousand packets are lost, and come only after [`SimConfig::resend_after`].
+    pub loss_per_mille: u64,
+    /// After so many ticks a lost packet is sent again.
+    pub resend_after: u64,
+    /// Bytes are cut into packets of random sizes up to this many, which arrive in any order; 0: one packet a write, in
+    /// the order in which they were written.
+    pub packet: u64,
+    /// Bytes that may be under way before [`Path::has_room`] says no.
+    pub in_flight: u64,
+}
+
+impl Default for SimConfig {
+    fn default() -> Self {
+        Self { delay: (5, 50), loss_per_mille: 20, resend_after: 400, packet: 9000, in_flight: 1 << 20 }
+    }
+}
+
+/// A network between two nodes. Clones are the same network.
+#[derive(Clone)]
+pub struct SimNet {
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    config: SimConfig,
+    random: u64,
+    now: u64,
+    sequence: u64,
+    /// By arrival, then in the order of sending.
+    under_way: BTreeMap<(u64, u64), Packet>,
+    ends: HashMap<EndId, End>,
+    next_connection: u64,
+}
+
+/// Which end of which connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct EndId {
+    connection: u64,
+    side: usize,
+}
+
+impl EndId {
+    fn other(self) -> Self {
+        Self { side: 1 - self.side, ..self }
+    }
+}
+
+#[derive(Default)]
+struct End {
+    events: VecDeque<PathEvent>,
+    landings: HashMap<FlowId, Arc<Landing>>,
+    /// When the last message or ordered write arrives at this end.
+    last_arrival: u64,
+    /// Bytes that this end has sent and that have not arrived.
+    in_flight: u64,
+    lost: bool,
+}
+
+enum Packet {
+    Message { to: EndId, bytes: Vec<u8> },
+    Bytes { to: EndId, flow: FlowId, at: u64, chunk: Chunk },
+    Cut { end: EndId },
+}
+
+impl SimNet {
+    /// A network whose mishaps follow from the seed.
+    #[must_use]
+    pub fn new(seed: u64, config: SimConfig) -> Self {
+        let state = State {
+            config,
+            random: seed ^ 0x9e37_79b9_7f4a_7c15,
+            now: 0,
+            sequence: 0,
+            under_way: BTreeMap::new(),
+            ends: HashMap::new(),
+            next_connection: 0,
+        };
+        Self { state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// Both ends of a new connection.
+    #[must_use]
+    pub fn connect(&self) -> [SimPath; 2] {
+        let mut state = self.lock();
+        state.next_connection += 1;
+        let connection = state.next_connection;
+        [0, 1].map(|side| {
+            let id = EndId { connection, side };
+            state.ends.insert(id, End::default());
+            SimPath { net: self.clone(), id }
+        })
+    }
+
+    /// Breaks every connection. Each end notices it at a time of its own; nothing arrives any more.
+    pub fn cut(&self) {
+        let mut state = self.lock();
+        state.under_way.retain(|_, packet| matches!(packet, Packet::Cut { .. }));
+        let ends: Vec<EndId> = state.ends.keys().copied().collect();
+        for end in ends {
+            let at = state.now + state.delay();
+            state.post(at, Packet::Cut { end });
+        }
+    }
+
+    /// Lets the clock go on until the next thing arrives; `false` if nothing is under way.
+    pub fn advance(&self) -> bool {
+        let mut state = self.lock();
+        let Some((&(at, _), _)) = state.under_way.first_key_value() else { return false };
+        state.now = at;
+        while let Some(entry) = state.under_way.first_entry().filter(|entry| entry.key().0 == at) {
+            let packet = entry.remove();
+            state.deliver(packet);
+        }
+        true
+    }
+
+    /// A number below `limit` that follows from the seed.
+    #[must_use]
+    pub fn random(&self, limit: u64) -> u64 {
+        self.lock().below(limit)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// SplitMix64 (Steele, Lea, Flood 2014).
+    fn next(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        if limit == 0 { 0 } else { self.next() % limit }
+    }
+
+    fn delay(&mut self) -> u64 {
+        let (least, most) = self.config.delay;
+        let lost = self.below(1000) < self.config.loss_per_mille;
+        least + self.below(most.saturating_sub(least) + 1) + if lost { self.config.resend_after } else { 0 }
+    }
+
+    fn post(&mut self, at: u64, packet: Packet) {
+        self.sequence += 1;
+        self.under_way.insert((at, self.sequence), packet);
+    }
+
+    /// When something arrives that must not overtake what was sent before it.
+    fn in_order(&mut self, to: EndId) -> u64 {
+        let at = self.now + self.delay();
+        let Some(end) = self.ends.get_mut(&to) else { return at };
+        end.last_arrival = end.last_arrival.max(at);
+        end.last_arrival
+    }
+
+    fn deliver(&mut self, packet: Packet) {
+        match packet {
+            Packet::Cut { end } => self.lose(end, "it was cut"),
+            Packet::Message { to, bytes } => {
+                let Some(end) = self.ends.get_mut(&to) else { return };
+                match PeerMessage::decode(&bytes) {
+                    Ok(message) => end.events.push_back(PathEvent::Message(message)),
+                    Err(error) => end.events.push_back(PathEvent::Lost(error.into())),
+                }
+            }
+            Packet::Bytes { to, flow, at, chunk } => {
+                let length = chunk.len() as u64;
+                if let Some(sender) = self.ends.get_mut(&to.other()) {
+                    sender.in_flight -= length;
+                    sender.events.push_back(PathEvent::Room);
+                }
+                let Some(end) = self.ends.get_mut(&to) else { return };
+                let Some(landing) = end.landings.get(&flow) else { return };
+                // Copied only now: bytes that the sender has changed meanwhile would be seen.
+                match landing.place(at, &chunk.to_vec()) {
+                    Ok(()) => end.events.push_back(PathEvent::Placed { flow, at, length }),
+                    Err(error) => end.events.push_back(PathEvent::Lost(error.into())),
+                }
+            }
+        }
+    }
+
+    fn lose(&mut self, end: EndId, reason: &str) {
+        if let Some(end) = self.ends.get_mut(&end)
+            && !std::mem::replace(&mut end.lost, true)
+        {
+            end.landings.clear();
+            let reason = reason.to_owned();
+            end.events.push_back(PathEvent::Lost(PathError::Lost { kind: PathKind::Sim, reason }));
+        }
+    }
+}
+
+/// One end of a simulated connection.
+pub struct SimPath {
+    net: SimNet,
+    id: EndId,
+}
+
+impl SimPath {
+    fn with_end<T>(&self, otherwise: T, look: impl FnOnce(&mut End) -> T) -> T {
+        self.net.lock().ends.get_mut(&self.id).map_or(otherwise, look)
+    }
+}
+
+impl Path for SimPath {
+    fn kind(&self) -> PathKind {
+        PathKind::Sim
+    }
+
+    fn send(&mut self, message: &PeerMessage) -> Result<(), PathError> {
+        let bytes = message.encode()?;
+        let mut state = self.net.lock();
+        let to = self.id.other();
+        if state.ends.get(&self.id).is_some_and(|end| !end.lost) {
+            let at = state.in_order(to);
+            state.post(at, Packet::Message { to, bytes });
+        }
+        Ok(())
+    }
+
+    fn offer(&mut self, flow: FlowId, _: GrantId, landing: &Arc<Landing>) -> Result<RemoteWindow, PathError> {
+        self.with_end((), |end| {
+            end.landings.insert(flow, Arc::clone(landing));
+        });
+        Ok(RemoteWindow::default())
+    }
+
+    fn withdraw(&mut self, flow: FlowId) {
+        self.with_end((), |end| {
+            end.landings.remove(&flow);
+        });
+    }
+
+    fn has_room(&self) -> bool {
+        let state = self.net.lock();
+        state.ends.get(&self.id).is_some_and(|end| !end.lost && end.in_flight < state.config.in_flight)
+    }
+
+    fn write(&mut self, order: &Order, chunk: Chunk) -> Result<(), PathError> {
+        let mut state = self.net.lock();
+        let to = self.id.other();
+        let Some(end) = state.ends.get_mut(&self.id).filter(|end| !end.lost) else { return Ok(()) };
+        end.in_flight += chunk.len() as u64;
+        let packet = state.config.packet;
+        let mut done = 0;
+        while done < chunk.len() {
+            let left = chunk.len() - done;
+            let length =
+                if packet == 0 { left } else { left.min(usize::try_from(1 + state.below(packet)).unwrap_or(left)) };
+            let start = chunk.start() + done;
+            let part = Chunk::new(Arc::clone(chunk.memory()), start..start + length);
+            let at = if packet == 0 { state.in_order(to) } else { state.now + state.delay() };
+            let offset = order.at + done as u64;
+            state.post(at, Packet::Bytes { to, flow: order.flow, at: offset, chunk: part });
+            done += length;
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, _: FlowId) {}
+
+    fn poll(&mut self, events: &mut Vec<PathEvent>) {
+        self.with_end((), |end| events.extend(end.events.drain(..)));
+    }
+}
+
+impl Drop for SimPath {
+    fn drop(&mut self) {
+        let mut state = self.net.lock();
+        let (id, other) = (self.id, self.id.other());
+        state.ends.remove(&id);
+        // Nothing of this end's memory is read any more, and nothing lands in it.
+        let concerns = |packet: &Packet| match packet {
+            Packet::Message { to, .. } => *to == id,
+            Packet::Bytes { to, .. } => *to == id || *to == other,
+            Packet::Cut { end } => *end == id,
+        };
+        state.under_way.retain(|_, packet| !concerns(packet));
+        if state.ends.contains_key(&other) {
+            let at = state.in_order(other);
+            state.post(at, Packet::Cut { end: other });
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Two nodes and what is between them.
+
+use super::node::Node;
+use dflow_protocol::wire::StreamKey;
+use dflow_protocol::{Epoch, RunId, StreamId};
+use dflow_transport::{Link, LinkEvent, Path};
+
+/// What a kind of path needs for the tests.
+pub trait Network {
+    /// Both ends of a new connection.
+    fn connect(&mut self) -> [Box<dyn Path>; 2];
+
+    /// Breaks every connection, as a cable that is pulled does.
+    fn cut(&mut self);
+
+    /// Nothing is to be done now: lets time pass until something has happened. `false` if nothing ever will.
+    fn idle(&mut self) -> bool;
+
+    /// The length of a large stream, in bytes.
+    fn large(&self) -> u64;
+}
+
+pub struct World<N> {
+    pub network: N,
+    pub nodes: [Node; 2],
+    pub links: [Link; 2],
+    incarnation: u64,
+    /// What became of the paths of each side.
+    pub events: [Vec<LinkEvent>; 2],
+}
+
+impl<N: Network> World<N> {
+    /// Two nodes that are connected.
+    pub fn new(network: N) -> Self {
+        let mut world = Self {
+            network,
+            nodes: Default::default(),
+            links: [Link::new(71), Link::new(72)],
+            incarnation: 0,
+            events: Default::default(),
+        };
+        world.connect();
+        world
+    }
+
+    /// A new path between the two.
+    pub fn connect(&mut self) {
+        self.incarnation += 1;
+        let paths = self.network.connect();
+        // Both are closed before one is used.
+        self.links.iter_mut().for_each(Link::disconnect);
+        for (link, path) in self.links.iter_mut().zip(paths) {
+            link.connect(path, self.incarnation);
+        }
+    }
+
+    /// Everybody does what there is to do, once; whether it was something.
+    pub fn step(&mut self) -> bool {
+        let mut busy = false;
+        for side in 0..2 {
+            let (node, link) = (&mut self.nodes[side], &mut self.links[side]);
+            busy |= node.work(link);
+            busy |= link.step(node);
+            self.events[side].extend(link.take_events());
+        }
+        // A test may have changed what a source or a reader may do.
+        busy || (0..2).any(|side| self.nodes[side].work_on_all(&mut self.links[side]))
+    }
+
+    /// Goes on until this holds.
+    ///
+    /// # Panics
+    /// If it does not, although nothing can happen any more.
+    #[track_caller]
+    pub fn until(&mut self, mut holds: impl FnMut(&Self) -> bool) {
+        self.go_on(&mut holds);
+        assert!(holds(self), "nothing moves any more");
+    }
+
+    /// Goes on until nothing can happen any more.
+    pub fn rest(&mut self) {
+        self.go_on(&mut |_| false);
+    }
+
+    fn go_on(&mut self, holds: &mut dyn FnMut(&Self) -> bool) {
+        while !holds(self) {
+            if self.step() {
+                continue;
+            }
+            for side in 0..2 {
+                self.links[side].settle(&mut self.nodes[side]);
+            }
+            if !self.step() && !self.network.idle() {
+                return;
+            }
+        }
+    }
+
+    /// Goes on until both nodes have read everything.
+    #[track_caller]
+    pub fn until_done(&mut self) {
+        self.until(|world| world.nodes.iter().all(Node::is_done));
+    }
+
+    /// Fails if a path was lost or somebody complained.
+    #[track_caller]
+    pub fn assert_undisturbed(&self) {
+        assert!(self.events.iter().all(Vec::is_empty), "{:?}", self.events);
+    }
+}
+
+/// A stream by its number, in its first epoch.
+pub fn stream(number: u32) -> StreamKey {
+    epoch(number, 1)
+}
+
+/// An epoch of a stream.
+pub fn epoch(number: u32, epoch: u32) -> StreamKey {
+    StreamKey::new(RunId(0xdf), StreamId(number), Epoch(epoch))
+}

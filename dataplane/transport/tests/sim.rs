@@ -1,0 +1,70 @@
+//! The conformance suite over the simulated network, and random runs on it.
+
+mod conformance;
+
+use conformance::node::{Layout, Node};
+use conformance::world::{Network, World, stream};
+use dflow_transport::Path;
+use dflow_transport::sim::{SimConfig, SimNet};
+use proptest::prelude::*;
+
+struct Simulated(SimNet);
+
+impl Network for Simulated {
+    fn connect(&mut self) -> [Box<dyn Path>; 2] {
+        self.0.connect().map(|path| Box::new(path) as Box<dyn Path>)
+    }
+
+    fn cut(&mut self) {
+        self.0.cut();
+    }
+
+    fn idle(&mut self) -> bool {
+        self.0.advance()
+    }
+
+    fn large(&self) -> u64 {
+        64 << 20
+    }
+}
+
+conformance!(Simulated(SimNet::new(1, SimConfig::default())));
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_every_byte_arrives_once(
+        seed in any::<u64>(),
+        lengths in proptest::collection::vec(0u64..600_000, 1..6),
+        delay in 0u64..200,
+        loss in 0u64..200,
+        packet in prop_oneof![Just(0u64), 100u64..20_000],
+        in_flight in 4096u64..1 << 20,
+        cuts in proptest::collection::vec(1u64..2000, 0..5),
+    ) {
+        let config = SimConfig { delay: (1, 1 + delay), loss_per_mille: loss, resend_after: 300, packet, in_flight };
+        let mut world = World::new(Simulated(SimNet::new(seed, config)));
+        for (number, &length) in (0..).zip(&lengths) {
+            let (from, to) = (number as usize % 2, 1 - number as usize % 2);
+            let layout = if seed >> number & 1 == 0 { Layout::Ring } else { Layout::Extents };
+            world.nodes[from].write(stream(number), length);
+            let (node, link) = (&mut world.nodes[to], &mut world.links[to]);
+            node.read(link, stream(number), layout);
+        }
+        for steps in cuts {
+            let mut left = steps;
+            world.until(|world| {
+                left = left.saturating_sub(1);
+                left == 0 || world.nodes.iter().all(Node::is_done)
+            });
+            // Either side may use its end of the new path before the other has noticed anything.
+            world.network.cut();
+            world.connect();
+        }
+        world.until_done();
+        for node in &world.nodes {
+            prop_assert!(node.sinks.values().all(|sink| sink.aborted.is_none()));
+        }
+    }
+}
