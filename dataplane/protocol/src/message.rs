@@ -91,6 +91,12 @@ pub enum ToFunction {
         /// The writing port.
         port: PortId,
     },
+    /// As [`ToFunction::Stay`], to an attempt that carries streams to other nodes: the readers do not move, and whoever
+    /// writes the stream on its own node should not wait for them.
+    Stuck {
+        /// The writing port.
+        port: PortId,
+    },
     /// Nobody reads this output any more, and nobody will.
     Unread {
         /// The writing port.
@@ -270,6 +276,24 @@ pub enum ToDaemon {
     /// Nothing more will be read through this port.
     CloseInput {
         /// The reading port.
+        port: PortId,
+    },
+    /// From an attempt that carries streams: the stream's readers on another node do not move, or do again.
+    ReaderStuck {
+        /// The reading port.
+        port: PortId,
+        /// Whether they are stuck.
+        stuck: bool,
+    },
+    /// From an attempt that carries streams: it has used up pieces and lent their bytes, and the other node has those
+    /// below its position now.
+    GivenUp {
+        /// The reading port.
+        port: PortId,
+    },
+    /// From an attempt that carries streams: nothing is written to this output any more, by nobody.
+    CloseOutput {
+        /// The writing port.
         port: PortId,
     },
     /// The instance sleeps and has slept for a while; the tickets in its control page say on what.

@@ -110,6 +110,12 @@ impl Landing {
         &self.memory
     }
 
+    /// Whether both are the same place of the same stream, each with a room of its own.
+    #[must_use]
+    pub fn is_same_window(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.memory, &other.memory) && self.start == other.start && self.base == other.base
+    }
+
     /// The stream offset of the window's first byte.
     #[must_use]
     pub fn base(&self) -> u64 {

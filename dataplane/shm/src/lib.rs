@@ -16,6 +16,7 @@ compile_error!(
 mod bells;
 pub mod channel;
 mod control;
+mod doorbell;
 mod futex;
 mod landing;
 mod memory;
@@ -23,11 +24,13 @@ mod reader;
 mod segment;
 mod shared;
 mod span;
+mod staging;
 mod wait;
 mod writer;
 
 pub use bells::{Bell, Bells};
 pub use control::{Control, PeerControl, PortWords};
+pub use doorbell::{Doorbell, Listener};
 pub use futex::Kernel;
 pub use landing::{Landing, OutOfRoom};
 pub use memory::{Access, Memory};
@@ -35,5 +38,6 @@ pub use reader::{MemoryPiece, Reader, Seen};
 pub use segment::{HUGE_PAGE, Segment, SegmentError, SegmentKind};
 pub use shared::SharedBytes;
 pub use span::Span;
+pub use staging::{Staging, StagingError};
 pub use wait::{Idle, Park, Wait, Woken, now_nanos, wait, wait_at_most};
 pub use writer::{Room, Writer, finish};

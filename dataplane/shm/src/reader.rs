@@ -62,6 +62,8 @@ pub struct Reader {
     position: u64,
     /// The position that the producer knows.
     published: u64,
+    /// Bytes from here on are needed although they have been read.
+    held: u64,
     seen: u64,
     piece: Option<MemoryPiece>,
     watch: Watch,
@@ -79,6 +81,7 @@ impl Reader {
             port,
             position: 0,
             published: 0,
+            held: u64::MAX,
             seen: 0,
             piece: None,
             watch: Watch::default(),
@@ -169,10 +172,35 @@ impl Reader {
     /// of the window has been passed, and while this reader waits. One that does neither calls [`Reader::publish`].
     pub fn consume(&mut self, length: u64) {
         self.position += length;
+        self.publish_step();
+    }
+
+    /// Bytes from `offset` on stay as they are although they have been read, until this is called with a higher offset:
+    /// for one that lends them to a network card, say. Without it, what was consumed is given up.
+    pub fn hold(&mut self, offset: u64) {
+        self.held = offset;
+        self.publish_step();
+    }
+
+    fn publish_step(&mut self) {
         let step = self.piece.as_ref().map_or(0, |piece| piece.size / 8);
-        if self.position - self.published >= step {
+        if self.given_up().saturating_sub(self.published) >= step {
             self.publish();
         }
+    }
+
+    /// Bytes below this offset are needed no more.
+    fn given_up(&self) -> u64 {
+        self.position.min(self.held)
+    }
+
+    /// The memory that holds the byte at the reader's position, and where it is in there.
+    #[must_use]
+    pub fn place(&self) -> Option<(&Arc<Memory>, usize)> {
+        let piece = self.piece.as_ref()?;
+        let index = self.position - piece.base;
+        let index = if piece.ring { index & (piece.size - 1) } else { index };
+        Some((&piece.memory, piece.start + index as usize))
     }
 
     /// Notes the time, if this is the first byte that the reader sees.
@@ -192,16 +220,16 @@ impl Reader {
 
     /// Tells the producer the position, and wakes it if it sleeps for want of room.
     pub fn publish(&mut self) {
-        if self.published != self.position {
+        if self.given_up() > self.published {
             self.publish_state(State::Open);
         }
     }
 
     fn publish_state(&mut self, state: State) {
         let words = self.control.port(self.port);
-        let progress = Progress { offset: self.position, state };
+        let progress = Progress { offset: self.given_up().max(self.published), state };
         publish::<Kernel>(&words.progress, progress);
-        self.published = self.position;
+        self.published = progress.offset;
         if let Some(producer) = self.piece.as_ref().and_then(MemoryPiece::producer)
             && self.watch.must_wake::<Kernel>(&producer.ticket, progress)
         {

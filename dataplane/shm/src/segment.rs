@@ -164,6 +164,12 @@ impl Segment {
             .map_err(|source| SegmentError::Os { action: "reserve memory for", length: self.length, source })
     }
 
+    /// Gives the memory behind `range` back to the system; it reads as zeros then. If the kernel cannot, it stays.
+    pub fn give_back(&self, offset: u64, length: u64) {
+        let flags = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+        let _ = rustix::fs::fallocate(&self.fd, flags, offset, length);
+    }
+
     /// Maps all of it.
     ///
     /// # Errors

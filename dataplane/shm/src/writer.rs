@@ -2,11 +2,12 @@
 
 use crate::control::{Control, PeerControl, PortWords};
 use crate::futex::Kernel;
+use crate::landing::Landing;
 use crate::memory::Memory;
 use crate::wait::{Wait, now_nanos};
-use dflow_protocol::PortId;
 use dflow_protocol::message::Window;
 use dflow_protocol::words::{Platform, Progress, Sleeper, State, Watch, publish};
+use dflow_protocol::{PortId, SegmentId};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -198,6 +199,21 @@ impl Writer {
         if wake {
             Kernel::wake(&words.progress);
         }
+    }
+
+    /// Bytes below this offset may be written now.
+    pub fn room_end(&mut self) -> u64 {
+        self.refresh();
+        self.room_end
+    }
+
+    /// The present window, to be filled from outside instead of through [`Writer::spare`]: what has landed is committed
+    /// as ever. Its owner opens no more of it than [`Writer::room_end`] says.
+    #[must_use]
+    pub fn landing(&self) -> Option<Landing> {
+        let WriteWindow { memory, start, base, size, ring } = self.window.as_ref()?;
+        let window = Window { segment: SegmentId(0), segment_offset: 0, base: *base, size: *size, ring: *ring };
+        Some(Landing::new(&window, Arc::clone(memory), *start))
     }
 
     /// The committed length, in bytes.

@@ -18,14 +18,34 @@ impl Store {
         self.sample_readers(id);
         let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
         let Some(state) = stream.subscribers.get_mut(&subscriber) else { return Ok(()) };
+        if state.reader != Some((process, port)) {
+            // The stream has begun again, and this reader is not the one that reads it now.
+            return Ok(());
+        }
         state.asked = Some(at);
-        if !self.processes.get(&process).is_some_and(|process| process.slicing.contains(&subscriber.input)) {
+        let state = self.processes.get(&process);
+        if state.is_some_and(|process| process.carrier.is_some()) {
+            stream.leave_pieces((process, port));
+        } else if !state.is_some_and(|process| process.slicing.contains(&subscriber.input)) {
             for piece in &mut stream.pieces {
                 piece.leave((process, port));
             }
         }
         self.release(id);
         self.serve(id, subscriber)?;
+        self.feed_starved()
+    }
+
+    /// What a reader had lent of its earlier pieces has arrived where it was lent to.
+    pub(crate) fn given_up(&mut self, process: ProcessId, port: PortId) -> Result<(), StoreError> {
+        let Some(&(id, _)) = self.processes.get(&process).and_then(|process| process.inputs.get(&port)) else {
+            return Ok(());
+        };
+        self.sample_readers(id);
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.leave_pieces((process, port));
+        }
+        self.release(id);
         self.feed_starved()
     }
 

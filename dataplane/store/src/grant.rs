@@ -48,6 +48,11 @@ impl Store {
             self.send(process, ToFunction::Stay { port }, None);
             return Ok(());
         }
+        if held && self.is_carrier(process) {
+            // It has the stream from another node, which had better keep it than this one.
+            self.send(process, ToFunction::Stuck { port }, None);
+            return Ok(());
+        }
         self.close_replay(stream, want.at);
         let granted = (held || !self.has_no_credit(stream, want)) && self.grant(process, port, stream, want, held)?;
         if !granted && let Some(process) = self.processes.get_mut(&process) {
@@ -115,6 +120,10 @@ impl Store {
         let Some((id, port)) = subscriber.reader else { return true };
         let Some(process) = self.processes.get(&id).filter(|process| process.started) else { return true };
         let Some(control) = &process.control else { return true };
+        if let Some(carrier) = &process.carrier {
+            // It serves every stream for itself, whatever it waits for on others.
+            return carrier.stuck.contains(&port) || subscriber.since.elapsed() >= STUCK_AFTER;
+        }
         let asleep = |port: &PortId| control.words.port(*port).is_waiting();
         let waits = |port: &PortId| {
             asleep(port) || process.inputs.get(port).is_some_and(|input| self.has_asked(id, *port, input))
@@ -128,6 +137,10 @@ impl Store {
         }
         let waits_for_room = !process.starved.is_empty() || process.outputs.keys().any(asleep);
         !waits_for_room && subscriber.since.elapsed() >= STUCK_AFTER
+    }
+
+    fn is_carrier(&self, id: ProcessId) -> bool {
+        self.processes.get(&id).is_some_and(|process| process.carrier.is_some())
     }
 
     /// Gives the producer its next window; `false` if there is no memory for it now.

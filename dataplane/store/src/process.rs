@@ -1,9 +1,11 @@
 //! What the store knows of one attempt.
 
-use crate::stream::Subscriber;
+use crate::store::StoreError;
+use crate::stream::{PieceState, Subscriber};
+use dflow_protocol::limits::MAX_PORTS;
 use dflow_protocol::{PortId, SegmentId, StreamId};
 use dflow_shm::{PeerControl, Segment};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
@@ -12,6 +14,8 @@ use std::time::Instant;
 pub(crate) struct Arena {
     pub(crate) id: SegmentId,
     pub(crate) segment: Segment,
+    /// It outlives its streams by far: their slots are given back to the system one by one.
+    pub(crate) long_lived: bool,
 }
 
 /// An attempt's control page, as the daemon has it.
@@ -39,6 +43,18 @@ pub(crate) struct Process {
     pub(crate) started: bool,
     /// Outputs that wait for a window: port, watermark, least size, held.
     pub(crate) starved: BTreeMap<PortId, Want>,
+    /// For one that carries streams from and to other nodes.
+    pub(crate) carrier: Option<Carrier>,
+}
+
+/// What is different for an attempt that carries streams: its ports come and go, it lends what it reads, and others
+/// write what it offers.
+#[derive(Debug, Default)]
+pub(crate) struct Carrier {
+    /// Reading ports whose readers on other nodes do not move.
+    pub(crate) stuck: HashSet<PortId>,
+    /// Pieces of streams that were aborted, by the port through which something may still land in them.
+    pub(crate) quarantine: HashMap<PortId, Vec<PieceState>>,
 }
 
 /// A window that a producer has asked for.
@@ -48,4 +64,15 @@ pub(crate) struct Want {
     pub(crate) least: u64,
     /// When it asked.
     pub(crate) since: Instant,
+}
+
+impl Process {
+    /// A port for one more stream.
+    pub(crate) fn new_port(&mut self) -> Result<PortId, StoreError> {
+        if self.next_port >= MAX_PORTS {
+            return Err(StoreError::Limit(format!("{MAX_PORTS} streams are the most for one instance")));
+        }
+        self.next_port += 1;
+        Ok(PortId(self.next_port - 1))
+    }
 }

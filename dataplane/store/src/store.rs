@@ -3,7 +3,7 @@
 use crate::ProcessId;
 use crate::hasher::Hasher;
 use crate::memory::Budget;
-use crate::process::{Arena, Process};
+use crate::process::{Arena, Carrier, Process};
 use crate::spill::Spiller;
 use crate::stream::{PieceState, Place, Stream, Subscriber, SubscriberState};
 use dflow_disk::DiskError;
@@ -258,7 +258,26 @@ impl Store {
     ///
     /// # Errors
     /// If there is no memory, descriptor or bell for it.
-    pub fn begin(&mut self, id: ProcessId, mut setup: Setup, outputs: &[Vec<StreamId>]) -> Result<(), StoreError> {
+    pub fn begin(&mut self, id: ProcessId, setup: Setup, outputs: &[Vec<StreamId>]) -> Result<(), StoreError> {
+        self.begin_attempt(id, setup, outputs, false)
+    }
+
+    /// As [`Store::begin`], for an attempt that carries streams from and to other nodes: it has no ports but those of
+    /// [`Store::export`] and [`Store::import`].
+    ///
+    /// # Errors
+    /// As [`Store::begin`].
+    pub fn begin_carrier(&mut self, id: ProcessId, setup: Setup) -> Result<(), StoreError> {
+        self.begin_attempt(id, setup, &[], true)
+    }
+
+    fn begin_attempt(
+        &mut self,
+        id: ProcessId,
+        mut setup: Setup,
+        outputs: &[Vec<StreamId>],
+        is_carrier: bool,
+    ) -> Result<(), StoreError> {
         let bell = self.free_bells.pop().map_or_else(|| self.new_bell(), Ok)?;
         let mut process = Process {
             bell,
@@ -270,6 +289,7 @@ impl Store {
             next_port: 0,
             started: false,
             starved: BTreeMap::new(),
+            carrier: is_carrier.then(Carrier::default),
         };
         for (spec, streams) in setup.outputs.iter_mut().zip(outputs) {
             let first = PortId(process.next_port);
@@ -292,12 +312,12 @@ impl Store {
             )));
         }
         let discovers = setup.outputs.iter().any(|output| output.streams == OutputStreams::Discovered);
-        let reserve = if discovers { ARENA_RESERVE } else { 0 };
+        let reserve = if discovers || is_carrier { ARENA_RESERVE } else { 0 };
         // Only what is touched costs memory.
         let slots = u64::from(process.next_port).max(1) + reserve;
         let length = usize::try_from(slots * ARENA_SLOT).unwrap_or(usize::MAX);
         let segment = Segment::create("dflow-arena", length, SegmentKind::FunctionWritten)?;
-        let arena = Arc::new(Arena { id: self.budget.next_id(), segment });
+        let arena = Arc::new(Arena { id: self.budget.next_id(), segment, long_lived: is_carrier });
         setup.bell = bell;
         setup.arena = arena.id;
         let arena_id = arena.id;
@@ -344,12 +364,49 @@ impl Store {
     /// # Errors
     /// If the attempt has too many streams.
     pub fn add_input(&mut self, id: ProcessId, subscriber: Subscriber, stream: StreamId) -> Result<(), StoreError> {
-        let Some(process) = self.processes.get_mut(&id) else { return Ok(()) };
-        if process.next_port >= MAX_PORTS {
-            return Err(StoreError::Limit(format!("{MAX_PORTS} streams are the most for one instance")));
+        if let Some(port) = self.attach_reader(id, subscriber, stream)? {
+            self.send(id, ToFunction::AddStream { input: subscriber.input, port }, None);
         }
-        let port = PortId(process.next_port);
-        process.next_port += 1;
+        Ok(())
+    }
+
+    /// An attempt that carries streams lends this one to another node. The port through which it reads; `None` if there
+    /// is no such attempt.
+    ///
+    /// # Errors
+    /// If it has carried too many streams.
+    pub fn export(
+        &mut self,
+        id: ProcessId,
+        subscriber: Subscriber,
+        stream: StreamId,
+    ) -> Result<Option<PortId>, StoreError> {
+        self.attach_reader(id, subscriber, stream)
+    }
+
+    /// An attempt that carries streams brings this one from another node. The port through which it writes; `None` if
+    /// there is no such attempt or stream.
+    ///
+    /// # Errors
+    /// If it has carried too many streams.
+    pub fn import(&mut self, id: ProcessId, stream: StreamId) -> Result<Option<PortId>, StoreError> {
+        let (Some(process), true) = (self.processes.get_mut(&id), self.streams.contains_key(&stream)) else {
+            return Ok(None);
+        };
+        let port = process.new_port()?;
+        process.outputs.insert(port, stream);
+        self.attach_output(id, port, stream);
+        Ok(Some(port))
+    }
+
+    fn attach_reader(
+        &mut self,
+        id: ProcessId,
+        subscriber: Subscriber,
+        stream: StreamId,
+    ) -> Result<Option<PortId>, StoreError> {
+        let Some(process) = self.processes.get_mut(&id) else { return Ok(None) };
+        let port = process.new_port()?;
         process.inputs.insert(port, (stream, subscriber));
         if let Some(state) = self.streams.get_mut(&stream).and_then(|stream| stream.subscribers.get_mut(&subscriber)) {
             state.reader = Some((id, port));
@@ -358,8 +415,7 @@ impl Store {
             state.position = 0;
             state.asked = None;
         }
-        self.send(id, ToFunction::AddStream { input: subscriber.input, port }, None);
-        Ok(())
+        Ok(Some(port))
     }
 
     /// An input of an attempt gets no more streams.
@@ -371,27 +427,28 @@ impl Store {
     pub fn open_part(&mut self, id: ProcessId, output: u32, part: Result<StreamId, String>) {
         let Some(process) = self.processes.get_mut(&id) else { return };
         let opened = part.and_then(|stream| {
-            if process.next_port >= MAX_PORTS {
-                return Err(format!("{MAX_PORTS} streams are the most for one instance"));
-            }
-            let port = PortId(process.next_port);
-            process.next_port += 1;
+            let port = process.new_port().map_err(|error| error.to_string())?;
             process.outputs.insert(port, stream);
             Ok((port, stream))
         });
         if let Ok((port, stream)) = opened {
-            let arena = self.arenas.get(&id).cloned();
-            if let Some(arena) = arena
-                && (u64::from(port.0) + 1) * ARENA_SLOT <= arena.segment.length() as u64
-            {
-                self.attach_producer(id, port, stream, &arena);
-            } else if let Some(stream) = self.streams.get_mut(&stream) {
-                // No slot left: it begins with a window of its own.
-                stream.producer = Some((id, port));
-            }
+            self.attach_output(id, port, stream);
             self.check_readers(stream);
         }
         self.send(id, ToFunction::PartOpened { output, port: opened.map(|(port, _)| port) }, None);
+    }
+
+    /// The stream of a new output begins in the attempt's arena, as long as there are slots.
+    fn attach_output(&mut self, id: ProcessId, port: PortId, stream: StreamId) {
+        let arena = self.arenas.get(&id).cloned();
+        if let Some(arena) = arena
+            && (u64::from(port.0) + 1) * ARENA_SLOT <= arena.segment.length() as u64
+        {
+            self.attach_producer(id, port, stream, &arena);
+        } else if let Some(stream) = self.streams.get_mut(&stream) {
+            // No slot left: it begins with a window of its own.
+            stream.producer = Some((id, port));
+        }
     }
 
     /// The gate of an attempt opens.
@@ -427,6 +484,9 @@ impl Store {
             self.serve_waiting_readers(stream)?;
         }
         let Some(process) = self.processes.remove(&id) else { return Ok(()) };
+        for piece in process.carrier.into_iter().flat_map(|carrier| carrier.quarantine).flat_map(|(_, pieces)| pieces) {
+            self.free(piece);
+        }
         self.arenas.remove(&id);
         self.free_bells.push(process.bell);
         for (&port, &(stream_id, subscriber)) in &process.inputs {
@@ -462,7 +522,7 @@ impl Store {
         stream.watermark = 0;
         stream.granted = 0;
         stream.unread_told = false;
-        stream.producer = None;
+        let producer = stream.producer.take();
         stream.spill = None;
         stream.fingerprint = None;
         stream.hashed = 0;
@@ -476,10 +536,39 @@ impl Store {
             subscriber.position = 0;
             subscriber.asked = None;
         }
-        for piece in std::mem::take(&mut stream.pieces) {
+        let pieces = std::mem::take(&mut stream.pieces);
+        if let Some((process, port)) = producer
+            && let Some(process) = self.processes.get_mut(&process)
+            && let Some(carrier) = &mut process.carrier
+        {
+            // Another node may still write there: the carrier says when it does not.
+            process.starved.remove(&port);
+            process.outputs.remove(&port);
+            carrier.quarantine.insert(port, pieces);
+            return;
+        }
+        for piece in pieces {
             self.free(piece);
         }
         self.drop_replay(id);
+    }
+
+    /// An attempt that carries streams says that nothing is written through this port any more, by nobody.
+    pub(crate) fn close_output(&mut self, id: ProcessId, port: PortId) -> Result<(), StoreError> {
+        let Some(process) = self.processes.get_mut(&id) else { return Ok(()) };
+        let pieces = process.carrier.as_mut().and_then(|carrier| carrier.quarantine.remove(&port)).unwrap_or_default();
+        process.starved.remove(&port);
+        if let Some(stream) = process.outputs.remove(&port) {
+            // What has come of it stays; whoever needs more of it is told by whoever knows why there is none.
+            self.close_live(stream);
+            if let Some(stream) = self.streams.get_mut(&stream).filter(|stream| stream.producer == Some((id, port))) {
+                stream.producer = None;
+            }
+        }
+        for piece in pieces {
+            self.free(piece);
+        }
+        self.feed_starved()
     }
 
     /// To be called now and then (a few times a second): tries again what had no memory or no disk, and notices when
@@ -548,7 +637,12 @@ impl Store {
             self.budget.free(held.memory);
         }
         match piece.place {
-            Place::Arena { charged, .. } => self.budget.discharge(charged),
+            Place::Arena { arena, offset, charged } => {
+                if arena.long_lived {
+                    arena.segment.give_back(offset, ARENA_SLOT);
+                }
+                self.budget.discharge(charged);
+            }
             // Whoever reads it gives it back.
             Place::Window { .. } if piece.lent => {}
             Place::Window { memory, .. } => self.budget.free(memory),

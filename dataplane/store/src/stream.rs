@@ -158,6 +158,15 @@ impl Stream {
         needs.min().unwrap_or(u64::MAX)
     }
 
+    /// A reader is done with the pieces that end before its position.
+    pub(crate) fn leave_pieces(&mut self, reader: (ProcessId, PortId)) {
+        let subscriber = self.subscribers.values().find(|subscriber| subscriber.reader == Some(reader));
+        let position = subscriber.map_or(u64::MAX, |subscriber| subscriber.position);
+        for piece in self.pieces.iter_mut().filter(|piece| piece.end.is_none_or(|end| end <= position)) {
+            piece.leave(reader);
+        }
+    }
+
     /// Whether nobody reads it and nobody will, though somebody was meant to. Who has read all of a stream that an earlier
     /// attempt had finished has not left it.
     pub(crate) fn is_unread(&self) -> bool {

@@ -5,7 +5,9 @@ use crate::session::{Mail, Session, Source};
 use dflow_protocol::PortId;
 use dflow_protocol::limits::MAX_RECORD;
 use dflow_protocol::message::ToDaemon;
-use dflow_shm::{Access, Memory, MemoryPiece, Reader, Seen, Span, Wait};
+use dflow_shm::{Access, Memory, MemoryPiece, Reader, Seen, Span, Staging, Wait};
+use std::collections::VecDeque;
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -34,6 +36,9 @@ pub struct Input {
     joined: Vec<u8>,
     /// With `keep`: all bytes at one range of addresses.
     span: Option<Span>,
+    /// Its bytes are lent, not read: those of files are not buffered here. Where the pieces end that were used up and of
+    /// which bytes are lent.
+    lends: Option<VecDeque<u64>>,
 }
 
 struct FilePiece {
@@ -72,7 +77,57 @@ impl Input {
             lent: 0,
             joined: Vec::new(),
             span,
+            lends: None,
         }
+    }
+
+    /// For [`crate::Attachment`]: an input whose bytes are lent.
+    pub(crate) fn lending(session: Arc<Session>, name: Arc<str>, port: PortId) -> Self {
+        let mut input = Self::new(session, name, port, false);
+        input.lends = Some(VecDeque::new());
+        input.reader.hold(0);
+        input
+    }
+
+    /// Bytes below `offset` are lent no more.
+    pub(crate) fn take_back(&mut self, offset: u64) -> Result<(), Error> {
+        self.reader.hold(offset);
+        let ends = self.lends.get_or_insert_default();
+        let before = ends.len();
+        while ends.pop_front_if(|end| *end <= offset).is_some() {}
+        let done = ends.len() < before;
+        if done || offset >= self.reader.position() {
+            // Whoever waits for this reader should not wait for the next eighth of a window.
+            self.reader.publish();
+        }
+        if done { self.session.send(&ToDaemon::GivenUp { port: self.port }) } else { Ok(()) }
+    }
+
+    /// The readers on another node do not move, or do again.
+    pub(crate) fn report_stuck(&self, stuck: bool) -> Result<(), Error> {
+        self.session.send(&ToDaemon::ReaderStuck { port: self.port, stuck })
+    }
+
+    /// The next bytes, at most so many, where they lie. They stay there until [`Input::take_back`].
+    pub(crate) fn lend(
+        &mut self,
+        most: u64,
+        staging: &mut Staging,
+    ) -> Result<Option<(Arc<Memory>, Range<usize>)>, Error> {
+        let Poll::Bytes(length) = self.poll()? else { return Ok(None) };
+        let (memory, range) = match &self.file {
+            Some(file) => {
+                let offset = file.file_offset + (self.reader.position() - file.base);
+                let (memory, length) = staging.read(file.file.as_fd(), offset, length.min(most))?;
+                (memory, 0..length)
+            }
+            None => {
+                let Some((memory, start)) = self.reader.place() else { return Ok(None) };
+                (Arc::clone(memory), start..start + usize::try_from(length.min(most))?)
+            }
+        };
+        self.advance(range.len() as u64);
+        Ok(Some((memory, range)))
     }
 
     /// The input's name in the workflow file.
@@ -237,7 +292,10 @@ impl Input {
     fn look(&mut self) -> Result<Look, Error> {
         if let Some(file) = &mut self.file {
             let position = self.reader.position();
-            return if position < file.end {
+            return if position < file.end && self.lends.is_some() {
+                self.reader.note_first_byte();
+                Ok(Look::Ready(Poll::Bytes(file.end - position)))
+            } else if position < file.end {
                 let fresh = !file.holds(position);
                 let length = file.fill(position, &self.name)?;
                 self.reader.note_first_byte();
@@ -267,6 +325,11 @@ impl Input {
         self.reader.drop_piece();
         self.file = None;
         self.asked = true;
+        if let Some(ends) = &mut self.lends
+            && self.reader.position() > 0
+        {
+            ends.push_back(self.reader.position());
+        }
         self.session.send(&ToDaemon::NextPiece { port: self.port, at: self.reader.position() })
     }
 

@@ -24,6 +24,7 @@
 //! no async runtime in here and no thread: a function is a plain program that starts in well under a millisecond.
 //! Everything can be sent to other threads; each input and output is used by one thread at a time.
 
+mod attachment;
 mod context;
 mod error;
 mod fanin;
@@ -31,6 +32,7 @@ mod input;
 mod output;
 mod session;
 
+pub use attachment::{Attachment, Incoming, Outgoing, RoomFor};
 pub use context::{Context, Partition, run, serve};
 pub use dflow_protocol::message::{ArgPiece, InputSpec, OutputSpec, OutputStreams, Setup};
 pub use error::Error;

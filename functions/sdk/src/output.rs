@@ -6,7 +6,7 @@ use dflow_protocol::PortId;
 use dflow_protocol::limits::{ARENA_SLOT, MAX_RECORD, MAX_WINDOW};
 use dflow_protocol::message::{ToDaemon, Window};
 use dflow_protocol::words::State;
-use dflow_shm::{Access, Memory, Room, Wait, Writer};
+use dflow_shm::{Access, Landing, Memory, Room, Wait, Writer};
 use std::ops::{Deref, DerefMut};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -16,6 +16,19 @@ use std::time::{Duration, Instant};
 /// The pauses between two questions for a window where there is none: they double from the first to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LAST_PAUSE: Duration = Duration::from_millis(64);
+
+/// How an output stands: [`Output::poll_room`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RoomNow {
+    /// Bytes below this offset can be written.
+    Until(u64),
+    /// None at present.
+    None,
+    /// None, and it does not help to wait for the readers.
+    Stuck,
+    /// Nobody reads it any more.
+    Unread,
+}
 
 /// One output stream of a function.
 ///
@@ -32,6 +45,10 @@ pub struct Output {
     /// A question for a window is under way.
     asked: bool,
     unread: bool,
+    /// The daemon says that waiting for the readers does not help.
+    stuck: bool,
+    /// When the daemon may be asked again, and the pause after that.
+    again: Option<(Instant, Duration)>,
     /// A room that does not fit into what is left of the window is filled here first.
     bounce: Vec<u8>,
 }
@@ -46,7 +63,18 @@ impl Output {
                 Window { segment: session.setup.arena, segment_offset: start, base: 0, size: ARENA_SLOT, ring: false };
             writer.set_window(&window, Arc::clone(arena), start as usize);
         }
-        Self { session, name, port, writer, seen: 0, asked: false, unread: false, bounce: Vec::new() }
+        Self {
+            session,
+            name,
+            port,
+            writer,
+            seen: 0,
+            asked: false,
+            unread: false,
+            stuck: false,
+            again: None,
+            bounce: Vec::new(),
+        }
     }
 
     /// The output's name in the workflow file.
@@ -212,6 +240,50 @@ impl Output {
         }
     }
 
+    /// For [`crate::Attachment`]: how far there is room now, without waiting; asks for more where that is due.
+    pub(crate) fn poll_room(&mut self, now: Instant) -> Result<RoomNow, Error> {
+        if self.session.has_news(self.seen) {
+            self.take_mail()?;
+        }
+        if self.unread {
+            return Ok(RoomNow::Unread);
+        }
+        let room = self.writer.room(1);
+        if room == Room::Enough {
+            (self.stuck, self.again) = (false, None);
+            return Ok(RoomNow::Until(self.writer.room_end()));
+        }
+        if !self.asked {
+            let held = room == Room::Held;
+            match self.again {
+                // Readers that move make room by themselves; the daemon is asked only about those that do not.
+                None if held => self.again = Some((now + FIRST_PAUSE, FIRST_PAUSE)),
+                Some((at, _)) if now < at => {}
+                _ => {
+                    let pause = self.again.map_or(FIRST_PAUSE, |(_, pause)| (pause * 2).min(LAST_PAUSE));
+                    self.again = Some((now + pause, pause));
+                    self.ask(1, held)?;
+                }
+            }
+        }
+        Ok(if self.stuck { RoomNow::Stuck } else { RoomNow::None })
+    }
+
+    /// When [`Output::poll_room`] should be called again although nothing has happened.
+    pub(crate) fn look_again_at(&self) -> Option<Instant> {
+        if self.asked { None } else { self.again.map(|(at, _)| at) }
+    }
+
+    /// The present window, to be filled from outside.
+    pub(crate) fn landing(&self) -> Option<Landing> {
+        self.writer.landing()
+    }
+
+    /// For [`crate::Attachment`]: nothing lands in any window of this output any more, and it is given up.
+    pub(crate) fn give_up(&self) -> Result<(), Error> {
+        self.session.send(&ToDaemon::CloseOutput { port: self.port })
+    }
+
     fn take_mail(&mut self) -> Result<(), Error> {
         for mail in self.session.mail(self.port, &mut self.seen)? {
             match mail {
@@ -232,6 +304,10 @@ impl Output {
                     self.asked = false;
                 }
                 Mail::Stay => self.asked = false,
+                Mail::Stuck => {
+                    self.asked = false;
+                    self.stuck = true;
+                }
                 Mail::AddReader(page, port) => self.writer.add_reader(page, port),
                 Mail::DropReader(page, port) => self.writer.drop_reader(&page, port),
                 Mail::Unread => self.unread = true,

@@ -62,6 +62,7 @@ pub(crate) enum Mail {
     StreamEnd(Result<u64, String>),
     Window(Window, Source),
     Stay,
+    Stuck,
     AddReader(Arc<PeerControl>, PortId),
     DropReader(Arc<PeerControl>, PortId),
     Unread,
@@ -124,6 +125,11 @@ impl Session {
     /// The memory in which outputs have their first windows.
     pub(crate) fn arena(&self) -> &Arc<Memory> {
         &self.arena
+    }
+
+    /// How many messages the daemon has ever queued.
+    pub(crate) fn news(&self) -> u64 {
+        self.bell.count()
     }
 
     /// Whether messages have come since `seen` was set.
@@ -237,6 +243,7 @@ impl Inbox {
                 self.post(port, Mail::Window(window, source));
             }
             ToFunction::Stay { port } => self.post(port, Mail::Stay),
+            ToFunction::Stuck { port } => self.post(port, Mail::Stuck),
             ToFunction::AddReader { port, control, reader } => {
                 let control = self.control(control)?;
                 self.post(port, Mail::AddReader(control, reader));

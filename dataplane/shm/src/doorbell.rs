@@ -1,0 +1,120 @@
+//! Waking a thread that sleeps on control words from within its own process.
+
+use crate::futex::Kernel;
+use crate::wait::Wait;
+use dflow_protocol::words::Platform;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::task::{Wake, Waker};
+
+/// A word of this process that other threads ring, so that one which waits for control words ([`crate::wait`]) can wait
+/// for them, too.
+#[derive(Debug, Default)]
+pub struct Doorbell {
+    rings: AtomicU64,
+    asleep: AtomicBool,
+}
+
+impl Doorbell {
+    /// Wakes the listener, or keeps it from falling asleep. A system call only if it sleeps.
+    pub fn ring(&self) {
+        self.rings.fetch_add(1, Ordering::Release);
+        // Either the listener sees the new count when it looks again, or it is seen here that it sleeps.
+        fence(Ordering::SeqCst);
+        if self.asleep.load(Ordering::Relaxed) {
+            Kernel::wake(&self.rings);
+        }
+    }
+
+    /// What rings it, as a [`Waker`].
+    #[must_use]
+    pub fn waker(self: &Arc<Self>) -> Waker {
+        Waker::from(Arc::clone(self))
+    }
+}
+
+impl Wake for Doorbell {
+    fn wake(self: Arc<Self>) {
+        self.ring();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.ring();
+    }
+}
+
+/// The side that waits for a [`Doorbell`]; there is one.
+#[derive(Debug)]
+pub struct Listener {
+    bell: Arc<Doorbell>,
+    heard: u64,
+    announced: u64,
+}
+
+impl Listener {
+    /// Listens to this doorbell.
+    #[must_use]
+    pub fn new(bell: Arc<Doorbell>) -> Self {
+        Self { bell, heard: 0, announced: 0 }
+    }
+
+    /// Takes note of all rings so far: call it before looking at what they are for.
+    pub fn hear(&mut self) {
+        self.heard = self.bell.rings.load(Ordering::Acquire);
+    }
+}
+
+impl Wait for Listener {
+    fn ready(&mut self) -> bool {
+        self.bell.rings.load(Ordering::Acquire) != self.heard
+    }
+
+    fn settle(&mut self) {}
+
+    fn announce(&mut self) {
+        self.announced = self.heard;
+        self.bell.asleep.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    fn word(&self) -> Option<(&AtomicU64, u64)> {
+        Some((&self.bell.rings, self.announced))
+    }
+
+    fn retract(&mut self) {
+        self.bell.asleep.store(false, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wait::{Idle, wait};
+
+    #[test]
+    fn no_ring_is_missed() {
+        let bell = Arc::new(Doorbell::default());
+        let counter = Arc::new(AtomicU64::new(0));
+        const RINGS: u64 = 20_000;
+        std::thread::scope(|scope| {
+            let (waker, counted) = (bell.waker(), Arc::clone(&counter));
+            scope.spawn(move || {
+                for number in 1..=RINGS {
+                    counted.store(number, Ordering::Release);
+                    waker.wake_by_ref();
+                    if number % 7 == 0 {
+                        std::thread::yield_now();
+                    }
+                }
+            });
+            let mut listener = Listener::new(bell);
+            loop {
+                listener.hear();
+                if counter.load(Ordering::Acquire) == RINGS {
+                    break;
+                }
+                wait(&mut [&mut listener], None, Idle::SLEEP, None);
+            }
+        });
+    }
+}

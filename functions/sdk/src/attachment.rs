@@ -1,0 +1,223 @@
+//! Many streams served by one thread that never waits for one of them: how a node's daemon carries streams from and to
+//! other nodes.
+//!
+//! To the store an attachment is an attempt like any other, so epochs, credit and spilling need no second mechanism.
+//! The difference is that its bytes are not touched here: an [`Outgoing`] stream lends them where they lie, an
+//! [`Incoming`] one offers the room where they should land.
+
+use crate::error::Error;
+use crate::input::{Input, Poll};
+use crate::output::{Output, RoomNow};
+use crate::session::Session;
+use dflow_protocol::PortId;
+use dflow_shm::{Landing, Memory, Staging, Wait};
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A connection to the node's store for a thread that carries streams.
+pub struct Attachment {
+    session: Arc<Session>,
+    name: Arc<str>,
+}
+
+impl Attachment {
+    /// Meets the daemon at the other end of this socket, and waits until it says start.
+    ///
+    /// # Errors
+    /// If the daemon is gone or speaks another version.
+    pub fn open(socket: OwnedFd) -> Result<Self, Error> {
+        let session = Arc::new(Session::open(socket)?);
+        session.wait_for_start()?;
+        let name = Arc::from(session.setup.instance.as_str());
+        Ok(Self { session, name })
+    }
+
+    /// The stream that the store has given this reading port.
+    #[must_use]
+    pub fn outgoing(&self, port: PortId) -> Outgoing {
+        Outgoing { input: Input::lending(Arc::clone(&self.session), Arc::clone(&self.name), port), stuck: false }
+    }
+
+    /// The stream that the store has given this writing port.
+    #[must_use]
+    pub fn incoming(&self, port: PortId) -> Incoming {
+        let output = Output::new(Arc::clone(&self.session), Arc::clone(&self.name), port);
+        Incoming { output: Some(output), landing: None }
+    }
+
+    /// How many messages the store has ever sent. To be read before the streams are looked at, and given to
+    /// [`Attachment::wait`].
+    #[must_use]
+    pub fn news(&self) -> u64 {
+        self.session.news()
+    }
+
+    /// Sleeps until one of `ports` can go on, the store has sent messages since `news` was read, or the time is up.
+    pub fn wait(&self, ports: &mut [&mut dyn Wait], news: u64, limit: Duration) {
+        self.session.wait_at_most(ports, news, limit);
+    }
+}
+
+/// A stream of this node's that another one reads.
+pub struct Outgoing {
+    input: Input,
+    stuck: bool,
+}
+
+impl Outgoing {
+    /// How many bytes the stream is known to have, and whether that is all of it.
+    ///
+    /// # Errors
+    /// If the stream was given up or cannot be read.
+    pub fn look(&mut self) -> Result<(u64, bool), Error> {
+        let found = self.input.poll()?;
+        let position = self.input.position();
+        Ok(match found {
+            Poll::Bytes(length) => (position + length, false),
+            Poll::Nothing => (position, false),
+            Poll::End => (position, true),
+        })
+    }
+
+    /// The next bytes, at most so many, in the memory that holds them; those of files are read into `staging`. They do
+    /// not change before [`Outgoing::take_back`]. `None` if there are none at present.
+    ///
+    /// # Errors
+    /// If the stream was given up or cannot be read.
+    pub fn lend(&mut self, most: u64, staging: &mut Staging) -> Result<Option<(Arc<Memory>, Range<usize>)>, Error> {
+        self.input.lend(most, staging)
+    }
+
+    /// The offset of the next byte that is lent.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.input.position()
+    }
+
+    /// Bytes below `offset` are needed no more.
+    ///
+    /// # Errors
+    /// If the daemon is gone.
+    pub fn take_back(&mut self, offset: u64) -> Result<(), Error> {
+        self.input.take_back(offset)
+    }
+
+    /// The readers on the other node do not move, or do again: the producer need not wait for them.
+    ///
+    /// # Errors
+    /// If the daemon is gone.
+    pub fn set_stuck(&mut self, stuck: bool) -> Result<(), Error> {
+        if std::mem::replace(&mut self.stuck, stuck) == stuck {
+            return Ok(());
+        }
+        self.input.report_stuck(stuck)
+    }
+
+    /// What it waits for.
+    pub fn as_wait(&mut self) -> &mut dyn Wait {
+        &mut self.input
+    }
+}
+
+/// A stream of another node's that is read on this one.
+pub struct Incoming {
+    output: Option<Output>,
+    /// The window that is filled at present.
+    landing: Option<Arc<Landing>>,
+}
+
+/// Where an incoming stream's bytes may land: [`Incoming::room`].
+#[derive(Clone, Debug)]
+pub enum RoomFor {
+    /// Bytes below this offset, in a window that is new if there is one here.
+    Until(u64, Option<Arc<Landing>>),
+    /// None at present.
+    Nothing,
+    /// None, and the readers on this node do not move.
+    Stuck,
+    /// Nobody on this node reads the stream any more.
+    Unread,
+}
+
+impl Incoming {
+    /// Where bytes may land now. Never waits; where there is no room it asks the store in growing intervals.
+    ///
+    /// # Errors
+    /// If the daemon is gone.
+    pub fn room(&mut self, now: Instant) -> Result<RoomFor, Error> {
+        let Some(output) = &mut self.output else { return Ok(RoomFor::Nothing) };
+        let until = match output.poll_room(now)? {
+            RoomNow::Until(until) => until,
+            RoomNow::None => return Ok(RoomFor::Nothing),
+            RoomNow::Stuck => return Ok(RoomFor::Stuck),
+            RoomNow::Unread => return Ok(RoomFor::Unread),
+        };
+        let mut fresh = None;
+        if let Some(landing) = output.landing()
+            && self.landing.as_ref().is_none_or(|present| !present.is_same_window(&landing))
+        {
+            let landing = Arc::new(landing);
+            self.landing = Some(Arc::clone(&landing));
+            fresh = Some(landing);
+        }
+        if let Some(landing) = &self.landing {
+            landing.open(output.written()..until);
+        }
+        Ok(RoomFor::Until(until, fresh))
+    }
+
+    /// The window that is filled at present.
+    #[must_use]
+    pub fn landing(&self) -> Option<&Arc<Landing>> {
+        self.landing.as_ref()
+    }
+
+    /// How many bytes have been committed.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        self.output.as_ref().map_or(0, Output::written)
+    }
+
+    /// All bytes below `upto` have landed: they are readable from now on.
+    ///
+    /// # Errors
+    /// If the daemon is gone.
+    pub fn commit(&mut self, upto: u64) -> Result<(), Error> {
+        let Some(output) = &mut self.output else { return Ok(()) };
+        if let Some(landing) = &self.landing {
+            landing.open(upto..landing.room().end);
+        }
+        output.commit(upto.saturating_sub(output.written()))
+    }
+
+    /// The stream is complete.
+    ///
+    /// # Errors
+    /// If the daemon is gone.
+    pub fn finish(&mut self) -> Result<(), Error> {
+        self.landing = None;
+        self.output.take().map_or(Ok(()), Output::finish)
+    }
+
+    /// Nothing of it lands any more, by nobody, and the store may use its windows for something else.
+    ///
+    /// # Errors
+    /// If the daemon is gone.
+    pub fn give_up(&mut self) -> Result<(), Error> {
+        self.landing = None;
+        self.output.take().map_or(Ok(()), |output| output.give_up())
+    }
+
+    /// When [`Incoming::room`] should be asked again although nothing has happened.
+    #[must_use]
+    pub fn look_again_at(&self) -> Option<Instant> {
+        self.output.as_ref().and_then(Output::look_again_at)
+    }
+
+    /// What it waits for: its readers.
+    pub fn as_wait(&mut self) -> Option<&mut dyn Wait> {
+        self.output.as_mut().map(|output| output as &mut dyn Wait)
+    }
+}
