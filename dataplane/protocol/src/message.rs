@@ -91,11 +91,14 @@ pub enum ToFunction {
         /// The writing port.
         port: PortId,
     },
-    /// As [`ToFunction::Stay`], to an attempt that carries streams to other nodes: the readers do not move, and whoever
-    /// writes the stream on its own node should not wait for them.
+    /// To an attempt that carries streams: this node's readers do not move, and whoever writes the stream on its own node
+    /// should not wait for them.
     Stuck {
         /// The writing port.
         port: PortId,
+        /// It is the answer to [`ToDaemon::NeedWindow`], as [`ToFunction::Stay`]; otherwise a window follows when they
+        /// move.
+        answer: bool,
     },
     /// Nobody reads this output any more, and nobody will.
     Unread {

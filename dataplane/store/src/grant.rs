@@ -50,11 +50,15 @@ impl Store {
         }
         if held && self.is_carrier(process) {
             // It has the stream from another node, which had better keep it than this one.
-            self.send(process, ToFunction::Stuck { port }, None);
+            self.send(process, ToFunction::Stuck { port, answer: true }, None);
             return Ok(());
         }
         self.close_replay(stream, want.at);
-        let granted = (held || !self.has_no_credit(stream, want)) && self.grant(process, port, stream, want, held)?;
+        if !held && self.should_wait_elsewhere(process, stream, want) {
+            self.send(process, ToFunction::Stuck { port, answer: false }, None);
+        }
+        let granted =
+            (held || !self.is_held_back(process, stream, want)) && self.grant(process, port, stream, want, held)?;
         if !granted && let Some(process) = self.processes.get_mut(&process) {
             process.starved.insert(port, want);
         }
@@ -72,7 +76,7 @@ impl Store {
             let Some(&stream) = self.processes.get(&id).and_then(|process| process.outputs.get(&port)) else {
                 continue;
             };
-            if self.has_no_credit(stream, want) || self.waits_for_comparison(stream, want) {
+            if self.is_held_back(id, stream, want) || self.waits_for_comparison(stream, want) {
                 continue;
             }
             if !self.grant(id, port, stream, want, false)? {
@@ -94,6 +98,25 @@ impl Store {
             let holds = !subscriber.closed && subscriber.position + size < want.at + want.least;
             holds && self.is_stuck(subscriber)
         })
+    }
+
+    fn is_held_back(&mut self, process: ProcessId, stream: StreamId, want: Want) -> bool {
+        self.has_no_credit(stream, want) || self.should_wait_elsewhere(process, stream, want)
+    }
+
+    /// Whether a stream comes from another node and a reader here is stuck: then its bytes are kept there. Streams of
+    /// which every byte is kept here anyway come in any case.
+    fn should_wait_elsewhere(&mut self, process: ProcessId, id: StreamId, want: Want) -> bool {
+        if !self.is_carrier(process) {
+            return false;
+        }
+        self.sample_readers(id);
+        let Some(stream) = self.streams.get(&id) else { return false };
+        let is_kept = stream.keep || stream.holds > 0 || stream.subscribers.values().any(|subscriber| subscriber.keep);
+        let lags = |subscriber: &SubscriberState| {
+            !subscriber.closed && subscriber.position + self.config.window <= want.at.max(self.config.window)
+        };
+        !is_kept && stream.subscribers.values().any(|subscriber| lags(subscriber) && self.is_stuck(subscriber))
     }
 
     /// Whether a stream whose bytes may go once they are read is too far ahead of a reader that moves, or of the hash

@@ -162,7 +162,7 @@ impl Stream {
     pub(crate) fn leave_pieces(&mut self, reader: (ProcessId, PortId)) {
         let subscriber = self.subscribers.values().find(|subscriber| subscriber.reader == Some(reader));
         let position = subscriber.map_or(u64::MAX, |subscriber| subscriber.position);
-        for piece in self.pieces.iter_mut().filter(|piece| piece.end.is_none_or(|end| end <= position)) {
+        for piece in self.pieces.iter_mut().filter(|piece| piece.end.is_some_and(|end| end <= position)) {
             piece.leave(reader);
         }
     }

@@ -47,6 +47,22 @@ impl Chunk {
         self.range.start
     }
 
+    /// Whether the other's bytes lie right behind these.
+    #[must_use]
+    pub fn precedes(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.memory, &other.memory) && self.range.end == other.range.start
+    }
+
+    /// These bytes and the other's, which lie right behind them.
+    ///
+    /// # Panics
+    /// If they do not.
+    #[must_use]
+    pub fn joined(&self, other: &Self) -> Self {
+        assert!(self.precedes(other), "only what lies side by side can be joined");
+        Self { memory: Arc::clone(&self.memory), range: self.range.start..other.range.end }
+    }
+
     /// The bytes, to be copied.
     #[must_use]
     pub fn bytes(&self) -> SharedBytes<'_> {

@@ -8,6 +8,7 @@ use dflow_protocol::wire::{FlowId, GrantId, PeerMessage};
 use dflow_shm::Landing;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 
 /// How the network behaves.
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +71,16 @@ struct End {
     /// Bytes that this end has sent and that have not arrived.
     in_flight: u64,
     lost: bool,
+    waker: Option<Waker>,
+}
+
+impl End {
+    fn happened(&mut self, event: PathEvent) {
+        self.events.push_back(event);
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
+    }
 }
 
 enum Packet {
@@ -94,15 +105,27 @@ impl SimNet {
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
-    /// Both ends of a new connection.
+    /// Both ends of a new connection. Whoever drives an end looks at it when it has reason to; see
+    /// [`SimNet::connect_waking`].
     #[must_use]
     pub fn connect(&self) -> [SimPath; 2] {
+        self.connect_ends([None, None])
+    }
+
+    /// Both ends of a new connection, each of which wakes whoever drives it.
+    #[must_use]
+    pub fn connect_waking(&self, wakers: [Waker; 2]) -> [SimPath; 2] {
+        self.connect_ends(wakers.map(Some))
+    }
+
+    fn connect_ends(&self, wakers: [Option<Waker>; 2]) -> [SimPath; 2] {
         let mut state = self.lock();
         state.next_connection += 1;
         let connection = state.next_connection;
+        let mut wakers = wakers.into_iter().flatten();
         [0, 1].map(|side| {
             let id = EndId { connection, side };
-            state.ends.insert(id, End::default());
+            state.ends.insert(id, End { waker: wakers.next(), ..End::default() });
             SimPath { net: self.clone(), id }
         })
     }
@@ -180,22 +203,22 @@ impl State {
             Packet::Message { to, bytes } => {
                 let Some(end) = self.ends.get_mut(&to) else { return };
                 match PeerMessage::decode(&bytes) {
-                    Ok(message) => end.events.push_back(PathEvent::Message(message)),
-                    Err(error) => end.events.push_back(PathEvent::Lost(error.into())),
+                    Ok(message) => end.happened(PathEvent::Message(message)),
+                    Err(error) => end.happened(PathEvent::Lost(error.into())),
                 }
             }
             Packet::Bytes { to, flow, at, chunk } => {
                 let length = chunk.len() as u64;
                 if let Some(sender) = self.ends.get_mut(&to.other()) {
                     sender.in_flight -= length;
-                    sender.events.push_back(PathEvent::Room);
+                    sender.happened(PathEvent::Room);
                 }
                 let Some(end) = self.ends.get_mut(&to) else { return };
                 let Some(landing) = end.landings.get(&flow) else { return };
                 // Copied only now: bytes that the sender has changed meanwhile would be seen.
                 match landing.place(at, &chunk.to_vec()) {
-                    Ok(()) => end.events.push_back(PathEvent::Placed { flow, at, length }),
-                    Err(error) => end.events.push_back(PathEvent::Lost(error.into())),
+                    Ok(()) => end.happened(PathEvent::Placed { flow, at, length }),
+                    Err(error) => end.happened(PathEvent::Lost(error.into())),
                 }
             }
         }
@@ -207,7 +230,7 @@ impl State {
         {
             end.landings.clear();
             let reason = reason.to_owned();
-            end.events.push_back(PathEvent::Lost(PathError::Lost { kind: PathKind::Sim, reason }));
+            end.happened(PathEvent::Lost(PathError::Lost { kind: PathKind::Sim, reason }));
         }
     }
 }

@@ -6,12 +6,11 @@
 //! [`Incoming`] one offers the room where they should land.
 
 use crate::error::Error;
-use crate::input::{Input, Poll};
+use crate::input::{Input, Lent, Poll};
 use crate::output::{Output, RoomNow};
 use crate::session::Session;
 use dflow_protocol::PortId;
-use dflow_shm::{Landing, Memory, Staging, Wait};
-use std::ops::Range;
+use dflow_shm::{Landing, Staging, Wait};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -86,7 +85,7 @@ impl Outgoing {
     ///
     /// # Errors
     /// If the stream was given up or cannot be read.
-    pub fn lend(&mut self, most: u64, staging: &mut Staging) -> Result<Option<(Arc<Memory>, Range<usize>)>, Error> {
+    pub fn lend(&mut self, most: u64, staging: &mut Staging) -> Result<Option<Lent>, Error> {
         self.input.lend(most, staging)
     }
 

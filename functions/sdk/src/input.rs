@@ -53,6 +53,15 @@ struct FilePiece {
     copied: bool,
 }
 
+/// Bytes of a stream, where they lie.
+#[derive(Clone, Debug)]
+pub struct Lent {
+    /// The memory that holds them.
+    pub memory: Arc<Memory>,
+    /// Where in it they are.
+    pub range: Range<usize>,
+}
+
 /// What there is at an input's position.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Poll {
@@ -94,7 +103,9 @@ impl Input {
         self.reader.hold(offset);
         let ends = self.lends.get_or_insert_default();
         let before = ends.len();
-        while ends.pop_front_if(|end| *end <= offset).is_some() {}
+        while ends.front().is_some_and(|end| *end <= offset) {
+            ends.pop_front();
+        }
         let done = ends.len() < before;
         if done || offset >= self.reader.position() {
             // Whoever waits for this reader should not wait for the next eighth of a window.
@@ -109,11 +120,7 @@ impl Input {
     }
 
     /// The next bytes, at most so many, where they lie. They stay there until [`Input::take_back`].
-    pub(crate) fn lend(
-        &mut self,
-        most: u64,
-        staging: &mut Staging,
-    ) -> Result<Option<(Arc<Memory>, Range<usize>)>, Error> {
+    pub(crate) fn lend(&mut self, most: u64, staging: &mut Staging) -> Result<Option<Lent>, Error> {
         let Poll::Bytes(length) = self.poll()? else { return Ok(None) };
         let (memory, range) = match &self.file {
             Some(file) => {
@@ -127,7 +134,7 @@ impl Input {
             }
         };
         self.advance(range.len() as u64);
-        Ok(Some((memory, range)))
+        Ok(Some(Lent { memory, range }))
     }
 
     /// The input's name in the workflow file.

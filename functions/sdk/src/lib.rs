@@ -37,5 +37,5 @@ pub use context::{Context, Partition, run, serve};
 pub use dflow_protocol::message::{ArgPiece, InputSpec, OutputSpec, OutputStreams, Setup};
 pub use error::Error;
 pub use fanin::Inputs;
-pub use input::{Input, Lines, Records};
+pub use input::{Input, Lent, Lines, Records};
 pub use output::{Output, Reservation};

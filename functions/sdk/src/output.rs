@@ -249,7 +249,8 @@ impl Output {
             return Ok(RoomNow::Unread);
         }
         let room = self.writer.room(1);
-        if room == Room::Enough {
+        // What the daemon was asked for it decides for the stream as it is: until then nothing is written.
+        if room == Room::Enough && !self.asked {
             (self.stuck, self.again) = (false, None);
             return Ok(RoomNow::Until(self.writer.room_end()));
         }
@@ -304,8 +305,8 @@ impl Output {
                     self.asked = false;
                 }
                 Mail::Stay => self.asked = false,
-                Mail::Stuck => {
-                    self.asked = false;
+                Mail::Stuck(answer) => {
+                    self.asked &= !answer;
                     self.stuck = true;
                 }
                 Mail::AddReader(page, port) => self.writer.add_reader(page, port),

@@ -56,13 +56,24 @@ pub(crate) enum Source {
 
 /// A message for one port, with everything that it names.
 pub(crate) enum Mail {
-    Memory { window: Window, source: Source, producer: Option<(Arc<PeerControl>, PortId)>, end: Option<u64> },
-    File { file: OwnedFd, file_offset: u64, base: u64, end: u64 },
+    Memory {
+        window: Window,
+        source: Source,
+        producer: Option<(Arc<PeerControl>, PortId)>,
+        end: Option<u64>,
+    },
+    File {
+        file: OwnedFd,
+        file_offset: u64,
+        base: u64,
+        end: u64,
+    },
     PieceEnd(u64),
     StreamEnd(Result<u64, String>),
     Window(Window, Source),
     Stay,
-    Stuck,
+    /// Whether it is an answer.
+    Stuck(bool),
     AddReader(Arc<PeerControl>, PortId),
     DropReader(Arc<PeerControl>, PortId),
     Unread,
@@ -243,7 +254,7 @@ impl Inbox {
                 self.post(port, Mail::Window(window, source));
             }
             ToFunction::Stay { port } => self.post(port, Mail::Stay),
-            ToFunction::Stuck { port } => self.post(port, Mail::Stuck),
+            ToFunction::Stuck { port, answer } => self.post(port, Mail::Stuck(answer)),
             ToFunction::AddReader { port, control, reader } => {
                 let control = self.control(control)?;
                 self.post(port, Mail::AddReader(control, reader));

@@ -22,6 +22,9 @@ pub enum Arrival {
     Hashed(HashDone),
 }
 
+/// The attempt that carries streams, if there is one.
+pub const CARRIER: ProcessId = ProcessId(1 << 40);
+
 pub struct Node {
     pub store: Store,
     arrivals: Receiver<Arrival>,
@@ -83,6 +86,7 @@ impl Node {
     }
 
     /// Opens streams and subscribes every function to what it reads, before anything starts.
+    #[allow(dead_code, reason = "not every test needs it")]
     pub fn plan(&mut self, streams: &[u32], functions: &[(u32, &Function)]) {
         for &stream in streams {
             self.store.open_stream(StreamId(stream), false);
@@ -112,41 +116,7 @@ impl Node {
     /// Starts something that speaks with the store as it likes; its end is the end of its socket.
     pub fn start_raw(&mut self, id: u32, function: &Function, body: impl FnOnce(OwnedFd) + Send + 'static) {
         let process = ProcessId(u64::from(id));
-        let setup = Setup {
-            version: PROTOCOL_VERSION,
-            run: "test".into(),
-            instance: format!("f{id}"),
-            part: None,
-            attempt: 1,
-            params: Vec::new(),
-            inputs: function
-                .inputs
-                .iter()
-                .map(|(name, streams, keep)| InputSpec {
-                    name: (*name).into(),
-                    many: streams.len() > 1,
-                    keep: *keep,
-                    stdin: false,
-                })
-                .collect(),
-            outputs: function
-                .outputs
-                .iter()
-                .map(|(name, streams)| OutputSpec {
-                    name: (*name).into(),
-                    streams: match streams.len() {
-                        0 => OutputStreams::Discovered,
-                        1 => OutputStreams::Single(PortId(0)),
-                        count => OutputStreams::Fixed(PortId(0), count as u32),
-                    },
-                    stdout: false,
-                })
-                .collect(),
-            bell: 0,
-            arena: SegmentId(0),
-            spin_nanos: function.spin.as_nanos() as u64,
-            command: None,
-        };
+        let setup = setup(process, function);
         let (ours, theirs) = channel::pair().unwrap();
         let ours = Arc::new(ours);
         self.counts.remove(&process);
@@ -164,6 +134,33 @@ impl Node {
             self.store.inputs_complete(process, input as u32);
         }
         self.store.start(process);
+        self.listen(process, ours);
+        std::thread::spawn(move || body(theirs));
+        self.live += 1;
+        self.flush();
+    }
+
+    /// An attempt that carries streams: its end of the channel.
+    #[allow(dead_code, reason = "the tests of other crates use it")]
+    pub fn attach(&mut self) -> OwnedFd {
+        let setup = setup(CARRIER, &Function::default());
+        let (ours, theirs) = channel::pair().unwrap();
+        let ours = Arc::new(ours);
+        self.sockets.insert(CARRIER, Arc::clone(&ours));
+        self.store.begin_carrier(CARRIER, setup).unwrap();
+        self.store.start(CARRIER);
+        self.listen(CARRIER, ours);
+        self.flush();
+        theirs
+    }
+
+    /// Whether every function that was started has ended.
+    #[allow(dead_code, reason = "the tests of other crates use it")]
+    pub fn is_idle(&self) -> bool {
+        self.live == 0
+    }
+
+    fn listen(&self, process: ProcessId, ours: Arc<OwnedFd>) {
         let sender = self.sender.clone();
         std::thread::spawn(move || {
             let mut buffer = vec![0; MAX_MESSAGE];
@@ -178,9 +175,6 @@ impl Node {
             }
             let _ = sender.send(Arrival::Gone(process));
         });
-        std::thread::spawn(move || body(theirs));
-        self.live += 1;
-        self.flush();
     }
 
     pub fn flush(&mut self) {
@@ -227,6 +221,7 @@ impl Node {
     }
 
     /// Runs until every function has ended.
+    #[allow(dead_code, reason = "not every test needs it")]
     pub fn run(&mut self) {
         self.run_until(|node| node.live == 0);
     }
@@ -258,6 +253,44 @@ impl Node {
     /// Whether nothing of an attempt runs any more.
     pub fn is_gone(&self, id: u32) -> bool {
         self.gone.contains(&ProcessId(u64::from(id)))
+    }
+}
+
+fn setup(process: ProcessId, function: &Function) -> Setup {
+    Setup {
+        version: PROTOCOL_VERSION,
+        run: "test".into(),
+        instance: format!("f{}", process.0),
+        part: None,
+        attempt: 1,
+        params: Vec::new(),
+        inputs: function
+            .inputs
+            .iter()
+            .map(|(name, streams, keep)| InputSpec {
+                name: (*name).into(),
+                many: streams.len() > 1,
+                keep: *keep,
+                stdin: false,
+            })
+            .collect(),
+        outputs: function
+            .outputs
+            .iter()
+            .map(|(name, streams)| OutputSpec {
+                name: (*name).into(),
+                streams: match streams.len() {
+                    0 => OutputStreams::Discovered,
+                    1 => OutputStreams::Single(PortId(0)),
+                    count => OutputStreams::Fixed(PortId(0), count as u32),
+                },
+                stdout: false,
+            })
+            .collect(),
+        bell: 0,
+        arena: SegmentId(0),
+        spin_nanos: function.spin.as_nanos() as u64,
+        command: None,
     }
 }
 

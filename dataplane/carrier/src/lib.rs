@@ -1,0 +1,226 @@
+//! The thread that carries a node's streams to and from other nodes.
+//!
+//! To the store it is an attempt like any other ([`dflow_function::Attachment`]), so epochs, credit, retention and
+//! spilling need nothing of their own between nodes: a stream that another node reads has one more reader here, and a
+//! stream that comes from another node has a producer here. So a stream crosses to a node once, however many read it
+//! there, and a node that has a stream can pass it on.
+//!
+//! Above it are `dflow-transport`, whose [`Link`] decides what is sent, and the SDK, through which it reads and writes;
+//! the worker tells it which streams cross ([`Command`]).
+
+mod streams;
+
+use dflow_function::Attachment;
+use dflow_protocol::PortId;
+use dflow_protocol::wire::StreamKey;
+use dflow_shm::{Doorbell, Listener, Wait};
+use dflow_transport::{Link, LinkEvent, Path, PathKind, Traffic};
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::task::Waker;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use streams::Streams;
+
+/// Another node: its place in the list of nodes that both sides were given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub u32);
+
+/// How often a silent path is looked at.
+const TICK: Duration = Duration::from_millis(100);
+
+/// What the carrier is told.
+pub enum Command {
+    /// A peer may read this stream, through this port of the store.
+    Export(NodeId, StreamKey, PortId),
+    /// A stream comes from a peer, through this port of the store.
+    Import(NodeId, StreamKey, PortId),
+    /// The epoch is over: it is read from nobody and by nobody any more.
+    Drop(StreamKey),
+    /// From now on this path connects the peer; its number is the same on both sides.
+    Connect(NodeId, Box<dyn Path>, u64),
+    /// The path to the peer is not to be used any more.
+    Disconnect(NodeId),
+    /// The peer is gone.
+    GiveUp(NodeId, String),
+}
+
+/// What the carrier says.
+#[derive(Debug)]
+pub enum Report {
+    /// A stream will not come, or not all of it.
+    ImportFailed(StreamKey, String),
+    /// A path is dead, or was closed because the peer broke the protocol.
+    Path(NodeId, LinkEvent),
+    /// What has passed between this node and a peer so far, and over what kind of path.
+    Traffic(NodeId, Traffic, Option<PathKind>),
+    /// The carrier cannot go on.
+    Failed(String),
+}
+
+/// The carrier's thread. Dropping it ends it.
+pub struct Carrier {
+    commands: Option<Sender<Command>>,
+    bell: Arc<Doorbell>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Carrier {
+    /// Starts the thread over the other end of its socket to the store. `life`: a random number of this process;
+    /// `silence`: after so long without a sign of life a path is lost; `report` is called on the thread.
+    pub fn start(
+        socket: OwnedFd,
+        life: u64,
+        silence: Duration,
+        report: impl Fn(Report) + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let (commands, queue) = channel();
+        let bell = Arc::new(Doorbell::default());
+        let listener = Listener::new(Arc::clone(&bell));
+        let run = move || {
+            let result = Attachment::open(socket).map_err(|error| error.to_string()).and_then(|attachment| {
+                Worker { attachment, queue, listener, peers: BTreeMap::new(), life, silence, report: &report }.run()
+            });
+            if let Err(reason) = result {
+                report(Report::Failed(reason));
+            }
+        };
+        let thread = std::thread::Builder::new().name("carrier".into()).spawn(run)?;
+        Ok(Self { commands: Some(commands), bell, thread: Some(thread) })
+    }
+
+    /// Queues a command and wakes the thread.
+    pub fn tell(&self, command: Command) {
+        if let Some(commands) = &self.commands {
+            // When the thread has ended, it has said why.
+            let _ = commands.send(command);
+            self.bell.ring();
+        }
+    }
+
+    /// What wakes the thread: for the paths that are made for it.
+    pub fn waker(&self) -> Waker {
+        self.bell.waker()
+    }
+}
+
+impl Drop for Carrier {
+    fn drop(&mut self) {
+        self.commands = None;
+        self.bell.ring();
+        if let Some(thread) = self.thread.take() {
+            // It ends when its queue does; a panic there has been printed already.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Peer {
+    link: Link,
+    streams: Streams,
+    told: Traffic,
+}
+
+struct Worker<'a> {
+    attachment: Attachment,
+    queue: Receiver<Command>,
+    listener: Listener,
+    peers: BTreeMap<NodeId, Peer>,
+    life: u64,
+    silence: Duration,
+    report: &'a dyn Fn(Report),
+}
+
+impl Worker<'_> {
+    fn run(mut self) -> Result<(), String> {
+        let mut tick = Instant::now();
+        loop {
+            self.listener.hear();
+            let news = self.attachment.news();
+            let mut busy = false;
+            loop {
+                match self.queue.try_recv() {
+                    Ok(command) => {
+                        busy = true;
+                        self.obey(command);
+                    }
+                    Err(std::sync::mpsc::TryRecvError::Empty) => break,
+                    Err(std::sync::mpsc::TryRecvError::Disconnected) => return Ok(()),
+                }
+            }
+            let now = Instant::now();
+            for (&id, peer) in &mut self.peers {
+                busy |= peer.streams.look(&mut peer.link, now);
+                busy |= peer.link.step(&mut peer.streams);
+                for event in peer.link.take_events() {
+                    (self.report)(Report::Path(id, event));
+                }
+                for (stream, reason) in peer.streams.take_failures() {
+                    (self.report)(Report::ImportFailed(stream, reason));
+                }
+            }
+            if now.duration_since(tick) >= TICK {
+                tick = now;
+                self.tick(now);
+            }
+            if !busy {
+                self.rest(news, now);
+            }
+        }
+    }
+
+    fn peer(&mut self, id: NodeId) -> &mut Peer {
+        let life = self.life;
+        let new = || Peer { link: Link::new(life), streams: Streams::default(), told: Traffic::default() };
+        self.peers.entry(id).or_insert_with(new)
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Export(id, stream, port) => {
+                let outgoing = self.attachment.outgoing(port);
+                self.peer(id).streams.export(stream, outgoing);
+            }
+            Command::Import(id, stream, port) => {
+                let incoming = self.attachment.incoming(port);
+                let peer = self.peer(id);
+                peer.streams.import(&mut peer.link, stream, incoming);
+            }
+            Command::Drop(stream) => {
+                for peer in self.peers.values_mut() {
+                    peer.streams.drop_stream(&mut peer.link, stream);
+                }
+            }
+            Command::Connect(id, path, incarnation) => self.peer(id).link.connect(path, incarnation),
+            Command::Disconnect(id) => self.peer(id).link.disconnect(),
+            Command::GiveUp(id, reason) => self.peer(id).link.give_up(&reason),
+        }
+    }
+
+    fn tick(&mut self, now: Instant) {
+        for (&id, peer) in &mut self.peers {
+            peer.link.tick(now, self.silence);
+            let traffic = peer.link.traffic();
+            if traffic != peer.told {
+                peer.told = traffic;
+                (self.report)(Report::Traffic(id, traffic, peer.link.path_kind()));
+            }
+        }
+    }
+
+    /// Says what was put off, and waits.
+    fn rest(&mut self, news: u64, now: Instant) {
+        let mut limit = TICK;
+        let mut ports: Vec<&mut dyn Wait> = vec![&mut self.listener];
+        for peer in self.peers.values_mut() {
+            peer.link.settle(&mut peer.streams);
+            if let Some(at) = peer.streams.look_again_at() {
+                limit = limit.min(at.saturating_duration_since(now));
+            }
+            peer.streams.wait_for(&mut ports);
+        }
+        self.attachment.wait(&mut ports, news, limit);
+    }
+}

@@ -1,0 +1,247 @@
+//! Several nodes of one process: each a store in a thread with a carrier beside it.
+
+use crate::common::Node;
+use dflow_carrier::{Carrier, Command, NodeId, Report};
+use dflow_protocol::wire::StreamKey;
+use dflow_protocol::{Epoch, InstanceId, RunId, StreamId};
+use dflow_store::Subscriber;
+use dflow_transport::sim::{SimConfig, SimNet};
+use dflow_transport::{Path, Traffic};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+type Work = Box<dyn FnOnce(&mut Node) + Send>;
+
+pub struct Cluster {
+    nodes: Vec<Member>,
+    net: SimNet,
+    stop: Arc<AtomicBool>,
+    clock: Option<JoinHandle<()>>,
+    incarnation: u64,
+    epochs: BTreeMap<u32, u32>,
+    /// Readers on other nodes have numbers of their own.
+    next_subscriber: u32,
+}
+
+struct Member {
+    work: Option<Sender<Work>>,
+    thread: Option<JoinHandle<()>>,
+    carrier: Arc<Carrier>,
+    traffic: Arc<Mutex<BTreeMap<NodeId, Traffic>>>,
+}
+
+impl Cluster {
+    /// Nodes with this memory budget each, every one connected with the next.
+    pub fn new(count: usize, memory: u64) -> Self {
+        let net = SimNet::new(7, SimConfig { delay: (1, 20), ..SimConfig::default() });
+        let stop = Arc::new(AtomicBool::new(false));
+        let (clock_net, clock_stop) = (net.clone(), Arc::clone(&stop));
+        let clock = std::thread::spawn(move || {
+            while !clock_stop.load(Ordering::Relaxed) {
+                if !clock_net.advance() {
+                    std::thread::sleep(Duration::from_micros(50));
+                }
+            }
+        });
+        let nodes = (0..count).map(|number| Member::start(number, memory)).collect();
+        let mut cluster = Self {
+            nodes,
+            net,
+            stop,
+            clock: Some(clock),
+            incarnation: 0,
+            epochs: BTreeMap::new(),
+            next_subscriber: 1 << 20,
+        };
+        (1..count).for_each(|number| cluster.connect(number - 1, number));
+        cluster
+    }
+
+    /// A new path between two nodes.
+    pub fn connect(&mut self, one: usize, other: usize) {
+        self.incarnation += 1;
+        let ends = [one, other];
+        // Both are closed before one of them is used.
+        for end in ends {
+            self.nodes[end].carrier.tell(Command::Disconnect(id(ends[0] + ends[1] - end)));
+        }
+        let paths = self.net.connect_waking(ends.map(|end| self.nodes[end].carrier.waker()));
+        for (end, path) in ends.into_iter().zip(paths) {
+            let peer = id(ends[0] + ends[1] - end);
+            let path: Box<dyn Path> = Box::new(path);
+            self.nodes[end].carrier.tell(Command::Connect(peer, path, self.incarnation));
+        }
+    }
+
+    pub fn cut(&self) {
+        self.net.cut();
+    }
+
+    /// Stream `stream` is written on one node and read on another, by these functions through these inputs.
+    pub fn cross(&mut self, stream: u32, from: usize, to: usize, readers: &[(u32, u32)]) {
+        self.epochs.insert(stream, 1);
+        self.on(from, move |node| node.store.open_stream(StreamId(stream), false));
+        self.pass_on(stream, from, to, readers);
+    }
+
+    /// Stream `stream`, which is on one node, is read on another, too.
+    pub fn pass_on(&mut self, stream: u32, from: usize, to: usize, readers: &[(u32, u32)]) {
+        let readers = readers.to_vec();
+        self.on(to, move |node| {
+            node.store.open_stream(StreamId(stream), false);
+            for (instance, input) in readers {
+                let subscriber = Subscriber { instance: InstanceId(instance), input };
+                node.store.subscribe(StreamId(stream), subscriber, false);
+            }
+        });
+        self.attach(stream, from, to);
+    }
+
+    fn attach(&mut self, stream: u32, from: usize, to: usize) {
+        let key = self.key(stream);
+        self.next_subscriber += 1;
+        let remote = Subscriber { instance: InstanceId(self.next_subscriber), input: 0 };
+        let carrier = crate::common::CARRIER;
+        let read = self.on(from, move |node| {
+            node.store.subscribe(StreamId(stream), remote, false);
+            node.store.export(carrier, remote, StreamId(stream)).expect("a port").expect("a carrier")
+        });
+        self.nodes[from].carrier.tell(Command::Export(id(to), key, read));
+        let written = self.on(to, move |node| {
+            node.store.import(carrier, StreamId(stream)).expect("a port").expect("a carrier and a stream")
+        });
+        self.nodes[to].carrier.tell(Command::Import(id(from), key, written));
+    }
+
+    /// The epoch of a stream is aborted on both nodes, and the next one opened, which another function reads.
+    pub fn abort(&mut self, stream: u32, from: usize, to: usize, reader: u32, next: u32) {
+        let old = self.key(stream);
+        for node in [from, to] {
+            self.on(node, move |node| node.store.abort(StreamId(stream)));
+            self.nodes[node].carrier.tell(Command::Drop(old));
+        }
+        *self.epochs.get_mut(&stream).expect("it was opened") += 1;
+        self.on(to, move |node| {
+            let subscriber = |instance| Subscriber { instance: InstanceId(instance), input: 0 };
+            node.store.unsubscribe(StreamId(stream), subscriber(reader));
+            node.store.subscribe(StreamId(stream), subscriber(next), false);
+        });
+        self.attach(stream, from, to);
+    }
+
+    fn key(&self, stream: u32) -> StreamKey {
+        StreamKey::new(RunId(1), StreamId(stream), Epoch(self.epochs[&stream]))
+    }
+
+    /// Does something in a node's thread.
+    pub fn on<T: Send + 'static>(&self, node: usize, work: impl FnOnce(&mut Node) -> T + Send + 'static) -> T {
+        let (answer, result) = channel();
+        let work: Work = Box::new(move |node| {
+            let _ = answer.send(work(node));
+            node.flush();
+        });
+        self.nodes[node].work.as_ref().expect("it runs").send(work).expect("the node's thread has failed");
+        result.recv().expect("the node's thread has failed")
+    }
+
+    /// Waits until this holds on a node; gives up after a minute.
+    #[track_caller]
+    pub fn until(&self, node: usize, holds: impl Fn(&Node) -> bool + Send + Clone + 'static) {
+        let start = Instant::now();
+        loop {
+            let holds = holds.clone();
+            if self.on(node, move |node| holds(node)) {
+                return;
+            }
+            assert!(start.elapsed() < Duration::from_secs(60), "stuck");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits until so many bytes have left the first node.
+    #[track_caller]
+    pub fn until_passed(&self, bytes: u64) {
+        let start = Instant::now();
+        while self.sent().sent < bytes {
+            assert!(start.elapsed() < Duration::from_secs(60), "stuck after {:?}", self.sent());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn sent(&self) -> Traffic {
+        self.nodes[0].traffic.lock().expect("no panic").get(&id(1)).copied().unwrap_or_default()
+    }
+
+    /// Waits until every function has ended well; what passed between the first two nodes.
+    #[track_caller]
+    pub fn finish(&self) -> Traffic {
+        for node in 0..self.nodes.len() {
+            self.until(node, Node::is_idle);
+            self.on(node, |node| {
+                assert!(node.misbehaved.is_empty(), "{:?}", node.misbehaved);
+                for (process, outcome) in &node.outcomes {
+                    assert_eq!(outcome, &Ok(()), "{process:?}");
+                }
+            });
+        }
+        // The last word on it comes with the next tick.
+        std::thread::sleep(Duration::from_millis(150));
+        self.sent()
+    }
+}
+
+impl Member {
+    fn start(number: usize, memory: u64) -> Self {
+        let (work, queue) = channel::<Work>();
+        let (sockets, socket) = channel();
+        let thread = std::thread::spawn(move || {
+            let mut node = Node::new(memory);
+            let _ = sockets.send(node.attach());
+            loop {
+                loop {
+                    match queue.try_recv() {
+                        Ok(work) => work(&mut node),
+                        Err(std::sync::mpsc::TryRecvError::Empty) => break,
+                        Err(std::sync::mpsc::TryRecvError::Disconnected) => return,
+                    }
+                }
+                node.step();
+            }
+        });
+        let traffic = Arc::new(Mutex::new(BTreeMap::new()));
+        let told = Arc::clone(&traffic);
+        let report = move |report| match report {
+            Report::Traffic(peer, traffic, _) => {
+                told.lock().expect("no panic").insert(peer, traffic);
+            }
+            other @ (Report::ImportFailed(..) | Report::Path(..)) => eprintln!("node {number}: {other:?}"),
+            Report::Failed(reason) => panic!("{reason}"),
+        };
+        let socket = socket.recv().expect("a socket");
+        let carrier = Carrier::start(socket, number as u64 + 1, Duration::from_secs(60), report).expect("a thread");
+        Self { work: Some(work), thread: Some(thread), carrier: Arc::new(carrier), traffic }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for member in &mut self.nodes {
+            member.work = None;
+            if let Some(thread) = member.thread.take() {
+                let _ = thread.join();
+            }
+        }
+        if let Some(clock) = self.clock.take() {
+            let _ = clock.join();
+        }
+    }
+}
+
+fn id(node: usize) -> NodeId {
+    NodeId(node as u32)
+}

@@ -1,0 +1,213 @@
+//! Streams from functions on one store to functions on another, through real carriers and a simulated network.
+
+mod cluster;
+#[path = "../../store/tests/common/mod.rs"]
+mod common;
+
+use cluster::Cluster;
+use common::{Function, produce, verify};
+use dflow_function::Error;
+use std::time::Duration;
+
+const MIB: u64 = 1 << 20;
+
+fn expect(have: u64, want: u64) -> Result<(), Error> {
+    if have == want { Ok(()) } else { Err(Error::new(format!("{have} bytes instead of {want}"))) }
+}
+
+/// A function that writes stream `stream`.
+fn source(stream: u32) -> Function {
+    Function { outputs: vec![("out", vec![stream])], ..Function::default() }
+}
+
+/// A function that reads stream `stream`.
+fn sink(stream: u32) -> Function {
+    Function { inputs: vec![("in", vec![stream], false)], ..Function::default() }
+}
+
+fn start_source(cluster: &Cluster, node: usize, id: u32, stream: u32, length: u64) {
+    cluster
+        .on(node, move |node| node.start(id, &source(stream), move |ctx| produce(ctx, "out", stream, length, 90_000)));
+}
+
+fn start_sink(cluster: &Cluster, node: usize, id: u32, stream: u32, length: u64) {
+    cluster.on(node, move |node| {
+        node.start(id, &sink(stream), move |ctx| {
+            let mut input = ctx.input("in")?;
+            expect(verify(&mut input, stream)?, length)
+        });
+    });
+}
+
+#[test]
+fn streams_of_every_length_cross() {
+    let lengths = [0, 1, 4096, 65_535, 65_536, 65_537, MIB, 3 * MIB + 17, 20 * MIB];
+    let mut cluster = Cluster::new(2, 64 * MIB);
+    for (stream, length) in (1..).zip(lengths) {
+        cluster.cross(stream, 0, 1, &[(stream + 100, 0)]);
+        start_source(&cluster, 0, stream, stream, length);
+        start_sink(&cluster, 1, stream + 100, stream, length);
+    }
+    cluster.finish();
+}
+
+#[test]
+fn many_readers_on_a_node_cost_one_crossing() {
+    let mut cluster = Cluster::new(2, 64 * MIB);
+    let length = 5 * MIB;
+    cluster.cross(1, 0, 1, &[(101, 0), (102, 0), (103, 0)]);
+    start_source(&cluster, 0, 1, 1, length);
+    (101..=103).for_each(|id| start_sink(&cluster, 1, id, 1, length));
+    let traffic = cluster.finish();
+    assert!(traffic.sent >= length && traffic.sent < length + MIB, "{traffic:?}");
+}
+
+#[test]
+fn a_node_passes_on_what_it_has() {
+    let mut cluster = Cluster::new(3, 64 * MIB);
+    let length = 8 * MIB;
+    cluster.cross(1, 0, 1, &[(101, 0)]);
+    cluster.pass_on(1, 1, 2, &[(102, 0)]);
+    start_source(&cluster, 0, 1, 1, length);
+    start_sink(&cluster, 1, 101, 1, length);
+    start_sink(&cluster, 2, 102, 1, length);
+    let traffic = cluster.finish();
+    assert!(traffic.sent < length + MIB, "the producer's link carried it once: {traffic:?}");
+}
+
+#[test]
+fn a_reader_that_comes_late_finds_everything_and_the_producer_has_not_waited() {
+    let mut cluster = Cluster::new(2, 8 * MIB);
+    let length = 40 * MIB;
+    cluster.cross(1, 0, 1, &[(101, 0)]);
+    start_source(&cluster, 0, 1, 1, length);
+    cluster.until(0, |node| node.outcomes.len() == 1);
+    let here = cluster.on(0, |node| node.store.usage());
+    let there = cluster.on(1, |node| node.store.usage());
+    assert!(here.spilled > 20 * MIB, "it is kept where it is written: {here:?}");
+    assert!(there.spilled == 0 && there.peak <= 4 * MIB, "nobody reads it here yet: {there:?}");
+    start_sink(&cluster, 1, 101, 1, length);
+    cluster.finish();
+}
+
+#[test]
+fn a_slow_reader_slows_its_producer_on_the_other_node() {
+    let mut cluster = Cluster::new(2, 32 * MIB);
+    let length = 24 * MIB;
+    cluster.cross(1, 0, 1, &[(101, 0)]);
+    start_source(&cluster, 0, 1, 1, length);
+    cluster.on(1, move |node| {
+        node.start(101, &sink(1), move |ctx| {
+            let mut input = ctx.input("in")?;
+            let mut read = 0;
+            while let Some(chunk) = input.chunk()? {
+                // Slower than the network, and always on its way.
+                read += chunk.len() as u64;
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            expect(read, length)
+        });
+    });
+    cluster.finish();
+    let here = cluster.on(0, |node| node.store.usage());
+    assert_eq!(here.spilled, 0, "it waits instead: {here:?}");
+    assert!(here.peak <= 12 * MIB, "{here:?}");
+}
+
+/// The diamond of the design, over two nodes: A feeds B and C, both feed D, D reads B first.
+#[test]
+fn a_diamond_over_two_nodes_does_not_stop() {
+    let mut cluster = Cluster::new(2, 4 * MIB);
+    let length = 12 * MIB;
+    let copy = |from: u32, to: u32| Function {
+        inputs: vec![("in", vec![from], false)],
+        outputs: vec![("out", vec![to])],
+        ..Function::default()
+    };
+    let join = Function { inputs: vec![("b", vec![2], false), ("c", vec![3], false)], ..Function::default() };
+    cluster.cross(1, 0, 1, &[(102, 0), (103, 0)]);
+    cluster.cross(2, 1, 0, &[(4, 0)]);
+    cluster.cross(3, 1, 0, &[(4, 1)]);
+    start_source(&cluster, 0, 1, 1, length);
+    for (id, to) in [(102, 2), (103, 3)] {
+        cluster.on(1, move |node| {
+            node.start(id, &copy(1, to), move |ctx| {
+                let (mut input, mut output) = (ctx.input("in")?, ctx.output("out")?);
+                while let Some(chunk) = input.chunk()? {
+                    output.write_all(chunk)?;
+                }
+                Ok(())
+            });
+        });
+    }
+    cluster.on(0, move |node| {
+        node.start(4, &join, move |ctx| {
+            for name in ["b", "c"] {
+                expect(verify(&mut ctx.input(name)?, 1)?, length)?;
+            }
+            Ok(())
+        });
+    });
+    cluster.finish();
+}
+
+#[test]
+fn a_reader_that_leaves_early_lets_the_producer_go() {
+    let mut cluster = Cluster::new(2, 16 * MIB);
+    cluster.cross(1, 0, 1, &[(101, 0)]);
+    start_source(&cluster, 0, 1, 1, 1 << 40);
+    cluster.on(1, |node| {
+        node.start(101, &sink(1), |ctx| {
+            let mut input = ctx.input("in")?;
+            while input.position() < 2 * MIB {
+                input.chunk()?;
+            }
+            Ok(())
+        });
+    });
+    cluster.until(0, |node| node.outcomes.len() == 1);
+    let outcome = cluster.on(0, |node| node.outcomes.values().next().cloned());
+    assert!(matches!(outcome, Some(Err((_, true)))), "it is told that nobody reads: {outcome:?}");
+}
+
+#[test]
+fn a_lost_path_is_no_matter_to_functions() {
+    let mut cluster = Cluster::new(2, 16 * MIB);
+    let length = 30 * MIB;
+    cluster.cross(1, 0, 1, &[(101, 0)]);
+    cluster.cross(2, 1, 0, &[(3, 0)]);
+    start_source(&cluster, 0, 1, 1, length);
+    start_source(&cluster, 1, 102, 2, length);
+    start_sink(&cluster, 1, 101, 1, length);
+    start_sink(&cluster, 0, 3, 2, length);
+    for cut in 1..=4 {
+        cluster.until_passed(cut * length / 5);
+        cluster.cut();
+        cluster.connect(0, 1);
+    }
+    cluster.finish();
+}
+
+#[test]
+fn an_epoch_that_is_aborted_begins_again() {
+    let mut cluster = Cluster::new(2, 16 * MIB);
+    cluster.cross(1, 0, 1, &[(101, 0)]);
+    // The first attempt fails after a while, whatever its readers have done with it.
+    cluster.on(0, |node| {
+        node.start(1, &source(1), |ctx| {
+            produce(ctx, "out", 1, 3 * MIB, 50_000)?;
+            Err(Error::new("it fails"))
+        });
+    });
+    cluster.on(1, |node| {
+        node.start(101, &sink(1), |ctx| verify(&mut ctx.input("in")?, 1).map(|_| ()));
+    });
+    cluster.until_passed(MIB);
+    cluster.until(0, |node| node.outcomes.len() == 1);
+    cluster.abort(1, 0, 1, 101, 102);
+    let length = 4 * MIB;
+    start_source(&cluster, 0, 2, 1, length);
+    start_sink(&cluster, 1, 102, 1, length);
+    cluster.until(0, |node| node.outcomes.len() == 2);
+    cluster.until(1, |node| node.outcomes.values().any(Result::is_ok));
+}
