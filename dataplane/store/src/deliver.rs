@@ -97,7 +97,12 @@ impl Store {
                     Place::Arena { arena, offset, .. } => (self.send_arena(process, arena)?, *offset, false),
                     Place::Window { memory, ring } => {
                         let segment = self.budget.next_id();
-                        let fd = memory.segment.read_only()?;
+                        // A network card's driver wants memory that can be written, even to send from it.
+                        let fd = if self.is_carrier(process) {
+                            duplicate(memory.segment.as_fd())?
+                        } else {
+                            memory.segment.read_only()?
+                        };
                         self.send(process, ToFunction::Segment { segment, kind: SegmentUse::Once }, Some(fd));
                         (segment, 0, *ring)
                     }

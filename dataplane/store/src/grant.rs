@@ -162,7 +162,7 @@ impl Store {
         !waits_for_room && subscriber.since.elapsed() >= STUCK_AFTER
     }
 
-    fn is_carrier(&self, id: ProcessId) -> bool {
+    pub(crate) fn is_carrier(&self, id: ProcessId) -> bool {
         self.processes.get(&id).is_some_and(|process| process.carrier.is_some())
     }
 

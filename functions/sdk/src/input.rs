@@ -341,6 +341,8 @@ impl Input {
     }
 
     fn take_mail(&mut self) -> Result<(), Error> {
+        // Nothing is written through it, but a network card's driver refuses memory that could not be (before Linux 6.2).
+        let access = if self.lends.is_some() { Access::Write } else { Access::Read };
         for mail in self.session.mail(self.port, &mut self.seen)? {
             match mail {
                 Mail::Memory { window, source, producer, end } => {
@@ -357,9 +359,9 @@ impl Input {
                                 placed = true;
                             }
                             let memory = if window.ring {
-                                Memory::ring(fd.as_fd(), window.segment_offset, size, Access::Read)?
+                                Memory::ring(fd.as_fd(), window.segment_offset, size, access)?
                             } else {
-                                Memory::window(fd.as_fd(), window.segment_offset, size, Access::Read)?
+                                Memory::window(fd.as_fd(), window.segment_offset, size, access)?
                             };
                             (Arc::new(memory), 0)
                         }
