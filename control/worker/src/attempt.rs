@@ -5,7 +5,6 @@ use dflow_launcher::{ExitStatus, LauncherEvent};
 use dflow_protocol::limits::PROTOCOL_VERSION;
 use dflow_protocol::{InstanceId, PortId, SegmentId};
 use dflow_scheduler::Outcome;
-use dflow_store::Traffic;
 use dflow_workflow::{ArgPiece as FileArgPiece, Function, Gate, ParamValue, Partition, Program};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -27,15 +26,6 @@ pub(crate) struct Attempt {
     pub(crate) killed: Option<String>,
     /// What it has done that cannot be.
     pub(crate) misbehaved: Option<String>,
-}
-
-/// What is known of an attempt when it is over.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Record {
-    pub(crate) traffic: Traffic,
-    pub(crate) user: Duration,
-    pub(crate) system: Duration,
-    pub(crate) max_rss: u64,
 }
 
 impl Attempt {
@@ -113,22 +103,23 @@ fn verb(status: ExitStatus) -> String {
     }
 }
 
-/// What is the same for all attempts of a run.
-pub(crate) struct Common<'a> {
-    pub(crate) run: &'a str,
-    pub(crate) params: &'a BTreeMap<String, String>,
-    pub(crate) spin: Duration,
-}
-
-/// What an attempt of a function is told. Ports, bell and arena are the store's to fill in.
-pub(crate) fn setup(common: &Common<'_>, function: &Function, instance: &str, part: Option<u32>, number: u32) -> Setup {
+/// What an attempt of a function is told. Ports, bell and arena are the store's to fill in, and how long to spin is its
+/// node's.
+pub(crate) fn setup(
+    run: &str,
+    run_params: &BTreeMap<String, String>,
+    function: &Function,
+    instance: &str,
+    part: Option<u32>,
+    number: u32,
+) -> Setup {
     let params: Vec<(String, String)> = function
         .params
         .iter()
         .map(|(name, value)| {
             let text = match value {
                 ParamValue::Literal(text) => text.clone(),
-                ParamValue::Workflow(param) => common.params.get(param).cloned().unwrap_or_default(),
+                ParamValue::Workflow(param) => run_params.get(param).cloned().unwrap_or_default(),
             };
             (name.clone(), text)
         })
@@ -165,7 +156,7 @@ pub(crate) fn setup(common: &Common<'_>, function: &Function, instance: &str, pa
     });
     Setup {
         version: PROTOCOL_VERSION,
-        run: common.run.into(),
+        run: run.into(),
         instance: instance.into(),
         part,
         attempt: number,
@@ -173,8 +164,7 @@ pub(crate) fn setup(common: &Common<'_>, function: &Function, instance: &str, pa
         outputs: outputs.collect(),
         bell: 0,
         arena: SegmentId(0),
-        // The adapter of a command would only take the core from its program by spinning.
-        spin_nanos: if command.is_some() { 0 } else { u64::try_from(common.spin.as_nanos()).unwrap_or(u64::MAX) },
+        spin_nanos: 0,
         command,
         params,
     }
@@ -186,13 +176,13 @@ pub(crate) fn keeps_all(input: &dflow_workflow::Input) -> bool {
 }
 
 /// The setup of a thread of the daemon: one port, in or out.
-pub(crate) fn thread_setup(common: &Common<'_>, name: &str, number: u32, reads: bool) -> Setup {
+pub(crate) fn thread_setup(run: &str, name: &str, number: u32, reads: bool) -> Setup {
     let port = crate::sink::PORT;
     let input = InputSpec { name: port.into(), many: false, keep: false, stdin: false };
     let output = OutputSpec { name: port.into(), streams: OutputStreams::Single(PortId(0)), stdout: false };
     Setup {
         version: PROTOCOL_VERSION,
-        run: common.run.into(),
+        run: run.into(),
         instance: name.into(),
         part: None,
         attempt: number,
@@ -205,4 +195,12 @@ pub(crate) fn thread_setup(common: &Common<'_>, name: &str, number: u32, reads: 
         spin_nanos: 0,
         command: None,
     }
+}
+
+/// The setup of the attempt that carries streams from and to other nodes.
+pub(crate) fn carrier_setup(run: &str, spin: Duration) -> Setup {
+    let mut setup = thread_setup(run, "carrier", 1, true);
+    setup.inputs.clear();
+    setup.spin_nanos = crate::run::nanos(spin);
+    setup
 }

@@ -33,7 +33,7 @@ impl Driver<'_> {
             Some(_) => RunEnd::Failed,
         };
         RunReport {
-            run: self.id.clone(),
+            run: self.id.to_string(),
             workflow: self.workflow.name.clone(),
             state,
             error: failure.map(|(instance, reason)| RunError { instance, reason }),
@@ -42,9 +42,9 @@ impl Driver<'_> {
                 Invocation::ControlFlow => "control-flow",
             },
             slots: self.spec.options.slots,
-            monotonic_start_ns: self.start_nanos,
-            duration_ns: nanos(self.elapsed()),
-            memory: self.memory(),
+            monotonic_start_ns: self.host.start_nanos(),
+            duration_ns: nanos(self.host.elapsed()),
+            memory: self.host.memory(),
             instances: self.attempt_reports(state != RunEnd::Succeeded),
             outputs,
         }
@@ -70,25 +70,24 @@ impl Driver<'_> {
                     }
                     Some(AttemptEnd::Superseded { reason }) => ("superseded", Some(reason.clone())),
                 };
-                let since_start = |at: Option<u64>| at.map(|at| at.saturating_sub(self.start_nanos));
                 reports.push(AttemptReport {
                     name: view.name.clone(),
                     function: function.clone(),
                     part: view.part.map(ToString::to_string),
                     attempt: attempt.attempt,
-                    node: self.spec.options.node.clone(),
+                    node: self.nodes.name_of(view.id).to_owned(),
                     end,
                     reason,
                     prepared_ns: nanos(attempt.prepared),
                     ready_ns: attempt.ready.map(nanos),
                     started_ns: attempt.started.map(nanos),
-                    first_input_byte_ns: since_start(record.traffic.first_read),
-                    first_output_byte_ns: since_start(record.traffic.first_written),
+                    first_input_byte_ns: record.first_read,
+                    first_output_byte_ns: record.first_written,
                     ended_ns: attempt.ended.map(nanos),
-                    bytes_read: record.traffic.read,
-                    bytes_written: record.traffic.written,
-                    user_ns: nanos(record.user),
-                    system_ns: nanos(record.system),
+                    bytes_read: record.read,
+                    bytes_written: record.written,
+                    user_ns: record.user,
+                    system_ns: record.system,
                     max_rss_bytes: record.max_rss,
                 });
             }

@@ -1,0 +1,455 @@
+//! What of a run is on this node: the store, the launcher, the attempts and the channels to them, and the carrier of
+//! streams from and to other nodes. It carries out orders and says what has happened; what follows from that is decided
+//! by whoever drives the run ([`crate::run`]), on this node or on another.
+
+mod obey;
+mod start;
+
+use crate::attempt::Attempt;
+use crate::check::SetupError;
+use crate::connection::{Arrival, Connection};
+use crate::options::{NodeOptions, cores};
+use crate::order::{Notice, Record};
+use crate::report::MemoryReport;
+use crate::run::nanos;
+use dflow_carrier::{Carrier, Report};
+use dflow_launcher::{Launcher, LauncherEvent};
+use dflow_protocol::{Epoch, InstanceId, RunId, StreamId};
+use dflow_scheduler::Outcome;
+use dflow_shm::now_nanos;
+use dflow_store::{Config, HashDone, Hasher, ProcessId, SpillDone, Spiller, Store, StoreError, StoreEvent};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::os::fd::AsFd;
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::net::UnixDatagram;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+/// How often the store is asked to look again.
+const TICK: Duration = Duration::from_millis(100);
+
+pub(crate) struct Host {
+    id: RunId,
+    spin: Duration,
+    store: Store,
+    launcher: Launcher,
+    /// The launcher's socket again, to wait for it.
+    launcher_socket: UnixDatagram,
+    connections: HashMap<ProcessId, Connection>,
+    attempts: BTreeMap<ProcessId, Attempt>,
+    processes: HashMap<(InstanceId, u32), ProcessId>,
+    /// The present epoch of every stream.
+    epochs: HashMap<StreamId, Epoch>,
+    /// Who waits for the answer to a part that was asked for, in order.
+    wanted_parts: HashMap<(InstanceId, u32), VecDeque<ProcessId>>,
+    next_process: u64,
+    /// When the run began, on the clock that functions use for their first bytes.
+    start_nanos: u64,
+    notices: VecDeque<Notice>,
+    /// Bytes written by attempts that are over.
+    written: u64,
+    carrier: Option<Carrier>,
+    tick: tokio::time::Interval,
+    arrivals: UnboundedSender<Arrival>,
+    arriving: UnboundedReceiver<Arrival>,
+    spilling: UnboundedReceiver<SpillDone>,
+    hashing: UnboundedReceiver<HashDone>,
+    /// Processes that are gone while what they wrote is still being compared.
+    comparing: Vec<LauncherEvent>,
+    thread_ends: UnboundedSender<(ProcessId, Result<(), String>)>,
+    ending: UnboundedReceiver<(ProcessId, Result<(), String>)>,
+    carried: UnboundedSender<Report>,
+    carrying: UnboundedReceiver<Report>,
+}
+
+impl Host {
+    /// Without streams and attempts. Must be called on a tokio `LocalSet`.
+    ///
+    /// # Errors
+    /// If the machine lacks what a store needs.
+    pub(crate) fn new(options: &NodeOptions, id: RunId, launcher: Launcher) -> Result<Self, SetupError> {
+        let system = |what| move |source| SetupError::System { what, source };
+        let socket = launcher.as_fd().try_clone_to_owned().map_err(system("watch the launcher"))?;
+        let launcher_socket = UnixDatagram::from_std(socket.into()).map_err(system("watch the launcher"))?;
+        let (spilled, spilling) = unbounded_channel();
+        let spiller = Spiller::start(&options.spill_dir, options.spill_io, move |done| {
+            // When the run is over nobody listens, and nobody has to.
+            let _ = spilled.send(done);
+        })?;
+        let (hashed, hashing) = unbounded_channel();
+        let hasher = Hasher::start(move |done| {
+            let _ = hashed.send(done);
+        })?;
+        let store = Store::new(Config { memory: options.budget()?, window: options.window }, spiller, hasher)?;
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (arrivals, arriving) = unbounded_channel();
+        let (thread_ends, ending) = unbounded_channel();
+        let (carried, carrying) = unbounded_channel();
+        Ok(Self {
+            id,
+            spin: options.spin,
+            store,
+            launcher,
+            launcher_socket,
+            connections: HashMap::new(),
+            attempts: BTreeMap::new(),
+            processes: HashMap::new(),
+            epochs: HashMap::new(),
+            wanted_parts: HashMap::new(),
+            next_process: 1,
+            start_nanos: now_nanos(),
+            notices: VecDeque::new(),
+            written: 0,
+            carrier: None,
+            tick,
+            arrivals,
+            arriving,
+            spilling,
+            hashing,
+            comparing: Vec::new(),
+            thread_ends,
+            ending,
+            carried,
+            carrying,
+        })
+    }
+
+    /// Waits for the next thing that happens, and handles it. Nothing is lost if it is dropped half-way.
+    pub(crate) async fn turn(&mut self) {
+        tokio::select! {
+            Some(arrival) = self.arriving.recv() => {
+                self.arrived(arrival);
+                // Whatever is there is handled before anybody looks at it.
+                while let Ok(arrival) = self.arriving.try_recv() {
+                    self.arrived(arrival);
+                }
+            }
+            _ = self.launcher_socket.readable() => self.launcher_readable(),
+            Some(done) = self.spilling.recv() => {
+                let result = self.store.spilled(done);
+                self.note(result);
+            }
+            Some(done) = self.hashing.recv() => {
+                let result = self.store.hashed(done);
+                self.note(result);
+                for exit in std::mem::take(&mut self.comparing) {
+                    self.process_exited(&exit);
+                }
+            }
+            Some((process, result)) = self.ending.recv() => self.thread_ended(process, result),
+            Some(report) = self.carrying.recv() => self.carrier_report(report),
+            _ = self.tick.tick() => {
+                let result = self.store.tick();
+                self.note(result);
+            }
+        }
+    }
+
+    /// Lets what has happened have its consequences on this node; the next thing that somebody else has to know.
+    pub(crate) fn next_notice(&mut self) -> Option<Notice> {
+        if self.notices.is_empty() {
+            for event in self.store.take_events() {
+                self.store_event(event);
+            }
+        }
+        self.notices.pop_front()
+    }
+
+    /// Sends everything that is to be sent, and sees who goes on. To be called when there are no notices; there may be
+    /// some afterwards.
+    pub(crate) fn settle(&mut self) {
+        self.send_outgoing();
+        self.look_who_goes_on();
+        if self.launcher.wants_write() {
+            let result = self.launcher.flush();
+            self.note_launcher(result);
+        }
+    }
+
+    /// The time since the run's start.
+    pub(crate) fn elapsed(&self) -> Duration {
+        Duration::from_nanos(now_nanos().saturating_sub(self.start_nanos))
+    }
+
+    /// When the run began, on the machine's monotonic clock.
+    pub(crate) fn start_nanos(&self) -> u64 {
+        self.start_nanos
+    }
+
+    /// Bytes that functions have written so far.
+    pub(crate) fn written(&self) -> u64 {
+        self.written + self.attempts.keys().map(|&process| self.store.traffic(process).written).sum::<u64>()
+    }
+
+    /// Instances that have been started and not ended.
+    pub(crate) fn active(&self) -> Vec<String> {
+        let active = self.attempts.values().filter(|attempt| attempt.started && !attempt.is_thread);
+        active.map(|attempt| attempt.name.clone()).collect()
+    }
+
+    pub(crate) fn memory(&self) -> MemoryReport {
+        let usage = self.store.usage();
+        MemoryReport {
+            budget_bytes: usage.limit,
+            used_bytes: usage.memory,
+            peak_bytes: usage.peak,
+            spilled_bytes: usage.spilled,
+        }
+    }
+
+    /// Sends what the store has to say; whether that was anything.
+    fn send_outgoing(&mut self) -> bool {
+        let outgoing = self.store.take_outgoing();
+        let any = !outgoing.is_empty();
+        for message in outgoing {
+            let process = message.process;
+            if let Some(connection) = self.connections.get_mut(&process)
+                && let Err(what) = connection.send(message, self.store.bells())
+            {
+                self.misbehaved(process, what);
+            }
+        }
+        any
+    }
+
+    /// Parked instances that go on count for the slots again.
+    fn look_who_goes_on(&mut self) {
+        for (&process, attempt) in &mut self.attempts {
+            if attempt.parked && !self.store.is_waiting(process) {
+                attempt.parked = false;
+                if let Some(instance) = attempt.instance {
+                    self.notices.push_back(Notice::Resumed { instance, attempt: attempt.number });
+                }
+            }
+        }
+        let busy =
+            self.attempts.values().filter(|attempt| attempt.started && !attempt.parked && !attempt.is_thread).count();
+        self.store.bells().set_crowded(busy > cores());
+    }
+
+    fn misbehaved(&mut self, process: ProcessId, what: String) {
+        if let Some(attempt) = self.attempts.get_mut(&process)
+            && attempt.misbehaved.is_none()
+        {
+            tracing::warn!(instance = attempt.name, what, "an attempt broke the rules");
+            attempt.misbehaved = Some(what);
+            self.end_process(process);
+        }
+    }
+
+    /// Ends whatever runs under this id; its end is reported by whoever runs it.
+    fn end_process(&mut self, process: ProcessId) {
+        let is_thread = self.attempts.get(&process).is_some_and(|attempt| attempt.is_thread);
+        if is_thread {
+            if let Some(connection) = self.connections.get_mut(&process) {
+                connection.hang_up(self.store.bells());
+            }
+        } else {
+            let result = self.launcher.kill(process.0);
+            self.note_launcher(result);
+        }
+    }
+
+    /// A failure of the store is the end of the run, not of the daemon.
+    fn note(&mut self, result: Result<(), StoreError>) {
+        if let Err(error) = result {
+            self.notices.push_back(Notice::Failed { reason: error.to_string() });
+        }
+    }
+
+    /// Without a launcher nothing of the run is left: every attempt is over.
+    fn note_launcher(&mut self, result: Result<(), dflow_launcher::Error>) {
+        let Err(error) = result else { return };
+        tracing::error!(%error, "the launcher cannot go on");
+        self.notices.push_back(Notice::Failed { reason: error.to_string() });
+        if matches!(error, dflow_launcher::Error::Ended { .. } | dflow_launcher::Error::Socket { .. }) {
+            let dead: Vec<ProcessId> =
+                self.attempts.iter().filter(|(_, attempt)| !attempt.is_thread).map(|(&process, _)| process).collect();
+            for process in dead {
+                let reason = format!("its launcher is gone: {error}");
+                self.process_ended(process, Outcome::Failed { reason }, Record::default());
+            }
+        }
+    }
+
+    fn launcher_readable(&mut self) {
+        // Everything that is there is taken, so what was noted as readable is not any more.
+        self.launcher_events();
+        let _ = self
+            .launcher_socket
+            .try_io(Interest::READABLE, || -> std::io::Result<()> { Err(std::io::ErrorKind::WouldBlock.into()) });
+        // What came between the two was seen by neither.
+        self.launcher_events();
+    }
+
+    fn arrived(&mut self, arrival: Arrival) {
+        match arrival {
+            Arrival::Message(process, Ok(message), fds) => {
+                let result = self.store.receive(process, message, fds);
+                self.note(result);
+            }
+            Arrival::Message(process, Err(what), _) => self.misbehaved(process, what),
+            Arrival::Writable(process) => {
+                if let Some(connection) = self.connections.get_mut(&process) {
+                    connection.writable();
+                }
+            }
+        }
+    }
+
+    fn launcher_events(&mut self) {
+        loop {
+            match self.launcher.recv() {
+                Ok(Some(LauncherEvent::Spawned { .. })) => {}
+                Ok(Some(event)) => self.process_exited(&event),
+                Ok(None) => return,
+                Err(error) => return self.note_launcher(Err(error)),
+            }
+        }
+    }
+
+    fn process_exited(&mut self, exit: &LauncherEvent) {
+        let process = ProcessId(exit.id());
+        // What it said last may still be in its channel.
+        let last = self.connections.get(&process).map(Connection::drain).unwrap_or_default();
+        while let Ok(arrival) = self.arriving.try_recv() {
+            self.arrived(arrival);
+        }
+        for (message, fds) in last {
+            self.arrived(Arrival::Message(process, message, fds));
+        }
+        for event in self.store.take_events() {
+            self.store_event(event);
+        }
+        if self.store.is_comparing(process) {
+            self.comparing.push(exit.clone());
+            return;
+        }
+        let Some(attempt) = self.attempts.get(&process) else { return };
+        let outcome = attempt.outcome(exit, self.store.was_told_unread(process));
+        let mut record = self.record(process);
+        if let LauncherEvent::Exited { usage, .. } = exit {
+            (record.user, record.system) = (nanos(usage.user), nanos(usage.system));
+            record.max_rss = usage.max_rss;
+        }
+        self.process_ended(process, outcome, record);
+    }
+
+    fn thread_ended(&mut self, process: ProcessId, result: Result<(), String>) {
+        while let Ok(arrival) = self.arriving.try_recv() {
+            self.arrived(arrival);
+        }
+        for (message, fds) in self.connections.get(&process).map(Connection::drain).unwrap_or_default() {
+            self.arrived(Arrival::Message(process, message, fds));
+        }
+        let Some(attempt) = self.attempts.get(&process) else { return };
+        let outcome = match attempt.thread_outcome(result) {
+            Outcome::Failed { .. } if attempt.instance.is_none() && self.store.was_told_unread(process) => {
+                Outcome::Unread
+            }
+            outcome => outcome,
+        };
+        let record = self.record(process);
+        self.process_ended(process, outcome, record);
+    }
+
+    fn process_ended(&mut self, process: ProcessId, outcome: Outcome, record: Record) {
+        let Some(attempt) = self.attempts.remove(&process) else { return };
+        self.connections.remove(&process);
+        let well = !matches!(outcome, Outcome::Failed { .. });
+        let result = self.store.end(process, well);
+        self.note(result);
+        for event in self.store.take_events() {
+            self.store_event(event);
+        }
+        match attempt.instance {
+            Some(instance) => {
+                self.processes.remove(&(instance, attempt.number));
+                self.written += record.written;
+                self.notices.push_back(Notice::Ended {
+                    instance,
+                    attempt: attempt.number,
+                    end: outcome.into(),
+                    record,
+                });
+            }
+            None => {
+                if let Outcome::Failed { reason } = outcome {
+                    self.notices.push_back(Notice::Failed { reason });
+                }
+            }
+        }
+    }
+
+    fn record(&self, process: ProcessId) -> Record {
+        let traffic = self.store.traffic(process);
+        let since_start = |at: Option<u64>| at.map(|at| at.saturating_sub(self.start_nanos));
+        Record {
+            read: traffic.read,
+            written: traffic.written,
+            first_read: since_start(traffic.first_read),
+            first_written: since_start(traffic.first_written),
+            ..Record::default()
+        }
+    }
+
+    fn store_event(&mut self, event: StoreEvent) {
+        let of = |attempts: &BTreeMap<ProcessId, Attempt>, process| {
+            attempts.get(&process).and_then(|attempt| Some((attempt.instance?, attempt.number)))
+        };
+        match event {
+            StoreEvent::Ready(process) => match of(&self.attempts, process) {
+                Some((instance, attempt)) => {
+                    // A sink and a source have no gate of their own: they are started as soon as they exist.
+                    if !self.attempts.get(&process).is_some_and(|attempt| attempt.is_thread) {
+                        self.notices.push_back(Notice::Ready { instance, attempt });
+                    }
+                }
+                None => self.store.start(process),
+            },
+            StoreEvent::FirstBytes(stream) => {
+                let epoch = self.epoch(stream);
+                self.notices.push_back(Notice::FirstBytes { stream, epoch });
+            }
+            StoreEvent::Finished(stream, length) => {
+                let epoch = self.epoch(stream);
+                self.notices.push_back(Notice::Finished { stream, epoch, length });
+            }
+            StoreEvent::Diverged(stream, what) => {
+                let epoch = self.epoch(stream);
+                tracing::warn!(%stream, what, "a function that is declared deterministic is not");
+                self.notices.push_back(Notice::Diverged { stream, epoch });
+            }
+            StoreEvent::PartWanted(process, output) => {
+                if let Some((instance, attempt)) = of(&self.attempts, process) {
+                    self.wanted_parts.entry((instance, output)).or_default().push_back(process);
+                    self.notices.push_back(Notice::PartWanted { instance, attempt, output });
+                }
+            }
+            StoreEvent::Parked(process) => {
+                if let Some((instance, number)) = of(&self.attempts, process)
+                    && let Some(attempt) = self.attempts.get_mut(&process)
+                    && attempt.started
+                    && !attempt.parked
+                    && !attempt.is_thread
+                    && self.store.is_waiting(process)
+                {
+                    attempt.parked = true;
+                    self.notices.push_back(Notice::Parked { instance, attempt: number });
+                }
+            }
+            StoreEvent::Ended(process, said) => {
+                if let Some(attempt) = self.attempts.get_mut(&process) {
+                    attempt.said.get_or_insert(said);
+                }
+            }
+            StoreEvent::Misbehaved(process, what) => self.misbehaved(process, what),
+            StoreEvent::Failed(reason) => self.notices.push_back(Notice::Failed { reason }),
+        }
+    }
+
+    fn epoch(&self, stream: StreamId) -> Epoch {
+        self.epochs.get(&stream).copied().unwrap_or(Epoch(1))
+    }
+}

@@ -1,0 +1,180 @@
+//! Carrying out orders: streams, subscriptions, attempts.
+
+use super::Host;
+use crate::order::{End, Notice, Order, Record};
+use dflow_carrier::{Carrier, Command, NodeId, Report};
+use dflow_protocol::wire::StreamKey;
+use dflow_protocol::{Epoch, InstanceId, StreamId};
+use dflow_store::{ProcessId, StoreError, Subscriber};
+use dflow_workflow::MAX_SWITCH_VALUE;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+/// The attempt that carries streams from and to other nodes.
+const CARRIER: ProcessId = ProcessId(1);
+
+impl Host {
+    pub(crate) fn obey(&mut self, order: Order) {
+        match order {
+            Order::OpenStream { stream, epoch, producer, keep, continues, remember } => {
+                self.epochs.insert(stream, epoch);
+                if continues {
+                    self.store.continue_stream(stream, keep);
+                } else {
+                    self.store.reopen_stream(stream, keep);
+                    if remember {
+                        self.store.remember(stream);
+                    }
+                }
+                if let Some(process) = self.wanted_parts.get_mut(&producer).and_then(|wanted| wanted.pop_front()) {
+                    self.store.open_part(process, producer.1, Ok(stream));
+                }
+            }
+            Order::Import { stream, epoch, from, keep } => self.import(stream, epoch, from, keep),
+            Order::Export { stream, epoch, to } => {
+                let result = self.export(stream, epoch, to);
+                self.note(result);
+            }
+            Order::Subscribe { stream, instance, input, keep } => {
+                self.store.subscribe(stream, Subscriber { instance, input }, keep);
+            }
+            Order::Unsubscribe { stream, instance, input } => {
+                self.store.unsubscribe(stream, Subscriber { instance, input });
+            }
+            Order::Hold { stream } => self.store.hold(stream),
+            Order::Unhold { stream } => self.store.unhold(stream),
+            Order::Prepare(preparation) => {
+                let (instance, attempt) = (preparation.instance, preparation.attempt);
+                if let Err(reason) = self.prepare(*preparation) {
+                    let (end, record) = (End::Failed(reason), Record::default());
+                    self.notices.push_back(Notice::Ended { instance, attempt, end, record });
+                }
+            }
+            Order::AddInput { instance, attempt, input, stream } => {
+                if let Some(&process) = self.processes.get(&(instance, attempt)) {
+                    let result = self.store.add_input(process, Subscriber { instance, input }, stream);
+                    self.note(result);
+                }
+            }
+            Order::InputsComplete { instance, attempt, input } => {
+                if let Some(&process) = self.processes.get(&(instance, attempt)) {
+                    self.store.inputs_complete(process, input);
+                }
+            }
+            Order::Start { instance, attempt } => {
+                if let Some(&process) = self.processes.get(&(instance, attempt)) {
+                    if let Some(attempt) = self.attempts.get_mut(&process) {
+                        attempt.started = true;
+                    }
+                    self.store.start(process);
+                    // At once: the orders that follow make other programs ready, which takes longer than a start.
+                    self.send_outgoing();
+                }
+            }
+            Order::Kill { instance, attempt, reason } => {
+                if let Some(&process) = self.processes.get(&(instance, attempt)) {
+                    if let Some(attempt) = self.attempts.get_mut(&process) {
+                        attempt.killed.get_or_insert(reason);
+                    }
+                    self.end_process(process);
+                }
+            }
+            Order::Abort { stream, epoch } => {
+                self.store.abort(stream);
+                if let Some(carrier) = &self.carrier {
+                    carrier.tell(Command::Drop(self.key(stream, epoch)));
+                }
+            }
+            Order::ReadValue { stream, epoch } => {
+                let text = self.value(stream);
+                self.notices.push_back(Notice::Value { stream, epoch, text });
+            }
+        }
+    }
+
+    /// A finished stream that consists of these files.
+    pub(crate) fn open_files(&mut self, stream: StreamId, files: Vec<(OwnedFd, u64)>) {
+        self.store.open_files(stream, files);
+    }
+
+    /// Whether an attempt has a process, or a thread.
+    pub(crate) fn has_attempt(&self, instance: InstanceId, attempt: u32) -> bool {
+        self.processes.contains_key(&(instance, attempt))
+    }
+
+    /// Other nodes take part in the run: streams can come from them and go to them. `silence`: after so long without a
+    /// sign of life a path is lost.
+    pub(crate) fn carry(&mut self, life: u64, silence: Duration) -> Result<&Carrier, String> {
+        let setup = crate::attempt::carrier_setup(&self.id.to_string(), self.spin);
+        let theirs = self.connect(CARRIER, None, 1, "carrier", true)?;
+        self.store.begin_carrier(CARRIER, setup).map_err(|error| error.to_string())?;
+        let reports = self.carried.clone();
+        let report = move |report| {
+            let _ = reports.send(report);
+        };
+        let carrier =
+            Carrier::start(theirs, life, silence, report).map_err(|error| format!("cannot start a thread: {error}"))?;
+        Ok(self.carrier.insert(carrier))
+    }
+
+    pub(crate) fn carrier(&self) -> Option<&Carrier> {
+        self.carrier.as_ref()
+    }
+
+    fn key(&self, stream: StreamId, epoch: Epoch) -> StreamKey {
+        StreamKey::new(self.id, stream, epoch)
+    }
+
+    fn import(&mut self, stream: StreamId, epoch: Epoch, from: u32, keep: bool) {
+        self.epochs.insert(stream, epoch);
+        self.store.reopen_stream(stream, keep);
+        match self.store.import(CARRIER, stream) {
+            Ok(Some(port)) => {
+                if let Some(carrier) = &self.carrier {
+                    carrier.tell(Command::Import(NodeId(from), self.key(stream, epoch), port));
+                }
+            }
+            Ok(None) => {}
+            Err(error) => self.note(Err(error)),
+        }
+    }
+
+    fn export(&mut self, stream: StreamId, epoch: Epoch, to: u32) -> Result<(), StoreError> {
+        // What is kept for readers that start again is kept on their node.
+        let reader = Subscriber { instance: InstanceId(u32::MAX - to), input: 0 };
+        self.store.subscribe(stream, reader, false);
+        if let (Some(port), Some(carrier)) = (self.store.export(CARRIER, reader, stream)?, &self.carrier) {
+            carrier.tell(Command::Export(NodeId(to), self.key(stream, epoch), port));
+        }
+        Ok(())
+    }
+
+    pub(super) fn carrier_report(&mut self, report: Report) {
+        match report {
+            Report::ImportFailed(stream, reason) => {
+                // Of an epoch that is over it is of no interest.
+                if self.epochs.get(&stream.stream) == Some(&stream.epoch) {
+                    let reason = format!("{stream} does not come any further: {reason}");
+                    self.notices.push_back(Notice::Failed { reason });
+                }
+            }
+            Report::Path(node, event) => tracing::warn!(node = node.0, ?event, "a path to another node is lost"),
+            Report::Traffic(node, traffic, kind) => {
+                tracing::debug!(node = node.0, ?traffic, ?kind, "passed between nodes");
+            }
+            Report::Failed(reason) => self.notices.push_back(Notice::Failed { reason }),
+        }
+    }
+
+    fn value(&self, stream: StreamId) -> Result<String, String> {
+        match self.store.read_small(stream, MAX_SWITCH_VALUE + 1) {
+            Some(bytes) if bytes.len() > MAX_SWITCH_VALUE => {
+                Err(format!("the value of a switch is longer than {MAX_SWITCH_VALUE} bytes"))
+            }
+            Some(bytes) => String::from_utf8(bytes)
+                .map(|text| text.trim().to_owned())
+                .map_err(|_| "the value of a switch is no UTF-8 text".to_owned()),
+            None => Err("the value of a switch cannot be read".into()),
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Starting attempts: a channel, streams, a process or a thread.
+
+use super::Host;
+use crate::attempt::{Attempt, thread_setup};
+use crate::connection::Connection;
+use crate::order::Preparation;
+use crate::sink;
+use dflow_launcher::SpawnRequest;
+use dflow_protocol::{InstanceId, StreamId};
+use dflow_shm::channel;
+use dflow_store::ProcessId;
+use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+
+/// The number under which an attempt finds its channel.
+const CHANNEL: i32 = 3;
+
+impl Host {
+    pub(super) fn new_process(&mut self) -> ProcessId {
+        self.next_process += 1;
+        ProcessId(self.next_process)
+    }
+
+    /// Starts a thread that is a function of the run: the sink of an instance, or the source of a workflow input.
+    ///
+    /// # Errors
+    /// Why it cannot be started.
+    pub(crate) fn begin_thread(
+        &mut self,
+        instance: Option<InstanceId>,
+        attempt: u32,
+        name: &str,
+        outputs: &[Vec<StreamId>],
+        work: impl FnOnce(&mut dflow_function::Context) -> Result<(), dflow_function::Error> + Send + 'static,
+    ) -> Result<(), String> {
+        let process = self.new_process();
+        let setup = thread_setup(&self.id.to_string(), name, attempt, instance.is_some());
+        let theirs = self.connect(process, instance, attempt, name, true)?;
+        self.store.begin(process, setup, outputs).map_err(|error| error.to_string())?;
+        let ends = self.thread_ends.clone();
+        let ended = move |result| {
+            // When the run is over nobody listens, and nobody has to.
+            let _ = ends.send((process, result));
+        };
+        sink::start(name, theirs, work, ended).map_err(|error| format!("cannot start a thread: {error}"))
+    }
+
+    /// Makes a channel and notes the attempt; gives the other end.
+    pub(super) fn connect(
+        &mut self,
+        process: ProcessId,
+        instance: Option<InstanceId>,
+        attempt: u32,
+        name: &str,
+        is_thread: bool,
+    ) -> Result<OwnedFd, String> {
+        let describe = |error: &dyn std::fmt::Display| {
+            format!(
+                "no channel to it can be made: {error}; if there are too many descriptors, raise the limit with 'ulimit -n'"
+            )
+        };
+        let (ours, theirs) = channel::pair().map_err(|error| describe(&error))?;
+        let connection = Connection::open(process, ours, self.arrivals.clone()).map_err(|error| describe(&error))?;
+        self.connections.insert(process, connection);
+        self.attempts.insert(process, Attempt::new(instance, attempt, name.to_owned(), is_thread));
+        if let Some(instance) = instance {
+            self.processes.insert((instance, attempt), process);
+        }
+        Ok(theirs)
+    }
+
+    /// Makes the program of an attempt ready: its channel, its streams, its process.
+    pub(super) fn prepare(&mut self, preparation: Preparation) -> Result<(), String> {
+        let Preparation { instance, attempt, mut setup, outputs, program, is_command, env, memory_limit } = preparation;
+        // The adapter of a command would only take the core from its program by spinning.
+        setup.spin_nanos = if is_command { 0 } else { crate::run::nanos(self.spin) };
+        let process = self.new_process();
+        let theirs = self.connect(process, Some(instance), attempt, &setup.instance.clone(), false)?;
+        let result = self.store.begin(process, setup, &outputs).map_err(|error| error.to_string()).and_then(|()| {
+            let program = OsStr::from_bytes(&program);
+            let mut request = if is_command {
+                let itself = std::env::current_exe().map_err(|error| format!("cannot find dflow itself: {error}"))?;
+                let mut request = SpawnRequest::new(itself);
+                request.args = vec![dflow_command::ARGUMENT.into(), program.into()];
+                request
+            } else {
+                SpawnRequest::new(program)
+            };
+            request.env = std::env::vars_os().filter(|(name, _)| !name.is_empty()).collect();
+            for (key, value) in env {
+                request.env.retain(|(name, _)| name != &OsString::from(&key));
+                request.env.push((key.into(), value.into()));
+            }
+            request.env.retain(|(name, _)| name != "DFLOW_SOCKET");
+            request.env.push(("DFLOW_SOCKET".into(), CHANNEL.to_string().into()));
+            request.memory_limit = memory_limit;
+            request.oom_score_adj = crate::options::oom_score_of_functions();
+            request.fds = vec![(theirs, CHANNEL)];
+            self.launcher.spawn(process.0, request).map_err(|error| error.to_string())
+        });
+        if result.is_err() {
+            self.attempts.remove(&process);
+            self.connections.remove(&process);
+            self.processes.remove(&(instance, attempt));
+            let ended = self.store.end(process, false);
+            self.note(ended);
+        }
+        result
+    }
+}

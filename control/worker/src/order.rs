@@ -1,0 +1,213 @@
+//! What the driver of a run tells the nodes that take part in it, and what they tell it: the same for the node that it is
+//! on and for one at the other end of a network.
+
+#![allow(missing_docs, reason = "rkyv's derive makes helper types without documentation; all of ours has some")]
+
+use dflow_protocol::message::Setup;
+use dflow_protocol::{Epoch, InstanceId, StreamId};
+use dflow_scheduler::{Event, Outcome};
+use rkyv::{Archive, Deserialize, Serialize};
+
+/// What a node is to do, in this order.
+#[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
+pub(crate) enum Order {
+    /// A stream is written on this node.
+    OpenStream {
+        stream: StreamId,
+        epoch: Epoch,
+        /// The output that it belongs to.
+        producer: (InstanceId, u32),
+        keep: bool,
+        /// It goes on where the epoch before stopped.
+        continues: bool,
+        /// A later epoch may go on where this one stops.
+        remember: bool,
+    },
+    /// A stream comes from another node.
+    Import {
+        stream: StreamId,
+        epoch: Epoch,
+        from: u32,
+        keep: bool,
+    },
+    /// Another node reads a stream that is on this one.
+    Export {
+        stream: StreamId,
+        epoch: Epoch,
+        to: u32,
+    },
+    Subscribe {
+        stream: StreamId,
+        instance: InstanceId,
+        input: u32,
+        keep: bool,
+    },
+    Unsubscribe {
+        stream: StreamId,
+        instance: InstanceId,
+        input: u32,
+    },
+    Hold {
+        stream: StreamId,
+    },
+    Unhold {
+        stream: StreamId,
+    },
+    Prepare(Box<Preparation>),
+    AddInput {
+        instance: InstanceId,
+        attempt: u32,
+        input: u32,
+        stream: StreamId,
+    },
+    InputsComplete {
+        instance: InstanceId,
+        attempt: u32,
+        input: u32,
+    },
+    Start {
+        instance: InstanceId,
+        attempt: u32,
+    },
+    Kill {
+        instance: InstanceId,
+        attempt: u32,
+        reason: String,
+    },
+    Abort {
+        stream: StreamId,
+        epoch: Epoch,
+    },
+    ReadValue {
+        stream: StreamId,
+        epoch: Epoch,
+    },
+}
+
+/// All that a node has to know to make the program of an attempt ready.
+#[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
+pub(crate) struct Preparation {
+    pub(crate) instance: InstanceId,
+    pub(crate) attempt: u32,
+    /// Ports, bell and arena are the store's to fill in.
+    pub(crate) setup: Setup,
+    /// The streams of each output.
+    pub(crate) outputs: Vec<Vec<StreamId>>,
+    /// The program's file; for a command that of the program it runs.
+    pub(crate) program: Vec<u8>,
+    pub(crate) is_command: bool,
+    /// In addition to the environment of the node.
+    pub(crate) env: Vec<(String, String)>,
+    pub(crate) memory_limit: Option<u64>,
+}
+
+/// What has happened on a node.
+#[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
+pub(crate) enum Notice {
+    Ready {
+        instance: InstanceId,
+        attempt: u32,
+    },
+    FirstBytes {
+        stream: StreamId,
+        epoch: Epoch,
+    },
+    Finished {
+        stream: StreamId,
+        epoch: Epoch,
+        length: u64,
+    },
+    Diverged {
+        stream: StreamId,
+        epoch: Epoch,
+    },
+    PartWanted {
+        instance: InstanceId,
+        attempt: u32,
+        output: u32,
+    },
+    Value {
+        stream: StreamId,
+        epoch: Epoch,
+        text: Result<String, String>,
+    },
+    Parked {
+        instance: InstanceId,
+        attempt: u32,
+    },
+    Resumed {
+        instance: InstanceId,
+        attempt: u32,
+    },
+    Ended {
+        instance: InstanceId,
+        attempt: u32,
+        end: End,
+        record: Record,
+    },
+    /// The node cannot go on with the run.
+    Failed {
+        reason: String,
+    },
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
+pub(crate) enum End {
+    Succeeded,
+    Unread,
+    Failed(String),
+}
+
+/// What is known of an attempt when it is over. Times are in nanoseconds since the run's start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Archive, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) read: u64,
+    pub(crate) written: u64,
+    pub(crate) first_read: Option<u64>,
+    pub(crate) first_written: Option<u64>,
+    pub(crate) user: u64,
+    pub(crate) system: u64,
+    pub(crate) max_rss: u64,
+}
+
+impl Notice {
+    /// What the scheduler has to know of it, and what the report of an attempt that is over.
+    pub(crate) fn into_event(self) -> (Event, Option<Record>) {
+        let event = match self {
+            Self::Ready { instance, attempt } => Event::Ready { instance, attempt },
+            Self::FirstBytes { stream, epoch } => Event::FirstBytes { stream, epoch },
+            Self::Finished { stream, epoch, length } => Event::Finished { stream, epoch, length },
+            Self::Diverged { stream, epoch } => Event::Diverged { stream, epoch },
+            Self::PartWanted { instance, attempt, output } => Event::PartOpened { instance, attempt, output },
+            Self::Value { stream, epoch, text } => Event::Value { stream, epoch, text },
+            Self::Parked { instance, attempt } => Event::Parked { instance, attempt },
+            Self::Resumed { instance, attempt } => Event::Resumed { instance, attempt },
+            Self::Ended { instance, attempt, end, record } => {
+                return (Event::Ended { instance, attempt, outcome: end.into() }, Some(record));
+            }
+            Self::Failed { reason } => Event::StoreFailed { reason },
+        };
+        (event, None)
+    }
+}
+
+impl From<End> for Outcome {
+    fn from(end: End) -> Self {
+        match end {
+            End::Succeeded => Self::Succeeded,
+            End::Unread => Self::Unread,
+            End::Failed(reason) => Self::Failed { reason },
+        }
+    }
+}
+
+impl From<Outcome> for End {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Succeeded => Self::Succeeded,
+            Outcome::Unread => Self::Unread,
+            Outcome::Failed { reason } => Self::Failed(reason),
+        }
+    }
+}
