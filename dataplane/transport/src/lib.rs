@@ -9,6 +9,7 @@
 mod chunk;
 mod link;
 mod path;
+pub mod quic;
 pub mod sim;
 
 pub use chunk::Chunk;

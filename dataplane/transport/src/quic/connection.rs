@@ -1,0 +1,279 @@
+//! A connection to one other node, and the channel on it over which the two manage it.
+
+use super::node::Counters;
+use super::routes::{Routes, route};
+use super::{lock, tls};
+use crate::path::PathError;
+use dflow_protocol::limits::PEER_VERSION;
+use quinn::{RecvStream, SendStream, VarInt};
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::task::Waker;
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+/// The longest message of the management channel, in bytes.
+pub const MAX_MANAGEMENT_MESSAGE: usize = 4 * 1024;
+/// Messages of the management channel that wait in each direction.
+const MAX_QUEUED: usize = 64;
+
+/// What both sides say first: that they are dflow, and which version they speak.
+const GREETING: &[u8; 8] = b"dflow\0\r\n";
+
+/// Codes with which connections are closed.
+pub(super) const CLOSED: VarInt = VarInt::from_u32(0);
+pub(super) const VIOLATED: VarInt = VarInt::from_u32(1);
+pub(super) const REFUSED: VarInt = VarInt::from_u32(2);
+
+/// A connection to another node, which has proven who it is. Dropping it closes it, and whatever path there is on it.
+pub struct Connection {
+    shared: Arc<Shared>,
+}
+
+/// What the link's thread, the worker's, and the endpoint's tasks share.
+pub(super) struct Shared {
+    pub(super) quic: quinn::Connection,
+    pub(super) runtime: Handle,
+    pub(super) routes: Mutex<Routes>,
+    /// How many bytes a path may have under way.
+    pub(super) in_flight: u64,
+    peer: String,
+    counters: Arc<Counters>,
+    waker: Mutex<Option<Waker>>,
+    outbox: mpsc::Sender<Vec<u8>>,
+    inbox: Mutex<mpsc::Receiver<Vec<u8>>>,
+}
+
+/// How a connection fares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionStats {
+    /// The time that a packet takes there and its acknowledgement back.
+    pub round_trip: Duration,
+    /// The size of packets in bytes.
+    pub packet_size: u16,
+    /// How many bytes congestion control lets be under way.
+    pub congestion_window: u64,
+    /// Packets that were sent.
+    pub packets_sent: u64,
+    /// Packets that were lost, and their bytes sent again.
+    pub packets_lost: u64,
+}
+
+/// Why a message was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ManagementError {
+    /// Too long.
+    #[error("a management message of {0} bytes, where {MAX_MANAGEMENT_MESSAGE} are the most")]
+    TooLong(usize),
+    /// The other side does not read.
+    #[error("{MAX_QUEUED} management messages wait already: the peer does not read them")]
+    Full,
+    /// The connection is gone.
+    #[error("the connection is closed: {0}")]
+    Closed(String),
+}
+
+impl Connection {
+    /// The name in the peer's certificate.
+    #[must_use]
+    pub fn peer(&self) -> &str {
+        &self.shared.peer
+    }
+
+    /// The peer's address.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.shared.quic.remote_address()
+    }
+
+    /// How it fares.
+    #[must_use]
+    pub fn stats(&self) -> ConnectionStats {
+        let path = self.shared.quic.stats().path;
+        ConnectionStats {
+            round_trip: path.rtt,
+            packet_size: path.current_mtu,
+            congestion_window: path.cwnd,
+            packets_sent: path.sent_packets,
+            packets_lost: path.lost_packets,
+        }
+    }
+
+    /// Queues a message for the peer, at most [`MAX_MANAGEMENT_MESSAGE`] bytes. It arrives behind those before, once.
+    ///
+    /// # Errors
+    /// If it is too long, too many wait already, or the connection is closed.
+    pub fn send(&self, message: Vec<u8>) -> Result<(), ManagementError> {
+        if message.len() > MAX_MANAGEMENT_MESSAGE {
+            return Err(ManagementError::TooLong(message.len()));
+        }
+        if let Some(reason) = self.closed() {
+            return Err(ManagementError::Closed(reason));
+        }
+        self.shared.outbox.try_send(message).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => ManagementError::Full,
+            mpsc::error::TrySendError::Closed(_) => ManagementError::Closed(self.closed().unwrap_or_default()),
+        })
+    }
+
+    /// The next message from the peer, if there is one.
+    #[must_use]
+    pub fn try_recv(&self) -> Option<Vec<u8>> {
+        lock(&self.shared.inbox).try_recv().ok()
+    }
+
+    /// Calls this one, instead of the one before, when a message has come or the connection is closed. What came before
+    /// is there already: look after the call.
+    pub fn set_waker(&self, waker: Waker) {
+        *lock(&self.shared.waker) = Some(waker);
+    }
+
+    /// Why it is closed; `None` while it is not.
+    #[must_use]
+    pub fn closed(&self) -> Option<String> {
+        self.shared.quic.close_reason().map(|error| tls::reason(&error))
+    }
+
+    /// Closes it. The peer is told the reason.
+    pub fn close(&self, reason: &str) {
+        self.shared.quic.close(CLOSED, reason.as_bytes());
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Makes sure that both sides are dflow and speak the same version, and begins to serve the connection. Within its
+    /// runtime. `dialed`: this side has dialed.
+    pub(super) async fn establish(
+        quic: quinn::Connection,
+        dialed: bool,
+        in_flight: u64,
+        counters: Arc<Counters>,
+    ) -> Result<Self, String> {
+        let peer = tls::peer_name(&quic).inspect_err(|problem| quic.close(REFUSED, problem.as_bytes()))?;
+        let (outgoing, incoming) = greet(&quic, dialed).await.inspect_err(|problem| {
+            quic.close(REFUSED, problem.as_bytes());
+        })?;
+        let (outbox, to_send) = mpsc::channel(MAX_QUEUED);
+        let (received, inbox) = mpsc::channel(MAX_QUEUED);
+        let shared = Arc::new(Shared {
+            quic,
+            runtime: Handle::current(),
+            routes: Mutex::default(),
+            in_flight,
+            peer,
+            counters,
+            waker: Mutex::default(),
+            outbox,
+            inbox: Mutex::new(inbox),
+        });
+        tokio::spawn(serve(shared.clone()));
+        tokio::spawn(send_management(outgoing, to_send));
+        tokio::spawn(receive_management(shared.clone(), incoming, received));
+        Ok(Self { shared })
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("peer", &self.peer()).field("address", &self.address()).finish()
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.close("this connection is not needed any more");
+    }
+}
+
+impl Shared {
+    /// The peer has done what it does not do if it keeps to the protocol: nothing more is taken from it.
+    pub(super) fn violation(&self, error: &PathError) {
+        if self.quic.close_reason().is_some() {
+            return;
+        }
+        self.counters.violation();
+        let address = self.quic.remote_address();
+        tracing::warn!(peer = %self.peer, %address, "closed a connection: {error}");
+        self.quic.close(VIOLATED, error.to_string().as_bytes());
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &*lock(&self.waker) {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+/// Takes the streams that the peer opens, until the connection is gone.
+async fn serve(shared: Arc<Shared>) {
+    let error = loop {
+        match shared.quic.accept_uni().await {
+            Ok(stream) => tokio::spawn(route(shared.clone(), stream)),
+            Err(error) => break error,
+        };
+    };
+    shared.dead(tls::reason(&error));
+    shared.wake();
+}
+
+/// The version goes first, so that releases that otherwise share nothing can still say so. The side that has dialed waits
+/// for the answer: only then has the other side accepted its certificate.
+async fn greet(quic: &quinn::Connection, dialed: bool) -> Result<(SendStream, RecvStream), String> {
+    let failed = |error: quinn::ConnectionError| tls::reason(&error);
+    let (mut outgoing, mut incoming) =
+        if dialed { quic.open_bi().await.map_err(failed)? } else { quic.accept_bi().await.map_err(failed)? };
+    let _ = outgoing.set_priority(i32::MAX);
+    let mut greeting = GREETING.to_vec();
+    greeting.extend_from_slice(&PEER_VERSION.to_le_bytes());
+    let lost = || quic.close_reason().map_or_else(|| "its greeting is cut short".to_owned(), |error| tls::reason(&error));
+    outgoing.write_all(&greeting).await.map_err(|_| lost())?;
+    let mut theirs = [0; GREETING.len()];
+    incoming.read_exact(&mut theirs).await.map_err(|_| lost())?;
+    if &theirs != GREETING {
+        return Err("its greeting is not that of dflow".to_owned());
+    }
+    let mut version = [0; 4];
+    incoming.read_exact(&mut version).await.map_err(|_| lost())?;
+    let theirs = u32::from_le_bytes(version);
+    if theirs != PEER_VERSION {
+        return Err(format!(
+            "it speaks version {theirs} of the protocol between nodes, this node {PEER_VERSION}: \
+             run the same release on both"
+        ));
+    }
+    Ok((outgoing, incoming))
+}
+
+async fn send_management(mut stream: SendStream, mut messages: mpsc::Receiver<Vec<u8>>) {
+    while let Some(message) = messages.recv().await {
+        let length = u16::try_from(message.len()).unwrap_or(u16::MAX).to_le_bytes();
+        // An error means that the connection is gone, which others tell.
+        if stream.write_all(&length).await.is_err() || stream.write_all(&message).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn receive_management(shared: Arc<Shared>, mut stream: RecvStream, messages: mpsc::Sender<Vec<u8>>) {
+    loop {
+        let mut length = [0; 2];
+        if stream.read_exact(&mut length).await.is_err() {
+            break;
+        }
+        let length = usize::from(u16::from_le_bytes(length));
+        if length > MAX_MANAGEMENT_MESSAGE {
+            return shared.violation(&PathError::Protocol(ManagementError::TooLong(length).to_string()));
+        }
+        let mut message = vec![0; length];
+        if stream.read_exact(&mut message).await.is_err() || messages.send(message).await.is_err() {
+            break;
+        }
+        shared.wake();
+    }
+    // It lives as long as the connection.
+    shared.violation(&PathError::Protocol("the management channel ended".to_owned()));
+}

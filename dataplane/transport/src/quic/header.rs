@@ -1,0 +1,78 @@
+//! The first bytes of every stream of a path.
+
+use dflow_protocol::wire::FlowId;
+
+/// The size of a header in bytes.
+pub(super) const HEADER: usize = 24;
+
+const MESSAGES: u32 = 1;
+const DATA: u32 = 2;
+
+/// What a stream of a path carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    /// Of which path it is.
+    pub(super) incarnation: u64,
+    pub(super) content: Content,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    /// Messages, each behind its length.
+    Messages,
+    /// Bytes of a flow, from this offset on.
+    Flow { flow: FlowId, start: u64 },
+}
+
+impl Header {
+    pub(super) fn encode(&self) -> [u8; HEADER] {
+        let (kind, flow, start) = match self.content {
+            Content::Messages => (MESSAGES, 0, 0),
+            Content::Flow { flow, start } => (DATA, flow.0, start),
+        };
+        let mut bytes = [0; HEADER];
+        bytes[..4].copy_from_slice(&kind.to_le_bytes());
+        bytes[4..8].copy_from_slice(&flow.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.incarnation.to_le_bytes());
+        bytes[16..].copy_from_slice(&start.to_le_bytes());
+        bytes
+    }
+
+    /// The header that these bytes are; `None` if they are none.
+    pub(super) fn decode(bytes: &[u8; HEADER]) -> Option<Self> {
+        let (low, high) = bytes.split_at(8);
+        let [kind, flow] = [0, 4].map(|at| u32::from_le_bytes([low[at], low[at + 1], low[at + 2], low[at + 3]]));
+        let number = |bytes: &[u8]| bytes.iter().rev().fold(0u64, |number, &byte| number << 8 | u64::from(byte));
+        let (incarnation, start) = (number(&high[..8]), number(&high[8..]));
+        let content = match kind {
+            MESSAGES if flow == 0 && start == 0 => Content::Messages,
+            // A stream's length has 62 bits in QUIC.
+            DATA if start < 1 << 62 => Content::Flow { flow: FlowId(flow), start },
+            _ => return None,
+        };
+        Some(Self { incarnation, content })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_is_sent_is_what_arrives(incarnation in any::<u64>(), flow in any::<u32>(), start in 0..1u64 << 62) {
+            for content in [Content::Messages, Content::Flow { flow: FlowId(flow), start }] {
+                let header = Header { incarnation, content };
+                prop_assert_eq!(Header::decode(&header.encode()), Some(header));
+            }
+        }
+
+        #[test]
+        fn noise_is_refused_or_is_a_header(bytes in proptest::array::uniform24(any::<u8>())) {
+            if let Some(header) = Header::decode(&bytes) {
+                prop_assert_eq!(header.encode(), bytes);
+            }
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! Who a node is: its certificate from the cluster's own certificate authority.
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+/// The longest name of a node or a cluster, in bytes: that of a DNS name.
+const MAX_NAME: usize = 253;
+/// The longest part of a node's name between dots, in bytes.
+const MAX_LABEL: usize = 63;
+/// The largest certificate or key file that is read, in bytes.
+const MAX_PEM: u64 = 64 * 1024;
+/// The longest validity of a node's certificate.
+const MAX_VALIDITY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+/// A certificate is valid from a little before it is made, since clocks differ.
+const CLOCK_SKEW: Duration = Duration::from_secs(300);
+
+/// Where the files of an authority, and of a node's identity, are within their directory.
+const CA_CERTIFICATE: &str = "ca.pem";
+const CA_KEY: &str = "ca.key";
+const NODE_CERTIFICATE: &str = "node.pem";
+const NODE_KEY: &str = "node.key";
+
+/// Why an authority or an identity cannot be made, saved or loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// A name that cannot be in a certificate.
+    #[error(
+        "{name:?} cannot be the name of a node: use labels of lower-case letters, digits and hyphens, joined by dots; \
+         each begins with a letter, and the whole is not longer than {MAX_NAME} bytes"
+    )]
+    Name {
+        /// The name.
+        name: String,
+    },
+    /// A file cannot be read or written.
+    #[error("cannot {action} {}: {source}", path.display())]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A key that others can read.
+    #[error("{} holds a private key and can be read by others (mode {mode:o}): run chmod 600 on it", path.display())]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// A file with other contents.
+    #[error("{} is no {what} in PEM form: {detail}", path.display())]
+    Contents {
+        /// The file.
+        path: PathBuf,
+        /// What it should be.
+        what: &'static str,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// The certificate, its key and the authority do not belong together, or cannot be used.
+    #[error("this certificate cannot be used: {0}; issue another one with the cluster's authority")]
+    Unusable(String),
+    /// The certificate could not be made.
+    #[error("cannot make a certificate: {0}")]
+    Make(#[from] rcgen::Error),
+}
+
+/// The certificate authority of a cluster. Whoever has it can let nodes into the cluster; nodes need only what
+/// [`ClusterCa::issue`] makes.
+#[derive(Debug)]
+pub struct ClusterCa {
+    certificate: CertificateDer<'static>,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// A node's certificate, its key, and the certificate of the cluster's authority.
+pub struct Identity {
+    name: String,
+    certificate: CertificateDer<'static>,
+    key: PrivatePkcs8KeyDer<'static>,
+    authority: CertificateDer<'static>,
+}
+
+impl ClusterCa {
+    /// Ten years, as an authority's certificate that nobody has to think of.
+    pub const VALIDITY: Duration = Duration::from_secs(3650 * 24 * 3600);
+
+    /// A new authority for the cluster of this name, with a new key, valid for [`Self::VALIDITY`].
+    ///
+    /// # Errors
+    /// If the name cannot be in a certificate.
+    pub fn create(cluster: &str) -> Result<Self, IdentityError> {
+        check_name(cluster)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, format!("dflow cluster {cluster}"));
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let now = SystemTime::now();
+        set_validity(&mut params, now - CLOCK_SKEW, now + Self::VALIDITY);
+        let key = KeyPair::generate()?;
+        let certificate = params.self_signed(&key)?.der().clone();
+        Ok(Self { certificate, issuer: Issuer::new(params, key) })
+    }
+
+    /// The certificate and key of a node, valid for `validity` from now on (at most a hundred years). `node`: what its
+    /// peers know it by.
+    ///
+    /// # Errors
+    /// If the name is none that a node can have.
+    pub fn issue(&self, node: &str, validity: Duration) -> Result<Identity, IdentityError> {
+        let now = SystemTime::now();
+        self.issue_between(node, now - CLOCK_SKEW, now + validity.min(MAX_VALIDITY))
+    }
+
+    /// As [`Self::issue`], valid between two points in time.
+    ///
+    /// # Errors
+    /// If the name is none that a node can have.
+    pub fn issue_between(&self, node: &str, from: SystemTime, until: SystemTime) -> Result<Identity, IdentityError> {
+        check_name(node)?;
+        let mut params = CertificateParams::new(vec![node.to_owned()])?;
+        params.distinguished_name.push(DnType::CommonName, node);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.use_authority_key_identifier_extension = true;
+        set_validity(&mut params, from, until);
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &self.issuer)?.der().clone();
+        Ok(Identity {
+            name: node.to_owned(),
+            certificate,
+            key: PrivatePkcs8KeyDer::from(key.serialize_der()),
+            authority: self.certificate.clone(),
+        })
+    }
+
+    /// Writes the authority into a directory: `ca.pem` and `ca.key`, which only this user can read. It never replaces one
+    /// that is there.
+    ///
+    /// # Errors
+    /// If a file is there already or cannot be written.
+    pub fn save(&self, directory: &Path) -> Result<(), IdentityError> {
+        make_directory(directory)?;
+        write_new(&directory.join(CA_KEY), &self.issuer.key().serialize_pem())?;
+        write_new(&directory.join(CA_CERTIFICATE), &certificate_pem(&self.certificate))
+    }
+
+    /// Reads what [`Self::save`] wrote.
+    ///
+    /// # Errors
+    /// If a file is missing, can be read by others, or is something else.
+    pub fn load(directory: &Path) -> Result<Self, IdentityError> {
+        let certificate = read_certificate(&directory.join(CA_CERTIFICATE))?;
+        let path = directory.join(CA_KEY);
+        let contents = |error: rcgen::Error| IdentityError::Contents {
+            path: path.clone(),
+            what: "private key",
+            detail: error.to_string(),
+        };
+        let key = KeyPair::from_pem(&read_secret(&path)?).map_err(contents)?;
+        let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(contents)?;
+        Ok(Self { certificate, issuer })
+    }
+}
+
+impl Identity {
+    /// The name in the certificate.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Writes it into a directory: `node.pem`, `node.key`, which only this user can read, and `ca.pem`. It replaces one
+    /// that is there.
+    ///
+    /// # Errors
+    /// If a file cannot be written.
+    pub fn save(&self, directory: &Path) -> Result<(), IdentityError> {
+        make_directory(directory)?;
+        let key = pem("PRIVATE KEY", self.key.secret_pkcs8_der());
+        for (name, text) in [
+            (NODE_KEY, key),
+            (NODE_CERTIFICATE, certificate_pem(&self.certificate)),
+            (CA_CERTIFICATE, certificate_pem(&self.authority)),
+        ] {
+            // Beside the old file first: whoever reads meanwhile sees a whole one.
+            let path = directory.join(name);
+            let fresh = directory.join(format!("{name}.new"));
+            let _ = fs::remove_file(&fresh);
+            write_new(&fresh, &text)?;
+            fs::rename(&fresh, &path).map_err(|source| IdentityError::File { action: "replace", path, source })?;
+        }
+        Ok(())
+    }
+
+    /// Reads what [`Self::save`] wrote.
+    ///
+    /// # Errors
+    /// If a file is missing or is something else, if others can read the key, or if the certificate names no node.
+    pub fn load(directory: &Path) -> Result<Self, IdentityError> {
+        let certificate = read_certificate(&directory.join(NODE_CERTIFICATE))?;
+        let authority = read_certificate(&directory.join(CA_CERTIFICATE))?;
+        let path = directory.join(NODE_KEY);
+        let key = PrivatePkcs8KeyDer::from_pem_slice(read_secret(&path)?.as_bytes()).map_err(|error| {
+            IdentityError::Contents { path, what: "private key (PKCS #8)", detail: error.to_string() }
+        })?;
+        let name = node_name(&certificate).map_err(IdentityError::Unusable)?;
+        Ok(Self { name, certificate, key, authority })
+    }
+
+    pub(super) fn chain(&self) -> Vec<CertificateDer<'static>> {
+        vec![self.certificate.clone()]
+    }
+
+    pub(super) fn key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::Pkcs8(self.key.clone_key())
+    }
+
+    pub(super) fn authority(&self) -> &CertificateDer<'static> {
+        &self.authority
+    }
+}
+
+/// Keys stay out of logs.
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identity").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// The node that a certificate names: its one DNS name.
+pub(super) fn node_name(certificate: &CertificateDer<'_>) -> Result<String, String> {
+    let parsed = webpki::EndEntityCert::try_from(certificate)
+        .map_err(|error| format!("it is no certificate of a node ({error:?})"))?;
+    let mut names = parsed.valid_dns_names();
+    match (names.next(), names.next()) {
+        (Some(name), None) if check_name(name).is_ok() => Ok(name.to_owned()),
+        (None, _) => Err("it names no node".to_owned()),
+        _ => Err("it does not name exactly one node".to_owned()),
+    }
+}
+
+/// Whether a node can have this name. A name is none that could also be read as an address.
+pub(super) fn check_name(name: &str) -> Result<(), IdentityError> {
+    let label = |label: &str| {
+        label.len() <= MAX_LABEL
+            && label.starts_with(|first: char| first.is_ascii_lowercase())
+            && label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+            && !label.ends_with('-')
+    };
+    if name.len() <= MAX_NAME && name.split('.').all(label) {
+        Ok(())
+    } else {
+        Err(IdentityError::Name { name: name.chars().take(MAX_NAME).collect() })
+    }
+}
+
+fn set_validity(params: &mut CertificateParams, from: SystemTime, until: SystemTime) {
+    params.not_before = from.into();
+    params.not_after = until.into();
+}
+
+fn certificate_pem(certificate: &CertificateDer<'_>) -> String {
+    pem("CERTIFICATE", certificate)
+}
+
+fn pem(label: &str, der: &[u8]) -> String {
+    pem::encode_config(&pem::Pem::new(label, der), pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF))
+}
+
+fn make_directory(path: &Path) -> Result<(), IdentityError> {
+    fs::create_dir_all(path).map_err(|source| IdentityError::File {
+        action: "make the directory",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Writes a file that is not there yet and that only this user can read.
+fn write_new(path: &Path, text: &str) -> Result<(), IdentityError> {
+    let failed = |source| IdentityError::File { action: "write", path: path.to_owned(), source };
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
+}
+
+fn read(path: &Path) -> Result<(String, u32), IdentityError> {
+    let failed = |source| IdentityError::File { action: "read", path: path.to_owned(), source };
+    let file = File::open(path).map_err(failed)?;
+    let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
+    let text = io::read_to_string(io::Read::take(file, MAX_PEM)).map_err(failed)?;
+    Ok((text, mode))
+}
+
+fn read_secret(path: &Path) -> Result<String, IdentityError> {
+    match read(path)? {
+        (text, mode) if mode & 0o077 == 0 => Ok(text),
+        (_, mode) => Err(IdentityError::Exposed { path: path.to_owned(), mode }),
+    }
+}
+
+fn read_certificate(path: &Path) -> Result<CertificateDer<'static>, IdentityError> {
+    CertificateDer::from_pem_slice(read(path)?.0.as_bytes()).map_err(|error| IdentityError::Contents {
+        path: path.to_owned(),
+        what: "certificate",
+        detail: error.to_string(),
+    })
+}

@@ -1,0 +1,179 @@
+//! Where the streams go that a peer opens on a connection.
+
+use super::connection::Shared;
+use super::header::{Content, HEADER, Header};
+use super::incoming::{Receiving, read_flow, read_messages, refuse};
+use super::lock;
+use super::settings::{FIRST_STREAMS, MOST_STREAMS};
+use crate::path::{PathError, PathKind};
+use quinn::{ReadExactError, RecvStream, VarInt};
+use std::sync::Arc;
+
+/// Streams that a peer may open beyond those of the flows that it was offered: the messages of paths that it begins before
+/// this node does.
+const SPARE_STREAMS: u64 = 16;
+
+/// Which path is there at present, and what may come.
+pub(super) struct Routes {
+    current: Option<Arc<Receiving>>,
+    /// The last path that there was on this connection.
+    last: Option<u64>,
+    /// The messages of a path that this node has not made yet.
+    ahead: Option<(u64, RecvStream)>,
+    /// How many more streams the peer can have a reason to open: one for each flow that it was offered, one for each path.
+    allowed: u64,
+    /// How many it may have open at once.
+    at_once: u32,
+    dead: Option<PathError>,
+}
+
+impl Default for Routes {
+    fn default() -> Self {
+        Self {
+            current: None,
+            last: None,
+            ahead: None,
+            allowed: SPARE_STREAMS,
+            at_once: FIRST_STREAMS,
+            dead: None,
+        }
+    }
+}
+
+impl Routes {
+    /// Whether the peer may have opened one more stream.
+    fn take_one(&mut self) -> bool {
+        let left = self.allowed.checked_sub(1);
+        self.allowed = left.unwrap_or(0);
+        left.is_some()
+    }
+}
+
+impl Shared {
+    /// From now on this path is the one that streams belong to.
+    pub(super) fn begin(self: &Arc<Self>, receiving: &Arc<Receiving>) -> Result<(), PathError> {
+        let incarnation = receiving.incarnation();
+        let mut routes = lock(&self.routes);
+        if let Some(error) = &routes.dead {
+            return Err(error.clone());
+        }
+        if routes.last.is_some_and(|last| incarnation <= last) {
+            let problem = format!("path {incarnation} has been on this connection, or one after it: use a higher number");
+            return Err(PathError::Resource(problem));
+        }
+        routes.last = Some(incarnation);
+        routes.allowed += 1;
+        if let Some(before) = routes.current.replace(receiving.clone()) {
+            before.lost(over("this node has begun another path"));
+        }
+        match routes.ahead.take() {
+            Some((theirs, stream)) if theirs == incarnation => {
+                receiving.take_messages();
+                self.runtime.spawn(read_messages(self.clone(), receiving.clone(), stream));
+            }
+            Some((theirs, stream)) if theirs > incarnation => {
+                routes.ahead = Some((theirs, stream));
+                drop(routes);
+                receiving.lost(over("the peer has begun another path"));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The path is over.
+    pub(super) fn end(&self, receiving: &Arc<Receiving>) {
+        let mut routes = lock(&self.routes);
+        if routes.current.as_ref().is_some_and(|current| Arc::ptr_eq(current, receiving)) {
+            routes.current = None;
+        }
+    }
+
+    /// The peer may open a stream for one more flow; `flows`: how many there are now.
+    pub(super) fn allow(&self, flows: usize) {
+        let mut routes = lock(&self.routes);
+        routes.allowed += 1;
+        let needed = u32::try_from(flows).unwrap_or(u32::MAX).saturating_mul(2);
+        if needed > routes.at_once && routes.at_once < MOST_STREAMS {
+            routes.at_once = needed.saturating_mul(2).min(MOST_STREAMS);
+            self.quic.set_max_concurrent_uni_streams(VarInt::from_u32(routes.at_once));
+        }
+    }
+
+    /// The connection is gone: so is the path on it.
+    pub(super) fn dead(&self, reason: String) {
+        let error = PathError::Lost { kind: PathKind::Quic, reason };
+        let mut routes = lock(&self.routes);
+        routes.dead = Some(error.clone());
+        routes.ahead = None;
+        if let Some(current) = routes.current.take() {
+            current.lost(error);
+        }
+    }
+}
+
+/// Reads what kind of stream it is and gives it to whom it belongs.
+pub(super) async fn route(shared: Arc<Shared>, mut stream: RecvStream) {
+    let mut bytes = [0; HEADER];
+    let outcome = stream.read_exact(&mut bytes).await;
+    let outcome = match outcome {
+        _ if !lock(&shared.routes).take_one() => {
+            Err(PathError::Protocol("more streams than there are flows".to_owned()))
+        }
+        Ok(()) => match Header::decode(&bytes) {
+            Some(header) => dispatch(&shared, header, stream),
+            None => Err(PathError::Protocol("a stream with a header that is none".to_owned())),
+        },
+        Err(ReadExactError::FinishedEarly(bytes)) => {
+            Err(PathError::Protocol(format!("a stream that ends after {bytes} bytes, within its header")))
+        }
+        // Reset before it arrived, with its path; or the connection is gone, which others tell.
+        Err(ReadExactError::ReadError(_)) => Ok(()),
+    };
+    if let Err(error) = outcome {
+        shared.violation(&error);
+    }
+}
+
+fn dispatch(shared: &Arc<Shared>, header: Header, stream: RecvStream) -> Result<(), PathError> {
+    let mut routes = lock(&shared.routes);
+    let current = routes.current.clone().filter(|current| current.incarnation() == header.incarnation);
+    let is_over = routes.last.is_some_and(|last| header.incarnation <= last);
+    match (header.content, current) {
+        (Content::Messages, Some(current)) => {
+            drop(routes);
+            if !current.take_messages() {
+                return Err(PathError::Protocol("a second stream for messages".to_owned()));
+            }
+            tokio::spawn(read_messages(shared.clone(), current, stream));
+        }
+        (Content::Flow { flow, start }, Some(current)) => {
+            drop(routes);
+            match current.open(flow, start)? {
+                Some(inflow) => {
+                    tokio::spawn(read_flow(shared.clone(), current, inflow, start, stream));
+                }
+                None => refuse(stream),
+            }
+        }
+        (_, None) if is_over => refuse(stream),
+        (Content::Messages, None) => {
+            let newer = routes.ahead.as_ref().is_none_or(|(ahead, _)| header.incarnation > *ahead);
+            let unwanted = if newer { routes.ahead.replace((header.incarnation, stream)) } else { None };
+            if let Some((_, unwanted)) = unwanted {
+                refuse(unwanted);
+            }
+            if let Some(current) = &routes.current {
+                current.lost(over("the peer has begun another path"));
+            }
+        }
+        (Content::Flow { .. }, None) => {
+            return Err(PathError::Protocol("bytes of a path that this node has not begun".to_owned()));
+        }
+    }
+    Ok(())
+}
+
+fn over(reason: &str) -> PathError {
+    PathError::Lost { kind: PathKind::Quic, reason: reason.to_owned() }
+}

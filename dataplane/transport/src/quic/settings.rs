@@ -1,0 +1,116 @@
+//! How QUIC is tuned.
+
+use dflow_protocol::limits::MAX_FLOWS;
+use quinn::congestion::{BbrConfig, CubicConfig, NewRenoConfig};
+use quinn::{AckFrequencyConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The largest packet that a loopback interface carries; also what fits into UDP over IPv4.
+const LARGEST_PACKET: u16 = 65_000;
+/// Room beside that for bytes of streams, so that messages pass when it is full.
+const MESSAGE_ROOM: u64 = 8 * 1024 * 1024;
+/// Streams that a peer may have open at once, at first. More as it has more flows: a connection with room for all of
+/// them from the beginning costs memory and time.
+pub(super) const FIRST_STREAMS: u32 = 1024;
+/// The most streams that a peer may have open at once: one for each flow, and a few for messages of two paths.
+pub(super) const MOST_STREAMS: u32 = MAX_FLOWS as u32 + 16;
+
+/// What decides how fast is sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Congestion {
+    /// RFC 9438; what most of the others on a network use.
+    #[default]
+    Cubic,
+    /// RFC 6582.
+    NewReno,
+    /// A model of the network's bandwidth and delay; for long ways with loss that is no sign of congestion. Experimental.
+    Bbr,
+}
+
+/// Settings of [`super::QuicNode`]. The default is right for a data centre's network and for loopback.
+#[derive(Clone, Debug)]
+pub struct QuicSettings {
+    /// Sockets, each with a thread of its own; connections are spread over them. At least 1, at most 64.
+    pub endpoints: usize,
+    /// A sign of life is sent when nothing else was for so long. Less than half of `idle_timeout`.
+    pub keep_alive: Duration,
+    /// A connection on which nothing has come for so long is lost.
+    pub idle_timeout: Duration,
+    /// A peer that has not proven who it is within this time is refused.
+    pub handshake_timeout: Duration,
+    /// Connections that other nodes may have to this node at once.
+    pub max_connections: usize,
+    /// Bytes that a connection may have under way: what the network carries times its round-trip time.
+    pub in_flight: u64,
+    /// Which congestion control.
+    pub congestion: Congestion,
+    /// The kernel's buffers of each socket, in bytes. Without the right to raise them, its own limit holds
+    /// (`net.core.rmem_max` and `wmem_max`).
+    pub socket_buffer: usize,
+    /// The size of the first packets, in bytes (1200 to 16000): what every way to a peer carries.
+    pub first_packet: u16,
+    /// The largest packets that are tried, in bytes; the ways' own limits are found out by themselves.
+    pub largest_packet: u16,
+    /// Whether the kernel cuts large writes into packets.
+    pub segmentation_offload: bool,
+    /// The other side acknowledges once for so many packets.
+    pub acknowledge_every: u32,
+}
+
+impl Default for QuicSettings {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            endpoints: (cores / 4).clamp(1, 8),
+            keep_alive: Duration::from_secs(1),
+            idle_timeout: Duration::from_secs(10),
+            handshake_timeout: Duration::from_secs(5),
+            max_connections: 4096,
+            in_flight: 8 * 1024 * 1024,
+            congestion: Congestion::default(),
+            socket_buffer: 8 * 1024 * 1024,
+            first_packet: 1200,
+            largest_packet: LARGEST_PACKET,
+            segmentation_offload: true,
+            acknowledge_every: 10,
+        }
+    }
+}
+
+impl QuicSettings {
+    /// What quinn makes of them. `bidirectional`: streams for the management channel that the other side may open.
+    pub(super) fn transport(&self, bidirectional: u32) -> TransportConfig {
+        let mut config = TransportConfig::default();
+        let window = self.receive_window();
+        config
+            .max_concurrent_uni_streams(VarInt::from_u32(FIRST_STREAMS))
+            .max_concurrent_bidi_streams(VarInt::from_u32(bidirectional))
+            .stream_receive_window(window)
+            .receive_window(window)
+            .send_window(self.in_flight.saturating_add(MESSAGE_ROOM))
+            .datagram_receive_buffer_size(None)
+            .keep_alive_interval(Some(self.keep_alive))
+            .max_idle_timeout(IdleTimeout::try_from(self.idle_timeout).ok())
+            .initial_mtu(self.first_packet.clamp(1200, 16_000))
+            .enable_segmentation_offload(self.segmentation_offload);
+        let mut discovery = MtuDiscoveryConfig::default();
+        discovery.upper_bound(self.largest_packet.clamp(1200, LARGEST_PACKET));
+        config.mtu_discovery_config(Some(discovery));
+        let mut acknowledge = AckFrequencyConfig::default();
+        acknowledge.ack_eliciting_threshold(VarInt::from_u32(self.acknowledge_every.max(1)));
+        config.ack_frequency_config(Some(acknowledge));
+        match self.congestion {
+            Congestion::Cubic => config.congestion_controller_factory(Arc::new(CubicConfig::default())),
+            Congestion::NewReno => config.congestion_controller_factory(Arc::new(NewRenoConfig::default())),
+            Congestion::Bbr => config.congestion_controller_factory(Arc::new(BbrConfig::default())),
+        };
+        config
+    }
+
+    /// Flow control is done by credit, on memory that there is; QUIC's own must only hold what is under way, twice over,
+    /// so that it never is the narrower one.
+    fn receive_window(&self) -> VarInt {
+        VarInt::try_from(self.in_flight.saturating_mul(2).saturating_add(MESSAGE_ROOM)).unwrap_or(VarInt::MAX)
+    }
+}
