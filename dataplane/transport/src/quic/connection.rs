@@ -1,7 +1,7 @@
 //! A connection to one other node, and the channel on it over which the two manage it.
 
 use super::node::Counters;
-use super::routes::{Routes, route};
+use super::routes::{Routes, over, route};
 use super::{lock, tls};
 use crate::path::PathError;
 use dflow_protocol::limits::PEER_VERSION;
@@ -196,6 +196,7 @@ impl Shared {
             return;
         }
         self.counters.violation();
+        self.broken(error);
         let address = self.quic.remote_address();
         tracing::warn!(peer = %self.peer, %address, "closed a connection: {error}");
         self.quic.close(VIOLATED, error.to_string().as_bytes());
@@ -216,7 +217,7 @@ async fn serve(shared: Arc<Shared>) {
             Err(error) => break error,
         };
     };
-    shared.dead(tls::reason(&error));
+    shared.broken(&over(&tls::reason(&error)));
     shared.wake();
 }
 
@@ -229,7 +230,8 @@ async fn greet(quic: &quinn::Connection, dialed: bool) -> Result<(SendStream, Re
     let _ = outgoing.set_priority(i32::MAX);
     let mut greeting = GREETING.to_vec();
     greeting.extend_from_slice(&PEER_VERSION.to_le_bytes());
-    let lost = || quic.close_reason().map_or_else(|| "its greeting is cut short".to_owned(), |error| tls::reason(&error));
+    let lost =
+        || quic.close_reason().map_or_else(|| "its greeting is cut short".to_owned(), |error| tls::reason(&error));
     outgoing.write_all(&greeting).await.map_err(|_| lost())?;
     let mut theirs = [0; GREETING.len()];
     incoming.read_exact(&mut theirs).await.map_err(|_| lost())?;

@@ -3,7 +3,8 @@
 use super::connection::Shared;
 use super::header::HEADER;
 use super::lock;
-use crate::path::{PathError, PathEvent, PathKind};
+use super::routes::over;
+use crate::path::{PathError, PathEvent};
 use bytes::{Buf, BytesMut};
 use dflow_protocol::limits::MAX_PEER_MESSAGE;
 use dflow_protocol::wire::{FlowId, PeerMessage, WireError};
@@ -295,8 +296,12 @@ pub(super) async fn read_messages(shared: Arc<Shared>, receiving: Arc<Receiving>
     loop {
         match stream.read_chunk(MAX_UNREAD, true).await {
             Ok(Some(chunk)) => buffer.extend_from_slice(&chunk.bytes),
-            Ok(None) => return receiving.lost(gone("the peer has ended it")),
-            Err(ReadError::Reset(_)) => return receiving.lost(gone("the peer has closed it")),
+            Ok(None) if !buffer.is_empty() => {
+                let problem = format!("its messages end after {} bytes of one", buffer.len());
+                return shared.violation(&PathError::Protocol(problem));
+            }
+            Ok(None) => return receiving.lost(over("the peer has ended it")),
+            Err(ReadError::Reset(_)) => return receiving.lost(over("the peer has closed it")),
             // Whoever looks after the connection says why.
             Err(_) => return,
         }
@@ -304,10 +309,7 @@ pub(super) async fn read_messages(shared: Arc<Shared>, receiving: Arc<Receiving>
             let message = match next_message(&mut buffer) {
                 Ok(Some(message)) => message,
                 Ok(None) => break,
-                Err(error) => {
-                    receiving.lost(error.clone().into());
-                    return shared.violation(&error.into());
-                }
+                Err(error) => return shared.violation(&error.into()),
             };
             let mut events = lock(&receiving.events);
             events.bytes += message.1;
@@ -366,7 +368,6 @@ pub(super) async fn read_flow(
                     Misplaced::OutOfRoom(error) => PathError::OutOfRoom(error),
                     _ => PathError::Protocol(format!("more than {MAX_GAPS} gaps in {}", inflow.flow)),
                 };
-                receiving.lost(error.clone());
                 return shared.violation(&error);
             }
         }
@@ -377,8 +378,3 @@ pub(super) async fn read_flow(
 pub(super) fn refuse(mut stream: RecvStream) {
     let _ = stream.stop(UNWANTED);
 }
-
-fn gone(reason: &str) -> PathError {
-    PathError::Lost { kind: PathKind::Quic, reason: reason.to_owned() }
-}
-

@@ -21,7 +21,7 @@ mod tls;
 
 pub use connection::{Connection, ConnectionStats, MAX_MANAGEMENT_MESSAGE, ManagementError};
 pub use identity::{ClusterCa, Identity, IdentityError};
-pub use node::{ConnectError, Dial, Incoming, NodeCounters, NodeError, QuicNode};
+pub use node::{ConnectError, Dial, Incoming, NodeCounters, NodeError, QuicNode, bare_endpoint};
 pub use path::QuicPath;
 pub use settings::{Congestion, QuicSettings};
 

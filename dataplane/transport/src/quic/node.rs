@@ -272,7 +272,7 @@ impl EndpointThread {
     ) -> Result<Self, NodeError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(NodeError::Thread)?;
         let guard = runtime.enter();
-        let server = endpoint(socket, Some(shared.server_config())).map_err(NodeError::Thread)?;
+        let server = endpoint(socket, Some(server_config(&shared.tls, &shared.settings))).map_err(NodeError::Thread)?;
         let client = match client {
             Some(socket) => endpoint(socket, None).map_err(NodeError::Thread)?,
             None => server.clone(),
@@ -301,26 +301,46 @@ impl EndpointThread {
     }
 }
 
+/// quinn itself, with the transport, the TLS and the sockets that a [`QuicNode`] has and nothing of what is above them: what
+/// a node's speed is measured against, and what a peer can be made of that does not keep to the protocol. To be called
+/// within a tokio runtime.
+///
+/// # Errors
+/// If the address cannot be used or the identity is not usable.
+pub fn bare_endpoint(address: SocketAddr, identity: &Identity, settings: &QuicSettings) -> Result<Endpoint, NodeError> {
+    let failed = |source| NodeError::Bind { address, source };
+    let tls = Tls::new(identity)?;
+    let socket = bind(address, 1, settings.socket_buffer).and_then(|mut sockets| sockets.pop().ok_or_else(no_socket));
+    let server = server_config(&tls, settings);
+    let mut endpoint = socket.and_then(|socket| endpoint(socket, Some(server))).map_err(failed)?;
+    endpoint.set_default_client_config(client_config(&tls, settings));
+    Ok(endpoint)
+}
+
+fn no_socket() -> io::Error {
+    io::Error::other("there is no socket")
+}
+
+fn server_config(tls: &Tls, settings: &QuicSettings) -> quinn::ServerConfig {
+    let mut config = quinn::ServerConfig::with_crypto(tls.server.clone());
+    config.transport_config(Arc::new(settings.transport(1)));
+    // Nodes do not move to other addresses in the middle of a connection.
+    config.migration(false);
+    config.max_incoming(MAX_HANDSHAKES);
+    config
+}
+
+fn client_config(tls: &Tls, settings: &QuicSettings) -> quinn::ClientConfig {
+    let mut config = quinn::ClientConfig::new(tls.client.clone());
+    config.transport_config(Arc::new(settings.transport(0)));
+    config
+}
+
 impl NodeShared {
-    fn server_config(&self) -> quinn::ServerConfig {
-        let mut config = quinn::ServerConfig::with_crypto(self.tls.server.clone());
-        config.transport_config(Arc::new(self.settings.transport(1)));
-        // Nodes do not move to other addresses in the middle of a connection.
-        config.migration(false);
-        config.max_incoming(MAX_HANDSHAKES);
-        config
-    }
-
-    fn client_config(&self) -> quinn::ClientConfig {
-        let mut config = quinn::ClientConfig::new(self.tls.client.clone());
-        config.transport_config(Arc::new(self.settings.transport(0)));
-        config
-    }
-
     /// One line for each peer that is not trusted.
     fn refused(&self, address: SocketAddr, reason: &str) {
-        self.counters.refused.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(peer = %address, "refused a connection: {reason}");
+        self.counters.refused.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -380,7 +400,7 @@ async fn dial_peer(
     let limit = shared.settings.handshake_timeout;
     let attempt = async {
         let connecting = endpoint
-            .connect_with(shared.client_config(), address, &peer)
+            .connect_with(client_config(&shared.tls, &shared.settings), address, &peer)
             .map_err(|error| error.to_string())?;
         let connection = connecting.await.map_err(|error| {
             let reason = tls::reason(&error);

@@ -61,7 +61,8 @@ impl Gauge {
         // An eighth at a time, so that a wake-up is worth its while.
         if left <= self.limit - self.limit / 8
             && self.starved.load(Ordering::SeqCst)
-            && self.starved.swap(false, Ordering::SeqCst) {
+            && self.starved.swap(false, Ordering::SeqCst)
+        {
             self.receiving.room();
         }
     }

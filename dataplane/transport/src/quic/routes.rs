@@ -3,8 +3,8 @@
 use super::connection::Shared;
 use super::header::{Content, HEADER, Header};
 use super::incoming::{Receiving, read_flow, read_messages, refuse};
-use super::lock;
 use super::settings::{FIRST_STREAMS, MOST_STREAMS};
+use super::{lock, tls};
 use crate::path::{PathError, PathKind};
 use quinn::{ReadExactError, RecvStream, VarInt};
 use std::sync::Arc;
@@ -29,14 +29,7 @@ pub(super) struct Routes {
 
 impl Default for Routes {
     fn default() -> Self {
-        Self {
-            current: None,
-            last: None,
-            ahead: None,
-            allowed: SPARE_STREAMS,
-            at_once: FIRST_STREAMS,
-            dead: None,
-        }
+        Self { current: None, last: None, ahead: None, allowed: SPARE_STREAMS, at_once: FIRST_STREAMS, dead: None }
     }
 }
 
@@ -53,12 +46,16 @@ impl Shared {
     /// From now on this path is the one that streams belong to.
     pub(super) fn begin(self: &Arc<Self>, receiving: &Arc<Receiving>) -> Result<(), PathError> {
         let incarnation = receiving.incarnation();
+        if let Some(error) = self.quic.close_reason() {
+            return Err(over(&tls::reason(&error)));
+        }
         let mut routes = lock(&self.routes);
         if let Some(error) = &routes.dead {
             return Err(error.clone());
         }
         if routes.last.is_some_and(|last| incarnation <= last) {
-            let problem = format!("path {incarnation} has been on this connection, or one after it: use a higher number");
+            let problem =
+                format!("path {incarnation} has been on this connection, or one after it: use a higher number");
             return Err(PathError::Resource(problem));
         }
         routes.last = Some(incarnation);
@@ -100,14 +97,13 @@ impl Shared {
         }
     }
 
-    /// The connection is gone: so is the path on it.
-    pub(super) fn dead(&self, reason: String) {
-        let error = PathError::Lost { kind: PathKind::Quic, reason };
+    /// The connection is gone, or about to be, for this reason: so is the path on it.
+    pub(super) fn broken(&self, error: &PathError) {
         let mut routes = lock(&self.routes);
-        routes.dead = Some(error.clone());
+        routes.dead.get_or_insert_with(|| error.clone());
         routes.ahead = None;
         if let Some(current) = routes.current.take() {
-            current.lost(error);
+            current.lost(error.clone());
         }
     }
 }
@@ -174,6 +170,6 @@ fn dispatch(shared: &Arc<Shared>, header: Header, stream: RecvStream) -> Result<
     Ok(())
 }
 
-fn over(reason: &str) -> PathError {
+pub(super) fn over(reason: &str) -> PathError {
     PathError::Lost { kind: PathKind::Quic, reason: reason.to_owned() }
 }

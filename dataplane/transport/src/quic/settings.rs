@@ -1,7 +1,7 @@
 //! How QUIC is tuned.
 
 use dflow_protocol::limits::MAX_FLOWS;
-use quinn::congestion::{BbrConfig, CubicConfig, NewRenoConfig};
+use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig, NewRenoConfig};
 use quinn::{AckFrequencyConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 /// The largest packet that a loopback interface carries; also what fits into UDP over IPv4.
 const LARGEST_PACKET: u16 = 65_000;
 /// Room beside that for bytes of streams, so that messages pass when it is full.
-const MESSAGE_ROOM: u64 = 8 * 1024 * 1024;
+const MESSAGE_ROOM: u64 = 2 * 1024 * 1024;
 /// Streams that a peer may have open at once, at first. More as it has more flows: a connection with room for all of
 /// them from the beginning costs memory and time.
 pub(super) const FIRST_STREAMS: u32 = 1024;
@@ -43,6 +43,9 @@ pub struct QuicSettings {
     pub max_connections: usize,
     /// Bytes that a connection may have under way: what the network carries times its round-trip time.
     pub in_flight: u64,
+    /// Bytes that are under way before anything is known of the network. A packet that tries how large packets may be
+    /// counts, too: with less than the largest, it holds back everything else until it is acknowledged.
+    pub initial_window: u64,
     /// Which congestion control.
     pub congestion: Congestion,
     /// The kernel's buffers of each socket, in bytes. Without the right to raise them, its own limit holds
@@ -68,6 +71,7 @@ impl Default for QuicSettings {
             handshake_timeout: Duration::from_secs(5),
             max_connections: 4096,
             in_flight: 8 * 1024 * 1024,
+            initial_window: 256 * 1024,
             congestion: Congestion::default(),
             socket_buffer: 8 * 1024 * 1024,
             first_packet: 1200,
@@ -100,11 +104,12 @@ impl QuicSettings {
         let mut acknowledge = AckFrequencyConfig::default();
         acknowledge.ack_eliciting_threshold(VarInt::from_u32(self.acknowledge_every.max(1)));
         config.ack_frequency_config(Some(acknowledge));
-        match self.congestion {
-            Congestion::Cubic => config.congestion_controller_factory(Arc::new(CubicConfig::default())),
-            Congestion::NewReno => config.congestion_controller_factory(Arc::new(NewRenoConfig::default())),
-            Congestion::Bbr => config.congestion_controller_factory(Arc::new(BbrConfig::default())),
-        };
+        let initial = self.initial_window;
+        config.congestion_controller_factory(match self.congestion {
+            Congestion::Cubic => factory(CubicConfig::default(), |config| config.initial_window(initial)),
+            Congestion::NewReno => factory(NewRenoConfig::default(), |config| config.initial_window(initial)),
+            Congestion::Bbr => factory(BbrConfig::default(), |config| config.initial_window(initial)),
+        });
         config
     }
 
@@ -113,4 +118,12 @@ impl QuicSettings {
     fn receive_window(&self) -> VarInt {
         VarInt::try_from(self.in_flight.saturating_mul(2).saturating_add(MESSAGE_ROOM)).unwrap_or(VarInt::MAX)
     }
+}
+
+fn factory<C: ControllerFactory + Send + Sync + 'static>(
+    mut config: C,
+    change: impl FnOnce(&mut C) -> &mut C,
+) -> Arc<dyn ControllerFactory + Send + Sync> {
+    change(&mut config);
+    Arc::new(config)
 }

@@ -1,0 +1,84 @@
+//! Nodes of one cluster on loopback, and something to wait with.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use dflow_transport::quic::{ClusterCa, Connection, Identity, Incoming, QuicNode, QuicSettings};
+use std::net::SocketAddr;
+use std::sync::{Arc, Condvar, Mutex};
+use std::task::{Wake, Waker};
+use std::time::Duration;
+
+pub const DAY: Duration = Duration::from_secs(24 * 3600);
+/// Far longer than anything takes that is going to happen.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Something that paths and connections wake.
+#[derive(Default)]
+pub struct Bell {
+    rung: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Bell {
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    pub fn waker(self: &Arc<Self>) -> Waker {
+        Waker::from(Arc::clone(self))
+    }
+
+    /// Waits until it has been rung since the last call; `false` if it was not within this time.
+    pub fn wait(&self, limit: Duration) -> bool {
+        let rung = self.rung.lock().expect("nobody panics with it");
+        let (mut rung, _) = self.changed.wait_timeout_while(rung, limit, |rung| !*rung).expect("nobody panics with it");
+        std::mem::take(&mut *rung)
+    }
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        *self.rung.lock().expect("nobody panics with it") = true;
+        self.changed.notify_all();
+    }
+}
+
+pub fn localhost() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+pub fn settings() -> QuicSettings {
+    QuicSettings { endpoints: 1, ..QuicSettings::default() }
+}
+
+pub fn node(identity: &Identity) -> (QuicNode, Incoming) {
+    QuicNode::bind(localhost(), identity, settings()).expect("a free port")
+}
+
+/// Two nodes of one cluster, `a` and `b`.
+pub struct Pair {
+    pub ca: ClusterCa,
+    pub nodes: [QuicNode; 2],
+    pub incoming: Incoming,
+}
+
+impl Pair {
+    pub fn new() -> Self {
+        Self::with(settings())
+    }
+
+    pub fn with(settings: QuicSettings) -> Self {
+        let ca = ClusterCa::create("test").expect("an authority");
+        let [(a, _), (b, incoming)] = ["a", "b"].map(|name| {
+            let identity = ca.issue(name, DAY).expect("an identity");
+            QuicNode::bind(localhost(), &identity, settings.clone()).expect("a free port")
+        });
+        Self { ca, nodes: [a, b], incoming }
+    }
+
+    /// `a` dials `b`; both ends.
+    pub fn connect(&mut self) -> [Connection; 2] {
+        let dial = self.nodes[0].connect(self.nodes[1].local_address(), "b");
+        let accepted = self.incoming.wait().expect("it is accepted");
+        [dial.wait().expect("they are of one cluster"), accepted]
+    }
+}

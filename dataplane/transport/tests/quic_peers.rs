@@ -1,0 +1,608 @@
+//! Who may connect, and what becomes of those who do not keep to the protocol.
+
+mod quic_common;
+
+use dflow_protocol::SegmentId;
+use dflow_protocol::limits::{MAX_INLINE, MAX_PEER_MESSAGE, PEER_VERSION};
+use dflow_protocol::message::Window;
+use dflow_protocol::wire::{FlowId, GrantId, PeerMessage};
+use dflow_shm::{Access, Landing, Segment, SegmentKind};
+use dflow_transport::quic::{
+    ClusterCa, ConnectError, Connection, Identity, IdentityError, Incoming, MAX_MANAGEMENT_MESSAGE, ManagementError,
+    QuicNode, QuicPath, QuicSettings, bare_endpoint,
+};
+use dflow_transport::{Path, PathError, PathEvent};
+use quic_common::{Bell, DAY, PATIENCE, Pair, localhost, node, settings};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot::Sender;
+
+// ---- Certificates ----
+
+/// Everything that is logged at the level of warnings.
+fn log() -> &'static Mutex<Vec<u8>> {
+    struct Writer;
+    impl std::io::Write for Writer {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            log().lock().expect("nobody panics with it").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    static LOG: OnceLock<Mutex<Vec<u8>>> = OnceLock::new();
+    LOG.get_or_init(|| {
+        let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_ansi(false);
+        subscriber.with_writer(|| Writer).init();
+        Mutex::default()
+    })
+}
+
+/// The lines of the log in which this address is.
+fn lines_about(address: SocketAddr) -> Vec<String> {
+    let log = String::from_utf8(log().lock().expect("nobody panics with it").clone()).expect("text");
+    log.lines().filter(|line| line.contains(&address.to_string())).map(str::to_owned).collect()
+}
+
+fn failure(node: &QuicNode, to: SocketAddr, name: &str) -> String {
+    node.connect(to, name).wait().expect_err("it must not connect").to_string()
+}
+
+/// The peer may know of its refusal before the node has said so; it counts it then.
+fn until_refused(node: &QuicNode) {
+    let start = Instant::now();
+    while node.counters().refused == 0 {
+        assert!(start.elapsed() < PATIENCE, "nobody was refused");
+        std::thread::yield_now();
+    }
+    assert_eq!(node.counters().refused, 1);
+}
+
+/// `client` dials `server`: it is not let in, and the server says why, once, with the client's address.
+fn assert_server_refuses(client: &Identity, server: &Identity, why: &str) {
+    log();
+    let ((client, _), (server, mut incoming)) = (node(client), node(server));
+    let problem = failure(&client, server.local_address(), "server");
+    assert!(problem.contains("refused"), "{problem}");
+    until_refused(&server);
+    let lines = lines_about(client.local_address());
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains(why) && lines[0].contains("WARN"), "{lines:?}");
+    assert_eq!(server.counters().accepted, 0);
+    assert!(incoming.try_next().is_none());
+}
+
+/// `client` dials `server` and does not trust it: it says why, once, with the server's address.
+fn assert_client_refuses(client: &Identity, server: &Identity, name: &str, why: &str) {
+    log();
+    let ((client, _), (server, _incoming)) = (node(client), node(server));
+    let problem = failure(&client, server.local_address(), name);
+    assert!(problem.contains(why), "{problem}");
+    let lines = lines_about(server.local_address());
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains(why) && lines[0].contains("WARN"), "{lines:?}");
+    assert_eq!((client.counters().refused, client.counters().dialed), (1, 0));
+}
+
+/// An identity whose certificate is from `ca`, and that trusts `trusts`.
+fn mixed(ca: &ClusterCa, trusts: &ClusterCa) -> Identity {
+    let (own, other) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    ca.issue("client", DAY).and_then(|identity| identity.save(own.path())).expect("saved");
+    trusts.issue("client", DAY).and_then(|identity| identity.save(other.path())).expect("saved");
+    std::fs::copy(other.path().join("ca.pem"), own.path().join("ca.pem")).expect("copied");
+    Identity::load(own.path()).expect("loaded")
+}
+
+#[test]
+fn another_clusters_certificate_is_refused() {
+    let [ours, theirs] = [(); 2].map(|()| ClusterCa::create("same-name").expect("an authority"));
+    let server = ours.issue("server", DAY).expect("an identity");
+    assert_server_refuses(&mixed(&theirs, &ours), &server, "invalid peer certificate");
+    let stranger = theirs.issue("client", DAY).expect("an identity");
+    assert_client_refuses(&stranger, &server, "server", "invalid peer certificate");
+}
+
+#[test]
+fn an_expired_certificate_is_refused() {
+    let ca = ClusterCa::create("test").expect("an authority");
+    let now = SystemTime::now();
+    let [expired, expired_server] =
+        ["client", "server"].map(|name| ca.issue_between(name, now - 2 * DAY, now - DAY).expect("an identity"));
+    let [valid, server] = ["client", "server"].map(|name| ca.issue(name, DAY).expect("an identity"));
+    assert_server_refuses(&expired, &server, "expired");
+    assert_client_refuses(&valid, &expired_server, "server", "expired");
+    let early = ca.issue_between("client", now + DAY, now + 2 * DAY).expect("an identity");
+    assert_server_refuses(&early, &server, "not valid yet");
+}
+
+#[test]
+fn another_node_of_the_cluster_is_not_taken_for_the_one_that_is_meant() {
+    let ca = ClusterCa::create("test").expect("an authority");
+    let [client, server] = ["client", "server"].map(|name| ca.issue(name, DAY).expect("an identity"));
+    assert_client_refuses(&client, &server, "another", "not valid for name");
+    let (client, _) = node(&client);
+    let error = client.connect(client.local_address(), "127.0.0.1").wait().expect_err("no name");
+    assert!(matches!(error, ConnectError::Name(IdentityError::Name { .. })), "{error}");
+}
+
+#[test]
+fn identities_are_kept_in_files_that_others_cannot_read() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (ca_home, home) = (directory.path().join("ca"), directory.path().join("node"));
+    let ca = ClusterCa::create("test").expect("an authority");
+    ca.save(&ca_home).expect("saved");
+    assert!(matches!(ca.save(&ca_home), Err(IdentityError::File { .. })), "an authority is never replaced");
+    let again = ClusterCa::load(&ca_home).expect("loaded");
+    for authority in [&ca, &again] {
+        authority.issue("node-1.rack-2", DAY).and_then(|identity| identity.save(&home)).expect("saved");
+    }
+    let loaded = Identity::load(&home).expect("loaded");
+    assert_eq!(loaded.name(), "node-1.rack-2");
+    // Certificates of the authority before and after it was saved go together.
+    let (a, _) = node(&loaded);
+    let (b, mut incoming) = node(&ca.issue("b", DAY).expect("an identity"));
+    let dialed = a.connect(b.local_address(), "b").wait().expect("of one cluster");
+    let accepted = incoming.wait().expect("it is accepted");
+    assert_eq!((dialed.peer(), accepted.peer()), ("b", "node-1.rack-2"));
+
+    for key in [ca_home.join("ca.key"), home.join("node.key")] {
+        let mode = |path| std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+        assert_eq!(mode(&key), 0o600);
+        std::fs::set_permissions(&key, PermissionsExt::from_mode(0o640)).expect("ours");
+    }
+    assert!(matches!(Identity::load(&home), Err(IdentityError::Exposed { mode: 0o640, .. })));
+    assert!(matches!(ClusterCa::load(&ca_home), Err(IdentityError::Exposed { .. })));
+    std::fs::write(home.join("node.pem"), "nothing").expect("ours");
+    assert!(matches!(Identity::load(&home), Err(IdentityError::Contents { .. })));
+}
+
+#[test]
+fn names_are_labels_that_are_no_addresses() {
+    let ca = ClusterCa::create("test").expect("an authority");
+    for name in ["a", "node-1", "n1.rack-2.example"] {
+        assert!(ca.issue(name, DAY).is_ok(), "{name}");
+    }
+    let long = "a".repeat(64);
+    for name in ["", "A", "1", "10.0.0.1", "-a", "a-", "a..b", "a.", "ä", "a b", "*", "::1", long.as_str()] {
+        assert!(matches!(ca.issue(name, DAY), Err(IdentityError::Name { .. })), "{name}");
+    }
+}
+
+// ---- Connections ----
+
+fn wait_for<T>(bell: &Bell, mut look: impl FnMut() -> Option<T>) -> T {
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(bell.wait(PATIENCE), "nothing has come");
+    }
+}
+
+#[test]
+fn management_messages_arrive_in_order() {
+    let mut pair = Pair::new();
+    let [a, b] = pair.connect();
+    let bell = Bell::new();
+    b.set_waker(bell.waker());
+    // More than what the queues and the flow control of QUIC hold.
+    let messages: Vec<Vec<u8>> = (0..9000u32).map(|number| vec![number as u8; 4000 + number as usize % 97]).collect();
+    let mut expected = messages.iter();
+    for message in &messages {
+        while let Err(error) = a.send(message.clone()) {
+            assert_eq!(error, ManagementError::Full);
+            // There is room again when the other side reads.
+            assert_eq!(Some(&wait_for(&bell, || b.try_recv())), expected.next());
+        }
+    }
+    assert!(expected.len() < messages.len(), "so many do not fit into the queues");
+    for message in expected {
+        assert_eq!(&wait_for(&bell, || b.try_recv()), message);
+    }
+    assert_eq!(a.send(vec![0; MAX_MANAGEMENT_MESSAGE + 1]), Err(ManagementError::TooLong(MAX_MANAGEMENT_MESSAGE + 1)));
+    assert!(a.stats().round_trip > Duration::ZERO && a.stats().packets_sent > 0);
+    a.close("it is enough");
+    let reason = wait_for(&bell, || b.closed());
+    assert!(reason.contains("it is enough"), "{reason}");
+    assert!(matches!(b.send(vec![1]), Err(ManagementError::Closed(_))));
+}
+
+#[test]
+fn several_endpoints_share_an_address() {
+    let ca = ClusterCa::create("test").expect("an authority");
+    let settings = QuicSettings { endpoints: 3, ..settings() };
+    let address = SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 0));
+    let [(a, _), (b, mut incoming)] = ["a", "b"].map(|name| {
+        QuicNode::bind(address, &ca.issue(name, DAY).expect("an identity"), settings.clone()).expect("a free port")
+    });
+    let mut open = Vec::new();
+    for _ in 0..12 {
+        let dialed = a.connect(b.local_address(), "b").wait().expect("of one cluster");
+        let accepted = incoming.wait().expect("it is accepted");
+        let bell = Bell::new();
+        accepted.set_waker(bell.waker());
+        dialed.send(b"hello".to_vec()).expect("there is room");
+        assert_eq!(wait_for(&bell, || accepted.try_recv()), b"hello");
+        open.push((dialed, accepted));
+    }
+    assert_eq!((a.counters().dialed, b.counters().accepted), (12, 12));
+    // Nobody else gets the port by mistake.
+    let identity = ca.issue("c", DAY).expect("an identity");
+    let problem = QuicNode::bind(b.local_address(), &identity, settings).expect_err("it is taken").to_string();
+    assert!(problem.contains(&b.local_address().to_string()), "{problem}");
+    drop(b);
+    let bell = Bell::new();
+    open[0].0.set_waker(bell.waker());
+    assert!(wait_for(&bell, || open[0].0.closed()).contains("shutting down"));
+}
+
+// ---- Peers that have a certificate and break the rules ----
+
+/// A peer made of bare quinn, with a certificate, connected to a node that has a path to it.
+struct Hostile {
+    runtime: Handle,
+    /// What runs it, until the other is dropped.
+    thread: Option<(JoinHandle<()>, Sender<()>)>,
+    quic: quinn::Connection,
+    management: Option<(quinn::SendStream, quinn::RecvStream)>,
+    node: QuicNode,
+    /// Others are accepted, too.
+    _incoming: Incoming,
+    connection: Connection,
+    path: QuicPath,
+    landing: Arc<Landing>,
+    bell: Arc<Bell>,
+    /// Two others of the cluster.
+    others: Pair,
+}
+
+/// The flow that the node has offered, with room for 4096 bytes.
+const FLOW: u32 = 7;
+const INCARNATION: u64 = 5;
+
+impl Hostile {
+    fn new() -> Self {
+        Self::with(settings())
+    }
+
+    fn with(settings: QuicSettings) -> Self {
+        let others = Pair::new();
+        let identity = others.ca.issue("server", DAY).expect("an identity");
+        let (node, mut incoming) = QuicNode::bind(localhost(), &identity, settings).expect("a free port");
+        let own = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let runtime = own.handle().clone();
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let thread = std::thread::spawn(move || drop(own.block_on(stopped)));
+        let identity = others.ca.issue("hostile", DAY).expect("an identity");
+        let (quic, management) = runtime.block_on(async {
+            let quic = connect(&identity, node.local_address()).await;
+            let management = greet(&quic, PEER_VERSION).await;
+            (quic, management)
+        });
+        let connection = incoming.wait().expect("it is accepted");
+        assert_eq!(connection.peer(), "hostile");
+        let bell = Bell::new();
+        let mut path = QuicPath::new(&connection, INCARNATION, bell.waker()).expect("a connection");
+        let segment = Segment::create("test", 4096, SegmentKind::FunctionWritten).expect("memory");
+        let memory = Arc::new(segment.map(Access::Write).expect("a mapping"));
+        let window = Window { segment: SegmentId(0), segment_offset: 0, base: 0, size: 4096, ring: false };
+        let landing = Arc::new(Landing::new(&window, memory, 0));
+        landing.open(0..4096);
+        path.offer(FlowId(FLOW), GrantId(1), &landing).expect("it needs nothing");
+        Self {
+            runtime,
+            thread: Some((thread, stop)),
+            quic,
+            management: Some(management),
+            node,
+            _incoming: incoming,
+            connection,
+            path,
+            landing,
+            bell,
+            others,
+        }
+    }
+
+    /// Opens a stream, writes the bytes, and ends it.
+    fn stream(&self, bytes: &[u8]) {
+        self.open(bytes, true);
+    }
+
+    fn open(&self, bytes: &[u8], finish: bool) -> Option<quinn::SendStream> {
+        self.runtime.block_on(async {
+            // It may be cut off in the middle.
+            let mut stream = self.quic.open_uni().await.ok()?;
+            stream.write_all(bytes).await.ok()?;
+            if finish {
+                stream.finish().ok()?;
+            }
+            Some(stream)
+        })
+    }
+
+    fn events(&mut self, enough: impl Fn(&[PathEvent]) -> bool) -> Vec<PathEvent> {
+        let mut events = Vec::new();
+        let (bell, path) = (&self.bell, &mut self.path);
+        wait_for(bell, || {
+            path.poll(&mut events);
+            enough(&events).then_some(())
+        });
+        events
+    }
+
+    fn lost(&mut self) -> PathError {
+        let events = self.events(|events| matches!(events.last(), Some(PathEvent::Lost(_))));
+        match events.into_iter().last() {
+            Some(PathEvent::Lost(error)) => error,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The path is lost for this reason, the peer is told, it is counted, and others are not affected.
+    fn assert_cut_off(mut self, why: &str) {
+        let error = self.lost();
+        assert!(error.is_violation() && error.to_string().contains(why), "{error}");
+        let closed = self.runtime.block_on(self.quic.closed());
+        assert!(
+            matches!(&closed, quinn::ConnectionError::ApplicationClosed(close)
+            if String::from_utf8_lossy(&close.reason).contains(why)),
+            "{closed:?}"
+        );
+        assert!(self.connection.closed().is_some());
+        assert_eq!(self.node.counters().violations, 1);
+        assert!(matches!(
+            QuicPath::new(&self.connection, INCARNATION + 1, self.bell.waker()),
+            Err(PathError::Lost { .. })
+        ));
+
+        let (bell, address) = (Bell::new(), self.node.local_address());
+        let other = self.others.nodes[0].connect(address, "server").wait().expect("others still connect");
+        other.set_waker(bell.waker());
+        assert_eq!(other.closed(), None);
+    }
+}
+
+async fn connect(identity: &Identity, address: SocketAddr) -> quinn::Connection {
+    let endpoint = bare_endpoint(localhost(), identity, &settings()).expect("a port");
+    endpoint.connect(address, "server").expect("a name").await.expect("of the cluster")
+}
+
+async fn greet(quic: &quinn::Connection, version: u32) -> (quinn::SendStream, quinn::RecvStream) {
+    let (mut send, receive) = quic.open_bi().await.expect("a stream");
+    send.write_all(b"dflow\0\r\n").await.expect("it is there");
+    send.write_all(&version.to_le_bytes()).await.expect("it is there");
+    (send, receive)
+}
+
+fn header(kind: u32, flow: u32, incarnation: u64, start: u64) -> Vec<u8> {
+    [&kind.to_le_bytes()[..], &flow.to_le_bytes(), &incarnation.to_le_bytes(), &start.to_le_bytes()].concat()
+}
+
+fn messages(incarnation: u64) -> Vec<u8> {
+    header(1, 0, incarnation, 0)
+}
+
+fn data(flow: u32, start: u64, length: usize) -> Vec<u8> {
+    [header(2, flow, INCARNATION, start), vec![3; length]].concat()
+}
+
+fn framed(message: &PeerMessage) -> Vec<u8> {
+    let bytes = message.encode().expect("a sound message");
+    [&(bytes.len() as u32).to_le_bytes()[..], &bytes].concat()
+}
+
+#[test]
+fn a_peer_that_keeps_to_the_rules_is_heard() {
+    let mut hostile = Hostile::new();
+    hostile.stream(&data(FLOW, 1000, 500));
+    let ping = framed(&PeerMessage::Ping(3));
+    let stream = hostile.open(&[messages(INCARNATION), ping].concat(), false);
+    let events = hostile.events(|events| {
+        let placed: u64 =
+            events.iter().map(|event| if let PathEvent::Placed { length, .. } = event { *length } else { 0 }).sum();
+        placed == 500 && events.iter().any(|event| matches!(event, PathEvent::Message(PeerMessage::Ping(3))))
+    });
+    assert!(!events.iter().any(|event| matches!(event, PathEvent::Lost(_))), "{events:?}");
+    let mut bytes = [0; 500];
+    hostile.landing.memory().shared(1000..1500).copy_to(&mut bytes);
+    assert_eq!(bytes, [3; 500]);
+    drop(stream);
+    // It ends its messages: the path is over, and it has broken no rule.
+    let error = hostile.lost();
+    assert!(!error.is_violation(), "{error}");
+    assert_eq!((hostile.node.counters().violations, hostile.connection.closed()), (0, None));
+}
+
+#[test]
+fn streams_without_a_proper_header_are_violations() {
+    let attacks: [(&[u8], &str); 3] =
+        [(&[0xff; 64], "header that is none"), (&[1, 0, 0], "after 3 bytes"), (&[], "after 0 bytes")];
+    for (bytes, why) in attacks {
+        let hostile = Hostile::new();
+        hostile.stream(bytes);
+        hostile.assert_cut_off(why);
+    }
+    let hostile = Hostile::new();
+    hostile.stream(&header(2, FLOW, INCARNATION, 1 << 62));
+    hostile.assert_cut_off("header that is none");
+    let hostile = Hostile::new();
+    hostile.stream(&[&messages(INCARNATION)[..], &[9, 0, 0, 0, 1]].concat());
+    hostile.assert_cut_off("end after 5 bytes of one");
+}
+
+#[test]
+fn bytes_for_a_place_where_none_may_arrive_are_violations() {
+    for (start, length) in [(4000, 97), (4096, 1), (1 << 61, 10)] {
+        let hostile = Hostile::new();
+        hostile.stream(&data(FLOW, start, length));
+        hostile.assert_cut_off("where only 0..4096 may arrive");
+    }
+    let hostile = Hostile::new();
+    hostile.stream(&data(FLOW + 1, 0, 10));
+    hostile.assert_cut_off("has no window");
+    let hostile = Hostile::new();
+    hostile.stream(&data(FLOW, 0, 10));
+    hostile.stream(&data(FLOW, 0, 10));
+    hostile.assert_cut_off("a second stream for flow 7");
+    let hostile = Hostile::new();
+    hostile.stream(&header(2, FLOW, INCARNATION + 1, 0));
+    hostile.assert_cut_off("a path that this node has not begun");
+}
+
+#[test]
+fn messages_that_are_none_are_violations() {
+    let size = MAX_PEER_MESSAGE + 1;
+    let too_long = [&messages(INCARNATION)[..], &(size as u32).to_le_bytes()].concat();
+    let hostile = Hostile::new();
+    let stream = hostile.open(&too_long, false);
+    hostile.assert_cut_off("a message of 8193 bytes");
+    drop(stream);
+    for noise in [vec![0u8; 40], (0..200).map(|byte| byte ^ 0x5a).collect()] {
+        let hostile = Hostile::new();
+        let length = (noise.len() as u32).to_le_bytes();
+        let stream = hostile.open(&[&messages(INCARNATION)[..], &length, &noise].concat(), false);
+        hostile.assert_cut_off("no message of version");
+        drop(stream);
+    }
+    let hostile = Hostile::new();
+    let streams = [(); 2].map(|()| hostile.open(&messages(INCARNATION), false));
+    hostile.assert_cut_off("a second stream for messages");
+    drop(streams);
+}
+
+#[test]
+fn a_management_message_that_is_too_long_is_a_violation() {
+    let mut hostile = Hostile::new();
+    let (mut send, receive) = hostile.management.take().expect("it is open");
+    hostile.runtime.block_on(async {
+        send.write_all(&(MAX_MANAGEMENT_MESSAGE as u16 + 1).to_le_bytes()).await.expect("it is open");
+    });
+    hostile.assert_cut_off("a management message of 4097 bytes");
+    drop((send, receive));
+}
+
+#[test]
+fn late_streams_are_ignored_as_many_as_there_can_be_and_no_more() {
+    let mut hostile = Hostile::new();
+    hostile.path.withdraw(FlowId(FLOW));
+    // Bytes that were under way when the flow was withdrawn, and a path that is over.
+    for bytes in [data(FLOW, 0, 100), messages(INCARNATION - 1), header(2, 1, INCARNATION - 1, 0)] {
+        let stream = hostile.open(&bytes, false).expect("nothing is wrong with it");
+        assert!(hostile.runtime.block_on(stream.stopped()).expect("the connection stays").is_some(), "it is stopped");
+    }
+    assert_eq!(hostile.connection.closed(), None);
+    let mut bytes = [0; 100];
+    hostile.landing.memory().shared(0..100).copy_to(&mut bytes);
+    assert_eq!(bytes, [0; 100], "nothing lands in a window that was withdrawn");
+    for _ in 0..64 {
+        hostile.stream(&data(FLOW, 0, 100));
+    }
+    hostile.assert_cut_off("more streams than there are flows");
+}
+
+#[test]
+fn a_peer_that_has_begun_the_next_path_ends_this_one() {
+    let mut hostile = Hostile::new();
+    let ping = framed(&PeerMessage::Ping(9));
+    let stream = hostile.open(&[messages(INCARNATION + 1), ping].concat(), false);
+    let error = hostile.lost();
+    assert!(!error.is_violation() && error.to_string().contains("another path"), "{error}");
+    // What it has said on the next path is not lost.
+    hostile.path = QuicPath::new(&hostile.connection, INCARNATION + 1, hostile.bell.waker()).expect("a connection");
+    hostile.events(|events| matches!(events, [PathEvent::Message(PeerMessage::Ping(9))]));
+    let stale = QuicPath::new(&hostile.connection, INCARNATION + 1, hostile.bell.waker());
+    assert!(matches!(stale, Err(PathError::Resource(_))), "a number is used once");
+    drop(stream);
+}
+
+#[test]
+fn noise_is_cut_off_sooner_or_later() {
+    let mut state = 0x2545_f491_4f6c_dd1du64;
+    let mut random = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    for _ in 0..4 {
+        let mut hostile = Hostile::new();
+        let stream = hostile.open(&messages(INCARNATION), false);
+        for _ in 0..100 {
+            let length = random() as usize % 2000;
+            let noise: Vec<u8> = (0..length).map(|_| random() as u8).collect();
+            hostile.stream(&noise);
+        }
+        assert!(hostile.lost().is_violation());
+        assert_eq!(hostile.node.counters().violations, 1);
+        drop(stream);
+    }
+}
+
+#[test]
+fn a_flood_of_messages_waits_for_the_reader() {
+    let mut hostile = Hostile::new();
+    let bytes = vec![1; MAX_INLINE];
+    let message = framed(&PeerMessage::Inline { flow: FlowId(1), at: 0, bytes });
+    let count = 64 * 1024 * 1024 / message.len();
+    let quic = hostile.quic.clone();
+    let (held, is_held) = std::sync::mpsc::channel();
+    let flood = hostile.runtime.spawn(async move {
+        let mut stream = quic.open_uni().await.expect("a stream");
+        stream.write_all(&messages(INCARNATION)).await.expect("it goes on");
+        for _ in 0..count {
+            let mut write = std::pin::pin!(stream.write_all(&message));
+            if let Ok(outcome) = tokio::time::timeout(Duration::from_millis(500), &mut write).await {
+                outcome.expect("it goes on");
+            } else {
+                let _ = held.send(());
+                write.await.expect("it goes on");
+            }
+        }
+        stream.finish().expect("once");
+    });
+    is_held.recv().expect("flow control holds it before all of it is sent");
+    let mut received = 0;
+    let mut events = Vec::new();
+    while received < count {
+        hostile.path.poll(&mut events);
+        assert!(!events.is_empty() || hostile.bell.wait(PATIENCE), "nothing has come");
+        received += events.drain(..).filter(|event| matches!(event, PathEvent::Message(_))).count();
+    }
+    hostile.runtime.block_on(flood).expect("all of it was sent");
+    assert_eq!(hostile.connection.closed(), None);
+}
+
+#[test]
+fn another_version_is_refused_and_both_are_named() {
+    log();
+    let ca = ClusterCa::create("test").expect("an authority");
+    let (node, _incoming) = node(&ca.issue("server", DAY).expect("an identity"));
+    let identity = ca.issue("hostile", DAY).expect("an identity");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let quic = connect(&identity, node.local_address()).await;
+        let _streams = greet(&quic, 4711).await;
+        let closed = quic.closed().await.to_string();
+        assert!(closed.contains("4711") && closed.contains(&format!("this node {PEER_VERSION}")), "{closed}");
+    });
+    until_refused(&node);
+}
+
+#[test]
+fn a_peer_that_vanishes_is_noticed() {
+    let limit = Duration::from_secs(1);
+    let mut hostile = Hostile::with(QuicSettings { idle_timeout: limit, keep_alive: limit / 4, ..settings() });
+    // Its process is gone: nobody says goodbye.
+    let (thread, stop) = hostile.thread.take().expect("it runs");
+    drop(stop);
+    thread.join().expect("it does not panic");
+    let error = hostile.lost();
+    assert!(!error.is_violation() && error.to_string().contains("too long"), "{error}");
+    assert!(hostile.connection.closed().is_some());
+}
