@@ -33,8 +33,14 @@ fn main() {
     let ca = ClusterCa::create("speed").expect("an authority");
     let identities = ["a", "b"].map(|name| ca.issue(name, Duration::from_secs(3600)).expect("an identity"));
     for _ in 0..3 {
+        let start = cpu();
         let bare = bare_stream(&identities, &settings, total);
+        let middle = cpu();
         let ours = our_stream(&identities, &settings, total, window);
+        let end = cpu();
+        let gib = total as f64 / (1u64 << 30) as f64;
+        let (bare_cpu, our_cpu) = ((middle - start) / gib, (end - middle) / gib);
+        println!("  CPU seconds per GiB: bare quinn {bare_cpu:.2}, dflow {our_cpu:.2}: {:.3}", our_cpu / bare_cpu);
         println!("stream of {} MiB: bare quinn {bare:.2} GB/s, dflow {ours:.2} GB/s: {:.3}", total / MIB, ours / bare);
     }
     for _ in 0..3 {
@@ -48,6 +54,12 @@ fn main() {
             );
         }
     }
+}
+
+/// CPU time of this process, in seconds.
+fn cpu() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 fn localhost() -> SocketAddr {

@@ -3,9 +3,9 @@
 
 use dflow_transport::quic::{ClusterCa, Connection, Identity, Incoming, QuicNode, QuicSettings};
 use std::net::SocketAddr;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::task::{Wake, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Far longer than anything takes that is going to happen.
@@ -81,4 +81,40 @@ impl Pair {
         let accepted = self.incoming.wait().expect("it is accepted");
         [dial.wait().expect("they are of one cluster"), accepted]
     }
+}
+
+/// Everything that is logged at the level of warnings.
+pub fn log() -> &'static Mutex<Vec<u8>> {
+    struct Writer;
+    impl std::io::Write for Writer {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            log().lock().expect("nobody panics with it").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    static LOG: OnceLock<Mutex<Vec<u8>>> = OnceLock::new();
+    LOG.get_or_init(|| {
+        let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_ansi(false);
+        subscriber.with_writer(|| Writer).init();
+        Mutex::default()
+    })
+}
+
+/// The lines of the log in which this address is.
+pub fn lines_about(address: SocketAddr) -> Vec<String> {
+    let log = String::from_utf8(log().lock().expect("nobody panics with it").clone()).expect("text");
+    log.lines().filter(|line| line.contains(&address.to_string())).map(str::to_owned).collect()
+}
+
+/// The peer may know of its refusal before the node has said so; it counts it then.
+pub fn until_refused(node: &QuicNode) {
+    let start = Instant::now();
+    while node.counters().refused == 0 {
+        assert!(start.elapsed() < PATIENCE, "nobody was refused");
+        std::thread::yield_now();
+    }
+    assert_eq!(node.counters().refused, 1);
 }

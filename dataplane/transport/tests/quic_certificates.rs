@@ -1,0 +1,123 @@
+//! Who may connect: certificates, names, and the files that they are kept in.
+
+mod quic_common;
+
+use dflow_transport::quic::{ClusterCa, ConnectError, Identity, IdentityError, QuicNode};
+use quic_common::{DAY, lines_about, log, node, until_refused};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::time::SystemTime;
+
+fn failure(node: &QuicNode, to: SocketAddr, name: &str) -> String {
+    node.connect(to, name).wait().expect_err("it must not connect").to_string()
+}
+
+/// `client` dials `server`: it is not let in, and the server says why, once, with the client's address.
+fn assert_server_refuses(client: &Identity, server: &Identity, why: &str) {
+    log();
+    let ((client, _), (server, mut incoming)) = (node(client), node(server));
+    let problem = failure(&client, server.local_address(), "server");
+    assert!(problem.contains("refused"), "{problem}");
+    until_refused(&server);
+    let lines = lines_about(client.local_address());
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains(why) && lines[0].contains("WARN"), "{lines:?}");
+    assert_eq!(server.counters().accepted, 0);
+    assert!(incoming.try_next().is_none());
+}
+
+/// `client` dials `server` and does not trust it: it says why, once, with the server's address.
+fn assert_client_refuses(client: &Identity, server: &Identity, name: &str, why: &str) {
+    log();
+    let ((client, _), (server, _incoming)) = (node(client), node(server));
+    let problem = failure(&client, server.local_address(), name);
+    assert!(problem.contains(why), "{problem}");
+    let lines = lines_about(server.local_address());
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains(why) && lines[0].contains("WARN"), "{lines:?}");
+    assert_eq!((client.counters().refused, client.counters().dialed), (1, 0));
+}
+
+/// An identity whose certificate is from `ca`, and that trusts `trusts`.
+fn mixed(ca: &ClusterCa, trusts: &ClusterCa) -> Identity {
+    let (own, other) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    ca.issue("client", DAY).and_then(|identity| identity.save(own.path())).expect("saved");
+    trusts.issue("client", DAY).and_then(|identity| identity.save(other.path())).expect("saved");
+    std::fs::copy(other.path().join("ca.pem"), own.path().join("ca.pem")).expect("copied");
+    Identity::load(own.path()).expect("loaded")
+}
+
+#[test]
+fn another_clusters_certificate_is_refused() {
+    let [ours, theirs] = [(); 2].map(|()| ClusterCa::create("same-name").expect("an authority"));
+    let server = ours.issue("server", DAY).expect("an identity");
+    assert_server_refuses(&mixed(&theirs, &ours), &server, "invalid peer certificate");
+    let stranger = theirs.issue("client", DAY).expect("an identity");
+    assert_client_refuses(&stranger, &server, "server", "invalid peer certificate");
+}
+
+#[test]
+fn an_expired_certificate_is_refused() {
+    let ca = ClusterCa::create("test").expect("an authority");
+    let now = SystemTime::now();
+    let [expired, expired_server] =
+        ["client", "server"].map(|name| ca.issue_between(name, now - 2 * DAY, now - DAY).expect("an identity"));
+    let [valid, server] = ["client", "server"].map(|name| ca.issue(name, DAY).expect("an identity"));
+    assert_server_refuses(&expired, &server, "expired");
+    assert_client_refuses(&valid, &expired_server, "server", "expired");
+    let early = ca.issue_between("client", now + DAY, now + 2 * DAY).expect("an identity");
+    assert_server_refuses(&early, &server, "not valid yet");
+}
+
+#[test]
+fn another_node_of_the_cluster_is_not_taken_for_the_one_that_is_meant() {
+    let ca = ClusterCa::create("test").expect("an authority");
+    let [client, server] = ["client", "server"].map(|name| ca.issue(name, DAY).expect("an identity"));
+    assert_client_refuses(&client, &server, "another", "not valid for name");
+    let (client, _) = node(&client);
+    let error = client.connect(client.local_address(), "127.0.0.1").wait().expect_err("no name");
+    assert!(matches!(error, ConnectError::Name(IdentityError::Name { .. })), "{error}");
+}
+
+#[test]
+fn identities_are_kept_in_files_that_others_cannot_read() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (ca_home, home) = (directory.path().join("ca"), directory.path().join("node"));
+    let ca = ClusterCa::create("test").expect("an authority");
+    ca.save(&ca_home).expect("saved");
+    assert!(matches!(ca.save(&ca_home), Err(IdentityError::File { .. })), "an authority is never replaced");
+    let again = ClusterCa::load(&ca_home).expect("loaded");
+    for authority in [&ca, &again] {
+        authority.issue("node-1.rack-2", DAY).and_then(|identity| identity.save(&home)).expect("saved");
+    }
+    let loaded = Identity::load(&home).expect("loaded");
+    assert_eq!(loaded.name(), "node-1.rack-2");
+    // Certificates of the authority before and after it was saved go together.
+    let (a, _) = node(&loaded);
+    let (b, mut incoming) = node(&ca.issue("b", DAY).expect("an identity"));
+    let dialed = a.connect(b.local_address(), "b").wait().expect("of one cluster");
+    let accepted = incoming.wait().expect("it is accepted");
+    assert_eq!((dialed.peer(), accepted.peer()), ("b", "node-1.rack-2"));
+
+    for key in [ca_home.join("ca.key"), home.join("node.key")] {
+        let mode = |path| std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+        assert_eq!(mode(&key), 0o600);
+        std::fs::set_permissions(&key, PermissionsExt::from_mode(0o640)).expect("ours");
+    }
+    assert!(matches!(Identity::load(&home), Err(IdentityError::Exposed { mode: 0o640, .. })));
+    assert!(matches!(ClusterCa::load(&ca_home), Err(IdentityError::Exposed { .. })));
+    std::fs::write(home.join("node.pem"), "nothing").expect("ours");
+    assert!(matches!(Identity::load(&home), Err(IdentityError::Contents { .. })));
+}
+
+#[test]
+fn names_are_labels_that_are_no_addresses() {
+    let ca = ClusterCa::create("test").expect("an authority");
+    for name in ["a", "node-1", "n1.rack-2.example"] {
+        assert!(ca.issue(name, DAY).is_ok(), "{name}");
+    }
+    let long = "a".repeat(64);
+    for name in ["", "A", "1", "10.0.0.1", "-a", "a-", "a..b", "a.", "ä", "a b", "*", "::1", long.as_str()] {
+        assert!(matches!(ca.issue(name, DAY), Err(IdentityError::Name { .. })), "{name}");
+    }
+}
