@@ -9,11 +9,13 @@ use bytes::{Buf, BytesMut};
 use dflow_protocol::limits::MAX_PEER_MESSAGE;
 use dflow_protocol::wire::{FlowId, PeerMessage, WireError};
 use dflow_shm::{Landing, OutOfRoom};
-use quinn::{ReadError, RecvStream, VarInt};
+use quinn::{Chunk, ReadError, RecvStream, VarInt};
 use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::Waker;
+use std::task::{Poll, Waker};
 use tokio::sync::Notify;
 
 /// Messages that wait for the link, in bytes; a peer that sends more has to wait.
@@ -351,13 +353,21 @@ pub(super) async fn read_flow(
     start: u64,
     mut stream: RecvStream,
 ) {
-    while let Ok(Some(chunk)) = stream.read_chunk(usize::MAX, false).await {
+    let mut news = false;
+    loop {
+        // The link is woken once for all that has come together.
+        let tell = || {
+            if std::mem::take(&mut news) {
+                receiving.wake();
+            }
+        };
+        let Some(chunk) = next_chunk(&mut stream, tell).await else { break };
         let at = start.saturating_add(chunk.offset.saturating_sub(HEADER as u64));
         match inflow.place(at, &chunk.bytes) {
             Ok(false) => {}
             Ok(true) => {
                 lock(&receiving.events).ready.push(inflow.clone());
-                receiving.wake();
+                news = true;
             }
             Err(Misplaced::Late) => {
                 let _ = stream.stop(UNWANTED);
@@ -372,6 +382,27 @@ pub(super) async fn read_flow(
             }
         }
     }
+    if news {
+        receiving.wake();
+    }
+}
+
+/// The next chunk of the stream, in whatever order; `None` at its end, whatever kind of end it is. `waits` is called if there
+/// is none yet.
+async fn next_chunk(stream: &mut RecvStream, waits: impl FnOnce()) -> Option<Chunk> {
+    let mut read = pin!(stream.read_chunk(usize::MAX, false));
+    let at_once = poll_fn(|cx| match read.as_mut().poll(cx) {
+        Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
+        Poll::Pending => Poll::Ready(None),
+    });
+    match at_once.await {
+        Some(outcome) => outcome,
+        None => {
+            waits();
+            read.await
+        }
+    }
+    .unwrap_or(None)
 }
 
 /// A stream that belongs to nothing that there is any more.

@@ -142,6 +142,7 @@ impl QuicNode {
         identity: &Identity,
         settings: QuicSettings,
     ) -> Result<(Self, Incoming), NodeError> {
+        keep_freed_memory();
         let count = settings.endpoints.clamp(1, MAX_ENDPOINTS);
         let failed = |source| NodeError::Bind { address, source };
         let sockets = bind(address, count, settings.socket_buffer).map_err(failed)?;
@@ -308,6 +309,7 @@ impl EndpointThread {
 /// # Errors
 /// If the address cannot be used or the identity is not usable.
 pub fn bare_endpoint(address: SocketAddr, identity: &Identity, settings: &QuicSettings) -> Result<Endpoint, NodeError> {
+    keep_freed_memory();
     let failed = |source| NodeError::Bind { address, source };
     let tls = Tls::new(identity)?;
     let socket = bind(address, 1, settings.socket_buffer).and_then(|mut sockets| sockets.pop().ok_or_else(no_socket));
@@ -342,6 +344,14 @@ impl NodeShared {
         tracing::warn!(peer = %address, "refused a connection: {reason}");
         self.counters.refused.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+/// quinn takes memory for every packet that comes. glibc gives the memory of large packets back to the kernel whenever the
+/// last of them is freed, and takes it again, page by page: half of all time went there. It stops doing so for blocks up to
+/// the size of the largest that was ever freed.
+fn keep_freed_memory() {
+    const LARGEST: usize = 16 * 1024 * 1024;
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(LARGEST)));
 }
 
 /// Within the runtime of its thread.

@@ -16,6 +16,8 @@ use tokio::sync::Notify;
 const PART: usize = 64 * 1024;
 /// A chunk of fewer bytes gets memory of its own size.
 const SMALL: usize = 16 * 1024;
+/// The most parts that are copied before they are sent.
+const MAX_PARTS: usize = 4;
 /// The most free parts that are kept for later.
 const MAX_FREE: usize = 64;
 /// A flow goes before others until it has sent so many bytes.
@@ -58,17 +60,14 @@ impl Gauge {
 
     fn release(&self, bytes: usize) {
         let left = self.bytes.fetch_sub(bytes as u64, Ordering::SeqCst).saturating_sub(bytes as u64);
-        // An eighth at a time, so that a wake-up is worth its while.
-        if left <= self.limit - self.limit / 8
-            && self.starved.load(Ordering::SeqCst)
-            && self.starved.swap(false, Ordering::SeqCst)
-        {
+        // Half of it at a time, so that a wake-up is worth its while; the other half keeps the network busy.
+        if left <= self.limit / 2 && self.starved.load(Ordering::SeqCst) && self.starved.swap(false, Ordering::SeqCst) {
             self.receiving.room();
         }
     }
 }
 
-/// Memory of bytes under way; quinn lets go of it when they are acknowledged.
+/// Memory of bytes under way, which were counted when they were queued; quinn lets go of it when they are acknowledged.
 struct Buffer {
     memory: Vec<u8>,
     filled: usize,
@@ -86,7 +85,6 @@ impl Buffer {
     }
 
     fn from_messages(memory: Vec<u8>, gauge: &Arc<Gauge>) -> Self {
-        // They were counted when they were queued.
         Self { filled: memory.len(), memory, gauge: gauge.clone() }
     }
 
@@ -95,7 +93,6 @@ impl Buffer {
         let length = (chunk.len() - at).min(self.memory.len() - self.filled);
         chunk.bytes().slice(at..at + length).copy_to(&mut self.memory[self.filled..self.filled + length]);
         self.filled += length;
-        self.gauge.add(length);
         length
     }
 }
@@ -127,9 +124,11 @@ enum End {
     Reset,
 }
 
-/// The queue of a flow that leaves here, between the link's thread and the endpoint's.
+/// The queue of a flow that leaves here, between the link's thread and the endpoint's. Chunks wait in it as they are, and
+/// are copied by the thread that encrypts them next.
 pub(super) struct OutFlow {
     queue: Mutex<OutQueue>,
+    gauge: Arc<Gauge>,
     news: Notify,
     /// It ends at once.
     cut: Notify,
@@ -137,7 +136,11 @@ pub(super) struct OutFlow {
 
 #[derive(Default)]
 struct OutQueue {
-    buffers: VecDeque<Buffer>,
+    chunks: VecDeque<Chunk>,
+    /// How much of the first chunk has been taken.
+    taken: usize,
+    /// Bytes that have not been taken.
+    bytes: usize,
     /// The offset at which the next bytes belong.
     next: u64,
     end: Option<End>,
@@ -146,85 +149,97 @@ struct OutQueue {
 }
 
 impl OutFlow {
-    pub(super) fn new(start: u64) -> Self {
+    pub(super) fn new(start: u64, gauge: Arc<Gauge>) -> Self {
         let queue = OutQueue { next: start, ..OutQueue::default() };
-        Self { queue: Mutex::new(queue), news: Notify::new(), cut: Notify::new() }
+        Self { queue: Mutex::new(queue), gauge, news: Notify::new(), cut: Notify::new() }
     }
 
-    /// Queues a copy of the chunk, which belongs at `at`; `false` if that is not where the last one ended.
-    pub(super) fn write(&self, at: u64, chunk: &Chunk, gauge: &Arc<Gauge>) -> bool {
+    /// Queues a chunk that belongs at `at`; `false` if that is not where the last one ended.
+    pub(super) fn write(&self, at: u64, chunk: Chunk) -> bool {
         let mut queue = lock(&self.queue);
         if at != queue.next {
             return false;
         }
         queue.next += chunk.len() as u64;
-        if queue.unwanted {
-            return true;
-        }
-        // Small chunks behind each other become one. Nobody waits for the lock while bytes are copied.
-        let has_space = queue.buffers.back().is_some_and(|last| last.filled < last.memory.len());
-        let last = if has_space { queue.buffers.pop_back() } else { None };
-        drop(queue);
-        let mut buffers = Vec::new();
-        let mut done = 0;
-        if let Some(mut last) = last {
-            done = last.fill(chunk, 0);
-            buffers.push(last);
-        }
-        while done < chunk.len() {
-            let mut buffer = Buffer::with_room(chunk.len() - done, gauge);
-            done += buffer.fill(chunk, done);
-            buffers.push(buffer);
-        }
-        let mut queue = lock(&self.queue);
         if !queue.unwanted {
-            queue.buffers.extend(buffers);
+            self.gauge.add(chunk.len());
+            queue.bytes += chunk.len();
+            queue.chunks.push_back(chunk);
+            drop(queue);
+            self.news.notify_one();
         }
-        drop(queue);
-        self.news.notify_one();
         true
     }
 
-    /// Nothing more is written.
+    /// Nothing more is written. What is still queued nobody waits for: a flow that was read to its end has no such bytes.
     pub(super) fn finish(&self) {
-        lock(&self.queue).end.get_or_insert(End::Finish);
-        self.news.notify_one();
+        if self.drop_queued(|queue| _ = queue.end.get_or_insert(End::Finish)) {
+            self.cut.notify_one();
+        } else {
+            self.news.notify_one();
+        }
     }
 
-    /// What is queued is of no use any more.
+    /// The path is over. When it returns, no chunk is read any more.
     pub(super) fn reset(&self) {
-        let mut queue = lock(&self.queue);
-        queue.end = Some(End::Reset);
-        let dropped = std::mem::take(&mut queue.buffers);
-        drop(queue);
-        drop(dropped);
+        self.drop_queued(|queue| queue.end = Some(End::Reset));
         self.cut.notify_one();
+    }
+
+    /// Forgets what is queued, and what will be; whether there was something.
+    fn drop_queued(&self, change: impl FnOnce(&mut OutQueue)) -> bool {
+        let mut queue = lock(&self.queue);
+        change(&mut queue);
+        queue.unwanted = true;
+        queue.chunks.clear();
+        let bytes = std::mem::take(&mut queue.bytes);
+        drop(queue);
+        self.gauge.release(bytes);
+        bytes > 0
     }
 
     async fn next(&self) -> Result<Vec<Bytes>, End> {
         loop {
-            let (buffers, end) = self.take();
-            if !buffers.is_empty() {
-                return Ok(buffers.into_iter().map(Bytes::from_owner).collect());
+            let mut buffers = Vec::new();
+            let mut end = None;
+            while buffers.len() < MAX_PARTS {
+                match self.take() {
+                    Ok(buffer) => buffers.push(Bytes::from_owner(buffer)),
+                    Err(its_end) => {
+                        end = its_end;
+                        break;
+                    }
+                }
             }
-            if let Some(end) = end {
-                return Err(end);
+            match end {
+                _ if !buffers.is_empty() => return Ok(buffers),
+                Some(end) => return Err(end),
+                None => self.news.notified().await,
             }
-            self.news.notified().await;
         }
     }
 
-    fn take(&self) -> (VecDeque<Buffer>, Option<End>) {
+    /// Copies the next part of what is queued: small chunks behind each other become one. If there is nothing: how it ends,
+    /// if it does.
+    fn take(&self) -> Result<Buffer, Option<End>> {
+        // The lock is held meanwhile, so that whoever ends the flow knows that no chunk is read any more.
         let mut queue = lock(&self.queue);
-        (std::mem::take(&mut queue.buffers), queue.end)
-    }
-
-    fn set_unwanted(&self) {
-        let mut queue = lock(&self.queue);
-        queue.unwanted = true;
-        let dropped = std::mem::take(&mut queue.buffers);
-        drop(queue);
-        drop(dropped);
+        if queue.bytes == 0 {
+            return Err(queue.end);
+        }
+        let mut buffer = Buffer::with_room(queue.bytes.min(PART), &self.gauge);
+        while let Some(chunk) = queue.chunks.front() {
+            let length = chunk.len();
+            let copied = buffer.fill(chunk, queue.taken);
+            queue.bytes -= copied;
+            queue.taken += copied;
+            if queue.taken < length {
+                break;
+            }
+            queue.taken = 0;
+            queue.chunks.pop_front();
+        }
+        Ok(buffer)
     }
 }
 
@@ -236,7 +251,7 @@ pub(super) async fn write_flow(quic: Connection, incarnation: u64, flow: FlowId,
         () = out.cut.notified() => {}
         outcome = send_flow(&quic, header, &out) => {
             if outcome.is_err() {
-                out.set_unwanted();
+                out.drop_queued(|_| ());
             }
         }
     }

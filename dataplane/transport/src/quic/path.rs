@@ -74,13 +74,13 @@ impl Path for QuicPath {
 
     fn write(&mut self, order: &Order, chunk: Chunk) -> Result<(), PathError> {
         let flow = self.flows.entry(order.flow).or_insert_with(|| {
-            let flow = Arc::new(OutFlow::new(order.at));
+            let flow = Arc::new(OutFlow::new(order.at, self.gauge.clone()));
             let incarnation = self.receiving.incarnation();
             let writer = write_flow(self.shared.quic.clone(), incarnation, order.flow, order.at, flow.clone());
             self.shared.runtime.spawn(writer);
             flow
         });
-        if flow.write(order.at, &chunk, &self.gauge) {
+        if flow.write(order.at, chunk) {
             return Ok(());
         }
         let problem = format!("bytes {} and on of {} do not follow those before them", order.at, order.flow);
