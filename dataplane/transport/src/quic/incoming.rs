@@ -283,10 +283,10 @@ impl InState {
     /// Forgets windows in which everything has arrived that goes there.
     fn retire(&mut self) {
         let Some(start) = self.start else { return };
-        while let [first, next] = [self.windows.front(), self.windows.get(1)]
-            && let (Some(first), Some(next)) = (first, next)
-            && first.placed >= next.landing.base().saturating_sub(start.max(first.landing.base()))
-        {
+        while let (Some(first), Some(next)) = (self.windows.front(), self.windows.get(1)) {
+            if first.placed < next.landing.base().saturating_sub(start.max(first.landing.base())) {
+                break;
+            }
             self.windows.pop_front();
         }
     }

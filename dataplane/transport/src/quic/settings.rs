@@ -70,7 +70,7 @@ impl Default for QuicSettings {
             idle_timeout: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(5),
             max_connections: 4096,
-            in_flight: 8 * 1024 * 1024,
+            in_flight: 4 * 1024 * 1024,
             initial_window: 256 * 1024,
             congestion: Congestion::default(),
             socket_buffer: 8 * 1024 * 1024,
