@@ -222,6 +222,7 @@ pub fn serve() -> Result<(), Failure> {
         output,
         options: NodeOptions { slots, memory, ..detected },
         invocation: dflow_scheduler::Invocation::Dataflow,
+        cluster: None,
     };
     let report = dflow_worker::run(&spec, |_| ()).trying("run the workflow")?;
     let answer = serde_json::json!({ "report": report, "peak_rss": peak_rss() });

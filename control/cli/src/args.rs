@@ -1,6 +1,7 @@
 //! The command line: every command, option, unit and default, and the help that states them.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -43,6 +44,10 @@ pub enum Command {
     /// Print the JSON Schema of the workflow file, for editors
     #[command(after_help = SCHEMA_HELP)]
     Schema,
+    /// Serve runs that `dflow run` on another machine drives
+    Worker(WorkerArgs),
+    /// Make the certificates by which the nodes of a cluster know each other
+    Cluster(ClusterArgs),
     /// Show what this machine offers to dflow, what is missing, and the defaults of `dflow run`
     Doctor(DoctorArgs),
 }
@@ -83,9 +88,111 @@ pub struct RunArgs {
     /// Write the times of all instances to a file that ui.perfetto.dev and chrome://tracing open
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub trace: Option<PathBuf>,
+    /// Other machines that take part.
+    #[command(flatten)]
+    pub cluster: RunClusterArgs,
     /// What the run may use.
     #[command(flatten)]
     pub node: NodeArgs,
+}
+
+/// The other machines of a run.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Other nodes")]
+pub struct RunClusterArgs {
+    /// A node that takes part in the run: its name, and where its `dflow worker` listens. Repeat it for more
+    #[arg(long = "with", value_name = "NAME=ADDRESS:PORT", value_parser = parse_node, requires = "identity")]
+    pub nodes: Vec<(String, String)>,
+    /// The directory with this node's identity, as `dflow cluster` has made it
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, env = "DFLOW_IDENTITY")]
+    pub identity: Option<PathBuf>,
+    /// Where the instances of a function run: spread over these nodes, by their parts. Without it those of a `foreach`
+    /// are spread over all nodes, and everything else runs on this one
+    #[arg(long = "place", value_name = "FUNCTION=NODE[,NODE]…", value_parser = parse_placement)]
+    pub placement: Vec<(String, Vec<String>)>,
+    /// After so long without a sign of life a node is lost, and the run with it
+    #[arg(long, value_name = "DURATION", value_parser = units::parse_duration, default_value = "10s")]
+    pub silence: Duration,
+}
+
+/// What `dflow worker` takes.
+#[derive(Debug, Args)]
+#[command(after_help = WORKER_HELP)]
+pub struct WorkerArgs {
+    /// Where it listens (UDP)
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:7411")]
+    pub listen: SocketAddr,
+    /// The directory with this node's identity, as `dflow cluster` has made it
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, env = "DFLOW_IDENTITY")]
+    pub identity: PathBuf,
+    /// What each run may use.
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+const WORKER_HELP: &str = "\
+Programs and the files of commands have to be at the same paths on all nodes; data does not: it travels in streams. \
+The workflow's inputs are read, and its outputs written, on the node of `dflow run`.
+
+Examples:
+  dflow cluster create lab --node a --node b        (once; then copy lab/b to the machine b)
+  dflow worker --identity lab/b --listen 0.0.0.0:7411
+  and on the machine a:
+  dflow run wordcount.yaml -i book.txt --identity lab/a --with b=10.0.0.2:7411
+
+Exit status: 0 ended by Ctrl-C or SIGTERM, 2 the call was wrong or the node cannot be set up.";
+
+/// What `dflow cluster` takes.
+#[derive(Debug, Args)]
+pub struct ClusterArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: ClusterCommand,
+}
+
+/// What there is to do about a cluster's certificates.
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// Make an authority and the identities of nodes
+    #[command(after_help = CLUSTER_HELP)]
+    Create(ClusterCreateArgs),
+    /// Make the identity of one more node
+    #[command(after_help = CLUSTER_HELP)]
+    Add(ClusterCreateArgs),
+}
+
+/// What the commands on certificates take.
+#[derive(Debug, Args)]
+pub struct ClusterCreateArgs {
+    /// The directory of the cluster: its authority is kept in DIR/authority, each node's identity in DIR/NAME
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub directory: PathBuf,
+    /// The name of a node: letters, digits and hyphens. Repeat it for more
+    #[arg(long = "node", value_name = "NAME", required = true)]
+    pub nodes: Vec<String>,
+    /// How long the identities hold
+    #[arg(long, value_name = "DURATION", value_parser = units::parse_duration, default_value = "365d")]
+    pub validity: Duration,
+}
+
+const CLUSTER_HELP: &str = "\
+Whoever has DIR/authority can make nodes of this cluster: keep it where nobody else reads it. A node needs only its own \
+directory DIR/NAME.
+
+Examples:
+  dflow cluster create lab --node a --node b
+  dflow cluster add lab --node c
+
+Exit status: 0 success, 2 something is there already or cannot be written.";
+
+fn parse_node(text: &str) -> Result<(String, String), String> {
+    let (name, address) = text.split_once('=').ok_or("a node is NAME=ADDRESS:PORT, as in b=10.0.0.2:7411")?;
+    Ok((name.to_owned(), address.to_owned()))
+}
+
+fn parse_placement(text: &str) -> Result<(String, Vec<String>), String> {
+    let (function, nodes) = text.split_once('=').ok_or("a placement is FUNCTION=NODE[,NODE]…, as in count=a,b")?;
+    Ok((function.to_owned(), nodes.split(',').map(str::to_owned).collect()))
 }
 
 const RUN_HELP: &str = "\
@@ -100,6 +207,7 @@ Examples:
   dflow run wordcount.yaml -i book.txt --memory 64MiB --slots 1
   dflow run wordcount.yaml -i book.txt --format json > report.json
   dflow run wordcount.yaml -i book.txt --trace trace.json
+  dflow run wordcount.yaml -i book.txt --identity lab/a --with b=10.0.0.2:7411 --place count=a,b
 
 With --format json, standard output holds exactly one JSON document, whatever happens: the report of the run (times in \
 nanoseconds since its start, sizes in bytes), or {\"error\": {\"reason\": …, \"help\": […]}} if the run could not start. \

@@ -32,6 +32,19 @@ pub enum CallError {
         /// Why.
         source: std::io::Error,
     },
+    /// A node's address.
+    #[error("the address '{address}' of node '{node}' cannot be used: {source}")]
+    Address {
+        /// The node.
+        node: String,
+        /// What was given.
+        address: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A certificate.
+    #[error(transparent)]
+    Identity(#[from] dflow_transport::quic::IdentityError),
     /// `DFLOW_LOG` is no filter.
     #[error("DFLOW_LOG is not a log filter: {0}")]
     Log(String),
@@ -46,7 +59,8 @@ impl CallError {
             Self::Log(_) => {
                 vec!["use off, error, warn, info, debug or trace, or a list such as info,dflow_worker=debug".into()]
             }
-            Self::Workflow(_) | Self::Param(_) | Self::Setup(_) => Vec::new(),
+            Self::Address { .. } => vec!["write it as ADDRESS:PORT, as in 10.0.0.2:7411 or [fe80::2]:7411".into()],
+            Self::Workflow(_) | Self::Param(_) | Self::Setup(_) | Self::Identity(_) => Vec::new(),
         }
     }
 

@@ -7,7 +7,7 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `args` | commands, options, units, defaults, help |
-//! | `run`, `check`, `graph`, `doctor` | a command each |
+//! | `run`, `check`, `graph`, `doctor`, `cluster` | a command each (`cluster` also has `dflow worker`) |
 //! | `inputs` | `--input` and `--param` against what the workflow asks for |
 //! | `progress` | the live lines while a run goes on |
 //! | `timeline`, `summary`, `trace` | what a run has been, for a person and for trace viewers |
@@ -16,6 +16,7 @@
 
 mod args;
 mod check;
+mod cluster;
 mod doctor;
 mod error;
 mod exit;
@@ -73,13 +74,21 @@ fn dispatch(command: Command) -> io::Result<Exit> {
         Command::Run(args) => args.format,
         Command::Check(args) => args.format,
         Command::Doctor(args) => args.format,
-        Command::Graph(_) | Command::Schema => Format::Human,
+        Command::Graph(_) | Command::Schema | Command::Worker(_) | Command::Cluster(_) => Format::Human,
     };
     if let Err(error) = log::start() {
         return refuse(&error, format);
     }
     match command {
         Command::Run(args) => match run::run(&args) {
+            Ok(exit) => exit,
+            Err(error) => refuse(&error, format),
+        },
+        Command::Worker(args) => match cluster::worker(&args) {
+            Ok(exit) => exit,
+            Err(error) => refuse(&error, format),
+        },
+        Command::Cluster(args) => match cluster::cluster(&args.command) {
             Ok(exit) => exit,
             Err(error) => refuse(&error, format),
         },

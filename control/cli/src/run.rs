@@ -10,6 +10,7 @@ use dflow_worker::{NodeOptions, RunSpec};
 use dflow_workflow::Workflow;
 
 use crate::args::{Format, NodeArgs, RunArgs};
+use crate::cluster;
 use crate::error::CallError;
 use crate::exit::Exit;
 use crate::inputs;
@@ -34,7 +35,9 @@ pub fn run(args: &RunArgs) -> Result<io::Result<Exit>, CallError> {
         output: output.clone(),
         options: node_options(&args.node),
         invocation: args.invocation.into(),
+        cluster: cluster::spec(&args.cluster)?,
     };
+    let spec = RunSpec { options: cluster::named(spec.options.clone(), &args.cluster)?, ..spec };
     dflow_worker::check(&spec)?;
     // Opened before the run: that it cannot be written should not come out after an hour.
     let trace = args.trace.as_deref().map(open_trace).transpose()?;

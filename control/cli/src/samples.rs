@@ -55,6 +55,7 @@ pub fn wordcount() -> RunReport {
         state: RunEnd::Succeeded,
         error: None,
         invocation: "dataflow",
+        links: Vec::new(),
         slots: 2,
         monotonic_start_ns: 0,
         duration_ns: 100 * MS,

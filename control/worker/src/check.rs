@@ -1,5 +1,6 @@
 //! Everything that can be known to be wrong before a run starts.
 
+use crate::cluster::{ClusterError, ClusterSpec};
 use crate::options::NodeOptions;
 use dflow_disk::DiskError;
 use dflow_scheduler::{Invocation, PlanError};
@@ -28,6 +29,8 @@ pub struct RunSpec {
     pub options: NodeOptions,
     /// What lets an instance start.
     pub invocation: Invocation,
+    /// Other nodes that take part.
+    pub cluster: Option<ClusterSpec>,
 }
 
 /// Why a run cannot be started.
@@ -102,6 +105,9 @@ pub enum SetupError {
         /// The limit, as far as this process may raise it.
         limit: u64,
     },
+    /// Another node does not take part.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     /// The launcher does not start.
     #[error(transparent)]
     Launcher(#[from] dflow_launcher::Error),
@@ -153,8 +159,28 @@ fn check_descriptors() -> Result<(), SetupError> {
     }
 }
 
+fn check_placement(spec: &RunSpec) -> Result<(), ClusterError> {
+    let Some(cluster) = &spec.cluster else { return Ok(()) };
+    let list = |names: Vec<&str>| names.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ");
+    let nodes: Vec<&str> = std::iter::once(spec.options.node.as_str())
+        .chain(cluster.nodes.iter().map(|(name, _)| name.as_str()))
+        .collect();
+    let functions: Vec<&str> = spec.workflow.functions.iter().map(|function| function.name.as_str()).collect();
+    for (function, places) in &cluster.placement {
+        if !functions.contains(&function.as_str()) {
+            return Err(ClusterError::UnknownFunction { function: function.clone(), known: list(functions) });
+        }
+        if let Some(node) = places.iter().find(|place| !nodes.contains(&place.as_str())) {
+            let (function, node) = (function.clone(), node.clone());
+            return Err(ClusterError::UnknownNode { function, node, known: list(nodes) });
+        }
+    }
+    Ok(())
+}
+
 pub(crate) fn examine(spec: &RunSpec) -> Result<Checked, SetupError> {
     check_descriptors()?;
+    check_placement(spec)?;
     let programs = spec
         .workflow
         .functions

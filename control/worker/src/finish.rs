@@ -1,7 +1,7 @@
 //! The report of a run.
 
 use crate::outputs::Staging;
-use crate::report::{AttemptReport, OutputReport, RunEnd, RunError, RunReport};
+use crate::report::{AttemptReport, LinkReport, OutputReport, RunEnd, RunError, RunReport};
 use crate::run::{Driver, nanos};
 use dflow_scheduler::{AttemptEnd, InstanceKind, Invocation};
 
@@ -44,10 +44,26 @@ impl Driver<'_> {
             slots: self.spec.options.slots,
             monotonic_start_ns: self.host.start_nanos(),
             duration_ns: nanos(self.host.elapsed()),
+            links: self.link_reports(),
             memory: self.host.memory(),
             instances: self.attempt_reports(state != RunEnd::Succeeded),
             outputs,
         }
+    }
+
+    fn link_reports(&self) -> Vec<LinkReport> {
+        let named = |place: u32| self.nodes.names().get(place as usize).cloned().unwrap_or_default();
+        self.host
+            .links()
+            .map(|(place, link)| LinkReport {
+                node: named(place),
+                path: link.path.map(|path| path.to_string()),
+                paths: link.traffic.paths,
+                bytes_sent: link.traffic.sent,
+                bytes_received: link.traffic.received,
+                violations: link.traffic.violations,
+            })
+            .collect()
     }
 
     fn attempt_reports(&self, over: bool) -> Vec<AttemptReport> {

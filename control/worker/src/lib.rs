@@ -6,6 +6,7 @@
 
 mod attempt;
 mod check;
+mod cluster;
 mod connection;
 mod doctor;
 mod finish;
@@ -20,6 +21,7 @@ mod run;
 mod sink;
 
 pub use check::{RunSpec, SetupError, check};
+pub use cluster::{ClusterError, ClusterSpec, DEFAULT_SILENCE, ServeOptions, serve};
 pub use doctor::{Finding, Health, doctor};
 pub use options::{DEFAULT_SPIN, NodeOptions, cores, memory_limit};
 pub use run::run;

@@ -17,7 +17,7 @@ pub(crate) type Orders = Vec<(Place, Order)>;
 #[derive(Debug)]
 pub(crate) struct Nodes {
     names: Vec<String>,
-    /// Instances that run on another node than the first.
+    placement: HashMap<u32, Vec<Place>>,
     places: HashMap<InstanceId, Place>,
     streams: HashMap<StreamId, Crossing>,
 }
@@ -34,25 +34,33 @@ struct Crossing {
 }
 
 impl Nodes {
-    /// These nodes; everything is on the first of them.
-    pub(crate) fn new(names: Vec<String>) -> Self {
-        Self { names, places: HashMap::new(), streams: HashMap::new() }
+    /// These nodes. `placement`: for a function, by its number, the nodes that its instances are spread over; without one
+    /// they run on the first node.
+    pub(crate) fn new(names: Vec<String>, placement: HashMap<u32, Vec<Place>>) -> Self {
+        Self { names, placement, places: HashMap::new(), streams: HashMap::new() }
     }
 
-    /// The instance runs there.
-    pub(crate) fn place(&mut self, instance: InstanceId, place: Place) {
-        if place != 0 {
-            self.places.insert(instance, place);
-        }
+    /// An instance of a function, the first or only one if it has no part: where it runs is decided here, once.
+    pub(crate) fn place(&mut self, instance: InstanceId, function: u32, part: Option<u32>) -> Place {
+        *self.places.entry(instance).or_insert_with(|| {
+            let among = self.placement.get(&function).map(Vec::as_slice).unwrap_or_default();
+            among.get(part.unwrap_or(0) as usize % among.len().max(1)).copied().unwrap_or(0)
+        })
     }
 
     pub(crate) fn place_of(&self, instance: InstanceId) -> Place {
         self.places.get(&instance).copied().unwrap_or(0)
     }
 
-    /// How many nodes take part.
-    pub(crate) fn count(&self) -> u32 {
-        u32::try_from(self.names.len()).unwrap_or(u32::MAX)
+    /// The instances that were placed on a node.
+    pub(crate) fn instances_on(&self, node: &str) -> Vec<InstanceId> {
+        let is_there = |place: &Place| self.names.get(*place as usize).is_some_and(|name| name == node);
+        self.places.iter().filter(|(_, place)| is_there(place)).map(|(&instance, _)| instance).collect()
+    }
+
+    /// The names of the nodes, by their places.
+    pub(crate) fn names(&self) -> &[String] {
+        &self.names
     }
 
     pub(crate) fn name_of(&self, instance: InstanceId) -> &str {
@@ -156,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_stream_crosses_to_a_node_once_and_from_node_to_node() {
-        let mut nodes = Nodes::new(vec!["a".into(), "b".into(), "c".into()]);
+        let mut nodes = Nodes::new(vec!["a".into(), "b".into(), "c".into()], HashMap::new());
         assert!(nodes.open(STREAM, 1, Epoch(1), false, false).is_empty());
         assert!(nodes.read(STREAM, 1).is_empty(), "it is there already");
         assert_eq!(crossings(&nodes.read(STREAM, 0)), [(1, 0)]);
@@ -169,8 +177,20 @@ mod tests {
     }
 
     #[test]
+    fn instances_are_spread_over_the_nodes_of_their_function() {
+        let mut nodes = Nodes::new(vec!["a".into(), "b".into(), "c".into()], HashMap::from([(7, vec![2, 1])]));
+        let places: Vec<Place> = (0..4).map(|part| nodes.place(InstanceId(part), 7, Some(part))).collect();
+        assert_eq!(places, [2, 1, 2, 1]);
+        assert_eq!(nodes.place(InstanceId(9), 8, None), 0, "what is not placed is on the first node");
+        assert_eq!(nodes.place(InstanceId(0), 7, Some(1)), 2, "and stays where it is");
+        let mut there = nodes.instances_on("b");
+        there.sort_unstable();
+        assert_eq!(there, [InstanceId(1), InstanceId(3)]);
+    }
+
+    #[test]
     fn a_node_that_comes_late_holds_what_its_writer_holds() {
-        let mut nodes = Nodes::new(vec!["a".into(), "b".into()]);
+        let mut nodes = Nodes::new(vec!["a".into(), "b".into()], HashMap::new());
         nodes.open(STREAM, 0, Epoch(1), true, false);
         nodes.hold(STREAM, true);
         let orders = nodes.read(STREAM, 1);

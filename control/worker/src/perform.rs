@@ -25,7 +25,7 @@ impl Driver<'_> {
                     streams[part] = stream;
                     let remember = self.may_be_continued(instance);
                     let producer = (instance, output);
-                    let place = self.nodes.place_of(instance);
+                    let place = self.place_of(instance);
                     self.order(place, Order::OpenStream { stream, epoch, producer, keep, continues, remember });
                     let crossing = self.nodes.open(stream, place, epoch, keep, continues);
                     self.order_all(crossing);
@@ -33,14 +33,14 @@ impl Driver<'_> {
             },
             Action::Subscribe { stream, consumer, input, restartable } => {
                 let keep = restartable || self.input_keeps(consumer, input);
-                let place = self.nodes.place_of(consumer);
+                let place = self.place_of(consumer);
                 let crossing = self.nodes.read(stream, place);
                 self.order_all(crossing);
                 self.order(place, Order::Subscribe { stream, instance: consumer, input, keep });
             }
             Action::Unsubscribe { stream, consumer, input } => {
                 let order = Order::Unsubscribe { stream, instance: consumer, input };
-                self.order(self.nodes.place_of(consumer), order);
+                self.order_at(consumer, order);
             }
             Action::Hold { stream } => {
                 let orders = self.nodes.hold(stream, true);
@@ -52,29 +52,29 @@ impl Driver<'_> {
             }
             Action::Prepare { instance, attempt } => match self.preparation(instance, attempt) {
                 Ok(preparation) => {
-                    self.order(self.nodes.place_of(instance), Order::Prepare(Box::new(preparation)));
+                    self.order_at(instance, Order::Prepare(Box::new(preparation)));
                 }
                 Err(reason) => self.failed(instance, attempt, reason),
             },
             Action::AddInput { instance, attempt, input, stream, .. } => {
                 if self.is_there(instance, attempt) {
                     let order = Order::AddInput { instance, attempt, input, stream };
-                    self.order(self.nodes.place_of(instance), order);
+                    self.order_at(instance, order);
                 }
             }
             Action::InputsComplete { instance, attempt, input } => {
                 if self.is_there(instance, attempt) {
                     let order = Order::InputsComplete { instance, attempt, input };
-                    self.order(self.nodes.place_of(instance), order);
+                    self.order_at(instance, order);
                 }
             }
             Action::Start { instance, attempt } => {
                 if self.is_there(instance, attempt) {
-                    self.order(self.nodes.place_of(instance), Order::Start { instance, attempt });
+                    self.order_at(instance, Order::Start { instance, attempt });
                 }
             }
             Action::Kill { instance, attempt, reason } => {
-                self.order(self.nodes.place_of(instance), Order::Kill { instance, attempt, reason });
+                self.order_at(instance, Order::Kill { instance, attempt, reason });
             }
             Action::Abort { stream, .. } => {
                 let orders = self.nodes.abort(stream);
@@ -90,6 +90,12 @@ impl Driver<'_> {
         }
     }
 
+    /// Gives an order to the node of an instance.
+    fn order_at(&mut self, instance: InstanceId, order: Order) {
+        let place = self.place_of(instance);
+        self.order(place, order);
+    }
+
     fn order_all(&mut self, orders: Orders) {
         for (place, order) in orders {
             self.order(place, order);
@@ -97,8 +103,22 @@ impl Driver<'_> {
     }
 
     fn order(&mut self, place: Place, order: Order) {
-        debug_assert!(place < self.nodes.count());
-        self.host.obey(order);
+        match &self.members {
+            Some(members) if place > 0 => members.order(place, order),
+            _ => self.host.obey(order),
+        }
+    }
+
+    /// The node of an instance. Sinks are on the node that drives the run, where the outputs are to be.
+    fn place_of(&mut self, instance: InstanceId) -> Place {
+        let Some(view) = self.machine.view(instance) else { return self.nodes.place_of(instance) };
+        match view.kind {
+            InstanceKind::Function(function) => {
+                let part = view.part.and_then(|part| part.as_slice().last().copied());
+                self.nodes.place(instance, function.0, part)
+            }
+            InstanceKind::Sink { .. } => 0,
+        }
     }
 
     fn failed(&mut self, instance: InstanceId, attempt: u32, reason: String) {

@@ -25,12 +25,32 @@ pub struct RunReport {
     pub monotonic_start_ns: u64,
     /// How long it took.
     pub duration_ns: u64,
+    /// Other nodes that took part.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<LinkReport>,
     /// Memory and disk.
     pub memory: MemoryReport,
     /// Every attempt of every instance, in the order in which they were made ready.
     pub instances: Vec<AttemptReport>,
     /// The files that became visible; empty unless it succeeded.
     pub outputs: Vec<OutputReport>,
+}
+
+/// The way between the node that drove a run and another one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LinkReport {
+    /// The other node.
+    pub node: String,
+    /// What carried the streams last: `RDMA` or `QUIC`; `None` if nothing did at the end.
+    pub path: Option<String>,
+    /// How many paths there were, one after the other.
+    pub paths: u64,
+    /// Bytes of streams sent to it, those sent again among them.
+    pub bytes_sent: u64,
+    /// Bytes of streams that came from it.
+    pub bytes_received: u64,
+    /// How often it broke the protocol.
+    pub violations: u64,
 }
 
 /// How a run ended.

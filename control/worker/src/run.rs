@@ -1,8 +1,9 @@
 //! A run, driven from this node: the loop between the scheduler and the nodes that take part.
 
 use crate::check::{Checked, InputFiles, RunSpec, SetupError, examine};
+use crate::cluster::{Members, News};
 use crate::host::Host;
-use crate::nodes::Nodes;
+use crate::nodes::{Nodes, Place};
 use crate::options::raise_descriptor_limit;
 use crate::order::{Notice, Record};
 use crate::outputs::Staging;
@@ -10,8 +11,9 @@ use crate::report::{Progress, RunReport};
 use crate::sink;
 use dflow_launcher::{Launcher, LauncherOptions};
 use dflow_protocol::{InstanceId, RunId, StreamId};
-use dflow_scheduler::{Event, InstanceKind, RunMachine, RunOptions, RunState};
+use dflow_scheduler::{Event, InstanceKind, Outcome, RunMachine, RunOptions, RunState};
 use dflow_shm::now_nanos;
+use dflow_store::StoreError;
 use dflow_workflow::Workflow;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -44,7 +46,20 @@ pub fn run(spec: &RunSpec, progress: impl FnMut(&Progress)) -> Result<RunReport,
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("start the event loop"))?;
     let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, async { Driver::new(spec, checked, random_id(), launcher)?.drive(progress).await })
+    local.block_on(&runtime, async {
+        let id = random_id();
+        let members = match &spec.cluster {
+            Some(cluster) => Some(Members::join(cluster, &spec.options.node, id).await?),
+            None => None,
+        };
+        Driver::new(spec, checked, id, launcher, members)?.drive(progress).await
+    })
+}
+
+/// A number that nobody guesses.
+pub(crate) fn random_u64() -> u64 {
+    let [low, high] = [0, 64].map(|shift| (random_id().0 >> shift) as u64);
+    low ^ high
 }
 
 fn random_id() -> RunId {
@@ -67,6 +82,8 @@ pub(crate) struct Driver<'a> {
     pub(crate) host: Host,
     /// Which node has what.
     pub(crate) nodes: Nodes,
+    /// The other nodes, if there are any.
+    pub(crate) members: Option<Members>,
     pub(crate) records: HashMap<(InstanceId, u32), Record>,
     /// The streams of every output of an instance, by part.
     pub(crate) outputs: HashMap<(InstanceId, u32), Vec<StreamId>>,
@@ -77,7 +94,13 @@ pub(crate) struct Driver<'a> {
 }
 
 impl<'a> Driver<'a> {
-    fn new(spec: &'a RunSpec, mut checked: Checked, id: RunId, launcher: Launcher) -> Result<Self, SetupError> {
+    fn new(
+        spec: &'a RunSpec,
+        mut checked: Checked,
+        id: RunId,
+        launcher: Launcher,
+        members: Option<Members>,
+    ) -> Result<Self, SetupError> {
         let workflow = Arc::clone(&spec.workflow);
         sink::spool_where_needed(spec, &mut checked)?;
         let input_parts = checked
@@ -88,15 +111,22 @@ impl<'a> Driver<'a> {
                 InputFiles::Live(_) => 1,
             })
             .collect();
+        let slots = spec.options.slots.saturating_add(members.as_ref().map_or(0, Members::slots));
         let options = RunOptions {
-            slots: spec.options.slots,
+            slots,
             invocation: spec.invocation,
-            prepare_ahead: spec.options.slots.saturating_mul(AHEAD_PER_SLOT).clamp(4, MAX_AHEAD),
+            prepare_ahead: slots.saturating_mul(AHEAD_PER_SLOT).clamp(4, MAX_AHEAD),
             max_started: MAX_STARTED,
             params: spec.params.clone(),
             input_parts,
         };
-        let host = Host::new(&spec.options, id, launcher)?;
+        let mut host = Host::new(&spec.options, id, launcher)?;
+        let mut names = vec![spec.options.node.clone()];
+        if let (Some(cluster), Some(members)) = (&spec.cluster, &members) {
+            names.extend(cluster.nodes.iter().map(|(name, _)| name.clone()));
+            host.carry(random_u64(), cluster.silence).map_err(StoreError::Limit)?;
+            members.connect_carrier(&host)?;
+        }
         let (machine, actions) = RunMachine::new(Arc::clone(&workflow), options)?;
         // Last of what can be refused, so that a refused run has made no directory.
         let staging = Staging::create(&spec.output, &id.to_string())?;
@@ -108,7 +138,8 @@ impl<'a> Driver<'a> {
             staging: Some(staging),
             machine,
             host,
-            nodes: Nodes::new(vec![spec.options.node.clone()]),
+            nodes: Nodes::new(names, placement(spec)),
+            members,
             records: HashMap::new(),
             outputs: HashMap::new(),
             pending: VecDeque::new(),
@@ -136,6 +167,7 @@ impl<'a> Driver<'a> {
             let alarm = self.wake_at.map_or(FAR, |at| at.saturating_sub(self.host.elapsed()));
             tokio::select! {
                 () = self.host.turn() => {}
+                () = changed(self.members.as_ref()) => {}
                 () = tokio::time::sleep(alarm) => {
                     if self.wake_at.take().is_some() {
                         self.pending.push_back(Event::TimerFired);
@@ -162,6 +194,12 @@ impl<'a> Driver<'a> {
             while let Some(notice) = self.host.next_notice() {
                 self.noticed(notice);
             }
+            for news in self.members.as_mut().map(Members::take_news).unwrap_or_default() {
+                match news {
+                    News::Notice(notice) => self.noticed(notice),
+                    News::Lost { node, reason } => self.node_lost(&node, &reason),
+                }
+            }
             if let Some(event) = self.pending.pop_front() {
                 for action in self.machine.handle(self.host.elapsed(), event) {
                     self.perform(action);
@@ -173,6 +211,22 @@ impl<'a> Driver<'a> {
                 Some(notice) => self.noticed(notice),
                 None => return,
             }
+        }
+    }
+
+    /// What ran there is gone, and so are its streams.
+    fn node_lost(&mut self, node: &str, reason: &str) {
+        let reason = format!("node {node} is lost: {reason}");
+        let attempts = self.nodes.instances_on(node).into_iter().filter_map(|instance| {
+            let view = self.machine.view(instance)?;
+            Some((instance, view.attempt))
+        });
+        let gone: Vec<(InstanceId, u32)> = attempts.collect();
+        // First why the run fails; that the attempts are over, too, is what lets it come to its end.
+        self.pending.push_back(Event::StoreFailed { reason: reason.clone() });
+        for (instance, attempt) in gone {
+            let outcome = Outcome::Failed { reason: reason.clone() };
+            self.pending.push_back(Event::Ended { instance, attempt, outcome });
         }
     }
 
@@ -223,6 +277,31 @@ impl<'a> Driver<'a> {
         }
         Ok(self.report(failure, outputs))
     }
+}
+
+async fn changed(members: Option<&Members>) {
+    match members {
+        Some(members) => members.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// For each function the nodes of its instances, by their places.
+fn placement(spec: &RunSpec) -> HashMap<u32, Vec<Place>> {
+    let Some(cluster) = &spec.cluster else { return HashMap::new() };
+    let names = std::iter::once(&spec.options.node).chain(cluster.nodes.iter().map(|(name, _)| name));
+    let places: HashMap<&String, Place> = names.zip(0..).collect();
+    let all: Vec<Place> = (0..=u32::try_from(cluster.nodes.len()).unwrap_or(0)).collect();
+    let mut placement = HashMap::new();
+    for (id, function) in (0..).zip(&spec.workflow.functions) {
+        let chosen = match cluster.placement.get(&function.name) {
+            Some(nodes) => nodes.iter().filter_map(|node| places.get(node).copied()).collect(),
+            None if function.foreach.is_some() => all.clone(),
+            None => Vec::new(),
+        };
+        placement.insert(id, chosen);
+    }
+    placement
 }
 
 pub(crate) fn nanos(duration: Duration) -> u64 {

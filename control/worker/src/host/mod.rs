@@ -18,6 +18,7 @@ use dflow_protocol::{Epoch, InstanceId, RunId, StreamId};
 use dflow_scheduler::Outcome;
 use dflow_shm::now_nanos;
 use dflow_store::{Config, HashDone, Hasher, ProcessId, SpillDone, Spiller, Store, StoreError, StoreEvent};
+use dflow_transport::{PathKind, Traffic};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -49,6 +50,9 @@ pub(crate) struct Host {
     /// Bytes written by attempts that are over.
     written: u64,
     carrier: Option<Carrier>,
+    /// For each node that streams come from or go to: the number of the last path, and what has passed.
+    links: BTreeMap<u32, LinkState>,
+    lost_paths: Vec<u32>,
     tick: tokio::time::Interval,
     arrivals: UnboundedSender<Arrival>,
     arriving: UnboundedReceiver<Arrival>,
@@ -60,6 +64,14 @@ pub(crate) struct Host {
     ending: UnboundedReceiver<(ProcessId, Result<(), String>)>,
     carried: UnboundedSender<Report>,
     carrying: UnboundedReceiver<Report>,
+}
+
+/// What is known of the way to another node.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct LinkState {
+    incarnation: u64,
+    pub(crate) traffic: Traffic,
+    pub(crate) path: Option<PathKind>,
 }
 
 impl Host {
@@ -102,6 +114,8 @@ impl Host {
             notices: VecDeque::new(),
             written: 0,
             carrier: None,
+            links: BTreeMap::new(),
+            lost_paths: Vec::new(),
             tick,
             arrivals,
             arriving,

@@ -1,6 +1,6 @@
 //! Carrying out orders: streams, subscriptions, attempts.
 
-use super::Host;
+use super::{Host, LinkState};
 use crate::order::{End, Notice, Order, Record};
 use dflow_carrier::{Carrier, Command, NodeId, Report};
 use dflow_protocol::wire::StreamKey;
@@ -121,6 +121,26 @@ impl Host {
         self.carrier.as_ref()
     }
 
+    /// Nodes to which the path is lost since the last call.
+    pub(crate) fn take_lost_paths(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.lost_paths)
+    }
+
+    /// The number of the next path to a node.
+    pub(crate) fn next_path(&self, place: u32) -> u64 {
+        self.links.get(&place).map_or(1, |link| link.incarnation + 1)
+    }
+
+    /// There is a path of this number to a node.
+    pub(crate) fn note_path(&mut self, place: u32, incarnation: u64) {
+        self.links.entry(place).or_default().incarnation = incarnation;
+    }
+
+    /// What is known of the ways to other nodes.
+    pub(crate) fn links(&self) -> impl Iterator<Item = (u32, LinkState)> {
+        self.links.iter().map(|(&place, &link)| (place, link))
+    }
+
     fn key(&self, stream: StreamId, epoch: Epoch) -> StreamKey {
         StreamKey::new(self.id, stream, epoch)
     }
@@ -158,9 +178,13 @@ impl Host {
                     self.notices.push_back(Notice::Failed { reason });
                 }
             }
-            Report::Path(node, event) => tracing::warn!(node = node.0, ?event, "a path to another node is lost"),
-            Report::Traffic(node, traffic, kind) => {
-                tracing::debug!(node = node.0, ?traffic, ?kind, "passed between nodes");
+            Report::Path(node, event) => {
+                tracing::warn!(node = node.0, ?event, "a path to another node is lost");
+                self.lost_paths.push(node.0);
+            }
+            Report::Traffic(node, traffic, path) => {
+                let link = self.links.entry(node.0).or_default();
+                (link.traffic, link.path) = (traffic, path);
             }
             Report::Failed(reason) => self.notices.push_back(Notice::Failed { reason }),
         }

@@ -15,9 +15,9 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 /// The longest message of the management channel, in bytes.
-pub const MAX_MANAGEMENT_MESSAGE: usize = 4 * 1024;
+pub const MAX_MANAGEMENT_MESSAGE: usize = 256 * 1024;
 /// Messages of the management channel that wait in each direction.
-const MAX_QUEUED: usize = 64;
+const MAX_QUEUED: usize = 64 * 1024;
 
 /// What both sides say first: that they are dflow, and which version they speak.
 const GREETING: &[u8; 8] = b"dflow\0\r\n";

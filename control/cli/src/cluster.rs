@@ -1,0 +1,89 @@
+//! `dflow worker` and `dflow cluster`: the nodes of a cluster, and how they know each other.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::Duration;
+
+use dflow_transport::quic::{ClusterCa, Identity};
+use dflow_worker::{ClusterError, ClusterSpec, NodeOptions, ServeOptions, SetupError};
+
+use crate::args::{ClusterCommand, ClusterCreateArgs, RunClusterArgs, WorkerArgs};
+use crate::error::CallError;
+use crate::exit::Exit;
+use crate::run::node_options;
+use crate::terminal::print;
+
+/// Where the authority of a cluster is kept, in the cluster's directory.
+const AUTHORITY: &str = "authority";
+
+/// Serves runs until it is told to end; the inner result is that of printing.
+///
+/// # Errors
+/// The node cannot be set up.
+pub fn worker(args: &WorkerArgs) -> Result<io::Result<Exit>, CallError> {
+    let options = ServeOptions { listen: args.listen, identity: args.identity.clone(), node: node_options(&args.node) };
+    let mut printed = Ok(());
+    dflow_worker::serve(&options, |address, name| {
+        printed = print(&format!("node {name} listens on UDP {address}\n"));
+    })?;
+    Ok(printed.map(|()| Exit::Success))
+}
+
+/// Makes certificates; the inner result is that of printing.
+///
+/// # Errors
+/// Something is there already, is missing or cannot be written.
+pub fn cluster(command: &ClusterCommand) -> Result<io::Result<Exit>, CallError> {
+    let (args, authority) = match command {
+        ClusterCommand::Create(args) => {
+            let name = args.directory.file_name().map_or("dflow".into(), |name| name.to_string_lossy());
+            let authority = ClusterCa::create(&name)?;
+            authority.save(&args.directory.join(AUTHORITY))?;
+            (args, authority)
+        }
+        ClusterCommand::Add(args) => (args, ClusterCa::load(&args.directory.join(AUTHORITY))?),
+    };
+    let text = issue(args, &authority)?;
+    Ok(print(&text).map(|()| Exit::Success))
+}
+
+fn issue(args: &ClusterCreateArgs, authority: &ClusterCa) -> Result<String, CallError> {
+    let mut text = String::new();
+    for node in &args.nodes {
+        let directory = args.directory.join(node);
+        authority.issue(node, args.validity)?.save(&directory)?;
+        text += &format!("{node}: {}\n", directory.display());
+    }
+    Ok(text)
+}
+
+/// The other nodes of a run, if there are any.
+///
+/// # Errors
+/// An address cannot be used.
+pub fn spec(args: &RunClusterArgs) -> Result<Option<ClusterSpec>, CallError> {
+    let Some(identity) = args.identity.clone().filter(|_| !args.nodes.is_empty()) else { return Ok(None) };
+    let nodes = args
+        .nodes
+        .iter()
+        .map(|(node, address)| Ok((node.clone(), resolve(node, address)?)))
+        .collect::<Result<_, CallError>>()?;
+    let placement = args.placement.iter().cloned().collect();
+    Ok(Some(ClusterSpec { identity, nodes, placement, silence: args.silence.max(Duration::from_millis(100)) }))
+}
+
+/// In a cluster a node has the name in its certificate.
+///
+/// # Errors
+/// The identity cannot be read.
+pub fn named(options: NodeOptions, args: &RunClusterArgs) -> Result<NodeOptions, CallError> {
+    let Some(directory) = args.identity.as_ref().filter(|_| !args.nodes.is_empty()) else { return Ok(options) };
+    let identity = Identity::load(directory).map_err(|error| SetupError::Cluster(ClusterError::Identity(error)))?;
+    Ok(NodeOptions { node: identity.name().to_owned(), ..options })
+}
+
+fn resolve(node: &str, address: &str) -> Result<SocketAddr, CallError> {
+    let problem = |source| CallError::Address { node: node.to_owned(), address: address.to_owned(), source };
+    let none = || io::Error::new(io::ErrorKind::NotFound, "it has no address");
+    address.to_socket_addrs().map_err(problem)?.next().ok_or_else(|| problem(none()))
+}

@@ -1,0 +1,103 @@
+//! Runs on several nodes: the node that drives a run and those that serve it.
+//!
+//! Every two nodes of a run have a connection of their own (QUIC, mutual TLS). The one that is earlier in the run's list of
+//! nodes dials. Orders and notices travel on the management channels of the driver's connections, streams on the
+//! paths that the carriers of both ends use.
+
+mod members;
+mod message;
+mod serve;
+mod session;
+
+pub(crate) use members::{Members, News};
+pub use serve::{ServeOptions, serve};
+
+use dflow_transport::quic::{ConnectError, IdentityError, NodeError};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::task::{Wake, Waker};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// The nodes that take part in a run beside the one that drives it.
+#[derive(Clone, Debug)]
+pub struct ClusterSpec {
+    /// The directory with this node's identity.
+    pub identity: PathBuf,
+    /// The other nodes: the name in each one's certificate, and where it listens.
+    pub nodes: Vec<(String, SocketAddr)>,
+    /// For a function, the nodes that its instances are spread over. Those of a `foreach` that are not named here are
+    /// spread over all nodes; everything else runs on the node that drives the run.
+    pub placement: BTreeMap<String, Vec<String>>,
+    /// After so long without a sign of life a node is lost.
+    pub silence: Duration,
+}
+
+/// The default of [`ClusterSpec::silence`].
+pub const DEFAULT_SILENCE: Duration = Duration::from_secs(10);
+
+/// Why a node cannot take part in a cluster.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    /// Its certificate, or another's.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// Its socket.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// There is no connection to another node.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// Another node will not take part.
+    #[error("node {node} does not take part in the run: {reason}")]
+    Refused {
+        /// The node.
+        node: String,
+        /// Why.
+        reason: String,
+    },
+    /// A name that nobody has.
+    #[error("the placement of '{function}' names the node '{node}'; the nodes of this run are {known}")]
+    UnknownNode {
+        /// The function.
+        function: String,
+        /// The name.
+        node: String,
+        /// The names that there are.
+        known: String,
+    },
+    /// A function that the workflow does not have.
+    #[error("a placement names the function '{function}', which the workflow does not have; it has {known}")]
+    UnknownFunction {
+        /// The name.
+        function: String,
+        /// The names that there are.
+        known: String,
+    },
+}
+
+/// Tells an event loop that something has come on a connection.
+#[derive(Debug, Default)]
+struct Ring(Notify);
+
+impl Ring {
+    fn waker(self: &Arc<Self>) -> Waker {
+        Waker::from(Arc::clone(self))
+    }
+
+    async fn rung(&self) {
+        self.0.notified().await;
+    }
+}
+
+impl Wake for Ring {
+    fn wake(self: Arc<Self>) {
+        self.0.notify_one();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.notify_one();
+    }
+}

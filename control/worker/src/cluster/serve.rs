@@ -1,0 +1,142 @@
+//! A node that serves runs which others drive.
+
+use super::message::Managed;
+use super::session::{Meeting, Session};
+use super::{ClusterError, Ring};
+use crate::check::SetupError;
+use crate::options::{NodeOptions, raise_descriptor_limit};
+use dflow_transport::quic::{Connection, Identity, QuicNode, QuicSettings};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::spawn_local;
+
+/// A connection that does not say what it is for within this time is closed.
+const INTRODUCTION: Duration = Duration::from_secs(10);
+
+/// How a node serves.
+#[derive(Clone, Debug)]
+pub struct ServeOptions {
+    /// Where it listens (UDP).
+    pub listen: SocketAddr,
+    /// The directory with its identity.
+    pub identity: PathBuf,
+    /// What it may use, for each run.
+    pub node: NodeOptions,
+}
+
+/// Serves runs until Ctrl-C or SIGTERM. `ready` is called with the address that it listens on and the node's name.
+///
+/// Whatever happens, no process and no memory of a run is left when this returns.
+///
+/// # Errors
+/// If the node cannot be set up.
+pub fn serve(options: &ServeOptions, ready: impl FnOnce(SocketAddr, &str)) -> Result<(), SetupError> {
+    let system = |what| move |source| SetupError::System { what, source };
+    raise_descriptor_limit();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("start the event loop"))?;
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, async {
+        let identity = Identity::load(&options.identity).map_err(ClusterError::from)?;
+        let (node, mut incoming) =
+            QuicNode::bind(options.listen, &identity, QuicSettings::default()).map_err(ClusterError::from)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(system("watch for Ctrl-C"))?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(system("watch for SIGTERM"))?;
+        ready(node.local_address(), identity.name());
+        let mut node_options = options.node.clone();
+        node_options.node = identity.name().to_owned();
+        let place = Rc::new(Serving { node, options: node_options, meetings: RefCell::default() });
+        loop {
+            tokio::select! {
+                Some(connection) = incoming.next() => {
+                    spawn_local(introduce(Rc::clone(&place), connection));
+                }
+                _ = interrupt.recv() => break,
+                _ = terminate.recv() => break,
+            }
+        }
+        Ok(())
+    })
+}
+
+/// What all sessions of a node share.
+pub(super) struct Serving {
+    pub(super) node: QuicNode,
+    pub(super) options: NodeOptions,
+    /// For each run, where connections from other nodes go that take part in it; whoever comes first makes it.
+    meetings: RefCell<HashMap<u128, Room>>,
+}
+
+struct Room {
+    door: UnboundedSender<Meeting>,
+    /// Until the session takes it.
+    inside: Option<UnboundedReceiver<Meeting>>,
+}
+
+impl Serving {
+    /// Where the other nodes of a run come in; there is one session for a run.
+    pub(super) fn enter(&self, run: u128) -> Option<UnboundedReceiver<Meeting>> {
+        self.room(run, |room| room.inside.take())
+    }
+
+    /// The run is over.
+    pub(super) fn leave(&self, run: u128) {
+        self.meetings.borrow_mut().remove(&run);
+    }
+
+    fn room<T>(&self, run: u128, with: impl FnOnce(&mut Room) -> T) -> T {
+        let mut meetings = self.meetings.borrow_mut();
+        with(meetings.entry(run).or_insert_with(|| {
+            let (door, inside) = unbounded_channel();
+            Room { door, inside: Some(inside) }
+        }))
+    }
+}
+
+/// Finds out what a connection is for.
+async fn introduce(serving: Rc<Serving>, connection: Connection) {
+    let ring = Arc::new(Ring::default());
+    connection.set_waker(ring.waker());
+    let first = async {
+        loop {
+            match Managed::receive(&connection) {
+                Ok(None) if connection.closed().is_none() => ring.rung().await,
+                other => return other,
+            }
+        }
+    };
+    let Ok(first) = tokio::time::timeout(INTRODUCTION, first).await else {
+        return connection.close("it did not say what it is for");
+    };
+    match first {
+        Ok(Some(Managed::Join(join))) => {
+            let run = join.run;
+            let Some(meetings) = serving.enter(run) else {
+                let reason = "the node takes part in this run already".to_owned();
+                let _ = Managed::Refused { reason }.send(&connection);
+                return;
+            };
+            tracing::info!(driver = connection.peer(), "a run begins");
+            Session::serve(Rc::clone(&serving), connection, ring, join, meetings).await;
+            serving.leave(run);
+        }
+        Ok(Some(Managed::Meet { run, place, incarnation })) => {
+            // A run that nobody drives here is forgotten with the connection.
+            let meeting = Meeting { place, incarnation, connection };
+            let _ = serving.room(run, |room| room.door.send(meeting));
+        }
+        Ok(Some(_)) => connection.close("it began with something else than what it is for"),
+        Ok(None) => {}
+        Err(reason) => {
+            tracing::warn!(peer = connection.peer(), reason, "a connection is refused");
+            connection.close(&reason);
+        }
+    }
+}
