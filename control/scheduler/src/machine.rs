@@ -158,7 +158,7 @@ impl RunMachine {
                 self.on_timer();
             }
             Event::Cancel { reason } => self.fail_run(None, format!("the run was cancelled: {reason}")),
-            Event::StoreFailed { reason } => self.fail_run(None, format!("the store failed: {reason}")),
+            Event::StoreFailed { reason } => self.fail_run(None, reason),
         }
     }
 
