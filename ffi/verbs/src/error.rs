@@ -128,6 +128,16 @@ pub enum MemoryError {
         /// The limit, in bytes.
         limit: u64,
     },
+    /// A part that is not one.
+    #[error("bytes {start} to {end} cannot be registered: the memory has {length}")]
+    NotWithin {
+        /// The first byte.
+        start: usize,
+        /// The byte behind the last.
+        end: usize,
+        /// The memory's length, in bytes.
+        length: usize,
+    },
     /// Memory of no length.
     #[error("memory of no length cannot be registered")]
     Empty,

@@ -207,13 +207,32 @@ impl MemoryRegion {
         memory: Arc<dyn StableMemory>,
         access: RegionAccess,
     ) -> Result<Self, MemoryError> {
-        let (start, length) = (memory.address(), memory.length());
+        let all = 0..memory.length();
+        Self::register_part(domain, memory, all, access)
+    }
+
+    /// Registers these bytes of `memory`, and nothing beside them, and keeps all of it alive.
+    ///
+    /// # Errors
+    /// As [`MemoryRegion::register`], or if the bytes are not within the memory.
+    pub fn register_part(
+        domain: &ProtectionDomain,
+        memory: Arc<dyn StableMemory>,
+        part: Range<usize>,
+        access: RegionAccess,
+    ) -> Result<Self, MemoryError> {
+        if part.start > part.end || part.end > memory.length() {
+            return Err(MemoryError::NotWithin { start: part.start, end: part.end, length: memory.length() });
+        }
+        let length = part.len();
         if length == 0 {
             return Err(MemoryError::Empty);
         }
         if access.writes() && !memory.writable() {
             return Err(MemoryError::ReadOnly);
         }
+        // SAFETY: within the memory, as checked above.
+        let start = unsafe { memory.address().add(part.start) };
         let rights = i32::try_from(access.raw().0).unwrap_or(0);
         // SAFETY: the range is mapped for as long as `memory` lives, which is longer than the region.
         let raw = unsafe { ibv_reg_mr(domain.raw(), start.as_ptr().cast(), length, rights) };
