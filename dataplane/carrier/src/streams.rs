@@ -168,8 +168,7 @@ impl Export {
         let cut = |offset: u64, chunk: &Chunk| {
             let skip = usize::try_from(at - offset).ok()?;
             let length = chunk.len().checked_sub(skip)?.min(usize::try_from(most).ok()?);
-            let start = chunk.start() + skip;
-            Some(Chunk::new(Arc::clone(chunk.memory()), start..start + length))
+            Some(chunk.part(skip..skip + length))
         };
         // The next byte is usually the one behind the last that was lent; after a lost path it is further back.
         if at < self.stream.position() {
@@ -185,7 +184,9 @@ impl Export {
                 return None;
             }
         };
+        let staged = staging.owns(&lent.memory);
         let chunk = Chunk::new(lent.memory, lent.range);
+        let chunk = if staged { chunk.passing() } else { chunk };
         match self.lent.back_mut() {
             Some((_, last)) if last.precedes(&chunk) => *last = last.joined(&chunk),
             _ => self.lent.push_back((offset, chunk.clone())),

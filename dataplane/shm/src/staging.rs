@@ -34,6 +34,12 @@ impl Staging {
         Self { size, buffers: Vec::new() }
     }
 
+    /// Whether this is one of its buffers.
+    #[must_use]
+    pub fn owns(&self, memory: &Arc<Memory>) -> bool {
+        self.buffers.iter().any(|buffer| Arc::ptr_eq(buffer, memory))
+    }
+
     /// Reads up to `length` bytes at `offset`, at most one buffer and at least one byte: the buffer, and how many there
     /// are in it. It is filled anew only when every other clone of it is gone.
     ///

@@ -10,6 +10,7 @@ use std::sync::Arc;
 pub struct Chunk {
     memory: Arc<Memory>,
     range: Range<usize>,
+    passing: bool,
 }
 
 impl Chunk {
@@ -20,7 +21,31 @@ impl Chunk {
     #[must_use]
     pub fn new(memory: Arc<Memory>, range: Range<usize>) -> Self {
         assert!(range.start <= range.end && range.end <= memory.length(), "{range:?} is not within the memory");
-        Self { memory, range }
+        Self { memory, range, passing: false }
+    }
+
+    /// The same bytes, in memory that its owner uses for others as soon as nobody else has it: a path keeps it no longer
+    /// than it needs it.
+    #[must_use]
+    pub fn passing(self) -> Self {
+        Self { passing: true, ..self }
+    }
+
+    /// Whether the memory is [`Chunk::passing`].
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        self.passing
+    }
+
+    /// Some of these bytes, by their place among them.
+    ///
+    /// # Panics
+    /// If the range is not within them.
+    #[must_use]
+    pub fn part(&self, range: Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= self.len(), "{range:?} is not within the chunk");
+        let start = self.range.start;
+        Self { memory: Arc::clone(&self.memory), range: start + range.start..start + range.end, passing: self.passing }
     }
 
     /// How many bytes there are.
@@ -60,7 +85,8 @@ impl Chunk {
     #[must_use]
     pub fn joined(&self, other: &Self) -> Self {
         assert!(self.precedes(other), "only what lies side by side can be joined");
-        Self { memory: Arc::clone(&self.memory), range: self.range.start..other.range.end }
+        let range = self.range.start..other.range.end;
+        Self { memory: Arc::clone(&self.memory), range, passing: self.passing || other.passing }
     }
 
     /// The bytes, to be copied.
