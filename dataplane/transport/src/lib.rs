@@ -10,6 +10,8 @@ mod chunk;
 mod link;
 mod path;
 pub mod quic;
+#[cfg(feature = "rdma")]
+pub mod rdma;
 pub mod sim;
 
 pub use chunk::Chunk;

@@ -229,6 +229,9 @@ impl Link {
     pub fn settle(&mut self, local: &mut impl Local) {
         self.exchange.settle();
         self.act(local);
+        if let Some(path) = &mut self.path {
+            path.rest();
+        }
     }
 
     /// To be called now and then: a path on which nothing has come for `limit` is lost. Asks for a sign of life before.

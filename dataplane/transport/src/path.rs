@@ -53,6 +53,9 @@ pub trait Path: Send {
 
     /// What has happened since the last call.
     fn poll(&mut self, events: &mut Vec<PathEvent>);
+
+    /// Whoever drives the path is about to sleep, and does not poll before it is woken.
+    fn rest(&mut self) {}
 }
 
 /// What kind a path is.

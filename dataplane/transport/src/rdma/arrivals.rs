@@ -1,0 +1,175 @@
+//! The windows that the peer may fill, and which bytes of which stream a write has brought.
+
+use crate::path::{PathError, RemoteWindow};
+use dflow_protocol::wire::{FlowId, GrantId};
+use dflow_shm::{Landing, Memory, OutOfRoom};
+use dflow_verbs::{MemoryError, MemoryRegion, ProtectionDomain, RegionAccess, StableMemory};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+/// The windows of the flows from the peer.
+///
+/// A write says which grant it belongs to and how long it is. Where it belongs follows from the order: the bytes of a flow
+/// are written without gaps, from the offset that this side had when it made the first grant.
+#[derive(Debug, Default)]
+pub(super) struct Arrivals {
+    flows: HashMap<FlowId, Flow>,
+    grants: HashMap<GrantId, FlowId>,
+}
+
+#[derive(Debug, Default)]
+struct Flow {
+    /// All bytes below this offset have come over this path or before it.
+    next: u64,
+    /// In the order in which they were granted. Once a write into one has come, none comes into those before it.
+    windows: VecDeque<Window>,
+}
+
+#[derive(Debug)]
+struct Window {
+    grant: GrantId,
+    landing: Arc<Landing>,
+    /// What had arrived when it was granted, or the window's first byte, if that is further.
+    from: u64,
+    /// Open to the peer as long as it is here. `None` in tests without a device.
+    _region: Option<Arc<MemoryRegion>>,
+}
+
+impl Arrivals {
+    /// Opens a window to the peer, and tells where it finds it.
+    pub(super) fn offer(
+        &mut self,
+        domain: &ProtectionDomain,
+        flow: FlowId,
+        grant: GrantId,
+        landing: &Arc<Landing>,
+    ) -> Result<RemoteWindow, MemoryError> {
+        let region = match self.registered(flow, landing) {
+            Some(region) => region,
+            None => {
+                let memory: Arc<Memory> = Arc::clone(landing.memory());
+                let memory: Arc<dyn StableMemory> = memory;
+                let part = extent(landing);
+                Arc::new(MemoryRegion::register_part(domain, memory, part, RegionAccess::RemoteWrite)?)
+            }
+        };
+        let remote = region.remote().map(|remote| RemoteWindow { address: remote.address, key: remote.key.number() });
+        self.open(flow, grant, Arc::clone(landing), Some(region));
+        Ok(remote.unwrap_or_default())
+    }
+
+    /// The same place may be granted again, under another number.
+    fn registered(&self, flow: FlowId, landing: &Landing) -> Option<Arc<MemoryRegion>> {
+        let windows = &self.flows.get(&flow)?.windows;
+        let same = windows.iter().find(|window| {
+            Arc::ptr_eq(window.landing.memory(), landing.memory()) && extent(&window.landing) == extent(landing)
+        })?;
+        same._region.clone()
+    }
+
+    fn open(&mut self, flow: FlowId, grant: GrantId, landing: Arc<Landing>, region: Option<Arc<MemoryRegion>>) {
+        let from = landing.room().start;
+        self.grants.insert(grant, flow);
+        self.flows.entry(flow).or_default().windows.push_back(Window { grant, landing, from, _region: region });
+    }
+
+    /// Closes a flow's windows.
+    pub(super) fn withdraw(&mut self, flow: FlowId) {
+        for window in self.flows.remove(&flow).into_iter().flat_map(|flow| flow.windows) {
+            self.grants.remove(&window.grant);
+        }
+    }
+
+    /// Bytes of a flow have come inside of a message.
+    pub(super) fn came_inline(&mut self, flow: FlowId, end: u64) {
+        if let Some(flow) = self.flows.get_mut(&flow) {
+            flow.next = flow.next.max(end);
+        }
+    }
+
+    /// A write of so many bytes has come with this grant: the flow, and the offset of the first of them.
+    pub(super) fn came(&mut self, grant: GrantId, length: u64) -> Result<(FlowId, u64), PathError> {
+        let unknown = || PathError::Protocol(format!("a write into window {}, which it was not granted", grant.0));
+        let &id = self.grants.get(&grant).ok_or_else(unknown)?;
+        let flow = self.flows.get_mut(&id).ok_or_else(unknown)?;
+        while flow.windows.front().is_some_and(|window| window.grant != grant) {
+            if let Some(left) = flow.windows.pop_front() {
+                self.grants.remove(&left.grant);
+            }
+        }
+        let window = flow.windows.front().ok_or_else(unknown)?;
+        let at = flow.next.max(window.from);
+        let end = at.saturating_add(length);
+        let room = window.landing.room();
+        if end > room.end {
+            return Err(OutOfRoom { bytes: at..end, room }.into());
+        }
+        flow.next = end;
+        Ok((id, at))
+    }
+}
+
+/// Where in its memory a window is.
+fn extent(landing: &Landing) -> std::ops::Range<usize> {
+    let start = landing.index(landing.base());
+    let bytes = if landing.is_ring() { 2 * landing.size() } else { landing.size() };
+    start..start + usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dflow_protocol::SegmentId;
+    use dflow_shm::{Access, Segment, SegmentKind};
+
+    const FLOW: FlowId = FlowId(3);
+
+    fn landing(base: u64) -> Arc<Landing> {
+        let size = 4096;
+        let segment = Segment::create("test", size, SegmentKind::FunctionWritten).expect("a segment");
+        let memory = Arc::new(segment.map(Access::Write).expect("a mapping"));
+        let window = dflow_protocol::message::Window {
+            segment: SegmentId(0),
+            segment_offset: 0,
+            base,
+            size: size as u64,
+            ring: false,
+        };
+        let landing = Landing::new(&window, memory, 0);
+        landing.open(base..base + size as u64);
+        Arc::new(landing)
+    }
+
+    #[test]
+    fn the_place_of_a_write_follows_from_those_before_it() {
+        let mut arrivals = Arrivals::default();
+        arrivals.open(FLOW, GrantId(1), landing(0), None);
+        // What came inside of messages was first.
+        arrivals.came_inline(FLOW, 100);
+        assert_eq!(arrivals.came(GrantId(1), 50), Ok((FLOW, 100)));
+        // The next window is there before the last one is full.
+        arrivals.open(FLOW, GrantId(2), landing(4096), None);
+        assert_eq!(arrivals.came(GrantId(1), 4096 - 150), Ok((FLOW, 150)));
+        assert_eq!(arrivals.came(GrantId(2), 1), Ok((FLOW, 4096)));
+        assert!(arrivals.came(GrantId(1), 1).is_err_and(|error| error.is_violation()), "it has left that one");
+    }
+
+    #[test]
+    fn a_new_path_goes_on_where_the_stream_was() {
+        let mut arrivals = Arrivals::default();
+        let window = landing(1000);
+        window.open(3000..4000);
+        arrivals.open(FLOW, GrantId(7), window, None);
+        assert_eq!(arrivals.came(GrantId(7), 10), Ok((FLOW, 3000)));
+    }
+
+    #[test]
+    fn what_is_not_granted_is_a_violation() {
+        let mut arrivals = Arrivals::default();
+        arrivals.open(FLOW, GrantId(1), landing(0), None);
+        assert!(arrivals.came(GrantId(2), 1).is_err_and(|error| error.is_violation()));
+        assert!(matches!(arrivals.came(GrantId(1), 4097), Err(PathError::OutOfRoom(_))));
+        arrivals.withdraw(FLOW);
+        assert!(arrivals.came(GrantId(1), 1).is_err_and(|error| error.is_violation()));
+    }
+}

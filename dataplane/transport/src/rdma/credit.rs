@@ -1,0 +1,163 @@
+//! Receives at the other side, which every message and every write uses up.
+
+/// The share of the peer's receives that is kept for messages.
+const MESSAGE_SHARE: u32 = 8;
+
+/// How many receives the peer has for this side, and how many of this side's it does not know of.
+///
+/// Both ends count what was posted since the beginning, modulo 2^32, and say that number with every message; a message
+/// that is nothing else goes when half of the receives are used and nobody has said so. The last receive is kept for it.
+/// So both sides cannot be without a receive at the other at the same time: one that has used its last one has returned
+/// half of the other's with it.
+#[derive(Debug)]
+pub(super) struct Credit {
+    /// The receives of the other side.
+    depth: u32,
+    /// Those that data may not use.
+    reserve: u32,
+    /// Messages and writes so far.
+    sent: u32,
+    /// Receives that the other side has posted again.
+    returned: u32,
+    /// Receives that this side has posted again, and how many of them the other side was told of.
+    posted: u32,
+    told: u32,
+    /// So many untold ones are worth a message.
+    worth: u32,
+}
+
+/// What a peer says of its receives cannot be true.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Impossible;
+
+impl Credit {
+    /// `mine` and `theirs`: how many receives each side has posted at the beginning, at least 4.
+    pub(super) fn new(mine: u32, theirs: u32) -> Self {
+        let reserve = (theirs / MESSAGE_SHARE).max(2);
+        Self { depth: theirs, reserve, sent: 0, returned: 0, posted: 0, told: 0, worth: mine / 2 }
+    }
+
+    fn left(&self) -> u32 {
+        self.depth.saturating_sub(self.sent.wrapping_sub(self.returned))
+    }
+
+    /// Whether a write may go.
+    pub(super) fn takes_data(&self) -> bool {
+        self.left() > self.reserve
+    }
+
+    /// Whether a message may go.
+    pub(super) fn takes_message(&self) -> bool {
+        self.left() > 1
+    }
+
+    /// Whether a message must go that says nothing but [`Credit::tell`].
+    pub(super) fn is_worth_telling(&self) -> bool {
+        self.posted.wrapping_sub(self.told) >= self.worth && self.left() > 0
+    }
+
+    /// A message or a write goes.
+    pub(super) fn spend(&mut self) {
+        self.sent = self.sent.wrapping_add(1);
+    }
+
+    /// So many receives were posted again.
+    pub(super) fn post(&mut self, count: u32) {
+        self.posted = self.posted.wrapping_add(count);
+    }
+
+    /// What goes with every message.
+    pub(super) fn tell(&mut self) -> u32 {
+        self.told = self.posted;
+        self.posted
+    }
+
+    /// What came with a message.
+    pub(super) fn hear(&mut self, posted: u32) -> Result<(), Impossible> {
+        if posted.wrapping_sub(self.returned) > self.sent.wrapping_sub(self.returned) {
+            return Err(Impossible);
+        }
+        self.returned = posted;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::VecDeque;
+
+    struct End {
+        credit: Credit,
+        /// Receives that are posted.
+        receives: u32,
+        /// What is on its way here: a message with what it tells, or a write.
+        coming: VecDeque<Option<u32>>,
+    }
+
+    fn send(ends: &mut [End; 2], from: usize, message: bool) {
+        let told = message.then(|| ends[from].credit.tell());
+        ends[from].credit.spend();
+        ends[1 - from].coming.push_back(told);
+    }
+
+    fn receive(ends: &mut [End; 2], at: usize) -> bool {
+        let Some(what) = ends[at].coming.pop_front() else { return false };
+        let end = &mut ends[at];
+        assert!(end.receives > 0, "it came without a receive");
+        end.receives -= 1;
+        if let Some(told) = what {
+            end.credit.hear(told).expect("it is true");
+        }
+        end.receives += 1;
+        end.credit.post(1);
+        if end.credit.is_worth_telling() {
+            send(ends, at, true);
+        }
+        true
+    }
+
+    proptest! {
+        /// No order of sending and receiving finds the other side without a receive, and none ends where nobody may send.
+        #[test]
+        fn there_is_always_a_receive(
+            depths in (4u32..40, 4u32..40),
+            start in prop_oneof![Just(0u32), Just(u32::MAX - 5)],
+            steps in prop::collection::vec((0usize..2, 0u8..3), 1..600),
+        ) {
+            let end = |mine, theirs| End {
+                credit: Credit {
+                    sent: start, returned: start, posted: start, told: start, ..Credit::new(mine, theirs)
+                },
+                receives: mine,
+                coming: VecDeque::new(),
+            };
+            let mut ends = [end(depths.0, depths.1), end(depths.1, depths.0)];
+            for (side, what) in steps {
+                match what {
+                    0 if ends[side].credit.takes_data() => send(&mut ends, side, false),
+                    1 if ends[side].credit.takes_message() => send(&mut ends, side, true),
+                    _ => drop(receive(&mut ends, side)),
+                }
+                for side in 0..2 {
+                    let under_way = u32::try_from(ends[side].coming.len()).expect("few");
+                    prop_assert!(under_way <= ends[side].receives);
+                }
+            }
+            while receive(&mut ends, 0) | receive(&mut ends, 1) {}
+            for end in &ends {
+                prop_assert!(end.credit.takes_data() && end.credit.takes_message(), "{:?}", end.credit);
+            }
+        }
+    }
+
+    #[test]
+    fn a_peer_cannot_return_what_was_not_sent() {
+        let mut credit = Credit::new(8, 8);
+        credit.spend();
+        assert_eq!(credit.hear(2), Err(Impossible));
+        assert_eq!(credit.hear(1), Ok(()));
+        assert_eq!(credit.hear(0), Err(Impossible), "it does not go back");
+    }
+}

@@ -1,0 +1,78 @@
+//! The RDMA device of this node: opened once, for all paths.
+
+use super::RdmaError;
+use super::watch::Watch;
+use dflow_verbs::{Context, Devices, GidChoice, GidEntry};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// An RDMA device, one of its ports, and the address on it. Clones share it; with the last of them and of all paths it is
+/// let go.
+#[derive(Clone, Debug)]
+pub struct RdmaDevice {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    context: Context,
+    port: u8,
+    gid: GidEntry,
+    watch: Watch,
+}
+
+impl RdmaDevice {
+    /// The device, port and address from which packets to `peer` leave.
+    ///
+    /// # Errors
+    /// If there is none, if it cannot be opened, or if the thread for its events cannot be made.
+    pub fn open_towards(peer: IpAddr) -> Result<Self, RdmaError> {
+        let (context, port, gid) = Devices::list()?.open_towards(peer)?;
+        Self::new(context, port, gid)
+    }
+
+    /// The device of this name, with that port (from 1) and address.
+    ///
+    /// # Errors
+    /// If there is no such device, port or address, if the device cannot be opened, or if the thread for its events cannot
+    /// be made.
+    pub fn open_named(name: &str, port: u8, choice: GidChoice) -> Result<Self, RdmaError> {
+        let context = Devices::list()?.named(name)?.open()?;
+        let gid = context.choose_gid(port, choice)?;
+        Self::new(context, port, gid)
+    }
+
+    fn new(context: Context, port: u8, gid: GidEntry) -> Result<Self, RdmaError> {
+        let watch = Watch::start(&context, port, &gid).map_err(|error| RdmaError::Events(error.into()))?;
+        Ok(Self { inner: Arc::new(Inner { context, port, gid, watch }) })
+    }
+
+    /// What keeps others than the peer of a path out of its windows, for people.
+    #[must_use]
+    pub fn guard(&self) -> &'static str {
+        "each connection has a protection domain of its own, in which nothing but the granted windows is open: their keys \
+         are of no use to any other queue pair"
+    }
+
+    /// The device, the port and the address, for people.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        format!("{} port {}, {}", self.inner.context.name(), self.inner.port, self.inner.gid)
+    }
+
+    pub(super) fn context(&self) -> &Context {
+        &self.inner.context
+    }
+
+    pub(super) fn port(&self) -> u8 {
+        self.inner.port
+    }
+
+    pub(super) fn gid(&self) -> &GidEntry {
+        &self.inner.gid
+    }
+
+    pub(super) fn watch(&self) -> &Watch {
+        &self.inner.watch
+    }
+}

@@ -1,0 +1,95 @@
+//! Paths over RDMA: bytes go from the memory that holds a stream here straight into the window that was granted for it
+//! there, without a copy on either side.
+//!
+//! Each path is one reliable queue pair with a completion queue and a protection domain of its own. A message is a SEND
+//! with a small header; bytes are a WRITE whose immediate names the grant. Both use up a receive at the other side, in
+//! the order in which they were posted; so the reader of a completion knows which bytes of which stream have come
+//! ([`arrivals`]), and the sender never sends what the other side has no receive for ([`credit`]).
+//!
+//! How two paths find each other is the caller's affair: [`Prepared::endpoint`] goes to the peer over an authenticated
+//! channel, and the peer's comes back.
+
+mod arrivals;
+mod credit;
+mod device;
+mod endpoint;
+mod flight;
+mod inbox;
+mod outbox;
+mod path;
+mod sources;
+mod watch;
+
+pub use device::RdmaDevice;
+pub use path::{Prepared, RdmaPath};
+
+use dflow_verbs::{Connection, DeviceError, EndpointError, MemoryError, PostError, QueueError};
+
+/// The most requests that one work queue of a path may hold.
+pub const MAX_DEPTH: u32 = 8192;
+/// The least that a path works with.
+pub const MIN_DEPTH: u32 = 4;
+/// The most bytes that a request carries inline, whatever the setting says.
+pub const MAX_INLINE_REQUEST: u32 = 256;
+
+/// How a path uses its device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RdmaConfig {
+    /// Requests that may be posted and not completed, from [`MIN_DEPTH`] to [`MAX_DEPTH`].
+    pub send_depth: u32,
+    /// Receives that are posted, from [`MIN_DEPTH`] to [`MAX_DEPTH`]: so many messages and writes of the peer may be under
+    /// way. Each takes a buffer for the longest message.
+    pub receive_depth: u32,
+    /// Up to so many bytes travel inside of a request, at most [`MAX_INLINE_REQUEST`]; 0 switches that off.
+    pub inline: u32,
+    /// Bytes that may be under way before [`crate::Path::has_room`] says no.
+    pub in_flight: u64,
+    /// Timeouts and retries, and how packets are marked.
+    pub connection: Connection,
+}
+
+impl Default for RdmaConfig {
+    fn default() -> Self {
+        Self { send_depth: 256, receive_depth: 256, inline: 220, in_flight: 1 << 20, connection: Connection::default() }
+    }
+}
+
+/// Why there is no path over RDMA.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RdmaError {
+    /// The device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// Its memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// Its queues.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// The first receives.
+    #[error(transparent)]
+    Post(#[from] PostError),
+    /// What the peer has sent as its endpoint.
+    #[error("the peer's RDMA endpoint is none: {0}")]
+    Endpoint(#[from] EndpointError),
+    /// The peer speaks another version.
+    #[error("the peer speaks version {theirs} of dflow over RDMA, this node {ours}: update the older one")]
+    Version {
+        /// This node's.
+        ours: u32,
+        /// The peer's.
+        theirs: u32,
+    },
+    /// A setting, or what the peer says of its own.
+    #[error("a {what} of {value} is not possible for RDMA: from {MIN_DEPTH} to {MAX_DEPTH}")]
+    Depth {
+        /// Which.
+        what: &'static str,
+        /// Its value.
+        value: u32,
+    },
+    /// The thread that waits for events could not be made.
+    #[error("cannot wait for the events of an RDMA device: {0}; is there a limit on threads or descriptors?")]
+    Events(std::io::Error),
+}

@@ -1,0 +1,76 @@
+//! The messages of a path on their way out.
+
+use super::MAX_INLINE_REQUEST;
+use dflow_protocol::limits::MAX_PEER_MESSAGE;
+use dflow_verbs::{
+    Buffer, Data, MemoryError, MemoryRegion, PostError, ProtectionDomain, QueuePair, RegionAccess, SendOperation,
+    SendRequest,
+};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// What goes before each message: how many receives were posted again.
+pub(super) const HEADER: usize = 4;
+/// The buffer of one message, in whole cache lines.
+pub(super) const SLOT: usize = (HEADER + MAX_PEER_MESSAGE).next_multiple_of(64);
+/// The most bytes of messages that wait for their turn. Enough to name every flow that there can be, several times.
+const MAX_WAITING: usize = 32 << 20;
+
+/// Messages that wait, and memory for those that are sent: as many buffers as the send queue has places.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    waiting: VecDeque<Vec<u8>>,
+    bytes: usize,
+    buffer: Arc<Buffer>,
+    region: MemoryRegion,
+}
+
+impl Outbox {
+    pub(super) fn new(domain: &ProtectionDomain, depth: u32) -> Result<Self, MemoryError> {
+        let buffer = Arc::new(Buffer::zeroed(depth as usize * SLOT));
+        let region = MemoryRegion::register(domain, Arc::clone(&buffer) as _, RegionAccess::Source)?;
+        Ok(Self { waiting: VecDeque::new(), bytes: 0, buffer, region })
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Whether there was room for it.
+    pub(super) fn push(&mut self, message: Vec<u8>) -> bool {
+        self.bytes += message.len();
+        self.waiting.push_back(message);
+        self.bytes <= MAX_WAITING
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Vec<u8>> {
+        let message = self.waiting.pop_front()?;
+        self.bytes -= message.len();
+        Some(message)
+    }
+
+    /// Posts a message, with what it tells of the receives. `slot`: a place that nothing in flight has.
+    pub(super) fn post(
+        &self,
+        pair: &QueuePair,
+        (id, signaled): (u64, bool),
+        slot: usize,
+        told: u32,
+        message: &[u8],
+    ) -> Result<(), PostError> {
+        let length = HEADER + message.len();
+        let head = told.to_le_bytes();
+        let mut inline = [0; MAX_INLINE_REQUEST as usize];
+        let data = if length <= pair.max_inline().min(inline.len()) {
+            inline[..HEADER].copy_from_slice(&head);
+            inline[HEADER..length].copy_from_slice(message);
+            Data::Inline(&inline[..length])
+        } else {
+            let start = slot * SLOT;
+            self.buffer.write(start, &head);
+            self.buffer.write(start + HEADER, message);
+            Data::Memory(self.region.slice(start..start + length)?)
+        };
+        pair.post(&[SendRequest { id, operation: SendOperation::Send, data, signaled }])
+    }
+}

@@ -1,0 +1,334 @@
+//! A path: one queue pair and what it needs.
+
+use super::arrivals::Arrivals;
+use super::credit::Credit;
+use super::device::RdmaDevice;
+use super::endpoint::Hello;
+use super::flight::Flight;
+use super::inbox::{BATCH, Inbox};
+use super::outbox::Outbox;
+use super::sources::Sources;
+use super::watch::Watched;
+use super::{MAX_DEPTH, MAX_INLINE_REQUEST, MIN_DEPTH, RdmaConfig, RdmaError};
+use crate::chunk::Chunk;
+use crate::path::{Path, PathError, PathEvent, PathKind, RemoteWindow};
+use dflow_protocol::exchange::Order;
+use dflow_protocol::wire::{FlowId, GrantId, PeerMessage};
+use dflow_shm::Landing;
+use dflow_verbs::{
+    Completion, CompletionQueue, Data, Operation, ProtectionDomain, QueuePair, QueuePairConfig, RemoteKey,
+    RemoteMemory, SendOperation, SendRequest, Status,
+};
+use std::sync::Arc;
+use std::task::Waker;
+
+/// A share of the send queue, or at least two places, is kept for messages.
+const MESSAGE_SHARE: usize = 8;
+/// So many completions are taken in one turn before the caller gets its own.
+const TURN: usize = 8 * BATCH;
+
+/// One end that is ready to be connected: its receives are posted.
+#[derive(Debug)]
+pub struct Prepared {
+    path: RdmaPath,
+    config: RdmaConfig,
+}
+
+/// One end of a connection over RDMA.
+#[derive(Debug)]
+pub struct RdmaPath {
+    // The queue pair goes first: after it nothing lands and nothing is read.
+    pair: QueuePair,
+    watched: Watched,
+    completions: CompletionQueue,
+    arrivals: Arrivals,
+    sources: Sources,
+    inbox: Inbox,
+    outbox: Outbox,
+    domain: ProtectionDomain,
+    credit: Credit,
+    flight: Flight,
+    /// Bytes that may be in flight.
+    limit: u64,
+    /// Places in the send queue that data leave free.
+    reserve: usize,
+    /// What was found while going to rest.
+    found: Vec<PathEvent>,
+    had_room: bool,
+    lost: Option<PathError>,
+    _device: RdmaDevice,
+}
+
+impl RdmaPath {
+    /// Makes one end. `waker` is called when [`Path::poll`] has something to say to one that rests ([`Path::rest`]).
+    ///
+    /// # Errors
+    /// If a depth is not possible, or if the device has no more room for queues or memory.
+    pub fn prepare(device: &RdmaDevice, config: &RdmaConfig, waker: Waker) -> Result<Prepared, RdmaError> {
+        for (what, value) in [("send queue", config.send_depth), ("receive queue", config.receive_depth)] {
+            if !(MIN_DEPTH..=MAX_DEPTH).contains(&value) {
+                return Err(RdmaError::Depth { what, value });
+            }
+        }
+        let context = device.context();
+        let domain = ProtectionDomain::new(context)?;
+        let completions = CompletionQueue::new(context, config.send_depth + config.receive_depth, true)?;
+        let pair = QueuePair::new(
+            &domain,
+            &completions,
+            &completions,
+            &QueuePairConfig {
+                port: device.port(),
+                gid: device.gid().clone(),
+                send_depth: config.send_depth,
+                receive_depth: config.receive_depth,
+                inline: config.inline.min(MAX_INLINE_REQUEST),
+                remote_write: true,
+                remote_read: false,
+            },
+        )?;
+        let watched =
+            device.watch().add(&completions, pair.number(), waker).map_err(|error| RdmaError::Events(error.into()))?;
+        let inbox = Inbox::new(&domain, &pair, config.receive_depth)?;
+        let outbox = Outbox::new(&domain, config.send_depth)?;
+        let depth = config.send_depth as usize;
+        let path = Self {
+            pair,
+            watched,
+            completions,
+            arrivals: Arrivals::default(),
+            sources: Sources::new(),
+            inbox,
+            outbox,
+            domain,
+            // The peer's receives are known when it is connected.
+            credit: Credit::new(config.receive_depth, MIN_DEPTH),
+            flight: Flight::new(depth, config.in_flight),
+            limit: config.in_flight.max(1),
+            reserve: (depth / MESSAGE_SHARE).max(2),
+            found: Vec::new(),
+            had_room: true,
+            lost: None,
+            _device: device.clone(),
+        };
+        Ok(Prepared { path, config: *config })
+    }
+}
+
+impl Prepared {
+    /// What the peer needs to connect to this end, less than 64 bytes.
+    #[must_use]
+    pub fn endpoint(&self) -> Vec<u8> {
+        Hello { receives: self.config.receive_depth, endpoint: self.path.pair.endpoint() }.to_bytes()
+    }
+
+    /// Connects it with the peer's end. The peer must do the same within the time of the retries
+    /// ([`RdmaConfig::connection`]); what is sent before that is repeated.
+    ///
+    /// # Errors
+    /// If the peer's endpoint is none, is one of another version, or cannot be reached.
+    pub fn connect(mut self, peer: &[u8]) -> Result<RdmaPath, RdmaError> {
+        let peer = Hello::from_bytes(peer)?;
+        self.path.credit = Credit::new(self.config.receive_depth, peer.receives);
+        self.path.pair.connect(&peer.endpoint, &self.config.connection)?;
+        Ok(self.path)
+    }
+}
+
+impl Path for RdmaPath {
+    fn kind(&self) -> PathKind {
+        PathKind::Rdma
+    }
+
+    fn send(&mut self, message: &PeerMessage) -> Result<(), PathError> {
+        self.check()?;
+        let message = message.encode()?;
+        if self.outbox.is_empty() && self.takes_message() {
+            self.post(&message)?;
+        } else if !self.outbox.push(message) {
+            return Err(self.dead("too many messages wait for the peer, which takes none"));
+        }
+        self.had_room = self.has_room();
+        Ok(())
+    }
+
+    fn offer(&mut self, flow: FlowId, grant: GrantId, landing: &Arc<Landing>) -> Result<RemoteWindow, PathError> {
+        self.check()?;
+        let resource = |error: dflow_verbs::MemoryError| PathError::Resource(error.to_string());
+        self.arrivals.offer(&self.domain, flow, grant, landing).map_err(resource)
+    }
+
+    fn withdraw(&mut self, flow: FlowId) {
+        self.arrivals.withdraw(flow);
+    }
+
+    fn has_room(&self) -> bool {
+        self.lost.is_none()
+            && self.outbox.is_empty()
+            && self.flight.free() > self.reserve
+            && self.flight.bytes() < self.limit
+            && self.credit.takes_data()
+    }
+
+    fn write(&mut self, order: &Order, chunk: Chunk) -> Result<(), PathError> {
+        self.check()?;
+        if !self.has_room() {
+            return Err(self.dead("bytes were to be sent for which there is no room yet"));
+        }
+        let Some(grant) = &order.grant else {
+            return Err(self.dead("bytes were to be sent without a window for them"));
+        };
+        let resource = |error: dflow_verbs::MemoryError| PathError::Resource(error.to_string());
+        let (region, start) = self.sources.region(&self.domain, &chunk).map_err(resource)?;
+        let posted = region.slice(start..start + chunk.len()).and_then(|slice| {
+            let place = RemoteMemory { address: grant.address_of(order.at), key: RemoteKey::from_number(grant.key) };
+            let inline = chunk.len() <= self.pair.max_inline();
+            let (id, signaled) = self.flight.push(chunk.len() as u64);
+            self.credit.spend();
+            self.pair.post(&[SendRequest {
+                id,
+                operation: SendOperation::WriteWithImmediate(place, grant.id.0),
+                data: if inline { Data::InlineMemory(slice) } else { Data::Memory(slice) },
+                signaled,
+            }])
+        });
+        posted.map_err(|error| self.dead(&error.to_string()))?;
+        self.had_room = self.has_room();
+        Ok(())
+    }
+
+    fn finish(&mut self, _: FlowId) {}
+
+    fn poll(&mut self, events: &mut Vec<PathEvent>) {
+        events.append(&mut self.found);
+        self.look(events);
+    }
+
+    fn rest(&mut self) {
+        if self.lost.is_some() {
+            return;
+        }
+        self.flight.rest();
+        self.sources.rest();
+        let mut found = std::mem::take(&mut self.found);
+        match self.watched.arm() {
+            // What has come before that wakes nobody.
+            Ok(()) => self.look(&mut found),
+            Err(error) => self.lose(self.dead(&error.to_string()), &mut found),
+        }
+        if !found.is_empty() {
+            self.watched.wake();
+        }
+        self.found = found;
+    }
+}
+
+impl RdmaPath {
+    fn dead(&self, reason: &str) -> PathError {
+        PathError::Lost { kind: PathKind::Rdma, reason: reason.to_owned() }
+    }
+
+    fn check(&self) -> Result<(), PathError> {
+        self.lost.clone().map_or(Ok(()), Err)
+    }
+
+    fn lose(&mut self, error: PathError, events: &mut Vec<PathEvent>) {
+        self.lost = Some(error.clone());
+        events.push(PathEvent::Lost(error));
+    }
+
+    /// Takes what is done, and goes on with what waits.
+    fn look(&mut self, events: &mut Vec<PathEvent>) {
+        if self.lost.is_some() {
+            return;
+        }
+        if let Err(error) = self.advance(events) {
+            return self.lose(error, events);
+        }
+        let room = self.has_room();
+        if room && !self.had_room {
+            events.push(PathEvent::Room);
+        }
+        self.had_room = room;
+    }
+
+    fn advance(&mut self, events: &mut Vec<PathEvent>) -> Result<(), PathError> {
+        if let Some(reason) = self.watched.failure() {
+            return Err(self.dead(reason));
+        }
+        let mut done = [Completion::default(); BATCH];
+        for _ in 0..TURN / BATCH {
+            let count = self.completions.poll(&mut done).map_err(|error| self.dead(&error.to_string()))?;
+            let done = &done[..count];
+            if let Some(failed) = done.iter().find(|completion| completion.status != Status::Success) {
+                return Err(self.failed(failed));
+            }
+            for completion in done {
+                match completion.operation {
+                    Operation::Receive => events.extend(self.received(completion)?),
+                    _ => self.flight.complete(completion.id),
+                }
+            }
+            let receives = done.iter().filter(|completion| completion.operation == Operation::Receive);
+            if receives.clone().next().is_some() {
+                let posted = self.inbox.post(&self.pair, receives.map(|completion| completion.id));
+                self.credit.post(posted.map_err(|error| self.dead(&error.to_string()))?);
+            }
+            if count < BATCH {
+                break;
+            }
+        }
+        self.flush()
+    }
+
+    fn received(&mut self, completion: &Completion) -> Result<Option<PathEvent>, PathError> {
+        if let Some(grant) = completion.immediate {
+            let length = u64::from(completion.bytes);
+            let (flow, at) = self.arrivals.came(GrantId(grant), length)?;
+            return Ok(Some(PathEvent::Placed { flow, at, length }));
+        }
+        let (posted, message) = self.inbox.read(completion)?;
+        let impossible = |_| PathError::Protocol("more receives than there can be".to_owned());
+        self.credit.hear(posted).map_err(impossible)?;
+        if let Some(PeerMessage::Inline { flow, at, bytes }) = &message {
+            self.arrivals.came_inline(*flow, at.saturating_add(bytes.len() as u64));
+        }
+        Ok(message.map(PathEvent::Message))
+    }
+
+    /// What a request says that has failed.
+    fn failed(&self, completion: &Completion) -> PathError {
+        match (completion.operation, completion.status) {
+            // Whatever follows a failure says no more than that there was one.
+            (_, Status::Flushed) => self.dead(self.watched.failure().unwrap_or("its queue pair was ended")),
+            (Operation::Receive, status @ (Status::LocalLength | Status::LocalAccess | Status::RemoteAccess)) => {
+                PathError::Protocol(status.to_string())
+            }
+            (_, status) => self.dead(&status.to_string()),
+        }
+    }
+
+    fn takes_message(&self) -> bool {
+        self.flight.free() > 1 && self.credit.takes_message()
+    }
+
+    /// Sends what waits, as far as there is room, and tells the peer of new receives if nothing else does.
+    fn flush(&mut self) -> Result<(), PathError> {
+        while self.takes_message() {
+            let Some(message) = self.outbox.pop() else { break };
+            self.post(&message)?;
+        }
+        if self.credit.is_worth_telling() && self.flight.free() > 0 {
+            self.post(&[])?;
+        }
+        Ok(())
+    }
+
+    fn post(&mut self, message: &[u8]) -> Result<(), PathError> {
+        let slot = self.flight.slot();
+        let request = self.flight.push(0);
+        self.credit.spend();
+        let told = self.credit.tell();
+        self.outbox.post(&self.pair, request, slot, told, message).map_err(|error| self.dead(&error.to_string()))
+    }
+}
