@@ -4,6 +4,7 @@ use crate::path::{PathError, RemoteWindow};
 use dflow_protocol::wire::{FlowId, GrantId};
 use dflow_shm::{Landing, Memory, OutOfRoom};
 use dflow_verbs::{MemoryError, MemoryRegion, ProtectionDomain, RegionAccess, StableMemory};
+use foldhash::fast::FixedState;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -13,8 +14,8 @@ use std::sync::Arc;
 /// are written without gaps, from the offset that this side had when it made the first grant.
 #[derive(Debug, Default)]
 pub(super) struct Arrivals {
-    flows: HashMap<FlowId, Flow>,
-    grants: HashMap<GrantId, FlowId>,
+    flows: HashMap<FlowId, Flow, FixedState>,
+    grants: HashMap<GrantId, FlowId, FixedState>,
 }
 
 #[derive(Debug, Default)]

@@ -47,6 +47,8 @@ pub struct RdmaPath {
     outbox: Outbox,
     domain: ProtectionDomain,
     credit: Credit,
+    /// Receives that are used and not posted again.
+    spent: Vec<u64>,
     flight: Flight,
     /// Bytes that may be in flight.
     limit: u64,
@@ -103,6 +105,7 @@ impl RdmaPath {
             domain,
             // The peer's receives are known when it is connected.
             credit: Credit::new(config.receive_depth, MIN_DEPTH),
+            spent: Vec::with_capacity(config.receive_depth as usize),
             flight: Flight::new(depth, config.in_flight),
             limit: config.in_flight.max(1),
             reserve: (depth / MESSAGE_SHARE).max(2),
@@ -201,7 +204,11 @@ impl Path for RdmaPath {
 
     fn poll(&mut self, events: &mut Vec<PathEvent>) {
         events.append(&mut self.found);
-        self.look(events);
+        if self.lost.is_none()
+            && let Err(error) = self.advance(events)
+        {
+            self.lose(error, events);
+        }
     }
 
     fn rest(&mut self) {
@@ -211,12 +218,11 @@ impl Path for RdmaPath {
         self.flight.rest();
         self.sources.rest();
         let mut found = std::mem::take(&mut self.found);
-        match self.watched.arm() {
-            // What has come before that wakes nobody.
-            Ok(()) => self.look(&mut found),
-            Err(error) => self.lose(self.dead(&error.to_string()), &mut found),
-        }
-        if !found.is_empty() {
+        let left = self.settle(&mut found).unwrap_or_else(|error| {
+            self.lose(error, &mut found);
+            false
+        });
+        if left || !found.is_empty() {
             self.watched.wake();
         }
         self.found = found;
@@ -237,25 +243,23 @@ impl RdmaPath {
         events.push(PathEvent::Lost(error));
     }
 
-    /// Takes what is done, and goes on with what waits.
-    fn look(&mut self, events: &mut Vec<PathEvent>) {
-        if self.lost.is_some() {
-            return;
-        }
-        if let Err(error) = self.advance(events) {
-            return self.lose(error, events);
-        }
-        let room = self.has_room();
-        if room && !self.had_room {
-            events.push(PathEvent::Room);
-        }
-        self.had_room = room;
+    /// Asks to be woken, and looks once more: what has come before that wakes nobody. Whether more is there.
+    fn settle(&mut self, found: &mut Vec<PathEvent>) -> Result<bool, PathError> {
+        self.watched.arm().map_err(|error| self.dead(&error.to_string()))?;
+        let left = self.advance(found)?;
+        // There may be no look for a while.
+        self.post_receives()?;
+        self.flush()?;
+        Ok(left)
     }
 
-    fn advance(&mut self, events: &mut Vec<PathEvent>) -> Result<(), PathError> {
+    /// Takes what is done, and goes on with what waits. Whether there may be more to take.
+    fn advance(&mut self, events: &mut Vec<PathEvent>) -> Result<bool, PathError> {
         if let Some(reason) = self.watched.failure() {
             return Err(self.dead(reason));
         }
+        self.post_receives()?;
+        let mut left = true;
         let mut done = [Completion::default(); BATCH];
         for _ in 0..TURN / BATCH {
             let count = self.completions.poll(&mut done).map_err(|error| self.dead(&error.to_string()))?;
@@ -265,20 +269,36 @@ impl RdmaPath {
             }
             for completion in done {
                 match completion.operation {
-                    Operation::Receive => events.extend(self.received(completion)?),
+                    Operation::Receive => {
+                        self.spent.push(completion.id);
+                        events.extend(self.received(completion)?);
+                    }
                     _ => self.flight.complete(completion.id),
                 }
             }
-            let receives = done.iter().filter(|completion| completion.operation == Operation::Receive);
-            if receives.clone().next().is_some() {
-                let posted = self.inbox.post(&self.pair, receives.map(|completion| completion.id));
-                self.credit.post(posted.map_err(|error| self.dead(&error.to_string()))?);
-            }
             if count < BATCH {
+                left = false;
                 break;
             }
         }
-        self.flush()
+        self.flush()?;
+        let room = self.has_room();
+        if room && !self.had_room {
+            events.push(PathEvent::Room);
+        }
+        self.had_room = room;
+        Ok(left)
+    }
+
+    /// Posts the receives again that are used. The next look does that and not the one that has used them: what has come
+    /// is more urgent.
+    fn post_receives(&mut self) -> Result<(), PathError> {
+        for slots in self.spent.chunks(BATCH) {
+            let posted = self.inbox.post(&self.pair, slots.iter().copied());
+            self.credit.post(posted.map_err(|error| self.dead(&error.to_string()))?);
+        }
+        self.spent.clear();
+        Ok(())
     }
 
     fn received(&mut self, completion: &Completion) -> Result<Option<PathEvent>, PathError> {

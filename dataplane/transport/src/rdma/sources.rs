@@ -3,6 +3,7 @@
 use crate::chunk::Chunk;
 use dflow_shm::Memory;
 use dflow_verbs::{Buffer, MemoryError, MemoryRegion, ProtectionDomain, RegionAccess};
+use foldhash::fast::FixedState;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ const SWEEP: Duration = Duration::from_millis(100);
 /// Registered memory, by its address.
 #[derive(Debug)]
 pub(super) struct Sources {
-    known: HashMap<usize, Source>,
+    known: HashMap<usize, Source, FixedState>,
     swept: Instant,
     copying: bool,
 }
@@ -33,7 +34,7 @@ impl Source {
 
 impl Sources {
     pub(super) fn new() -> Self {
-        Self { known: HashMap::new(), swept: Instant::now(), copying: false }
+        Self { known: HashMap::default(), swept: Instant::now(), copying: false }
     }
 
     /// Where a device finds the bytes of a chunk: the registered memory, and the place of the first of them.
