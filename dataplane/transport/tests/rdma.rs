@@ -10,7 +10,9 @@ use dflow_protocol::wire::{FlowId, Grant, GrantId};
 use dflow_shm::{Access, Doorbell, Idle, Landing, Listener, Memory, Segment, SegmentKind, wait_at_most};
 use dflow_transport::rdma::{RdmaConfig, RdmaDevice, RdmaError, RdmaPath};
 use dflow_transport::{Chunk, Path, PathError, PathEvent, PathKind, RemoteWindow};
-use dflow_verbs::Connection;
+use dflow_verbs::{
+    CompletionQueue, Connection, Data, Devices, ProtectionDomain, QueuePair, QueuePairConfig, ReceiveRequest,
+};
 use std::net::IpAddr;
 use std::process::Command;
 use std::sync::Arc;
@@ -119,9 +121,13 @@ fn landing(size: u64) -> Arc<Landing> {
 }
 
 fn chunk(byte: u8, length: usize) -> Chunk {
+    mapped(byte, length, Access::Write)
+}
+
+fn mapped(byte: u8, length: usize, access: Access) -> Chunk {
     let segment = Segment::create("test", length, SegmentKind::FunctionWritten).expect("a segment");
     assert_eq!(rustix::io::pwrite(&segment, &vec![byte; length], 0).expect("written"), length);
-    Chunk::new(Arc::new(segment.map(Access::Write).expect("a mapping")), 0..length)
+    Chunk::new(Arc::new(segment.map(access).expect("a mapping")), 0..length)
 }
 
 fn bytes(memory: &Memory) -> Vec<u8> {
@@ -169,6 +175,21 @@ fn bytes_land_in_their_window_and_nowhere_else() {
     assert_eq!(paths[0].kind(), PathKind::Rdma);
 }
 
+/// As a reader of a stream has it. Kernels before 6.2 do not let a device read it.
+#[test]
+fn memory_that_can_only_be_read_is_sent_too() {
+    let mut paths = Rdma::new(strict()).pair();
+    let landing = landing(SIZE);
+    landing.open(0..SIZE);
+    let remote = paths[0].offer(FLOW, GRANT, &landing).expect("offered");
+    paths[1].write(&order(remote, 0), mapped(7, 4000, Access::Read)).expect("written");
+    paths[1].write(&order(remote, 4000), mapped(8, 4000, Access::Read).passing()).expect("written");
+    look_until(&mut paths, |event| matches!(event, PathEvent::Placed { at: 4000, .. }));
+    let (start, bytes) = (SIZE as usize, bytes(landing.memory()));
+    assert!(bytes[start..start + 4000].iter().all(|&byte| byte == 7));
+    assert!(bytes[start + 4000..start + 8000].iter().all(|&byte| byte == 8));
+}
+
 #[test]
 fn a_write_outside_of_its_window_is_refused_and_ends_the_connection() {
     for (from, length) in [(SIZE, 64), (SIZE - 10, 64), (0u64.wrapping_sub(64), 64), (0, SIZE + 1)] {
@@ -181,6 +202,10 @@ fn a_write_outside_of_its_window_is_refused_and_ends_the_connection() {
         paths.reverse();
         let seen = look_until(&mut paths, |event| matches!(event, PathEvent::Lost(_)));
         assert!(format!("{seen:?}").contains("refused the access"), "{seen:?}");
+        // The connection is over for the attacked side, too, which soft-RoCE says with its next message only.
+        paths.reverse();
+        paths[0].send(&dflow_protocol::wire::PeerMessage::Ping(1)).expect("queued");
+        look_until(&mut paths, |event| matches!(event, PathEvent::Lost(_)));
         assert!(bytes(landing.memory()).iter().all(|&byte| byte == 0), "nothing of it has landed");
     }
 }
@@ -331,4 +356,41 @@ fn a_link_that_goes_down_is_said_at_once() {
         "{:?}",
         world.events
     );
+}
+
+/// A peer that sends what no path does.
+fn hostile(message: &[u8]) -> PathEvent {
+    let peer: IpAddr = std::env::var("DFLOW_VM_PEER").expect("set").parse().expect("an address");
+    let (context, port, gid) = Devices::list().expect("devices").open_towards(peer).expect("the device of the route");
+    let domain = ProtectionDomain::new(&context).expect("a domain");
+    let completions = CompletionQueue::new(&context, 16, false).expect("a completion queue");
+    let (send_depth, receive_depth) = (8, 8);
+    let config =
+        QueuePairConfig { port, gid, send_depth, receive_depth, inline: 64, remote_write: false, remote_read: false };
+    let pair = QueuePair::new(&domain, &completions, &completions, &config).expect("a queue pair");
+    pair.post_receives(&[ReceiveRequest { id: 1, into: None }; 8]).expect("posted");
+    let hello = [&1u32.to_le_bytes()[..], &receive_depth.to_le_bytes(), &pair.endpoint().to_bytes()].concat();
+
+    let network = Rdma::new(strict());
+    let prepared = RdmaPath::prepare(&network.device, &strict(), network.bell.waker()).expect("prepared");
+    let attacked = prepared.endpoint();
+    let attacked = dflow_verbs::Endpoint::from_bytes(&attacked[8..]).expect("an endpoint");
+    let mut path = prepared.connect(&hello).expect("connected");
+    pair.connect(&attacked, &Connection::default()).expect("connected");
+    pair.send(1, Data::Inline(message), true).expect("posted");
+    let deadline = Instant::now() + PATIENCE;
+    let mut seen = Vec::new();
+    while seen.is_empty() {
+        assert!(Instant::now() < deadline, "nothing has come");
+        path.poll(&mut seen);
+    }
+    seen.remove(0)
+}
+
+#[test]
+fn messages_that_no_path_sends_are_violations() {
+    for message in [&[][..], &[0], &[1, 0, 0, 0], &[255; 4], &[0; 5], &[0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]] {
+        let event = hostile(message);
+        assert!(matches!(&event, PathEvent::Lost(error) if error.is_violation()), "{message:?}: {event:?}");
+    }
 }

@@ -33,7 +33,7 @@ struct Window {
     /// What had arrived when it was granted, or the window's first byte, if that is further.
     from: u64,
     /// Open to the peer as long as it is here. `None` in tests without a device.
-    _region: Option<Arc<MemoryRegion>>,
+    region: Option<MemoryRegion>,
 }
 
 impl Arrivals {
@@ -51,7 +51,7 @@ impl Arrivals {
                 let memory: Arc<Memory> = Arc::clone(landing.memory());
                 let memory: Arc<dyn StableMemory> = memory;
                 let part = extent(landing);
-                Arc::new(MemoryRegion::register_part(domain, memory, part, RegionAccess::RemoteWrite)?)
+                MemoryRegion::register_part(domain, memory, part, RegionAccess::RemoteWrite)?
             }
         };
         let remote = region.remote().map(|remote| RemoteWindow { address: remote.address, key: remote.key.number() });
@@ -60,18 +60,18 @@ impl Arrivals {
     }
 
     /// The same place may be granted again, under another number.
-    fn registered(&self, flow: FlowId, landing: &Landing) -> Option<Arc<MemoryRegion>> {
+    fn registered(&self, flow: FlowId, landing: &Landing) -> Option<MemoryRegion> {
         let windows = &self.flows.get(&flow)?.windows;
         let same = windows.iter().find(|window| {
             Arc::ptr_eq(window.landing.memory(), landing.memory()) && extent(&window.landing) == extent(landing)
         })?;
-        same._region.clone()
+        same.region.clone()
     }
 
-    fn open(&mut self, flow: FlowId, grant: GrantId, landing: Arc<Landing>, region: Option<Arc<MemoryRegion>>) {
+    fn open(&mut self, flow: FlowId, grant: GrantId, landing: Arc<Landing>, region: Option<MemoryRegion>) {
         let from = landing.room().start;
         self.grants.insert(grant, flow);
-        self.flows.entry(flow).or_default().windows.push_back(Window { grant, landing, from, _region: region });
+        self.flows.entry(flow).or_default().windows.push_back(Window { grant, landing, from, region });
     }
 
     /// Closes a flow's windows.

@@ -140,9 +140,9 @@ mod tests {
                     1 if ends[side].credit.takes_message() => send(&mut ends, side, true),
                     _ => drop(receive(&mut ends, side)),
                 }
-                for side in 0..2 {
-                    let under_way = u32::try_from(ends[side].coming.len()).expect("few");
-                    prop_assert!(under_way <= ends[side].receives);
+                for end in &ends {
+                    let under_way = u32::try_from(end.coming.len()).expect("few");
+                    prop_assert!(under_way <= end.receives);
                 }
             }
             while receive(&mut ends, 0) | receive(&mut ends, 1) {}

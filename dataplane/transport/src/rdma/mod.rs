@@ -4,7 +4,7 @@
 //! Each path is one reliable queue pair with a completion queue and a protection domain of its own. A message is a SEND
 //! with a small header; bytes are a WRITE whose immediate names the grant. Both use up a receive at the other side, in
 //! the order in which they were posted; so the reader of a completion knows which bytes of which stream have come
-//! ([`arrivals`]), and the sender never sends what the other side has no receive for ([`credit`]).
+//! (`arrivals`), and the sender never sends what the other side has no receive for (`credit`).
 //!
 //! How two paths find each other is the caller's affair: [`Prepared::endpoint`] goes to the peer over an authenticated
 //! channel, and the peer's comes back.

@@ -255,8 +255,8 @@ impl RdmaPath {
 
     /// Takes what is done, and goes on with what waits. Whether there may be more to take.
     fn advance(&mut self, events: &mut Vec<PathEvent>) -> Result<bool, PathError> {
-        if let Some(reason) = self.watched.failure() {
-            return Err(self.dead(reason));
+        if let Some(error) = self.watched.failure() {
+            return Err(error.clone());
         }
         self.post_receives()?;
         let mut left = true;
@@ -320,7 +320,9 @@ impl RdmaPath {
     fn failed(&self, completion: &Completion) -> PathError {
         match (completion.operation, completion.status) {
             // Whatever follows a failure says no more than that there was one.
-            (_, Status::Flushed) => self.dead(self.watched.failure().unwrap_or("its queue pair was ended")),
+            (_, Status::Flushed) => {
+                self.watched.failure().cloned().unwrap_or_else(|| self.dead("its queue pair was ended"))
+            }
             (Operation::Receive, status @ (Status::LocalLength | Status::LocalAccess | Status::RemoteAccess)) => {
                 PathError::Protocol(status.to_string())
             }

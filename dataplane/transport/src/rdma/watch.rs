@@ -1,5 +1,6 @@
 //! The thread that waits for the events of a device, so that those who drive its paths can sleep.
 
+use crate::path::{PathError, PathKind};
 use dflow_verbs::{AsyncEvent, CompletionQueue, Context, GidEntry};
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
@@ -45,7 +46,7 @@ struct Shared {
     /// The next completion makes an event.
     armed: AtomicBool,
     /// Why the path is dead.
-    failure: OnceLock<String>,
+    failure: OnceLock<PathError>,
 }
 
 /// A path that is looked at, until this is dropped.
@@ -106,13 +107,14 @@ impl Watched {
         self.shared.completions.arm()
     }
 
+    /// Wakes whoever drives the path.
     pub(super) fn wake(&self) {
         self.shared.waker.wake_by_ref();
     }
 
     /// Why the path is dead, if the device has said so.
-    pub(super) fn failure(&self) -> Option<&str> {
-        self.shared.failure.get().map(String::as_str)
+    pub(super) fn failure(&self) -> Option<&PathError> {
+        self.shared.failure.get()
     }
 }
 
@@ -127,15 +129,15 @@ impl Drop for Watched {
 }
 
 impl Shared {
-    fn fail(&self, reason: &str) {
-        if self.failure.set(reason.to_owned()).is_ok() {
+    fn fail(&self, error: PathError) {
+        if self.failure.set(error).is_ok() {
             self.waker.wake_by_ref();
         }
     }
 
     fn completed(&self) {
         if let Err(error) = self.completions.take_events() {
-            return self.fail(&error.to_string());
+            return self.fail(lost(error.to_string()));
         }
         // Before the waking: whoever is woken and rests again must ask again.
         self.armed.store(false, Ordering::Release);
@@ -153,7 +155,7 @@ impl State {
         loop {
             match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None) {
                 Ok(_) | Err(Errno::INTR) => {}
-                Err(error) => return self.fail(|_| true, &format!("its events cannot be waited for: {error}")),
+                Err(error) => return self.fail_all(format!("its events cannot be waited for: {error}")),
             }
             for event in events.drain(..) {
                 match event.data.u64() {
@@ -171,11 +173,15 @@ impl State {
     }
 
     /// Ends the paths that this holds for.
-    fn fail(&self, holds: impl Fn(&Shared) -> bool, reason: &str) {
+    fn fail(&self, holds: impl Fn(&Shared) -> bool, error: &PathError) {
         let failed: Vec<Arc<Shared>> = self.paths().values().filter(|path| holds(path)).cloned().collect();
         for path in failed {
-            path.fail(reason);
+            path.fail(error.clone());
         }
+    }
+
+    fn fail_all(&self, reason: String) {
+        self.fail(|_| true, &lost(reason));
     }
 
     fn device(&self) {
@@ -186,42 +192,43 @@ impl State {
                 Err(error) => {
                     // It would be readable for ever.
                     let _ = epoll::delete(&self.epoll, self.context.as_fd());
-                    return self.fail(|_| true, &error.to_string());
+                    return self.fail_all(error.to_string());
                 }
             }
         }
     }
 
     fn take(&self, event: AsyncEvent) {
-        tracing::debug!("{}: {event:?}", self.context.name());
         let device = self.context.name();
-        let one = |number: u32| move |path: &Shared| path.queue_pair == number;
-        match event {
+        tracing::debug!("{device}: {event:?}");
+        let broken = |what: &str| PathError::Protocol(what.to_owned());
+        let (queue_pair, error) = match event {
+            AsyncEvent::QueuePairFatal(number) => (number, lost("the device gave up its queue pair".to_owned())),
+            AsyncEvent::QueuePairRequest(number) => (number, broken("a request that makes no sense")),
+            AsyncEvent::QueuePairAccess(number) => (number, broken("an access to memory that it was not granted")),
             AsyncEvent::DeviceFatal => {
-                self.fail(|_| true, &format!("the device {device} has failed or is being removed"))
+                return self.fail_all(format!("the device {device} has failed or is being removed"));
             }
             AsyncEvent::PortError(port) if port == self.port => {
-                self.fail(|_| true, &format!("{device} port {port} has lost its link"));
+                return self.fail_all(format!("{device} port {port} has lost its link"));
             }
-            AsyncEvent::GidChange(port) if port == self.port => {
-                let here = self.context.gids(port).is_ok_and(|gids| {
-                    gids.iter().any(|entry| entry.index == self.gid.index && entry.gid == self.gid.gid)
-                });
-                if !here {
-                    self.fail(|_| true, &format!("{device} port {port} has lost its address {}", self.gid.gid));
-                }
-            }
-            AsyncEvent::QueuePairFatal(number) => self.fail(one(number), "the device gave up the queue pair"),
-            AsyncEvent::QueuePairRequest(number) => {
-                self.fail(one(number), "the peer sent a request that makes no sense")
-            }
-            AsyncEvent::QueuePairAccess(number) => {
-                self.fail(one(number), "the peer tried to reach memory that it may not")
+            AsyncEvent::GidChange(port) if port == self.port && !self.has_address() => {
+                return self.fail_all(format!("{device} port {port} has lost its address {}", self.gid.gid));
             }
             AsyncEvent::CompletionQueueError => {
-                self.fail(|_| true, &format!("a completion queue of {device} has failed"))
+                return self.fail_all(format!("a completion queue of {device} has failed"));
             }
-            _ => {}
-        }
+            _ => return,
+        };
+        self.fail(|path| path.queue_pair == queue_pair, &error);
     }
+
+    fn has_address(&self) -> bool {
+        let mine = |entry: &GidEntry| entry.index == self.gid.index && entry.gid == self.gid.gid;
+        self.context.gids(self.port).is_ok_and(|gids| gids.iter().any(mine))
+    }
+}
+
+fn lost(reason: String) -> PathError {
+    PathError::Lost { kind: PathKind::Rdma, reason }
 }
