@@ -6,6 +6,7 @@
 //! (`dflow_protocol::exchange`) over whichever path there is. What a stream is on this node (memory, windows, readers)
 //! is behind [`Local`], which the worker implements on DStore, and the conformance tests on plain vectors.
 
+mod choice;
 mod chunk;
 mod link;
 mod path;
@@ -14,6 +15,7 @@ pub mod quic;
 pub mod rdma;
 pub mod sim;
 
+pub use choice::{Choice, Say, Step};
 pub use chunk::Chunk;
 pub use link::{Link, LinkEvent, Local, Traffic};
 pub use path::{Path, PathError, PathEvent, PathKind, RemoteWindow};

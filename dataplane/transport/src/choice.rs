@@ -1,0 +1,383 @@
+//! Which path two nodes use: RDMA where both have it, QUIC otherwise, and QUIC again when RDMA is lost.
+//!
+//! [`Choice`] is a pure state machine, one at each end of a connection. One of the two *leads*: it offers RDMA, at once and
+//! again some time after it was refused or lost. Either end may fall back to QUIC. Every path has a number that is higher
+//! than those before, and both ends use the paths in the order of their numbers; so it does not matter if both notice a loss
+//! at the same time, or if messages cross.
+
+use rkyv::{Archive, Deserialize, Serialize};
+use std::time::Duration;
+
+/// The pauses before RDMA is offered again: they double from the first to the last.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LAST_PAUSE: Duration = Duration::from_secs(60);
+
+/// What both ends say to each other, on a channel that keeps the order.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "rkyv's derive makes helper types without documentation; all of ours has some")]
+pub enum Say {
+    /// The leading end has made an RDMA endpoint for the path of this number.
+    Offer {
+        /// The path's number.
+        path: u64,
+        /// What the other end needs to connect with it.
+        endpoint: Vec<u8>,
+    },
+    /// The other end has connected with it, and this is its own.
+    Accept {
+        /// The path's number.
+        path: u64,
+        /// What the leading end needs to connect with it.
+        endpoint: Vec<u8>,
+    },
+    /// The other end has no RDMA.
+    Decline {
+        /// The path's number.
+        path: u64,
+        /// Why.
+        reason: String,
+    },
+    /// The next path is by QUIC, and has this number.
+    Fall {
+        /// The path's number.
+        path: u64,
+    },
+}
+
+/// What is to be done, in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Say this to the other end.
+    Say(Say),
+    /// Use a QUIC path of this number.
+    Quic(u64),
+    /// Make an RDMA endpoint for the path of this number; [`Choice::prepared`] answers.
+    Prepare(u64),
+    /// Make an RDMA endpoint, connect it with this one, and use the path of this number; [`Choice::answered`] answers.
+    Answer(u64, Vec<u8>),
+    /// Connect the endpoint that was prepared with this one, and use the path; [`Choice::completed`] answers.
+    Complete(u64, Vec<u8>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Quic,
+    /// An endpoint for this path is being made or was offered. `broken`: meanwhile there is no path.
+    Offering {
+        path: u64,
+        broken: bool,
+    },
+    Rdma,
+}
+
+/// One end's choice of paths.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    leads: bool,
+    /// This end may use RDMA.
+    rdma: bool,
+    state: State,
+    /// The number of the present path.
+    path: u64,
+    retry_at: Option<Duration>,
+    pause: Duration,
+    reason: String,
+}
+
+impl Choice {
+    /// Begins with a QUIC path of this number, which is in use. `leads`: this end offers RDMA; exactly one of the two does.
+    /// `rdma`: whether this end may use it, or why not.
+    #[must_use]
+    pub fn new(leads: bool, rdma: Result<(), String>, path: u64) -> Self {
+        let retry_at = (leads && rdma.is_ok()).then_some(Duration::ZERO);
+        let is_allowed = rdma.is_ok();
+        let reason = rdma.err().unwrap_or_default();
+        Self { leads, rdma: is_allowed, state: State::Quic, path, retry_at, pause: FIRST_PAUSE, reason }
+    }
+
+    /// The number of the present path.
+    #[must_use]
+    pub fn path(&self) -> u64 {
+        self.path
+    }
+
+    /// Whether it is by RDMA; if not, why not (empty where that is not known yet).
+    #[must_use]
+    pub fn is_rdma(&self) -> Result<(), &str> {
+        if self.state == State::Rdma { Ok(()) } else { Err(&self.reason) }
+    }
+
+    /// When [`Choice::tick`] is due.
+    #[must_use]
+    pub fn due(&self) -> Option<Duration> {
+        self.retry_at.filter(|_| self.state == State::Quic)
+    }
+
+    /// The time has come that [`Choice::due`] names.
+    pub fn tick(&mut self, now: Duration) -> Vec<Step> {
+        if self.due().is_none_or(|at| now < at) {
+            return Vec::new();
+        }
+        self.retry_at = None;
+        let path = self.path + 1;
+        self.state = State::Offering { path, broken: false };
+        vec![Step::Prepare(path)]
+    }
+
+    /// An endpoint was made, or cannot be.
+    pub fn prepared(&mut self, now: Duration, path: u64, endpoint: Result<Vec<u8>, String>) -> Vec<Step> {
+        if !matches!(self.state, State::Offering { path: offered, .. } if offered == path) {
+            return Vec::new();
+        }
+        match endpoint {
+            Ok(endpoint) => vec![Step::Say(Say::Offer { path, endpoint })],
+            Err(reason) => self.refused(now, reason),
+        }
+    }
+
+    /// The other end's endpoint was connected with one of this end's, and the path is in use; or it cannot be.
+    pub fn answered(&mut self, path: u64, endpoint: Result<Vec<u8>, String>) -> Vec<Step> {
+        match endpoint {
+            Ok(endpoint) => {
+                self.use_rdma(path);
+                vec![Step::Say(Say::Accept { path, endpoint })]
+            }
+            Err(reason) => {
+                self.reason.clone_from(&reason);
+                vec![Step::Say(Say::Decline { path, reason })]
+            }
+        }
+    }
+
+    /// The endpoint that was prepared is connected, and the path is in use; or it cannot be.
+    pub fn completed(&mut self, now: Duration, path: u64, result: Result<(), String>) -> Vec<Step> {
+        self.use_rdma(path);
+        match result {
+            Ok(()) => Vec::new(),
+            // The other end uses the path already.
+            Err(reason) => self.lost(now, reason),
+        }
+    }
+
+    /// The present path is lost.
+    pub fn lost(&mut self, now: Duration, reason: String) -> Vec<Step> {
+        if let State::Offering { broken, .. } = &mut self.state {
+            // The other end has left it for the one that was offered, or its refusal is on the way.
+            *broken = true;
+            return Vec::new();
+        }
+        self.reason = reason;
+        let path = self.path + 1;
+        let mut steps = vec![Step::Say(Say::Fall { path })];
+        steps.extend(self.fall(now, path));
+        steps
+    }
+
+    /// The other end has said something.
+    pub fn heard(&mut self, now: Duration, say: Say) -> Vec<Step> {
+        match say {
+            // Numbers that are behind the present path were said before the other end knew of it.
+            Say::Offer { path, .. } if self.leads || path <= self.path => Vec::new(),
+            Say::Offer { path, .. } if !self.rdma => {
+                vec![Step::Say(Say::Decline { path, reason: self.reason.clone() })]
+            }
+            Say::Offer { path, endpoint } => vec![Step::Answer(path, endpoint)],
+            Say::Accept { path, endpoint } if self.is_offering(path) => vec![Step::Complete(path, endpoint)],
+            Say::Decline { path, reason } if self.is_offering(path) => self.refused(now, reason),
+            Say::Accept { .. } | Say::Decline { .. } => Vec::new(),
+            Say::Fall { path } if path > self.path => {
+                if self.reason.is_empty() {
+                    self.reason = "the other node has lost it".into();
+                }
+                self.fall(now, path)
+            }
+            Say::Fall { .. } => Vec::new(),
+        }
+    }
+
+    fn is_offering(&self, path: u64) -> bool {
+        matches!(self.state, State::Offering { path: offered, .. } if offered == path)
+    }
+
+    fn use_rdma(&mut self, path: u64) {
+        self.path = path;
+        self.state = State::Rdma;
+        self.pause = FIRST_PAUSE;
+        self.reason.clear();
+    }
+
+    fn refused(&mut self, now: Duration, reason: String) -> Vec<Step> {
+        let broken = matches!(self.state, State::Offering { broken: true, .. });
+        self.state = State::Quic;
+        self.reason.clone_from(&reason);
+        self.try_again(now);
+        if broken { self.lost(now, reason) } else { Vec::new() }
+    }
+
+    fn fall(&mut self, now: Duration, path: u64) -> Vec<Step> {
+        self.path = path;
+        self.state = State::Quic;
+        self.try_again(now);
+        vec![Step::Quic(path)]
+    }
+
+    fn try_again(&mut self, now: Duration) {
+        if self.leads && self.rdma {
+            self.retry_at = Some(now + self.pause);
+            self.pause = (self.pause * 2).min(LAST_PAUSE);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::VecDeque;
+
+    /// Both ends, the channel between them, and the paths that each uses.
+    struct Pair {
+        ends: [Choice; 2],
+        channel: [VecDeque<Say>; 2],
+        /// Number and kind of the path that each end uses.
+        used: [(u64, bool); 2],
+        now: Duration,
+        /// Whether endpoints can be made and connected.
+        works: bool,
+    }
+
+    impl Pair {
+        fn new() -> Self {
+            let end = |leads| Choice::new(leads, Ok(()), 1);
+            let used = [(1, false); 2];
+            Self { ends: [end(true), end(false)], channel: Default::default(), used, now: Duration::ZERO, works: true }
+        }
+
+        fn perform(&mut self, end: usize, steps: Vec<Step>) {
+            for step in steps {
+                let result = if self.works { Ok(vec![1]) } else { Err("no device".to_owned()) };
+                let follow = match step {
+                    Step::Say(say) => {
+                        self.channel[1 - end].push_back(say);
+                        Vec::new()
+                    }
+                    Step::Quic(path) => {
+                        self.take(end, path, false);
+                        Vec::new()
+                    }
+                    Step::Prepare(path) => self.ends[end].prepared(self.now, path, result),
+                    Step::Answer(path, _) => {
+                        if result.is_ok() {
+                            self.take(end, path, true);
+                        }
+                        self.ends[end].answered(path, result)
+                    }
+                    Step::Complete(path, _) => {
+                        if result.is_ok() {
+                            self.take(end, path, true);
+                        }
+                        self.ends[end].completed(self.now, path, result.map(|_| ()))
+                    }
+                };
+                self.perform(end, follow);
+            }
+        }
+
+        fn take(&mut self, end: usize, path: u64, rdma: bool) {
+            assert!(path > self.used[end].0, "paths are used in the order of their numbers");
+            self.used[end] = (path, rdma);
+        }
+
+        fn deliver(&mut self, end: usize) -> bool {
+            let Some(say) = self.channel[end].pop_front() else { return false };
+            let steps = self.ends[end].heard(self.now, say);
+            self.perform(end, steps);
+            true
+        }
+
+        fn settle(&mut self) {
+            for _ in 0..100 {
+                if !(self.deliver(0) | self.deliver(1)) {
+                    return;
+                }
+            }
+            panic!("they never come to an end");
+        }
+
+        fn tick(&mut self) {
+            self.now += LAST_PAUSE;
+            let steps = self.ends[0].tick(self.now);
+            self.perform(0, steps);
+            assert!(self.ends[1].tick(self.now).is_empty(), "only one offers");
+        }
+
+        fn lose(&mut self, end: usize) {
+            let steps = self.ends[end].lost(self.now, "the link is down".into());
+            self.perform(end, steps);
+        }
+    }
+
+    #[test]
+    fn rdma_is_used_lost_and_used_again() {
+        let mut pair = Pair::new();
+        pair.tick();
+        pair.settle();
+        assert_eq!(pair.used, [(2, true); 2]);
+        assert_eq!(pair.ends[0].is_rdma(), Ok(()));
+        pair.lose(1);
+        pair.settle();
+        assert_eq!(pair.used, [(3, false); 2]);
+        assert_eq!(pair.ends[1].is_rdma(), Err("the link is down"));
+        pair.tick();
+        pair.settle();
+        assert_eq!(pair.used, [(4, true); 2]);
+    }
+
+    #[test]
+    fn without_rdma_at_one_end_it_stays_with_quic_and_says_why() {
+        let mut pair = Pair::new();
+        pair.ends[1] = Choice::new(false, Err("built without it".into()), 1);
+        pair.tick();
+        pair.settle();
+        assert_eq!(pair.used, [(1, false); 2]);
+        assert_eq!(pair.ends[0].is_rdma(), Err("built without it"));
+    }
+
+    proptest! {
+        #[test]
+        fn both_ends_come_to_the_same_path(events in proptest::collection::vec(0u8..7, 0..60)) {
+            let mut pair = Pair::new();
+            for event in events {
+                match event {
+                    0 | 1 => {
+                        pair.deliver(usize::from(event));
+                    }
+                    2 | 3 => {
+                        // What one end loses the other notices, too, at some time; only a path in use can be lost.
+                        let end = usize::from(event - 2);
+                        if pair.used[end].1 {
+                            pair.lose(end);
+                        }
+                    }
+                    4 => pair.tick(),
+                    5 => pair.works = !pair.works,
+                    _ => pair.settle(),
+                }
+            }
+            pair.settle();
+            // An end that still uses a path which the other has left notices that.
+            for end in 0..2 {
+                if pair.used[end].0 < pair.used[1 - end].0 {
+                    pair.lose(end);
+                    pair.settle();
+                }
+            }
+            prop_assert_eq!(pair.used[0], pair.used[1]);
+            pair.works = true;
+            pair.tick();
+            pair.settle();
+            prop_assert_eq!(pair.used[0], pair.used[1]);
+            prop_assert!(pair.used[0].1, "RDMA is found again");
+        }
+    }
+}
