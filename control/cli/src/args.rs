@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use dflow_disk::IoChoice;
 use dflow_launcher::ContainmentChoice;
 use dflow_scheduler::Invocation;
+use dflow_worker::RdmaUse;
 use dflow_workflow::units;
 
 /// Runs workflows of functions by their data: a function starts when the first bytes that it reads exist.
@@ -185,6 +186,15 @@ Examples:
 
 Exit status: 0 success, 2 something is there already or cannot be written.";
 
+fn parse_rdma(text: &str) -> Result<RdmaUse, String> {
+    Ok(match text {
+        "" => return Err("it is auto, off, or the name of a device, as 'dflow doctor' lists them".into()),
+        "auto" => RdmaUse::Auto,
+        "off" => RdmaUse::Off,
+        name => RdmaUse::Device(name.to_owned()),
+    })
+}
+
 fn parse_node(text: &str) -> Result<(String, String), String> {
     let (name, address) = text.split_once('=').ok_or("a node is NAME=ADDRESS:PORT, as in b=10.0.0.2:7411")?;
     Ok((name.to_owned(), address.to_owned()))
@@ -242,6 +252,10 @@ pub struct NodeArgs {
     /// subreaper. Only cgroups, of either version, limit the memory of functions
     #[arg(long, value_name = "WAY", value_enum, default_value_t = ContainmentArg::Auto)]
     pub containment: ContainmentArg,
+    /// Whether streams from and to other nodes go by RDMA: auto (where there is a device on the way to the other node),
+    /// off, or the name of a device
+    #[arg(long, value_name = "auto|off|DEVICE", value_parser = parse_rdma, default_value = "auto")]
+    pub rdma: RdmaUse,
     /// How long a function that waits for data looks for it before it sleeps; 0 for not at all
     /// [default: 50us, and 0 on a single processor]
     #[arg(long, value_name = "DURATION", value_parser = parse_spin)]

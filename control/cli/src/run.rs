@@ -81,6 +81,7 @@ pub fn node_options(args: &NodeArgs) -> NodeOptions {
         containment: args.containment.into(),
         spin: args.spin.unwrap_or(detected.spin),
         node: detected.node,
+        rdma: args.rdma.clone(),
     }
 }
 

@@ -58,6 +58,7 @@ impl Driver<'_> {
             .map(|(place, link)| LinkReport {
                 node: named(place),
                 path: link.path.map(|path| path.to_string()),
+                why_not_rdma: self.members.as_ref().and_then(|members| members.why_not_rdma(place)),
                 paths: link.traffic.paths,
                 bytes_sent: link.traffic.sent,
                 bytes_received: link.traffic.received,

@@ -23,5 +23,5 @@ mod sink;
 pub use check::{RunSpec, SetupError, check};
 pub use cluster::{ClusterError, ClusterSpec, DEFAULT_SILENCE, ServeOptions, serve};
 pub use doctor::{Finding, Health, doctor};
-pub use options::{DEFAULT_SPIN, NodeOptions, cores, memory_limit};
+pub use options::{DEFAULT_SPIN, NodeOptions, RdmaUse, cores, memory_limit};
 pub use run::run;

@@ -26,6 +26,20 @@ pub struct NodeOptions {
     pub spin: Duration,
     /// The node's name in reports.
     pub node: String,
+    /// Whether streams from and to other nodes may go by RDMA.
+    pub rdma: RdmaUse,
+}
+
+/// Whether RDMA is used between nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum RdmaUse {
+    /// Where there is a device on the route to the other node.
+    #[default]
+    Auto,
+    /// Not at all.
+    Off,
+    /// By the device of this name, on whatever network it is.
+    Device(String),
 }
 
 /// The default of [`NodeOptions::spin`]: about what waking a sleeper costs on a virtual machine.
@@ -45,6 +59,7 @@ impl NodeOptions {
             containment: ContainmentChoice::Auto,
             spin: if cores > 1 { DEFAULT_SPIN } else { Duration::ZERO },
             node: hostname(),
+            rdma: RdmaUse::Auto,
         }
     }
 }

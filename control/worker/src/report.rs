@@ -43,6 +43,9 @@ pub struct LinkReport {
     pub node: String,
     /// What carried the streams last: `RDMA` or `QUIC`; `None` if nothing did at the end.
     pub path: Option<String>,
+    /// Why it is not `RDMA`, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why_not_rdma: Option<String>,
     /// How many paths there were, one after the other.
     pub paths: u64,
     /// Bytes of streams sent to it, those sent again among them.

@@ -99,7 +99,7 @@ impl<'a> Driver<'a> {
         mut checked: Checked,
         id: RunId,
         launcher: Launcher,
-        members: Option<Members>,
+        mut members: Option<Members>,
     ) -> Result<Self, SetupError> {
         let workflow = Arc::clone(&spec.workflow);
         sink::spool_where_needed(spec, &mut checked)?;
@@ -122,10 +122,10 @@ impl<'a> Driver<'a> {
         };
         let mut host = Host::new(&spec.options, id, launcher)?;
         let mut names = vec![spec.options.node.clone()];
-        if let (Some(cluster), Some(members)) = (&spec.cluster, &members) {
+        if let (Some(cluster), Some(members)) = (&spec.cluster, &mut members) {
             names.extend(cluster.nodes.iter().map(|(name, _)| name.clone()));
             host.carry(random_u64(), cluster.silence).map_err(StoreError::Limit)?;
-            members.connect_carrier(&host)?;
+            members.connect_carrier(&host, &spec.options.rdma)?;
         }
         let (machine, actions) = RunMachine::new(Arc::clone(&workflow), options)?;
         // Last of what can be refused, so that a refused run has made no directory.
@@ -194,7 +194,7 @@ impl<'a> Driver<'a> {
             while let Some(notice) = self.host.next_notice() {
                 self.noticed(notice);
             }
-            for news in self.members.as_mut().map(Members::take_news).unwrap_or_default() {
+            for news in self.news() {
                 match news {
                     News::Notice(notice) => self.noticed(notice),
                     News::Lost { node, reason } => self.node_lost(&node, &reason),
@@ -212,6 +212,13 @@ impl<'a> Driver<'a> {
                 None => return,
             }
         }
+    }
+
+    /// What the other nodes say.
+    fn news(&mut self) -> Vec<News> {
+        let Some(members) = &mut self.members else { return Vec::new() };
+        members.tend(&mut self.host);
+        members.take_news(&self.host)
     }
 
     /// What ran there is gone, and so are its streams.

@@ -83,6 +83,8 @@ impl fmt::Display for GidEntry {
 pub enum GidChoice {
     /// The one with this place in the table, whatever it is.
     Index(u8),
+    /// The first RoCEv2 one of an IPv4 address, or else the first RoCEv2 one.
+    Any,
     /// The RoCEv2 one of this local address.
     Local(IpAddr),
     /// The RoCEv2 one of the local address from which packets to this peer leave.
@@ -126,6 +128,11 @@ impl Context {
         let entries = self.gids(port)?;
         let (found, wanted) = match choice {
             GidChoice::Index(index) => (entries.iter().find(|entry| entry.index == index), format!("index {index}")),
+            GidChoice::Any => {
+                let is_ipv4 = |entry: &&GidEntry| entry.kind == GidKind::RoceV2 && entry.gid.to_ip().is_ipv4();
+                let any = entries.iter().find(|entry| entry.kind == GidKind::RoceV2);
+                (entries.iter().find(is_ipv4).or(any), "any RoCEv2 address".to_owned())
+            }
             GidChoice::Local(address) => (matching(&entries, address), format!("{address} (RoCEv2)")),
             GidChoice::Towards(peer) => {
                 let local = local_address_towards(peer)?;

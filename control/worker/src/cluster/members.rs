@@ -1,13 +1,14 @@
 //! The other nodes of a run, as the node that drives it has them.
 
 use super::message::{Join, Managed};
+use super::way::Way;
 use super::{ClusterError, ClusterSpec, Ring};
 use crate::host::Host;
 use crate::nodes::Place;
+use crate::options::RdmaUse;
 use crate::order::{Notice, Order};
-use dflow_carrier::{Command, NodeId};
 use dflow_protocol::RunId;
-use dflow_transport::quic::{Connection, Identity, QuicNode, QuicPath, QuicSettings};
+use dflow_transport::quic::{Connection, Identity, QuicNode, QuicSettings};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +28,9 @@ pub(crate) struct Members {
 
 struct Member {
     name: String,
-    connection: Connection,
+    /// Until the carrier is there, the connection alone.
+    connection: Option<Connection>,
+    way: Option<Way>,
     slots: u32,
     lost: bool,
 }
@@ -66,7 +69,7 @@ impl Members {
             let join = Join { run: run.0, place, nodes: nodes.clone(), silence };
             let refused = |reason| ClusterError::Refused { node: name.clone(), reason };
             Managed::Join(join).send(&connection).map_err(refused)?;
-            members.push(Member { name: name.clone(), connection, slots: 0, lost: false });
+            members.push(Member { name: name.clone(), connection: Some(connection), way: None, slots: 0, lost: false });
         }
         let mut joined = Self { members, ring, _node: node };
         joined.wait_for_answers().await?;
@@ -81,12 +84,13 @@ impl Members {
             waiting = false;
             for member in &mut self.members {
                 let refused = |reason| ClusterError::Refused { node: member.name.clone(), reason };
-                match Managed::receive(&member.connection).map_err(refused)? {
+                let Some(connection) = &member.connection else { continue };
+                match Managed::receive(connection).map_err(refused)? {
                     Some(Managed::Joined { slots }) => member.slots = slots,
                     Some(Managed::Refused { reason }) => return Err(refused(reason)),
                     Some(_) => return Err(refused("it answered with something else".into())),
                     None if member.slots > 0 => {}
-                    None => match member.connection.closed() {
+                    None => match connection.closed() {
                         Some(reason) => return Err(refused(reason)),
                         None => waiting = true,
                     },
@@ -116,23 +120,41 @@ impl Members {
     ///
     /// # Errors
     /// If a connection has been lost already.
-    pub(crate) fn connect_carrier(&self, host: &Host) -> Result<(), ClusterError> {
-        let Some(carrier) = host.carrier() else { return Ok(()) };
-        for (place, member) in (1..).zip(&self.members) {
-            let path = QuicPath::new(&member.connection, FIRST_PATH, carrier.waker())
-                .map_err(|error| ClusterError::Refused { node: member.name.clone(), reason: error.to_string() })?;
-            carrier.tell(Command::Connect(NodeId(place), Box::new(path), FIRST_PATH));
+    pub(crate) fn connect_carrier(&mut self, host: &Host, rdma: &RdmaUse) -> Result<(), ClusterError> {
+        for (place, member) in (1..).zip(&mut self.members) {
+            if let Some(connection) = member.connection.take() {
+                let way = Way::begin(connection, place, true, rdma, FIRST_PATH, host);
+                let refused = |reason| ClusterError::Refused { node: member.name.clone(), reason };
+                member.way = Some(way.map_err(refused)?);
+            }
         }
         Ok(())
     }
 
+    /// Deals with paths that were lost, and offers RDMA where it is time to.
+    pub(crate) fn tend(&mut self, host: &mut Host) {
+        for (place, event) in host.take_lost_paths() {
+            if let Some(way) = self.members.get_mut(place as usize - 1).and_then(|member| member.way.as_mut()) {
+                way.lost(host, &event);
+            }
+        }
+        for way in self.members.iter_mut().filter_map(|member| member.way.as_mut()) {
+            way.tick(host);
+        }
+    }
+
+    /// Why the path to a member is not by RDMA.
+    pub(crate) fn why_not_rdma(&self, place: Place) -> Option<String> {
+        self.members.get(place as usize - 1)?.way.as_ref()?.why_not_rdma()
+    }
+
     /// Gives an order to a member. That it cannot be given is news.
     pub(crate) fn order(&self, place: Place, order: Order) {
-        if let Some(member) = self.members.get(place as usize - 1)
-            && let Err(reason) = Managed::Order(Box::new(order)).send(&member.connection)
+        if let Some(way) = self.members.get(place as usize - 1).and_then(|member| member.way.as_ref())
+            && let Err(reason) = Managed::Order(Box::new(order)).send(&way.connection)
         {
             // Closed, so that the member is found to be lost, for this reason.
-            member.connection.close(&reason);
+            way.connection.close(&reason);
         }
     }
 
@@ -142,21 +164,23 @@ impl Members {
     }
 
     /// What has come since the last call.
-    pub(crate) fn take_news(&mut self) -> Vec<News> {
+    pub(crate) fn take_news(&mut self, host: &Host) -> Vec<News> {
         let mut news = Vec::new();
         for member in &mut self.members {
+            let Some(way) = &mut member.way else { continue };
             let problem = loop {
-                match Managed::receive(&member.connection) {
+                match Managed::receive(&way.connection) {
                     Ok(Some(Managed::Notice(notice))) => news.push(News::Notice(*notice)),
+                    Ok(Some(Managed::Path(say))) => way.heard(host, say),
                     Ok(Some(_)) => break Some("it said what only the driver of a run says".to_owned()),
-                    Ok(None) => break member.connection.closed(),
+                    Ok(None) => break way.connection.closed(),
                     Err(reason) => break Some(reason),
                 }
             };
             if let Some(reason) = problem
                 && !std::mem::replace(&mut member.lost, true)
             {
-                member.connection.close("the run is over");
+                way.connection.close("the run is over");
                 news.push(News::Lost { node: member.name.clone(), reason });
             }
         }
@@ -166,9 +190,9 @@ impl Members {
 
 impl Drop for Members {
     fn drop(&mut self) {
-        for member in &self.members {
+        for way in self.members.iter().filter_map(|member| member.way.as_ref()) {
             // A node that is not told notices it by itself: the connection closes.
-            let _ = Managed::Over.send(&member.connection);
+            let _ = Managed::Over.send(&way.connection);
         }
     }
 }

@@ -3,6 +3,7 @@
 #![allow(missing_docs, reason = "rkyv's derive makes helper types without documentation; all of ours has some")]
 
 use crate::order::{Notice, Order};
+use dflow_transport::Say;
 use dflow_transport::quic::Connection;
 use rkyv::{Archive, Deserialize, Serialize, rancor};
 
@@ -26,6 +27,8 @@ pub(super) enum Managed {
         reason: String,
     },
     Order(Box<Order>),
+    /// About the path between the two.
+    Path(Say),
     Notice(Box<Notice>),
     /// From the driver, last: nothing of the run is needed any more.
     Over,

@@ -8,6 +8,7 @@ mod members;
 mod message;
 mod serve;
 mod session;
+mod way;
 
 pub(crate) use members::{Members, News};
 pub use serve::{ServeOptions, serve};

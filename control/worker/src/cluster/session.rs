@@ -4,12 +4,12 @@ use super::Ring;
 use super::members::FIRST_PATH;
 use super::message::{Join, Managed};
 use super::serve::Serving;
+use super::way::Way;
 use crate::host::Host;
 use crate::nodes::Place;
-use dflow_carrier::{Command, NodeId};
 use dflow_launcher::{Launcher, LauncherOptions};
 use dflow_protocol::RunId;
-use dflow_transport::quic::{Connection, QuicPath};
+use dflow_transport::quic::Connection;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -33,9 +33,9 @@ pub(super) struct Session {
     serving: Rc<Serving>,
     join: Join,
     host: Host,
-    driver: Connection,
-    /// Connections with the other nodes that serve the run.
-    peers: BTreeMap<Place, Connection>,
+    ring: Arc<Ring>,
+    /// The ways to the other nodes of the run; that to its driver, place 0, is always there.
+    ways: BTreeMap<Place, Way>,
     dialed: UnboundedSender<Meeting>,
 }
 
@@ -49,14 +49,21 @@ impl Session {
         mut meetings: UnboundedReceiver<Meeting>,
     ) {
         let (dialed, mut dials) = unbounded_channel();
-        let mut session = match Self::begin(serving, &join, &driver) {
-            Ok((serving, host)) => Self { serving, join, host, driver, peers: BTreeMap::new(), dialed },
+        let host = match Self::host(&serving, &join) {
+            Ok(host) => host,
             Err(reason) => {
                 tracing::warn!(reason, "the node cannot take part in a run");
                 let _ = Managed::Refused { reason }.send(&driver);
                 return;
             }
         };
+        let joined = Managed::Joined { slots: serving.options.slots.max(1) }.send(&driver);
+        let way = joined.and_then(|()| Way::begin(driver, 0, false, &serving.options.rdma, FIRST_PATH, &host));
+        let ways = match way {
+            Ok(way) => BTreeMap::from([(0, way)]),
+            Err(reason) => return tracing::warn!(reason, "the driver of a run is gone"),
+        };
+        let mut session = Self { serving, join, host, ring: Arc::clone(&ring), ways, dialed };
         session.dial_others();
         loop {
             session.report();
@@ -66,42 +73,71 @@ impl Session {
                 Some(meeting) = meetings.recv() => session.meet(meeting),
                 Some(meeting) = dials.recv() => session.meet(meeting),
             }
-            if session.obey() || session.driver.closed().is_some() {
+            if session.obey() || session.driver().is_none_or(|driver| driver.closed().is_some()) {
                 break;
             }
-            for place in session.host.take_lost_paths() {
-                session.dial(place);
-            }
+            session.tend();
         }
         tracing::info!("a run is over");
     }
 
-    fn begin(serving: Rc<Serving>, join: &Join, driver: &Connection) -> Result<(Rc<Serving>, Host), String> {
+    fn host(serving: &Serving, join: &Join) -> Result<Host, String> {
         let options = LauncherOptions { containment: serving.options.containment, ..LauncherOptions::default() };
         let launcher = Launcher::start(&options).map_err(|error| error.to_string())?;
         let mut host = Host::new(&serving.options, RunId(join.run), launcher).map_err(|error| error.to_string())?;
-        let carrier = host.carry(crate::run::random_u64(), Duration::from_millis(join.silence))?;
-        let path = QuicPath::new(driver, FIRST_PATH, carrier.waker()).map_err(|error| error.to_string())?;
-        carrier.tell(Command::Connect(NodeId(0), Box::new(path), FIRST_PATH));
-        Managed::Joined { slots: serving.options.slots.max(1) }.send(driver)?;
-        Ok((serving, host))
+        host.carry(crate::run::random_u64(), Duration::from_millis(join.silence))?;
+        Ok(host)
+    }
+
+    fn driver(&self) -> Option<&Connection> {
+        self.ways.get(&0).map(|way| &way.connection)
+    }
+
+    /// Deals with paths that were lost, and with what other nodes say about them.
+    fn tend(&mut self) {
+        for (place, event) in self.host.take_lost_paths() {
+            if let Some(way) = self.ways.get_mut(&place) {
+                way.lost(&self.host, &event);
+            }
+        }
+        let mut gone = Vec::new();
+        for (&place, way) in self.ways.iter_mut().filter(|(place, _)| **place != 0) {
+            loop {
+                match Managed::receive(&way.connection) {
+                    Ok(Some(Managed::Path(say))) => way.heard(&self.host, say),
+                    Ok(None) => break,
+                    Ok(Some(_)) => way.connection.close("only the driver of a run gives orders"),
+                    Err(reason) => way.connection.close(&reason),
+                }
+            }
+            way.tick(&self.host);
+            if way.connection.closed().is_some() {
+                gone.push(place);
+            }
+        }
+        for place in gone {
+            let number = self.ways.remove(&place).map_or(FIRST_PATH, |way| way.number() + 1);
+            self.dial(place, number);
+        }
+        if let Some(driver) = self.ways.get_mut(&0) {
+            driver.tick(&self.host);
+        }
     }
 
     /// Of two nodes the earlier one dials.
     fn dial_others(&self) {
         let count = u32::try_from(self.join.nodes.len()).unwrap_or(u32::MAX);
-        (self.join.place + 1..count).for_each(|place| self.dial(place));
+        (self.join.place + 1..count).for_each(|place| self.dial(place, FIRST_PATH));
     }
 
     /// Dials a node until it answers. It ends with the session: nobody takes the connection then.
-    fn dial(&self, place: Place) {
+    fn dial(&self, place: Place, incarnation: u64) {
         if place <= self.join.place {
             return;
         }
         let Some((name, address)) = self.join.nodes.get(place as usize).cloned() else { return };
         let (serving, run, own, dialed) =
             (Rc::clone(&self.serving), self.join.run, self.join.place, self.dialed.clone());
-        let incarnation = self.host.next_path(place);
         spawn_local(async move {
             let mut pause = FIRST_PAUSE;
             while !dialed.is_closed() {
@@ -136,30 +172,31 @@ impl Session {
             tracing::warn!(peer = connection.peer(), place, "a node says that it is another one");
             return connection.close("this place in the run belongs to another node");
         }
-        let Some(carrier) = self.host.carrier() else { return };
-        match QuicPath::new(&connection, incarnation, carrier.waker()) {
-            Ok(path) => {
-                carrier.tell(Command::Connect(NodeId(place), Box::new(path), incarnation));
-                self.host.note_path(place, incarnation);
-                self.peers.insert(place, connection);
+        connection.set_waker(self.ring.waker());
+        let leads = self.join.place < place;
+        match Way::begin(connection, place, leads, &self.serving.options.rdma, incarnation, &self.host) {
+            Ok(way) => {
+                self.ways.insert(place, way);
             }
-            Err(error) => tracing::warn!(%error, "a path cannot be used"),
+            Err(reason) => tracing::warn!(reason, "a path cannot be used"),
         }
     }
 
     /// Does what the driver wants; whether the run is over.
     fn obey(&mut self) -> bool {
         loop {
-            match Managed::receive(&self.driver) {
+            let Some(way) = self.ways.get_mut(&0) else { return true };
+            match Managed::receive(&way.connection) {
                 Ok(Some(Managed::Order(order))) => self.host.obey(*order),
+                Ok(Some(Managed::Path(say))) => way.heard(&self.host, say),
                 Ok(Some(Managed::Over)) => return true,
                 Ok(None) => return false,
                 Ok(Some(_)) => {
-                    self.driver.close("a driver gives orders");
+                    way.connection.close("a driver gives orders");
                     return true;
                 }
                 Err(reason) => {
-                    self.driver.close(&reason);
+                    way.connection.close(&reason);
                     return true;
                 }
             }
@@ -169,20 +206,17 @@ impl Session {
     /// Tells the driver what has happened.
     fn report(&mut self) {
         loop {
-            while let Some(notice) = self.host.next_notice() {
-                if let Err(reason) = Managed::Notice(Box::new(notice)).send(&self.driver) {
-                    self.driver.close(&reason);
-                    return;
-                }
+            let mut notices = Vec::new();
+            notices.extend(std::iter::from_fn(|| self.host.next_notice()));
+            if notices.is_empty() {
+                self.host.settle();
+                notices.extend(self.host.next_notice());
             }
-            self.host.settle();
-            match self.host.next_notice() {
-                Some(notice) => {
-                    if let Err(reason) = Managed::Notice(Box::new(notice)).send(&self.driver) {
-                        return self.driver.close(&reason);
-                    }
+            let Some(driver) = self.driver().filter(|_| !notices.is_empty()) else { return };
+            for notice in notices {
+                if let Err(reason) = Managed::Notice(Box::new(notice)).send(driver) {
+                    return driver.close(&reason);
                 }
-                None => return,
             }
         }
     }

@@ -18,7 +18,7 @@ use dflow_protocol::{Epoch, InstanceId, RunId, StreamId};
 use dflow_scheduler::Outcome;
 use dflow_shm::now_nanos;
 use dflow_store::{Config, HashDone, Hasher, ProcessId, SpillDone, Spiller, Store, StoreError, StoreEvent};
-use dflow_transport::{PathKind, Traffic};
+use dflow_transport::{LinkEvent, PathKind, Traffic};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -50,9 +50,9 @@ pub(crate) struct Host {
     /// Bytes written by attempts that are over.
     written: u64,
     carrier: Option<Carrier>,
-    /// For each node that streams come from or go to: the number of the last path, and what has passed.
+    /// For each node that streams come from or go to, what has passed.
     links: BTreeMap<u32, LinkState>,
-    lost_paths: Vec<u32>,
+    lost_paths: Vec<(u32, LinkEvent)>,
     tick: tokio::time::Interval,
     arrivals: UnboundedSender<Arrival>,
     arriving: UnboundedReceiver<Arrival>,
@@ -69,7 +69,6 @@ pub(crate) struct Host {
 /// What is known of the way to another node.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct LinkState {
-    incarnation: u64,
     pub(crate) traffic: Traffic,
     pub(crate) path: Option<PathKind>,
 }

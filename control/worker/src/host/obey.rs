@@ -6,6 +6,7 @@ use dflow_carrier::{Carrier, Command, NodeId, Report};
 use dflow_protocol::wire::StreamKey;
 use dflow_protocol::{Epoch, InstanceId, StreamId};
 use dflow_store::{ProcessId, StoreError, Subscriber};
+use dflow_transport::LinkEvent;
 use dflow_workflow::MAX_SWITCH_VALUE;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -121,19 +122,9 @@ impl Host {
         self.carrier.as_ref()
     }
 
-    /// Nodes to which the path is lost since the last call.
-    pub(crate) fn take_lost_paths(&mut self) -> Vec<u32> {
+    /// Nodes to which the path was lost since the last call, and how.
+    pub(crate) fn take_lost_paths(&mut self) -> Vec<(u32, LinkEvent)> {
         std::mem::take(&mut self.lost_paths)
-    }
-
-    /// The number of the next path to a node.
-    pub(crate) fn next_path(&self, place: u32) -> u64 {
-        self.links.get(&place).map_or(1, |link| link.incarnation + 1)
-    }
-
-    /// There is a path of this number to a node.
-    pub(crate) fn note_path(&mut self, place: u32, incarnation: u64) {
-        self.links.entry(place).or_default().incarnation = incarnation;
     }
 
     /// What is known of the ways to other nodes.
@@ -180,7 +171,7 @@ impl Host {
             }
             Report::Path(node, event) => {
                 tracing::warn!(node = node.0, ?event, "a path to another node is lost");
-                self.lost_paths.push(node.0);
+                self.lost_paths.push((node.0, event));
             }
             Report::Traffic(node, traffic, path) => {
                 let link = self.links.entry(node.0).or_default();

@@ -42,6 +42,18 @@ impl RdmaDevice {
         Self::new(context, port, gid)
     }
 
+    /// The device of this name, at its first port: `NAME`, or `NAME:INDEX` with the address that has this place in its
+    /// table.
+    ///
+    /// # Errors
+    /// As [`RdmaDevice::open_named`].
+    pub fn open(name: &str) -> Result<Self, RdmaError> {
+        match name.rsplit_once(':').and_then(|(name, index)| Some((name, index.parse().ok()?))) {
+            Some((name, index)) => Self::open_named(name, 1, GidChoice::Index(index)),
+            None => Self::open_named(name, 1, GidChoice::Any),
+        }
+    }
+
     fn new(context: Context, port: u8, gid: GidEntry) -> Result<Self, RdmaError> {
         let watch = Watch::start(&context, port, &gid).map_err(|error| RdmaError::Events(error.into()))?;
         Ok(Self { inner: Arc::new(Inner { context, port, gid, watch }) })

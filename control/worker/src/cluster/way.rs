@@ -1,0 +1,189 @@
+//! The way to one other node: its connection, and the path on it that is in use.
+
+use super::message::Managed;
+use crate::host::Host;
+use crate::nodes::Place;
+use crate::options::RdmaUse;
+use dflow_carrier::{Command, NodeId};
+use dflow_transport::quic::{Connection, QuicPath};
+#[cfg(feature = "rdma")]
+use dflow_transport::rdma::{Prepared, RdmaConfig, RdmaDevice, RdmaPath};
+use dflow_transport::{Choice, LinkEvent, Path, Say, Step};
+use std::time::Instant;
+
+/// The way to one other node.
+pub(super) struct Way {
+    place: Place,
+    pub(super) connection: Connection,
+    choice: Choice,
+    begun: Instant,
+    #[cfg(feature = "rdma")]
+    rdma: Rdma,
+}
+
+/// What this end has of RDMA.
+#[cfg(feature = "rdma")]
+struct Rdma {
+    wanted: RdmaUse,
+    device: Option<RdmaDevice>,
+    prepared: Option<Prepared>,
+}
+
+impl Way {
+    /// Uses a QUIC path of this number at once. `leads`: this end offers RDMA, not the other.
+    ///
+    /// # Errors
+    /// If the connection is closed already.
+    pub(super) fn begin(
+        connection: Connection,
+        place: Place,
+        leads: bool,
+        wanted: &RdmaUse,
+        number: u64,
+        host: &Host,
+    ) -> Result<Self, String> {
+        let allowed = match wanted {
+            RdmaUse::Off => Err("it is switched off".to_owned()),
+            _ if cfg!(not(feature = "rdma")) => Err("dflow was built without the feature 'rdma'".to_owned()),
+            RdmaUse::Auto | RdmaUse::Device(_) => Ok(()),
+        };
+        let way = Self {
+            place,
+            choice: Choice::new(leads, allowed, number),
+            begun: Instant::now(),
+            #[cfg(feature = "rdma")]
+            rdma: Rdma { wanted: wanted.clone(), device: None, prepared: None },
+            connection,
+        };
+        way.use_quic(host, number)?;
+        Ok(way)
+    }
+
+    /// The number of the present path.
+    pub(super) fn number(&self) -> u64 {
+        self.choice.path()
+    }
+
+    /// Why the path is not by RDMA; `None` if it is, or if that is not known.
+    pub(super) fn why_not_rdma(&self) -> Option<String> {
+        self.choice.is_rdma().err().filter(|reason| !reason.is_empty()).map(str::to_owned)
+    }
+
+    /// The other end has said something about the path.
+    pub(super) fn heard(&mut self, host: &Host, say: Say) {
+        let steps = self.choice.heard(self.begun.elapsed(), say);
+        self.perform(host, steps);
+    }
+
+    /// The path is lost. A peer that breaks the protocol is left alone.
+    pub(super) fn lost(&mut self, host: &Host, event: &LinkEvent) {
+        match event {
+            LinkEvent::Violated(what) => self.connection.close(what),
+            LinkEvent::PathLost(error) if self.connection.closed().is_none() => {
+                let steps = self.choice.lost(self.begun.elapsed(), error.to_string());
+                self.perform(host, steps);
+            }
+            LinkEvent::PathLost(_) => {}
+        }
+    }
+
+    /// To be called now and then: offers RDMA when it is time to.
+    pub(super) fn tick(&mut self, host: &Host) {
+        let steps = self.choice.tick(self.begun.elapsed());
+        self.perform(host, steps);
+    }
+
+    fn perform(&mut self, host: &Host, steps: Vec<Step>) {
+        for step in steps {
+            let follow = match step {
+                Step::Say(say) => {
+                    if let Err(reason) = Managed::Path(say).send(&self.connection) {
+                        self.connection.close(&reason);
+                    }
+                    Vec::new()
+                }
+                Step::Quic(number) => {
+                    tracing::info!(node = self.connection.peer(), "streams go by QUIC from now on");
+                    if let Err(reason) = self.use_quic(host, number) {
+                        self.connection.close(&reason);
+                    }
+                    Vec::new()
+                }
+                Step::Prepare(number) => {
+                    let endpoint = self.prepare(host);
+                    if let Err(reason) = &endpoint {
+                        tracing::info!(node = self.connection.peer(), reason, "no RDMA");
+                    }
+                    self.choice.prepared(self.begun.elapsed(), number, endpoint)
+                }
+                Step::Answer(number, endpoint) => {
+                    let answer = self.prepare(host).and_then(|own| self.connect(host, number, &endpoint).map(|()| own));
+                    self.choice.answered(number, answer)
+                }
+                Step::Complete(number, endpoint) => {
+                    let result = self.connect(host, number, &endpoint);
+                    self.choice.completed(self.begun.elapsed(), number, result)
+                }
+            };
+            self.perform(host, follow);
+        }
+    }
+
+    fn use_quic(&self, host: &Host, number: u64) -> Result<(), String> {
+        let Some(carrier) = host.carrier() else { return Ok(()) };
+        let path = QuicPath::new(&self.connection, number, carrier.waker()).map_err(|error| error.to_string())?;
+        self.use_path(host, Box::new(path), number);
+        Ok(())
+    }
+
+    fn use_path(&self, host: &Host, path: Box<dyn Path>, number: u64) {
+        if let Some(carrier) = host.carrier() {
+            carrier.tell(Command::Connect(NodeId(self.place), path, number));
+        }
+    }
+
+    /// Makes an RDMA endpoint: what the other end needs to connect with it.
+    #[cfg(feature = "rdma")]
+    fn prepare(&mut self, host: &Host) -> Result<Vec<u8>, String> {
+        let carrier = host.carrier().ok_or("there is no carrier")?;
+        if self.rdma.device.is_none() {
+            let device = match &self.rdma.wanted {
+                RdmaUse::Device(name) => RdmaDevice::open(name),
+                RdmaUse::Auto | RdmaUse::Off => RdmaDevice::open_towards(self.connection.address().ip()),
+            };
+            self.rdma.device = Some(device.map_err(|error| error.to_string())?);
+        }
+        let device = self.rdma.device.as_ref().ok_or("there is no device")?;
+        match RdmaPath::prepare(device, &RdmaConfig::default(), carrier.waker()) {
+            Ok(prepared) => {
+                let endpoint = prepared.endpoint();
+                self.rdma.prepared = Some(prepared);
+                Ok(endpoint)
+            }
+            Err(error) => {
+                // It may be gone: let go of it, and look for one again the next time.
+                self.rdma.device = None;
+                Err(error.to_string())
+            }
+        }
+    }
+
+    #[cfg(feature = "rdma")]
+    fn connect(&mut self, host: &Host, number: u64, endpoint: &[u8]) -> Result<(), String> {
+        let prepared = self.rdma.prepared.take().ok_or("there is no endpoint of this node")?;
+        let path = prepared.connect(endpoint).map_err(|error| error.to_string())?;
+        tracing::info!(node = self.connection.peer(), "streams go by RDMA from now on");
+        self.use_path(host, Box::new(path), number);
+        Ok(())
+    }
+
+    #[cfg(not(feature = "rdma"))]
+    fn prepare(&mut self, _: &Host) -> Result<Vec<u8>, String> {
+        Err("dflow was built without the feature 'rdma'".into())
+    }
+
+    #[cfg(not(feature = "rdma"))]
+    fn connect(&mut self, _: &Host, _: u64, _: &[u8]) -> Result<(), String> {
+        Err("dflow was built without the feature 'rdma'".into())
+    }
+}
