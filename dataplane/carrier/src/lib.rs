@@ -52,8 +52,8 @@ pub enum Command {
 pub enum Report {
     /// A stream will not come, or not all of it.
     ImportFailed(StreamKey, String),
-    /// A path is dead, or was closed because the peer broke the protocol.
-    Path(NodeId, LinkEvent),
+    /// The path of this number is dead, or was closed because the peer broke the protocol.
+    Path(NodeId, u64, LinkEvent),
     /// What has passed between this node and a peer so far, and over what kind of path.
     Traffic(NodeId, Traffic, Option<PathKind>),
     /// The carrier cannot go on.
@@ -121,6 +121,8 @@ struct Peer {
     link: Link,
     streams: Streams,
     told: Traffic,
+    /// The number of the last path.
+    number: u64,
 }
 
 struct Worker<'a> {
@@ -155,7 +157,7 @@ impl Worker<'_> {
                 busy |= peer.streams.look(&mut peer.link, now);
                 busy |= peer.link.step(&mut peer.streams);
                 for event in peer.link.take_events() {
-                    (self.report)(Report::Path(id, event));
+                    (self.report)(Report::Path(id, peer.number, event));
                 }
                 for (stream, reason) in peer.streams.take_failures() {
                     (self.report)(Report::ImportFailed(stream, reason));
@@ -173,7 +175,7 @@ impl Worker<'_> {
 
     fn peer(&mut self, id: NodeId) -> &mut Peer {
         let life = self.life;
-        let new = || Peer { link: Link::new(life), streams: Streams::default(), told: Traffic::default() };
+        let new = || Peer { link: Link::new(life), streams: Streams::default(), told: Traffic::default(), number: 0 };
         self.peers.entry(id).or_insert_with(new)
     }
 
@@ -193,7 +195,11 @@ impl Worker<'_> {
                     peer.streams.drop_stream(&mut peer.link, stream);
                 }
             }
-            Command::Connect(id, path, incarnation) => self.peer(id).link.connect(path, incarnation),
+            Command::Connect(id, path, number) => {
+                let peer = self.peer(id);
+                peer.number = number;
+                peer.link.connect(path, number);
+            }
             Command::Disconnect(id) => self.peer(id).link.disconnect(),
             Command::GiveUp(id, reason) => self.peer(id).link.give_up(&reason),
         }

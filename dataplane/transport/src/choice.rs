@@ -155,12 +155,15 @@ impl Choice {
         match result {
             Ok(()) => Vec::new(),
             // The other end uses the path already.
-            Err(reason) => self.lost(now, reason),
+            Err(reason) => self.lost(now, path, reason),
         }
     }
 
-    /// The present path is lost.
-    pub fn lost(&mut self, now: Duration, reason: String) -> Vec<Step> {
+    /// The path of this number is lost. Of one that is not used any more that was to be expected.
+    pub fn lost(&mut self, now: Duration, path: u64, reason: String) -> Vec<Step> {
+        if path != self.path {
+            return Vec::new();
+        }
         if let State::Offering { broken, .. } = &mut self.state {
             // The other end has left it for the one that was offered, or its refusal is on the way.
             *broken = true;
@@ -211,7 +214,7 @@ impl Choice {
         self.state = State::Quic;
         self.reason.clone_from(&reason);
         self.try_again(now);
-        if broken { self.lost(now, reason) } else { Vec::new() }
+        if broken { self.lost(now, self.path, reason) } else { Vec::new() }
     }
 
     fn fall(&mut self, now: Duration, path: u64) -> Vec<Step> {
@@ -312,7 +315,7 @@ mod tests {
         }
 
         fn lose(&mut self, end: usize) {
-            let steps = self.ends[end].lost(self.now, "the link is down".into());
+            let steps = self.ends[end].lost(self.now, self.used[end].0, "the link is down".into());
             self.perform(end, steps);
         }
     }
@@ -345,7 +348,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn both_ends_come_to_the_same_path(events in proptest::collection::vec(0u8..7, 0..60)) {
+        fn both_ends_come_to_the_same_path(events in proptest::collection::vec(0u8..8, 0..60)) {
             let mut pair = Pair::new();
             for event in events {
                 match event {
@@ -361,6 +364,13 @@ mod tests {
                     }
                     4 => pair.tick(),
                     5 => pair.works = !pair.works,
+                    6 => {
+                        // What is said of a path that was left comes late.
+                        for end in 0..2 {
+                            let steps = pair.ends[end].lost(pair.now, pair.used[end].0 - 1, "late".into());
+                            assert!(steps.is_empty(), "it is of no interest any more");
+                        }
+                    }
                     _ => pair.settle(),
                 }
             }

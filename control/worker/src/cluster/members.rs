@@ -133,9 +133,9 @@ impl Members {
 
     /// Deals with paths that were lost, and offers RDMA where it is time to.
     pub(crate) fn tend(&mut self, host: &mut Host) {
-        for (place, event) in host.take_lost_paths() {
+        for (place, number, event) in host.take_lost_paths() {
             if let Some(way) = self.members.get_mut(place as usize - 1).and_then(|member| member.way.as_mut()) {
-                way.lost(host, &event);
+                way.lost(host, number, &event);
             }
         }
         for way in self.members.iter_mut().filter_map(|member| member.way.as_mut()) {

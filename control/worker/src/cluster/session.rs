@@ -95,9 +95,9 @@ impl Session {
 
     /// Deals with paths that were lost, and with what other nodes say about them.
     fn tend(&mut self) {
-        for (place, event) in self.host.take_lost_paths() {
+        for (place, number, event) in self.host.take_lost_paths() {
             if let Some(way) = self.ways.get_mut(&place) {
-                way.lost(&self.host, &event);
+                way.lost(&self.host, number, &event);
             }
         }
         let mut gone = Vec::new();

@@ -75,12 +75,13 @@ impl Way {
         self.perform(host, steps);
     }
 
-    /// The path is lost. A peer that breaks the protocol is left alone.
-    pub(super) fn lost(&mut self, host: &Host, event: &LinkEvent) {
+    /// The path of this number is lost. A peer that breaks the protocol is left alone.
+    pub(super) fn lost(&mut self, host: &Host, number: u64, event: &LinkEvent) {
         match event {
             LinkEvent::Violated(what) => self.connection.close(what),
             LinkEvent::PathLost(error) if self.connection.closed().is_none() => {
-                let steps = self.choice.lost(self.begun.elapsed(), error.to_string());
+                tracing::warn!(node = self.connection.peer(), number, %error, "a path is lost");
+                let steps = self.choice.lost(self.begun.elapsed(), number, error.to_string());
                 self.perform(host, steps);
             }
             LinkEvent::PathLost(_) => {}

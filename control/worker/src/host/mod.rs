@@ -52,7 +52,7 @@ pub(crate) struct Host {
     carrier: Option<Carrier>,
     /// For each node that streams come from or go to, what has passed.
     links: BTreeMap<u32, LinkState>,
-    lost_paths: Vec<(u32, LinkEvent)>,
+    lost_paths: Vec<(u32, u64, LinkEvent)>,
     tick: tokio::time::Interval,
     arrivals: UnboundedSender<Arrival>,
     arriving: UnboundedReceiver<Arrival>,

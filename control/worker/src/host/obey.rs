@@ -122,8 +122,8 @@ impl Host {
         self.carrier.as_ref()
     }
 
-    /// Nodes to which the path was lost since the last call, and how.
-    pub(crate) fn take_lost_paths(&mut self) -> Vec<(u32, LinkEvent)> {
+    /// Nodes to which a path was lost since the last call, its number, and how.
+    pub(crate) fn take_lost_paths(&mut self) -> Vec<(u32, u64, LinkEvent)> {
         std::mem::take(&mut self.lost_paths)
     }
 
@@ -169,9 +169,9 @@ impl Host {
                     self.notices.push_back(Notice::Failed { reason });
                 }
             }
-            Report::Path(node, event) => {
-                tracing::warn!(node = node.0, ?event, "a path to another node is lost");
-                self.lost_paths.push((node.0, event));
+            Report::Path(node, number, event) => {
+                tracing::debug!(node = node.0, number, ?event, "a path to another node is lost");
+                self.lost_paths.push((node.0, number, event));
             }
             Report::Traffic(node, traffic, path) => {
                 let link = self.links.entry(node.0).or_default();
