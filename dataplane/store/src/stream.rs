@@ -182,9 +182,13 @@ impl Stream {
         self.holds > 0 || !self.subscribers.is_empty()
     }
 
-    /// The piece in which the byte at `offset` is or will be.
+    /// The piece in which the byte at `offset` is or will be; `None` if that is not there yet.
     pub(crate) fn piece_at(&self, offset: u64) -> Option<usize> {
-        self.pieces.iter().position(|piece| piece.base <= offset && piece.end.is_none_or(|end| offset < end))
+        let reaches = |piece: &PieceState| {
+            let full = piece.base + piece.capacity();
+            piece.end.map_or(piece.is_ring() || offset < full, |end| offset < end)
+        };
+        self.pieces.iter().position(|piece| piece.base <= offset && reaches(piece))
     }
 }
 

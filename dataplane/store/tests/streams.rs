@@ -4,6 +4,7 @@ mod common;
 
 use common::{Function, Node, byte_at, produce, verify};
 use dflow_function::Error;
+use dflow_store::ProcessId;
 use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
@@ -367,4 +368,29 @@ fn a_slow_end_slows_everything_before_it() {
     let usage = node.store.usage();
     assert_eq!(usage.spilled, 0, "{usage:?}");
     assert!(usage.peak < 40 * MIB, "{usage:?}");
+}
+
+/// It does not ask for it again and again.
+#[test]
+fn a_reader_at_the_end_of_a_full_window_waits_for_the_next() {
+    let mut node = Node::new(64 * MIB);
+    let (a, b) = (source(), sink());
+    node.plan(&[1], &[(2, &b)]);
+    let (go_on, may_go_on) = std::sync::mpsc::channel();
+    node.start(1, &a, move |ctx| {
+        let mut out = ctx.output("out")?;
+        out.write_all(&[7; 65_536])?;
+        may_go_on.recv()?;
+        out.write_all(&[7; 1000])
+    });
+    node.start(2, &b, |ctx| {
+        let mut input = ctx.input("in")?;
+        while input.chunk()?.is_some() {}
+        expect(input.position(), 66_536)
+    });
+    let reader = ProcessId(2);
+    node.run_until(|node| node.store.traffic(reader).read == 65_536 && node.store.is_waiting(reader));
+    go_on.send(()).unwrap();
+    node.run();
+    all_well(&node, 2);
 }
