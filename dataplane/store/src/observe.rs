@@ -59,12 +59,12 @@ impl Store {
         };
         for &port in process.inputs.keys() {
             let words = control.words.port(port);
-            traffic.read += words.progress().offset;
+            traffic.read = traffic.read.saturating_add(words.progress().offset);
             earliest(&mut traffic.first_read, words.first_byte.load(Ordering::Relaxed));
         }
         for &port in process.outputs.keys() {
             let words = control.words.port(port);
-            traffic.written += words.progress().offset;
+            traffic.written = traffic.written.saturating_add(words.progress().offset);
             earliest(&mut traffic.first_written, words.first_byte.load(Ordering::Relaxed));
         }
         traffic
