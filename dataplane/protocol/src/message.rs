@@ -86,9 +86,10 @@ pub enum ToFunction {
         reader: PortId,
     },
     /// The answer to [`ToDaemon::NeedWindow`] where there is no other window at present: stay in the one there is, and
-    /// ask again after a while if it still has no room.
+    /// ask again after a while if it still has no room. The answer to [`ToDaemon::Verify`] where the stream goes on: stay
+    /// in the present piece, and look again.
     Stay {
-        /// The writing port.
+        /// The writing or reading port.
         port: PortId,
     },
     /// To an attempt that carries streams: this node's readers do not move, and whoever writes the stream on its own node
@@ -271,6 +272,14 @@ pub enum ToDaemon {
     },
     /// The piece that this port reads is used up; the attempt does not look at it any more.
     NextPiece {
+        /// The reading port.
+        port: PortId,
+        /// The reader's position.
+        at: u64,
+    },
+    /// The producer's words say that the stream ends here, or what cannot be. That is for the daemon to judge: the attempt
+    /// reads nothing more of it until [`ToFunction::StreamEnd`], [`ToFunction::Piece`] or [`ToFunction::Stay`] answers.
+    Verify {
         /// The reading port.
         port: PortId,
         /// The reader's position.

@@ -5,6 +5,7 @@ use crate::store::{StoreError, duplicate};
 use crate::stream::{Place, Stream, Subscriber};
 use crate::{ProcessId, Store};
 use dflow_protocol::message::{Piece, SegmentUse, ToFunction, Window};
+use dflow_protocol::words::State;
 use dflow_protocol::{PortId, SegmentId, StreamId};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ impl Store {
             // The stream has begun again, and this reader is not the one that reads it now.
             return Ok(());
         }
-        state.asked = Some(at);
+        (state.asked, state.verifies) = (Some(at), false);
         let state = self.processes.get(&process);
         if state.is_some_and(|process| process.carrier.is_some()) {
             stream.leave_pieces((process, port));
@@ -34,6 +35,39 @@ impl Store {
         self.release(id);
         self.serve(id, subscriber)?;
         self.feed_starved()
+    }
+
+    /// A producer's words say to a reader that its stream ends here, or what cannot be. The reader waits until they turn
+    /// out to be a lie, and then this attempt is not charged with it; or until the producer has said by message that it has
+    /// finished, so that nobody ends well on an end which is none; or it reads on.
+    pub(crate) fn verify(&mut self, process: ProcessId, port: PortId, at: u64) -> Result<(), StoreError> {
+        let Some(&(id, subscriber)) = self.processes.get(&process).and_then(|process| process.inputs.get(&port)) else {
+            return Ok(());
+        };
+        self.sample_readers(id);
+        let state = self.streams.get_mut(&id).and_then(|stream| stream.subscribers.get_mut(&subscriber));
+        let Some(state) = state.filter(|state| state.reader == Some((process, port))) else { return Ok(()) };
+        (state.asked, state.verifies) = (Some(at), true);
+        self.serve(id, subscriber)
+    }
+
+    /// Whether the stream goes on at `at`, in the piece that its reader has; `false` as long as that is not certain.
+    fn goes_on(&mut self, id: StreamId, at: u64, index: usize) -> bool {
+        let Some((stream, piece)) = self.streams.get(&id).and_then(|it| Some((it, it.pieces.get(index)?))) else {
+            return false;
+        };
+        let Some((writer, port)) = stream.producer else { return false };
+        let (is_live, is_ring, size) = (piece.end.is_none(), piece.is_ring(), piece.capacity());
+        let Some(word) = self.sample_output(writer, port) else { return false };
+        if is_live && is_ring && word.offset.saturating_sub(at) > size {
+            let what = format!(
+                "its watermark is at {}, more than a window of {size} bytes past a reader at {at}",
+                word.offset
+            );
+            self.condemn(writer, what);
+            return false;
+        }
+        word.offset > at || (is_live && word.state == State::Open)
     }
 
     /// What a reader had lent of its earlier pieces has arrived where it was lent to.
@@ -73,6 +107,13 @@ impl Store {
         let says_hello = |(writer, _)| self.processes.get(&writer).is_some_and(|process| process.control.is_none());
         if piece.end.is_none() && stream.producer.is_some_and(says_hello) {
             // Served when the producer has its control page.
+            return Ok(());
+        }
+        if state.verifies && piece.users.contains(&(process, port)) {
+            if self.goes_on(id, at, index) {
+                self.send(process, ToFunction::Stay { port }, None);
+                self.answered(id, subscriber);
+            }
             return Ok(());
         }
         if self.is_better_read_from_disk(&piece.place, process, subscriber) {

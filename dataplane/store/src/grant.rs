@@ -7,7 +7,7 @@ use crate::stream::{PieceState, Place, SubscriberState};
 use crate::{ProcessId, Store, StoreEvent};
 use dflow_protocol::limits::{ARENA_SLOT, MAX_WINDOW, MIN_WINDOW};
 use dflow_protocol::message::{SegmentUse, ToFunction, Window};
-use dflow_protocol::words::is_possible;
+use dflow_protocol::words::{Progress, is_possible};
 use dflow_protocol::{PortId, StreamId};
 use dflow_shm::HUGE_PAGE;
 use std::os::fd::AsFd;
@@ -32,16 +32,20 @@ impl Store {
         let Some(&stream) = self.processes.get(&process).and_then(|process| process.outputs.get(&port)) else {
             return Ok(());
         };
+        if self.streams.get(&stream).is_none_or(|stream| stream.producer != Some((process, port))) {
+            // Its epoch is over, and so is the attempt soon.
+            return Ok(());
+        }
         self.events.push(StoreEvent::Parked(process));
         if want.least > MAX_WINDOW.min(self.budget.limit()) {
-            self.events.push(StoreEvent::Misbehaved(
+            let most = self.budget.limit();
+            self.condemn(
                 process,
                 format!(
-                    "it reserves {} bytes at once, more than the memory budget of {} bytes allows; raise --memory",
-                    want.least,
-                    self.budget.limit()
+                    "it reserves {} bytes at once, more than the memory budget of {most} bytes allows; raise --memory",
+                    want.least
                 ),
-            ));
+            );
             return Ok(());
         }
         if held && !self.reader_is_stuck(stream, want) {
@@ -300,17 +304,19 @@ impl Store {
     /// The watermark that a producer has published.
     pub(crate) fn watermark_word(&self, producer: Option<(ProcessId, PortId)>) -> Option<u64> {
         let (process, port) = producer?;
-        let control = self.processes.get(&process)?.control.as_ref()?;
-        Some(control.words.port(port).progress().offset)
+        Some(self.progress_word(process, port)?.offset)
+    }
+
+    /// What an attempt has published for one of its ports.
+    pub(crate) fn progress_word(&self, process: ProcessId, port: PortId) -> Option<Progress> {
+        Some(self.processes.get(&process)?.control.as_ref()?.words.port(port).progress())
     }
 
     /// Takes note of how far the readers of a stream are. A position that goes back, or is past the room that the
     /// producer was ever granted, is one that no reader of ours publishes.
     pub(crate) fn sample_readers(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get(&id) else { return };
-        let position = |(reader, port): (ProcessId, PortId)| {
-            Some(self.processes.get(&reader)?.control.as_ref()?.words.port(port).progress().offset)
-        };
+        let position = |(reader, port)| Some(self.progress_word(reader, port)?.offset);
         let positions: Vec<_> = stream.subscribers.values().map(|state| state.reader.and_then(position)).collect();
         // After the positions: a watermark read before them could be behind.
         let watermark = self.watermark_word(stream.producer).unwrap_or(0).max(stream.watermark);
@@ -318,6 +324,7 @@ impl Store {
         let dead = stream.fingerprint.is_some() && (stream.producer.is_none() || stream.replay.is_some());
         // Not the watermark: a producer that lies could take it back after this reader has believed it.
         let limit = stream.granted.max(stream.watermark);
+        let mut liars = Vec::new();
         for (subscriber, position) in stream.subscribers.values_mut().zip(positions) {
             let (Some((reader, _)), Some(position)) = (subscriber.reader, position) else { continue };
             if dead && position > watermark {
@@ -325,11 +332,14 @@ impl Store {
                 stream.overread = true;
             } else if !is_possible(subscriber.position, position, limit) {
                 let what = format!("its position in a stream jumped from {} to {position}", subscriber.position);
-                self.events.push(StoreEvent::Misbehaved(reader, what));
+                liars.push((reader, what));
             } else if position > subscriber.position {
                 subscriber.position = position;
                 subscriber.since = Instant::now();
             }
+        }
+        for (reader, what) in liars {
+            self.condemn(reader, what);
         }
     }
 }

@@ -41,6 +41,10 @@ pub(crate) struct Process {
     pub(crate) next_port: u32,
     /// Its gate has opened.
     pub(crate) started: bool,
+    /// It has been told of an output that nobody reads it any more.
+    pub(crate) unread_told: bool,
+    /// It has done what cannot be, and is being ended.
+    pub(crate) condemned: bool,
     /// Outputs that wait for a window: port, watermark, least size, held.
     pub(crate) starved: BTreeMap<PortId, Want>,
     /// For one that carries streams from and to other nodes.

@@ -5,7 +5,7 @@ use crate::store::{StoreError, duplicate};
 use crate::{ProcessId, Store, StoreEvent};
 use dflow_protocol::limits::PROTOCOL_VERSION;
 use dflow_protocol::message::ToDaemon;
-use dflow_protocol::words::{State, is_possible};
+use dflow_protocol::words::{Progress, State, is_possible};
 use dflow_protocol::{PortId, StreamId};
 use dflow_shm::PeerControl;
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,9 +17,16 @@ impl Store {
     /// # Errors
     /// If the store itself cannot do what follows from it. What is wrong with the message is an event.
     pub fn receive(&mut self, id: ProcessId, message: ToDaemon, fds: Vec<OwnedFd>) -> Result<(), StoreError> {
-        if let Err(what) = self.check(id, &message) {
-            self.events.push(StoreEvent::Misbehaved(id, what));
+        if self.is_condemned(id) {
             return Ok(());
+        }
+        match self.check(id, &message) {
+            Ok(None) => {}
+            Ok(Some((port, progress))) => self.note_progress(id, port, progress),
+            Err(what) => {
+                self.condemn(id, what);
+                return Ok(());
+            }
         }
         match message {
             ToDaemon::Hello { .. } => self.hello(id, fds),
@@ -33,6 +40,7 @@ impl Store {
                 self.need_window(id, port, Want { at, least, since: Instant::now() }, held)
             }
             ToDaemon::NextPiece { port, at } => self.next_piece(id, port, at),
+            ToDaemon::Verify { port, at } => self.verify(id, port, at),
             ToDaemon::CloseInput { port } => self.close_input(id, port),
             ToDaemon::ReaderStuck { port, stuck } => {
                 if let Some(carrier) = self.processes.get_mut(&id).and_then(|process| process.carrier.as_mut()) {
@@ -52,8 +60,8 @@ impl Store {
             }
             ToDaemon::Finished { port } => {
                 if let Some(stream) = self.output(id, port) {
-                    self.sample_output(id, port);
                     self.finish(id, port, stream)?;
+                    self.tell_about_the_rest(id);
                     self.serve_waiting_readers(stream)?;
                 }
                 Ok(())
@@ -63,6 +71,10 @@ impl Store {
                 Ok(())
             }
             ToDaemon::Done => {
+                self.examine(id);
+                if self.is_condemned(id) {
+                    return Ok(());
+                }
                 self.finish_all(id)?;
                 self.events.push(StoreEvent::Ended(id, Ok(())));
                 Ok(())
@@ -74,12 +86,13 @@ impl Store {
         }
     }
 
-    /// What is wrong with a message.
-    fn check(&self, id: ProcessId, message: &ToDaemon) -> Result<(), String> {
+    /// What is wrong with a message. If it is about an output: the words of that, which are looked at once only, because
+    /// who lies may change them between two looks.
+    fn check(&self, id: ProcessId, message: &ToDaemon) -> Result<Option<(PortId, Progress)>, String> {
         let Some(process) = self.processes.get(&id) else { return Err("it is not known".into()) };
         if process.control.is_none() {
             return match message {
-                ToDaemon::Hello { version: PROTOCOL_VERSION } => Ok(()),
+                ToDaemon::Hello { version: PROTOCOL_VERSION } => Ok(None),
                 ToDaemon::Hello { version } => Err(format!(
                     "it speaks dflow protocol {version}, this daemon {PROTOCOL_VERSION}; build both from the same release"
                 )),
@@ -105,64 +118,141 @@ impl Store {
             ToDaemon::FirstBytes { port } | ToDaemon::Finished { port } | ToDaemon::NeedWindow { port, .. }
                 if is_late(port) =>
             {
-                Ok(())
+                Ok(None)
             }
-            ToDaemon::FirstBytes { port } | ToDaemon::Finished { port } => {
-                self.check_watermark(id, *port, output(port)?)
-            }
+            ToDaemon::FirstBytes { port } => Ok(self.check_words(id, *port, output(port)?)?.map(|word| (*port, word))),
+            ToDaemon::Finished { port } => match self.check_words(id, *port, output(port)?)? {
+                Some(word) if word.state != State::Finished => {
+                    Err(format!("it said that output port {port} is finished, but its words do not say so"))
+                }
+                word => Ok(word.map(|word| (*port, word))),
+            },
             ToDaemon::NeedWindow { port, at, least, .. } => {
-                self.check_watermark(id, *port, output(port)?)?;
-                let word = self.watermark_word(Some((id, *port)));
-                if word != Some(*at) || *least == 0 || process.starved.contains_key(port) {
+                let word = self.check_words(id, *port, output(port)?)?;
+                if word.is_some_and(|word| word != Progress::open(*at))
+                    || *least == 0
+                    || process.starved.contains_key(port)
+                {
                     return Err(format!("it asked for {least} bytes at {at}, which is not where it writes"));
                 }
                 let stream = self.streams.get(&output(port)?);
                 if stream.is_some_and(|stream| stream.fingerprint.is_some() && *at != stream.room()) {
                     return Err(format!("it asked for {least} bytes at {at}, before its window was full"));
                 }
-                Ok(())
+                Ok(word.map(|word| (*port, word)))
             }
-            ToDaemon::NextPiece { port, .. } | ToDaemon::CloseInput { port } if !process.inputs.contains_key(port) => {
+            ToDaemon::NextPiece { port, .. } | ToDaemon::Verify { port, .. } | ToDaemon::CloseInput { port }
+                if !process.inputs.contains_key(port) =>
+            {
                 Err(format!("it named input port {port}, which it does not have"))
             }
-            ToDaemon::NextPiece { port, at } => {
+            ToDaemon::NextPiece { port, at } | ToDaemon::Verify { port, at } => {
                 let word = process.control.as_ref().map(|control| control.words.port(*port).progress().offset);
                 // Who lends what it has read is ahead of what it has given up.
                 if word == Some(*at) || (process.carrier.is_some() && word.is_some_and(|word| word <= *at)) {
-                    Ok(())
+                    Ok(None)
                 } else {
                     Err(format!("it asked for bytes at {at}, where it does not read"))
                 }
             }
-            _ => Ok(()),
+            _ => Ok(None),
         }
     }
 
-    /// A watermark never goes back and never passes the room that was granted.
-    fn check_watermark(&self, id: ProcessId, port: PortId, stream: StreamId) -> Result<(), String> {
-        let (Some(stream), Some(word)) = (self.streams.get(&stream), self.watermark_word(Some((id, port)))) else {
-            return Ok(());
-        };
-        if stream.producer != Some((id, port)) || stream.finished.is_some() {
-            return Ok(());
+    /// What a producer's words say, if they can be true: a watermark never goes back and never passes the room that was
+    /// granted, an end stays what it is, and that an attempt has given up is for the daemon to say. `None` if the stream
+    /// is not, or no more, written through this port.
+    fn check_words(&self, id: ProcessId, port: PortId, stream: StreamId) -> Result<Option<Progress>, String> {
+        let stream = self.streams.get(&stream).filter(|stream| stream.producer == Some((id, port)));
+        let (Some(stream), Some(word)) = (stream, self.progress_word(id, port)) else { return Ok(None) };
+        match stream.ended {
+            Some(ended) if ended == word => return Ok(Some(word)),
+            Some(ended) => {
+                return Err(format!(
+                    "its output had ended at {}, and then its words said '{:?}' at {}",
+                    ended.offset, word.state, word.offset
+                ));
+            }
+            None if word.state == State::Aborted => {
+                return Err("its words say that its output was given up, which no function says".into());
+            }
+            None => {}
         }
         let (written, room) = (stream.written(), stream.room());
-        if !is_possible(written, word, room) {
-            return Err(format!("its watermark jumped from {written} to {word}, but it was granted room up to {room}"));
+        if !is_possible(written, word.offset, room) {
+            return Err(format!(
+                "its watermark jumped from {written} to {}, but it was granted room up to {room}",
+                word.offset
+            ));
         }
-        Ok(())
+        Ok(Some(word))
+    }
+
+    /// Remembers what a producer's words have said, so that they cannot take it back.
+    fn note_progress(&mut self, id: ProcessId, port: PortId, progress: Progress) {
+        let Some(stream) = self.output(id, port).and_then(|stream| self.streams.get_mut(&stream)) else { return };
+        if stream.replay.is_none() {
+            stream.watermark = stream.watermark.max(progress.offset);
+        }
+        if progress.state == State::Finished {
+            stream.ended = Some(progress);
+        }
+    }
+
+    /// Looks at the words of an output. `None` if its attempt does not write it, or not any more, or has been condemned.
+    pub(crate) fn sample_output(&mut self, id: ProcessId, port: PortId) -> Option<Progress> {
+        let stream = self.output(id, port)?;
+        match self.check_words(id, port, stream) {
+            Ok(word) => {
+                let word = word.filter(|_| !self.is_condemned(id))?;
+                self.note_progress(id, port, word);
+                Some(word)
+            }
+            Err(what) => {
+                self.condemn(id, what);
+                None
+            }
+        }
+    }
+
+    /// An attempt writes nothing any more: the words of its outputs are looked at for the last time, and what they say is
+    /// what it has written. To be called before [`Store::end`], and before it is decided how the attempt ended.
+    pub fn examine(&mut self, id: ProcessId) {
+        let outputs: Vec<(PortId, StreamId)> =
+            self.processes.get(&id).map(|process| process.outputs.clone()).into_iter().flatten().collect();
+        for (port, stream) in outputs {
+            if let Some(progress) = self.sample_output(id, port)
+                && let Some(stream) = self.streams.get_mut(&stream)
+            {
+                stream.ended = Some(progress);
+            }
+        }
+    }
+
+    /// An attempt has done what cannot be. Nothing that it says is heard any more, and whatever it is said to end with,
+    /// none of its outputs is complete.
+    pub fn condemn(&mut self, id: ProcessId, what: String) {
+        if let Some(process) = self.processes.get_mut(&id)
+            && !std::mem::replace(&mut process.condemned, true)
+        {
+            self.events.push(StoreEvent::Misbehaved(id, what));
+        }
+    }
+
+    pub(crate) fn is_condemned(&self, id: ProcessId) -> bool {
+        self.processes.get(&id).is_some_and(|process| process.condemned)
     }
 
     fn hello(&mut self, id: ProcessId, mut fds: Vec<OwnedFd>) -> Result<(), StoreError> {
         let Some(page) = fds.pop() else {
-            self.events.push(StoreEvent::Misbehaved(id, "it said hello without a control page".into()));
+            self.condemn(id, "it said hello without a control page".into());
             return Ok(());
         };
         let fd = duplicate(page.as_fd())?;
         let words = match PeerControl::adopt(page) {
             Ok(words) => words,
             Err(error) => {
-                self.events.push(StoreEvent::Misbehaved(id, format!("its control page cannot be used: {error}")));
+                self.condemn(id, format!("its control page cannot be used: {error}"));
                 return Ok(());
             }
         };
@@ -191,15 +281,6 @@ impl Store {
         }
     }
 
-    /// Checks a watermark for the last time; a wrong one harms only whoever published it.
-    pub(crate) fn sample_output(&mut self, id: ProcessId, port: PortId) {
-        if let Some(stream) = self.output(id, port)
-            && let Err(what) = self.check_watermark(id, port, stream)
-        {
-            self.events.push(StoreEvent::Misbehaved(id, what));
-        }
-    }
-
     /// The stream of an output is complete.
     pub(crate) fn finish(&mut self, id: ProcessId, port: PortId, stream_id: StreamId) -> Result<(), StoreError> {
         let Some(word) = self.watermark_word(Some((id, port))) else { return Ok(()) };
@@ -207,6 +288,7 @@ impl Store {
         if stream.finished.is_some() || stream.producer != Some((id, port)) {
             return Ok(());
         }
+        let word = stream.ended.map_or(word, |ended| ended.offset);
         if stream.replay.is_some() {
             return self.finish_replay(stream_id, word);
         }
@@ -223,19 +305,10 @@ impl Store {
         Ok(())
     }
 
-    /// Whether an attempt that may be continued has published the end of an output. Readers see that without the
-    /// daemon, even if the attempt is gone before it says so.
-    pub(crate) fn has_promised(&self, id: ProcessId, port: PortId, stream: StreamId) -> bool {
-        let control = self.processes.get(&id).and_then(|process| process.control.as_ref());
-        self.streams.get(&stream).is_some_and(|stream| stream.fingerprint.is_some() && stream.replay.is_none())
-            && control.is_some_and(|control| control.words.port(port).progress().state == State::Finished)
-    }
-
     fn finish_all(&mut self, id: ProcessId) -> Result<(), StoreError> {
         let Some(process) = self.processes.get(&id) else { return Ok(()) };
         let outputs: Vec<(PortId, StreamId)> = process.outputs.iter().map(|(&port, &stream)| (port, stream)).collect();
         for (port, stream) in outputs {
-            self.sample_output(id, port);
             self.finish(id, port, stream)?;
             self.serve_waiting_readers(stream)?;
         }

@@ -64,6 +64,7 @@ impl Store {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.keep = keep;
         stream.promised = stream.finished.take().or(stream.promised);
+        stream.ended = None;
         stream.unread_told = false;
         for subscriber in stream.subscribers.values_mut() {
             // The new producer does not know them.
@@ -80,10 +81,10 @@ impl Store {
         }
     }
 
-    /// A stream of which a reader knows more than is known here cannot be continued. To be called when its attempt runs.
+    /// A stream of which readers know something else than is known here cannot be continued. To be called when its attempt runs.
     pub(crate) fn check_readers(&mut self, id: StreamId) {
         if self.streams.get(&id).is_some_and(|stream| stream.overread) {
-            self.diverge(id, "a reader is past the end of what the attempt before had written".into());
+            self.diverge(id, "its readers have read something else than the attempt before had written".into());
         }
     }
 

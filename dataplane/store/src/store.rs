@@ -175,7 +175,8 @@ impl Store {
         }
     }
 
-    /// Whether an attempt has been told that nobody reads any of its outputs any more.
+    /// Whether an attempt has been told that nobody reads any of its outputs any more; those that it has finished do not
+    /// count.
     #[must_use]
     pub fn was_told_unread(&self, id: ProcessId) -> bool {
         self.processes.get(&id).is_some_and(|process| self.is_all_unread(process))
@@ -186,7 +187,7 @@ impl Store {
             .outputs
             .values()
             .filter_map(|id| self.streams.get(id))
-            .filter(|stream| stream.is_subscribed())
+            .filter(|stream| stream.is_subscribed() && (stream.unread_told || stream.finished.is_none()))
             .collect();
         !read.is_empty() && read.iter().all(|stream| stream.unread_told)
     }
@@ -215,6 +216,7 @@ impl Store {
                 keep,
                 reader: None,
                 asked: None,
+                verifies: false,
                 registered: false,
                 closed: false,
                 gone: false,
@@ -288,6 +290,8 @@ impl Store {
             slicing: (0..).zip(&setup.inputs).filter(|(_, input)| input.keep).map(|(index, _)| index).collect(),
             next_port: 0,
             started: false,
+            unread_told: false,
+            condemned: false,
             starved: BTreeMap::new(),
             carrier: is_carrier.then(Carrier::default),
         };
@@ -471,15 +475,17 @@ impl Store {
     pub fn end(&mut self, id: ProcessId, succeeded: bool) -> Result<(), StoreError> {
         let ports: Vec<_> =
             self.processes.get(&id).map(|process| process.outputs.clone()).into_iter().flatten().collect();
+        let condemned = self.is_condemned(id);
         for (port, stream) in ports {
-            self.sample_output(id, port);
-            if succeeded || self.has_promised(id, port, stream) {
+            if succeeded && !condemned {
                 self.finish(id, port, stream)?;
             }
             self.drop_replay(stream);
             self.close_live(stream);
             if let Some(stream) = self.streams.get_mut(&stream) {
                 stream.producer = None;
+                // Nobody knows what its readers have seen.
+                stream.overread |= condemned;
             }
             self.serve_waiting_readers(stream)?;
         }
@@ -518,6 +524,7 @@ impl Store {
     pub fn abort(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.finished = None;
+        stream.ended = None;
         stream.first_bytes = false;
         stream.watermark = 0;
         stream.granted = 0;
@@ -662,14 +669,18 @@ impl Store {
             && let Some((process, port)) = stream.producer
         {
             stream.unread_told = true;
+            if let Some(process) = self.processes.get_mut(&process) {
+                process.unread_told = true;
+            }
             self.send(process, ToFunction::Unread { port }, None);
             self.tell_about_the_rest(process);
         }
     }
 
     /// Outputs that nothing was ever meant to read do not keep a producer going when nobody reads the others any more.
-    fn tell_about_the_rest(&mut self, id: ProcessId) {
-        let Some(process) = self.processes.get(&id).filter(|process| self.is_all_unread(process)) else { return };
+    pub(crate) fn tell_about_the_rest(&mut self, id: ProcessId) {
+        let all_unread = |process: &&Process| process.unread_told && self.is_all_unread(process);
+        let Some(process) = self.processes.get(&id).filter(all_unread) else { return };
         let never_read = |stream: &StreamId| self.streams.get(stream).is_some_and(|stream| !stream.is_subscribed());
         let rest: Vec<PortId> =
             process.outputs.iter().filter(|(_, stream)| never_read(stream)).map(|(&port, _)| port).collect();

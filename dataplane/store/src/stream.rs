@@ -7,6 +7,7 @@ use crate::process::Arena;
 use crate::replay::Replay;
 use dflow_disk::SpillFile;
 use dflow_protocol::limits::ARENA_SLOT;
+use dflow_protocol::words::Progress;
 use dflow_protocol::{InstanceId, PortId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
@@ -36,6 +37,8 @@ pub(crate) struct Stream {
     pub(crate) pieces: Vec<PieceState>,
     /// Its length, once it is finished.
     pub(crate) finished: Option<u64>,
+    /// What its present producer's words said when they said that this is the end.
+    pub(crate) ended: Option<Progress>,
     /// The largest watermark that has been seen.
     pub(crate) watermark: u64,
     /// Up to where its producers may ever have written; everything once there was a ring.
@@ -55,7 +58,7 @@ pub(crate) struct Stream {
     pub(crate) replay: Option<Replay>,
     /// An earlier attempt has finished the stream with this length, and readers may know it.
     pub(crate) promised: Option<u64>,
-    /// A reader has read more than a dead attempt has left, so no other attempt can continue it.
+    /// What readers have read is not what a dead attempt has left, so no other attempt can continue it.
     pub(crate) overread: bool,
 }
 
@@ -105,6 +108,8 @@ pub(crate) struct SubscriberState {
     pub(crate) reader: Option<(ProcessId, PortId)>,
     /// The reader wants the piece at this offset.
     pub(crate) asked: Option<u64>,
+    /// It has that piece, unless the stream ends here: it wants to know whether its producer's words are true.
+    pub(crate) verifies: bool,
     /// The producer knows of the reader.
     pub(crate) registered: bool,
     /// Nothing more of this epoch will be read.

@@ -394,3 +394,37 @@ fn a_reader_at_the_end_of_a_full_window_waits_for_the_next() {
     node.run();
     all_well(&node, 2);
 }
+
+/// Nobody reads one of its outputs any more, and that another was finished before makes no difference.
+#[test]
+fn a_finished_output_does_not_keep_its_producer_from_being_unread() {
+    for goes_on_with in ["b", "c"] {
+        let mut node = Node::new(64 * MIB);
+        // Nothing is meant to read the last one.
+        let outputs = vec![("a", vec![1]), ("b", vec![2]), ("c", vec![3])];
+        let a = Function { outputs, ..Function::default() };
+        let readers =
+            [1, 2].map(|stream| Function { inputs: vec![("in", vec![stream], false)], ..Function::default() });
+        node.plan(&[1, 2, 3], &[(2, &readers[0]), (3, &readers[1])]);
+        node.start(1, &a, move |ctx| {
+            let mut first = ctx.output("a")?;
+            first.write_all(&[7; 1000])?;
+            first.finish()?;
+            let mut out = ctx.output(goes_on_with)?;
+            loop {
+                let mut room = out.reserve(1000)?;
+                room.fill(0);
+                room.commit(1000)?;
+            }
+        });
+        node.start(2, &readers[0], |ctx| {
+            let mut input = ctx.input("in")?;
+            while input.chunk()?.is_some() {}
+            Ok(())
+        });
+        node.start(3, &readers[1], |_| Ok(()));
+        node.run();
+        assert!(matches!(node.outcomes[&ProcessId(1)], Err((_, true))), "{:?}", node.outcomes);
+        assert!(node.told_unread.contains(&ProcessId(1)));
+    }
+}

@@ -1,13 +1,16 @@
 //! Words that lie: whoever wrote them is found out, and nobody else is blamed.
 
+mod common;
+
+use common::{Function, Node};
 use dflow_disk::IoChoice;
 use dflow_protocol::limits::PROTOCOL_VERSION;
-use dflow_protocol::message::{InputSpec, OutputSpec, OutputStreams, Setup, ToDaemon};
-use dflow_protocol::words::Progress;
+use dflow_protocol::message::{InputSpec, OutputSpec, OutputStreams, Piece, Setup, ToDaemon, ToFunction};
+use dflow_protocol::words::{Progress, State};
 use dflow_protocol::{InstanceId, PortId, SegmentId, StreamId};
-use dflow_shm::Control;
+use dflow_shm::{Control, channel};
 use dflow_store::{Config, Hasher, ProcessId, Spiller, Store, StoreEvent, Subscriber};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
 const STREAM: StreamId = StreamId(1);
@@ -67,8 +70,32 @@ impl Pair {
     }
 
     fn publish(&self, process: ProcessId, offset: u64) {
+        self.publish_state(process, offset, State::Open);
+    }
+
+    fn publish_state(&self, process: ProcessId, offset: u64, state: State) {
         let control = if process == PRODUCER { &self.producer } else { &self.reader };
-        control.port(PORT).progress.store(Progress::open(offset).encode(), Ordering::Release);
+        control.port(PORT).progress.store(Progress { offset, state }.encode(), Ordering::Release);
+    }
+
+    /// The reader has its first piece and has read so far in it.
+    fn reader_at(&mut self, offset: u64) {
+        self.say(READER, ToDaemon::NextPiece { port: PORT, at: 0 });
+        self.publish(READER, offset);
+        self.told();
+    }
+
+    fn verify(&mut self, at: u64) {
+        self.say(READER, ToDaemon::Verify { port: PORT, at });
+    }
+
+    /// What the reader has been told since the last call.
+    fn told(&mut self) -> Vec<ToFunction> {
+        self.store.take_outgoing().into_iter().filter(|it| it.process == READER).map(|it| it.message).collect()
+    }
+
+    fn is_finished(&mut self) -> bool {
+        self.store.take_events().iter().any(|event| matches!(event, StoreEvent::Finished(..)))
     }
 
     fn say(&mut self, process: ProcessId, message: ToDaemon) {
@@ -104,19 +131,188 @@ fn a_reader_is_not_blamed_for_a_watermark_that_its_producer_took_back() {
 
 #[test]
 fn positions_that_go_back_or_leave_the_room_are_found_out() {
-    let mut pair = Pair::new();
-    pair.publish(PRODUCER, 1000);
-    pair.publish(READER, 500);
-    pair.say(READER, ToDaemon::NextPiece { port: PORT, at: 500 });
-    assert_eq!(pair.blamed(), []);
-    pair.publish(READER, 499);
-    pair.say(READER, ToDaemon::NextPiece { port: PORT, at: 499 });
-    assert_eq!(pair.blamed(), [READER]);
     // The arena's slot is all that the producer has been granted.
-    pair.publish(READER, 65_537);
-    pair.say(READER, ToDaemon::NextPiece { port: PORT, at: 65_537 });
-    assert_eq!(pair.blamed(), [READER]);
+    for wrong in [499, 65_537] {
+        let mut pair = Pair::new();
+        pair.publish(PRODUCER, 1000);
+        pair.publish(READER, 500);
+        pair.say(READER, ToDaemon::NextPiece { port: PORT, at: 500 });
+        assert_eq!(pair.blamed(), []);
+        pair.publish(READER, wrong);
+        pair.say(READER, ToDaemon::NextPiece { port: PORT, at: wrong });
+        assert_eq!(pair.blamed(), [READER]);
+    }
+    let mut pair = Pair::new();
     pair.publish(PRODUCER, 65_537);
     pair.say(PRODUCER, ToDaemon::FirstBytes { port: PORT });
     assert_eq!(pair.blamed(), [PRODUCER]);
+}
+
+#[test]
+fn an_end_counts_when_its_producer_has_said_so() {
+    let mut pair = Pair::new();
+    pair.publish_state(PRODUCER, 1000, State::Finished);
+    pair.reader_at(1000);
+    pair.verify(1000);
+    pair.store.tick().unwrap();
+    assert_eq!(pair.told(), []);
+    pair.say(PRODUCER, ToDaemon::Finished { port: PORT });
+    assert!(pair.told().contains(&ToFunction::StreamEnd { port: PORT, end: Ok(1000) }));
+    assert!(pair.is_finished());
+    // A reader that asks later is answered at once.
+    let mut pair = Pair::new();
+    pair.publish_state(PRODUCER, 1000, State::Finished);
+    pair.reader_at(1000);
+    pair.say(PRODUCER, ToDaemon::Done);
+    pair.told();
+    pair.verify(1000);
+    assert_eq!(pair.told(), [ToFunction::StreamEnd { port: PORT, end: Ok(1000) }]);
+    assert_eq!(pair.blamed(), []);
+}
+
+#[test]
+fn an_end_that_was_shown_cannot_be_taken_back() {
+    for (offset, state) in [(1000, State::Open), (2000, State::Open), (2000, State::Finished), (0, State::Finished)] {
+        let mut pair = Pair::new();
+        pair.publish_state(PRODUCER, 1000, State::Finished);
+        pair.reader_at(1000);
+        pair.verify(1000);
+        assert_eq!(pair.blamed(), []);
+        pair.publish_state(PRODUCER, offset, state);
+        pair.store.tick().unwrap();
+        assert_eq!((pair.blamed(), pair.told()), (vec![PRODUCER], vec![]), "{state:?} at {offset}");
+        // What it says from now on does not count, even if it could be true.
+        pair.publish_state(PRODUCER, 1000, State::Finished);
+        pair.say(PRODUCER, ToDaemon::Finished { port: PORT });
+        pair.say(PRODUCER, ToDaemon::Done);
+        pair.store.end(PRODUCER, true).unwrap();
+        assert!(!pair.is_finished() && pair.told().iter().all(|it| !matches!(it, ToFunction::StreamEnd { .. })));
+    }
+}
+
+#[test]
+fn what_a_reader_cannot_believe_is_judged_here() {
+    // It may be true again when it is looked at: then the reader goes on.
+    let mut pair = Pair::new();
+    pair.publish(PRODUCER, 1000);
+    pair.reader_at(1000);
+    pair.verify(1000);
+    assert_eq!((pair.blamed(), pair.told()), (vec![], vec![ToFunction::Stay { port: PORT }]));
+    for (offset, state) in [(1000, State::Aborted), (u64::MAX >> 2, State::Open), (999, State::Finished)] {
+        pair.publish_state(PRODUCER, offset, state);
+        pair.verify(1000);
+        assert_eq!((pair.blamed(), pair.told()), (vec![PRODUCER], vec![]), "{state:?} at {offset}");
+        pair = Pair::new();
+        pair.publish(PRODUCER, 1000);
+        pair.say(PRODUCER, ToDaemon::FirstBytes { port: PORT });
+        pair.reader_at(1000);
+    }
+}
+
+#[test]
+fn an_output_that_cannot_be_true_is_not_finished() {
+    for message in [ToDaemon::Finished { port: PORT }, ToDaemon::Done] {
+        for (offset, state) in [(65_537, State::Finished), (999, State::Finished), (1000, State::Aborted)] {
+            let mut pair = Pair::new();
+            pair.publish(PRODUCER, 1000);
+            pair.say(PRODUCER, ToDaemon::FirstBytes { port: PORT });
+            pair.publish_state(PRODUCER, offset, state);
+            pair.say(PRODUCER, message.clone());
+            let events = pair.store.take_events();
+            assert!(matches!(events[..], [.., StoreEvent::Misbehaved(PRODUCER, _)]), "{events:?}");
+            assert!(!events.iter().any(|event| matches!(event, StoreEvent::Finished(..) | StoreEvent::Ended(..))));
+        }
+    }
+    // Nor is one of which only the message says so.
+    let mut pair = Pair::new();
+    pair.publish(PRODUCER, 1000);
+    pair.say(PRODUCER, ToDaemon::Finished { port: PORT });
+    assert_eq!(pair.blamed(), [PRODUCER]);
+}
+
+#[test]
+fn what_is_finished_stays_as_it_is() {
+    for (offset, state) in [(2000, State::Finished), (10, State::Finished), (1000, State::Open)] {
+        let mut pair = Pair::new();
+        pair.publish_state(PRODUCER, 1000, State::Finished);
+        pair.say(PRODUCER, ToDaemon::Finished { port: PORT });
+        pair.say(PRODUCER, ToDaemon::Done);
+        pair.store.examine(PRODUCER);
+        assert_eq!(pair.blamed(), []);
+        pair.publish_state(PRODUCER, offset, state);
+        pair.store.examine(PRODUCER);
+        assert_eq!(pair.blamed(), [PRODUCER], "{state:?} at {offset}");
+    }
+}
+
+#[test]
+fn a_ring_is_never_further_than_a_window_past_its_reader() {
+    let mut pair = Pair::new();
+    pair.publish(PRODUCER, 1000);
+    pair.reader_at(1000);
+    pair.say(PRODUCER, ToDaemon::NeedWindow { port: PORT, at: 1000, least: 100_000, held: false });
+    pair.say(READER, ToDaemon::NextPiece { port: PORT, at: 1000 });
+    let told = pair.told();
+    let size = told.iter().find_map(|message| match message {
+        ToFunction::Piece { piece: Piece::Memory { window, .. }, .. } if window.ring => Some(window.size),
+        _ => None,
+    });
+    let size = size.unwrap_or_else(|| panic!("no ring: {told:?}"));
+    pair.publish(PRODUCER, 1000 + size);
+    pair.verify(1000);
+    assert_eq!((pair.blamed(), pair.told()), (vec![], vec![ToFunction::Stay { port: PORT }]));
+    pair.publish(PRODUCER, 1001 + size);
+    pair.verify(1000);
+    assert_eq!((pair.blamed(), pair.told()), (vec![PRODUCER], vec![]));
+}
+
+/// Shows 1000 bytes and then this; ends when the test has seen enough.
+fn lie(socket: &OwnedFd, progress: Progress, enough: &std::sync::mpsc::Receiver<()>) {
+    let control = Control::create().unwrap();
+    let hello = ToDaemon::Hello { version: PROTOCOL_VERSION }.encode().unwrap();
+    channel::send(socket.as_fd(), &hello, &[control.segment().as_fd()], true).unwrap();
+    let word = &control.port(PORT).progress;
+    word.store(Progress::open(1000).encode(), Ordering::SeqCst);
+    let first = ToDaemon::FirstBytes { port: PORT }.encode().unwrap();
+    channel::send(socket.as_fd(), &first, &[], true).unwrap();
+    word.store(progress.encode(), Ordering::SeqCst);
+    let _ = enough.recv();
+}
+
+/// The real SDK reads from a liar: it neither fails by what is another's fault, nor ends on what is no end.
+#[test]
+fn a_reader_leaves_the_judgement_to_the_daemon() {
+    for (offset, state) in [(1000, State::Aborted), (1000, State::Finished), (65_537, State::Open)] {
+        for remembered in [false, true] {
+            let mut node = Node::new(1 << 20);
+            let reader = Function { inputs: vec![("in", vec![STREAM.0], false)], ..Function::default() };
+            node.plan(&[STREAM.0], &[(2, &reader)]);
+            if remembered {
+                node.store.remember(STREAM);
+            }
+            node.start(2, &reader, |ctx| {
+                let mut input = ctx.input("in")?;
+                while input.chunk()?.is_some() {}
+                Ok(())
+            });
+            let writer = Function { outputs: vec![("out", vec![STREAM.0])], ..Function::default() };
+            let (tell, enough) = std::sync::mpsc::channel();
+            node.start_raw(1, &writer, move |socket| lie(&socket, Progress { offset, state }, &enough));
+            let has_read = |node: &Node| node.store.traffic(READER).read >= 1000 && node.store.is_waiting(READER);
+            node.run_until(has_read);
+            drop(tell);
+            node.run_until(|node| node.is_gone(1));
+            // Whether it is blamed or just dead: its stream is aborted, or continued, and this reader waits for that.
+            assert!(state == State::Finished || node.misbehaved.iter().any(|(process, _)| *process == PRODUCER));
+            assert!(node.misbehaved.iter().all(|(process, _)| *process == PRODUCER), "{:?}", node.misbehaved);
+            assert!(!node.outcomes.contains_key(&READER) && !node.is_gone(2), "{:?}", node.outcomes);
+            assert!(!node.events.iter().any(|event| matches!(event, StoreEvent::Finished(..))), "{:?}", node.events);
+            if remembered && state != State::Finished {
+                // What its readers have seen is anybody's guess.
+                node.store.continue_stream(STREAM, false);
+                node.start(3, &writer, |ctx| common::produce(ctx, "out", 1, 5000, 1000));
+                node.run_until(|node| node.events.iter().any(|event| matches!(event, StoreEvent::Diverged(..))));
+            }
+        }
+    }
 }

@@ -26,7 +26,7 @@ pub struct Input {
     /// Where the mail has been taken up to.
     seen: u64,
     file: Option<FilePiece>,
-    /// The next piece has been asked for and has not come.
+    /// The next piece, or the daemon's judgement on what the producer's words say, has been asked for and has not come.
     asked: bool,
     /// The length of the stream, once its end is known to be here.
     end: Option<u64>,
@@ -283,14 +283,9 @@ impl Input {
                     }
                     return Ok(if self.end.is_some() { Poll::End } else { Poll::Nothing });
                 }
-                Look::Aborted => {
-                    return Err(Error::new(format!("the input '{}' was given up by its producer", self.name)));
-                }
-                Look::Violation => {
-                    return Err(Error::new(format!(
-                        "the producer of the input '{}' claims more bytes than its window holds",
-                        self.name
-                    )));
+                Look::Doubt => {
+                    self.verify()?;
+                    continue;
                 }
             }
         }
@@ -314,17 +309,25 @@ impl Input {
                 Ok(Look::NeedPiece)
             };
         }
+        if self.asked {
+            // Until the daemon has answered, the producer's words do not count.
+            return Ok(Look::Ready(Poll::Nothing));
+        }
         Ok(match self.reader.look() {
             Seen::Bytes(length) => Look::Ready(Poll::Bytes(length)),
             Seen::Nothing => Look::Ready(Poll::Nothing),
-            Seen::End => {
-                self.end = Some(self.reader.position());
-                Look::Ready(Poll::End)
-            }
             Seen::NeedPiece => Look::NeedPiece,
-            Seen::Aborted => Look::Aborted,
-            Seen::Violation => Look::Violation,
+            Seen::End | Seen::Aborted | Seen::Violation if self.end.is_some() => Look::Ready(Poll::End),
+            Seen::End | Seen::Aborted | Seen::Violation => Look::Doubt,
         })
+    }
+
+    /// Any function can write that its output ends here, or nonsense, into its words. If a reader took that for true, it
+    /// could end well on what is no end, or fail for another's fault.
+    fn verify(&mut self) -> Result<(), Error> {
+        self.reader.publish();
+        self.asked = true;
+        self.session.send(&ToDaemon::Verify { port: self.port, at: self.reader.position() })
     }
 
     fn ask(&mut self) -> Result<(), Error> {
@@ -392,6 +395,7 @@ impl Input {
                     self.asked = false;
                 }
                 Mail::PieceEnd(end) => self.reader.set_end(end),
+                Mail::Stay => self.asked = false,
                 Mail::StreamEnd(Ok(length)) => {
                     self.end = Some(length);
                     self.asked = false;
@@ -441,8 +445,8 @@ impl Input {
 enum Look {
     Ready(Poll),
     NeedPiece,
-    Aborted,
-    Violation,
+    /// The producer's words say that this is the end, or nonsense.
+    Doubt,
 }
 
 impl FilePiece {

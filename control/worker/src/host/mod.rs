@@ -192,7 +192,8 @@ impl Host {
 
     /// Bytes that functions have written so far.
     pub(crate) fn written(&self) -> u64 {
-        self.written + self.attempts.keys().map(|&process| self.store.traffic(process).written).sum::<u64>()
+        let written = self.attempts.keys().map(|&process| self.store.traffic(process).written);
+        written.fold(self.written, u64::saturating_add)
     }
 
     /// Instances that have been started and not ended.
@@ -220,7 +221,7 @@ impl Host {
             if let Some(connection) = self.connections.get_mut(&process)
                 && let Err(what) = connection.send(message, self.store.bells())
             {
-                self.misbehaved(process, what);
+                self.store.condemn(process, what);
             }
         }
         any
@@ -302,7 +303,7 @@ impl Host {
                 let result = self.store.receive(process, message, fds);
                 self.note(result);
             }
-            Arrival::Message(process, Err(what), _) => self.misbehaved(process, what),
+            Arrival::Message(process, Err(what), _) => self.store.condemn(process, what),
             Arrival::Writable(process) => {
                 if let Some(connection) = self.connections.get_mut(&process) {
                     connection.writable();
@@ -332,6 +333,7 @@ impl Host {
         for (message, fds) in last {
             self.arrived(Arrival::Message(process, message, fds));
         }
+        self.store.examine(process);
         for event in self.store.take_events() {
             self.store_event(event);
         }
@@ -356,6 +358,10 @@ impl Host {
         for (message, fds) in self.connections.get(&process).map(Connection::drain).unwrap_or_default() {
             self.arrived(Arrival::Message(process, message, fds));
         }
+        self.store.examine(process);
+        for event in self.store.take_events() {
+            self.store_event(event);
+        }
         let Some(attempt) = self.attempts.get(&process) else { return };
         let outcome = match attempt.thread_outcome(result) {
             Outcome::Failed { .. } if attempt.instance.is_none() && self.store.was_told_unread(process) => {
@@ -379,7 +385,7 @@ impl Host {
         match attempt.instance {
             Some(instance) => {
                 self.processes.remove(&(instance, attempt.number));
-                self.written += record.written;
+                self.written = self.written.saturating_add(record.written);
                 self.notices.push_back(Notice::Ended {
                     instance,
                     attempt: attempt.number,

@@ -36,6 +36,8 @@ pub struct Node {
     pub failed: Option<String>,
     live: usize,
     gone: BTreeSet<ProcessId>,
+    /// Attempts that had been told, when they ended, that nobody reads them any more.
+    pub told_unread: BTreeSet<ProcessId>,
     pub events: Vec<StoreEvent>,
     _dir: tempfile::TempDir,
 }
@@ -80,6 +82,7 @@ impl Node {
             failed: None,
             live: 0,
             gone: BTreeSet::new(),
+            told_unread: BTreeSet::new(),
             events: Vec::new(),
             _dir: dir,
         }
@@ -197,6 +200,10 @@ impl Node {
                 let _ = self.sender.send(Arrival::Gone(process));
             }
             Ok(Arrival::Gone(process)) => {
+                self.store.examine(process);
+                if self.store.was_told_unread(process) {
+                    self.told_unread.insert(process);
+                }
                 let well = matches!(self.outcomes.get(&process), Some(Ok(())));
                 self.store.end(process, well).unwrap();
                 self.live -= 1;
