@@ -13,6 +13,7 @@ compile_error!(
     "dflow's shared memory needs 64-bit little-endian Linux: a futex compares the low half of each control word"
 );
 
+mod backing;
 mod bells;
 pub mod channel;
 mod control;

@@ -32,7 +32,7 @@ pub struct Memory {
 #[derive(Debug)]
 enum Mapping {
     Plain(MmapRaw),
-    Ring(Ring),
+    Placed(Placed),
 }
 
 impl Memory {
@@ -45,11 +45,15 @@ impl Memory {
     }
 
     /// Maps a window as [`Memory::map`] does, and enters its pages, which are there, into the page table at once: a fault
-    /// for each of them later would cost several times as much.
+    /// for each of them later would cost several times as much. One of whole [`HUGE_PAGE`]s begins at a multiple of them,
+    /// so that those which the kernel has joined take one entry each.
     ///
     /// # Errors
     /// If the kernel refuses the mapping.
     pub fn window(fd: BorrowedFd<'_>, offset: u64, length: usize, access: Access) -> Result<Self, SegmentError> {
+        if length > 0 && length.is_multiple_of(HUGE_PAGE as usize) {
+            return Self::placed(fd, offset, length, 1, access);
+        }
         let mut options = MmapOptions::new();
         options.populate();
         Self::plain(&mut options, fd, offset, length, access)
@@ -82,9 +86,20 @@ impl Memory {
     /// # Errors
     /// If the kernel refuses the mapping.
     pub fn ring(fd: BorrowedFd<'_>, offset: u64, length: usize, access: Access) -> Result<Self, SegmentError> {
-        Ring::map(fd, offset, length, access)
-            .map(|ring| Self { mapping: Mapping::Ring(ring), access })
-            .map_err(|source| SegmentError::Os { action: "map", length, source })
+        Self::placed(fd, offset, length, 2, access)
+    }
+
+    fn placed(
+        fd: BorrowedFd<'_>,
+        offset: u64,
+        length: usize,
+        times: usize,
+        access: Access,
+    ) -> Result<Self, SegmentError> {
+        let os = |source| SegmentError::Os { action: "map", length, source };
+        let mut placed = Placed::reserve(length, times).map_err(os)?;
+        placed.fill(fd, offset, access, MapFlags::POPULATE).map_err(os)?;
+        Ok(Self { mapping: Mapping::Placed(placed), access })
     }
 
     /// The first byte.
@@ -93,7 +108,7 @@ impl Memory {
         match &self.mapping {
             // A mapping is never at address 0; the fallback keeps this free of panics.
             Mapping::Plain(map) => NonNull::new(map.as_mut_ptr()).unwrap_or(NonNull::dangling()),
-            Mapping::Ring(ring) => ring.start,
+            Mapping::Placed(placed) => placed.start(),
         }
     }
 
@@ -118,30 +133,29 @@ impl Memory {
     pub fn length(&self) -> usize {
         match &self.mapping {
             Mapping::Plain(map) => map.len(),
-            Mapping::Ring(ring) => ring.length * 2,
+            Mapping::Placed(placed) => placed.total(),
         }
     }
 }
 
+/// Memory mapped at addresses that were chosen here: once, or several times back to back.
 #[derive(Debug)]
-struct Ring {
+pub(crate) struct Placed {
     start: NonNull<u8>,
     length: usize,
+    times: usize,
 }
 
 // SAFETY: the value owns its mapping and hands out addresses only; mapping and unmapping are not bound to a thread.
-unsafe impl Send for Ring {}
-// SAFETY: as above; no method changes anything.
-unsafe impl Sync for Ring {}
+unsafe impl Send for Placed {}
+// SAFETY: as above; nothing is changed through a shared reference.
+unsafe impl Sync for Placed {}
 
-impl Ring {
-    fn map(fd: BorrowedFd<'_>, offset: u64, length: usize, access: Access) -> Result<Self, Errno> {
-        let protection = match access {
-            Access::Read => ProtFlags::READ,
-            Access::Write => ProtFlags::READ | ProtFlags::WRITE,
-        };
-        let total = length.checked_mul(2).filter(|&total| total > 0).ok_or(Errno::INVAL)?;
-        // Huge pages go only to multiples of their size, and so do ordinary ones that the kernel may join.
+impl Placed {
+    /// Addresses for `length` bytes as many times, at a multiple of [`HUGE_PAGE`] if the length is one: huge pages go
+    /// nowhere else, and neither do ordinary ones that the kernel has joined.
+    pub(crate) fn reserve(length: usize, times: usize) -> Result<Self, Errno> {
+        let total = length.checked_mul(times).filter(|&total| total > 0).ok_or(Errno::INVAL)?;
         let huge = HUGE_PAGE as usize;
         let slack = if length.is_multiple_of(huge) { huge } else { 0 };
         let reserved = total.checked_add(slack).ok_or(Errno::INVAL)?;
@@ -160,27 +174,50 @@ impl Ring {
         let start = unsafe { start.add(before) };
         for (offset, length) in [(-(before as isize), before), (total as isize, slack - before)] {
             if length > 0 {
-                // SAFETY: what the reservation has before and behind the ring, which nobody else knows.
+                // SAFETY: what the reservation has before and behind these addresses, which nobody else knows.
                 unsafe { rustix::mm::munmap(start.as_ptr().offset(offset).cast(), length)? };
             }
         }
-        let ring = Self { start, length };
-        for half in 0..2 {
-            let flags = MapFlags::SHARED | MapFlags::FIXED | MapFlags::POPULATE;
-            // SAFETY: the place is inside the reservation made above, which nobody else knows yet; on an error the drop
-            // of `ring` takes the whole reservation back.
+        Ok(Self { start, length, times })
+    }
+
+    /// Maps the bytes at `offset` there.
+    pub(crate) fn fill(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        offset: u64,
+        access: Access,
+        flags: MapFlags,
+    ) -> Result<(), Errno> {
+        let protection = match access {
+            Access::Read => ProtFlags::READ,
+            Access::Write => ProtFlags::READ | ProtFlags::WRITE,
+        };
+        let flags = MapFlags::SHARED | MapFlags::FIXED | flags;
+        for time in 0..self.times {
+            // SAFETY: the place is inside this reservation, and nobody can have made a slice of it: the value is
+            // exclusively borrowed. The drop of it takes the whole reservation back, filled or not.
             unsafe {
-                let place = ring.start.as_ptr().add(half * length).cast::<c_void>();
-                rustix::mm::mmap(place, length, protection, flags, fd, offset)?;
+                let place = self.start.as_ptr().add(time * self.length).cast::<c_void>();
+                rustix::mm::mmap(place, self.length, protection, flags, fd, offset)?;
             }
         }
-        Ok(ring)
+        Ok(())
+    }
+
+    /// The first byte.
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    fn total(&self) -> usize {
+        self.length * self.times
     }
 }
 
-impl Drop for Ring {
+impl Drop for Placed {
     fn drop(&mut self) {
-        // SAFETY: these are exactly the pages that `map` reserved; whoever made a slice of them borrowed this value.
-        let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.length * 2) };
+        // SAFETY: exactly the pages that `reserve` reserved; whoever made a slice of them borrowed this value.
+        let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.total()) };
     }
 }

@@ -104,3 +104,20 @@ fn windows_of_either_pages_make_one_slice() {
     // A gap is refused.
     assert!(span.place_segment(first.as_fd(), 0, 8 * HUGE_PAGE, HUGE_PAGE).is_err());
 }
+
+#[test]
+fn a_backed_segment_has_all_its_memory_whatever_its_pages() {
+    for length in [4096, SIZE - 4096, SIZE, SIZE + 4096, 8 * SIZE] {
+        let segment = backed(length, false);
+        let stat = rustix::fs::fstat(&segment).unwrap();
+        assert_eq!(stat.st_blocks * 512, length as i64, "{length}");
+        let memory = Memory::window(segment.as_fd(), 0, length, Access::Write).unwrap();
+        assert!((0..length).step_by(4096).all(|index| byte(&memory, index) == 0));
+        if length.is_multiple_of(SIZE) {
+            assert_eq!(memory.start().as_ptr().align_offset(SIZE), 0, "joined pages need an aligned place");
+        }
+        fill(&memory, 0..length, 7);
+        let read = Memory::window(segment.read_only().unwrap().as_fd(), 0, length, Access::Read).unwrap();
+        assert!((0..length).step_by(4096).all(|index| byte(&read, index) == (index / 4096 + 7) as u8));
+    }
+}
