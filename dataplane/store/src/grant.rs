@@ -1,5 +1,6 @@
 //! Which window a producer gets next.
 
+use crate::backer::Backed;
 use crate::memory::WindowMemory;
 use crate::process::Want;
 use crate::store::{StoreError, duplicate};
@@ -16,9 +17,13 @@ use std::time::{Duration, Instant};
 
 /// A reader that has not moved for so long on a stream counts as stuck there.
 const STUCK_AFTER: Duration = Duration::from_millis(100);
-/// The first and the largest extent of a stream that keeps its bytes.
+/// The first and the largest extent of a stream that keeps its bytes. Each costs a question and a mapping in every process,
+/// and so the more bytes it has the better; but it is also what goes to disk at once, and what the last one wastes.
 const FIRST_EXTENT: u64 = 256 * 1024;
-const LARGEST_EXTENT: u64 = 4 << 20;
+const LARGEST_EXTENT: u64 = 64 << 20;
+/// An extent has at most this part of the budget, but may always have [`SMALL_EXTENT`] where an eighth allows that.
+const EXTENT_PART: u64 = 32;
+const SMALL_EXTENT: u64 = 4 << 20;
 
 impl Store {
     /// A producer's window is full, or held by a reader.
@@ -84,6 +89,10 @@ impl Store {
                 continue;
             }
             if !self.grant(id, port, stream, want, false)? {
+                if self.is_being_backed(stream) {
+                    // The memory is there; others need not wait for it.
+                    continue;
+                }
                 break;
             }
             if let Some(process) = self.processes.get_mut(&id) {
@@ -189,13 +198,19 @@ impl Store {
             // Before the first byte is overwritten every reader's position counts.
             self.register_readers(id)?;
         }
+        let end = want.at + memory.size;
         self.send_window(process, port, &memory, want.at, memory.size, ring)?;
         let Some(stream) = self.streams.get_mut(&id) else { return Ok(true) };
         stream.watermark = stream.watermark.max(want.at);
-        stream.granted = stream.granted.max(if ring { u64::MAX } else { want.at + memory.size });
+        stream.granted = stream.granted.max(if ring { u64::MAX } else { end });
         stream.pieces.push(PieceState::window(want.at, memory, ring));
         self.serve_waiting_readers(id)?;
         self.release(id);
+        if !ring {
+            let next = Want { at: end, least: MIN_WINDOW, since: want.since };
+            let (size, huge) = self.window_size(id, next, false);
+            self.back_ahead(process, id, size, huge);
+        }
         Ok(true)
     }
 
@@ -242,35 +257,44 @@ impl Store {
         want: Want,
         ring: bool,
     ) -> Result<Option<Arc<WindowMemory>>, StoreError> {
-        let least = want.least.next_power_of_two().max(MIN_WINDOW);
+        let least = least_window(want);
+        let (mut size, huge) = self.window_size(id, want, ring);
+        self.spill_cold(size)?;
+        loop {
+            match self.backed_window(process, id, size, huge)? {
+                Backed::Now(memory) => return Ok(Some(memory)),
+                Backed::Later => return Ok(None),
+                Backed::No if size / 2 < least => break,
+                Backed::No => size = 1u64 << (size / 2).ilog2(),
+            }
+        }
+        // Nothing is on its way to disk, or being hashed, that would make room: this stream gets the least that it needs all the same. More
+        // than the least of all it gets only if it turns out that nobody gives back any.
+        let hopeless = !self.spiller.is_busy() && !self.hasher.is_busy() && self.disk_full.is_none();
+        let must = least == MIN_WINDOW || want.since.elapsed() >= STUCK_AFTER;
+        Ok(if hopeless && must { Some(self.window_beyond(process, least)?) } else { None })
+    }
+
+    /// The size of a stream's next window if memory allows it, and whether it may have huge pages.
+    fn window_size(&self, id: StreamId, want: Want, ring: bool) -> (u64, bool) {
+        let least = least_window(want);
         // What is fair where many streams share the budget.
         let producing = self.streams.values().filter(|stream| stream.producer.is_some()).count() as u64;
-        let share = (self.budget.limit() / (2 * (producing + 1))).max(MIN_WINDOW);
+        let limit = self.budget.limit();
+        let share = (limit / (2 * (producing + 1))).max(MIN_WINDOW);
         let share = 1u64 << share.ilog2();
-        let wish =
-            if ring { self.config.window.next_power_of_two() } else { extent(want.at).min(self.budget.limit() / 8) };
+        let wish = if ring {
+            self.config.window.next_power_of_two()
+        } else {
+            extent(want.at).min((limit / EXTENT_PART).max(SMALL_EXTENT)).min(limit / 8)
+        };
         let mut size = (1u64 << wish.max(1).ilog2()).min(share).max(least);
         if !ring {
             size = aligned_extent(want.at, size, least);
         }
         // A reader that wants a slice over everything maps windows side by side, and huge pages only at multiples.
         let sliced = self.streams.get(&id).is_some_and(|stream| stream.subscribers.values().any(|reader| reader.keep));
-        let huge = !sliced || want.at.is_multiple_of(HUGE_PAGE);
-        self.spill_cold(size)?;
-        loop {
-            if let Some(memory) = self.budget.window(process, size, huge, false)? {
-                return Ok(Some(memory));
-            }
-            if size / 2 < least {
-                break;
-            }
-            size = 1u64 << (size / 2).ilog2();
-        }
-        // Nothing is on its way to disk, or being hashed, that would make room: this stream gets the least that it needs all the same. More
-        // than the least of all it gets only if it turns out that nobody gives back any.
-        let hopeless = !self.spiller.is_busy() && !self.hasher.is_busy() && self.disk_full.is_none();
-        let must = least == MIN_WINDOW || want.since.elapsed() >= STUCK_AFTER;
-        Ok(if hopeless && must { self.budget.window(process, least, false, true)? } else { None })
+        (size, !sliced || want.at.is_multiple_of(HUGE_PAGE))
     }
 
     /// The producer has left its window, or is gone.
@@ -344,6 +368,11 @@ impl Store {
     }
 }
 
+/// The least window that will do.
+fn least_window(want: Want) -> u64 {
+    want.least.next_power_of_two().max(MIN_WINDOW)
+}
+
 /// The next extent of a kept stream of this length: about as much as it has already.
 fn extent(length: u64) -> u64 {
     length.next_power_of_two().clamp(FIRST_EXTENT, LARGEST_EXTENT)
@@ -364,13 +393,13 @@ mod tests {
     fn extents_soon_begin_at_multiples_of_a_huge_page() {
         let mut at = ARENA_SLOT;
         let mut sizes = Vec::new();
-        while at < 32 << 20 {
+        while at < 256 << 20 {
             let size = aligned_extent(at, extent(at), MIN_WINDOW);
             assert!(size.is_multiple_of(MIN_WINDOW) && size <= LARGEST_EXTENT);
             sizes.push(size >> 10);
             at += size;
         }
-        assert_eq!(sizes[..7], [192, 256, 512, 1024, 2048, 4096, 4096]);
+        assert_eq!(sizes[..7], [192, 256, 512, 1024, 2048, 4096, 8192]);
         // Where a budget has made them smaller, they find their way back.
         assert_eq!(aligned_extent((5 << 20) + MIN_WINDOW, 4 << 20, MIN_WINDOW), (3 << 20) - MIN_WINDOW);
         // What a function wants at once goes first, and so does what left a ring anywhere.

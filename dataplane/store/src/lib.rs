@@ -6,10 +6,11 @@
 //! is stuck, and readers their next piece when theirs is used up. Bytes move between functions without it (`dflow-shm`).
 //!
 //! [`Store`] is one single-threaded state machine: the worker feeds it messages and ends of processes, and carries out
-//! the messages ([`Store::take_outgoing`]) and events ([`Store::take_events`]) that it produces. Only the spill thread
-//! and the hash thread run beside it. It believes no word and no message of a function: what cannot be is a
+//! the messages ([`Store::take_outgoing`]) and events ([`Store::take_events`]) that it produces. Only the spill thread,
+//! the hash thread and the one that backs windows run beside it. It believes no word and no message of a function: what cannot be is a
 //! [`StoreEvent::Misbehaved`] of that process alone.
 
+mod backer;
 mod deliver;
 mod fingerprint;
 mod grant;
@@ -23,6 +24,7 @@ mod spill;
 mod store;
 mod stream;
 
+pub use backer::{BackDone, Backer};
 pub use hasher::{HashDone, Hasher};
 pub use observe::{Traffic, Usage};
 pub use spill::{SpillDone, Spiller};

@@ -39,7 +39,9 @@ impl Store {
         let Some(process) = self.processes.get(&id) else { return false };
         let Some(control) = &process.control else { return false };
         let asleep = |port: &PortId| control.words.port(*port).is_waiting();
-        !process.starved.is_empty()
+        // A window that is being backed is there at once.
+        let starved = |port: &PortId| !process.outputs.get(port).is_some_and(|stream| self.is_being_backed(*stream));
+        process.starved.keys().any(starved)
             || process.inputs.keys().any(asleep)
             || process.outputs.keys().any(asleep)
             || process.inputs.iter().any(|(port, input)| self.has_asked(id, *port, input))

@@ -98,7 +98,12 @@ fn write(job: &Job, io: &mut dyn SpillIo) -> Result<(), StoreError> {
 impl Store {
     /// Whether more is in memory than the high mark.
     pub(crate) fn is_short_of_memory(&self) -> bool {
-        self.budget.busy() > self.budget.limit() / 100 * HIGH_MARK
+        self.would_be_short(0)
+    }
+
+    /// Whether it would be, with so many bytes more.
+    pub(crate) fn would_be_short(&self, more: u64) -> bool {
+        self.budget.busy() + more > self.budget.limit() / 100 * HIGH_MARK
     }
 
     /// Sends cold windows to disk while there is more in memory than the high mark. A window is cold when its producer

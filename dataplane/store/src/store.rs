@@ -1,6 +1,7 @@
 //! The store: streams come and go, attempts come and go.
 
 use crate::ProcessId;
+use crate::backer::Backer;
 use crate::hasher::Hasher;
 use crate::memory::Budget;
 use crate::process::{Arena, Carrier, Process};
@@ -41,6 +42,7 @@ pub struct Store {
     pub(crate) budget: Budget,
     pub(crate) spiller: Spiller,
     pub(crate) hasher: Hasher,
+    pub(crate) backer: Option<Backer>,
     pub(crate) streams: BTreeMap<StreamId, Stream>,
     pub(crate) processes: BTreeMap<ProcessId, Process>,
     pub(crate) outgoing: Vec<Outgoing>,
@@ -128,6 +130,7 @@ impl Store {
             config,
             spiller,
             hasher,
+            backer: None,
             streams: BTreeMap::new(),
             processes: BTreeMap::new(),
             outgoing: Vec::new(),

@@ -17,7 +17,9 @@ use dflow_launcher::{Launcher, LauncherEvent};
 use dflow_protocol::{Epoch, InstanceId, RunId, StreamId};
 use dflow_scheduler::Outcome;
 use dflow_shm::now_nanos;
-use dflow_store::{Config, HashDone, Hasher, ProcessId, SpillDone, Spiller, Store, StoreError, StoreEvent};
+use dflow_store::{
+    BackDone, Backer, Config, HashDone, Hasher, ProcessId, SpillDone, Spiller, Store, StoreError, StoreEvent,
+};
 use dflow_transport::{LinkEvent, PathKind, Traffic};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::AsFd;
@@ -58,6 +60,7 @@ pub(crate) struct Host {
     arriving: UnboundedReceiver<Arrival>,
     spilling: UnboundedReceiver<SpillDone>,
     hashing: UnboundedReceiver<HashDone>,
+    backing: UnboundedReceiver<BackDone>,
     /// Processes that are gone while what they wrote is still being compared.
     comparing: Vec<LauncherEvent>,
     thread_ends: UnboundedSender<(ProcessId, Result<(), String>)>,
@@ -91,7 +94,12 @@ impl Host {
         let hasher = Hasher::start(move |done| {
             let _ = hashed.send(done);
         })?;
-        let store = Store::new(Config { memory: options.budget()?, window: options.window }, spiller, hasher)?;
+        let (backed, backing) = unbounded_channel();
+        let backer = Backer::start(move |done| {
+            let _ = backed.send(done);
+        })?;
+        let mut store = Store::new(Config { memory: options.budget()?, window: options.window }, spiller, hasher)?;
+        store.back_aside(backer);
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (arrivals, arriving) = unbounded_channel();
@@ -120,6 +128,7 @@ impl Host {
             arriving,
             spilling,
             hashing,
+            backing,
             comparing: Vec::new(),
             thread_ends,
             ending,
@@ -149,6 +158,10 @@ impl Host {
                 for exit in std::mem::take(&mut self.comparing) {
                     self.process_exited(&exit);
                 }
+            }
+            Some(done) = self.backing.recv() => {
+                let result = self.store.backed(done);
+                self.note(result);
             }
             Some((process, result)) = self.ending.recv() => self.thread_ended(process, result),
             Some(report) = self.carrying.recv() => self.carrier_report(report),

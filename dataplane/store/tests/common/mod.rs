@@ -8,7 +8,9 @@ use dflow_protocol::limits::{MAX_MESSAGE, PROTOCOL_VERSION};
 use dflow_protocol::message::ToDaemon;
 use dflow_protocol::{InstanceId, PortId, SegmentId, StreamId};
 use dflow_shm::channel;
-use dflow_store::{Config, HashDone, Hasher, ProcessId, SpillDone, Spiller, Store, StoreEvent, Subscriber};
+use dflow_store::{
+    BackDone, Backer, Config, HashDone, Hasher, ProcessId, SpillDone, Spiller, Store, StoreEvent, Subscriber,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -20,6 +22,7 @@ pub enum Arrival {
     Gone(ProcessId),
     Spilled(SpillDone),
     Hashed(HashDone),
+    Backed(BackDone),
 }
 
 /// The attempt that carries streams, if there is one.
@@ -70,7 +73,13 @@ impl Node {
             let _ = done.send(Arrival::Hashed(hashed));
         })
         .unwrap();
-        let store = Store::new(Config { memory, window: Config::WINDOW }, spiller, hasher).unwrap();
+        let done = sender.clone();
+        let backer = Backer::start(move |backed| {
+            let _ = done.send(Arrival::Backed(backed));
+        })
+        .unwrap();
+        let mut store = Store::new(Config { memory, window: Config::WINDOW }, spiller, hasher).unwrap();
+        store.back_aside(backer);
         Self {
             store,
             arrivals,
@@ -211,6 +220,7 @@ impl Node {
             }
             Ok(Arrival::Spilled(done)) => self.store.spilled(done).unwrap(),
             Ok(Arrival::Hashed(done)) => self.store.hashed(done).unwrap(),
+            Ok(Arrival::Backed(done)) => self.store.backed(done).unwrap(),
             Err(_) => self.store.tick().unwrap(),
         }
         for event in self.store.take_events() {
