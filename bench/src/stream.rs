@@ -117,6 +117,9 @@ pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> 
         notes: vec![
             "every word written by one process and read and checked by the other; memory faulted in before".into(),
             "/one-core is against one process that writes and reads the same buffers by itself".into(),
+            "dflow-node-fresh is limited by the system, which finds and zeroes every page; in a virtual machine that gives \
+             free memory back to its host also by the host"
+                .into(),
         ],
         columns: COLUMNS,
         rows,

@@ -20,7 +20,7 @@ const STUCK_AFTER: Duration = Duration::from_millis(100);
 /// The first and the largest extent of a stream that keeps its bytes. Each costs a question and a mapping in every process,
 /// and so the more bytes it has the better; but it is also what goes to disk at once, and what the last one wastes.
 const FIRST_EXTENT: u64 = 256 * 1024;
-const LARGEST_EXTENT: u64 = 64 << 20;
+const LARGEST_EXTENT: u64 = 32 << 20;
 /// An extent has at most this part of the budget, but may always have [`SMALL_EXTENT`] where an eighth allows that.
 const EXTENT_PART: u64 = 32;
 const SMALL_EXTENT: u64 = 4 << 20;
