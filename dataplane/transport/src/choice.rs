@@ -11,6 +11,8 @@ use std::time::Duration;
 /// The pauses before RDMA is offered again: they double from the first to the last.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LAST_PAUSE: Duration = Duration::from_secs(60);
+/// A path that was used for so long has held.
+const HELD: Duration = Duration::from_secs(10);
 
 /// What both ends say to each other, on a channel that keeps the order.
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
@@ -81,6 +83,8 @@ pub struct Choice {
     path: u64,
     retry_at: Option<Duration>,
     pause: Duration,
+    /// Since when the path is by RDMA.
+    since: Duration,
     reason: String,
 }
 
@@ -92,7 +96,16 @@ impl Choice {
         let retry_at = (leads && rdma.is_ok()).then_some(Duration::ZERO);
         let is_allowed = rdma.is_ok();
         let reason = rdma.err().unwrap_or_default();
-        Self { leads, rdma: is_allowed, state: State::Quic, path, retry_at, pause: FIRST_PAUSE, reason }
+        Self {
+            leads,
+            rdma: is_allowed,
+            state: State::Quic,
+            path,
+            retry_at,
+            pause: FIRST_PAUSE,
+            since: Duration::ZERO,
+            reason,
+        }
     }
 
     /// The number of the present path.
@@ -136,10 +149,10 @@ impl Choice {
     }
 
     /// The other end's endpoint was connected with one of this end's, and the path is in use; or it cannot be.
-    pub fn answered(&mut self, path: u64, endpoint: Result<Vec<u8>, String>) -> Vec<Step> {
+    pub fn answered(&mut self, now: Duration, path: u64, endpoint: Result<Vec<u8>, String>) -> Vec<Step> {
         match endpoint {
             Ok(endpoint) => {
-                self.use_rdma(path);
+                self.use_rdma(now, path);
                 vec![Step::Say(Say::Accept { path, endpoint })]
             }
             Err(reason) => {
@@ -151,7 +164,7 @@ impl Choice {
 
     /// The endpoint that was prepared is connected, and the path is in use; or it cannot be.
     pub fn completed(&mut self, now: Duration, path: u64, result: Result<(), String>) -> Vec<Step> {
-        self.use_rdma(path);
+        self.use_rdma(now, path);
         match result {
             Ok(()) => Vec::new(),
             // The other end uses the path already.
@@ -202,10 +215,10 @@ impl Choice {
         matches!(self.state, State::Offering { path: offered, .. } if offered == path)
     }
 
-    fn use_rdma(&mut self, path: u64) {
+    fn use_rdma(&mut self, now: Duration, path: u64) {
         self.path = path;
         self.state = State::Rdma;
-        self.pause = FIRST_PAUSE;
+        self.since = now;
         self.reason.clear();
     }
 
@@ -218,6 +231,10 @@ impl Choice {
     }
 
     fn fall(&mut self, now: Duration, path: u64) -> Vec<Step> {
+        // Only RDMA that has held is offered again soon.
+        if self.state == State::Rdma && now.saturating_sub(self.since) >= HELD {
+            self.pause = FIRST_PAUSE;
+        }
         self.path = path;
         self.state = State::Quic;
         self.try_again(now);
@@ -273,7 +290,7 @@ mod tests {
                         if result.is_ok() {
                             self.take(end, path, true);
                         }
-                        self.ends[end].answered(path, result)
+                        self.ends[end].answered(self.now, path, result)
                     }
                     Step::Complete(path, _) => {
                         if result.is_ok() {

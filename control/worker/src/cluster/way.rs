@@ -80,7 +80,7 @@ impl Way {
         match event {
             LinkEvent::Violated(what) => self.connection.close(what),
             LinkEvent::PathLost(error) if self.connection.closed().is_none() => {
-                tracing::warn!(node = self.connection.peer(), number, %error, "a path is lost");
+                tracing::info!(node = self.connection.peer(), number, %error, "a path is lost");
                 let steps = self.choice.lost(self.begun.elapsed(), number, error.to_string());
                 self.perform(host, steps);
             }
@@ -119,7 +119,7 @@ impl Way {
                 }
                 Step::Answer(number, endpoint) => {
                     let answer = self.prepare(host).and_then(|own| self.connect(host, number, &endpoint).map(|()| own));
-                    self.choice.answered(number, answer)
+                    self.choice.answered(self.begun.elapsed(), number, answer)
                 }
                 Step::Complete(number, endpoint) => {
                     let result = self.connect(host, number, &endpoint);
@@ -155,6 +155,7 @@ impl Way {
             self.rdma.device = Some(device.map_err(|error| error.to_string())?);
         }
         let device = self.rdma.device.as_ref().ok_or("there is no device")?;
+        device.check_link().map_err(|error| error.to_string())?;
         match RdmaPath::prepare(device, &RdmaConfig::default(), carrier.waker()) {
             Ok(prepared) => {
                 let endpoint = prepared.endpoint();

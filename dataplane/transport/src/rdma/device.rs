@@ -2,7 +2,7 @@
 
 use super::RdmaError;
 use super::watch::Watch;
-use dflow_verbs::{Context, Devices, GidChoice, GidEntry};
+use dflow_verbs::{Context, Devices, GidChoice, GidEntry, PortState};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -57,6 +57,18 @@ impl RdmaDevice {
     fn new(context: Context, port: u8, gid: GidEntry) -> Result<Self, RdmaError> {
         let watch = Watch::start(&context, port, &gid).map_err(|error| RdmaError::Events(error.into()))?;
         Ok(Self { inner: Arc::new(Inner { context, port, gid, watch }) })
+    }
+
+    /// Whether its port has a link: without one a path would be lost as soon as it is used.
+    ///
+    /// # Errors
+    /// [`RdmaError::LinkDown`] if it has none, or if the port cannot be looked at.
+    pub fn check_link(&self) -> Result<(), RdmaError> {
+        let (context, port) = (&self.inner.context, self.inner.port);
+        match context.port(port)?.state {
+            PortState::Active => Ok(()),
+            _ => Err(RdmaError::LinkDown { device: context.name().to_owned(), port }),
+        }
     }
 
     /// What keeps others than the peer of a path out of its windows, for people.

@@ -70,6 +70,14 @@ pub enum RdmaError {
     /// The first receives.
     #[error(transparent)]
     Post(#[from] PostError),
+    /// The device's port has no link.
+    #[error("{device} port {port} has no link; see 'ip link' and 'rdma link'")]
+    LinkDown {
+        /// The device.
+        device: String,
+        /// Its port.
+        port: u8,
+    },
     /// What the peer has sent as its endpoint.
     #[error("the peer's RDMA endpoint is none: {0}")]
     Endpoint(#[from] EndpointError),
