@@ -202,10 +202,12 @@ fn a_write_outside_of_its_window_is_refused_and_ends_the_connection() {
         paths.reverse();
         let seen = look_until(&mut paths, |event| matches!(event, PathEvent::Lost(_)));
         assert!(format!("{seen:?}").contains("refused the access"), "{seen:?}");
-        // The connection is over for the attacked side, too, which soft-RoCE says with its next message only.
+        // The connection is over for the attacked side, too. It has been told by now, or, by soft-RoCE for some writes,
+        // learns it with its next message.
         paths.reverse();
-        paths[0].send(&dflow_protocol::wire::PeerMessage::Ping(1)).expect("queued");
-        look_until(&mut paths, |event| matches!(event, PathEvent::Lost(_)));
+        if paths[0].send(&dflow_protocol::wire::PeerMessage::Ping(1)).is_ok() {
+            look_until(&mut paths, |event| matches!(event, PathEvent::Lost(_)));
+        }
         assert!(bytes(landing.memory()).iter().all(|&byte| byte == 0), "nothing of it has landed");
     }
 }
