@@ -1,7 +1,7 @@
 //! What this machine can do for dflow, in words.
 
 use crate::check::LEAST_DESCRIPTORS;
-use crate::options::{NodeOptions, cgroup_limit, cores, memory_limit};
+use crate::options::{NodeOptions, RdmaUse, cgroup_limit, cores, memory_limit};
 use dflow_launcher::{Launcher, LauncherOptions};
 use dflow_shm::HUGE_PAGE;
 use dflow_store::{Config, Spiller};
@@ -42,11 +42,7 @@ pub fn doctor(options: &NodeOptions) -> Vec<Finding> {
         containment(options),
         isolation(),
         spill(options),
-        Finding {
-            topic: "RDMA",
-            state: Health::Fair,
-            text: "off: this version runs workflows on one machine and has no use for it yet".into(),
-        },
+        rdma(options),
     ]
 }
 
@@ -170,6 +166,26 @@ fn containment(options: &NodeOptions) -> Finding {
         }
         Err(error) => Finding { topic: "processes", state: Health::Bad, text: error.to_string() },
     }
+}
+
+fn rdma(options: &NodeOptions) -> Finding {
+    if options.rdma == RdmaUse::Off {
+        return finding("RDMA", false, "off, by setting: streams between nodes go by QUIC".into());
+    }
+    let (usable, text) = probe_rdma();
+    let follows = if usable { "" } else { "; streams between nodes go by QUIC" };
+    finding("RDMA", usable, format!("{text}{follows}"))
+}
+
+#[cfg(feature = "rdma")]
+fn probe_rdma() -> (bool, String) {
+    let probe = dflow_transport::rdma::probe();
+    (probe.usable, probe.to_string())
+}
+
+#[cfg(not(feature = "rdma"))]
+fn probe_rdma() -> (bool, String) {
+    (false, "off: dflow was built without the feature 'rdma'".into())
 }
 
 fn isolation() -> Finding {

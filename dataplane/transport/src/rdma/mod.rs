@@ -21,6 +21,7 @@ mod sources;
 mod watch;
 
 pub use device::RdmaDevice;
+pub use dflow_verbs::probe;
 pub use path::{Prepared, RdmaPath};
 
 use dflow_verbs::{Connection, DeviceError, EndpointError, MemoryError, PostError, QueueError};
