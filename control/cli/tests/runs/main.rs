@@ -1,7 +1,11 @@
 //! Whole runs through the real `dflow`: the shapes that a workflow can have, and everything that can go wrong.
 
+mod cluster;
+mod cluster_faults;
 mod deterministic;
 mod faults;
 mod limits;
+mod nodes;
+mod refusals;
 mod shapes;
 mod support;

@@ -1,6 +1,7 @@
 //! Runs the real `dflow` on workflows of the probe, and looks for what it leaves behind.
 
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -39,8 +40,30 @@ impl Case {
         Self { dir, mark }
     }
 
+    /// Changes the workflow file.
+    pub fn replace(&self, from: &str, to: &str) {
+        let text = std::fs::read_to_string(self.path("case.yaml")).unwrap();
+        assert!(text.contains(from));
+        std::fs::write(self.path("case.yaml"), text.replace(from, to)).unwrap();
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// All outputs, with their names relative to the output directory.
+    pub fn outputs(&self) -> BTreeMap<String, Vec<u8>> {
+        let mut found = BTreeMap::new();
+        let mut todo = vec![self.path("out")];
+        while let Some(path) = todo.pop() {
+            if path.is_dir() {
+                todo.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+            } else {
+                let name = path.strip_prefix(self.dir.path()).unwrap().display().to_string();
+                found.insert(name, std::fs::read(path).unwrap());
+            }
+        }
+        found
     }
 
     pub fn output(&self, name: &str) -> Vec<u8> {
@@ -88,16 +111,7 @@ impl Case {
 
     /// Processes that carry the mark of this case.
     pub fn processes(&self) -> Vec<(i32, String)> {
-        let needle = format!("TEST_MARK={}\0", self.mark).into_bytes();
-        let pids =
-            std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-        pids.filter_map(|pid: i32| {
-            let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
-            let carries = environment.windows(needle.len()).any(|window| window == needle);
-            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            carries.then(|| (pid, name.trim().to_owned()))
-        })
-        .collect()
+        marked(&self.mark)
     }
 
     /// When a run is over nothing of it runs. A process that is being torn down may still be listed for a moment.
@@ -176,9 +190,27 @@ impl Ran {
         self
     }
 
-    pub fn attempts(&self, name: &str) -> Vec<&Value> {
-        self.report["instances"].as_array().unwrap().iter().filter(|attempt| attempt["name"] == name).collect()
+    /// Every attempt of every instance.
+    pub fn instances(&self) -> impl Iterator<Item = &Value> {
+        self.report["instances"].as_array().unwrap().iter()
     }
+
+    pub fn attempts(&self, name: &str) -> Vec<&Value> {
+        self.instances().filter(|attempt| attempt["name"] == name).collect()
+    }
+}
+
+/// Processes that carry a mark in their environment.
+pub fn marked(mark: &str) -> Vec<(i32, String)> {
+    let needle = format!("TEST_MARK={mark}\0").into_bytes();
+    let pids = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter_map(|pid: i32| {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+        let carries = environment.windows(needle.len()).any(|window| window == needle);
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        carries.then(|| (pid, name.trim().to_owned()))
+    })
+    .collect()
 }
 
 /// Waits until something holds; fails after ten seconds.

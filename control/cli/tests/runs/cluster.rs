@@ -1,0 +1,377 @@
+//! Workflows spread over several nodes: the results are those of one node, and a failure stays one.
+
+use crate::nodes::Cluster;
+use crate::support::{Case, Ran, eventually, test_bytes};
+
+/// Runs a case on one node, then on several: the outputs are the same, and each attempt says where it ran.
+#[track_caller]
+fn same_as_on_one_node(case: &Case, cluster: &Cluster, places: &[&str]) -> Ran {
+    case.run(&["--slots", "4"]).succeeded();
+    let alone = case.outputs();
+    let ran = cluster.run(case, places, &["--slots", "4"]);
+    ran.succeeded();
+    assert!(case.outputs() == alone, "the outputs differ from those of one node");
+    for place in places {
+        let (function, nodes) = place.split_once('=').unwrap();
+        let nodes: Vec<&str> = nodes.split(',').collect();
+        for attempt in ran.instances().filter(|attempt| attempt["function"] == function) {
+            let part = attempt["part"].as_str().map_or(0, |part| part.parse::<usize>().unwrap());
+            assert_eq!(attempt["node"], nodes[part % nodes.len()], "{attempt}");
+        }
+    }
+    for link in ran.report["links"].as_array().unwrap() {
+        assert_eq!(link["path"], "QUIC", "{link}");
+        assert_eq!((&link["paths"], &link["violations"]), (&1.into(), &0.into()), "{link}");
+    }
+    ran
+}
+
+/// Bytes of streams that the driver has sent to other nodes.
+fn sent(ran: &Ran) -> u64 {
+    ran.report["links"].as_array().unwrap().iter().map(|link| link["bytes_sent"].as_u64().unwrap()).sum()
+}
+
+/// And that came from them.
+fn received(ran: &Ran) -> u64 {
+    ran.report["links"].as_array().unwrap().iter().map(|link| link["bytes_received"].as_u64().unwrap()).sum()
+}
+
+#[test]
+fn a_chain_from_node_to_node() {
+    let case = Case::new(
+        "x: { program: dflow-probe, outputs: [o], params: { bytes: 3000000 } }
+         y: { program: dflow-probe, inputs: { i: x.o }, outputs: [o], params: { check: true } }
+         z: { program: dflow-probe, inputs: { i: y.o }, outputs: [o], params: { check: true } }",
+        "{ o: z.o, early: x.o }",
+    );
+    let cluster = Cluster::new(&["b", "c"]);
+    let ran = same_as_on_one_node(&case, &cluster, &["x=b", "y=c", "z=a"]);
+    assert!(case.output("o") == test_bytes(3_000_000));
+    for name in ["x", "y", "z"] {
+        assert_eq!(ran.attempts(name).len(), 1);
+    }
+    assert_eq!(ran.attempts("output:o")[0]["node"], "a", "outputs are where the run is driven");
+    // There and back, and the same with every gate at the end of all predecessors.
+    same_as_on_one_node(&case, &cluster, &["x=a", "y=b", "z=a"]);
+    let ran = cluster.run(&case, &["x=b", "y=c", "z=b"], &["--invocation", "control-flow"]);
+    ran.succeeded();
+    assert!(case.output("o") == test_bytes(3_000_000));
+}
+
+#[test]
+fn a_stream_crosses_to_a_node_once_and_is_passed_on() {
+    const LENGTH: u64 = 8_000_000;
+    let readers: String = (0..5)
+        .map(|index| {
+            format!("r{index}: {{ program: dflow-probe, inputs: {{ i: s.o }}, params: {{ check: true }} }}\n")
+        })
+        .collect();
+    let case = Case::new(
+        &format!("s: {{ program: dflow-probe, outputs: [o], params: {{ bytes: {LENGTH} }} }}\n{readers}"),
+        "{ o: s.o }",
+    );
+    let cluster = Cluster::new(&["b", "c"]);
+    // Four readers on two nodes, and the writer's link carries it once.
+    let ran = same_as_on_one_node(&case, &cluster, &["r0=b", "r1=c", "r2=b", "r3=c", "r4=a"]);
+    assert_eq!((sent(&ran), received(&ran)), (LENGTH, 0), "{}", ran.report["links"]);
+    for index in 0..5 {
+        assert_eq!(ran.attempts(&format!("r{index}"))[0]["bytes_read"], LENGTH);
+    }
+    // From another node: it comes here for the output, and goes on to the third node from here or from there.
+    let ran = same_as_on_one_node(&case, &cluster, &["s=b", "r0=b", "r1=c", "r2=b", "r3=c", "r4=a"]);
+    assert_eq!(received(&ran), LENGTH, "{}", ran.report["links"]);
+    assert!(sent(&ran) == LENGTH || sent(&ran) == 0, "{}", ran.report["links"]);
+}
+
+#[test]
+fn a_fan_in_from_three_nodes() {
+    let case = Case::new(
+        "x: { program: dflow-probe, outputs: [o], params: { bytes: 3000000 } }
+         y: { program: dflow-probe, outputs: [o], params: { bytes: 100 } }
+         z: { program: dflow-probe, outputs: [o], params: { bytes: 0 } }
+         m: { program: dflow-probe, inputs: { i: [x.o, y.o, z.o] }, outputs: [o], params: { check: true, order: one-by-one } }",
+        "{ o: m.o }",
+    );
+    let cluster = Cluster::new(&["b", "c"]);
+    for places in [["x=a", "y=b", "z=c", "m=b"], ["x=b", "y=b", "z=b", "m=c"], ["x=c", "y=b", "z=a", "m=a"]] {
+        same_as_on_one_node(&case, &cluster, &places);
+    }
+    assert_eq!(case.output("o").len(), 3_000_100);
+}
+
+#[test]
+fn parts_are_spread_over_the_nodes() {
+    let cluster = Cluster::new(&["b", "c"]);
+    for partition in ["5", "discovered"] {
+        let case = Case::new(
+            &format!(
+                "s: {{ program: dflow-probe, outputs: {{ o: {{ partition: {partition} }} }}, params: {{ bytes: 300000, parts: 5 }} }}
+                 p: {{ program: dflow-probe, foreach: s.o, outputs: [n], params: {{ check: true }} }}
+                 m: {{ program: dflow-probe, inputs: {{ i: p.n }}, outputs: [o] }}"
+            ),
+            "{ o: m.o, parts: p.n }",
+        );
+        // Without a placement they are spread over all nodes.
+        let ran = cluster.run(&case, &["s=b", "m=c"], &[]);
+        ran.succeeded();
+        let nodes: Vec<_> = (0..5).map(|part| ran.attempts(&format!("p[{part}]"))[0]["node"].clone()).collect();
+        assert_eq!(nodes, ["a", "b", "c", "a", "b"], "{partition}");
+        assert_eq!(case.output("o").len(), 1_500_000, "{partition}");
+        for part in 0..5 {
+            assert!(case.output(&format!("parts/{part:05}")) == test_bytes(300_000), "{partition}: part {part}");
+        }
+        let ran = cluster.run(&case, &["s=a", "p=c,b", "m=a"], &["--slots", "1"]);
+        ran.succeeded();
+        assert_eq!(ran.attempts("p[4]")[0]["node"], "c");
+        assert_eq!(case.output("o").len(), 1_500_000, "{partition}");
+    }
+}
+
+#[test]
+fn a_switch_on_what_another_node_wrote() {
+    let case = Case::with_header(
+        "params: { mode: small }",
+        "probe: { command: [sh, -c, 'echo {params.mode}'], outputs: [kind] }
+         route: { switch: probe.kind, cases: { small: s, large: [l] } }
+         s: { command: [echo, was-small] }
+         l: { command: [echo, was-large] }",
+        "{ o: [s.out, l.out] }",
+    );
+    let cluster = Cluster::new(&["b", "c"]);
+    let ran = same_as_on_one_node(&case, &cluster, &["probe=b", "s=c", "l=a"]);
+    assert!(ran.attempts("l").is_empty(), "what was not chosen was started");
+    let ran = cluster.run(&case, &["probe=b", "s=c", "l=c"], &["--param", "mode=large"]);
+    ran.succeeded();
+    assert_eq!(case.output("o"), b"was-large\n");
+    let ran = cluster.run(&case, &["probe=b", "s=c", "l=c"], &["--param", "mode=other"]);
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.report["error"]["reason"].as_str().unwrap().contains("`other`"), "{}", ran.report["error"]);
+}
+
+#[test]
+fn the_first_k_of_n_win_on_other_nodes() {
+    let case = Case::new(
+        "w: { command: [echo, w] }
+         x: { program: dflow-probe, outputs: [out], params: { fail: hang } }
+         y: { command: [echo, y] }
+         m: { command: [cat], inputs: { i: { from: [w.out, x.out, y.out], need: 2, gate: whole } } }",
+        "{ o: m.out }",
+    );
+    let cluster = Cluster::new(&["b", "c"]);
+    let ran = same_as_on_one_node(&case, &cluster, &["w=b", "x=c", "y=a", "m=b"]);
+    assert_eq!(case.output("o"), b"w\ny\n");
+    assert_eq!(ran.attempts("x")[0]["end"], "unread");
+}
+
+#[test]
+fn existing_programs_with_streams_that_are_waited_for_and_kept() {
+    let case = Case::with_header(
+        "inputs: [text]",
+        "sort: { command: [sort, -n], inputs: [inputs.text] }
+         head: { command: [head, -n, '1000'], inputs: [sort.out] }
+         whole: { command: [wc, -l], inputs: { i: { from: sort.out, gate: whole } } }
+         kept: { command: [tail, -n, '7', '{in.i}'], inputs: { i: { from: sort.out, keep: true } } }
+         both: { command: [cat, '{in.x}', '{in.y}'], inputs: { x: head.out, y: kept.out } }",
+        "{ whole: whole.out, both: both.out }",
+    );
+    let text: String = (0..200_000).map(|line| format!("{}\n", line * 7919 % 200_000)).collect();
+    std::fs::write(case.path("text"), text).unwrap();
+    let cluster = Cluster::new(&["b", "c"]);
+    let input = format!("text={}", case.path("text").display());
+    case.run(&["--input", &input]).succeeded();
+    let alone = case.outputs();
+    for places in [
+        ["sort=b", "head=c", "whole=a", "kept=c", "both=b"],
+        ["sort=c", "head=a", "whole=b", "kept=b", "both=a"],
+        ["sort=a", "head=b", "whole=c", "kept=b", "both=c"],
+    ] {
+        cluster.run(&case, &places, &["--input", &input]).succeeded();
+        assert!(case.outputs() == alone, "{places:?}");
+    }
+    assert_eq!(case.output("whole"), b"200000\n");
+    assert_eq!(case.output("both").iter().filter(|byte| **byte == b'\n').count(), 1007);
+}
+
+#[test]
+fn a_slice_over_everything_of_another_node() {
+    let case = Case::new(
+        "s: { program: dflow-probe, outputs: [o], params: { bytes: 20000000 } }
+         w: { program: dflow-probe, inputs: { i: { from: s.o, gate: whole } }, outputs: [o], params: { check: true } }
+         k: { program: dflow-probe, inputs: { i: { from: s.o, keep: true } }, outputs: [o], params: { check: true } }",
+        "{ w: w.o, k: k.o }",
+    );
+    let cluster = Cluster::with_options(&["b", "c"], &["--memory", "8MiB"]);
+    same_as_on_one_node(&case, &cluster, &["s=b", "w=c", "k=a"]);
+    same_as_on_one_node(&case, &cluster, &["s=a", "w=b", "k=b"]);
+}
+
+const LENGTH: u64 = 4_000_000;
+
+/// `s` fails twice on another node; one reader is there, two are elsewhere, and one is elsewhere and comes late.
+fn failing(params: &str, more: &str) -> Case {
+    Case::new(
+        &format!(
+            "s: {{ program: dflow-probe, outputs: [o], params: {{ bytes: {LENGTH}, {params}, pause_us: 500 }}, retries: {{ count: 2, backoff: 1ms }}, {more} }}
+             r: {{ program: dflow-probe, inputs: {{ i: s.o }}, outputs: [o] }}
+             there: {{ program: dflow-probe, inputs: {{ i: s.o }}, outputs: [o] }}
+             late: {{ program: dflow-probe, inputs: {{ i: {{ from: s.o, gate: whole }} }}, outputs: [o] }}"
+        ),
+        "{ r: r.o, there: there.o, late: late.o, direct: s.o }",
+    )
+}
+
+const FAILING_PLACES: [&str; 4] = ["s=b", "r=c", "there=b", "late=c"];
+
+#[test]
+fn who_read_on_another_node_what_is_void_starts_again() {
+    let cluster = Cluster::new(&["b", "c"]);
+    for how in ["error", "kill-in-chunk"] {
+        let case = failing(&format!("vary: 70000, fail: {how}, fail_at: 3000000, fail_attempts: 2"), "");
+        let ran = cluster.run(&case, &FAILING_PLACES, &[]);
+        ran.succeeded();
+        assert_eq!(ran.attempts("s").len(), 3, "{how}");
+        for reader in ["r", "there"] {
+            assert!(ran.attempts(reader).len() >= 2, "{how}: {reader} has read what is void");
+        }
+        assert_eq!(ran.attempts("late").len(), 1, "{how}");
+        // All of the last attempt, and nothing of those before it.
+        let mut expected = test_bytes(LENGTH);
+        expected[70_000] = expected[70_000].wrapping_add(3);
+        for output in ["r", "there", "late", "direct"] {
+            assert!(case.output(output) == expected, "{how}: {output} is wrong");
+        }
+    }
+}
+
+#[test]
+fn readers_of_a_deterministic_function_on_another_node_are_spared() {
+    let cluster = Cluster::new(&["b", "c"]);
+    for how in ["exit", "kill"] {
+        let case = failing(&format!("fail: {how}, fail_at: 3000000, fail_attempts: 2"), "deterministic: true");
+        let ran = cluster.run(&case, &FAILING_PLACES, &[]);
+        ran.succeeded();
+        assert_eq!(ran.attempts("s").len(), 3, "{how}");
+        for reader in ["r", "there", "late", "output:direct"] {
+            assert_eq!(ran.attempts(reader).len(), 1, "{how}: {reader} was started again");
+        }
+        for output in ["r", "there", "late", "direct"] {
+            assert!(case.output(output) == test_bytes(LENGTH), "{how}: {output} is wrong");
+        }
+    }
+}
+
+#[test]
+fn one_on_another_node_that_only_says_that_it_is_deterministic() {
+    let cluster = Cluster::new(&["b", "c"]);
+    let params = "vary: 70000, fail: kill, fail_at: 3000000, fail_attempts: 1";
+    let case = failing(params, "deterministic: true");
+    let ran = cluster.run(&case, &FAILING_PLACES, &[]);
+    ran.succeeded();
+    assert_eq!(ran.attempts("s").len(), 3, "one that diverged, and one that is free");
+    let mut expected = test_bytes(LENGTH);
+    expected[70_000] = expected[70_000].wrapping_add(3);
+    for output in ["r", "there", "late", "direct"] {
+        assert!(case.output(output) == expected, "{output} is wrong");
+    }
+}
+
+#[test]
+fn a_reader_on_another_node_that_fails_reads_everything_again() {
+    let case = Case::new(
+        &format!(
+            "s: {{ program: dflow-probe, outputs: [o], params: {{ bytes: {LENGTH} }} }}
+             r: {{ program: dflow-probe, inputs: {{ i: s.o }}, outputs: [o], params: {{ check: true, fail: kill, fail_at: 2000000, fail_attempts: 2 }}, retries: {{ count: 2, backoff: 1ms }} }}"
+        ),
+        "{ o: r.o }",
+    );
+    let cluster = Cluster::new(&["b"]);
+    let ran = cluster.run(&case, &["r=b"], &[]);
+    ran.succeeded();
+    assert_eq!((ran.attempts("s").len(), ran.attempts("r").len()), (1, 3));
+    assert!(case.output("o") == test_bytes(LENGTH));
+    // What it reads again is on its node already.
+    assert_eq!(sent(&ran), LENGTH, "{}", ran.report["links"]);
+}
+
+#[test]
+fn what_fails_on_another_node_says_why() {
+    let case = Case::new(
+        "s: { program: dflow-probe, outputs: [o], params: { bytes: 100000000000 } }
+         r: { command: [sh, -c, 'head -c 1000000 > /dev/null; echo oops >&2; exit 3'], inputs: [s.o] }
+         other: { program: dflow-probe, inputs: { i: s.o }, outputs: [o] }",
+        "{ o: r.out, p: other.o }",
+    );
+    let cluster = Cluster::new(&["b", "c"]);
+    let ran = cluster.run(&case, &["r=b", "other=c"], &[]);
+    ran.failed("r", &["exit status 3", "oops"]);
+    assert!(!case.path("out").exists());
+}
+
+#[test]
+fn a_producer_that_nobody_on_another_node_reads_any_more() {
+    let case = Case::new(
+        "s: { command: [yes, dflow] }
+         h: { command: [head, -n, '1000'], inputs: [s.out] }",
+        "{ o: h.out }",
+    );
+    let cluster = Cluster::new(&["b", "c"]);
+    same_as_on_one_node(&case, &cluster, &["s=b", "h=c"]);
+    assert_eq!(case.output("o"), b"dflow\n".repeat(1000));
+}
+
+#[test]
+fn a_long_stream_waits_on_the_disk_of_its_producer() {
+    const LONG: u64 = 60 << 20;
+    const MIB: u64 = 1 << 20;
+    // r starts when the test says so.
+    let case = Case::new(
+        &format!(
+            "s: {{ program: dflow-probe, outputs: [o], params: {{ bytes: {LONG}, chunk: 262144 }} }}
+             t: {{ command: [sh, -c, 'until test -e MARK; do sleep 0.01; done; echo go'] }}
+             r: {{ program: dflow-probe, inputs: {{ i: s.o, j: {{ from: t.out, gate: whole }} }}, outputs: [o], params: {{ order: one-by-one }} }}"
+        ),
+        "{ o: r.o }",
+    );
+    case.replace("MARK", case.path("mark").to_str().unwrap());
+    let mut cluster = Cluster::with_options(&["b"], &["--memory", "8MiB"]);
+    let places = ["s=b", "t=a", "r=a"];
+    let args = cluster.args(&places);
+    let args: Vec<&str> = args.iter().map(String::as_str).chain(["--memory", "8MiB"]).collect();
+    let running = case.spawn(&args);
+    let worker = cluster.worker("b");
+    eventually("the producer's node does not spill", || worker.spilled() > 40 * MIB);
+    std::fs::write(case.path("mark"), "").unwrap();
+    let ran = case.finish(running.wait());
+    ran.succeeded();
+    let mut expected = test_bytes(LONG);
+    expected.extend(b"go\n");
+    assert!(case.output("o") == expected);
+    let memory = &ran.report["memory"];
+    assert!(memory["spilled_bytes"].as_u64().unwrap() < 20 * MIB, "it was to wait at its producer: {memory}");
+    assert!(memory["peak_bytes"].as_u64().unwrap() <= 9 * MIB, "{memory}");
+    cluster.assert_idle();
+}
+
+#[test]
+fn two_runs_at_the_same_time() {
+    let case = |bytes: u64| {
+        Case::new(
+            &format!(
+                "s: {{ program: dflow-probe, outputs: {{ o: {{ partition: 4 }} }}, params: {{ bytes: {bytes}, pause_us: 2000 }} }}
+                 p: {{ program: dflow-probe, foreach: s.o, outputs: [n], params: {{ check: true }} }}"
+            ),
+            "{ parts: p.n }",
+        )
+    };
+    let cases = [case(1_500_000), case(2_000_000)];
+    let cluster = Cluster::new(&["b", "c"]);
+    let running: Vec<_> = cases.iter().map(|case| cluster.spawn(case, &["s=b", "p=c,b"])).collect();
+    for ((case, running), bytes) in cases.iter().zip(running).zip([1_500_000, 2_000_000]) {
+        let ran = case.finish(running.wait());
+        ran.succeeded();
+        for part in 0..4 {
+            assert!(case.output(&format!("parts/{part:05}")) == test_bytes(bytes), "{bytes}: part {part}");
+        }
+    }
+    cluster.assert_idle();
+}

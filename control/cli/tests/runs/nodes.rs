@@ -1,0 +1,213 @@
+//! Nodes of a cluster on this machine: real workers that the test starts and ends, and looks into.
+
+use crate::support::{Case, Ran, Running, eventually, marked};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// After so long without a sign of life a node of a test is lost.
+pub const SILENCE: &str = "2s";
+
+/// A cluster whose node `a` drives the runs; every other node has a worker.
+pub struct Cluster {
+    dir: tempfile::TempDir,
+    mark: String,
+    workers: Vec<Worker>,
+}
+
+/// A `dflow worker`.
+pub struct Worker {
+    pub name: String,
+    pub address: String,
+    child: Child,
+    /// Sockets and shared memory that it had open when it began.
+    idle: usize,
+}
+
+impl Cluster {
+    /// Certificates for `a` and these nodes, and a worker for each of them.
+    pub fn new(nodes: &[&str]) -> Self {
+        Self::with_options(nodes, &[])
+    }
+
+    /// With these options for each worker.
+    pub fn with_options(nodes: &[&str], options: &[&str]) -> Self {
+        let mut cluster = Self::without_workers(&[&["a"], nodes].concat());
+        for node in nodes {
+            cluster.start(node, options);
+        }
+        cluster
+    }
+
+    /// Certificates for these nodes, and no worker.
+    pub fn without_workers(nodes: &[&str]) -> Self {
+        static CLUSTERS: AtomicU32 = AtomicU32::new(0);
+        let mark = format!("{}-cluster-{}", std::process::id(), CLUSTERS.fetch_add(1, Ordering::Relaxed));
+        let cluster = Self { dir: tempfile::tempdir().unwrap(), mark, workers: Vec::new() };
+        cluster.certify("create", nodes, &[]);
+        cluster
+    }
+
+    /// `dflow cluster create` or `add`.
+    pub fn certify(&self, what: &str, nodes: &[&str], options: &[&str]) {
+        let nodes = nodes.iter().flat_map(|node| ["--node", node]);
+        let output = Command::new(env!("CARGO_BIN_EXE_dflow"))
+            .args(["cluster", what])
+            .arg(self.path("lab"))
+            .args(nodes)
+            .args(options)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn identity(&self, node: &str) -> PathBuf {
+        self.path("lab").join(node)
+    }
+
+    /// Starts the worker of a node.
+    pub fn start(&mut self, node: &str, options: &[&str]) {
+        let identity = self.identity(node);
+        self.start_as(node, &identity, options);
+    }
+
+    /// Starts a worker that is to be taken for `node`, whatever its identity says.
+    pub fn start_as(&mut self, node: &str, identity: &Path, options: &[&str]) {
+        let log = std::fs::File::create(self.path(node)).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_dflow"))
+            .args(["worker", "--listen", "127.0.0.1:0", "--identity"])
+            .arg(identity)
+            .args(options)
+            .env("TEST_MARK", &self.mark)
+            .env("DFLOW_LOG", "info")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().rsplit(' ').next().unwrap_or_default().to_owned();
+        let name = node.to_owned();
+        let mut worker = Worker { name, address, child, idle: 0 };
+        assert!(line.contains("listens on UDP"), "no worker {node}: {line}{}", self.log(node));
+        worker.idle = worker.open();
+        self.workers.push(worker);
+    }
+
+    /// What the worker of a node has logged.
+    pub fn log(&self, node: &str) -> String {
+        std::fs::read_to_string(self.path(node)).unwrap()
+    }
+
+    pub fn worker(&mut self, node: &str) -> &mut Worker {
+        self.workers.iter_mut().find(|worker| worker.name == node).unwrap()
+    }
+
+    /// What `dflow run` is told about the nodes and where functions are to run.
+    pub fn args(&self, places: &[&str]) -> Vec<String> {
+        let mut args = vec!["--silence".into(), SILENCE.into()];
+        args.extend(["--identity".to_owned(), self.identity("a").display().to_string()]);
+        for worker in &self.workers {
+            args.extend(["--with".to_owned(), format!("{}={}", worker.name, worker.address)]);
+        }
+        args.extend(places.iter().flat_map(|place| ["--place".to_owned(), (*place).to_owned()]));
+        args
+    }
+
+    /// Runs a case on the nodes; afterwards nothing of it is left on any of them.
+    pub fn run(&self, case: &Case, places: &[&str], more: &[&str]) -> Ran {
+        let args = self.args(places);
+        let args: Vec<&str> = args.iter().map(String::as_str).chain(more.iter().copied()).collect();
+        let ran = case.run(&args);
+        self.assert_idle();
+        ran
+    }
+
+    /// Starts a run of a case on the nodes.
+    pub fn spawn(&self, case: &Case, places: &[&str]) -> Running {
+        let args = self.args(places);
+        case.spawn(&args.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// How many functions run on the workers.
+    pub fn probes(&self) -> usize {
+        marked(&self.mark).iter().filter(|(_, name)| name.starts_with("dflow-probe")).count()
+    }
+
+    /// The workers are as they were before the first run: no process, no shared memory, no connection more.
+    #[track_caller]
+    pub fn assert_idle(&self) {
+        eventually("processes are left on the workers", || marked(&self.mark).len() == self.workers.len());
+        for worker in &self.workers {
+            eventually(&format!("{} has not let go of a run", worker.name), || worker.open() <= worker.idle);
+        }
+    }
+}
+
+impl Worker {
+    pub fn signal(&self, signal: &str) {
+        assert!(Command::new("kill").arg(signal).arg(self.child.id().to_string()).status().unwrap().success());
+    }
+
+    /// The length of what it has spilled, as far as it is needed.
+    pub fn spilled(&self) -> u64 {
+        let unnamed = |target: &Path| target.to_string_lossy().contains("(deleted)") && !is_memory(target);
+        self.descriptors(unnamed).filter_map(|path| Some(std::fs::metadata(path).ok()?.len())).sum()
+    }
+
+    /// Waits for its end.
+    pub fn exit_code(mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
+
+    fn open(&self) -> usize {
+        self.descriptors(|target| is_memory(target) || target.to_string_lossy().starts_with("socket:")).count()
+    }
+
+    fn descriptors(&self, wanted: impl Fn(&Path) -> bool) -> impl Iterator<Item = PathBuf> {
+        let entries = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap();
+        let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        paths.filter(move |path| std::fs::read_link(path).is_ok_and(|target| wanted(&target)))
+    }
+}
+
+fn is_memory(target: &Path) -> bool {
+    target.to_string_lossy().starts_with("/memfd:")
+}
+
+impl Cluster {
+    /// Kills the worker of a node.
+    pub fn kill(&mut self, node: &str) {
+        let mut worker = self.take(node);
+        worker.child.kill().unwrap();
+        worker.child.wait().unwrap();
+    }
+
+    /// Gives up the worker of a node, which ends.
+    pub fn take(&mut self, node: &str) -> Worker {
+        let index = self.workers.iter().position(|worker| worker.name == node).unwrap();
+        self.workers.remove(index)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for worker in &mut self.workers {
+            let _ = worker.child.kill();
+            let _ = worker.child.wait();
+        }
+        if !std::thread::panicking() {
+            eventually("processes outlive the workers", || marked(&self.mark).is_empty());
+            return;
+        }
+        for worker in &self.workers {
+            eprintln!("--- {}:\n{}", worker.name, self.log(&worker.name));
+        }
+    }
+}
