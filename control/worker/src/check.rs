@@ -165,6 +165,9 @@ fn check_placement(spec: &RunSpec) -> Result<(), ClusterError> {
     let nodes: Vec<&str> = std::iter::once(spec.options.node.as_str())
         .chain(cluster.nodes.iter().map(|(name, _)| name.as_str()))
         .collect();
+    if let Some(node) = nodes.iter().enumerate().find_map(|(at, node)| nodes[..at].contains(node).then_some(*node)) {
+        return Err(ClusterError::NamedTwice { node: node.to_owned(), own: spec.options.node.clone() });
+    }
     let functions: Vec<&str> = spec.workflow.functions.iter().map(|function| function.name.as_str()).collect();
     for (function, places) in &cluster.placement {
         if !functions.contains(&function.as_str()) {

@@ -50,8 +50,11 @@ pub enum Command {
 /// What the carrier says.
 #[derive(Debug)]
 pub enum Report {
-    /// A stream will not come, or not all of it.
+    /// A stream will not come, or not all of it. That its other end has given it up is not said here: there it is known
+    /// why.
     ImportFailed(StreamKey, String),
+    /// A stream of this node's cannot be read, so that its peers do not get all of it.
+    ExportFailed(StreamKey, String),
     /// The path of this number is dead, or was closed because the peer broke the protocol.
     Path(NodeId, u64, LinkEvent),
     /// What has passed between this node and a peer so far, and over what kind of path.
@@ -159,8 +162,8 @@ impl Worker<'_> {
                 for event in peer.link.take_events() {
                     (self.report)(Report::Path(id, peer.number, event));
                 }
-                for (stream, reason) in peer.streams.take_failures() {
-                    (self.report)(Report::ImportFailed(stream, reason));
+                for failure in peer.streams.take_failures() {
+                    (self.report)(failure);
                 }
             }
             if now.duration_since(tick) >= TICK {

@@ -1,5 +1,6 @@
 //! This node's streams as one link sees them.
 
+use crate::Report;
 use dflow_function::{Incoming, Outgoing, RoomFor};
 use dflow_protocol::limits::ARENA_SLOT;
 use dflow_protocol::wire::{FlowId, StreamKey};
@@ -18,7 +19,7 @@ pub(super) struct Streams {
     /// What the peer reads.
     readers: BTreeMap<FlowId, StreamKey>,
     imports: BTreeMap<FlowId, Import>,
-    failures: Vec<(StreamKey, String)>,
+    failures: Vec<Report>,
     staging: Staging,
 }
 
@@ -73,7 +74,7 @@ impl Streams {
             Ok(flow) => {
                 self.imports.insert(flow, Import { stream, key, told: until, stuck: false, closing: false });
             }
-            Err(error) => self.failures.push((key, error.to_string())),
+            Err(error) => self.failures.push(Report::ImportFailed(key, error.to_string())),
         }
     }
 
@@ -90,23 +91,26 @@ impl Streams {
     /// Looks what has been written and read on this node; whether it was something.
     pub(super) fn look(&mut self, link: &mut Link, now: Instant) -> bool {
         let mut busy = false;
-        for export in self.exports.values_mut() {
-            busy |= export.look(link);
+        for (&key, export) in &mut self.exports {
+            match export.look(link) {
+                Ok(did) => busy |= did,
+                Err(error) => self.failures.push(Report::ExportFailed(key, error.to_string())),
+            }
         }
         for (&flow, import) in &mut self.imports {
             match import.look(link, flow, now) {
                 Ok(did) => busy |= did,
                 Err(error) => {
                     import.close(link, flow);
-                    self.failures.push((import.key, error.to_string()));
+                    self.failures.push(Report::ImportFailed(import.key, error.to_string()));
                 }
             }
         }
         busy
     }
 
-    /// Streams that will not come.
-    pub(super) fn take_failures(&mut self) -> Vec<(StreamKey, String)> {
+    /// Streams that will not come, and those that cannot be read.
+    pub(super) fn take_failures(&mut self) -> Vec<Report> {
         std::mem::take(&mut self.failures)
     }
 
@@ -141,8 +145,8 @@ fn is_first(landing: Option<&Arc<Landing>>) -> bool {
 }
 
 impl Export {
-    fn look(&mut self, link: &mut Link) -> bool {
-        let (Some(flow), false) = (self.flow, self.finished) else { return false };
+    fn look(&mut self, link: &mut Link) -> Result<bool, dflow_function::Error> {
+        let (Some(flow), false) = (self.flow, self.finished) else { return Ok(false) };
         match self.stream.look() {
             Ok((length, finished)) => {
                 let busy = length > self.told || finished;
@@ -154,17 +158,17 @@ impl Export {
                     self.finished = true;
                     link.finish(flow, length);
                 }
-                busy
+                Ok(busy)
             }
             Err(error) => {
                 self.finished = true;
                 link.abort(flow, &error.to_string());
-                true
+                Err(error)
             }
         }
     }
 
-    fn chunk(&mut self, at: u64, most: u64, staging: &mut Staging) -> Option<Chunk> {
+    fn chunk(&mut self, at: u64, most: u64, staging: &mut Staging) -> Result<Option<Chunk>, dflow_function::Error> {
         let cut = |offset: u64, chunk: &Chunk| {
             let skip = usize::try_from(at - offset).ok()?;
             let length = chunk.len().checked_sub(skip)?.min(usize::try_from(most).ok()?);
@@ -172,18 +176,11 @@ impl Export {
         };
         // The next byte is usually the one behind the last that was lent; after a lost path it is further back.
         if at < self.stream.position() {
-            let index = self.lent.partition_point(|(offset, _)| *offset <= at).checked_sub(1)?;
-            let (offset, chunk) = self.lent.get(index)?;
-            return cut(*offset, chunk);
+            let index = self.lent.partition_point(|(offset, _)| *offset <= at).checked_sub(1);
+            return Ok(index.and_then(|index| self.lent.get(index)).and_then(|(offset, chunk)| cut(*offset, chunk)));
         }
         let offset = self.stream.position();
-        let lent = match self.stream.lend(most, staging) {
-            Ok(lent) => lent?,
-            Err(error) => {
-                tracing::warn!(%error, "a stream cannot be lent to another node");
-                return None;
-            }
-        };
+        let Some(lent) = self.stream.lend(most, staging)? else { return Ok(None) };
         let staged = staging.owns(&lent.memory);
         let chunk = Chunk::new(lent.memory, lent.range);
         let chunk = if staged { chunk.passing() } else { chunk };
@@ -191,7 +188,7 @@ impl Export {
             Some((_, last)) if last.precedes(&chunk) => *last = last.joined(&chunk),
             _ => self.lent.push_back((offset, chunk.clone())),
         }
-        Some(chunk)
+        Ok(Some(chunk))
     }
 
     fn release(&mut self, upto: u64) {
@@ -252,7 +249,7 @@ impl Streams {
 
     fn note(&mut self, key: StreamKey, result: Result<(), dflow_function::Error>) {
         if let Err(error) = result {
-            self.failures.push((key, error.to_string()));
+            self.failures.push(Report::ImportFailed(key, error.to_string()));
         }
     }
 }
@@ -266,8 +263,14 @@ impl Local for Streams {
     }
 
     fn chunk(&mut self, flow: FlowId, at: u64, most: u64) -> Option<Chunk> {
-        let export = self.exports.get_mut(self.readers.get(&flow)?)?;
-        export.chunk(at, most, &mut self.staging)
+        let &key = self.readers.get(&flow)?;
+        match self.exports.get_mut(&key)?.chunk(at, most, &mut self.staging) {
+            Ok(chunk) => chunk,
+            Err(error) => {
+                self.failures.push(Report::ExportFailed(key, error.to_string()));
+                None
+            }
+        }
     }
 
     fn release(&mut self, flow: FlowId, upto: u64) {
@@ -313,11 +316,12 @@ impl Local for Streams {
         }
     }
 
+    /// It waits for its next epoch, or for the end of the run: the peer may know of that before this node does.
     fn aborted(&mut self, flow: FlowId, reason: &str) {
         if let Some(mut import) = self.imports.remove(&flow) {
+            tracing::debug!(stream = %import.key, reason, "a peer has given up a stream");
             let result = import.stream.give_up();
             self.note(import.key, result);
-            self.failures.push((import.key, reason.to_owned()));
         }
     }
 

@@ -62,9 +62,7 @@ fn a_chain_from_node_to_node() {
 fn a_stream_crosses_to_a_node_once_and_is_passed_on() {
     const LENGTH: u64 = 8_000_000;
     let readers: String = (0..5)
-        .map(|index| {
-            format!("r{index}: {{ program: dflow-probe, inputs: {{ i: s.o }}, params: {{ check: true }} }}\n")
-        })
+        .map(|index| format!("r{index}: {{ program: dflow-probe, inputs: {{ i: s.o }}, params: {{ check: true }} }}\n"))
         .collect();
     let case = Case::new(
         &format!("s: {{ program: dflow-probe, outputs: [o], params: {{ bytes: {LENGTH} }} }}\n{readers}"),

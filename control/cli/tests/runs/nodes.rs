@@ -45,18 +45,16 @@ impl Cluster {
         static CLUSTERS: AtomicU32 = AtomicU32::new(0);
         let mark = format!("{}-cluster-{}", std::process::id(), CLUSTERS.fetch_add(1, Ordering::Relaxed));
         let cluster = Self { dir: tempfile::tempdir().unwrap(), mark, workers: Vec::new() };
-        cluster.certify("create", nodes, &[]);
+        cluster.create(nodes);
         cluster
     }
 
-    /// `dflow cluster create` or `add`.
-    pub fn certify(&self, what: &str, nodes: &[&str], options: &[&str]) {
+    fn create(&self, nodes: &[&str]) {
         let nodes = nodes.iter().flat_map(|node| ["--node", node]);
         let output = Command::new(env!("CARGO_BIN_EXE_dflow"))
-            .args(["cluster", what])
+            .args(["cluster", "create"])
             .arg(self.path("lab"))
             .args(nodes)
-            .args(options)
             .output()
             .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

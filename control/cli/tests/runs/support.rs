@@ -51,14 +51,14 @@ impl Case {
         self.dir.path().join(name)
     }
 
-    /// All outputs, with their names relative to the output directory.
+    /// All outputs, with their paths; not the file that marks the directory as one of outputs.
     pub fn outputs(&self) -> BTreeMap<String, Vec<u8>> {
         let mut found = BTreeMap::new();
         let mut todo = vec![self.path("out")];
         while let Some(path) = todo.pop() {
             if path.is_dir() {
                 todo.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
-            } else {
+            } else if !path.file_name().unwrap().to_string_lossy().starts_with('.') {
                 let name = path.strip_prefix(self.dir.path()).unwrap().display().to_string();
                 found.insert(name, std::fs::read(path).unwrap());
             }

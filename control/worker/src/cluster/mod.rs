@@ -69,6 +69,14 @@ pub enum ClusterError {
         /// The names that there are.
         known: String,
     },
+    /// Two nodes of the same name.
+    #[error("the node '{node}' is named twice: each other node once, and never {own}, which drives the run itself")]
+    NamedTwice {
+        /// The name.
+        node: String,
+        /// The name of the node that drives the run.
+        own: String,
+    },
     /// A function that the workflow does not have.
     #[error("a placement names the function '{function}', which the workflow does not have; it has {known}")]
     UnknownFunction {

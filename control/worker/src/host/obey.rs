@@ -169,6 +169,10 @@ impl Host {
                     self.notices.push_back(Notice::Failed { reason });
                 }
             }
+            Report::ExportFailed(stream, reason) => {
+                let reason = format!("{stream} cannot be sent to another node: {reason}");
+                self.notices.push_back(Notice::Failed { reason });
+            }
             Report::Path(node, number, event) => {
                 tracing::debug!(node = node.0, number, ?event, "a path to another node is lost");
                 self.lost_paths.push((node.0, number, event));

@@ -1,12 +1,12 @@
 //! Mutual TLS between nodes of one cluster.
 
 use super::identity::{Identity, IdentityError, node_name};
-use quinn::ConnectionError;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::{ConnectionError, TransportErrorCode};
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{AlertDescription, ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::CertificateDer;
 use std::sync::Arc;
 
@@ -82,10 +82,10 @@ pub(super) fn peer_name(connection: &quinn::Connection) -> Result<String, String
 /// Why a connection has ended, or has not come about, for people to read.
 pub(super) fn reason(error: &ConnectionError) -> String {
     match error {
-        ConnectionError::TransportError(error) => clean(&error.reason, &error.code.to_string()),
+        ConnectionError::TransportError(error) => clean(&error.reason, &error.code.to_string()) + advice(error.code),
         ConnectionError::ConnectionClosed(close) => {
-            let reason = String::from_utf8_lossy(&close.reason);
-            format!("the other side refused: {}", clean(&reason, &close.error_code.to_string()))
+            let reason = clean(&String::from_utf8_lossy(&close.reason), &close.error_code.to_string());
+            format!("the other side refused: {reason}{}", advice(close.error_code))
         }
         ConnectionError::ApplicationClosed(close) => {
             let reason = String::from_utf8_lossy(&close.reason);
@@ -95,6 +95,18 @@ pub(super) fn reason(error: &ConnectionError) -> String {
         ConnectionError::TimedOut => "nothing has come from the other side for too long".to_owned(),
         ConnectionError::LocallyClosed => "this node closed it".to_owned(),
         ConnectionError::VersionMismatch | ConnectionError::CidsExhausted => error.to_string(),
+    }
+}
+
+/// What an alert of TLS means among nodes, where the reason has the words of certificates only.
+fn advice(code: TransportErrorCode) -> &'static str {
+    let is = |alert: AlertDescription| code == TransportErrorCode::crypto(alert.into());
+    if is(AlertDescription::UnknownCA) || is(AlertDescription::DecryptError) {
+        "; it was issued by the authority of another cluster"
+    } else if is(AlertDescription::CertificateExpired) {
+        "; have the cluster's authority issue another one"
+    } else {
+        ""
     }
 }
 
