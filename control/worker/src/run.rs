@@ -261,6 +261,7 @@ impl<'a> Driver<'a> {
 
     /// Makes the outputs visible if the run has succeeded, and reports.
     fn finish(mut self) -> Result<RunReport, SetupError> {
+        self.host.stop_carrying();
         let staging = self.staging.take();
         let mut failure = match self.machine.state() {
             RunState::Failed { instance, reason } => {

@@ -103,6 +103,11 @@ impl Carrier {
         }
     }
 
+    /// Ends the thread. Before this returns it reports the traffic with every peer, as it is at the end.
+    pub fn finish(self) {
+        drop(self);
+    }
+
     /// What wakes the thread: for the paths that are made for it.
     pub fn waker(&self) -> Waker {
         self.bell.waker()
@@ -152,7 +157,13 @@ impl Worker<'_> {
                         self.obey(command);
                     }
                     Err(std::sync::mpsc::TryRecvError::Empty) => break,
-                    Err(std::sync::mpsc::TryRecvError::Disconnected) => return Ok(()),
+                    Err(std::sync::mpsc::TryRecvError::Disconnected) => {
+                        // Short runs are over before the first tick.
+                        for (&id, peer) in &self.peers {
+                            (self.report)(Report::Traffic(id, peer.link.traffic(), peer.link.path_kind()));
+                        }
+                        return Ok(());
+                    }
                 }
             }
             let now = Instant::now();

@@ -231,7 +231,8 @@ fn who_read_on_another_node_what_is_void_starts_again() {
         for reader in ["r", "there"] {
             assert!(ran.attempts(reader).len() >= 2, "{how}: {reader} has read what is void");
         }
-        assert_eq!(ran.attempts("late").len(), 1, "{how}");
+        let began = |attempt: &&serde_json::Value| !attempt["started_ns"].is_null();
+        assert_eq!(ran.attempts("late").into_iter().filter(began).count(), 1, "{how}: its gate opens once");
         // All of the last attempt, and nothing of those before it.
         let mut expected = test_bytes(LENGTH);
         expected[70_000] = expected[70_000].wrapping_add(3);

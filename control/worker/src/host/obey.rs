@@ -122,6 +122,18 @@ impl Host {
         self.carrier.as_ref()
     }
 
+    /// The run is over: no stream crosses any more, and what has crossed is known.
+    pub(crate) fn stop_carrying(&mut self) {
+        if let Some(carrier) = self.carrier.take() {
+            carrier.finish();
+        }
+        while let Ok(report) = self.carrying.try_recv() {
+            if let Report::Traffic(..) = report {
+                self.carrier_report(report);
+            }
+        }
+    }
+
     /// Nodes to which a path was lost since the last call, its number, and how.
     pub(crate) fn take_lost_paths(&mut self) -> Vec<(u32, u64, LinkEvent)> {
         std::mem::take(&mut self.lost_paths)

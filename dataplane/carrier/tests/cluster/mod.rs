@@ -218,7 +218,9 @@ impl Member {
             Report::Traffic(peer, traffic, _) => {
                 told.lock().expect("no panic").insert(peer, traffic);
             }
-            other @ (Report::ImportFailed(..) | Report::Path(..)) => eprintln!("node {number}: {other:?}"),
+            other @ (Report::ImportFailed(..) | Report::ExportFailed(..) | Report::Path(..)) => {
+                eprintln!("node {number}: {other:?}")
+            }
             Report::Failed(reason) => panic!("{reason}"),
         };
         let socket = socket.recv().expect("a socket");
