@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// After so long without a sign of life a node of a test is lost.
-pub const SILENCE: &str = "2s";
+const SILENCE: &str = "2s";
 
 /// A cluster whose node `a` drives the runs; every other node has a worker.
 pub struct Cluster {
@@ -78,7 +78,7 @@ impl Cluster {
     pub fn start_as(&mut self, node: &str, identity: &Path, options: &[&str]) {
         let log = std::fs::File::create(self.path(node)).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_dflow"))
-            .args(["worker", "--listen", "127.0.0.1:0", "--identity"])
+            .args(["worker", "--rdma", "off", "--listen", "127.0.0.1:0", "--identity"])
             .arg(identity)
             .args(options)
             .env("TEST_MARK", &self.mark)
@@ -109,7 +109,8 @@ impl Cluster {
 
     /// What `dflow run` is told about the nodes and where functions are to run.
     pub fn args(&self, places: &[&str]) -> Vec<String> {
-        let mut args = vec!["--silence".into(), SILENCE.into()];
+        // So that the tests mean the same on a machine that has it.
+        let mut args = ["--rdma", "off", "--silence", SILENCE].map(str::to_owned).to_vec();
         args.extend(["--identity".to_owned(), self.identity("a").display().to_string()]);
         for worker in &self.workers {
             args.extend(["--with".to_owned(), format!("{}={}", worker.name, worker.address)]);
