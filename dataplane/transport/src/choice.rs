@@ -115,7 +115,9 @@ impl Choice {
     }
 
     /// Whether it is by RDMA; if not, why not (empty where that is not known yet).
-    #[must_use]
+    ///
+    /// # Errors
+    /// Why it is by QUIC.
     pub fn is_rdma(&self) -> Result<(), &str> {
         if self.state == State::Rdma { Ok(()) } else { Err(&self.reason) }
     }

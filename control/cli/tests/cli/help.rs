@@ -27,6 +27,10 @@ fn help_of_run_states_units_and_defaults() {
         "--spill-io",
         "--containment",
         "--spin",
+        "--with",
+        "--place",
+        "--silence",
+        "--rdma",
         "--invocation",
         "--format",
         "--trace",
@@ -35,7 +39,7 @@ fn help_of_run_states_units_and_defaults() {
     }
     assert!(call.out.contains("powers of 1024") && call.out.contains("50us"), "{}", call.out);
     let defaults = call.out.matches("[default:").count();
-    assert_eq!(defaults, 10, "all but inputs, parameters and the trace have a default: {}", call.out);
+    assert_eq!(defaults, 12, "all but inputs, parameters, the trace and the other nodes have a default: {}", call.out);
 }
 
 #[test]

@@ -91,6 +91,14 @@ impl Serving {
         self.meetings.borrow_mut().remove(&run);
     }
 
+    /// Nobody has driven the run here: whoever waits for it is sent away.
+    fn forget(&self, run: u128) {
+        let mut meetings = self.meetings.borrow_mut();
+        if meetings.get(&run).is_some_and(|room| room.inside.is_some()) {
+            meetings.remove(&run);
+        }
+    }
+
     fn room<T>(&self, run: u128, with: impl FnOnce(&mut Room) -> T) -> T {
         let mut meetings = self.meetings.borrow_mut();
         with(meetings.entry(run).or_insert_with(|| {
@@ -128,9 +136,16 @@ async fn introduce(serving: Rc<Serving>, connection: Connection) {
             serving.leave(run);
         }
         Ok(Some(Managed::Meet { run, place, incarnation })) => {
-            // A run that nobody drives here is forgotten with the connection.
             let meeting = Meeting { place, incarnation, connection };
-            let _ = serving.room(run, |room| room.door.send(meeting));
+            let is_early = serving.room(run, |room| {
+                // A session that has just ended takes nothing any more.
+                let _ = room.door.send(meeting);
+                room.inside.is_some()
+            });
+            if is_early {
+                tokio::time::sleep(INTRODUCTION).await;
+                serving.forget(run);
+            }
         }
         Ok(Some(_)) => connection.close("it began with something else than what it is for"),
         Ok(None) => {}

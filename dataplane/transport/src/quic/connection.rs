@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 /// The longest message of the management channel, in bytes.
 pub const MAX_MANAGEMENT_MESSAGE: usize = 256 * 1024;
 /// Messages of the management channel that wait in each direction.
-const MAX_QUEUED: usize = 64 * 1024;
+const MAX_QUEUED: usize = 16 * 1024;
 
 /// What both sides say first: that they are dflow, and which version they speak.
 const GREETING: &[u8; 8] = b"dflow\0\r\n";
@@ -252,7 +252,7 @@ async fn greet(quic: &quinn::Connection, dialed: bool) -> Result<(SendStream, Re
 
 async fn send_management(mut stream: SendStream, mut messages: mpsc::Receiver<Vec<u8>>) {
     while let Some(message) = messages.recv().await {
-        let length = u16::try_from(message.len()).unwrap_or(u16::MAX).to_le_bytes();
+        let length = u32::try_from(message.len()).unwrap_or(u32::MAX).to_le_bytes();
         // An error means that the connection is gone, which others tell.
         if stream.write_all(&length).await.is_err() || stream.write_all(&message).await.is_err() {
             return;
@@ -262,11 +262,11 @@ async fn send_management(mut stream: SendStream, mut messages: mpsc::Receiver<Ve
 
 async fn receive_management(shared: Arc<Shared>, mut stream: RecvStream, messages: mpsc::Sender<Vec<u8>>) {
     loop {
-        let mut length = [0; 2];
+        let mut length = [0; 4];
         if stream.read_exact(&mut length).await.is_err() {
             break;
         }
-        let length = usize::from(u16::from_le_bytes(length));
+        let length = usize::try_from(u32::from_le_bytes(length)).unwrap_or(usize::MAX);
         if length > MAX_MANAGEMENT_MESSAGE {
             return shared.violation(&PathError::Protocol(ManagementError::TooLong(length).to_string()));
         }
