@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use dflow_function::{Context, Error, Input, Output, OutputStreams};
-use payload::{Seen, WORD, fill};
+use payload::{Seen, WORD, fill, from_bytes, from_bytes_mut};
 
 /// The argument with which it is no function, but the ordinary Rust program whose start is measured.
 const FIRST_INSTRUCTION: &str = "first-instruction";
@@ -104,9 +104,7 @@ fn write(ctx: &mut Context) -> Result<(), Error> {
         while output.written() < bytes {
             let first = output.written();
             let mut room = output.reserve(chunk)?;
-            // SAFETY: any bytes make valid words, and `align_to_mut` keeps to the aligned part, which is all of it:
-            // windows and chunks begin at whole words.
-            fill(unsafe { room[..chunk].align_to_mut::<u64>() }.1, first);
+            fill(from_bytes_mut(&mut room[..chunk]), first);
             room.commit(chunk)?;
         }
     }
@@ -129,8 +127,7 @@ fn read(ctx: &mut Context) -> Result<(), Error> {
 fn read_all(input: &mut Input, chunk: usize) -> Result<(), Error> {
     let mut seen = Progress { left: 0, at: input.position(), chunk };
     while let Some(bytes) = input.chunk()? {
-        // SAFETY: as in `write`.
-        seen.read(unsafe { bytes.align_to::<u64>() }.1)?;
+        seen.read(from_bytes(bytes))?;
     }
     Ok(())
 }

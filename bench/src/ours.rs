@@ -14,7 +14,7 @@ use dflow_shm::{
 
 use crate::failure::{Failure, Trying};
 use crate::memory::PAGE;
-use crate::payload::{Seen, fill};
+use crate::payload::{Seen, fill, from_bytes, from_bytes_mut};
 use crate::subject::{End, Role, Subject, Waiting};
 
 /// Where a process writes, and where it reads.
@@ -122,7 +122,7 @@ impl Sender {
         while self.writer.room(self.message as u64) != Room::Enough {
             wait(&mut [&mut self.writer], Some((&self.own.bell, 0)), self.own.idle, None);
         }
-        fill(words_mut(&mut self.writer.spare()[..self.message]), first);
+        fill(from_bytes_mut(&mut self.writer.spare()[..self.message]), first);
         self.writer.commit(self.message as u64);
         // A function looks here whether its daemon has news.
         std::hint::black_box(self.own.bell.count());
@@ -175,7 +175,7 @@ impl Receiver {
             match self.reader.look() {
                 Look::Bytes(length) if length >= self.message as u64 => {
                     std::hint::black_box(self.own.bell.count());
-                    let seen = Seen::reading(words(self.reader.bytes(self.message as u64)));
+                    let seen = Seen::reading(from_bytes(self.reader.bytes(self.message as u64)));
                     self.reader.consume(self.message as u64);
                     return Ok(seen);
                 }
@@ -274,15 +274,4 @@ fn exchange(socket: &UnixStream) -> Result<(Vec<u8>, Vec<OwnedFd>), Failure> {
 
 fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {
     fd.try_clone_to_owned().trying("duplicate a descriptor")
-}
-
-/// Bytes of a window as words; windows and messages begin at whole words.
-fn words(bytes: &[u8]) -> &[u64] {
-    // SAFETY: any bytes make valid words; `align_to` keeps to the aligned part, which here is all of it.
-    unsafe { bytes.align_to::<u64>() }.1
-}
-
-fn words_mut(bytes: &mut [u8]) -> &mut [u64] {
-    // SAFETY: as in `words`.
-    unsafe { bytes.align_to_mut::<u64>() }.1
 }

@@ -1,5 +1,7 @@
 //! What is sent: 64-bit words that count up from the message's number, so that a reader can tell a wrong byte.
 
+use zerocopy::{FromBytes, IntoBytes};
+
 use crate::failure::Failure;
 
 /// The bytes of a word; every payload is a whole number of words.
@@ -90,14 +92,22 @@ pub fn private(size: usize) -> Vec<u64> {
 
 /// The bytes of words, to write to a socket.
 pub fn bytes(words: &[u64]) -> &[u8] {
-    // SAFETY: every byte of a u64 is a valid u8, and the length in bytes is that of the slice.
-    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
+    words.as_bytes()
 }
 
 /// The bytes of words, to read into from a socket.
 pub fn bytes_mut(words: &mut [u64]) -> &mut [u8] {
-    // SAFETY: as in `bytes`; and any bytes make valid words.
-    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), size_of_val(words)) }
+    words.as_mut_bytes()
+}
+
+/// Bytes as words. Empty where they do not begin and end at whole words, which those of windows and messages do.
+pub fn from_bytes(bytes: &[u8]) -> &[u64] {
+    FromBytes::ref_from_bytes(bytes).unwrap_or_default()
+}
+
+/// Bytes as words, to write: as [`from_bytes`].
+pub fn from_bytes_mut(bytes: &mut [u8]) -> &mut [u64] {
+    FromBytes::mut_from_bytes(bytes).unwrap_or_default()
 }
 
 #[cfg(test)]

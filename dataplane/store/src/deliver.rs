@@ -1,7 +1,8 @@
 //! Which piece a reader gets next.
 
+use crate::attempt::duplicate;
 use crate::process::Arena;
-use crate::store::{StoreError, duplicate};
+use crate::store::StoreError;
 use crate::stream::{Place, Stream, Subscriber};
 use crate::{ProcessId, Store};
 use dflow_protocol::message::{Piece, SegmentUse, ToFunction, Window};

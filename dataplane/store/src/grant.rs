@@ -1,9 +1,10 @@
 //! Which window a producer gets next.
 
+use crate::attempt::duplicate;
 use crate::backer::Backed;
 use crate::memory::WindowMemory;
 use crate::process::Want;
-use crate::store::{StoreError, duplicate};
+use crate::store::StoreError;
 use crate::stream::{PieceState, Place, SubscriberState};
 use crate::{ProcessId, Store, StoreEvent};
 use dflow_protocol::limits::{ARENA_SLOT, MAX_WINDOW, MIN_WINDOW};

@@ -7,9 +7,10 @@
 //!
 //! [`Store`] is one single-threaded state machine: the worker feeds it messages and ends of processes, and carries out
 //! the messages ([`Store::take_outgoing`]) and events ([`Store::take_events`]) that it produces. Only the spill thread,
-//! the hash thread and the one that backs windows run beside it. It believes no word and no message of a function: what cannot be is a
-//! [`StoreEvent::Misbehaved`] of that process alone.
+//! the hash thread and the one that backs windows run beside it. It believes no word and no message of a function: what
+//! cannot be is a [`StoreEvent::Misbehaved`] of that process alone.
 
+mod attempt;
 mod backer;
 mod deliver;
 mod fingerprint;

@@ -1,7 +1,8 @@
 //! What attempts say, believed only as far as it can be true.
 
+use crate::attempt::duplicate;
 use crate::process::{ControlPage, Want};
-use crate::store::{StoreError, duplicate};
+use crate::store::StoreError;
 use crate::{ProcessId, Store, StoreEvent};
 use dflow_protocol::limits::PROTOCOL_VERSION;
 use dflow_protocol::message::ToDaemon;

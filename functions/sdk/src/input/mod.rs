@@ -1,19 +1,21 @@
 //! Reading one stream: in place where it is in memory, through a buffer where it is in a file.
 
+mod file;
+mod framing;
+
+pub use self::framing::{Lines, Records};
+
+use self::file::FilePiece;
 use crate::error::Error;
 use crate::session::{Mail, Session, Source};
 use dflow_protocol::PortId;
-use dflow_protocol::limits::MAX_RECORD;
 use dflow_protocol::message::ToDaemon;
 use dflow_shm::{Access, Memory, MemoryPiece, Reader, Seen, Span, Staging, Wait};
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-
-/// How much of a file is read at once, in bytes: little enough to stay in the core's own cache.
-const FILE_BUFFER: usize = 256 * 1024;
 
 /// One input stream of a function.
 ///
@@ -39,18 +41,6 @@ pub struct Input {
     /// Its bytes are lent, not read: those of files are not buffered here. Where the pieces end that were used up and of
     /// which bytes are lent.
     lends: Option<VecDeque<u64>>,
-}
-
-struct FilePiece {
-    file: OwnedFd,
-    file_offset: u64,
-    base: u64,
-    end: u64,
-    /// Bytes of the stream from `start` on.
-    buffer: Vec<u8>,
-    start: u64,
-    /// For a slice over everything, its bytes have to be copied.
-    copied: bool,
 }
 
 /// Bytes of a stream, where they lie.
@@ -390,8 +380,7 @@ impl Input {
                         Some(span) => !span.place_file(file.as_fd(), file_offset, base, end - base)?,
                         None => false,
                     };
-                    let buffer = Vec::new();
-                    self.file = Some(FilePiece { file, file_offset, base, end, buffer, start: base, copied });
+                    self.file = Some(FilePiece::new(file, file_offset, base..end, copied));
                     self.asked = false;
                 }
                 Mail::PieceEnd(end) => self.reader.set_end(end),
@@ -427,19 +416,6 @@ impl Input {
             self.advance(lent);
         }
     }
-
-    /// Collects exactly `length` bytes into `joined`, which holds some already; `false` if the stream ends before.
-    fn join(&mut self, length: usize) -> Result<bool, Error> {
-        while self.joined.len() < length {
-            let Some(have) = self.wait()? else { return Ok(false) };
-            let take = (length - self.joined.len()).min(have as usize);
-            let mut joined = std::mem::take(&mut self.joined);
-            joined.extend_from_slice(&self.bytes(have)[..take]);
-            self.joined = joined;
-            self.advance(take as u64);
-        }
-        Ok(true)
-    }
 }
 
 enum Look {
@@ -447,48 +423,6 @@ enum Look {
     NeedPiece,
     /// The producer's words say that this is the end, or nonsense.
     Doubt,
-}
-
-impl FilePiece {
-    fn holds(&self, position: u64) -> bool {
-        position >= self.start && position < self.start + self.buffer.len() as u64
-    }
-
-    fn fill(&mut self, position: u64, name: &str) -> Result<u64, Error> {
-        if self.holds(position) {
-            return Ok(self.start + self.buffer.len() as u64 - position);
-        }
-        let want = (self.end - position).min(FILE_BUFFER as u64) as usize;
-        self.buffer.resize(want, 0);
-        self.start = position;
-        let mut filled = 0;
-        while filled == 0 {
-            let at = self.file_offset + (position - self.base);
-            match rustix::io::pread(&self.file, &mut self.buffer[..], at) {
-                Ok(0) => {
-                    self.buffer.clear();
-                    return Err(Error::new(format!(
-                        "the file behind the input '{name}' ends at {at} bytes, before its {} bytes have been read: was \
-                         it changed during the run?",
-                        self.file_offset + (self.end - self.base)
-                    )));
-                }
-                Ok(count) => filled = count,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => {
-                    self.buffer.clear();
-                    return Err(Error::new(format!("cannot read the file behind the input '{name}': {error}")));
-                }
-            }
-        }
-        self.buffer.truncate(filled);
-        Ok(filled as u64)
-    }
-
-    fn bytes(&self, position: u64, length: u64) -> &[u8] {
-        let start = (position - self.start) as usize;
-        &self.buffer[start..start + length as usize]
-    }
 }
 
 impl Wait for Input {
@@ -544,103 +478,5 @@ impl std::io::Read for Input {
         buffer[..length].copy_from_slice(&bytes[..length]);
         self.advance(length as u64);
         Ok(length)
-    }
-}
-
-/// The length-delimited records of an input: [`Input::records`].
-pub struct Records<'a> {
-    input: &'a mut Input,
-}
-
-impl Records<'_> {
-    /// The next record, in place where it lies in one piece; `None` at the end of the stream.
-    ///
-    /// # Errors
-    /// If the stream ends within a record, a record is longer than [`MAX_RECORD`], or the stream cannot be read.
-    #[expect(clippy::should_implement_trait, reason = "the record borrows from the input, which Iterator cannot say")]
-    pub fn next(&mut self) -> Result<Option<&[u8]>, Error> {
-        const HEADER: usize = 4;
-        let input = &mut *self.input;
-        let cut = |name: &str| Error::new(format!("the input '{name}' ends in the middle of a record"));
-        let Some(have) = input.wait()? else { return Ok(None) };
-        let head: [u8; HEADER] = match input.bytes(have).first_chunk() {
-            Some(head) => {
-                let head = *head;
-                input.advance(HEADER as u64);
-                head
-            }
-            None => {
-                input.joined.clear();
-                if !input.join(HEADER)? {
-                    return Err(cut(&input.name));
-                }
-                *input.joined.first_chunk().ok_or_else(|| cut(&input.name))?
-            }
-        };
-        let length = u32::from_le_bytes(head);
-        if length > MAX_RECORD {
-            return Err(Error::new(format!(
-                "the input '{}' has a record of {length} bytes at offset {}; {MAX_RECORD} is the most, so these are \
-                 probably no records",
-                input.name,
-                input.position() - HEADER as u64
-            )));
-        }
-        if length == 0 {
-            return Ok(Some(&[]));
-        }
-        let Some(have) = input.wait()? else { return Err(cut(&input.name)) };
-        if have >= u64::from(length) {
-            input.lent = u64::from(length);
-            return Ok(Some(&input.bytes(have)[..length as usize]));
-        }
-        input.joined.clear();
-        if !input.join(length as usize)? {
-            return Err(cut(&input.name));
-        }
-        Ok(Some(&input.joined))
-    }
-}
-
-/// The lines of an input: [`Input::lines_bytes`].
-pub struct Lines<'a> {
-    input: &'a mut Input,
-}
-
-impl Lines<'_> {
-    /// The next line without its newline, in place where it lies in one piece; `None` at the end of the stream. A last
-    /// line without a newline counts.
-    ///
-    /// # Errors
-    /// If the stream cannot be read.
-    #[expect(clippy::should_implement_trait, reason = "the line borrows from the input, which Iterator cannot say")]
-    pub fn next(&mut self) -> Result<Option<&[u8]>, Error> {
-        let input = &mut *self.input;
-        input.joined.clear();
-        loop {
-            let Some(have) = input.wait()? else {
-                return Ok((!input.joined.is_empty()).then_some(&input.joined[..]));
-            };
-            let found = memchr::memchr(b'\n', input.bytes(have));
-            match found {
-                Some(at) if input.joined.is_empty() => {
-                    input.lent = at as u64 + 1;
-                    return Ok(Some(&input.bytes(have)[..at]));
-                }
-                Some(at) => {
-                    let mut joined = std::mem::take(&mut input.joined);
-                    joined.extend_from_slice(&input.bytes(have)[..at]);
-                    input.joined = joined;
-                    input.advance(at as u64 + 1);
-                    return Ok(Some(&input.joined));
-                }
-                None => {
-                    let mut joined = std::mem::take(&mut input.joined);
-                    joined.extend_from_slice(input.bytes(have));
-                    input.joined = joined;
-                    input.advance(have);
-                }
-            }
-        }
     }
 }
