@@ -1,7 +1,8 @@
 //! One attempt as the launcher sees it: its birth, what it reports and writes, and its end.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
 
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
@@ -13,6 +14,7 @@ use crate::message::SpawnMessage;
 use crate::reaper::Reaper;
 use crate::sys::{self, End, Fork};
 use crate::tail::Tail;
+use crate::watched::{Source, Watched};
 use crate::{ExitStatus, LauncherEvent, Usage};
 
 /// What every attempt needs from the launcher.
@@ -24,6 +26,8 @@ pub(crate) struct Nursery {
     pub(crate) null: OwnedFd,
     /// The limit of open files as the daemon had it.
     pub(crate) open_files: libc::rlimit,
+    /// What the launcher waits for.
+    pub(crate) epoll: Rc<OwnedFd>,
 }
 
 pub(crate) struct Attempt {
@@ -34,7 +38,7 @@ pub(crate) struct Attempt {
     memory: Option<MemoryCgroup>,
     subject: Subject,
     report: Report,
-    captured: Option<OwnedFd>,
+    captured: Option<Watched>,
     tail: Tail,
     end: Option<End>,
     out_of_memory: bool,
@@ -49,7 +53,7 @@ enum Cage {
 
 /// The pipe through which the new process says how far it came; `execve` closes it.
 struct Report {
-    pipe: Option<OwnedFd>,
+    pipe: Option<Watched>,
     /// Pid of the main process where that is not the launcher's child, then a failure.
     bytes: Vec<u8>,
     has_pid: bool,
@@ -65,20 +69,26 @@ pub(crate) enum Progress {
 }
 
 impl Attempt {
-    /// Starts an attempt. `fds` are those of the message; if some are missing, there was no room for them. The error is
+    /// Starts an attempt; `serial` is the launcher's number for it, never used again. `fds` are those of the message; if some are missing, there was no room for them. The error is
     /// a text for a person.
-    pub(crate) fn start(nursery: &Nursery, message: &SpawnMessage, fds: &[OwnedFd]) -> Result<Self, String> {
+    pub(crate) fn start(
+        nursery: &Nursery,
+        serial: u64,
+        message: &SpawnMessage,
+        fds: &[OwnedFd],
+    ) -> Result<Self, String> {
         let subject = Subject::of(message);
         if fds.len() != message.targets.len() {
             return Err(subject.explain_create(&Errno::MFILE.into()));
         }
         let memory = match (&nursery.memory, message.memory_limit) {
             (Some(tree), Some(limit)) => {
-                Some(tree.attempt(limit).map_err(|error| subject.explain_memory(limit, &error))?)
+                let cgroup = tree.attempt(limit, &nursery.epoll, serial);
+                Some(cgroup.map_err(|error| subject.explain_memory(limit, &error))?)
             }
             _ => None,
         };
-        match Self::create(nursery, message, fds, memory.as_ref()) {
+        match Self::create(nursery, serial, message, fds, memory.as_ref()) {
             Ok((child, cage, report, captured)) => Ok(Self {
                 id: message.id,
                 child,
@@ -103,12 +113,14 @@ impl Attempt {
 
     fn create(
         nursery: &Nursery,
+        serial: u64,
         message: &SpawnMessage,
         fds: &[OwnedFd],
         memory: Option<&MemoryCgroup>,
-    ) -> io::Result<(i32, Cage, Report, Option<OwnedFd>)> {
+    ) -> io::Result<(i32, Cage, Report, Option<Watched>)> {
         let (report_reader, report_writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
         rustix::io::ioctl_fionbio(&report_reader, true)?;
+        let report_reader = Watched::new(&nursery.epoll, report_reader, serial, Source::Report)?;
         let given = |target: RawFd| message.targets.contains(&target);
         let mut moves: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).zip(message.targets.iter().copied()).collect();
         if !given(libc::STDIN_FILENO) {
@@ -120,6 +132,7 @@ impl Attempt {
         } else {
             let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
             rustix::io::ioctl_fionbio(&reader, true)?;
+            let reader = Watched::new(&nursery.epoll, reader, serial, Source::Captured)?;
             let missing = outputs.into_iter().filter(|&target| !given(target));
             moves.extend(missing.map(|target| (writer.as_raw_fd(), target)));
             Some((reader, writer))
@@ -165,19 +178,6 @@ impl Attempt {
             }
             Cage::Reaper(reaper) => reaper.kill(),
         }
-    }
-
-    pub(crate) fn report_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.report.pipe.as_ref().map(AsFd::as_fd)
-    }
-
-    pub(crate) fn captured_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.captured.as_ref().map(AsFd::as_fd)
-    }
-
-    /// Readable when [`Self::check_memory`] is to be called.
-    pub(crate) fn memory_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.memory.as_ref().map(MemoryCgroup::alarm)
     }
 
     /// Has everything of the attempt killed if it has reached its limit of memory.

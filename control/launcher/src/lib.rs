@@ -62,6 +62,7 @@ mod server;
 mod startup;
 mod sys;
 mod tail;
+mod watched;
 
 pub use client::{Launcher, LauncherOptions};
 pub use containment::{Containment, ContainmentChoice, ContainmentKind, MemoryLimits};

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
@@ -19,6 +20,7 @@ use crate::channel::{Channel, Incoming};
 use crate::message::{SpawnMessage, ToDaemon, ToLauncher};
 use crate::startup::{Cages, close_on_exec, configuration, contain, raise_open_files, take_socket};
 use crate::sys::{self, Reaped};
+use crate::watched::Source;
 
 /// How long the launcher goes on killing after the daemon has gone, before it ends nevertheless.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
@@ -64,7 +66,7 @@ pub fn serve() -> ExitCode {
 struct Server {
     channel: Channel,
     channel_interest: EventFlags,
-    epoll: OwnedFd,
+    epoll: Rc<OwnedFd>,
     signals: OwnedFd,
     nursery: Nursery,
     /// By a number that is never used again, so that a late readiness report cannot hit another attempt.
@@ -76,24 +78,6 @@ struct Server {
     ending: Vec<u64>,
     pause: Duration,
     buffer: Box<[u8]>,
-}
-
-/// Which descriptor of an attempt is ready.
-#[derive(Clone, Copy)]
-enum Source {
-    Report = 0,
-    Captured = 1,
-    Memory = 2,
-}
-
-impl Source {
-    /// How many bits of a token it takes.
-    const BITS: u32 = 2;
-    const MASK: u64 = (1 << Self::BITS) - 1;
-}
-
-fn token(serial: u64, source: Source) -> EventData {
-    EventData::new_u64(serial << Source::BITS | source as u64)
 }
 
 impl Server {
@@ -123,15 +107,15 @@ impl Server {
         };
         channel.send(ToDaemon::Ready(containment).encode(), Vec::new())?;
 
-        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        epoll::add(&epoll, &channel, EventData::new_u64(CHANNEL), EventFlags::IN)?;
-        epoll::add(&epoll, &signals, EventData::new_u64(CHILDREN), EventFlags::IN)?;
+        let epoll = Rc::new(epoll::create(CreateFlags::CLOEXEC)?);
+        epoll::add(&*epoll, &channel, EventData::new_u64(CHANNEL), EventFlags::IN)?;
+        epoll::add(&*epoll, &signals, EventData::new_u64(CHILDREN), EventFlags::IN)?;
         Ok(Some(Self {
             channel,
             channel_interest: EventFlags::IN,
-            epoll,
+            epoll: Rc::clone(&epoll),
             signals,
-            nursery: Nursery { cgroups, memory, null, open_files },
+            nursery: Nursery { cgroups, memory, null, open_files, epoll },
             attempts: HashMap::new(),
             last_serial: CHILDREN,
             by_id: HashMap::new(),
@@ -158,7 +142,7 @@ impl Server {
             let timeout = timespec(self.pause);
             let timeout = (!self.ending.is_empty()).then_some(&timeout);
             ready.clear();
-            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut ready), timeout) {
+            match epoll::wait(&*self.epoll, rustix::buffer::spare_capacity(&mut ready), timeout) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
@@ -170,14 +154,11 @@ impl Server {
                 match event.data.u64() {
                     CHANNEL => open = self.take_requests()?,
                     CHILDREN => self.reap()?,
-                    token => {
-                        let serial = token >> Source::BITS;
-                        match token & Source::MASK {
-                            source if source == Source::Report as u64 => self.read_report(serial)?,
-                            source if source == Source::Captured as u64 => self.read_captured(serial),
-                            _ => self.check_memory(serial),
-                        }
-                    }
+                    _ => match Source::of(event.data) {
+                        (serial, Source::Report) => self.read_report(serial)?,
+                        (serial, Source::Captured) => self.read_captured(serial),
+                        (serial, Source::Memory) => self.check_memory(serial),
+                    },
                 }
             }
             if !open {
@@ -217,26 +198,17 @@ impl Server {
 
     fn spawn(&mut self, message: &SpawnMessage, fds: &[OwnedFd]) -> io::Result<()> {
         let id = message.id;
+        self.last_serial += 1;
+        let serial = self.last_serial;
         let started = if self.by_id.contains_key(&id) {
             Err(format!("attempt {id} has not ended yet"))
         } else {
-            Attempt::start(&self.nursery, message, fds)
+            Attempt::start(&self.nursery, serial, message, fds)
         };
         let attempt = match started {
             Ok(attempt) => attempt,
             Err(error) => return self.send(LauncherEvent::SpawnFailed { id, error }),
         };
-        self.last_serial += 1;
-        let serial = self.last_serial;
-        if let Some(fd) = attempt.report_fd() {
-            epoll::add(&self.epoll, fd, token(serial, Source::Report), EventFlags::IN)?;
-        }
-        if let Some(fd) = attempt.captured_fd() {
-            epoll::add(&self.epoll, fd, token(serial, Source::Captured), EventFlags::IN)?;
-        }
-        if let Some(fd) = attempt.memory_fd() {
-            epoll::add(&self.epoll, fd, token(serial, Source::Memory), EventFlags::IN)?;
-        }
         self.by_id.insert(id, serial);
         self.by_child.insert(attempt.child, serial);
         self.attempts.insert(serial, attempt);
@@ -315,7 +287,7 @@ impl Server {
         interest.set(EventFlags::IN, !self.channel.is_full());
         interest.set(EventFlags::OUT, self.channel.queued() > 0);
         if interest != self.channel_interest {
-            epoll::modify(&self.epoll, &self.channel, EventData::new_u64(CHANNEL), interest)?;
+            epoll::modify(&*self.epoll, &self.channel, EventData::new_u64(CHANNEL), interest)?;
             self.channel_interest = interest;
         }
         Ok(())

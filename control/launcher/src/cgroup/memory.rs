@@ -8,9 +8,13 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use rustix::event::EventfdFlags;
+use rustix::event::epoll::{self, CreateFlags};
 use rustix::fs::{AtFlags, Mode, OFlags};
+
+use crate::watched::{Source, Watched};
 
 use super::locate::{Controller, locate};
 use super::stale::remove_stale;
@@ -41,7 +45,7 @@ pub(crate) struct MemoryCgroup {
     /// Who writes `0` here is moved into it.
     entrance: OwnedFd,
     /// Readable when the kernel has found no memory for it, or for a cgroup above.
-    alarm: OwnedFd,
+    alarm: Watched,
     limit: u64,
     reached: bool,
 }
@@ -50,11 +54,13 @@ impl MemoryTree {
     /// Makes the launcher's cgroup, and one below it to see that all of it works. The error is a text for a person.
     pub(crate) fn create() -> Result<Self, String> {
         let base = locate(Controller::Memory)?;
+        let epoll =
+            epoll::create(CreateFlags::CLOEXEC).map_err(|error| format!("an epoll set cannot be made: {error}"))?;
         remove_stale(&base);
         let (path, directory) =
             create_locked(&base).map_err(|error| format!("no cgroup can be made in {}: {error}", base.display()))?;
         let tree = Self { path, directory, last: Cell::new(0), left: RefCell::new(Vec::new()) };
-        match tree.attempt(1 << 30) {
+        match tree.attempt(1 << 30, &Rc::new(epoll), 0) {
             Ok(tried) => tree.end(tried),
             Err(error) => {
                 tree.remove();
@@ -68,18 +74,19 @@ impl MemoryTree {
         &self.path
     }
 
-    /// Makes the cgroup of an attempt that may use `limit` bytes.
-    pub(crate) fn attempt(&self, limit: u64) -> io::Result<MemoryCgroup> {
+    /// Makes the cgroup of an attempt that may use `limit` bytes; the epoll set says when
+    /// [`MemoryCgroup::take_alarm`] is to be called.
+    pub(crate) fn attempt(&self, limit: u64, epoll: &Rc<OwnedFd>, serial: u64) -> io::Result<MemoryCgroup> {
         self.remove_left();
         self.last.set(self.last.get() + 1);
         let name = self.last.get().to_string();
         rustix::fs::mkdirat(&self.directory, &name, Mode::from_raw_mode(0o755))?;
-        self.furnish(&name, limit).inspect_err(|_| {
+        self.furnish(&name, limit, epoll, serial).inspect_err(|_| {
             let _ = rustix::fs::unlinkat(&self.directory, &name, AtFlags::REMOVEDIR);
         })
     }
 
-    fn furnish(&self, name: &str, limit: u64) -> io::Result<MemoryCgroup> {
+    fn furnish(&self, name: &str, limit: u64, epoll: &Rc<OwnedFd>, serial: u64) -> io::Result<MemoryCgroup> {
         let directory = open_directory(self.directory.as_fd(), name)?;
         write(directory.as_fd(), "memory.limit_in_bytes", &limit.to_string())?;
         let open = |file, flags| rustix::fs::openat(&directory, file, flags | OFlags::CLOEXEC, Mode::empty());
@@ -88,6 +95,7 @@ impl MemoryTree {
         let control = open("memory.oom_control", OFlags::RDONLY)?;
         let numbers = format!("{} {}", alarm.as_raw_fd(), control.as_raw_fd());
         write(directory.as_fd(), "cgroup.event_control", &numbers)?;
+        let alarm = Watched::new(epoll, alarm, serial, Source::Memory)?;
         Ok(MemoryCgroup { name: name.to_owned(), directory, entrance, alarm, limit, reached: false })
     }
 
@@ -117,11 +125,6 @@ impl MemoryCgroup {
     /// Who writes `0` here is moved into the cgroup.
     pub(crate) fn entrance(&self) -> BorrowedFd<'_> {
         self.entrance.as_fd()
-    }
-
-    /// Readable when [`Self::take_alarm`] is to be called.
-    pub(crate) fn alarm(&self) -> BorrowedFd<'_> {
-        self.alarm.as_fd()
     }
 
     /// Whether the alarm was about this cgroup's limit, not about that of one above.

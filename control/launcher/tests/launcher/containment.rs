@@ -206,9 +206,13 @@ fn a_limit_of_memory_leaves_others_alone(choice: ContainmentChoice) {
     other.fds.push((stdin, 0));
     other.memory_limit = Some(64 << 20);
     let held = start(&mut launcher, 1, other);
-    let mut request = shell(&format!("{DAEMONISED}; head -c 64M /dev/zero | tail -c 64M >/dev/null; sleep 1000"));
+    let (greedy_stdin, go) = pipe();
+    let mut request =
+        shell(&format!("{DAEMONISED}; read line; head -c 64M /dev/zero | tail -c 64M >/dev/null; sleep 1000"));
+    request.fds.push((greedy_stdin, 0));
     request.memory_limit = Some(16 << 20);
     let greedy = start(&mut launcher, 2, request);
+    drop(go);
     let (id, status, out_of_memory) = ended(&mut launcher);
     assert_eq!((id, status, out_of_memory), (2, ExitStatus::Signaled(libc::SIGKILL), true));
     assert_nobody_holds(greedy);
