@@ -79,7 +79,7 @@ impl NodeOptions {
     }
 }
 
-/// Cores that this process may use.
+/// Cores that this process may use. Reads several files of the system.
 #[must_use]
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)

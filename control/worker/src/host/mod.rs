@@ -34,6 +34,8 @@ const TICK: Duration = Duration::from_millis(100);
 pub(crate) struct Host {
     id: RunId,
     spin: Duration,
+    /// To ask for them means to read files.
+    cores: usize,
     store: Store,
     launcher: Launcher,
     /// The launcher's socket again, to wait for it.
@@ -108,6 +110,7 @@ impl Host {
         Ok(Self {
             id,
             spin: options.spin,
+            cores: cores(),
             store,
             launcher,
             launcher_socket,
@@ -252,7 +255,7 @@ impl Host {
         }
         let busy =
             self.attempts.values().filter(|attempt| attempt.started && !attempt.parked && !attempt.is_thread).count();
-        self.store.bells().set_crowded(busy > cores());
+        self.store.bells().set_crowded(busy > self.cores);
     }
 
     fn misbehaved(&mut self, process: ProcessId, what: String) {
