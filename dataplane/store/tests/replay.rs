@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Function, Node, byte_at, produce, verify};
+use common::{Function, Node, byte_at, produce, verify, verify_slice};
 use dflow_function::{Context, Error};
 use dflow_protocol::limits::PROTOCOL_VERSION;
 use dflow_protocol::message::ToDaemon;
@@ -85,19 +85,8 @@ fn read_in_steps(length: u64) -> impl FnOnce(&mut Context) -> Result<(), Error> 
 /// Looks at everything so far as one slice.
 fn read_as_a_whole(length: u64) -> impl FnOnce(&mut Context) -> Result<(), Error> + Send + 'static {
     move |ctx| {
-        let mut input = ctx.input("in")?;
-        let mut have = 0;
-        loop {
-            let more = input.wait_for(have + 1)?;
-            let all = input.so_far()?;
-            if let Some((_, at)) = all.iter().zip(0..).find(|(byte, at)| **byte != byte_at(1, *at)) {
-                return Err(Error::new(format!("wrong byte at {at} of {}", all.len())));
-            }
-            if more <= have {
-                return if have == length { Ok(()) } else { Err(Error::new(format!("{have} bytes"))) };
-            }
-            have = more;
-        }
+        let have = verify_slice(&mut ctx.input("in")?, 1)?;
+        if have == length { Ok(()) } else { Err(Error::new(format!("{have} bytes"))) }
     }
 }
 

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Function, Node, byte_at, produce, verify};
+use common::{Function, Node, byte_at, produce, verify, verify_slice};
 use dflow_function::Error;
 use dflow_store::ProcessId;
 use std::time::Duration;
@@ -232,21 +232,7 @@ fn a_slice_over_everything_so_far() {
     let (a, b) = (source(), Function { inputs: vec![("in", vec![1], true)], ..Function::default() });
     node.plan(&[1], &[(2, &b)]);
     node.start(1, &a, move |ctx| produce(ctx, "out", 1, length, 30_000));
-    node.start(2, &b, move |ctx| {
-        let mut input = ctx.input("in")?;
-        let mut have = 0;
-        loop {
-            let more = input.wait_for(have + 1)?;
-            let all = input.so_far()?;
-            if let Some((_, at)) = all.iter().zip(0..).find(|(byte, at)| **byte != byte_at(1, *at)) {
-                return Err(Error::new(format!("wrong byte at {at} of {}", all.len())));
-            }
-            if more <= have {
-                return expect(more, length);
-            }
-            have = more;
-        }
-    });
+    node.start(2, &b, move |ctx| expect(verify_slice(&mut ctx.input("in")?, 1)?, length));
     node.run();
     all_well(&node, 2);
 }

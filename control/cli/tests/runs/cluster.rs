@@ -1,7 +1,7 @@
 //! Workflows spread over several nodes: the results are those of one node, and a failure stays one.
 
 use crate::nodes::Cluster;
-use crate::support::{Case, Ran, eventually, test_bytes};
+use crate::support::{Case, Ran, eventually, switch_on_what_was_written, test_bytes};
 
 /// Runs a case on one node, then on several: the outputs are the same, and each attempt says where it ran.
 #[track_caller]
@@ -127,14 +127,7 @@ fn parts_are_spread_over_the_nodes() {
 
 #[test]
 fn a_switch_on_what_another_node_wrote() {
-    let case = Case::with_header(
-        "params: { mode: small }",
-        "probe: { command: [sh, -c, 'echo {params.mode}'], outputs: [kind] }
-         route: { switch: probe.kind, cases: { small: s, large: [l] } }
-         s: { command: [echo, was-small] }
-         l: { command: [echo, was-large] }",
-        "{ o: [s.out, l.out] }",
-    );
+    let case = switch_on_what_was_written();
     let cluster = Cluster::new(&["b", "c"]);
     let ran = same_as_on_one_node(&case, &cluster, &["probe=b", "s=c", "l=a"]);
     assert!(ran.attempts("l").is_empty(), "what was not chosen was started");

@@ -1,19 +1,12 @@
 //! The shapes that a workflow can have, by data, by control flow and with one slot.
 
-use crate::support::{Case, test_bytes};
+use crate::support::{Case, switch_on_what_was_written, test_bytes};
 
 const WAYS: [&[&str]; 3] = [&[], &["--slots", "1"], &["--invocation", "control-flow"]];
 
 #[test]
 fn a_switch_runs_what_it_chooses() {
-    let case = Case::with_header(
-        "params: { mode: small }",
-        "probe: { command: [sh, -c, 'echo {params.mode}'], outputs: [kind] }
-         route: { switch: probe.kind, cases: { small: s, large: [l] } }
-         s: { command: [echo, was-small] }
-         l: { command: [echo, was-large] }",
-        "{ o: [s.out, l.out] }",
-    );
+    let case = switch_on_what_was_written();
     for way in WAYS {
         let ran = case.run(way);
         ran.succeeded();

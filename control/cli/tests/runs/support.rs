@@ -327,3 +327,15 @@ impl Drop for MemoryCgroup {
 pub fn test_bytes(length: u64) -> Vec<u8> {
     (0..length).map(|offset| (offset ^ (offset >> 8) ^ (offset >> 17)) as u8).collect()
 }
+
+/// A switch on what the function `probe` writes, which is the parameter `mode`.
+pub fn switch_on_what_was_written() -> Case {
+    Case::with_header(
+        "params: { mode: small }",
+        "probe: { command: [sh, -c, 'echo {params.mode}'], outputs: [kind] }
+         route: { switch: probe.kind, cases: { small: s, large: [l] } }
+         s: { command: [echo, was-small] }
+         l: { command: [echo, was-large] }",
+        "{ o: [s.out, l.out] }",
+    )
+}

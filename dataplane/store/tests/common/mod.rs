@@ -347,3 +347,19 @@ pub fn verify(input: &mut dflow_function::Input, stream: u32) -> Result<u64, Err
     }
     Ok(at)
 }
+
+/// The same by one slice over everything so far, which grows.
+pub fn verify_slice(input: &mut dflow_function::Input, stream: u32) -> Result<u64, Error> {
+    let mut have = 0;
+    loop {
+        let more = input.wait_for(have + 1)?;
+        let all = input.so_far()?;
+        if let Some((_, at)) = all.iter().zip(0..).find(|(byte, at)| **byte != byte_at(stream, *at)) {
+            return Err(Error::new(format!("wrong byte at {at} of {}", all.len())));
+        }
+        if more <= have {
+            return Ok(have);
+        }
+        have = more;
+    }
+}
