@@ -311,18 +311,31 @@ pub struct DoctorArgs {
     /// What is printed: text for a person, or one JSON document
     #[arg(long, value_enum, default_value_t = Format::Human)]
     pub format: Format,
+    /// Look at another node instead of this machine: its name, and where its `dflow worker` listens. Repeat it for more
+    #[arg(long = "peer", value_name = "NAME=ADDRESS:PORT", value_parser = parse_node, requires = "identity")]
+    pub peers: Vec<(String, String)>,
+    /// The directory with this node's identity, as `dflow cluster` has made it
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, env = "DFLOW_IDENTITY")]
+    pub identity: Option<PathBuf>,
     /// What a run may use.
     #[command(flatten)]
     pub node: NodeArgs,
 }
 
 const DOCTOR_HELP: &str = "\
+With --peer: whether the node answers and with which release, how long the certificates hold, the round trip, the size of \
+packets, and bytes there and back over QUIC and over RDMA, each of them checked; where RDMA is not used, why. This takes a \
+second or two for each node, and its worker goes on with what it does.
+
 Examples:
   dflow doctor
   dflow doctor --memory 64MiB --spill-dir /var/tmp  (what a run would get)
   dflow doctor --format json | jq '.findings[] | select(.state == \"bad\")'
+  dflow doctor --peer b=10.0.0.2:7411 --identity lab/a
+  dflow doctor --peer b=10.0.0.2:7411 --identity lab/a --format json | jq '.peers[0].rdma'
 
-Exit status: 0 workflows can run, 1 something keeps them from running, 2 the call was wrong.";
+Exit status: 0 all is well, 1 something keeps workflows from running here, or a node does not answer or refuses, 2 the \
+call was wrong.";
 
 /// What standard output is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -63,11 +63,7 @@ fn issue(args: &ClusterCreateArgs, authority: &ClusterCa) -> Result<String, Call
 /// An address cannot be used.
 pub fn spec(args: &RunClusterArgs) -> Result<Option<ClusterSpec>, CallError> {
     let Some(identity) = args.identity.clone().filter(|_| !args.nodes.is_empty()) else { return Ok(None) };
-    let nodes = args
-        .nodes
-        .iter()
-        .map(|(node, address)| Ok((node.clone(), resolve(node, address)?)))
-        .collect::<Result<_, CallError>>()?;
+    let nodes = addresses(&args.nodes)?;
     let placement = args.placement.iter().cloned().collect();
     Ok(Some(ClusterSpec { identity, nodes, placement, silence: args.silence.max(Duration::from_millis(100)) }))
 }
@@ -80,6 +76,14 @@ pub fn named(options: NodeOptions, args: &RunClusterArgs) -> Result<NodeOptions,
     let Some(directory) = args.identity.as_ref().filter(|_| !args.nodes.is_empty()) else { return Ok(options) };
     let identity = Identity::load(directory).map_err(|error| SetupError::Cluster(ClusterError::Identity(error)))?;
     Ok(NodeOptions { node: identity.name().to_owned(), ..options })
+}
+
+/// Names of nodes, each with the address that was given for it.
+///
+/// # Errors
+/// An address cannot be used.
+pub fn addresses(nodes: &[(String, String)]) -> Result<Vec<(String, SocketAddr)>, CallError> {
+    nodes.iter().map(|(node, address)| Ok((node.clone(), resolve(node, address)?))).collect()
 }
 
 fn resolve(node: &str, address: &str) -> Result<SocketAddr, CallError> {

@@ -1,11 +1,13 @@
-//! `dflow doctor`: what this machine offers to a run.
+//! `dflow doctor`: what this machine offers to a run, and what is between it and other nodes.
 
 use std::io;
 
-use dflow_worker::{Finding, Health};
+use dflow_worker::{Finding, Health, PeerReport};
 use serde_json::json;
 
 use crate::args::{DoctorArgs, Format};
+use crate::cluster;
+use crate::error::CallError;
 use crate::exit::Exit;
 use crate::run::node_options;
 use crate::terminal::{Look, Style, print};
@@ -13,11 +15,22 @@ use crate::terminal::{Look, Style, print};
 /// The width of a line of text below which wrapping does more harm than good.
 const MIN_TEXT: usize = 30;
 
-/// Examines the machine and prints what it found.
+/// Examines the machine, or other nodes, and prints what it found; the inner result is that of printing.
 ///
 /// # Errors
-/// Standard output cannot be written.
-pub fn doctor(args: &DoctorArgs) -> io::Result<Exit> {
+/// The address of a node, or this node's identity, cannot be used.
+pub fn doctor(args: &DoctorArgs) -> Result<io::Result<Exit>, CallError> {
+    match &args.identity {
+        Some(identity) if !args.peers.is_empty() => {
+            let peers = cluster::addresses(&args.peers)?;
+            let reports = dflow_worker::examine_peers(identity, &peers, &args.node.rdma)?;
+            Ok(show_peers(&reports, args.format))
+        }
+        _ => Ok(machine(args)),
+    }
+}
+
+fn machine(args: &DoctorArgs) -> io::Result<Exit> {
     let findings = dflow_worker::doctor(&node_options(&args.node));
     let bad = findings.iter().any(|finding| finding.state == Health::Bad);
     match args.format {
@@ -27,7 +40,44 @@ pub fn doctor(args: &DoctorArgs) -> io::Result<Exit> {
     Ok(if bad { Exit::Failed } else { Exit::Success })
 }
 
+fn show_peers(reports: &[PeerReport], format: Format) -> io::Result<Exit> {
+    let usable = reports.iter().all(PeerReport::is_usable);
+    match format {
+        Format::Human => {
+            let look = Look::of(&io::stdout());
+            let one = |report: &PeerReport| {
+                let head = look.paint(Style::Bold, &format!("node {} at UDP {}", report.node, report.address));
+                format!("{head}\n{}", lines(&report.findings(), &look))
+            };
+            print(&reports.iter().map(one).collect::<Vec<_>>().join("\n"))?;
+        }
+        Format::Json => {
+            let one = |report: &PeerReport| {
+                let mut value = json!(report);
+                value["ok"] = report.is_usable().into();
+                value["findings"] = json!(report.findings());
+                value
+            };
+            let peers: Vec<_> = reports.iter().map(one).collect();
+            print(&format!("{:#}\n", json!({ "ok": usable, "peers": peers })))?;
+        }
+    }
+    Ok(if usable { Exit::Success } else { Exit::Failed })
+}
+
 fn render(findings: &[Finding], look: &Look) -> String {
+    let mut text = lines(findings, look);
+    let number = |state| findings.iter().filter(|finding| finding.state == state).count();
+    text.push_str(&match (number(Health::Bad), number(Health::Fair)) {
+        (0, 0) => "everything is as it should be\n".into(),
+        (0, fair) => format!("workflows run here; {fair} of {} could be better\n", findings.len()),
+        (bad, _) => format!("{bad} of {} must be changed before workflows can run here\n", findings.len()),
+    });
+    text
+}
+
+/// One for each finding, and more for one that is long.
+fn lines(findings: &[Finding], look: &Look) -> String {
     let topics = findings.iter().map(|finding| finding.topic.chars().count()).max().unwrap_or(0);
     let indent = " ".repeat("good  ".len() + topics + 2);
     let width = look.width.saturating_sub(indent.len()).max(MIN_TEXT);
@@ -42,12 +92,6 @@ fn render(findings: &[Finding], look: &Look) -> String {
         let lines = wrap(&finding.text, width).join(&format!("\n{indent}"));
         text.push_str(&format!("{state}  {topic}  {lines}\n"));
     }
-    let number = |state| findings.iter().filter(|finding| finding.state == state).count();
-    text.push_str(&match (number(Health::Bad), number(Health::Fair)) {
-        (0, 0) => "everything is as it should be\n".into(),
-        (0, fair) => format!("workflows run here; {fair} of {} could be better\n", findings.len()),
-        (bad, _) => format!("{bad} of {} must be changed before workflows can run here\n", findings.len()),
-    });
     text
 }
 

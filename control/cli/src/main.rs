@@ -95,7 +95,10 @@ fn dispatch(command: Command) -> io::Result<Exit> {
         Command::Check(args) => check::check(&args),
         Command::Graph(args) => graph::graph(&args),
         Command::Schema => graph::schema(),
-        Command::Doctor(args) => doctor::doctor(&args),
+        Command::Doctor(args) => match doctor::doctor(&args) {
+            Ok(exit) => exit,
+            Err(error) => refuse(&error, format),
+        },
     }
 }
 

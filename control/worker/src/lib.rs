@@ -21,7 +21,10 @@ mod run;
 mod sink;
 
 pub use check::{RunSpec, SetupError, check};
-pub use cluster::{ClusterError, ClusterSpec, DEFAULT_SILENCE, ServeOptions, serve};
+pub use cluster::{
+    ClusterError, ClusterSpec, DEFAULT_SILENCE, PathTrial, PeerRdma, PeerReport, Problem, Rates, ServeOptions,
+    examine_peers, serve,
+};
 pub use doctor::{Finding, Health, doctor};
 pub use options::{DEFAULT_SPIN, NodeOptions, RdmaUse, cores, memory_limit};
 pub use run::run;

@@ -2,7 +2,7 @@
 
 mod quic_common;
 
-use dflow_transport::quic::{ClusterCa, ConnectError, Identity, IdentityError, QuicNode};
+use dflow_transport::quic::{Cause, ClusterCa, ConnectError, Identity, IdentityError, QuicNode};
 use quic_common::{DAY, lines_about, log, node, until_refused};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -13,7 +13,7 @@ fn failure(node: &QuicNode, to: SocketAddr, name: &str) -> String {
 }
 
 /// `client` dials `server`: it is not let in, and the server says why, once, with the client's address.
-fn assert_server_refuses(client: &Identity, server: &Identity, why: &str) {
+fn assert_server_refuses(client: &Identity, server: &Identity, cause: Cause, why: &str) {
     log();
     let ((client, _), (server, mut incoming)) = (node(client), node(server));
     let problem = failure(&client, server.local_address(), "server");
@@ -23,11 +23,12 @@ fn assert_server_refuses(client: &Identity, server: &Identity, why: &str) {
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(lines[0].contains(why) && lines[0].contains("WARN"), "{lines:?}");
     assert_eq!(server.counters().accepted, 0);
+    assert_counted(&server, cause);
     assert!(incoming.try_next().is_none());
 }
 
 /// `client` dials `server` and does not trust it: it says why, once, with the server's address.
-fn assert_client_refuses(client: &Identity, server: &Identity, name: &str, why: &str) {
+fn assert_client_refuses(client: &Identity, server: &Identity, name: &str, cause: Cause, why: &str) {
     log();
     let ((client, _), (server, _incoming)) = (node(client), node(server));
     let problem = failure(&client, server.local_address(), name);
@@ -36,6 +37,13 @@ fn assert_client_refuses(client: &Identity, server: &Identity, name: &str, why: 
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(lines[0].contains(why) && lines[0].contains("WARN"), "{lines:?}");
     assert_eq!((client.counters().refused, client.counters().dialed), (1, 0));
+    assert_counted(&client, cause);
+}
+
+/// One was refused, for this cause.
+fn assert_counted(node: &QuicNode, cause: Cause) {
+    let counted = Cause::ALL.into_iter().zip(node.counters().causes).filter(|(_, count)| *count > 0);
+    assert_eq!(counted.collect::<Vec<_>>(), [(cause, 1)]);
 }
 
 /// An identity whose certificate is from `ca`, and that trusts `trusts`.
@@ -51,9 +59,9 @@ fn mixed(ca: &ClusterCa, trusts: &ClusterCa) -> Identity {
 fn another_clusters_certificate_is_refused() {
     let [ours, theirs] = [(); 2].map(|()| ClusterCa::create("same-name").expect("an authority"));
     let server = ours.issue("server", DAY).expect("an identity");
-    assert_server_refuses(&mixed(&theirs, &ours), &server, "invalid peer certificate");
+    assert_server_refuses(&mixed(&theirs, &ours), &server, Cause::Authority, "invalid peer certificate");
     let stranger = theirs.issue("client", DAY).expect("an identity");
-    assert_client_refuses(&stranger, &server, "server", "invalid peer certificate");
+    assert_client_refuses(&stranger, &server, "server", Cause::Authority, "invalid peer certificate");
 }
 
 #[test]
@@ -63,17 +71,17 @@ fn an_expired_certificate_is_refused() {
     let [expired, expired_server] =
         ["client", "server"].map(|name| ca.issue_between(name, now - 2 * DAY, now - DAY).expect("an identity"));
     let [valid, server] = ["client", "server"].map(|name| ca.issue(name, DAY).expect("an identity"));
-    assert_server_refuses(&expired, &server, "expired");
-    assert_client_refuses(&valid, &expired_server, "server", "expired");
+    assert_server_refuses(&expired, &server, Cause::Validity, "expired");
+    assert_client_refuses(&valid, &expired_server, "server", Cause::Validity, "expired");
     let early = ca.issue_between("client", now + DAY, now + 2 * DAY).expect("an identity");
-    assert_server_refuses(&early, &server, "not valid yet");
+    assert_server_refuses(&early, &server, Cause::Validity, "not valid yet");
 }
 
 #[test]
 fn another_node_of_the_cluster_is_not_taken_for_the_one_that_is_meant() {
     let ca = ClusterCa::create("test").expect("an authority");
     let [client, server] = ["client", "server"].map(|name| ca.issue(name, DAY).expect("an identity"));
-    assert_client_refuses(&client, &server, "another", "not valid for name");
+    assert_client_refuses(&client, &server, "another", Cause::Name, "not valid for name");
     let (client, _) = node(&client);
     let error = client.connect(client.local_address(), "127.0.0.1").wait().expect_err("no name");
     assert!(matches!(error, ConnectError::Name(IdentityError::Name { .. })), "{error}");

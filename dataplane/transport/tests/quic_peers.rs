@@ -8,8 +8,8 @@ use dflow_protocol::message::Window;
 use dflow_protocol::wire::{FlowId, GrantId, PeerMessage};
 use dflow_shm::{Access, Landing, Segment, SegmentKind};
 use dflow_transport::quic::{
-    ClusterCa, Connection, Identity, Incoming, MAX_MANAGEMENT_MESSAGE, ManagementError, QuicNode, QuicPath,
-    QuicSettings, bare_endpoint,
+    Cause, ClusterCa, ConnectError, Connection, Identity, Incoming, MAX_MANAGEMENT_MESSAGE, ManagementError, QuicNode,
+    QuicPath, QuicSettings, bare_endpoint,
 };
 use dflow_transport::{Path, PathError, PathEvent};
 use quic_common::{Bell, DAY, PATIENCE, Pair, localhost, node, settings, until_refused};
@@ -438,6 +438,25 @@ fn another_version_is_refused_and_both_are_named() {
         assert!(closed.contains("4711") && closed.contains(&format!("this node {PEER_VERSION}")), "{closed}");
     });
     until_refused(&node);
+}
+
+#[test]
+fn one_that_is_dialed_and_speaks_another_version_is_told_apart() {
+    let ca = ClusterCa::create("test").expect("an authority");
+    let (node, _incoming) = node(&ca.issue("client", DAY).expect("an identity"));
+    let identity = ca.issue("hostile", DAY).expect("an identity");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let endpoint = bare_endpoint(localhost(), &identity, &settings()).expect("an endpoint");
+        let dial = node.connect(endpoint.local_addr().expect("bound"), "hostile");
+        let quic = endpoint.accept().await.expect("a call").await.expect("a connection");
+        let (mut send, _receive) = quic.accept_bi().await.expect("a stream");
+        send.write_all(b"dflow\0\r\n").await.expect("it is there");
+        send.write_all(&4711u32.to_le_bytes()).await.expect("it is there");
+        let error = dial.await.expect_err("another version");
+        assert!(matches!(error, ConnectError::Failed { cause: Cause::Version, .. }), "{error:?}");
+        assert!(error.to_string().contains("4711"), "{error}");
+    });
 }
 
 #[test]

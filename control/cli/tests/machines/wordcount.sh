@@ -66,6 +66,12 @@ for _ in {1..24}; do cat lines; done > text
 "$dflow" run "$workflow" --input text=text --output alone > /dev/null
 wait_for serving
 
+echo "== what doctor finds"
+"$dflow" doctor --peer "b=$DFLOW_VM_LAN_PEER:7411" --identity "$exchange/lab/a" --rdma rxe0 --format json > peers.json ||
+  fail "doctor: $(cat peers.json)"
+"$dflow" doctor --peer "b=$DFLOW_VM_LAN_PEER:7411" --identity "$exchange/lab/a" --rdma rxe0
+grep -A 15 '"rdma"' peers.json | grep -q '"works": true' || fail "bytes do not go by RDMA: $(cat peers.json)"
+
 echo "== by RDMA"
 drive rdma
 says rdma '"path": "RDMA"'

@@ -6,6 +6,7 @@ mod deterministic;
 mod faults;
 mod limits;
 mod nodes;
+mod peers;
 mod refusals;
 mod shapes;
 mod support;

@@ -2,6 +2,7 @@
 
 #![allow(missing_docs, reason = "rkyv's derive makes helper types without documentation; all of ours has some")]
 
+use super::probe::Probing;
 use crate::order::{Notice, Order};
 use dflow_transport::Say;
 use dflow_transport::quic::Connection;
@@ -32,6 +33,8 @@ pub(super) enum Managed {
     Notice(Box<Notice>),
     /// From the driver, last: nothing of the run is needed any more.
     Over,
+    /// Not about a run, but about what is between the two nodes.
+    Probe(Probing),
 }
 
 /// A run to take part in.

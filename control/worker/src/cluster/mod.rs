@@ -6,11 +6,14 @@
 
 mod members;
 mod message;
+mod probe;
+mod rdma;
 mod serve;
 mod session;
 mod way;
 
 pub(crate) use members::{Members, News};
+pub use probe::{PathTrial, PeerRdma, PeerReport, Problem, Rates, examine_peers};
 pub use serve::{ServeOptions, serve};
 
 use dflow_transport::quic::{ConnectError, IdentityError, NodeError};

@@ -1,12 +1,13 @@
 //! A node that serves runs which others drive.
 
 use super::message::Managed;
+use super::probe::{self, Probing};
 use super::session::{Meeting, Session};
 use super::{ClusterError, Ring};
 use crate::check::SetupError;
 use crate::options::{NodeOptions, raise_descriptor_limit};
 use dflow_transport::quic::{Connection, Identity, QuicNode, QuicSettings};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -52,7 +53,8 @@ pub fn serve(options: &ServeOptions, ready: impl FnOnce(SocketAddr, &str)) -> Re
         ready(node.local_address(), identity.name());
         let mut node_options = options.node.clone();
         node_options.node = identity.name().to_owned();
-        let place = Rc::new(Serving { node, options: node_options, meetings: RefCell::default() });
+        let place =
+            Rc::new(Serving { node, options: node_options, meetings: RefCell::default(), probes: Cell::new(0) });
         loop {
             tokio::select! {
                 Some(connection) = incoming.next() => {
@@ -72,6 +74,8 @@ pub(super) struct Serving {
     pub(super) options: NodeOptions,
     /// For each run, where connections from other nodes go that take part in it; whoever comes first makes it.
     meetings: RefCell<HashMap<u128, Room>>,
+    /// Connections of nodes that look at this one.
+    probes: Cell<usize>,
 }
 
 struct Room {
@@ -146,6 +150,12 @@ async fn introduce(serving: Rc<Serving>, connection: Connection) {
                 tokio::time::sleep(INTRODUCTION).await;
                 serving.forget(run);
             }
+        }
+        Ok(Some(Managed::Probe(Probing::Begin))) => {
+            let going_on = serving.probes.get();
+            serving.probes.set(going_on + 1);
+            probe::answer(&serving.options, connection, &ring, going_on < probe::MAX_PROBES).await;
+            serving.probes.set(serving.probes.get().saturating_sub(1));
         }
         Ok(Some(_)) => connection.close("it began with something else than what it is for"),
         Ok(None) => {}

@@ -1,13 +1,12 @@
 //! The way to one other node: its connection, and the path on it that is in use.
 
 use super::message::Managed;
+use super::rdma::RdmaEnd;
 use crate::host::Host;
 use crate::nodes::Place;
 use crate::options::RdmaUse;
 use dflow_carrier::{Command, NodeId};
 use dflow_transport::quic::{Connection, QuicPath};
-#[cfg(feature = "rdma")]
-use dflow_transport::rdma::{Prepared, RdmaConfig, RdmaDevice, RdmaPath};
 use dflow_transport::{Choice, LinkEvent, Path, Say, Step};
 use std::time::Instant;
 
@@ -17,16 +16,7 @@ pub(super) struct Way {
     pub(super) connection: Connection,
     choice: Choice,
     begun: Instant,
-    #[cfg(feature = "rdma")]
-    rdma: Rdma,
-}
-
-/// What this end has of RDMA.
-#[cfg(feature = "rdma")]
-struct Rdma {
-    wanted: RdmaUse,
-    device: Option<RdmaDevice>,
-    prepared: Option<Prepared>,
+    rdma: RdmaEnd,
 }
 
 impl Way {
@@ -42,19 +32,9 @@ impl Way {
         number: u64,
         host: &Host,
     ) -> Result<Self, String> {
-        let allowed = match wanted {
-            RdmaUse::Off => Err("it is switched off".to_owned()),
-            _ if cfg!(not(feature = "rdma")) => Err("dflow was built without the feature 'rdma'".to_owned()),
-            RdmaUse::Auto | RdmaUse::Device(_) => Ok(()),
-        };
-        let way = Self {
-            place,
-            choice: Choice::new(leads, allowed, number),
-            begun: Instant::now(),
-            #[cfg(feature = "rdma")]
-            rdma: Rdma { wanted: wanted.clone(), device: None, prepared: None },
-            connection,
-        };
+        let rdma = RdmaEnd::new(wanted.clone());
+        let choice = Choice::new(leads, rdma.allowed(), number);
+        let way = Self { place, choice, begun: Instant::now(), rdma, connection };
         way.use_quic(host, number)?;
         Ok(way)
     }
@@ -144,48 +124,15 @@ impl Way {
     }
 
     /// Makes an RDMA endpoint: what the other end needs to connect with it.
-    #[cfg(feature = "rdma")]
     fn prepare(&mut self, host: &Host) -> Result<Vec<u8>, String> {
         let carrier = host.carrier().ok_or("there is no carrier")?;
-        if self.rdma.device.is_none() {
-            let device = match &self.rdma.wanted {
-                RdmaUse::Device(name) => RdmaDevice::open(name),
-                RdmaUse::Auto | RdmaUse::Off => RdmaDevice::open_towards(self.connection.address().ip()),
-            };
-            self.rdma.device = Some(device.map_err(|error| error.to_string())?);
-        }
-        let device = self.rdma.device.as_ref().ok_or("there is no device")?;
-        device.check_link().map_err(|error| error.to_string())?;
-        match RdmaPath::prepare(device, &RdmaConfig::default(), carrier.waker()) {
-            Ok(prepared) => {
-                let endpoint = prepared.endpoint();
-                self.rdma.prepared = Some(prepared);
-                Ok(endpoint)
-            }
-            Err(error) => {
-                // It may be gone: let go of it, and look for one again the next time.
-                self.rdma.device = None;
-                Err(error.to_string())
-            }
-        }
+        self.rdma.prepare(self.connection.address().ip(), carrier.waker())
     }
 
-    #[cfg(feature = "rdma")]
     fn connect(&mut self, host: &Host, number: u64, endpoint: &[u8]) -> Result<(), String> {
-        let prepared = self.rdma.prepared.take().ok_or("there is no endpoint of this node")?;
-        let path = prepared.connect(endpoint).map_err(|error| error.to_string())?;
+        let path = self.rdma.connect(endpoint)?;
         tracing::info!(node = self.connection.peer(), "streams go by RDMA from now on");
-        self.use_path(host, Box::new(path), number);
+        self.use_path(host, path, number);
         Ok(())
-    }
-
-    #[cfg(not(feature = "rdma"))]
-    fn prepare(&mut self, _: &Host) -> Result<Vec<u8>, String> {
-        Err("dflow was built without the feature 'rdma'".into())
-    }
-
-    #[cfg(not(feature = "rdma"))]
-    fn connect(&mut self, _: &Host, _: u64, _: &[u8]) -> Result<(), String> {
-        Err("dflow was built without the feature 'rdma'".into())
     }
 }

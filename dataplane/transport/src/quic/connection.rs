@@ -1,6 +1,8 @@
 //! A connection to one other node, and the channel on it over which the two manage it.
 
+use super::identity::Validity;
 use super::node::Counters;
+use super::refusal::{Cause, Refusal};
 use super::routes::{Routes, over, route};
 use super::{lock, tls};
 use crate::path::PathError;
@@ -40,6 +42,7 @@ pub(super) struct Shared {
     /// How many bytes a path may have under way.
     pub(super) in_flight: u64,
     peer: String,
+    validity: Validity,
     counters: Arc<Counters>,
     waker: Mutex<Option<Waker>>,
     outbox: mpsc::Sender<Vec<u8>>,
@@ -80,6 +83,12 @@ impl Connection {
     #[must_use]
     pub fn peer(&self) -> &str {
         &self.shared.peer
+    }
+
+    /// When the peer's certificate holds.
+    #[must_use]
+    pub fn validity(&self) -> Validity {
+        self.shared.validity
     }
 
     /// The peer's address.
@@ -152,11 +161,11 @@ impl Connection {
         dialed: bool,
         in_flight: u64,
         counters: Arc<Counters>,
-    ) -> Result<Self, String> {
-        let peer = tls::peer_name(&quic).inspect_err(|problem| quic.close(REFUSED, problem.as_bytes()))?;
-        let (outgoing, incoming) = greet(&quic, dialed).await.inspect_err(|problem| {
-            quic.close(REFUSED, problem.as_bytes());
-        })?;
+    ) -> Result<Self, Refusal> {
+        let refuse = |refusal: &Refusal| quic.close(REFUSED, refusal.reason.as_bytes());
+        let (peer, validity) =
+            tls::peer(&quic).map_err(|problem| Refusal::new(Cause::Certificate, problem)).inspect_err(refuse)?;
+        let (outgoing, incoming) = greet(&quic, dialed).await.inspect_err(refuse)?;
         let (outbox, to_send) = mpsc::channel(MAX_QUEUED);
         let (received, inbox) = mpsc::channel(MAX_QUEUED);
         let shared = Arc::new(Shared {
@@ -165,6 +174,7 @@ impl Connection {
             routes: Mutex::default(),
             in_flight,
             peer,
+            validity,
             counters,
             waker: Mutex::default(),
             outbox,
@@ -223,29 +233,32 @@ async fn serve(shared: Arc<Shared>) {
 
 /// The version goes first, so that releases that otherwise share nothing can still say so. The side that has dialed waits
 /// for the answer: only then has the other side accepted its certificate.
-async fn greet(quic: &quinn::Connection, dialed: bool) -> Result<(SendStream, RecvStream), String> {
-    let failed = |error: quinn::ConnectionError| tls::reason(&error);
+async fn greet(quic: &quinn::Connection, dialed: bool) -> Result<(SendStream, RecvStream), Refusal> {
+    let failed = |error: quinn::ConnectionError| Refusal::from(&error);
     let (mut outgoing, mut incoming) =
         if dialed { quic.open_bi().await.map_err(failed)? } else { quic.accept_bi().await.map_err(failed)? };
     let _ = outgoing.set_priority(i32::MAX);
     let mut greeting = GREETING.to_vec();
     greeting.extend_from_slice(&PEER_VERSION.to_le_bytes());
-    let lost =
-        || quic.close_reason().map_or_else(|| "its greeting is cut short".to_owned(), |error| tls::reason(&error));
+    let lost = || match quic.close_reason() {
+        Some(error) => Refusal::from(&error),
+        None => Refusal::new(Cause::Version, "its greeting is cut short"),
+    };
     outgoing.write_all(&greeting).await.map_err(|_| lost())?;
     let mut theirs = [0; GREETING.len()];
     incoming.read_exact(&mut theirs).await.map_err(|_| lost())?;
     if &theirs != GREETING {
-        return Err("its greeting is not that of dflow".to_owned());
+        return Err(Refusal::new(Cause::Version, "its greeting is not that of dflow"));
     }
     let mut version = [0; 4];
     incoming.read_exact(&mut version).await.map_err(|_| lost())?;
     let theirs = u32::from_le_bytes(version);
     if theirs != PEER_VERSION {
-        return Err(format!(
+        let reason = format!(
             "it speaks version {theirs} of the protocol between nodes, this node {PEER_VERSION}: \
              run the same release on both"
-        ));
+        );
+        return Err(Refusal::new(Cause::Version, reason));
     }
     Ok((outgoing, incoming))
 }

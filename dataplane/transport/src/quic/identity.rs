@@ -84,9 +84,19 @@ pub struct ClusterCa {
     issuer: Issuer<'static, KeyPair>,
 }
 
+/// When a certificate holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    /// From then on.
+    pub from: SystemTime,
+    /// Until then.
+    pub until: SystemTime,
+}
+
 /// A node's certificate, its key, and the certificate of the cluster's authority.
 pub struct Identity {
     name: String,
+    validity: Validity,
     certificate: CertificateDer<'static>,
     key: PrivatePkcs8KeyDer<'static>,
     authority: CertificateDer<'static>,
@@ -139,6 +149,7 @@ impl ClusterCa {
         let certificate = params.signed_by(&key, &self.issuer)?.der().clone();
         Ok(Identity {
             name: node.to_owned(),
+            validity: Validity { from, until },
             certificate,
             key: PrivatePkcs8KeyDer::from(key.serialize_der()),
             authority: self.certificate.clone(),
@@ -181,6 +192,12 @@ impl Identity {
         &self.name
     }
 
+    /// When its certificate holds.
+    #[must_use]
+    pub fn validity(&self) -> Validity {
+        self.validity
+    }
+
     /// Writes it into a directory: `node.pem`, `node.key`, which only this user can read, and `ca.pem`. It replaces one
     /// that is there.
     ///
@@ -216,7 +233,8 @@ impl Identity {
             IdentityError::Contents { path, what: "private key (PKCS #8)", detail: error.to_string() }
         })?;
         let name = node_name(&certificate).map_err(IdentityError::Unusable)?;
-        Ok(Self { name, certificate, key, authority })
+        let validity = Validity::of(&certificate).map_err(IdentityError::Unusable)?;
+        Ok(Self { name, validity, certificate, key, authority })
     }
 
     pub(super) fn chain(&self) -> Vec<CertificateDer<'static>> {
@@ -229,6 +247,23 @@ impl Identity {
 
     pub(super) fn authority(&self) -> &CertificateDer<'static> {
         &self.authority
+    }
+}
+
+impl Validity {
+    pub(super) fn of(certificate: &CertificateDer<'_>) -> Result<Self, String> {
+        let (_, parsed) = x509_parser::parse_x509_certificate(certificate)
+            .map_err(|error| format!("it is no certificate ({error})"))?;
+        let time = |at: x509_parser::time::ASN1Time| {
+            let seconds = Duration::from_secs(at.timestamp().unsigned_abs());
+            let time = if at.timestamp() < 0 {
+                SystemTime::UNIX_EPOCH.checked_sub(seconds)
+            } else {
+                SystemTime::UNIX_EPOCH.checked_add(seconds)
+            };
+            time.ok_or_else(|| "its validity is out of all range".to_owned())
+        };
+        Ok(Self { from: time(parsed.validity().not_before)?, until: time(parsed.validity().not_after)? })
     }
 }
 

@@ -14,15 +14,17 @@ mod incoming;
 mod node;
 mod outgoing;
 mod path;
+mod refusal;
 mod routes;
 mod settings;
 mod socket;
 mod tls;
 
 pub use connection::{Connection, ConnectionStats, MAX_MANAGEMENT_MESSAGE, ManagementError};
-pub use identity::{ClusterCa, Identity, IdentityError};
+pub use identity::{ClusterCa, Identity, IdentityError, Validity};
 pub use node::{ConnectError, Dial, Incoming, NodeCounters, NodeError, QuicNode, bare_endpoint};
 pub use path::QuicPath;
+pub use refusal::Cause;
 pub use settings::{Congestion, QuicSettings};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

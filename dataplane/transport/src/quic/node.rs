@@ -2,9 +2,10 @@
 
 use super::connection::{CLOSED, Connection};
 use super::identity::{Identity, IdentityError, check_name};
+use super::refusal::{Cause, Refusal, Refusals};
 use super::settings::QuicSettings;
 use super::socket::{Socket, bind};
-use super::tls::{self, Tls};
+use super::tls::Tls;
 use quinn::{ConnectionError, Endpoint, EndpointConfig, Runtime, TokioRuntime};
 use std::fmt;
 use std::future::Future;
@@ -80,6 +81,8 @@ pub enum ConnectError {
         peer: String,
         /// Its address.
         address: SocketAddr,
+        /// What is at fault.
+        cause: Cause,
         /// What happened, and what to look at.
         reason: String,
     },
@@ -97,6 +100,8 @@ pub struct NodeCounters {
     pub dialed: u64,
     /// Others that were not let in, or that this node did not trust.
     pub refused: u64,
+    /// The same, by the cause, in the order of [`Cause::ALL`].
+    pub causes: [u64; Cause::ALL.len()],
     /// Connections that were closed because the peer broke the protocol.
     pub violations: u64,
 }
@@ -105,7 +110,7 @@ pub struct NodeCounters {
 pub(super) struct Counters {
     accepted: AtomicU64,
     dialed: AtomicU64,
-    refused: AtomicU64,
+    refused: Refusals,
     violations: AtomicU64,
 }
 
@@ -195,10 +200,12 @@ impl QuicNode {
     #[must_use]
     pub fn counters(&self) -> NodeCounters {
         let counters = &self.shared.counters;
+        let causes = Cause::ALL.map(|cause| counters.refused.get(cause));
         NodeCounters {
             accepted: counters.accepted.load(Ordering::Relaxed),
             dialed: counters.dialed.load(Ordering::Relaxed),
-            refused: counters.refused.load(Ordering::Relaxed),
+            refused: causes.iter().sum(),
+            causes,
             violations: counters.violations.load(Ordering::Relaxed),
         }
     }
@@ -340,9 +347,9 @@ fn client_config(tls: &Tls, settings: &QuicSettings) -> quinn::ClientConfig {
 
 impl NodeShared {
     /// One line for each peer that is not trusted.
-    fn refused(&self, address: SocketAddr, reason: &str) {
-        tracing::warn!(peer = %address, "refused a connection: {reason}");
-        self.counters.refused.fetch_add(1, Ordering::Relaxed);
+    fn refused(&self, address: SocketAddr, refusal: &Refusal) {
+        tracing::warn!(peer = %address, "refused a connection: {}", refusal.reason);
+        self.counters.refused.count(refusal.cause);
     }
 }
 
@@ -367,7 +374,7 @@ async fn accept(shared: Arc<NodeShared>, endpoint: Endpoint) {
         let address = incoming.remote_address();
         let under_way = shared.handshakes.load(Ordering::Relaxed);
         if under_way >= MAX_HANDSHAKES || endpoint.open_connections() >= shared.settings.max_connections {
-            shared.counters.refused.fetch_add(1, Ordering::Relaxed);
+            shared.counters.refused.count(Cause::Busy);
             incoming.refuse();
         } else if under_way >= BUSY_HANDSHAKES && incoming.may_retry() && !incoming.remote_address_validated() {
             let _ = incoming.retry();
@@ -378,17 +385,17 @@ async fn accept(shared: Arc<NodeShared>, endpoint: Endpoint) {
                 let limit = shared.settings.handshake_timeout;
                 let outcome = tokio::time::timeout(limit, accept_peer(&shared, incoming)).await;
                 shared.handshakes.fetch_sub(1, Ordering::Relaxed);
-                match outcome.unwrap_or_else(|_| Err(format!("it has not proven who it is within {limit:?}"))) {
-                    Ok(()) => {}
-                    Err(reason) => shared.refused(address, &reason),
+                let late = || Refusal::new(Cause::Silence, format!("it has not proven who it is within {limit:?}"));
+                if let Err(refusal) = outcome.unwrap_or_else(|_| Err(late())) {
+                    shared.refused(address, &refusal);
                 }
             });
         }
     }
 }
 
-async fn accept_peer(shared: &NodeShared, incoming: quinn::Incoming) -> Result<(), String> {
-    let connection = incoming.await.map_err(|error| tls::reason(&error))?;
+async fn accept_peer(shared: &NodeShared, incoming: quinn::Incoming) -> Result<(), Refusal> {
+    let connection = incoming.await.map_err(|error| Refusal::from(&error))?;
     let in_flight = shared.settings.in_flight;
     let connection = Connection::establish(connection, false, in_flight, shared.counters.clone()).await?;
     shared.counters.accepted.fetch_add(1, Ordering::Relaxed);
@@ -411,24 +418,25 @@ async fn dial_peer(
     let attempt = async {
         let connecting = endpoint
             .connect_with(client_config(&shared.tls, &shared.settings), address, &peer)
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| Refusal::new(Cause::Closed, error.to_string()))?;
         let connection = connecting.await.map_err(|error| {
-            let reason = tls::reason(&error);
+            let refusal = Refusal::from(&error);
             if matches!(error, ConnectionError::TransportError(_)) {
-                shared.refused(address, &reason);
+                shared.refused(address, &refusal);
             }
-            reason
+            refusal
         })?;
         Connection::establish(connection, true, shared.settings.in_flight, shared.counters.clone()).await
     };
     let outcome = tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| {
-        Err(format!("no answer within {limit:?}; is dflow running there, and does UDP get through to it?"))
+        let reason = format!("no answer within {limit:?}; is dflow running there, and does UDP get through to it?");
+        Err(Refusal::new(Cause::Silence, reason))
     });
     match outcome {
         Ok(connection) => {
             shared.counters.dialed.fetch_add(1, Ordering::Relaxed);
             Ok(connection)
         }
-        Err(reason) => Err(ConnectError::Failed { peer, address, reason }),
+        Err(Refusal { cause, reason }) => Err(ConnectError::Failed { peer, address, cause, reason }),
     }
 }

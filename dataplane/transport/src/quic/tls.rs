@@ -1,6 +1,6 @@
 //! Mutual TLS between nodes of one cluster.
 
-use super::identity::{Identity, IdentityError, node_name};
+use super::identity::{Identity, IdentityError, Validity, node_name};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{ConnectionError, TransportErrorCode};
 use rustls::client::{Resumption, WebPkiServerVerifier};
@@ -72,11 +72,12 @@ fn provider() -> CryptoProvider {
     }
 }
 
-/// The name in the certificate that the other side has shown, and that was verified.
-pub(super) fn peer_name(connection: &quinn::Connection) -> Result<String, String> {
+/// The name in the certificate that the other side has shown, and that was verified; and how long it holds.
+pub(super) fn peer(connection: &quinn::Connection) -> Result<(String, Validity), String> {
     let chain = connection.peer_identity().and_then(|identity| identity.downcast::<Vec<CertificateDer<'_>>>().ok());
     let certificate = chain.as_ref().and_then(|chain| chain.first()).ok_or("it has shown no certificate")?;
-    node_name(certificate).map_err(|problem| format!("its certificate cannot be used: {problem}"))
+    let name = node_name(certificate).and_then(|name| Ok((name, Validity::of(certificate)?)));
+    name.map_err(|problem| format!("its certificate cannot be used: {problem}"))
 }
 
 /// Why a connection has ended, or has not come about, for people to read.

@@ -1,0 +1,145 @@
+//! `dflow doctor --peer`: what is between two nodes, and why there is nothing between them.
+
+use crate::nodes::Cluster;
+use dflow_transport::quic::ClusterCa;
+use serde_json::Value;
+use std::net::UdpSocket;
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+/// Exit status and report of a look at these peers by node a.
+fn look(cluster: &Cluster, peers: &[(&str, &str)]) -> (Option<i32>, Value) {
+    let output = Command::new(env!("CARGO_BIN_EXE_dflow"))
+        .args(["doctor", "--format", "json", "--rdma", "off", "--identity"])
+        .arg(cluster.identity("a"))
+        .args(peers.iter().flat_map(|(name, address)| ["--peer".to_owned(), format!("{name}={address}")]))
+        .output()
+        .unwrap();
+    let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+        panic!("{error}: {}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    });
+    (output.status.code(), report)
+}
+
+/// Looks at what answers as b: it cannot be used, for this cause, and the text has these words.
+#[track_caller]
+fn assert_unusable(cluster: &Cluster, address: &str, cause: &str, words: &[&str]) {
+    let (code, report) = look(cluster, &[("b", address)]);
+    assert_eq!((code, &report["ok"]), (Some(1), &Value::Bool(false)), "{report:#}");
+    let peer = &report["peers"][0];
+    assert_eq!(peer["problem"]["cause"], cause, "{peer:#}");
+    let finding = &peer["findings"][0];
+    assert_eq!((&finding["topic"], &finding["state"]), (&"answer".into(), &"bad".into()), "{peer:#}");
+    let text = finding["text"].as_str().unwrap();
+    for word in words {
+        assert!(text.contains(word), "'{word}' is not in: {text}");
+    }
+}
+
+fn days(from: i64, until: i64) -> [SystemTime; 2] {
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    [from, until].map(|days| {
+        let time = DAY * u32::try_from(days.unsigned_abs()).unwrap();
+        if days < 0 { SystemTime::now() - time } else { SystemTime::now() + time }
+    })
+}
+
+/// Another identity of a node, valid between two days from now.
+fn issue(cluster: &Cluster, node: &str, from: i64, until: i64) {
+    let authority = ClusterCa::load(&cluster.identity("authority")).unwrap();
+    let [from, until] = days(from, until);
+    authority.issue_between(node, from, until).unwrap().save(&cluster.identity(node)).unwrap();
+}
+
+#[test]
+fn a_node_that_works() {
+    let mut cluster = Cluster::without_workers(&["a", "b", "c"]);
+    issue(&cluster, "b", -1, 31);
+    cluster.start("b", &["--slots", "3"]);
+    cluster.start("c", &[]);
+    let [b, c] = ["b", "c"].map(|node| cluster.worker(node).address.clone());
+    let (code, report) = look(&cluster, &[("b", &b), ("c", &c)]);
+    assert_eq!((code, &report["ok"]), (Some(0), &Value::Bool(true)), "{report:#}");
+    for (peer, name) in report["peers"].as_array().unwrap().iter().zip(["b", "c"]) {
+        assert_eq!((&peer["node"], &peer["release"]), (&name.into(), &env!("CARGO_PKG_VERSION").into()), "{peer:#}");
+        assert_eq!(peer["own_certificate_days"], 364, "{peer:#}");
+        assert!(peer["round_trip_ns"].as_u64().unwrap() > 0, "{peer:#}");
+        assert!(peer["packet_bytes"].as_u64().unwrap() >= 1200, "{peer:#}");
+        assert_eq!(peer["quic"]["works"], true, "{peer:#}");
+        for direction in ["to_peer_bytes_per_second", "from_peer_bytes_per_second"] {
+            assert!(peer["quic"]["rates"][direction].as_u64().unwrap() > 1_000_000, "{peer:#}");
+        }
+        let rdma = &peer["rdma"];
+        assert_eq!(rdma["works"], false, "{peer:#}");
+        assert!(rdma["why_not"].as_str().unwrap().contains("switched off"), "{peer:#}");
+    }
+    let peer = &report["peers"][0];
+    assert_eq!((&peer["certificate_days"], &peer["slots"]), (&30.into(), &3.into()), "{peer:#}");
+    // Nothing is left of it: no connection, no memory.
+    cluster.assert_idle();
+}
+
+#[test]
+fn a_certificate_that_is_about_to_expire_is_told() {
+    let mut cluster = Cluster::without_workers(&["a"]);
+    issue(&cluster, "b", -1, 10);
+    cluster.start("b", &[]);
+    let address = cluster.worker("b").address.clone();
+    let (code, report) = look(&cluster, &[("b", &address)]);
+    assert_eq!(code, Some(0), "{report:#}");
+    let findings = report["peers"][0]["findings"].as_array().unwrap();
+    let finding = findings.iter().find(|finding| finding["topic"] == "certificate").unwrap();
+    assert_eq!(finding["state"], "fair", "{finding}");
+    assert!(finding["text"].as_str().unwrap().contains("dflow cluster add"), "{finding}");
+}
+
+#[test]
+fn what_keeps_two_nodes_apart_is_told_with_its_remedy() {
+    let mut cluster = Cluster::without_workers(&["a", "b", "c"]);
+    // Whoever is there does not answer, as behind a firewall; then nobody is there.
+    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    assert_unusable(&cluster, &address, "silence", &["no answer within", "firewall"]);
+    drop(silent);
+    assert_unusable(&cluster, &address, "silence", &["nothing listens on its UDP port", "start 'dflow worker'"]);
+
+    cluster.start_as("b", &cluster.identity("c"), &[]);
+    let address = cluster.worker("b").address.clone();
+    assert_unusable(&cluster, &address, "name", &["\"c\"", "give the name in the certificate"]);
+    cluster.kill("b");
+
+    let other = Cluster::without_workers(&["b"]);
+    cluster.start_as("b", &other.identity("b"), &[]);
+    let address = cluster.worker("b").address.clone();
+    assert_unusable(&cluster, &address, "authority", &["another cluster", "dflow cluster create"]);
+    cluster.kill("b");
+
+    issue(&cluster, "b", -2, -1);
+    cluster.start("b", &[]);
+    let address = cluster.worker("b").address.clone();
+    assert_unusable(&cluster, &address, "validity", &["expired", "dflow cluster add DIR --node b"]);
+    cluster.kill("b");
+
+    issue(&cluster, "b", -1, 100);
+    issue(&cluster, "a", -2, -1);
+    cluster.start("b", &[]);
+    let address = cluster.worker("b").address.clone();
+    assert_unusable(&cluster, &address, "validity", &["expired", "this node's own certificate"]);
+}
+
+#[test]
+fn calls_that_cannot_work() {
+    let cluster = Cluster::without_workers(&["a"]);
+    let doctor = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_dflow")).arg("doctor").args(args).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, text) = doctor(&["--peer", "b=127.0.0.1:1"]);
+    assert!(code == Some(2) && text.contains("--identity"), "{text}");
+    let identity = cluster.identity("a").display().to_string();
+    let (code, text) = doctor(&["--identity", &identity, "--peer", "b=nowhere"]);
+    assert!(code == Some(2) && text.contains("'nowhere'") && text.contains("ADDRESS:PORT"), "{text}");
+    let missing = cluster.identity("x").display().to_string();
+    let (code, text) = doctor(&["--identity", &missing, "--peer", "b=127.0.0.1:1"]);
+    assert!(code == Some(2) && text.contains("node.pem"), "{text}");
+}

@@ -1,0 +1,142 @@
+//! The end that is asked: a worker.
+
+use super::trial::{End, Trial};
+use super::{About, Measured, Probing, RELEASE};
+use crate::cluster::Ring;
+use crate::cluster::message::Managed;
+use crate::cluster::rdma::RdmaEnd;
+use crate::options::NodeOptions;
+use dflow_transport::Path;
+use dflow_transport::quic::{Connection, QuicPath};
+use std::time::Duration;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+/// Probes of a node at the same time: each takes a few megabytes, and they disturb each other.
+pub(in crate::cluster) const MAX_PROBES: usize = 2;
+/// A probe that takes longer is given up.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// Answers until the other end has closed the connection. `has_room`: fewer than [`MAX_PROBES`] go on.
+pub(in crate::cluster) async fn answer(options: &NodeOptions, connection: Connection, ring: &Ring, has_room: bool) {
+    if !has_room {
+        let reason = format!("{MAX_PROBES} others are looking at this node already; try again in a moment");
+        let _ = Managed::Probe(Probing::Busy(reason)).send(&connection);
+        // It closes the connection when it has read that.
+        let closed = async {
+            while connection.closed().is_none() {
+                ring.rung().await;
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(1), closed).await;
+        return;
+    }
+    tracing::info!(peer = connection.peer(), "a node looks at this one");
+    let mut answering = Answering { rdma: RdmaEnd::new(options.rdma.clone()), number: 0, next: None, trial: None };
+    let result = tokio::time::timeout(LONGEST, answering.serve(options, &connection, ring)).await;
+    if let Ok(Err(reason)) = result {
+        connection.close(&reason);
+    }
+}
+
+struct Answering {
+    rdma: RdmaEnd,
+    /// The number of the last path.
+    number: u64,
+    /// Until who asks has connected its end: this one says nothing over the path before.
+    next: Option<(Trial, Box<dyn Path>, u64)>,
+    trial: Option<Trial>,
+}
+
+type Results = UnboundedSender<Result<Measured, String>>;
+
+impl Answering {
+    async fn serve(&mut self, options: &NodeOptions, connection: &Connection, ring: &Ring) -> Result<(), String> {
+        let (results, mut arriving) = unbounded_channel();
+        let about = About {
+            release: RELEASE.to_owned(),
+            slots: options.slots,
+            rdma: self.rdma.describe(connection.address().ip()),
+        };
+        Managed::Probe(Probing::About(about)).send(connection)?;
+        loop {
+            while let Some(message) = Managed::receive(connection)? {
+                let Managed::Probe(probing) = message else {
+                    return Err("it began with a probe and went on with something else".to_owned());
+                };
+                if let Some(answer) = self.heard(probing, connection, &results)? {
+                    Managed::Probe(answer).send(connection)?;
+                }
+            }
+            if connection.closed().is_some() {
+                return Ok(());
+            }
+            tokio::select! {
+                () = ring.rung() => {}
+                Some(result) = arriving.recv() => Managed::Probe(Probing::Received(result)).send(connection)?,
+            }
+        }
+    }
+
+    fn heard(
+        &mut self,
+        probing: Probing,
+        connection: &Connection,
+        results: &Results,
+    ) -> Result<Option<Probing>, String> {
+        let answer = match probing {
+            Probing::Ping(number) => Probing::Pong(number),
+            Probing::Quic(number) => {
+                let trial = self.fresh(number)?;
+                let path = QuicPath::new(connection, number, trial.waker()).map_err(|error| error.to_string())?;
+                self.begin(trial, Box::new(path), number, results);
+                Probing::QuicBegun
+            }
+            Probing::Rdma(number, endpoint) => {
+                let trial = self.fresh(number)?;
+                let towards = connection.address().ip();
+                let own = self.rdma.allowed().and_then(|()| self.rdma.prepare(towards, trial.waker()));
+                let connected = own.and_then(|own| {
+                    let path = self.rdma.connect(&endpoint)?;
+                    self.next = Some((trial, path, number));
+                    Ok(own)
+                });
+                Probing::RdmaConnected(connected)
+            }
+            Probing::RdmaBegun => {
+                let (trial, path, number) = self.next.take().ok_or("it began a path that was not made")?;
+                self.begin(trial, path, number, results);
+                return Ok(None);
+            }
+            Probing::Begin
+            | Probing::About(_)
+            | Probing::Busy(_)
+            | Probing::Pong(_)
+            | Probing::QuicBegun
+            | Probing::RdmaConnected(_)
+            | Probing::Received(_) => return Err("it said what only the end that is asked says".to_owned()),
+        };
+        Ok(Some(answer))
+    }
+
+    /// What there was before is over.
+    fn fresh(&mut self, number: u64) -> Result<Trial, String> {
+        if number <= self.number {
+            return Err("the numbers of paths go up".to_owned());
+        }
+        self.number = number;
+        (self.trial, self.next) = (None, None);
+        Ok(Trial::new())
+    }
+
+    fn begin(&mut self, mut trial: Trial, path: Box<dyn Path>, number: u64, results: &Results) {
+        let arrived = results.clone();
+        let report = move |result| {
+            // Who asks may be gone.
+            let _ = arrived.send(result);
+        };
+        if let Err(reason) = trial.run(path, number, End::Answers, report) {
+            let _ = results.send(Err(reason));
+        }
+        self.trial = Some(trial);
+    }
+}

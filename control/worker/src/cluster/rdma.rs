@@ -1,0 +1,114 @@
+//! What this end of a connection has of RDMA: a device on the way to the other end, and an endpoint that waits for its
+//! counterpart.
+
+use crate::options::RdmaUse;
+use dflow_transport::Path;
+#[cfg(feature = "rdma")]
+use dflow_transport::rdma::{Prepared, RdmaConfig, RdmaDevice, RdmaPath};
+use std::net::IpAddr;
+use std::task::Waker;
+
+/// One end's part of RDMA with one other node.
+pub(super) struct RdmaEnd {
+    wanted: RdmaUse,
+    #[cfg(feature = "rdma")]
+    device: Option<RdmaDevice>,
+    #[cfg(feature = "rdma")]
+    prepared: Option<Prepared>,
+}
+
+impl RdmaEnd {
+    pub(super) fn new(wanted: RdmaUse) -> Self {
+        Self {
+            wanted,
+            #[cfg(feature = "rdma")]
+            device: None,
+            #[cfg(feature = "rdma")]
+            prepared: None,
+        }
+    }
+
+    /// Whether it is to be tried at all.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(super) fn allowed(&self) -> Result<(), String> {
+        match self.wanted {
+            RdmaUse::Off => Err("it is switched off".to_owned()),
+            _ if cfg!(not(feature = "rdma")) => Err("dflow was built without the feature 'rdma'".to_owned()),
+            RdmaUse::Auto | RdmaUse::Device(_) => Ok(()),
+        }
+    }
+}
+
+#[cfg(feature = "rdma")]
+impl RdmaEnd {
+    /// The device, port and address that are used towards a peer, and how they keep others out of the windows that the
+    /// peer may write.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(super) fn describe(&mut self, towards: IpAddr) -> Result<(String, String), String> {
+        self.allowed()?;
+        let device = self.device(towards)?;
+        Ok((device.describe(), device.guard().to_owned()))
+    }
+
+    /// Makes an endpoint: what the other end needs to connect with it. `waker`: of the thread that will drive the path.
+    ///
+    /// # Errors
+    /// Why it cannot be made.
+    pub(super) fn prepare(&mut self, towards: IpAddr, waker: Waker) -> Result<Vec<u8>, String> {
+        let device = self.device(towards)?;
+        match RdmaPath::prepare(&device, &RdmaConfig::default(), waker) {
+            Ok(prepared) => {
+                let endpoint = prepared.endpoint();
+                self.prepared = Some(prepared);
+                Ok(endpoint)
+            }
+            Err(error) => {
+                // It may be gone: let go of it, and look for one again the next time.
+                self.device = None;
+                Err(error.to_string())
+            }
+        }
+    }
+
+    /// Connects the endpoint that was made last with that of the other end.
+    ///
+    /// # Errors
+    /// Why it cannot be connected.
+    pub(super) fn connect(&mut self, endpoint: &[u8]) -> Result<Box<dyn Path>, String> {
+        let prepared = self.prepared.take().ok_or("there is no endpoint of this node")?;
+        Ok(Box::new(prepared.connect(endpoint).map_err(|error| error.to_string())?))
+    }
+
+    /// The device, whose port has a link.
+    fn device(&mut self, towards: IpAddr) -> Result<RdmaDevice, String> {
+        let device = match (&self.device, &self.wanted) {
+            (Some(device), _) => device.clone(),
+            (None, RdmaUse::Device(name)) => RdmaDevice::open(name).map_err(|error| error.to_string())?,
+            (None, RdmaUse::Auto | RdmaUse::Off) => {
+                RdmaDevice::open_towards(towards).map_err(|error| error.to_string())?
+            }
+        };
+        self.device = Some(device.clone());
+        device.check_link().map_err(|error| error.to_string())?;
+        Ok(device)
+    }
+}
+
+#[cfg(not(feature = "rdma"))]
+impl RdmaEnd {
+    pub(super) fn describe(&mut self, _: IpAddr) -> Result<(String, String), String> {
+        self.allowed().map(|()| (String::new(), String::new()))
+    }
+
+    pub(super) fn prepare(&mut self, _: IpAddr, _: Waker) -> Result<Vec<u8>, String> {
+        self.allowed().map(|()| Vec::new())
+    }
+
+    pub(super) fn connect(&mut self, _: &[u8]) -> Result<Box<dyn Path>, String> {
+        Err("dflow was built without the feature 'rdma'".to_owned())
+    }
+}
