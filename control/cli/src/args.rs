@@ -126,6 +126,9 @@ pub struct WorkerArgs {
     /// The directory with this node's identity, as `dflow cluster` has made it
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, env = "DFLOW_IDENTITY")]
     pub identity: PathBuf,
+    /// Serve metrics for Prometheus at http://ADDRESS:PORT/metrics, to whoever can connect there
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub metrics: Option<SocketAddr>,
     /// What each run may use.
     #[command(flatten)]
     pub node: NodeArgs,
@@ -140,6 +143,7 @@ Examples:
   dflow worker --identity lab/b --listen 0.0.0.0:7411
   and on the machine a:
   dflow run wordcount.yaml -i book.txt --identity lab/a --with b=10.0.0.2:7411
+  dflow worker --identity lab/b --metrics 127.0.0.1:9411    (then: curl http://127.0.0.1:9411/metrics)
 
 Exit status: 0 ended by Ctrl-C or SIGTERM, 2 the call was wrong or the node cannot be set up.";
 

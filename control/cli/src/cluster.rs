@@ -21,10 +21,19 @@ const AUTHORITY: &str = "authority";
 /// # Errors
 /// The node cannot be set up.
 pub fn worker(args: &WorkerArgs) -> Result<io::Result<Exit>, CallError> {
-    let options = ServeOptions { listen: args.listen, identity: args.identity.clone(), node: node_options(&args.node) };
+    let options = ServeOptions {
+        listen: args.listen,
+        identity: args.identity.clone(),
+        metrics: args.metrics,
+        node: node_options(&args.node),
+    };
     let mut printed = Ok(());
-    dflow_worker::serve(&options, |address, name| {
-        printed = print(&format!("node {name} listens on UDP {address}\n"));
+    dflow_worker::serve(&options, |listening| {
+        let mut text = format!("node {} listens on UDP {}\n", listening.node, listening.address);
+        if let Some(metrics) = listening.metrics {
+            text += &format!("metrics at http://{metrics}/metrics\n");
+        }
+        printed = print(&text);
     })?;
     Ok(printed.map(|()| Exit::Success))
 }

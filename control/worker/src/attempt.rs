@@ -18,6 +18,8 @@ pub(crate) struct Attempt {
     pub(crate) name: String,
     /// A thread of the daemon instead of a process.
     pub(crate) is_thread: bool,
+    /// What it holds while it computes.
+    pub(crate) slots: u32,
     pub(crate) started: bool,
     pub(crate) parked: bool,
     /// What the function has said about its end.
@@ -35,6 +37,7 @@ impl Attempt {
             number,
             name,
             is_thread,
+            slots: 1,
             started: false,
             parked: false,
             said: None,

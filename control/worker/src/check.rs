@@ -7,6 +7,7 @@ use dflow_scheduler::{Invocation, PlanError};
 use dflow_store::StoreError;
 use dflow_workflow::{ArgPiece, Program, Workflow};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -108,6 +109,14 @@ pub enum SetupError {
     /// Another node does not take part.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
+    /// Metrics cannot be served.
+    #[error("cannot serve metrics on TCP {address}: {source}; choose another address or port, or stop what uses it")]
+    Metrics {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// The launcher does not start.
     #[error(transparent)]
     Launcher(#[from] dflow_launcher::Error),

@@ -99,6 +99,8 @@ pub(crate) struct Preparation {
     /// In addition to the environment of the node.
     pub(crate) env: Vec<(String, String)>,
     pub(crate) memory_limit: Option<u64>,
+    /// The slots that it holds while it computes.
+    pub(crate) slots: u32,
 }
 
 /// What has happened on a node.

@@ -226,6 +226,7 @@ impl Driver<'_> {
             is_command: matches!(function.program, Program::Command(_)),
             env: function.env.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
             memory_limit: function.resources.memory,
+            slots: function.resources.slots,
         })
     }
 }

@@ -57,10 +57,20 @@ pub enum Report {
     ExportFailed(StreamKey, String),
     /// The path of this number is dead, or was closed because the peer broke the protocol.
     Path(NodeId, u64, LinkEvent),
-    /// What has passed between this node and a peer so far, and over what kind of path.
-    Traffic(NodeId, Traffic, Option<PathKind>),
+    /// What has passed between this node and a peer so far, over what kind of path, and what is on its way. Said at least
+    /// before each new path, so that what has passed over which can be told.
+    Traffic(NodeId, Traffic, Option<PathKind>, Crossing),
     /// The carrier cannot go on.
     Failed(String),
+}
+
+/// Streams that cross between this node and a peer at present.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Crossing {
+    /// Those that come from it.
+    pub coming: usize,
+    /// Those that it reads.
+    pub going: usize,
 }
 
 /// The carrier's thread. Dropping it ends it.
@@ -128,7 +138,7 @@ impl Drop for Carrier {
 struct Peer {
     link: Link,
     streams: Streams,
-    told: Traffic,
+    told: (Traffic, Crossing),
     /// The number of the last path.
     number: u64,
 }
@@ -141,6 +151,18 @@ struct Worker<'a> {
     life: u64,
     silence: Duration,
     report: &'a dyn Fn(Report),
+}
+
+impl Peer {
+    fn passed(&self) -> (Traffic, Crossing) {
+        (self.link.traffic(), self.streams.crossing())
+    }
+
+    fn tell(&mut self, id: NodeId, report: &dyn Fn(Report)) {
+        self.told = self.passed();
+        let (traffic, crossing) = self.told;
+        report(Report::Traffic(id, traffic, self.link.path_kind(), crossing));
+    }
 }
 
 impl Worker<'_> {
@@ -159,8 +181,8 @@ impl Worker<'_> {
                     Err(std::sync::mpsc::TryRecvError::Empty) => break,
                     Err(std::sync::mpsc::TryRecvError::Disconnected) => {
                         // Short runs are over before the first tick.
-                        for (&id, peer) in &self.peers {
-                            (self.report)(Report::Traffic(id, peer.link.traffic(), peer.link.path_kind()));
+                        for (&id, peer) in &mut self.peers {
+                            peer.tell(id, self.report);
                         }
                         return Ok(());
                     }
@@ -189,7 +211,7 @@ impl Worker<'_> {
 
     fn peer(&mut self, id: NodeId) -> &mut Peer {
         let life = self.life;
-        let new = || Peer { link: Link::new(life), streams: Streams::default(), told: Traffic::default(), number: 0 };
+        let new = || Peer { link: Link::new(life), streams: Streams::default(), told: Default::default(), number: 0 };
         self.peers.entry(id).or_insert_with(new)
     }
 
@@ -210,7 +232,9 @@ impl Worker<'_> {
                 }
             }
             Command::Connect(id, path, number) => {
+                let report = self.report;
                 let peer = self.peer(id);
+                peer.tell(id, report);
                 peer.number = number;
                 peer.link.connect(path, number);
             }
@@ -222,10 +246,8 @@ impl Worker<'_> {
     fn tick(&mut self, now: Instant) {
         for (&id, peer) in &mut self.peers {
             peer.link.tick(now, self.silence);
-            let traffic = peer.link.traffic();
-            if traffic != peer.told {
-                peer.told = traffic;
-                (self.report)(Report::Traffic(id, traffic, peer.link.path_kind()));
+            if peer.told != peer.passed() {
+                peer.tell(id, self.report);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! This node's streams as one link sees them.
 
-use crate::Report;
+use crate::{Crossing, Report};
 use dflow_function::{Incoming, Outgoing, RoomFor};
 use dflow_protocol::limits::ARENA_SLOT;
 use dflow_protocol::wire::{FlowId, StreamKey};
@@ -107,6 +107,11 @@ impl Streams {
             }
         }
         busy
+    }
+
+    /// How many are on their way.
+    pub(super) fn crossing(&self) -> Crossing {
+        Crossing { coming: self.imports.len(), going: self.readers.len() }
     }
 
     /// Streams that will not come, and those that cannot be read.

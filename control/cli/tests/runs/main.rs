@@ -5,6 +5,7 @@ mod cluster_faults;
 mod deterministic;
 mod faults;
 mod limits;
+mod metrics;
 mod nodes;
 mod peers;
 mod refusals;

@@ -20,6 +20,7 @@ pub struct Cluster {
 pub struct Worker {
     pub name: String,
     pub address: String,
+    metrics: String,
     child: Child,
     /// Sockets and shared memory that it had open when it began.
     idle: usize,
@@ -88,11 +89,18 @@ impl Cluster {
             .stderr(log)
             .spawn()
             .unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        stdout.read_line(&mut line).unwrap();
         let address = line.trim().rsplit(' ').next().unwrap_or_default().to_owned();
+        let mut metrics = String::new();
+        if options.contains(&"--metrics") {
+            stdout.read_line(&mut metrics).unwrap();
+            let url = metrics.trim().rsplit(' ').next().unwrap_or_default();
+            metrics = url.trim_start_matches("http://").trim_end_matches("/metrics").to_owned();
+        }
         let name = node.to_owned();
-        let mut worker = Worker { name, address, child, idle: 0 };
+        let mut worker = Worker { name, address, metrics, child, idle: 0 };
         assert!(line.contains("listens on UDP"), "no worker {node}: {line}{}", self.log(node));
         worker.idle = worker.open();
         self.workers.push(worker);
@@ -105,6 +113,11 @@ impl Cluster {
 
     pub fn worker(&mut self, node: &str) -> &mut Worker {
         self.workers.iter_mut().find(|worker| worker.name == node).unwrap()
+    }
+
+    /// Where the worker of a node serves metrics.
+    pub fn metrics(&self, node: &str) -> String {
+        self.workers.iter().find(|worker| worker.name == node).unwrap().metrics.clone()
     }
 
     /// What `dflow run` is told about the nodes and where functions are to run.

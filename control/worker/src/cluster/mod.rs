@@ -14,7 +14,7 @@ mod way;
 
 pub(crate) use members::{Members, News};
 pub use probe::{PathTrial, PeerRdma, PeerReport, Problem, Rates, examine_peers};
-pub use serve::{ServeOptions, serve};
+pub use serve::{Listening, ServeOptions, serve};
 
 use dflow_transport::quic::{ConnectError, IdentityError, NodeError};
 use std::collections::BTreeMap;

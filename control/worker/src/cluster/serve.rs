@@ -5,6 +5,7 @@ use super::probe::{self, Probing};
 use super::session::{Meeting, Session};
 use super::{ClusterError, Ring};
 use crate::check::SetupError;
+use crate::metrics::{self, Ledger, Scrapes};
 use crate::options::{NodeOptions, raise_descriptor_limit};
 use dflow_transport::quic::{Connection, Identity, QuicNode, QuicSettings};
 use std::cell::{Cell, RefCell};
@@ -28,17 +29,30 @@ pub struct ServeOptions {
     pub listen: SocketAddr,
     /// The directory with its identity.
     pub identity: PathBuf,
+    /// Where it serves metrics over HTTP (TCP), if it does.
+    pub metrics: Option<SocketAddr>,
     /// What it may use, for each run.
     pub node: NodeOptions,
 }
 
-/// Serves runs until Ctrl-C or SIGTERM. `ready` is called with the address that it listens on and the node's name.
+/// A node that is ready to serve.
+#[derive(Clone, Debug)]
+pub struct Listening {
+    /// Its name.
+    pub node: String,
+    /// Where it listens (UDP).
+    pub address: SocketAddr,
+    /// Where it serves metrics (TCP).
+    pub metrics: Option<SocketAddr>,
+}
+
+/// Serves runs until Ctrl-C or SIGTERM. `ready` is called when it listens.
 ///
 /// Whatever happens, no process and no memory of a run is left when this returns.
 ///
 /// # Errors
 /// If the node cannot be set up.
-pub fn serve(options: &ServeOptions, ready: impl FnOnce(SocketAddr, &str)) -> Result<(), SetupError> {
+pub fn serve(options: &ServeOptions, ready: impl FnOnce(&Listening)) -> Result<(), SetupError> {
     let system = |what| move |source| SetupError::System { what, source };
     raise_descriptor_limit();
     let runtime =
@@ -50,11 +64,26 @@ pub fn serve(options: &ServeOptions, ready: impl FnOnce(SocketAddr, &str)) -> Re
             QuicNode::bind(options.listen, &identity, QuicSettings::default()).map_err(ClusterError::from)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(system("watch for Ctrl-C"))?;
         let mut terminate = signal(SignalKind::terminate()).map_err(system("watch for SIGTERM"))?;
-        ready(node.local_address(), identity.name());
-        let mut node_options = options.node.clone();
-        node_options.node = identity.name().to_owned();
-        let place =
-            Rc::new(Serving { node, options: node_options, meetings: RefCell::default(), probes: Cell::new(0) });
+        let scrapes = match options.metrics {
+            Some(address) => Some(Scrapes::bind(address).await?),
+            None => None,
+        };
+        ready(&Listening {
+            node: identity.name().to_owned(),
+            address: node.local_address(),
+            metrics: scrapes.as_ref().map(Scrapes::address),
+        });
+        let place = Rc::new(Serving {
+            node,
+            options: NodeOptions { node: identity.name().to_owned(), ..options.node.clone() },
+            meetings: RefCell::default(),
+            probes: Cell::new(0),
+            ledger: RefCell::default(),
+        });
+        if let Some(scrapes) = scrapes {
+            let place = Rc::clone(&place);
+            spawn_local(scrapes.serve(move || place.metrics()));
+        }
         loop {
             tokio::select! {
                 Some(connection) = incoming.next() => {
@@ -76,6 +105,8 @@ pub(super) struct Serving {
     meetings: RefCell<HashMap<u128, Room>>,
     /// Connections of nodes that look at this one.
     probes: Cell<usize>,
+    /// What has been counted.
+    pub(super) ledger: RefCell<Ledger>,
 }
 
 struct Room {
@@ -85,6 +116,12 @@ struct Room {
 }
 
 impl Serving {
+    fn metrics(&self) -> String {
+        let counters = self.node.counters();
+        let (name, slots) = (self.options.node.as_str(), self.options.slots.max(1));
+        self.ledger.borrow().render(&metrics::Node { name, slots, counters })
+    }
+
     /// Where the other nodes of a run come in; there is one session for a run.
     pub(super) fn enter(&self, run: u128) -> Option<UnboundedReceiver<Meeting>> {
         self.room(run, |room| room.inside.take())

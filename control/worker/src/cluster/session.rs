@@ -6,6 +6,7 @@ use super::message::{Join, Managed};
 use super::serve::Serving;
 use super::way::Way;
 use crate::host::Host;
+use crate::metrics::{PeerCounts, PeerSample, RunSample};
 use crate::nodes::Place;
 use dflow_launcher::{Launcher, LauncherOptions};
 use dflow_protocol::RunId;
@@ -13,13 +14,15 @@ use dflow_transport::quic::Connection;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::spawn_local;
 
 /// The first and the longest pause before a node is dialed again.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LAST_PAUSE: Duration = Duration::from_secs(1);
+/// How often the metrics are told how a run stands.
+const OBSERVED_EVERY: Duration = Duration::from_millis(100);
 
 /// A connection with another node that serves the same run.
 pub(super) struct Meeting {
@@ -37,6 +40,10 @@ pub(super) struct Session {
     /// The ways to the other nodes of the run; that to its driver, place 0, is always there.
     ways: BTreeMap<Place, Way>,
     dialed: UnboundedSender<Meeting>,
+    /// Those of ways whose connection was lost.
+    failovers: BTreeMap<Place, u64>,
+    /// When the metrics were told last.
+    observed: Instant,
 }
 
 impl Session {
@@ -63,8 +70,20 @@ impl Session {
             Ok(way) => BTreeMap::from([(0, way)]),
             Err(reason) => return tracing::warn!(reason, "the driver of a run is gone"),
         };
-        let mut session = Self { serving, join, host, ring: Arc::clone(&ring), ways, dialed };
+        let mut session = Self {
+            serving,
+            join,
+            host,
+            ring: Arc::clone(&ring),
+            ways,
+            dialed,
+            failovers: BTreeMap::new(),
+            observed: Instant::now(),
+        };
         session.dial_others();
+        let run = session.join.run;
+        session.serving.ledger.borrow_mut().begun();
+        session.observe();
         loop {
             session.report();
             tokio::select! {
@@ -77,8 +96,40 @@ impl Session {
                 break;
             }
             session.tend();
+            if session.observed.elapsed() >= OBSERVED_EVERY {
+                session.observe();
+            }
         }
+        session.host.stop_carrying();
+        session.serving.ledger.borrow_mut().over(run, &session.sample());
         tracing::info!("a run is over");
+    }
+
+    /// Tells the metrics how the run stands.
+    fn observe(&mut self) {
+        self.observed = Instant::now();
+        self.serving.ledger.borrow_mut().update(self.join.run, self.sample());
+    }
+
+    fn sample(&self) -> RunSample {
+        let peers = self.host.links().filter_map(|(place, link)| {
+            let way = self.ways.get(&place);
+            let failovers = self.failovers.get(&place).copied().unwrap_or(0) + way.map_or(0, Way::failovers);
+            let sample = PeerSample {
+                path: link.path,
+                why_not_rdma: way.and_then(Way::why_not_rdma),
+                coming: link.crossing.coming as u64,
+                going: link.crossing.going as u64,
+                counts: PeerCounts { passed: link.passed.clone(), failovers, violations: link.traffic.violations },
+            };
+            Some((self.join.nodes.get(place as usize)?.0.clone(), sample))
+        });
+        RunSample {
+            attempts: self.host.attempts(),
+            memory: self.host.memory(),
+            written: self.host.written(),
+            peers: peers.collect(),
+        }
     }
 
     fn host(serving: &Serving, join: &Join) -> Result<Host, String> {
@@ -116,7 +167,13 @@ impl Session {
             }
         }
         for place in gone {
-            let number = self.ways.remove(&place).map_or(FIRST_PATH, |way| way.number() + 1);
+            let number = match self.ways.remove(&place) {
+                Some(way) => {
+                    *self.failovers.entry(place).or_default() += way.failovers();
+                    way.number() + 1
+                }
+                None => FIRST_PATH,
+            };
             self.dial(place, number);
         }
         if let Some(driver) = self.ways.get_mut(&0) {

@@ -8,7 +8,10 @@ use crate::options::RdmaUse;
 use dflow_carrier::{Command, NodeId};
 use dflow_transport::quic::{Connection, QuicPath};
 use dflow_transport::{Choice, LinkEvent, Path, Say, Step};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// A path that is lost less than this before the run's end was closed because of that, and is no fail-over.
+const MEANT: Duration = Duration::from_millis(200);
 
 /// The way to one other node.
 pub(super) struct Way {
@@ -17,6 +20,9 @@ pub(super) struct Way {
     choice: Choice,
     begun: Instant,
     rdma: RdmaEnd,
+    /// Paths that were lost, so that the next one was by QUIC; and when the last was that does not count yet.
+    failovers: u64,
+    fell: Option<Instant>,
 }
 
 impl Way {
@@ -34,7 +40,7 @@ impl Way {
     ) -> Result<Self, String> {
         let rdma = RdmaEnd::new(wanted.clone());
         let choice = Choice::new(leads, rdma.allowed(), number);
-        let way = Self { place, choice, begun: Instant::now(), rdma, connection };
+        let way = Self { place, choice, begun: Instant::now(), rdma, connection, failovers: 0, fell: None };
         way.use_quic(host, number)?;
         Ok(way)
     }
@@ -42,6 +48,11 @@ impl Way {
     /// The number of the present path.
     pub(super) fn number(&self) -> u64 {
         self.choice.path()
+    }
+
+    /// How many paths were lost, so that the next one was by QUIC.
+    pub(super) fn failovers(&self) -> u64 {
+        self.failovers
     }
 
     /// Why the path is not by RDMA; `None` if it is, or if that is not known.
@@ -70,6 +81,10 @@ impl Way {
 
     /// To be called now and then: offers RDMA when it is time to.
     pub(super) fn tick(&mut self, host: &Host) {
+        if self.fell.is_some_and(|at| at.elapsed() >= MEANT) {
+            self.fell = None;
+            self.failovers += 1;
+        }
         let steps = self.choice.tick(self.begun.elapsed());
         self.perform(host, steps);
     }
@@ -85,6 +100,7 @@ impl Way {
                 }
                 Step::Quic(number) => {
                     tracing::info!(node = self.connection.peer(), "streams go by QUIC from now on");
+                    self.failovers += u64::from(self.fell.replace(Instant::now()).is_some());
                     if let Err(reason) = self.use_quic(host, number) {
                         self.connection.close(&reason);
                     }

@@ -2,8 +2,11 @@
 //! streams from and to other nodes. It carries out orders and says what has happened; what follows from that is decided
 //! by whoever drives the run ([`crate::run`]), on this node or on another.
 
+mod link;
 mod obey;
 mod start;
+
+pub(crate) use link::{LinkState, Passed};
 
 use crate::attempt::Attempt;
 use crate::check::SetupError;
@@ -20,7 +23,7 @@ use dflow_shm::now_nanos;
 use dflow_store::{
     BackDone, Backer, Config, HashDone, Hasher, ProcessId, SpillDone, Spiller, Store, StoreError, StoreEvent,
 };
-use dflow_transport::{LinkEvent, PathKind, Traffic};
+use dflow_transport::LinkEvent;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -53,6 +56,8 @@ pub(crate) struct Host {
     notices: VecDeque<Notice>,
     /// Bytes written by attempts that are over.
     written: u64,
+    /// Attempts that are over, by how they ended.
+    ended: Ended,
     carrier: Option<Carrier>,
     /// For each node that streams come from or go to, what has passed.
     links: BTreeMap<u32, LinkState>,
@@ -71,11 +76,34 @@ pub(crate) struct Host {
     carrying: UnboundedReceiver<Report>,
 }
 
-/// What is known of the way to another node.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct LinkState {
-    pub(crate) traffic: Traffic,
-    pub(crate) path: Option<PathKind>,
+/// Attempts of functions on a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct AttemptCounts {
+    pub(crate) prepared: u64,
+    pub(crate) running: u64,
+    /// Started, and waiting for data or credit.
+    pub(crate) waiting: u64,
+    /// The slots that those hold which run.
+    pub(crate) slots: u64,
+    pub(crate) ended: Ended,
+}
+
+/// Attempts that are over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ended {
+    pub(crate) succeeded: u64,
+    pub(crate) unread: u64,
+    pub(crate) failed: u64,
+}
+
+impl Ended {
+    fn count(&mut self, outcome: &Outcome) {
+        match outcome {
+            Outcome::Succeeded => self.succeeded += 1,
+            Outcome::Unread => self.unread += 1,
+            Outcome::Failed { .. } => self.failed += 1,
+        }
+    }
 }
 
 impl Host {
@@ -123,6 +151,7 @@ impl Host {
             start_nanos: now_nanos(),
             notices: VecDeque::new(),
             written: 0,
+            ended: Ended::default(),
             carrier: None,
             links: BTreeMap::new(),
             lost_paths: Vec::new(),
@@ -216,6 +245,22 @@ impl Host {
     pub(crate) fn active(&self) -> Vec<String> {
         let active = self.attempts.values().filter(|attempt| attempt.started && !attempt.is_thread);
         active.map(|attempt| attempt.name.clone()).collect()
+    }
+
+    /// The attempts of functions on this node.
+    pub(crate) fn attempts(&self) -> AttemptCounts {
+        let mut counts = AttemptCounts { ended: self.ended, ..AttemptCounts::default() };
+        for attempt in self.attempts.values().filter(|attempt| !attempt.is_thread) {
+            match (attempt.started, attempt.parked) {
+                (false, _) => counts.prepared += 1,
+                (true, true) => counts.waiting += 1,
+                (true, false) => {
+                    counts.running += 1;
+                    counts.slots += u64::from(attempt.slots);
+                }
+            }
+        }
+        counts
     }
 
     pub(crate) fn memory(&self) -> MemoryReport {
@@ -401,6 +446,9 @@ impl Host {
         match attempt.instance {
             Some(instance) => {
                 self.processes.remove(&(instance, attempt.number));
+                if !attempt.is_thread {
+                    self.ended.count(&outcome);
+                }
                 self.written = self.written.saturating_add(record.written);
                 self.notices.push_back(Notice::Ended {
                     instance,

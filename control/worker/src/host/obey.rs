@@ -140,8 +140,8 @@ impl Host {
     }
 
     /// What is known of the ways to other nodes.
-    pub(crate) fn links(&self) -> impl Iterator<Item = (u32, LinkState)> {
-        self.links.iter().map(|(&place, &link)| (place, link))
+    pub(crate) fn links(&self) -> impl Iterator<Item = (u32, &LinkState)> {
+        self.links.iter().map(|(&place, link)| (place, link))
     }
 
     fn key(&self, stream: StreamId, epoch: Epoch) -> StreamKey {
@@ -189,9 +189,8 @@ impl Host {
                 tracing::debug!(node = node.0, number, ?event, "a path to another node is lost");
                 self.lost_paths.push((node.0, number, event));
             }
-            Report::Traffic(node, traffic, path) => {
-                let link = self.links.entry(node.0).or_default();
-                (link.traffic, link.path) = (traffic, path);
+            Report::Traffic(node, traffic, path, crossing) => {
+                self.links.entry(node.0).or_default().update(traffic, path, crossing);
             }
             Report::Failed(reason) => self.notices.push_back(Notice::Failed { reason }),
         }

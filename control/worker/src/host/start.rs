@@ -72,11 +72,15 @@ impl Host {
 
     /// Makes the program of an attempt ready: its channel, its streams, its process.
     pub(super) fn prepare(&mut self, preparation: Preparation) -> Result<(), String> {
-        let Preparation { instance, attempt, mut setup, outputs, program, is_command, env, memory_limit } = preparation;
+        let Preparation { instance, attempt, mut setup, outputs, program, is_command, env, memory_limit, slots } =
+            preparation;
         // The adapter of a command would only take the core from its program by spinning.
         setup.spin_nanos = if is_command { 0 } else { crate::run::nanos(self.spin) };
         let process = self.new_process();
         let theirs = self.connect(process, Some(instance), attempt, &setup.instance.clone(), false)?;
+        if let Some(attempt) = self.attempts.get_mut(&process) {
+            attempt.slots = slots;
+        }
         let result = self.store.begin(process, setup, &outputs).map_err(|error| error.to_string()).and_then(|()| {
             let program = OsStr::from_bytes(&program);
             let mut request = if is_command {

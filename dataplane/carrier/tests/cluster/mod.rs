@@ -215,7 +215,7 @@ impl Member {
         let traffic = Arc::new(Mutex::new(BTreeMap::new()));
         let told = Arc::clone(&traffic);
         let report = move |report| match report {
-            Report::Traffic(peer, traffic, _) => {
+            Report::Traffic(peer, traffic, ..) => {
                 told.lock().expect("no panic").insert(peer, traffic);
             }
             other @ (Report::ImportFailed(..) | Report::ExportFailed(..) | Report::Path(..)) => {

@@ -1,0 +1,288 @@
+//! What a worker counts, for Prometheus.
+//!
+//! Each run that a node serves tells the [`Ledger`] now and then how it stands; what it has counted when it is over stays
+//! in the ledger, so that counters only go up. A scrape adds both and whatever the node's sockets have counted.
+
+mod http;
+mod text;
+
+pub(crate) use http::Scrapes;
+
+use crate::host::{AttemptCounts, Ended, Passed};
+use crate::report::MemoryReport;
+use dflow_transport::PathKind;
+use dflow_transport::quic::{Cause, NodeCounters};
+use std::collections::BTreeMap;
+use text::Text;
+
+/// Peers that are told apart; what passes with more is told under the name [`OTHERS`].
+const MAX_PEERS: usize = 1024;
+const OTHERS: &str = "(others)";
+/// The longest reason that is told, in characters.
+const MAX_REASON: usize = 200;
+/// The kinds of paths that there are between nodes.
+const KINDS: [(PathKind, &str); 2] = [(PathKind::Rdma, "rdma"), (PathKind::Quic, "quic")];
+
+/// How a run stands on this node.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RunSample {
+    pub(crate) attempts: AttemptCounts,
+    pub(crate) memory: MemoryReport,
+    /// Bytes that functions have written.
+    pub(crate) written: u64,
+    /// The ways to the other nodes that take part in it.
+    pub(crate) peers: BTreeMap<String, PeerSample>,
+}
+
+/// How the way to another node stands.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PeerSample {
+    pub(crate) path: Option<PathKind>,
+    pub(crate) why_not_rdma: Option<String>,
+    pub(crate) coming: u64,
+    pub(crate) going: u64,
+    pub(crate) counts: PeerCounts,
+}
+
+/// What is counted of a peer.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PeerCounts {
+    pub(crate) passed: BTreeMap<PathKind, Passed>,
+    /// Paths that were lost, so that the next one was by QUIC.
+    pub(crate) failovers: u64,
+    /// How often it broke the protocol.
+    pub(crate) violations: u64,
+}
+
+/// What a node has counted since it began.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    runs_begun: u64,
+    runs: BTreeMap<u128, RunSample>,
+    over: Counts,
+}
+
+/// The counters of some runs.
+#[derive(Clone, Debug, Default)]
+struct Counts {
+    ended: Ended,
+    spilled: u64,
+    written: u64,
+    peers: BTreeMap<String, PeerCounts>,
+}
+
+/// What is known beside the ledger.
+pub(crate) struct Node<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) slots: u32,
+    pub(crate) counters: NodeCounters,
+}
+
+impl Ledger {
+    pub(crate) fn begun(&mut self) {
+        self.runs_begun += 1;
+    }
+
+    /// How a run stands now.
+    pub(crate) fn update(&mut self, run: u128, sample: RunSample) {
+        self.runs.insert(run, sample);
+    }
+
+    /// The run is over, and stood like this at last.
+    pub(crate) fn over(&mut self, run: u128, sample: &RunSample) {
+        self.runs.remove(&run);
+        self.over.add(sample);
+    }
+
+    /// What a scrape gets.
+    pub(crate) fn render(&self, node: &Node<'_>) -> String {
+        let mut counts = self.over.clone();
+        self.runs.values().for_each(|run| counts.add(run));
+        let mut text = Text::default();
+        text.gauge("dflow_build_info", "The release of dflow, and the node's name.")
+            .sample(&[("node", node.name), ("version", env!("CARGO_PKG_VERSION"))], 1);
+        self.render_runs(&mut text, node, &counts);
+        render_connections(&mut text, &node.counters);
+        self.render_peers(&mut text, &counts);
+        text.into_string()
+    }
+
+    fn sum(&self, of: impl Fn(&RunSample) -> u64) -> u64 {
+        self.runs.values().map(of).fold(0, u64::saturating_add)
+    }
+
+    fn render_runs(&self, text: &mut Text, node: &Node<'_>, counts: &Counts) {
+        text.gauge("dflow_runs", "Runs that the node takes part in.").sample(&[], self.runs.len());
+        text.counter("dflow_runs_total", "Runs that the node has taken part in.").sample(&[], self.runs_begun);
+        text.gauge("dflow_slots", "Slots of the node, for each run.").sample(&[], node.slots);
+        let used = self.sum(|run| run.attempts.slots);
+        text.gauge("dflow_slots_used", "Slots that computing instances hold, in all runs.").sample(&[], used);
+        text.gauge("dflow_instances", "Instances of functions on the node, by state.")
+            .sample(&[("state", "prepared")], self.sum(|run| run.attempts.prepared))
+            .sample(&[("state", "running")], self.sum(|run| run.attempts.running))
+            .sample(&[("state", "waiting")], self.sum(|run| run.attempts.waiting));
+        text.counter("dflow_attempts_ended_total", "Attempts of instances that are over, by how they ended.")
+            .sample(&[("outcome", "succeeded")], counts.ended.succeeded)
+            .sample(&[("outcome", "unread")], counts.ended.unread)
+            .sample(&[("outcome", "failed")], counts.ended.failed);
+        text.counter("dflow_written_bytes_total", "Bytes that functions have written to streams.")
+            .sample(&[], counts.written);
+        text.gauge("dflow_memory_budget_bytes", "Memory that streams may take, in all runs that go on.")
+            .sample(&[], self.sum(|run| run.memory.budget_bytes));
+        text.gauge("dflow_memory_used_bytes", "Memory that streams take.")
+            .sample(&[], self.sum(|run| run.memory.used_bytes));
+        text.counter("dflow_spilled_bytes_total", "Bytes written to disk because memory was short.")
+            .sample(&[], counts.spilled);
+    }
+
+    fn render_peers(&self, text: &mut Text, counts: &Counts) {
+        let mut ways: BTreeMap<&str, Vec<&PeerSample>> = BTreeMap::new();
+        for (name, peer) in self.runs.values().flat_map(|run| &run.peers) {
+            ways.entry(if counts.peers.contains_key(name) { name } else { OTHERS }).or_default().push(peer);
+        }
+        let mut family =
+            text.gauge("dflow_peer_paths", "Ways to a node that are in use, one for each run, by their path.");
+        for (name, peers) in &ways {
+            for (kind, word) in KINDS {
+                let count = peers.iter().filter(|peer| peer.path == Some(kind)).count();
+                family.sample(&[("peer", name), ("path", word)], count);
+            }
+        }
+        let mut family = text.gauge("dflow_peer_without_rdma_info", "Why a way to a node is not by RDMA.");
+        for (name, peers) in &ways {
+            let reason = peers.iter().find_map(|peer| peer.why_not_rdma.as_deref());
+            if let Some(reason) = reason {
+                let reason: String = reason.chars().take(MAX_REASON).collect();
+                family.sample(&[("peer", name), ("reason", &reason)], 1);
+            }
+        }
+        let mut family =
+            text.gauge("dflow_peer_streams", "Streams that are on their way between the node and another.");
+        for (name, peers) in &ways {
+            let sum = |of: fn(&PeerSample) -> u64| peers.iter().map(|peer| of(peer)).fold(0, u64::saturating_add);
+            family.sample(&[("peer", name), ("direction", "in")], sum(|peer| peer.coming));
+            family.sample(&[("peer", name), ("direction", "out")], sum(|peer| peer.going));
+        }
+        let each = |family: &mut text::Family<'_>, of: fn(&Passed) -> u64| {
+            for (name, peer) in &counts.peers {
+                for (kind, word) in KINDS {
+                    let passed = peer.passed.get(&kind).copied().unwrap_or_default();
+                    family.sample(&[("peer", name), ("path", word)], of(&passed));
+                }
+            }
+        };
+        let help = "Bytes of streams sent to a node, by the path; those sent again among them.";
+        each(&mut text.counter("dflow_peer_sent_bytes_total", help), |passed| passed.sent);
+        let help = "Bytes of streams that came from a node, by the path.";
+        each(&mut text.counter("dflow_peer_received_bytes_total", help), |passed| passed.received);
+        let help = "Paths to a node that were lost, so that streams went on by QUIC.";
+        let mut family = text.counter("dflow_peer_failovers_total", help);
+        for (name, peer) in &counts.peers {
+            family.sample(&[("peer", name)], peer.failovers);
+        }
+        let help = "Messages and bytes of a node that were refused because they break the protocol.";
+        let mut family = text.counter("dflow_peer_violations_total", help);
+        for (name, peer) in &counts.peers {
+            family.sample(&[("peer", name)], peer.violations);
+        }
+    }
+}
+
+fn render_connections(text: &mut Text, counters: &NodeCounters) {
+    text.counter("dflow_connections_total", "Connections with other nodes, by who opened them.")
+        .sample(&[("direction", "in")], counters.accepted)
+        .sample(&[("direction", "out")], counters.dialed);
+    let mut family = text.counter("dflow_connections_refused_total", "Connections that were refused, by the cause.");
+    for (cause, count) in Cause::ALL.into_iter().zip(counters.causes) {
+        family.sample(&[("cause", cause.word())], count);
+    }
+    let help = "Connections that were closed because the other side broke the protocol.";
+    text.counter("dflow_connections_violated_total", help).sample(&[], counters.violations);
+}
+
+impl Counts {
+    fn add(&mut self, run: &RunSample) {
+        let Ended { succeeded, unread, failed } = run.attempts.ended;
+        self.ended.succeeded += succeeded;
+        self.ended.unread += unread;
+        self.ended.failed += failed;
+        self.spilled = self.spilled.saturating_add(run.memory.spilled_bytes);
+        self.written = self.written.saturating_add(run.written);
+        for (name, peer) in &run.peers {
+            let is_told_apart = self.peers.contains_key(name) || self.peers.len() < MAX_PEERS;
+            let name = if is_told_apart { name.as_str() } else { OTHERS };
+            self.peers.entry(name.to_owned()).or_default().add(&peer.counts);
+        }
+    }
+}
+
+impl PeerCounts {
+    fn add(&mut self, other: &Self) {
+        for (kind, passed) in &other.passed {
+            let sum = self.passed.entry(*kind).or_default();
+            sum.sent = sum.sent.saturating_add(passed.sent);
+            sum.received = sum.received.saturating_add(passed.received);
+        }
+        self.failovers += other.failovers;
+        self.violations += other.violations;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(sent: u64, path: PathKind) -> RunSample {
+        let counts = PeerCounts {
+            passed: BTreeMap::from([(PathKind::Rdma, Passed { sent, received: 1 })]),
+            failovers: 1,
+            violations: 0,
+        };
+        let peer = PeerSample { path: Some(path), why_not_rdma: None, coming: 2, going: 3, counts };
+        let memory = MemoryReport { budget_bytes: 100, used_bytes: 10, peak_bytes: 20, spilled_bytes: 5 };
+        let attempts = AttemptCounts { running: 1, slots: 2, ..AttemptCounts::default() };
+        RunSample { attempts, memory, written: 1000, peers: BTreeMap::from([("b".to_owned(), peer)]) }
+    }
+
+    fn value(ledger: &Ledger, series: &str) -> Option<u64> {
+        let text = ledger.render(&Node { name: "a", slots: 4, counters: NodeCounters::default() });
+        text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
+    }
+
+    #[test]
+    fn counters_stay_when_a_run_is_over_and_gauges_do_not() {
+        let mut ledger = Ledger::default();
+        ledger.begun();
+        ledger.begun();
+        ledger.update(1, sample(7, PathKind::Rdma));
+        ledger.update(1, sample(70, PathKind::Rdma));
+        ledger.update(2, sample(1, PathKind::Quic));
+        let sent = "dflow_peer_sent_bytes_total{peer=\"b\",path=\"rdma\"}";
+        assert_eq!(value(&ledger, sent), Some(71));
+        assert_eq!(value(&ledger, "dflow_runs"), Some(2));
+        assert_eq!(value(&ledger, "dflow_slots_used"), Some(4));
+        assert_eq!(value(&ledger, "dflow_peer_paths{peer=\"b\",path=\"rdma\"}"), Some(1));
+        assert_eq!(value(&ledger, "dflow_peer_streams{peer=\"b\",direction=\"out\"}"), Some(6));
+        ledger.over(1, &sample(100, PathKind::Rdma));
+        assert_eq!(value(&ledger, sent), Some(101));
+        assert_eq!((value(&ledger, "dflow_runs"), value(&ledger, "dflow_runs_total")), (Some(1), Some(2)));
+        ledger.over(2, &sample(1, PathKind::Quic));
+        assert_eq!(value(&ledger, sent), Some(101));
+        assert_eq!(value(&ledger, "dflow_peer_failovers_total{peer=\"b\"}"), Some(2));
+        assert_eq!(value(&ledger, "dflow_peer_paths{peer=\"b\",path=\"rdma\"}"), None);
+        assert_eq!(value(&ledger, "dflow_memory_used_bytes"), Some(0));
+        assert_eq!(value(&ledger, "dflow_spilled_bytes_total"), Some(10));
+    }
+
+    #[test]
+    fn names_of_peers_do_not_grow_for_ever() {
+        let mut ledger = Ledger::default();
+        for run in 0..MAX_PEERS as u128 + 10 {
+            let mut sample = sample(1, PathKind::Rdma);
+            sample.peers = sample.peers.into_values().map(|peer| (format!("n{run}"), peer)).collect();
+            ledger.over(run, &sample);
+        }
+        assert_eq!(ledger.over.peers.len(), MAX_PEERS + 1);
+        assert_eq!(value(&ledger, "dflow_peer_sent_bytes_total{peer=\"(others)\",path=\"rdma\"}"), Some(10));
+    }
+}
