@@ -233,7 +233,7 @@ Exit status: 0 success, 1 the run failed, 2 the call or the file was wrong, 130 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Resources")]
 pub struct NodeArgs {
-    /// How many instances may compute at the same time; those that wait for data do not count
+    /// How many instances of a run may compute on this node at the same time; those that wait for data do not count
     /// [default: one for each processor that dflow may use]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub slots: Option<u32>,

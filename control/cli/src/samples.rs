@@ -57,6 +57,7 @@ pub fn wordcount() -> RunReport {
         invocation: "dataflow",
         links: Vec::new(),
         slots: 2,
+        nodes: Vec::new(),
         monotonic_start_ns: 0,
         duration_ns: 100 * MS,
         memory: MemoryReport { budget_bytes: 1 << 30, used_bytes: 0, peak_bytes: 34 << 20, spilled_bytes: 0 },

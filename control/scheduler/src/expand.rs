@@ -171,9 +171,12 @@ impl RunMachine {
         outputs.resize_with(spec.outputs.len(), PortState::default);
         let mut inputs: Vec<InputState> = Vec::new();
         inputs.resize_with(spec.inputs.len(), InputState::default);
+        let part = path.as_slice().last().copied().unwrap_or(0) as usize;
+        let place = spec.places.get(part % spec.places.len().max(1)).copied().unwrap_or(0);
         self.instances.push(Instance {
             node,
             path,
+            place,
             each,
             present: true,
             phase: Phase::Idle,

@@ -35,6 +35,6 @@ pub use action::{Action, Producer};
 pub use dflow_protocol::{Epoch, InstanceId, StreamId};
 pub use event::{Event, Outcome};
 pub use machine::{RunMachine, RunState};
-pub use options::{Invocation, PlanError, RunOptions};
+pub use options::{Invocation, Place, PlaceOptions, PlanError, RunOptions};
 pub use part::PartPath;
 pub use report::{AttemptEnd, AttemptRecord, Counts, InstanceKind, InstanceState, InstanceView, OutputStream};

@@ -86,7 +86,7 @@ impl RunMachine {
     pub fn new(workflow: Arc<Workflow>, options: RunOptions) -> Result<(Self, Vec<Action>), PlanError> {
         let plan = Arc::new(Plan::new(workflow, &options)?);
         let mut machine = Self {
-            slots: Slots::default(),
+            slots: Slots::new(options.places.len()),
             options,
             now: Duration::ZERO,
             state: RunState::Running,

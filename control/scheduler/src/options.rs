@@ -1,6 +1,7 @@
 //! What a run is started with, and why it cannot be.
 
 use crate::limits::{MAX_INSTANCES, MAX_STREAMS, MAX_SUBSCRIPTIONS};
+use dflow_workflow::FunctionId;
 use std::collections::BTreeMap;
 
 /// What lets an instance start.
@@ -14,19 +15,33 @@ pub enum Invocation {
     ControlFlow,
 }
 
+/// A node that takes part in a run: its index in [`RunOptions::places`]. (A node of the workflow's graph is something
+/// else.)
+pub type Place = u32;
+
+/// What a run may use on one of the nodes that take part in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlaceOptions {
+    /// Slots: how much may compute there at the same time; at least 1.
+    pub slots: u32,
+    /// How many programs may be ready there, or on their way, ahead of their start. Programs that could start at once are
+    /// made ready beyond it.
+    pub prepare_ahead: u32,
+    /// How many started attempts of functions may exist there at the same time, parked ones included. It is exceeded, one
+    /// instance at a time, when all of them are parked, so that no run can get stuck on it.
+    pub max_started: u32,
+}
+
 /// What a run is started with.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
-    /// Slots of the node: how much may compute at the same time; at least 1.
-    pub slots: u32,
+    /// The nodes that take part, at least one. The first gives the workflow's inputs and takes its outputs.
+    pub places: Vec<PlaceOptions>,
+    /// For a function the places of its instances: that of part 0, of part 1 and so on, and again from the first.
+    /// Functions that are not here run at the first place of all.
+    pub placement: BTreeMap<FunctionId, Vec<Place>>,
     /// What lets an instance start.
     pub invocation: Invocation,
-    /// How many programs may be ready, or on their way there, ahead of their start. Programs that could start at once
-    /// are made ready beyond it.
-    pub prepare_ahead: u32,
-    /// How many started attempts of functions may exist at the same time, parked ones included. It is exceeded, one
-    /// instance at a time, when all of them are parked, so that no run can get stuck on it.
-    pub max_started: u32,
     /// Values of workflow parameters; those without a value here keep their default.
     pub params: BTreeMap<String, String>,
     /// How many streams each workflow input consists of: 1 for one that is not partitioned.
@@ -36,9 +51,19 @@ pub struct RunOptions {
 /// Why a workflow cannot be run with the given options.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
-    /// `slots` is 0.
-    #[error("a run needs at least one slot, and 0 were given; give 1 or more")]
+    /// There is no place, or one without slots.
+    #[error("a run needs at least one slot on each of its nodes, and 0 were given; give 1 or more")]
     NoSlots,
+    /// A function is to run where there is no node.
+    #[error("function `{function}` is placed on node {place}, and there are only {places}; count them from 0")]
+    UnknownPlace {
+        /// The function's name.
+        function: String,
+        /// Where it was to run.
+        place: Place,
+        /// How many places there are.
+        places: usize,
+    },
     /// The number of inputs is another one than the workflow's.
     #[error("the workflow has {expected} inputs, and streams were given for {given}; give each input its files")]
     InputCount {

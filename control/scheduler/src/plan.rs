@@ -4,7 +4,7 @@
 //! subscriptions exist once. An input is a node that has ended before the run starts; an output is a node with one
 //! instance (a sink) for each stream.
 
-use crate::options::{Invocation, PlanError, RunOptions};
+use crate::options::{Invocation, Place, PlanError, RunOptions};
 use dflow_workflow::{
     Function, FunctionId, Gate, Partition, Program, Retries, Source, SwitchOn, Workflow, keeps, may_restart,
 };
@@ -40,6 +40,8 @@ pub(crate) struct Node {
     /// Edges on the longest way from a node without inputs.
     pub(crate) depth: u32,
     pub(crate) slots: u32,
+    /// Where its instances run, by their parts; without any, at the first place.
+    pub(crate) places: Vec<Place>,
     pub(crate) retries: Retries,
     pub(crate) timeout: Option<Duration>,
     pub(crate) deterministic: bool,
@@ -102,7 +104,7 @@ impl Plan {
             });
         }
         for (index, function) in workflow.functions.iter().enumerate() {
-            let node = plan.function_node(FunctionId(index as u32), function, options.slots);
+            let node = plan.function_node(FunctionId(index as u32), function, options);
             plan.nodes.push(node);
         }
         for (index, output) in workflow.outputs.iter().enumerate() {
@@ -136,7 +138,7 @@ impl Plan {
         choose(&self.workflow, switch, value)
     }
 
-    fn function_node(&self, id: FunctionId, function: &Function, slots: u32) -> Node {
+    fn function_node(&self, id: FunctionId, function: &Function, options: &RunOptions) -> Node {
         let command = matches!(function.program, Program::Command(_));
         let inputs = function
             .inputs
@@ -156,7 +158,8 @@ impl Plan {
             outputs: function.outputs.iter().map(|output| OutputPort::new(output.partition)).collect(),
             foreach: function.foreach.is_some(),
             conditional: function.conditional.map(|switch| switch as usize),
-            slots: function.resources.slots.clamp(1, slots),
+            slots: function.resources.slots.max(1),
+            places: options.placement.get(&id).cloned().unwrap_or_default(),
             retries: function.retries,
             timeout: function.timeout,
             deterministic: function.deterministic,
@@ -285,6 +288,7 @@ impl Node {
             conditional: None,
             depth: 0,
             slots: 0,
+            places: Vec::new(),
             retries: Retries { count: 0, backoff: Duration::ZERO, max_backoff: Duration::ZERO },
             timeout: None,
             deterministic: false,
@@ -321,8 +325,15 @@ impl OutputPort {
 }
 
 fn check_options(workflow: &Workflow, options: &RunOptions) -> Result<(), PlanError> {
-    if options.slots == 0 {
+    if options.places.is_empty() || options.places.iter().any(|place| place.slots == 0) {
         return Err(PlanError::NoSlots);
+    }
+    for (index, function) in workflow.functions.iter().enumerate() {
+        let chosen = options.placement.get(&FunctionId(index as u32)).map_or(&[][..], Vec::as_slice);
+        if let Some(&place) = chosen.iter().find(|place| **place as usize >= options.places.len()) {
+            let (function, places) = (function.name.clone(), options.places.len());
+            return Err(PlanError::UnknownPlace { function, place, places });
+        }
     }
     if options.input_parts.len() != workflow.inputs.len() {
         return Err(PlanError::InputCount { expected: workflow.inputs.len(), given: options.input_parts.len() });

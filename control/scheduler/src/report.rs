@@ -2,6 +2,7 @@
 
 use crate::limits::MAX_RECORDS;
 use crate::machine::{RunMachine, RunState};
+use crate::options::Place;
 use crate::part::PartPath;
 use crate::plan::NodeKind;
 use crate::state::{Instance, Phase, Status};
@@ -64,6 +65,8 @@ pub struct InstanceView<'a> {
     pub kind: InstanceKind,
     /// In a `foreach`, and for a sink of an output of many streams: the part.
     pub part: Option<&'a PartPath>,
+    /// Where it runs, over all its attempts.
+    pub place: Place,
     /// Its state.
     pub state: InstanceState,
     /// The present attempt, from 1 on; 0 before the first. It counts every epoch of its streams, so numbers may be
@@ -174,6 +177,7 @@ impl RunMachine {
             name: self.name(id),
             kind,
             part: self.shows_part(instance).then_some(&instance.path),
+            place: instance.place,
             state: self.instance_state(instance),
             attempt: instance.attempt,
             retries_used: instance.retries_used,
@@ -208,10 +212,11 @@ impl RunMachine {
         counts
     }
 
-    /// The slots that are held at present. More than there are if parked instances have gone on.
+    /// The slots that are held on a node at present; 0 if there is no such node. More than it has if parked instances
+    /// have gone on.
     #[must_use]
-    pub fn slots_used(&self) -> u64 {
-        self.slots.used()
+    pub fn slots_used(&self, place: Place) -> u64 {
+        self.slots.used(place)
     }
 
     /// The streams of a workflow output at present, in the order of its sources and their parts; those of skipped

@@ -1,4 +1,4 @@
-//! Who runs now. An instance holds its slots from its start to its end, except while it is parked.
+//! Who runs now. An instance holds slots of its place from its start to its end, except while it is parked.
 //!
 //! Among those that could start, the one furthest downstream comes first: it empties what upstream has already
 //! written, so that less of it has to be kept in memory or spilled. A large instance that does not fit does not hold
@@ -6,6 +6,7 @@
 
 use crate::action::Action;
 use crate::machine::RunMachine;
+use crate::options::Place;
 use crate::plan::NodeId;
 use crate::report::AttemptRecord;
 use crate::state::Phase;
@@ -18,23 +19,30 @@ use std::time::Duration;
 type Priority = (Reverse<u32>, InstanceId);
 
 /// The instances by what the slots have to know about them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Slots {
     /// Attempts with a process, or a sink at work.
     live: usize,
     pausing: usize,
     /// Attempts that go on without anything else: not parked, not waiting for a gate or a slot.
     moving: usize,
+    /// Functions that are ready.
+    ready: usize,
+    /// Sinks that can start. They hold no slots.
+    sinks: BTreeSet<InstanceId>,
+    places: Vec<PlaceSlots>,
+}
+
+/// The same for one place.
+#[derive(Clone, Debug, Default)]
+struct PlaceSlots {
     /// Functions and sinks that wait for their program to be made ready, producers before consumers.
     waiting: BTreeSet<(NodeId, InstanceId)>,
     /// Those of them (functions) whose gate is open.
     gated: BTreeSet<Priority>,
-    /// Sinks that can start. They hold no slots.
-    sinks: BTreeSet<InstanceId>,
     /// Functions that are ready and whose gate is open.
     startable: BTreeSet<Priority>,
-    /// Functions that are ready, and functions that are ready or about to be.
-    ready: usize,
+    /// Functions that are ready or about to be.
     prepared: usize,
     /// Those of them whose gate is open, and the slots that they will take.
     claims: usize,
@@ -46,6 +54,11 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
+    pub(crate) fn new(places: usize) -> Self {
+        let places = vec![PlaceSlots::default(); places];
+        Self { live: 0, pausing: 0, moving: 0, ready: 0, sinks: BTreeSet::new(), places }
+    }
+
     pub(crate) fn live(&self) -> usize {
         self.live
     }
@@ -61,11 +74,11 @@ impl Slots {
     }
 
     pub(crate) fn nothing_waits(&self) -> bool {
-        self.waiting.is_empty() && self.ready == 0
+        self.ready == 0 && self.places.iter().all(|place| place.waiting.is_empty())
     }
 
-    pub(crate) fn used(&self) -> u64 {
-        self.used
+    pub(crate) fn used(&self, place: Place) -> u64 {
+        self.places.get(place as usize).map_or(0, |slots| slots.used)
     }
 }
 
@@ -79,13 +92,17 @@ impl RunMachine {
             self.start(sink);
             done = true;
         }
-        while let Some(instance) = self.next_start() {
-            self.start(instance);
-            done = true;
+        for place in 0..self.slots.places.len() {
+            while let Some(instance) = self.next_start(place) {
+                self.start(instance);
+                done = true;
+            }
         }
-        while let Some(instance) = self.next_gated().or_else(|| self.next_ahead()) {
-            self.prepare(instance);
-            done = true;
+        for place in 0..self.slots.places.len() {
+            while let Some(instance) = self.next_gated(place).or_else(|| self.next_ahead(place)) {
+                self.prepare(instance);
+                done = true;
+            }
         }
         done
     }
@@ -165,49 +182,59 @@ impl RunMachine {
         }
     }
 
-    fn next_start(&self) -> Option<InstanceId> {
-        let may_start = self.slots.started < self.options.max_started as usize || self.slots.running == 0;
-        if !may_start || self.slots.used >= u64::from(self.options.slots) {
+    fn next_start(&self, place: usize) -> Option<InstanceId> {
+        let (slots, options) = (&self.slots.places[place], &self.options.places[place]);
+        let may_start = slots.started < options.max_started as usize || slots.running == 0;
+        if !may_start || slots.used >= u64::from(options.slots) {
             return None;
         }
-        self.slots.startable.iter().map(|(_, id)| *id).find(|id| self.fits(*id, self.slots.used))
+        slots.startable.iter().map(|(_, id)| *id).find(|id| self.fits(*id, slots.used))
     }
 
     /// The next one to be made ready whose gate is open: within the limit of programs made ready ahead, and beyond it
     /// if it could start at once.
-    fn next_gated(&self) -> Option<InstanceId> {
-        let slots = &self.slots;
-        if slots.prepared < self.options.prepare_ahead as usize {
+    fn next_gated(&self, place: usize) -> Option<InstanceId> {
+        let (slots, options) = (&self.slots.places[place], &self.options.places[place]);
+        if slots.prepared < options.prepare_ahead as usize {
             return slots.gated.first().map(|(_, id)| *id);
         }
         let taken = slots.used + slots.claimed;
-        let may_start = slots.started + slots.claims < self.options.max_started as usize
-            || (slots.running == 0 && slots.claims == 0);
-        if !may_start || taken >= u64::from(self.options.slots) {
+        let may_start =
+            slots.started + slots.claims < options.max_started as usize || (slots.running == 0 && slots.claims == 0);
+        if !may_start || taken >= u64::from(options.slots) {
             return None;
         }
         slots.gated.iter().map(|(_, id)| *id).find(|id| self.fits(*id, taken))
     }
 
-    fn next_ahead(&self) -> Option<InstanceId> {
-        if self.slots.prepared >= self.options.prepare_ahead as usize {
+    fn next_ahead(&self, place: usize) -> Option<InstanceId> {
+        let slots = &self.slots.places[place];
+        if slots.prepared >= self.options.places[place].prepare_ahead as usize {
             return None;
         }
         // Sinks stand behind all functions, and are not made ready.
-        self.slots.waiting.first().filter(|(node, _)| self.plan.nodes[*node].is_function()).map(|(_, id)| *id)
+        slots.waiting.first().filter(|(node, _)| self.plan.nodes[*node].is_function()).map(|(_, id)| *id)
     }
 
+    /// Whether there are slots left for it where it runs, if so many are taken there.
     fn fits(&self, id: InstanceId, taken: u64) -> bool {
-        taken + u64::from(self.plan.nodes[self.instance(id).node].slots) <= u64::from(self.options.slots)
+        taken + self.need(id) <= u64::from(self.options.places[self.instance(id).place as usize].slots)
+    }
+
+    /// The slots that it holds while it computes. One that wants more than there are gets all of them.
+    fn need(&self, id: InstanceId) -> u64 {
+        let instance = self.instance(id);
+        u64::from(self.plan.nodes[instance.node].slots.min(self.options.places[instance.place as usize].slots))
     }
 
     /// Adds an instance to the counts and sets, or takes it out before something about it changes.
     fn count(&mut self, id: InstanceId, add: bool) {
         let instance = &self.instances[id.0 as usize];
         let node = &self.plan.nodes[instance.node];
+        let need = self.need(id);
         let slots = &mut self.slots;
+        let place = &mut slots.places[instance.place as usize];
         let priority = (Reverse(node.depth), id);
-        let need = u64::from(node.slots);
         let adjust = |count: &mut usize| if add { *count += 1 } else { *count -= 1 };
         let moving = match instance.phase {
             Phase::Pausing | Phase::Preparing | Phase::Stopping { .. } => true,
@@ -221,34 +248,34 @@ impl RunMachine {
             Phase::Idle | Phase::Ended { .. } => {}
             Phase::Pausing => adjust(&mut slots.pausing),
             Phase::Waiting => {
-                put(&mut slots.waiting, (instance.node, id), add);
+                put(&mut place.waiting, (instance.node, id), add);
                 match (instance.gate_open, node.is_sink()) {
                     (false, _) => {}
                     (true, true) => put(&mut slots.sinks, id, add),
-                    (true, false) => put(&mut slots.gated, priority, add),
+                    (true, false) => put(&mut place.gated, priority, add),
                 }
             }
             Phase::Preparing | Phase::Ready => {
                 adjust(&mut slots.live);
-                adjust(&mut slots.prepared);
+                adjust(&mut place.prepared);
                 if instance.phase == Phase::Ready {
                     adjust(&mut slots.ready);
                 }
                 if instance.gate_open {
-                    adjust(&mut slots.claims);
-                    slots.claimed = if add { slots.claimed + need } else { slots.claimed - need };
+                    adjust(&mut place.claims);
+                    place.claimed = if add { place.claimed + need } else { place.claimed - need };
                     if instance.phase == Phase::Ready {
-                        put(&mut slots.startable, priority, add);
+                        put(&mut place.startable, priority, add);
                     }
                 }
             }
             Phase::Running { parked } | Phase::Stopping { started: true, parked } => {
                 adjust(&mut slots.live);
                 if node.is_function() {
-                    adjust(&mut slots.started);
+                    adjust(&mut place.started);
                     if !parked {
-                        adjust(&mut slots.running);
-                        slots.used = if add { slots.used + need } else { slots.used - need };
+                        adjust(&mut place.running);
+                        place.used = if add { place.used + need } else { place.used - need };
                     }
                 }
             }

@@ -1,5 +1,6 @@
 //! What the machine remembers of nodes, instances, streams and switches.
 
+use crate::options::Place;
 use crate::part::PartPath;
 use crate::plan::NodeId;
 use crate::report::AttemptRecord;
@@ -87,6 +88,8 @@ impl Phase {
 pub(crate) struct Instance {
     pub(crate) node: NodeId,
     pub(crate) path: PartPath,
+    /// Where it runs.
+    pub(crate) place: Place,
     /// The stream because of which it exists.
     pub(crate) each: Option<StreamId>,
     /// That stream is part of the workflow at present.

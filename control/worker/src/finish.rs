@@ -1,7 +1,8 @@
 //! The report of a run.
 
+use crate::cluster::Members;
 use crate::outputs::Staging;
-use crate::report::{AttemptReport, LinkReport, OutputReport, RunEnd, RunError, RunReport};
+use crate::report::{AttemptReport, LinkReport, NodeReport, OutputReport, RunEnd, RunError, RunReport};
 use crate::run::{Driver, nanos};
 use dflow_scheduler::{AttemptEnd, InstanceKind, Invocation};
 
@@ -42,6 +43,7 @@ impl Driver<'_> {
                 Invocation::ControlFlow => "control-flow",
             },
             slots: self.spec.options.slots,
+            nodes: self.node_reports(),
             monotonic_start_ns: self.host.start_nanos(),
             duration_ns: nanos(self.host.elapsed()),
             links: self.link_reports(),
@@ -51,12 +53,17 @@ impl Driver<'_> {
         }
     }
 
+    fn node_reports(&self) -> Vec<NodeReport> {
+        let slots = self.members.as_ref().map(Members::slots).unwrap_or_default();
+        let slots = std::iter::once(self.spec.options.slots).chain(slots);
+        self.nodes.names().iter().zip(slots).map(|(name, slots)| NodeReport { name: name.clone(), slots }).collect()
+    }
+
     fn link_reports(&self) -> Vec<LinkReport> {
-        let named = |place: u32| self.nodes.names().get(place as usize).cloned().unwrap_or_default();
         self.host
             .links()
             .map(|(place, link)| LinkReport {
-                node: named(place),
+                node: self.nodes.name_of(place).to_owned(),
                 path: link.path.map(|path| path.to_string()),
                 why_not_rdma: self.members.as_ref().and_then(|members| members.why_not_rdma(place)),
                 paths: link.traffic.paths,
@@ -92,7 +99,7 @@ impl Driver<'_> {
                     function: function.clone(),
                     part: view.part.map(ToString::to_string),
                     attempt: attempt.attempt,
-                    node: self.nodes.name_of(view.id).to_owned(),
+                    node: self.nodes.name_of(view.place).to_owned(),
                     end,
                     reason,
                     prepared_ns: nanos(attempt.prepared),

@@ -1,24 +1,22 @@
-//! Which node of a run has what: where instances run, where streams are written, and where they are read.
+//! Which node of a run has what: where streams are written, and where they are read. (Where instances run is the
+//! scheduler's to say.)
 //!
 //! A stream that is read on other nodes than the one that writes it crosses to each of them once. The first of them gets
 //! it from its writer, each further one from the one before: so the writer's link carries it once, however many nodes
 //! read it.
 
 use crate::order::Order;
-use dflow_protocol::{Epoch, InstanceId, StreamId};
+use dflow_protocol::{Epoch, StreamId};
+pub(crate) use dflow_scheduler::Place;
 use std::collections::HashMap;
-
-/// A node's place in the list of those that take part in a run; 0 is the one that drives it.
-pub(crate) type Place = u32;
 
 /// Orders, each with the node that it is for.
 pub(crate) type Orders = Vec<(Place, Order)>;
 
 #[derive(Debug)]
 pub(crate) struct Nodes {
+    /// By their places; that of the node that drives the run is 0.
     names: Vec<String>,
-    placement: HashMap<u32, Vec<Place>>,
-    places: HashMap<InstanceId, Place>,
     streams: HashMap<StreamId, Crossing>,
 }
 
@@ -34,28 +32,9 @@ struct Crossing {
 }
 
 impl Nodes {
-    /// These nodes. `placement`: for a function, by its number, the nodes that its instances are spread over; without one
-    /// they run on the first node.
-    pub(crate) fn new(names: Vec<String>, placement: HashMap<u32, Vec<Place>>) -> Self {
-        Self { names, placement, places: HashMap::new(), streams: HashMap::new() }
-    }
-
-    /// An instance of a function, the first or only one if it has no part: where it runs is decided here, once.
-    pub(crate) fn place(&mut self, instance: InstanceId, function: u32, part: Option<u32>) -> Place {
-        *self.places.entry(instance).or_insert_with(|| {
-            let among = self.placement.get(&function).map(Vec::as_slice).unwrap_or_default();
-            among.get(part.unwrap_or(0) as usize % among.len().max(1)).copied().unwrap_or(0)
-        })
-    }
-
-    pub(crate) fn place_of(&self, instance: InstanceId) -> Place {
-        self.places.get(&instance).copied().unwrap_or(0)
-    }
-
-    /// The instances that were placed on a node.
-    pub(crate) fn instances_on(&self, node: &str) -> Vec<InstanceId> {
-        let is_there = |place: &Place| self.names.get(*place as usize).is_some_and(|name| name == node);
-        self.places.iter().filter(|(_, place)| is_there(place)).map(|(&instance, _)| instance).collect()
+    /// These nodes.
+    pub(crate) fn new(names: Vec<String>) -> Self {
+        Self { names, streams: HashMap::new() }
     }
 
     /// The names of the nodes, by their places.
@@ -63,8 +42,8 @@ impl Nodes {
         &self.names
     }
 
-    pub(crate) fn name_of(&self, instance: InstanceId) -> &str {
-        self.names.get(self.place_of(instance) as usize).map_or("", String::as_str)
+    pub(crate) fn name_of(&self, place: Place) -> &str {
+        self.names.get(place as usize).map_or("", String::as_str)
     }
 
     /// An epoch of a stream is opened on the node that writes it; `continues`: it goes on where the one before stopped,
@@ -164,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_stream_crosses_to_a_node_once_and_from_node_to_node() {
-        let mut nodes = Nodes::new(vec!["a".into(), "b".into(), "c".into()], HashMap::new());
+        let mut nodes = Nodes::new(vec!["a".into(), "b".into(), "c".into()]);
         assert!(nodes.open(STREAM, 1, Epoch(1), false, false).is_empty());
         assert!(nodes.read(STREAM, 1).is_empty(), "it is there already");
         assert_eq!(crossings(&nodes.read(STREAM, 0)), [(1, 0)]);
@@ -177,20 +156,8 @@ mod tests {
     }
 
     #[test]
-    fn instances_are_spread_over_the_nodes_of_their_function() {
-        let mut nodes = Nodes::new(vec!["a".into(), "b".into(), "c".into()], HashMap::from([(7, vec![2, 1])]));
-        let places: Vec<Place> = (0..4).map(|part| nodes.place(InstanceId(part), 7, Some(part))).collect();
-        assert_eq!(places, [2, 1, 2, 1]);
-        assert_eq!(nodes.place(InstanceId(9), 8, None), 0, "what is not placed is on the first node");
-        assert_eq!(nodes.place(InstanceId(0), 7, Some(1)), 2, "and stays where it is");
-        let mut there = nodes.instances_on("b");
-        there.sort_unstable();
-        assert_eq!(there, [InstanceId(1), InstanceId(3)]);
-    }
-
-    #[test]
     fn a_node_that_comes_late_holds_what_its_writer_holds() {
-        let mut nodes = Nodes::new(vec!["a".into(), "b".into()], HashMap::new());
+        let mut nodes = Nodes::new(vec!["a".into(), "b".into()]);
         nodes.open(STREAM, 0, Epoch(1), true, false);
         nodes.hold(STREAM, true);
         let orders = nodes.read(STREAM, 1);

@@ -110,15 +110,8 @@ impl Driver<'_> {
     }
 
     /// The node of an instance. Sinks are on the node that drives the run, where the outputs are to be.
-    fn place_of(&mut self, instance: InstanceId) -> Place {
-        let Some(view) = self.machine.view(instance) else { return self.nodes.place_of(instance) };
-        match view.kind {
-            InstanceKind::Function(function) => {
-                let part = view.part.and_then(|part| part.as_slice().last().copied());
-                self.nodes.place(instance, function.0, part)
-            }
-            InstanceKind::Sink { .. } => 0,
-        }
+    fn place_of(&self, instance: InstanceId) -> Place {
+        self.machine.view(instance).map_or(0, |view| view.place)
     }
 
     fn failed(&mut self, instance: InstanceId, attempt: u32, reason: String) {

@@ -18,8 +18,10 @@ pub struct RunReport {
     pub error: Option<RunError>,
     /// `dataflow` or `control-flow`.
     pub invocation: &'static str,
-    /// How many slots the node had.
+    /// How many slots the node that drove it had.
     pub slots: u32,
+    /// The nodes that took part, first the one that drove it.
+    pub nodes: Vec<NodeReport>,
     /// When it began, on the machine's monotonic clock: a time that a function reads there, less this one, is a time of
     /// this report.
     pub monotonic_start_ns: u64,
@@ -34,6 +36,15 @@ pub struct RunReport {
     pub instances: Vec<AttemptReport>,
     /// The files that became visible; empty unless it succeeded.
     pub outputs: Vec<OutputReport>,
+}
+
+/// A node that took part in a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NodeReport {
+    /// Its name.
+    pub name: String,
+    /// How many instances could compute on it at the same time.
+    pub slots: u32,
 }
 
 /// The way between the node that drove a run and another one.

@@ -11,11 +11,11 @@ use crate::report::{Progress, RunReport};
 use crate::sink;
 use dflow_launcher::{Launcher, LauncherOptions};
 use dflow_protocol::{InstanceId, RunId, StreamId};
-use dflow_scheduler::{Event, InstanceKind, Outcome, RunMachine, RunOptions, RunState};
+use dflow_scheduler::{Event, InstanceKind, Outcome, PlaceOptions, RunMachine, RunOptions, RunState};
 use dflow_shm::now_nanos;
 use dflow_store::StoreError;
-use dflow_workflow::Workflow;
-use std::collections::{HashMap, VecDeque};
+use dflow_workflow::{FunctionId, Workflow};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -111,12 +111,11 @@ impl<'a> Driver<'a> {
                 InputFiles::Live(_) => 1,
             })
             .collect();
-        let slots = spec.options.slots.saturating_add(members.as_ref().map_or(0, Members::slots));
+        let slots = members.as_ref().map(Members::slots).unwrap_or_default();
         let options = RunOptions {
-            slots,
+            places: std::iter::once(spec.options.slots).chain(slots).map(place).collect(),
+            placement: placement(spec),
             invocation: spec.invocation,
-            prepare_ahead: slots.saturating_mul(AHEAD_PER_SLOT).clamp(4, MAX_AHEAD),
-            max_started: MAX_STARTED,
             params: spec.params.clone(),
             input_parts,
         };
@@ -138,7 +137,7 @@ impl<'a> Driver<'a> {
             staging: Some(staging),
             machine,
             host,
-            nodes: Nodes::new(names, placement(spec)),
+            nodes: Nodes::new(names),
             members,
             records: HashMap::new(),
             outputs: HashMap::new(),
@@ -224,11 +223,8 @@ impl<'a> Driver<'a> {
     /// What ran there is gone, and so are its streams.
     fn node_lost(&mut self, node: &str, reason: &str) {
         let reason = format!("node {node} is lost: {reason}");
-        let attempts = self.nodes.instances_on(node).into_iter().filter_map(|instance| {
-            let view = self.machine.view(instance)?;
-            Some((instance, view.attempt))
-        });
-        let gone: Vec<(InstanceId, u32)> = attempts.collect();
+        let there = self.machine.instances().filter(|view| self.nodes.name_of(view.place) == node);
+        let gone: Vec<(InstanceId, u32)> = there.map(|view| (view.id, view.attempt)).collect();
         // First why the run fails; that the attempts are over, too, is what lets it come to its end.
         self.pending.push_back(Event::StoreFailed { reason: reason.clone() });
         for (instance, attempt) in gone {
@@ -294,20 +290,29 @@ async fn changed(members: Option<&Members>) {
     }
 }
 
+/// What a run may use on a node with so many slots.
+fn place(slots: u32) -> PlaceOptions {
+    let prepare_ahead = slots.saturating_mul(AHEAD_PER_SLOT).clamp(4, MAX_AHEAD);
+    PlaceOptions { slots, prepare_ahead, max_started: MAX_STARTED }
+}
+
 /// For each function the nodes of its instances, by their places.
-fn placement(spec: &RunSpec) -> HashMap<u32, Vec<Place>> {
-    let Some(cluster) = &spec.cluster else { return HashMap::new() };
+fn placement(spec: &RunSpec) -> BTreeMap<FunctionId, Vec<Place>> {
+    let Some(cluster) = &spec.cluster else { return BTreeMap::new() };
     let names = std::iter::once(&spec.options.node).chain(cluster.nodes.iter().map(|(name, _)| name));
     let places: HashMap<&String, Place> = names.zip(0..).collect();
     let all: Vec<Place> = (0..=u32::try_from(cluster.nodes.len()).unwrap_or(0)).collect();
-    let mut placement = HashMap::new();
-    for (id, function) in (0..).zip(&spec.workflow.functions) {
-        let chosen = match cluster.placement.get(&function.name) {
-            Some(nodes) => nodes.iter().filter_map(|node| places.get(node).copied()).collect(),
-            None if function.foreach.is_some() => all.clone(),
-            None => Vec::new(),
-        };
-        placement.insert(id, chosen);
+    let mut placement = BTreeMap::new();
+    for (id, function) in (0..).map(FunctionId).zip(&spec.workflow.functions) {
+        match cluster.placement.get(&function.name) {
+            Some(nodes) => {
+                placement.insert(id, nodes.iter().filter_map(|node| places.get(node).copied()).collect());
+            }
+            None if function.foreach.is_some() => {
+                placement.insert(id, all.clone());
+            }
+            None => {}
+        }
     }
     placement
 }

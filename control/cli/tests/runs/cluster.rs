@@ -345,6 +345,48 @@ fn a_long_stream_waits_on_the_disk_of_its_producer() {
 }
 
 #[test]
+fn a_node_runs_no_more_than_it_has_slots() {
+    let functions = |name: &str| -> String {
+        (0..4).map(|index| format!("{name}{index}: {{ command: [sh, -c, 'sleep 0.05'] }}\n")).collect()
+    };
+    let case = Case::new(&(functions("h") + &functions("t")), "{ o: h0.out }");
+    let cluster = Cluster::with_options(&["b"], &["--slots", "1"]);
+    let places: Vec<String> = (0..4).map(|index| format!("t{index}=b")).collect();
+    let places: Vec<&str> = places.iter().map(String::as_str).collect();
+    let ran = cluster.run(&case, &places, &["--slots", "2"]);
+    ran.succeeded();
+    let nodes = serde_json::json!([{ "name": "a", "slots": 2 }, { "name": "b", "slots": 1 }]);
+    assert_eq!(ran.report["nodes"], nodes, "{}", ran.report);
+    let time = |attempt: &serde_json::Value, what: &str| attempt[what].as_u64().unwrap();
+    for (node, slots) in [("a", 2), ("b", 1)] {
+        let there: Vec<_> = ran.instances().filter(|it| it["node"] == node && !it["function"].is_null()).collect();
+        assert_eq!(there.len(), 4, "{node}");
+        for attempt in &there {
+            let start = time(attempt, "started_ns");
+            let at_work = there.iter().filter(|it| time(it, "started_ns") <= start && start < time(it, "ended_ns"));
+            assert!(at_work.count() <= slots, "too many on {node}: {}", ran.report["instances"]);
+        }
+    }
+}
+
+#[test]
+fn one_slot_on_each_node_is_enough() {
+    let case = Case::new(
+        "x: { program: dflow-probe, outputs: [o, p], params: { bytes: 3000000 } }
+         y: { program: dflow-probe, inputs: { i: x.o }, outputs: [o], params: { check: true } }
+         z: { program: dflow-probe, inputs: { i: y.o }, outputs: [o], params: { check: true } }
+         w: { program: dflow-probe, inputs: { i: x.p }, outputs: [o], params: { check: true } }
+         m: { program: dflow-probe, inputs: { i: [w.o, z.o] }, outputs: [o], params: { order: one-by-one } }",
+        "{ o: m.o }",
+    );
+    let cluster = Cluster::with_options(&["b"], &["--slots", "1", "--memory", "8MiB"]);
+    for places in [["x=a", "y=b", "z=a", "w=b", "m=a"], ["x=b", "y=b", "z=a", "w=b", "m=b"]] {
+        cluster.run(&case, &places, &["--slots", "1", "--memory", "8MiB"]).succeeded();
+        assert_eq!(case.output("o"), [test_bytes(3_000_000), test_bytes(3_000_000)].concat(), "{places:?}");
+    }
+}
+
+#[test]
 fn two_runs_at_the_same_time() {
     let case = |bytes: u64| {
         Case::new(

@@ -1,8 +1,8 @@
 //! A run with many parts: the work per event must not grow with the run.
 
 use crate::build::{Flow, flow, fun, out};
-use crate::script::options;
-use dflow_scheduler::{Action, Event, InstanceId, Outcome, Producer, RunMachine, RunOptions, RunState};
+use crate::script::on_one_node;
+use dflow_scheduler::{Action, Event, InstanceId, Outcome, Producer, RunMachine, RunState};
 use dflow_workflow::{Gate, Partition};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ fn ten_thousand_readers_of_one_stream() {
 
 /// Everything succeeds at once, in the order in which it was asked for. Returns how many actions there were.
 fn drive(flow: Flow) -> usize {
-    let options = RunOptions { slots: 16, prepare_ahead: 16, ..options(&flow.0) };
+    let options = on_one_node(&flow.0, 16, 16, 100);
     let (mut machine, first) = RunMachine::new(Arc::new(flow.0), options).expect("the options fit");
     let mut count = first.len();
     let mut actions = VecDeque::from(first);

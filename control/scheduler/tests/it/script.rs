@@ -7,7 +7,8 @@
 //! - `abort split:0.3@1`, `suspend …`, `read …`, `wake 5s`, `committed`, `failed`
 
 use dflow_scheduler::{
-    Action, Epoch, Event, InstanceId, InstanceState, Invocation, Outcome, Producer, RunMachine, RunOptions, StreamId,
+    Action, Epoch, Event, InstanceId, InstanceState, Invocation, Outcome, PlaceOptions, Producer, RunMachine,
+    RunOptions, StreamId,
 };
 use dflow_workflow::Workflow;
 use std::collections::BTreeMap;
@@ -25,13 +26,17 @@ pub struct Script {
 
 pub fn options(workflow: &Workflow) -> RunOptions {
     RunOptions {
-        slots: 100,
+        places: vec![PlaceOptions { slots: 100, prepare_ahead: 0, max_started: 100 }],
+        placement: BTreeMap::new(),
         invocation: Invocation::Dataflow,
-        prepare_ahead: 0,
-        max_started: 100,
         params: BTreeMap::new(),
         input_parts: workflow.inputs.iter().map(|_| 1).collect(),
     }
+}
+
+/// The same on one node with so much.
+pub fn on_one_node(workflow: &Workflow, slots: u32, prepare_ahead: u32, max_started: u32) -> RunOptions {
+    RunOptions { places: vec![PlaceOptions { slots, prepare_ahead, max_started }], ..options(workflow) }
 }
 
 impl Script {

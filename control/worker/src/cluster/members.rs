@@ -111,9 +111,9 @@ impl Members {
         Ok(())
     }
 
-    /// Instances that may compute at the same time on the members together.
-    pub(crate) fn slots(&self) -> u32 {
-        self.members.iter().map(|member| member.slots).fold(0, u32::saturating_add)
+    /// Instances that may compute at the same time on each member.
+    pub(crate) fn slots(&self) -> Vec<u32> {
+        self.members.iter().map(|member| member.slots).collect()
     }
 
     /// Connects the carrier of this node with those of the members.

@@ -1,12 +1,12 @@
 //! When an instance may start.
 
 use crate::build::{flow, fun, out};
-use crate::script::{Script, options};
+use crate::script::{Script, on_one_node};
 use dflow_scheduler::{InstanceState, Invocation, RunOptions};
 use dflow_workflow::{Gate, Source};
 
 fn ahead(flow: &crate::build::Flow) -> RunOptions {
-    RunOptions { prepare_ahead: 100, ..options(&flow.0) }
+    on_one_node(&flow.0, 100, 100, 100)
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn k_of_n_takes_the_first_and_closes_the_others() {
 fn k_of_n_never_starts_a_loser() {
     let flow =
         flow().add(fun("a").writes()).add(fun("b").writes()).add(fun("c").needs(&[out(0), out(1)], 1, Gate::Stream));
-    let options = RunOptions { slots: 1, ..options(&flow.0) };
+    let options = on_one_node(&flow.0, 1, 0, 100);
     let mut run = Script::with(flow, options);
     run.ready("a").bytes("a:0.0");
     assert_eq!(run.state("b"), InstanceState::Unread);

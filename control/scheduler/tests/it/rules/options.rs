@@ -1,10 +1,10 @@
 //! What a run is started with.
 
 use crate::build::{Flow, flow, fun, out};
-use crate::script::options;
+use crate::script::{on_one_node, options};
 use dflow_scheduler::limits::MAX_STREAMS;
 use dflow_scheduler::{Action, PlanError, Producer, RunMachine, RunOptions};
-use dflow_workflow::{Gate, Partition, Source, SwitchOn};
+use dflow_workflow::{FunctionId, Gate, Partition, Source, SwitchOn};
 use std::sync::Arc;
 
 fn refused(flow: Flow, change: impl FnOnce(&mut RunOptions)) -> PlanError {
@@ -18,7 +18,12 @@ fn refused(flow: Flow, change: impl FnOnce(&mut RunOptions)) -> PlanError {
 
 #[test]
 fn options_that_do_not_fit_are_refused() {
-    assert_eq!(refused(flow(), |options| options.slots = 0), PlanError::NoSlots);
+    assert_eq!(refused(flow(), |options| options.places[0].slots = 0), PlanError::NoSlots);
+    assert_eq!(refused(flow(), |options| options.places.clear()), PlanError::NoSlots);
+    let nowhere = refused(flow().add(fun("a")), |options| {
+        options.placement.insert(FunctionId(0), vec![0, 1]);
+    });
+    assert_eq!(nowhere, PlanError::UnknownPlace { function: "a".to_owned(), place: 1, places: 1 });
     let input = || flow().input("text", false);
     let count = PlanError::InputCount { expected: 1, given: 0 };
     assert_eq!(refused(input(), |options| options.input_parts.clear()), count);
@@ -53,7 +58,7 @@ fn a_workflow_that_grows_out_of_bounds_is_refused() {
 
 /// For each function output and workflow input: whether it is kept, and each reader's `restartable`.
 fn layout(flow: Flow) -> (Vec<bool>, Vec<bool>) {
-    let options = RunOptions { slots: 9, ..options(&flow.0) };
+    let options = on_one_node(&flow.0, 9, 0, 100);
     let (_, actions) = RunMachine::new(Arc::new(flow.0), options).expect("the options fit");
     let mut keeps = Vec::new();
     let mut again = Vec::new();

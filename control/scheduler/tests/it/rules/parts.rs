@@ -1,7 +1,7 @@
 //! `foreach`, discovered parts, and the order of lists.
 
 use crate::build::{flow, fun, out};
-use crate::script::{Script, options};
+use crate::script::{Script, on_one_node, options};
 use dflow_scheduler::{Event, InstanceState, Outcome, RunOptions};
 use dflow_workflow::{Gate, Partition, Source};
 
@@ -100,7 +100,7 @@ fn a_new_attempt_may_open_fewer_parts() {
         .add(fun("split").writes_parts(Partition::Discovered).retries(1))
         .add(fun("count").foreach(out(0)).writes())
         .add(fun("merge").gathers(&[out(1)], Gate::Start));
-    let options = RunOptions { slots: 3, ..options(&flow.0) };
+    let options = on_one_node(&flow.0, 3, 0, 100);
     let mut run = Script::with(flow, options);
     run.ready("merge").ready("split");
     run.part("split").part("split").bytes("split:0.1");

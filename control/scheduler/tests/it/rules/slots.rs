@@ -1,13 +1,13 @@
 //! Who starts, and what is made ready.
 
 use crate::build::{Flow, flow, fun, out};
-use crate::script::{Script, options};
-use dflow_scheduler::{InstanceState, RunOptions};
-use dflow_workflow::{Partition, Source, SwitchOn};
+use crate::script::{Script, on_one_node, options};
+use dflow_scheduler::{InstanceState, Place, PlaceOptions, RunOptions};
+use dflow_workflow::{FunctionId, Partition, Source, SwitchOn};
 use std::time::Duration;
 
 fn run(flow: Flow, slots: u32, prepare_ahead: u32, max_started: u32) -> Script {
-    let options = RunOptions { slots, prepare_ahead, max_started, ..options(&flow.0) };
+    let options = on_one_node(&flow.0, slots, prepare_ahead, max_started);
     Script::with(flow, options)
 }
 
@@ -21,9 +21,9 @@ fn running_instances_hold_slots_and_parked_ones_do_not() {
     run.ready("a").expect(&["start a#1"]);
     run.ready("b").ready("c").expect_none("start");
     run.park("a").expect(&["start b#1"]);
-    assert_eq!(run.machine.slots_used(), 1);
+    assert_eq!(run.machine.slots_used(0), 1);
     run.resume("a").expect_none("start");
-    assert_eq!(run.machine.slots_used(), 3, "waking may exceed the slots");
+    assert_eq!(run.machine.slots_used(0), 3, "waking may exceed the slots");
     run.end("b").expect_none("start");
     // `c` wants more slots than there are; it gets all of them.
     run.end("a").expect(&["start c#1"]);
@@ -75,7 +75,7 @@ fn programs_are_made_ready_ahead_up_to_the_limit() {
 #[test]
 fn an_open_gate_makes_ready_beyond_the_limit_if_there_are_slots() {
     let flow = flow().input("files", true).add(fun("a").foreach(Source::WorkflowInput(0)));
-    let options = RunOptions { slots: 3, prepare_ahead: 0, input_parts: vec![9], ..options(&flow.0) };
+    let options = RunOptions { input_parts: vec![9], ..on_one_node(&flow.0, 3, 0, 100) };
     let mut run = Script::with(flow, options);
     assert_eq!(run.last.iter().filter(|action| action.starts_with("prepare")).count(), 3);
     run.ready("a[0]").expect_none("prepare");
@@ -99,6 +99,68 @@ fn one_slot_is_enough_for_a_chain_that_waits() {
     let mut run = run(flow, 1, 0, 1);
     run.ready("a").bytes("a:0.0").park("a").ready("b").expect(&["start b#1"]);
     run.park("b").resume("a").end("a").resume("b").end("b").expect(&["start output:total#1"]);
+    run.end("output:total").expect(&["committed"]);
+}
+
+/// On nodes with so many slots each, with these functions on these nodes.
+fn run_on(flow: Flow, slots: &[u32], placement: &[(u32, &[Place])]) -> Script {
+    let place = |&slots: &u32| PlaceOptions { slots, prepare_ahead: 9, max_started: 9 };
+    let options = RunOptions {
+        places: slots.iter().map(place).collect(),
+        placement: placement.iter().map(|(function, places)| (FunctionId(*function), places.to_vec())).collect(),
+        ..options(&flow.0)
+    };
+    Script::with(flow, options)
+}
+
+#[test]
+fn each_node_has_slots_of_its_own() {
+    let flow = flow().add(fun("a")).add(fun("b")).add(fun("c")).add(fun("d").slots(9));
+    let mut run = run_on(flow, &[1, 2], &[(1, &[1]), (2, &[1]), (3, &[1])]);
+    run.ready("a").expect(&["start a#1"]);
+    run.ready("b").expect(&["start b#1"]);
+    // One more than the first node has, but the second has two.
+    run.ready("c").expect(&["start c#1"]);
+    assert_eq!((run.machine.slots_used(0), run.machine.slots_used(1)), (1, 2));
+    // What is free on one node is of no use to the other.
+    run.end("a").ready("d").expect_none("start");
+    run.park("b").expect_none("start");
+    // It wants more slots than its node has, and gets all of them.
+    run.end("c").expect(&["start d#1"]);
+    assert_eq!((run.machine.slots_used(0), run.machine.slots_used(1)), (0, 2));
+    run.resume("b").end("b").end("d").expect(&["committed"]);
+}
+
+#[test]
+fn parts_are_spread_and_stay_where_they_are() {
+    let flow =
+        flow().add(fun("a").writes_parts(Partition::Fixed(4))).add(fun("b").foreach(out(0)).retries(1)).add(fun("c"));
+    let mut run = run_on(flow, &[9, 9, 1], &[(1, &[2, 1])]);
+    let places = |run: &Script| -> Vec<(String, Place)> {
+        run.machine.instances().map(|view| (view.name, view.place)).collect()
+    };
+    let first = places(&run);
+    let of = |name: &str| first.iter().find(|(other, _)| other == name).map(|(_, place)| *place);
+    assert_eq!([of("a"), of("b[0]"), of("b[1]"), of("b[2]"), of("b[3]"), of("c")], [0, 2, 1, 2, 1, 0].map(Some));
+    run.ready("a").bytes("a:0.0").ready("b[0]").expect(&["start b[0]#1"]);
+    run.fail("b[0]");
+    assert_eq!(places(&run), first);
+}
+
+#[test]
+fn one_slot_on_each_node_is_enough_for_a_chain_there_and_back() {
+    let flow = flow()
+        .add(fun("a").writes())
+        .add(fun("b").reads(out(0)).writes())
+        .add(fun("c").reads(out(1)).writes())
+        .output("total", &[out(2)], false);
+    let mut run = run_on(flow, &[1, 1], &[(1, &[1])]);
+    run.ready("a").bytes("a:0.0").ready("b").expect(&["start b#1"]);
+    // c is where a is, which waits for b.
+    run.bytes("b:0.0").ready("c").expect_none("start");
+    run.park("a").expect(&["start c#1"]);
+    run.park("b").park("c").resume("a").end("a").resume("b").end("b").resume("c").end("c");
+    run.expect(&["start output:total#1"]);
     run.end("output:total").expect(&["committed"]);
 }
 

@@ -126,9 +126,14 @@ impl Node<'_> {
         let process = process.expect("it was prepared");
         let state = process.state;
         assert!(process.attempt == attempt && state == State::Ready, "started when not ready\n{}", self.story());
-        let used: u32 = self.processes.values().map(|process| self.slots_of(process)).sum();
-        let needs = self.workflow.functions[id.0 as usize].resources.slots.min(self.slots);
-        assert!(used + needs <= self.slots, "no free slot\n{}", self.story());
+        let (there, slots) = (view.place, self.slots[view.place as usize]);
+        let beside = self
+            .processes
+            .iter()
+            .filter(|(other, _)| self.machine.view(**other).is_some_and(|view| view.place == there));
+        let used: u32 = beside.map(|(_, process)| self.slots_of(process, slots)).sum();
+        let needs = self.workflow.functions[id.0 as usize].resources.slots.min(slots);
+        assert!(used + needs <= slots, "no free slot\n{}", self.story());
         let function = &self.workflow.functions[id.0 as usize];
         let command = matches!(function.program, Program::Command(_));
         for (index, input) in function.inputs.iter().enumerate() {
@@ -173,13 +178,12 @@ impl Node<'_> {
         }
     }
 
-    fn slots_of(&self, process: &Process) -> u32 {
+    /// What a process holds on a node with so many slots.
+    fn slots_of(&self, process: &Process, slots: u32) -> u32 {
         let computes =
             matches!(process.state, State::Running { parked: false } | State::Dying { started: true, parked: false });
         match process.kind {
-            InstanceKind::Function(id) if computes => {
-                self.workflow.functions[id.0 as usize].resources.slots.min(self.slots)
-            }
+            InstanceKind::Function(id) if computes => self.workflow.functions[id.0 as usize].resources.slots.min(slots),
             _ => 0,
         }
     }

@@ -1,4 +1,4 @@
-//! Random workflows on a simulated node, with failures, hostile timing and everything checked at every step.
+//! Random workflows on simulated nodes, with failures, hostile timing and everything checked at every step.
 
 mod check;
 mod generate;
@@ -46,7 +46,7 @@ proptest! {
     fn every_run_ends_and_keeps_every_rule(
         tape in proptest::collection::vec(any::<u16>(), 0..400),
         seed in any::<u64>(),
-        slots in 1_u32..5,
+        slots in proptest::collection::vec(1_u32..5, 1..4),
         prepare_ahead in 0_u32..5,
         max_started in 1_u32..8,
         control_flow in any::<bool>(),

@@ -1,12 +1,13 @@
-//! The simulated node: a store without bytes and processes without code, which do what real ones may do in any order.
+//! The simulated nodes, as one: a store without bytes and processes without code, which do what real ones may do in any order.
 
 use super::Choices;
 use super::check::Checks;
 use super::generate::{Case, Style};
 use dflow_scheduler::{
-    Action, Epoch, Event, InstanceId, InstanceKind, InstanceState, Outcome, Producer, RunMachine, RunOptions, StreamId,
+    Action, Epoch, Event, InstanceId, InstanceKind, InstanceState, Outcome, Place, PlaceOptions, Producer, RunMachine,
+    RunOptions, StreamId,
 };
-use dflow_workflow::{Partition, SwitchOn, Workflow};
+use dflow_workflow::{FunctionId, Partition, SwitchOn, Workflow};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,8 @@ pub struct Node<'a> {
     pub case: &'a Case,
     pub workflow: Arc<Workflow>,
     pub machine: RunMachine,
-    pub slots: u32,
+    /// Of each place.
+    pub slots: Vec<u32>,
     choices: Choices,
     now: Duration,
     timer: Option<Duration>,
@@ -39,7 +41,8 @@ pub struct Node<'a> {
 
 /// What a run finds on its node.
 pub struct Machine {
-    pub slots: u32,
+    /// Of each place, of which there is one at least.
+    pub slots: Vec<u32>,
     pub prepare_ahead: u32,
     pub max_started: u32,
     /// How many attempts may fail, and in how many steps of each one does.
@@ -108,11 +111,18 @@ const MOST_STEPS: usize = 60_000;
 impl<'a> Node<'a> {
     pub fn run(case: &'a Case, choices: Choices, node: &Machine) {
         let workflow = Arc::new(case.flow.0.clone());
+        let mut choices = choices;
+        let (prepare_ahead, max_started) = (node.prepare_ahead, node.max_started);
+        let place = |&slots: &u32| PlaceOptions { slots, prepare_ahead, max_started };
+        let count = node.slots.len();
+        let placement = (0..workflow.functions.len() as u32).filter_map(|function| {
+            let places: Vec<Place> = (0..choices.below(4)).map(|_| choices.below(count) as Place).collect();
+            (!places.is_empty()).then_some((FunctionId(function), places))
+        });
         let options = RunOptions {
-            slots: node.slots,
+            places: node.slots.iter().map(place).collect(),
+            placement: placement.collect(),
             invocation: case.invocation,
-            prepare_ahead: node.prepare_ahead,
-            max_started: node.max_started,
             params: BTreeMap::new(),
             input_parts: case.input_parts.clone(),
         };
@@ -121,7 +131,7 @@ impl<'a> Node<'a> {
             case,
             workflow,
             machine,
-            slots: node.slots,
+            slots: node.slots.clone(),
             choices,
             now: Duration::ZERO,
             timer: None,
@@ -153,8 +163,11 @@ impl<'a> Node<'a> {
 
     /// What has happened, for the message of a failed check.
     pub fn story(&self) -> String {
-        let views: Vec<String> =
-            self.machine.instances().map(|v| format!("{} {} {:?} #{}", v.id, v.name, v.state, v.attempt)).collect();
+        let views: Vec<String> = self
+            .machine
+            .instances()
+            .map(|v| format!("{} {} {:?} #{} at {}", v.id, v.name, v.state, v.attempt, v.place))
+            .collect();
         let from = self.log.len().saturating_sub(400);
         format!("{}\n{}\n{}", self.case, self.log[from..].join("\n"), views.join("\n"))
     }
