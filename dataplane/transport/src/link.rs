@@ -203,12 +203,14 @@ impl Link {
 
     /// Does what there is to do, without waiting; whether there was something.
     pub fn step(&mut self, local: &mut impl Local) -> bool {
+        // First what there is to say: a new path begins with it, and the other side may have asked for a sign of life already.
+        let mut busy = self.act(local);
         let mut events = std::mem::take(&mut self.events);
         if let Some(path) = &mut self.path {
             path.poll(&mut events);
         }
-        let mut busy = !events.is_empty();
-        if busy {
+        if !events.is_empty() {
+            busy = true;
             self.heard = Instant::now();
             self.asked = false;
         }

@@ -7,6 +7,7 @@ use conformance::world::{Network, World, stream};
 use dflow_transport::Path;
 use dflow_transport::sim::{SimConfig, SimNet};
 use proptest::prelude::*;
+use std::time::{Duration, Instant};
 
 struct Simulated(SimNet);
 
@@ -67,4 +68,26 @@ proptest! {
             prop_assert!(node.sinks.values().all(|sink| sink.aborted.is_none()));
         }
     }
+}
+
+/// One end may come to its end of a new path long after the other has begun to ask for a sign of life.
+#[test]
+fn a_sign_of_life_is_not_given_before_the_path_has_begun() {
+    let limit = Duration::from_secs(1);
+    let mut world = World::new(Simulated(SimNet::new(1, SimConfig::default())));
+    let early = 0;
+    let step = |world: &mut World<Simulated>, side: usize| {
+        let (node, link) = (&mut world.nodes[side], &mut world.links[side]);
+        link.step(node);
+        world.events[side].extend(link.take_events());
+    };
+    step(&mut world, early);
+    world.links[early].tick(Instant::now() + limit / 2, limit);
+    while world.network.idle() {}
+    // What the other end finds first is the question.
+    step(&mut world, 1 - early);
+    world.until_done();
+    world.rest();
+    world.assert_undisturbed();
+    assert!(world.links.iter().all(dflow_transport::Link::is_up));
 }
