@@ -111,7 +111,7 @@ pub struct RunClusterArgs {
     /// are spread over all nodes, and everything else runs on this one
     #[arg(long = "place", value_name = "FUNCTION=NODE[,NODE]…", value_parser = parse_placement)]
     pub placement: Vec<(String, Vec<String>)>,
-    /// After so long without a sign of life a node is lost, and the run with it
+    /// After so long (100ms to 1h) without a sign of life a node is lost, and the run with it
     #[arg(long, value_name = "DURATION", value_parser = units::parse_duration, default_value = "10s")]
     pub silence: Duration,
 }
@@ -126,6 +126,10 @@ pub struct WorkerArgs {
     /// The directory with this node's identity, as `dflow cluster` has made it
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, env = "DFLOW_IDENTITY")]
     pub identity: PathBuf,
+    /// After so long without a sign of life another node of a run is lost, even if the run's own `--silence` is longer
+    /// [default: the run's]
+    #[arg(long, value_name = "DURATION", value_parser = units::parse_duration)]
+    pub silence: Option<Duration>,
     /// Serve metrics for Prometheus at http://ADDRESS:PORT/metrics, to whoever can connect there
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub metrics: Option<SocketAddr>,

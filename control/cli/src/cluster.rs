@@ -2,10 +2,9 @@
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::time::Duration;
 
 use dflow_transport::quic::{ClusterCa, Identity};
-use dflow_worker::{ClusterError, ClusterSpec, NodeOptions, ServeOptions, SetupError};
+use dflow_worker::{ClusterError, ClusterSpec, MAX_SILENCE, MIN_SILENCE, NodeOptions, ServeOptions, SetupError};
 
 use crate::args::{ClusterCommand, ClusterCreateArgs, RunClusterArgs, WorkerArgs};
 use crate::error::CallError;
@@ -24,6 +23,7 @@ pub fn worker(args: &WorkerArgs) -> Result<io::Result<Exit>, CallError> {
     let options = ServeOptions {
         listen: args.listen,
         identity: args.identity.clone(),
+        silence: args.silence,
         metrics: args.metrics,
         node: node_options(&args.node),
     };
@@ -74,7 +74,7 @@ pub fn spec(args: &RunClusterArgs) -> Result<Option<ClusterSpec>, CallError> {
     let Some(identity) = args.identity.clone().filter(|_| !args.nodes.is_empty()) else { return Ok(None) };
     let nodes = addresses(&args.nodes)?;
     let placement = args.placement.iter().cloned().collect();
-    Ok(Some(ClusterSpec { identity, nodes, placement, silence: args.silence.max(Duration::from_millis(100)) }))
+    Ok(Some(ClusterSpec { identity, nodes, placement, silence: args.silence.clamp(MIN_SILENCE, MAX_SILENCE) }))
 }
 
 /// In a cluster a node has the name in its certificate.

@@ -23,8 +23,8 @@ mod sink;
 
 pub use check::{RunSpec, SetupError, check};
 pub use cluster::{
-    ClusterError, ClusterSpec, DEFAULT_SILENCE, Listening, PathTrial, PeerRdma, PeerReport, Problem, Rates,
-    ServeOptions, examine_peers, serve,
+    ClusterError, ClusterSpec, DEFAULT_SILENCE, Listening, MAX_SILENCE, MIN_SILENCE, PathTrial, PeerRdma, PeerReport,
+    Problem, Rates, ServeOptions, examine_peers, serve,
 };
 pub use doctor::{Finding, Health, doctor};
 pub use options::{DEFAULT_SPIN, NodeOptions, RdmaUse, cores, memory_limit};

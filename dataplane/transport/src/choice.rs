@@ -25,7 +25,7 @@ pub enum Say {
         /// What the other end needs to connect with it.
         endpoint: Vec<u8>,
     },
-    /// The other end has connected with it, and this is its own.
+    /// The other end has connected one of its own with it, and uses it when this end has confirmed it.
     Accept {
         /// The path's number.
         path: u64,
@@ -44,6 +44,11 @@ pub enum Say {
         /// The path's number.
         path: u64,
     },
+    /// The leading end has connected its own, too, and uses the path of this number.
+    Confirm {
+        /// The path's number.
+        path: u64,
+    },
 }
 
 /// What is to be done, in this order.
@@ -55,8 +60,11 @@ pub enum Step {
     Quic(u64),
     /// Make an RDMA endpoint for the path of this number; [`Choice::prepared`] answers.
     Prepare(u64),
-    /// Make an RDMA endpoint, connect it with this one, and use the path of this number; [`Choice::answered`] answers.
+    /// Make an RDMA endpoint and connect it with this one, for the path of this number; [`Choice::answered`] answers. It is
+    /// not to be used before [`Step::Use`]: until the other end has connected its own, whatever is sent is lost on it.
     Answer(u64, Vec<u8>),
+    /// Use the path of this number, which was connected for [`Step::Answer`].
+    Use(u64),
     /// Connect the endpoint that was prepared with this one, and use the path; [`Choice::completed`] answers.
     Complete(u64, Vec<u8>),
 }
@@ -68,6 +76,10 @@ enum State {
     Offering {
         path: u64,
         broken: bool,
+    },
+    /// An endpoint for this path is connected at this end, and the other end has not confirmed it.
+    Answered {
+        path: u64,
     },
     Rdma,
 }
@@ -150,11 +162,11 @@ impl Choice {
         }
     }
 
-    /// The other end's endpoint was connected with one of this end's, and the path is in use; or it cannot be.
-    pub fn answered(&mut self, now: Duration, path: u64, endpoint: Result<Vec<u8>, String>) -> Vec<Step> {
+    /// The other end's endpoint was connected with one of this end's; or it cannot be.
+    pub fn answered(&mut self, path: u64, endpoint: Result<Vec<u8>, String>) -> Vec<Step> {
         match endpoint {
             Ok(endpoint) => {
-                self.use_rdma(now, path);
+                self.state = State::Answered { path };
                 vec![Step::Say(Say::Accept { path, endpoint })]
             }
             Err(reason) => {
@@ -168,8 +180,7 @@ impl Choice {
     pub fn completed(&mut self, now: Duration, path: u64, result: Result<(), String>) -> Vec<Step> {
         self.use_rdma(now, path);
         match result {
-            Ok(()) => Vec::new(),
-            // The other end uses the path already.
+            Ok(()) => vec![Step::Say(Say::Confirm { path })],
             Err(reason) => self.lost(now, path, reason),
         }
     }
@@ -179,10 +190,15 @@ impl Choice {
         if path != self.path {
             return Vec::new();
         }
-        if let State::Offering { broken, .. } = &mut self.state {
-            // The other end has left it for the one that was offered, or its refusal is on the way.
-            *broken = true;
-            return Vec::new();
+        match &mut self.state {
+            State::Offering { broken, .. } => {
+                // Its answer, or its refusal, is on the way.
+                *broken = true;
+                return Vec::new();
+            }
+            // The other end has left it for the one that was offered, or says soon that it will not.
+            State::Answered { .. } => return Vec::new(),
+            State::Quic | State::Rdma => {}
         }
         self.reason = reason;
         let path = self.path + 1;
@@ -202,7 +218,11 @@ impl Choice {
             Say::Offer { path, endpoint } => vec![Step::Answer(path, endpoint)],
             Say::Accept { path, endpoint } if self.is_offering(path) => vec![Step::Complete(path, endpoint)],
             Say::Decline { path, reason } if self.is_offering(path) => self.refused(now, reason),
-            Say::Accept { .. } | Say::Decline { .. } => Vec::new(),
+            Say::Confirm { path } if self.state == (State::Answered { path }) => {
+                self.use_rdma(now, path);
+                vec![Step::Use(path)]
+            }
+            Say::Accept { .. } | Say::Decline { .. } | Say::Confirm { .. } => Vec::new(),
             Say::Fall { path } if path > self.path => {
                 if self.reason.is_empty() {
                     self.reason = "the other node has lost it".into();
@@ -266,13 +286,22 @@ mod tests {
         now: Duration,
         /// Whether endpoints can be made and connected.
         works: bool,
+        /// The last path of which both ends have connected their endpoints.
+        connected: u64,
     }
 
     impl Pair {
         fn new() -> Self {
             let end = |leads| Choice::new(leads, Ok(()), 1);
             let used = [(1, false); 2];
-            Self { ends: [end(true), end(false)], channel: Default::default(), used, now: Duration::ZERO, works: true }
+            Self {
+                ends: [end(true), end(false)],
+                channel: Default::default(),
+                used,
+                now: Duration::ZERO,
+                works: true,
+                connected: 0,
+            }
         }
 
         fn perform(&mut self, end: usize, steps: Vec<Step>) {
@@ -288,14 +317,15 @@ mod tests {
                         Vec::new()
                     }
                     Step::Prepare(path) => self.ends[end].prepared(self.now, path, result),
-                    Step::Answer(path, _) => {
-                        if result.is_ok() {
-                            self.take(end, path, true);
-                        }
-                        self.ends[end].answered(self.now, path, result)
+                    Step::Answer(path, _) => self.ends[end].answered(path, result),
+                    Step::Use(path) => {
+                        assert_eq!(self.connected, path, "nothing is sent before both ends have connected");
+                        self.take(end, path, true);
+                        Vec::new()
                     }
                     Step::Complete(path, _) => {
                         if result.is_ok() {
+                            self.connected = path;
                             self.take(end, path, true);
                         }
                         self.ends[end].completed(self.now, path, result.map(|_| ()))

@@ -471,3 +471,43 @@ fn a_peer_that_vanishes_is_noticed() {
     assert!(!error.is_violation() && error.to_string().contains("too long"), "{error}");
     assert!(hostile.connection.closed().is_some());
 }
+
+#[test]
+fn who_dials_says_how_long_a_silence_may_last() {
+    let ca = ClusterCa::create("test").expect("an authority");
+    let patient = QuicSettings { idle_timeout: Duration::from_secs(3600), ..settings() };
+    let bind = |name: &str| {
+        let identity = ca.issue(name, DAY).expect("an identity");
+        QuicNode::bind(localhost(), &identity, patient.clone()).expect("a node")
+    };
+    let (server, mut incoming) = bind("server");
+    let (client, _) = bind("client");
+    let silence = Duration::from_millis(500);
+    let dialed = client.connect_within(server.local_address(), "server", silence).wait().expect("a connection");
+    let accepted = incoming.wait().expect("it is accepted");
+    // Both say nothing for longer than that, and signs of life keep the connection.
+    let bell = Bell::new();
+    accepted.set_waker(bell.waker());
+    assert!(!bell.wait(3 * silence) && accepted.closed().is_none() && dialed.closed().is_none());
+
+    // Nothing is heard of this one any more, although it never said goodbye.
+    let identity = ca.issue("hostile", DAY).expect("an identity");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let quic = runtime.block_on(async {
+        let endpoint = bare_endpoint(
+            localhost(),
+            &identity,
+            &QuicSettings { idle_timeout: silence, keep_alive: silence / 4, ..settings() },
+        );
+        let endpoint = endpoint.expect("an endpoint");
+        let quic = endpoint.connect(server.local_address(), "server").expect("a call").await.expect("a connection");
+        let (send, mut receive) = greet(&quic, PEER_VERSION).await;
+        receive.read_exact(&mut [0; 12]).await.expect("its greeting");
+        (endpoint, quic, send, receive)
+    });
+    let silent = incoming.wait().expect("it is accepted");
+    silent.set_waker(bell.waker());
+    let reason = wait_for(&bell, || silent.closed());
+    assert!(reason.contains("too long"), "{reason}");
+    drop(quic);
+}

@@ -132,3 +132,20 @@ fn a_worker_that_is_stopped_is_lost_after_the_silence() {
     cluster.assert_idle();
     next_run_works(&cluster, &["s=b", "r=c"]);
 }
+
+#[test]
+fn a_worker_has_a_silence_of_its_own() {
+    let cluster = Cluster::with_options(&["b", "c"], &["--silence", "1s"]);
+    let case = endless();
+    let mut args = cluster.args(&PLACES);
+    let silence = args.iter_mut().skip_while(|arg| *arg != "--silence").nth(1).unwrap();
+    *silence = "1h".to_owned();
+    let mut running = case.spawn(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    eventually("the functions do not start", || cluster.probes() == 3);
+    let start = Instant::now();
+    running.kill();
+    // The driver would be waited for an hour.
+    cluster.assert_idle();
+    assert!(start.elapsed() < NOTICED, "noticed after {:?}", start.elapsed());
+    next_run_works(&cluster, &["s=b", "r=c"]);
+}

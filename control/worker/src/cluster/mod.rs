@@ -35,9 +35,14 @@ pub struct ClusterSpec {
     /// For a function, the nodes that its instances are spread over. Those of a `foreach` that are not named here are
     /// spread over all nodes; everything else runs on the node that drives the run.
     pub placement: BTreeMap<String, Vec<String>>,
-    /// After so long without a sign of life a node is lost.
+    /// After so long without a sign of life a node is lost. From [`MIN_SILENCE`] to [`MAX_SILENCE`].
     pub silence: Duration,
 }
+
+/// The least of [`ClusterSpec::silence`]: less would take a busy node for a lost one.
+pub const MIN_SILENCE: Duration = Duration::from_millis(100);
+/// The most of it: a connection whose other end is gone is not kept for longer.
+pub const MAX_SILENCE: Duration = Duration::from_secs(3600);
 
 /// The default of [`ClusterSpec::silence`].
 pub const DEFAULT_SILENCE: Duration = Duration::from_secs(10);

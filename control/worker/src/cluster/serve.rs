@@ -3,7 +3,7 @@
 use super::message::Managed;
 use super::probe::{self, Probing};
 use super::session::{Meeting, Session};
-use super::{ClusterError, Ring};
+use super::{ClusterError, MAX_SILENCE, MIN_SILENCE, Ring};
 use crate::check::SetupError;
 use crate::metrics::{self, Ledger, Scrapes};
 use crate::options::{NodeOptions, raise_descriptor_limit};
@@ -29,6 +29,9 @@ pub struct ServeOptions {
     pub listen: SocketAddr,
     /// The directory with its identity.
     pub identity: PathBuf,
+    /// Another node that takes part in a run is lost after so long without a sign of life, even if the run's driver waits
+    /// longer; without it, when the driver says so.
+    pub silence: Option<Duration>,
     /// Where it serves metrics over HTTP (TCP), if it does.
     pub metrics: Option<SocketAddr>,
     /// What it may use, for each run.
@@ -60,8 +63,10 @@ pub fn serve(options: &ServeOptions, ready: impl FnOnce(&Listening)) -> Result<(
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
         let identity = Identity::load(&options.identity).map_err(ClusterError::from)?;
-        let (node, mut incoming) =
-            QuicNode::bind(options.listen, &identity, QuicSettings::default()).map_err(ClusterError::from)?;
+        // Whoever dials says how long, and the shorter holds.
+        let silence = options.silence.unwrap_or(MAX_SILENCE).clamp(MIN_SILENCE, MAX_SILENCE);
+        let settings = QuicSettings { idle_timeout: silence, ..QuicSettings::default() };
+        let (node, mut incoming) = QuicNode::bind(options.listen, &identity, settings).map_err(ClusterError::from)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(system("watch for Ctrl-C"))?;
         let mut terminate = signal(SignalKind::terminate()).map_err(system("watch for SIGTERM"))?;
         let scrapes = match options.metrics {
@@ -75,6 +80,7 @@ pub fn serve(options: &ServeOptions, ready: impl FnOnce(&Listening)) -> Result<(
         });
         let place = Rc::new(Serving {
             node,
+            silence,
             options: NodeOptions { node: identity.name().to_owned(), ..options.node.clone() },
             meetings: RefCell::default(),
             probes: Cell::new(0),
@@ -100,6 +106,8 @@ pub fn serve(options: &ServeOptions, ready: impl FnOnce(&Listening)) -> Result<(
 /// What all sessions of a node share.
 pub(super) struct Serving {
     pub(super) node: QuicNode,
+    /// The longest silence that it bears.
+    pub(super) silence: Duration,
     pub(super) options: NodeOptions,
     /// For each run, where connections from other nodes go that take part in it; whoever comes first makes it.
     meetings: RefCell<HashMap<u128, Room>>,

@@ -1,10 +1,10 @@
 //! A run that another node drives, on a node that serves it.
 
-use super::Ring;
 use super::members::FIRST_PATH;
 use super::message::{Join, Managed};
 use super::serve::Serving;
 use super::way::Way;
+use super::{MIN_SILENCE, Ring};
 use crate::host::Host;
 use crate::metrics::{PeerCounts, PeerSample, RunSample};
 use crate::nodes::Place;
@@ -136,7 +136,7 @@ impl Session {
         let options = LauncherOptions { containment: serving.options.containment, ..LauncherOptions::default() };
         let launcher = Launcher::start(&options).map_err(|error| error.to_string())?;
         let mut host = Host::new(&serving.options, RunId(join.run), launcher).map_err(|error| error.to_string())?;
-        host.carry(crate::run::random_u64(), Duration::from_millis(join.silence))?;
+        host.carry(crate::run::random_u64(), silence(serving, join))?;
         Ok(host)
     }
 
@@ -195,11 +195,12 @@ impl Session {
         let Some((name, address)) = self.join.nodes.get(place as usize).cloned() else { return };
         let (serving, run, own, dialed) =
             (Rc::clone(&self.serving), self.join.run, self.join.place, self.dialed.clone());
+        let silence = silence(&self.serving, &self.join);
         spawn_local(async move {
             let mut pause = FIRST_PAUSE;
             while !dialed.is_closed() {
                 let reason = match address.parse() {
-                    Ok(address) => match serving.node.connect(address, &name).await {
+                    Ok(address) => match serving.node.connect_within(address, &name, silence).await {
                         Ok(connection) => {
                             let meet = Managed::Meet { run, place: own, incarnation };
                             match meet.send(&connection) {
@@ -277,4 +278,9 @@ impl Session {
             }
         }
     }
+}
+
+/// How long a node of the run may say nothing: as the driver says, or less if this node bears less.
+fn silence(serving: &Serving, join: &Join) -> Duration {
+    Duration::from_millis(join.silence).clamp(MIN_SILENCE, serving.silence)
 }

@@ -20,6 +20,8 @@ pub(super) struct Way {
     choice: Choice,
     begun: Instant,
     rdma: RdmaEnd,
+    /// A path by RDMA that the other end has not confirmed yet.
+    connected: Option<Box<dyn Path>>,
     /// Paths that were lost, so that the next one was by QUIC; and when the last was that does not count yet.
     failovers: u64,
     fell: Option<Instant>,
@@ -40,7 +42,8 @@ impl Way {
     ) -> Result<Self, String> {
         let rdma = RdmaEnd::new(wanted.clone());
         let choice = Choice::new(leads, rdma.allowed(), number);
-        let way = Self { place, choice, begun: Instant::now(), rdma, connection, failovers: 0, fell: None };
+        let way =
+            Self { place, choice, begun: Instant::now(), rdma, connected: None, connection, failovers: 0, fell: None };
         way.use_quic(host, number)?;
         Ok(way)
     }
@@ -100,6 +103,7 @@ impl Way {
                 }
                 Step::Quic(number) => {
                     tracing::info!(node = self.connection.peer(), "streams go by QUIC from now on");
+                    self.connected = None;
                     self.failovers += u64::from(self.fell.replace(Instant::now()).is_some());
                     if let Err(reason) = self.use_quic(host, number) {
                         self.connection.close(&reason);
@@ -114,11 +118,20 @@ impl Way {
                     self.choice.prepared(self.begun.elapsed(), number, endpoint)
                 }
                 Step::Answer(number, endpoint) => {
-                    let answer = self.prepare(host).and_then(|own| self.connect(host, number, &endpoint).map(|()| own));
-                    self.choice.answered(self.begun.elapsed(), number, answer)
+                    let answer = self.prepare(host).and_then(|own| {
+                        self.connected = Some(self.rdma.connect(&endpoint)?);
+                        Ok(own)
+                    });
+                    self.choice.answered(number, answer)
+                }
+                Step::Use(number) => {
+                    if let Some(path) = self.connected.take() {
+                        self.use_rdma(host, path, number);
+                    }
+                    Vec::new()
                 }
                 Step::Complete(number, endpoint) => {
-                    let result = self.connect(host, number, &endpoint);
+                    let result = self.rdma.connect(&endpoint).map(|path| self.use_rdma(host, path, number));
                     self.choice.completed(self.begun.elapsed(), number, result)
                 }
             };
@@ -145,10 +158,8 @@ impl Way {
         self.rdma.prepare(self.connection.address().ip(), carrier.waker())
     }
 
-    fn connect(&mut self, host: &Host, number: u64, endpoint: &[u8]) -> Result<(), String> {
-        let path = self.rdma.connect(endpoint)?;
+    fn use_rdma(&self, host: &Host, path: Box<dyn Path>, number: u64) {
         tracing::info!(node = self.connection.peer(), "streams go by RDMA from now on");
         self.use_path(host, path, number);
-        Ok(())
     }
 }

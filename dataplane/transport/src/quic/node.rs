@@ -183,6 +183,12 @@ impl QuicNode {
 
     /// Opens a connection to the node of this name.
     pub fn connect(&self, address: SocketAddr, expected_peer: &str) -> Dial {
+        self.connect_within(address, expected_peer, self.shared.settings.idle_timeout)
+    }
+
+    /// Opens a connection to the node of this name that is lost when nothing has come for so long, or for less if the
+    /// other side says less.
+    pub fn connect_within(&self, address: SocketAddr, expected_peer: &str, idle_timeout: Duration) -> Dial {
         let (outcome, dial) = oneshot::channel();
         let index = self.next.fetch_add(1, Ordering::Relaxed) % self.endpoints.len().max(1);
         let (peer, shared) = (expected_peer.to_owned(), self.shared.clone());
@@ -190,7 +196,7 @@ impl QuicNode {
             let client = endpoint.client.clone();
             endpoint.runtime.spawn(async move {
                 // Nobody may be waiting any more; the connection is then closed.
-                let _ = outcome.send(dial_peer(&shared, &client, address, peer).await);
+                let _ = outcome.send(dial_peer(&shared, &client, address, peer, idle_timeout).await);
             });
         }
         Dial(dial)
@@ -322,7 +328,7 @@ pub fn bare_endpoint(address: SocketAddr, identity: &Identity, settings: &QuicSe
     let socket = bind(address, 1, settings.socket_buffer).and_then(|mut sockets| sockets.pop().ok_or_else(no_socket));
     let server = server_config(&tls, settings);
     let mut endpoint = socket.and_then(|socket| endpoint(socket, Some(server))).map_err(failed)?;
-    endpoint.set_default_client_config(client_config(&tls, settings));
+    endpoint.set_default_client_config(client_config(&tls, settings, settings.idle_timeout));
     Ok(endpoint)
 }
 
@@ -332,16 +338,16 @@ fn no_socket() -> io::Error {
 
 fn server_config(tls: &Tls, settings: &QuicSettings) -> quinn::ServerConfig {
     let mut config = quinn::ServerConfig::with_crypto(tls.server.clone());
-    config.transport_config(Arc::new(settings.transport(1)));
+    config.transport_config(Arc::new(settings.transport(1, settings.idle_timeout)));
     // Nodes do not move to other addresses in the middle of a connection.
     config.migration(false);
     config.max_incoming(MAX_HANDSHAKES);
     config
 }
 
-fn client_config(tls: &Tls, settings: &QuicSettings) -> quinn::ClientConfig {
+fn client_config(tls: &Tls, settings: &QuicSettings, idle_timeout: Duration) -> quinn::ClientConfig {
     let mut config = quinn::ClientConfig::new(tls.client.clone());
-    config.transport_config(Arc::new(settings.transport(0)));
+    config.transport_config(Arc::new(settings.transport(0, idle_timeout)));
     config
 }
 
@@ -412,12 +418,13 @@ async fn dial_peer(
     endpoint: &Endpoint,
     address: SocketAddr,
     peer: String,
+    idle_timeout: Duration,
 ) -> Result<Connection, ConnectError> {
     check_name(&peer)?;
     let limit = shared.settings.handshake_timeout;
     let attempt = async {
         let connecting = endpoint
-            .connect_with(client_config(&shared.tls, &shared.settings), address, &peer)
+            .connect_with(client_config(&shared.tls, &shared.settings, idle_timeout), address, &peer)
             .map_err(|error| Refusal::new(Cause::Closed, error.to_string()))?;
         let connection = connecting.await.map_err(|error| {
             let refusal = Refusal::from(&error);

@@ -33,9 +33,10 @@ pub enum Congestion {
 pub struct QuicSettings {
     /// Sockets, each with a thread of its own; connections are spread over them. At least 1, at most 64.
     pub endpoints: usize,
-    /// A sign of life is sent when nothing else was for so long. Less than half of `idle_timeout`.
+    /// A sign of life is sent when nothing else was for so long, or for a quarter of the time after which the connection
+    /// is lost, if that is less.
     pub keep_alive: Duration,
-    /// A connection on which nothing has come for so long is lost.
+    /// A connection on which nothing has come for so long is lost. The shorter of what both ends say holds for both.
     pub idle_timeout: Duration,
     /// A peer that has not proven who it is within this time is refused.
     pub handshake_timeout: Duration,
@@ -83,8 +84,9 @@ impl Default for QuicSettings {
 }
 
 impl QuicSettings {
-    /// What quinn makes of them. `bidirectional`: streams for the management channel that the other side may open.
-    pub(super) fn transport(&self, bidirectional: u32) -> TransportConfig {
+    /// What quinn makes of them. `bidirectional`: streams for the management channel that the other side may open;
+    /// `idle_timeout`: in place of that of the settings.
+    pub(super) fn transport(&self, bidirectional: u32, idle_timeout: Duration) -> TransportConfig {
         let mut config = TransportConfig::default();
         let window = self.receive_window();
         config
@@ -94,8 +96,8 @@ impl QuicSettings {
             .receive_window(window)
             .send_window(self.in_flight.saturating_add(MESSAGE_ROOM))
             .datagram_receive_buffer_size(None)
-            .keep_alive_interval(Some(self.keep_alive))
-            .max_idle_timeout(IdleTimeout::try_from(self.idle_timeout).ok())
+            .keep_alive_interval(Some(self.keep_alive.min(idle_timeout / 4)))
+            .max_idle_timeout(IdleTimeout::try_from(idle_timeout).ok())
             .initial_mtu(self.first_packet.clamp(1200, 16_000))
             .enable_segmentation_offload(self.segmentation_offload);
         let mut discovery = MtuDiscoveryConfig::default();
