@@ -73,7 +73,10 @@ record! {
         timeout: Spanned<Time>,
         /// How often a failed attempt is repeated: a number, or a number with pauses.
         retries: RetriesFile,
-        /// A new attempt writes the same bytes as the one before, so functions that read them need not start again.
+        /// A new attempt writes the same bytes as the one before, so functions that read them need not start again. Not true of
+        /// a function that reads several inputs, or the streams of a fan-in, by whichever has bytes first, nor of one that
+        /// depends on the time, on random numbers or on the order of threads. A difference is found, and its readers start
+        /// again after all.
         deterministic: Switched,
         /// What one instance needs.
         resources: ResourcesFile,
