@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
+use crate::failure::{Failure, Trying};
+
 /// How long the cheap clock is compared with the shared one to learn its rate.
 const CALIBRATION: Duration = Duration::from_millis(20);
 
@@ -11,6 +13,29 @@ const CALIBRATION: Duration = Duration::from_millis(20);
 pub fn now() -> u64 {
     let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::Monotonic);
     tv_sec.cast_unsigned() * 1_000_000_000 + tv_nsec.cast_unsigned()
+}
+
+/// The processor time that this process has taken, in nanoseconds.
+pub fn processor_time() -> u64 {
+    let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::ProcessCPUTime);
+    tv_sec.cast_unsigned() * 1_000_000_000 + tv_nsec.cast_unsigned()
+}
+
+/// The processor time that another process has taken, in nanoseconds; the kernel tells it in hundredths of a second.
+pub fn processor_time_of(process: u32) -> Result<u64, Failure> {
+    let path = format!("/proc/{process}/stat");
+    let text = std::fs::read_to_string(&path).trying(format_args!("read {path}"))?;
+    let ticks = ticks_of(&text).ok_or_else(|| Failure::new(format!("{path} has no processor time")))?;
+    Ok(ticks * (1_000_000_000 / rustix::param::clock_ticks_per_second().max(1)))
+}
+
+/// User and system time in a text of `/proc/PID/stat`. The program's name, in brackets, may hold anything.
+fn ticks_of(stat: &str) -> Option<u64> {
+    /// Where user time is behind the name; system time follows.
+    const USER: usize = 11;
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(USER);
+    let mut next = || fields.next()?.parse::<u64>().ok();
+    Some(next()? + next()?)
 }
 
 /// Waits until [`now`] is `time`: asleep for most of it, then awake, so that the moment is met to the microsecond.
@@ -95,4 +120,17 @@ fn counter() -> u64 {
 #[cfg(not(target_arch = "x86_64"))]
 fn counter() -> u64 {
     0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processor_time_is_found_behind_any_name() {
+        let stat = "7 (a ) b) S 1 7 7 0 -1 4194560 900 0 3 0 120 34 5 6 20 0 3 0 88 1 2";
+        assert_eq!(ticks_of(stat), Some(154));
+        assert_eq!(ticks_of("7 (cut"), None);
+        assert!(processor_time_of(std::process::id()).is_ok());
+    }
 }

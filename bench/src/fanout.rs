@@ -212,7 +212,7 @@ impl Actor for Writer {
             self.end.send(due)?;
         }
         self.end.flush()?;
-        Ok(Findings { began, ended: now(), latency: Recorded::default() })
+        Ok(Findings { began, ended: now(), latency: Recorded::default(), ..Findings::default() })
     }
 }
 
@@ -236,6 +236,6 @@ impl Actor for Reader {
             }
             self.last = seen.first;
         }
-        Ok(Findings { began, ended: now(), latency: Recorded::of(&histogram) })
+        Ok(Findings { began, ended: now(), latency: Recorded::of(&histogram), ..Findings::default() })
     }
 }

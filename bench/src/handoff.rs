@@ -212,7 +212,7 @@ impl Actor for Player {
                 }
             }
         }
-        Ok(Findings { began, ended: now(), latency })
+        Ok(Findings { began, ended: now(), latency, ..Findings::default() })
     }
 }
 

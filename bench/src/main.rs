@@ -20,6 +20,7 @@ mod ours;
 mod payload;
 mod peers;
 mod process;
+mod quic;
 mod report;
 mod settings;
 mod spill;
@@ -56,6 +57,8 @@ enum Topic {
     Spill(Options),
     /// From "start" to the first instruction of a program, and programs per second.
     Invoke(Options),
+    /// Streams, round trips and set-up between two nodes without RDMA, over loopback and across network namespaces.
+    Quic(Options),
     /// All of them.
     All(Options),
     /// One process of a measurement; the program calls itself so.
@@ -68,6 +71,10 @@ enum Topic {
 
 /// Measures one topic and adds its tables to the report.
 type Measure = fn(&Settings, &mut Report) -> Result<(), Failure>;
+
+/// All topics, in the order of the command line.
+const ALL: &[Measure] =
+    &[handoff::measure, stream::measure, fanout::measure, spill::measure, invoke::measure, quic::measure];
 
 fn main() -> ExitCode {
     // The launcher of a daemon, before any thread exists and any memory is taken.
@@ -82,9 +89,8 @@ fn main() -> ExitCode {
         Topic::Fanout(options) => (options, &[fanout::measure]),
         Topic::Spill(options) => (options, &[spill::measure]),
         Topic::Invoke(options) => (options, &[invoke::measure]),
-        Topic::All(options) => {
-            (options, &[handoff::measure, stream::measure, fanout::measure, spill::measure, invoke::measure])
-        }
+        Topic::Quic(options) => (options, &[quic::measure]),
+        Topic::All(options) => (options, ALL),
     };
     exit(run(options, topics))
 }

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Trying};
 use crate::latency::Recorded;
-use crate::{fanout, handoff, invoke, stream};
+use crate::{clock, fanout, handoff, invoke, quic, stream};
 
 /// How long all actors together may take for one round before the measurement is given up.
 const ROUND_LIMIT: Duration = Duration::from_secs(120);
@@ -38,6 +38,8 @@ pub enum Task {
     Many(fanout::many::Task),
     /// A process that wakes, or the one that is woken.
     Wake(invoke::Task),
+    /// One side of a way between nodes.
+    Quic(quic::Task),
 }
 
 impl Task {
@@ -48,6 +50,7 @@ impl Task {
             Task::Fanout(task) => task.actor(),
             Task::Many(task) => task.actor(),
             Task::Wake(task) => task.actor(),
+            Task::Quic(task) => task.actor(),
         }
     }
 }
@@ -76,6 +79,8 @@ pub struct Findings {
     pub ended: u64,
     /// The latencies that it measured.
     pub latency: Recorded,
+    /// The processor time that its process took meanwhile, in nanoseconds.
+    pub cpu: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -244,8 +249,10 @@ fn obey(
     let mut actor = task.actor()?;
     tell(line, &Said::Ready)?;
     while let Some(round) = hear(orders)? {
+        let before = clock::processor_time();
         let findings = actor.round(round)?;
-        tell(line, &Said::Done(findings))?;
+        let cpu = clock::processor_time().saturating_sub(before);
+        tell(line, &Said::Done(Findings { cpu, ..findings }))?;
     }
     Ok(())
 }

@@ -17,7 +17,7 @@ const SIZE_LIMIT: usize = 1 << 30;
 /// The options that all topics share.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
-    /// Payload sizes, as 64, 4K, 1M (handoff, stream) [default: each topic's own]
+    /// Payload sizes, as 64, 4K, 1M (handoff, stream), or lengths of streams (quic, nodes) [default: each topic's own]
     #[arg(long, value_delimiter = ',', value_parser = size)]
     sizes: Vec<usize>,
     /// Only subjects whose name contains one of these words
@@ -35,6 +35,9 @@ pub struct Options {
     /// Short runs: to see that everything works, not to quote
     #[arg(long)]
     quick: bool,
+    /// Also across a network of this rate, as tc writes it: 1gbit, 400mbit (quic; root)
+    #[arg(long, value_name = "RATE")]
+    cap: Option<String>,
     /// Folder on the disk to be measured (spill)
     #[arg(long, value_name = "DIR", default_value = ".")]
     spill_dir: PathBuf,
@@ -63,6 +66,8 @@ pub struct Settings {
     pub hlog: Option<PathBuf>,
     /// How the report is written.
     pub format: Format,
+    /// The rate of a network to be measured beside those that are as fast as the machine.
+    pub cap: Option<String>,
     /// Where spill files go.
     pub spill_dir: PathBuf,
     topology: Topology,
@@ -80,6 +85,7 @@ impl Settings {
             quick: options.quick,
             hlog: options.hlog,
             format: options.format,
+            cap: options.cap,
             spill_dir,
             topology,
             only: options.only,

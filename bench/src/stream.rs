@@ -239,6 +239,6 @@ impl Actor for Streamer {
         if matches!(self.part, Part::Writer) {
             self.end.flush()?;
         }
-        Ok(Findings { began, ended: now(), latency: Recorded::default() })
+        Ok(Findings { began, ended: now(), latency: Recorded::default(), ..Findings::default() })
     }
 }

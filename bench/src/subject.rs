@@ -65,6 +65,11 @@ pub trait End {
     /// Waits for the next payload and reads all of it.
     fn receive(&mut self) -> Result<Seen, Failure>;
 
+    /// Does what is due between two exchanges and no part of either.
+    fn between(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+
     /// Waits until the readers have everything that was sent, where an end may hold some of it back.
     fn flush(&mut self) -> Result<(), Failure> {
         Ok(())

@@ -111,6 +111,31 @@ fn a_real_daemon_carries_many_streams() {
 }
 
 #[test]
+fn streams_round_trips_and_set_up_over_quic_are_compared_with_bare_quinn() {
+    let logs = tempfile::tempdir().unwrap();
+    let log = logs.path().to_str().unwrap();
+    let report = run(&["quic", "--sizes", "1M", "--only", "quinn-tuned,dflow,tcp", "--hlog", log]);
+    let rows = rows(&report);
+    let of = |case: &str, subject: &str| {
+        let found = rows.iter().find(|row| row["case"] == case && row["subject"] == subject);
+        *found.unwrap_or_else(|| panic!("no {subject} in {case}"))
+    };
+    for subject in ["quinn-tuned", "dflow", "tcp"] {
+        for figure in ["bytes_per_second", "of_limit", "cpu_ns_per_gib", "cpu_over_limit"] {
+            assert_measured(of("1 MiB, loopback", subject), figure);
+        }
+        for case in ["a round trip, loopback", "a connection, loopback"] {
+            assert_measured(of(case, subject), "p50_over_limit");
+        }
+    }
+    assert_measured(of("a round trip, loopback", "dflow-messages"), "p99_ns");
+    assert_measured(of("a stream, loopback", "dflow"), "p50_over_limit");
+    for name in ["quic-trip-loopback-dflow", "quic-connection-loopback-quinn-tuned", "quic-open-loopback-dflow"] {
+        assert!(logs.path().join(format!("{name}.hlog")).is_file(), "{name}");
+    }
+}
+
+#[test]
 fn a_wrong_size_is_refused() {
     let output = Command::new(env!("CARGO_BIN_EXE_dflow-bench")).args(["handoff", "--sizes", "7"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));

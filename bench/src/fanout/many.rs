@@ -163,6 +163,6 @@ impl Actor for Mover {
     fn round(&mut self, _: Round) -> Result<Findings, Failure> {
         let began = now();
         self.end.move_all(self.streams)?;
-        Ok(Findings { began, ended: now(), latency: Recorded::default() })
+        Ok(Findings { began, ended: now(), latency: Recorded::default(), ..Findings::default() })
     }
 }

@@ -113,7 +113,7 @@ impl Actor for Player {
                 }
             }
         }
-        Ok(Findings { began, ended: now(), latency: Recorded::of(&histogram) })
+        Ok(Findings { began, ended: now(), latency: Recorded::of(&histogram), ..Findings::default() })
     }
 }
 

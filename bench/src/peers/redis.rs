@@ -1,12 +1,13 @@
 //! A Redis server of our own, and as much of its protocol as it takes to set and get a key.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Signal, set_parent_process_death_signal};
 
+use crate::clock::processor_time_of;
 use crate::failure::{Failure, Trying};
 use crate::peers::unix_socket::connect_to;
 use crate::subject::Place;
@@ -32,19 +33,41 @@ pub struct Server(Child);
 impl Server {
     /// Starts it and waits until it answers.
     pub fn start(place: &Place) -> Result<Server, Failure> {
-        let mut command = Command::new(PROGRAM);
+        Server::start_as(Command::new(PROGRAM), place, None)
+    }
+
+    /// Starts it for connections over TCP to this address, too. `command` makes a command of a program's name.
+    pub fn start_at(
+        address: SocketAddr,
+        place: &Place,
+        command: impl FnOnce(&str) -> Command,
+    ) -> Result<Server, Failure> {
+        Server::start_as(command(PROGRAM), place, Some(address))
+    }
+
+    fn start_as(mut command: Command, place: &Place, address: Option<SocketAddr>) -> Result<Server, Failure> {
+        let port = address.map_or(0, |address| address.port());
         command
-            .args(["--port", "0", "--save", "", "--appendonly", "no", "--daemonize", "no", "--unixsocket"])
+            .args(["--port", &port.to_string(), "--save", "", "--appendonly", "no", "--daemonize", "no"])
+            .arg("--unixsocket")
             .arg(place.path(SOCKET))
             .arg("--dir")
             .arg(place.path(""))
             .stdin(Stdio::null())
             .stdout(Stdio::null());
+        if let Some(address) = address {
+            command.args(["--bind", &address.ip().to_string(), "--protected-mode", "no"]);
+        }
         // SAFETY: between fork and exec it makes one system call, which is allowed there, and touches no memory.
         unsafe { command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?)) };
         let server = Server(command.spawn().trying(format_args!("start {PROGRAM}"))?);
         Client::connect(place)?.set("ready", b"yes")?;
         Ok(server)
+    }
+
+    /// The processor time that it has taken, in nanoseconds.
+    pub fn processor_time(&self) -> Result<u64, Failure> {
+        processor_time_of(self.0.id())
     }
 }
 
@@ -57,16 +80,24 @@ impl Drop for Server {
 
 /// A connection to the server.
 pub struct Client {
-    requests: UnixStream,
-    answers: BufReader<UnixStream>,
+    requests: Box<dyn Write>,
+    answers: BufReader<Box<dyn Read>>,
 }
 
 impl Client {
-    /// Connects.
+    /// Connects over a Unix socket.
     pub fn connect(place: &Place) -> Result<Client, Failure> {
         let requests = connect_to(&place.path(SOCKET))?;
-        let answers = BufReader::new(requests.try_clone().trying("share a socket")?);
-        Ok(Client { requests, answers })
+        let answers = requests.try_clone().trying("share a socket")?;
+        Ok(Client { requests: Box::new(requests), answers: BufReader::new(Box::new(answers)) })
+    }
+
+    /// Connects over TCP.
+    pub fn connect_at(address: SocketAddr) -> Result<Client, Failure> {
+        let requests = TcpStream::connect(address).trying("connect to Redis")?;
+        requests.set_nodelay(true).trying("set TCP_NODELAY")?;
+        let answers = requests.try_clone().trying("share a socket")?;
+        Ok(Client { requests: Box::new(requests), answers: BufReader::new(Box::new(answers)) })
     }
 
     /// Sets a key.

@@ -22,7 +22,7 @@ mod tls;
 
 pub use connection::{Connection, ConnectionStats, MAX_MANAGEMENT_MESSAGE, ManagementError};
 pub use identity::{ClusterCa, Identity, IdentityError, Validity};
-pub use node::{ConnectError, Dial, Incoming, NodeCounters, NodeError, QuicNode, bare_endpoint};
+pub use node::{ConnectError, Dial, Incoming, NodeCounters, NodeError, QuicNode, bare_endpoint, default_endpoint};
 pub use path::QuicPath;
 pub use refusal::Cause;
 pub use settings::{Congestion, QuicSettings};

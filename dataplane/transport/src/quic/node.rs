@@ -332,6 +332,18 @@ pub fn bare_endpoint(address: SocketAddr, identity: &Identity, settings: &QuicSe
     Ok(endpoint)
 }
 
+/// quinn as it comes, with the TLS of a [`QuicNode`] alone. To be called within a tokio runtime.
+///
+/// # Errors
+/// If the address cannot be used or the identity is not usable.
+pub fn default_endpoint(address: SocketAddr, identity: &Identity) -> Result<Endpoint, NodeError> {
+    let tls = Tls::new(identity)?;
+    let server = quinn::ServerConfig::with_crypto(tls.server);
+    let mut endpoint = Endpoint::server(server, address).map_err(|source| NodeError::Bind { address, source })?;
+    endpoint.set_default_client_config(quinn::ClientConfig::new(tls.client));
+    Ok(endpoint)
+}
+
 fn no_socket() -> io::Error {
     io::Error::other("there is no socket")
 }

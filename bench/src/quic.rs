@@ -1,0 +1,192 @@
+//! Topic `quic`: streams, round trips and set-up between two nodes that have no RDMA.
+//!
+//! Two processes, over loopback and, where this program may make them, across two network namespaces joined by a pair of
+//! veth devices. What dflow does is compared with bare quinn that is tuned the same, which is the limit, as every byte is
+//! encrypted by it.
+
+mod bare;
+pub mod bulk;
+pub mod iperf;
+mod linked;
+pub mod meeting;
+pub mod net;
+mod ours;
+mod redis;
+mod tcp;
+mod way;
+
+use std::time::SystemTime;
+
+use crate::failure::Failure;
+use crate::latency::{Repeat, Summary, histogram, write_log};
+use crate::memory::PAGE;
+use crate::process::{self, Crew, Round};
+use crate::quic::bulk::Bulk;
+use crate::quic::meeting::MeetingKeeper;
+use crate::quic::net::Net;
+use crate::report::{Column, LATENCY_COLUMNS, Report, Row, Table, Unit, latency_figures, size};
+use crate::settings::Settings;
+use crate::subject::{Role, Side, Subject};
+
+pub use way::Task;
+use way::{PART, Way, Work};
+
+/// The bytes of a stream, and in quick runs, unless others are asked for.
+const LENGTH: [usize; 2] = [512 << 20, 64 << 20];
+
+/// How many round trips or set-ups a repeat has at least and at most.
+const STEPS: (u64, u64) = (20, 50_000);
+
+/// What is reported of long streams; the figures come from [`bulk_figures`].
+pub const BULK_COLUMNS: &[Column] = &[
+    Column { key: "bytes_per_second", head: "bytes", unit: Unit::Bandwidth },
+    Column { key: "of_limit", head: "/limit", unit: Unit::Ratio },
+    Column { key: "cpu_ns_per_gib", head: "CPU/GiB", unit: Unit::Time },
+    Column { key: "cpu_over_limit", head: "CPU/limit", unit: Unit::Ratio },
+];
+
+/// Everything that is compared. A new subject is one more line here.
+fn ways() -> Vec<&'static dyn Way> {
+    vec![&bare::TUNED, &ours::WINDOW, &ours::MESSAGES, &bare::DEFAULTS, &tcp::Tcp, &iperf::Iperf, &redis::Redis]
+}
+
+/// Measures the topic.
+pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> {
+    let (nets, notes) = nets(settings);
+    measure_streams(settings, &nets, &notes, report)?;
+    let trips = "closed loop: the next begins when the last has ended; nobody pinned, and who waits sleeps".to_owned();
+    report.add(Table {
+        topic: "quic",
+        title: format!("round trip of {}", size(PART)),
+        notes: [vec![trips], notes.clone()].concat(),
+        columns: LATENCY_COLUMNS,
+        rows: measure_steps(settings, &nets, Work::RoundTrip)?,
+    })?;
+    let mut rows = measure_steps(settings, &nets, Work::Connection)?;
+    rows.extend(measure_steps(settings, &nets, Work::Open)?);
+    report.add(Table {
+        topic: "quic",
+        title: "set-up".into(),
+        notes: [
+            vec![
+                "a connection: until the other side has answered on it, so that each has accepted the other's certificate \
+                 (TCP has none)"
+                    .into(),
+                format!("a stream: from the reader's wish until its first {} are there, on a connection that is", size(PART)),
+            ],
+            notes,
+        ]
+        .concat(),
+        columns: LATENCY_COLUMNS,
+        rows,
+    })
+}
+
+/// The networks that there are, and why there are no more.
+fn nets(settings: &Settings) -> (Vec<Net>, Vec<String>) {
+    let mut nets = vec![Net::Loopback];
+    let mut notes = Vec::new();
+    let caps = [Some(None), settings.cap.as_deref().map(Some)];
+    for cap in caps.into_iter().flatten() {
+        match Net::veth(cap) {
+            Ok(net) => nets.push(net),
+            Err(failure) => notes.push(format!("not across network namespaces, which takes root: {failure}")),
+        }
+    }
+    (nets, notes)
+}
+
+fn measure_streams(settings: &Settings, nets: &[Net], notes: &[String], report: &mut Report) -> Result<(), Failure> {
+    let mut rows = Vec::new();
+    for length in settings.sizes_or(&[LENGTH[usize::from(settings.quick)]]) {
+        for net in nets {
+            let case = format!("{}, {net}", size(length));
+            let wanted = wanted(settings, Work::Stream);
+            let found = settings.in_turns(&format!("stream of {case}"), &wanted, |way| way.stream(net, length as u64));
+            rows.extend(bulk_rows(&case, found));
+        }
+    }
+    let both = "every word written by one process and read and checked by the other, except by iperf3; a part of the \
+                stream is carried before; CPU: of both processes, and of the server"
+        .to_owned();
+    report.add(Table {
+        topic: "quic",
+        title: "one stream from process to process, over a network".into(),
+        notes: [vec![both], notes.to_vec()].concat(),
+        columns: BULK_COLUMNS,
+        rows,
+    })
+}
+
+/// The rows of a case of long streams.
+pub fn bulk_rows<S: Subject + ?Sized>(case: &str, found: Vec<(&S, Result<Vec<Bulk>, Failure>)>) -> Vec<Row> {
+    let median = |(subject, repeats): (_, Result<Vec<Bulk>, Failure>)| {
+        let none = || Failure::new("it was not measured");
+        (subject, repeats.and_then(|repeats| Bulk::median(&repeats).ok_or_else(none)))
+    };
+    let found: Vec<(&S, _)> = found.into_iter().map(median).collect();
+    let limit = found.iter().find(|(subject, _)| subject.role() == Role::Limit);
+    let limit = limit.and_then(|(_, bulk)| bulk.as_ref().ok().copied());
+    found
+        .into_iter()
+        .map(|(subject, bulk)| Row::new(case, subject, bulk.map(|bulk| bulk_figures(bulk, limit))))
+        .collect()
+}
+
+/// The figures of [`BULK_COLUMNS`].
+pub fn bulk_figures(bulk: Bulk, limit: Option<Bulk>) -> Vec<Option<f64>> {
+    vec![
+        Some(bulk.rate()),
+        limit.map(|limit| bulk.rate() / limit.rate()),
+        Some(bulk.cpu_of_gib()),
+        limit.map(|limit| bulk.cpu_of_gib() / limit.cpu_of_gib()),
+    ]
+}
+
+fn measure_steps(settings: &Settings, nets: &[Net], work: Work) -> Result<Vec<Row>, Failure> {
+    let (what, file) = match work {
+        Work::Stream => ("a long stream", "stream"),
+        Work::RoundTrip => ("a round trip", "trip"),
+        Work::Connection => ("a connection", "connection"),
+        Work::Open => ("a stream", "open"),
+    };
+    let wanted = wanted(settings, work);
+    let mut rows = Vec::new();
+    for net in nets {
+        let case = format!("{what}, {net}");
+        let found = settings.in_turns(&case, &wanted, |way| steps(settings, way, work, net));
+        let limit = found.iter().find(|(way, _)| way.role() == Role::Limit);
+        let limit = limit.and_then(|(_, repeats)| Summary::of_repeats(repeats.as_ref().ok()?));
+        for (way, repeats) in &found {
+            let repeats = repeats.as_ref().map_err(Failure::clone);
+            if let (Ok(repeats), Some(dir)) = (&repeats, &settings.hlog) {
+                write_log(dir, &format!("quic-{file}-{}-{}", net.name(), way.name()), repeats)?;
+            }
+            let figures = repeats.map(|repeats| {
+                Summary::of_repeats(repeats).map_or_else(Vec::new, |summary| latency_figures(summary, limit))
+            });
+            rows.push(Row::new(&case, *way, figures));
+        }
+    }
+    Ok(rows)
+}
+
+fn wanted(settings: &Settings, work: Work) -> Vec<&'static dyn Way> {
+    settings.wanted(&ways()).into_iter().filter(|way| way.does(work)).collect()
+}
+
+/// One repeat of what is measured step by step.
+fn steps(settings: &Settings, way: &dyn Way, work: Work, net: &Net) -> Result<Repeat, Failure> {
+    let keeper = MeetingKeeper::new(net, PAGE)?;
+    let task = |side| {
+        let meeting = keeper.meeting().clone();
+        (process::Task::Quic(Task { subject: way.name().into(), work, side, meeting }), None)
+    };
+    let mut crew = Crew::start(vec![task(Side::First), task(Side::Second)])?;
+    let count = crew.calibrate(settings.budget, STEPS)?;
+    let began = SystemTime::now();
+    let findings = crew.round(Round { count, interval: 0 })?;
+    let mut histogram = histogram();
+    findings[0].latency.add_to(&mut histogram);
+    Ok(Repeat { began, took: began.elapsed().unwrap_or_default(), histogram })
+}

@@ -1,0 +1,323 @@
+//! Bare quinn: what dflow's way over QUIC is made on, with nothing above it.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::mpsc;
+
+use dflow_transport::quic::{Identity, NodeError, QuicSettings, bare_endpoint, default_endpoint};
+use hdrhistogram::Histogram;
+use quinn::{Connection, Endpoint, RecvStream, SendStream};
+use tokio::runtime::{Builder, Handle};
+
+use crate::clock::Ticks;
+use crate::failure::{Failure, Trying};
+use crate::payload::{Seen, bytes, bytes_mut, fill, private};
+use crate::quic::meeting::{Meeting, name};
+use crate::quic::way::{MESSAGE, PART, Party, Times, Way, Work, first_word};
+use crate::subject::{Role, Side, Subject, Waiting};
+
+/// quinn as dflow tunes it.
+pub static TUNED: Bare = Bare {
+    name: "quinn-tuned",
+    about: "bare quinn with dflow's tuning, TLS and sockets; one thread a side",
+    role: Role::Limit,
+    endpoint: |address, identity| bare_endpoint(address, identity, &QuicSettings::default()),
+};
+
+/// quinn as it comes.
+pub static DEFAULTS: Bare = Bare {
+    name: "quinn-defaults",
+    about: "the same with quinn's defaults",
+    role: Role::Peer,
+    endpoint: default_endpoint,
+};
+
+/// One way to set quinn up.
+pub struct Bare {
+    name: &'static str,
+    about: &'static str,
+    role: Role,
+    endpoint: fn(SocketAddr, &Identity) -> Result<Endpoint, NodeError>,
+}
+
+impl Subject for Bare {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn about(&self) -> &'static str {
+        self.about
+    }
+
+    fn role(&self) -> Role {
+        self.role
+    }
+
+    fn waiting(&self) -> Waiting {
+        Waiting::Sleeping
+    }
+}
+
+impl Way for Bare {
+    fn does(&self, _: Work) -> bool {
+        true
+    }
+
+    fn join(&self, work: Work, side: Side, meeting: &Meeting) -> Result<Box<dyn Party>, Failure> {
+        let thread = Thread::start()?;
+        let identity = meeting.identity(side)?;
+        let (own, make) = (meeting.own_address(side), self.endpoint);
+        let endpoint = thread.run(async move { make(own, &identity).trying("set up quinn") })??;
+        let peer = if side == Side::First {
+            meeting.hear()?
+        } else {
+            let address = endpoint.local_addr().trying("learn the address of a socket")?;
+            meeting.tell(address)?;
+            address
+        };
+        let stage = Stage { endpoint, peer, ticks: Ticks::calibrated() };
+        let connection = if work == Work::Connection { None } else { Some(thread.run(stage.clone().meet(side))??) };
+        let play = match (work, connection) {
+            (Work::Stream | Work::RoundTrip, Some(connection)) => {
+                let pipe = Pipe::new(connection, side, if work == Work::Stream { MESSAGE } else { PART });
+                Play::Pipe(thread.run(pipe)??)
+            }
+            (_, Some(connection)) => Play::Streams(connection),
+            (_, None) => Play::Connections,
+        };
+        Ok(Box::new(BareParty { thread, stage, play: Some(play), work, side }))
+    }
+}
+
+/// A thread with an event loop that runs as long as the process, so that packets are answered between rounds, too.
+struct Thread(Handle);
+
+impl Thread {
+    fn start() -> Result<Thread, Failure> {
+        let runtime = Builder::new_current_thread().enable_all().build().trying("start an event loop")?;
+        let handle = runtime.handle().clone();
+        std::thread::spawn(move || runtime.block_on(std::future::pending::<()>()));
+        Ok(Thread(handle))
+    }
+
+    /// Runs a task there and waits for it.
+    fn run<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> Result<T, Failure> {
+        let (say, outcome) = mpsc::sync_channel(1);
+        self.0.spawn(async move {
+            // Who does not wait any more is about to end.
+            let _ = say.send(task.await);
+        });
+        outcome.recv().trying("hear from a task, which has panicked")
+    }
+}
+
+/// What all measurements need.
+#[derive(Clone)]
+struct Stage {
+    endpoint: Endpoint,
+    peer: SocketAddr,
+    ticks: Ticks,
+}
+
+impl Stage {
+    async fn meet(self, side: Side) -> Result<Connection, Failure> {
+        match side {
+            Side::First => self.dial().await,
+            Side::Second => self.accept().await,
+        }
+    }
+
+    async fn dial(&self) -> Result<Connection, Failure> {
+        let connecting = self.endpoint.connect(self.peer, name(Side::Second)).trying("dial")?;
+        connecting.await.trying("connect")
+    }
+
+    async fn accept(&self) -> Result<Connection, Failure> {
+        let incoming = self.endpoint.accept().await.ok_or_else(|| Failure::new("the endpoint is closed"))?;
+        incoming.await.trying("accept a connection")
+    }
+
+    /// Connections one after the other. One is usable when the other side has answered: only then has it seen and
+    /// accepted the certificate. The greetings are as long as dflow's.
+    async fn connections(&self, side: Side, numbers: Range<u64>) -> Result<Option<Histogram<u64>>, Failure> {
+        let mut times = Times::new(self.ticks);
+        let mut answers = Vec::new();
+        for _ in numbers {
+            match side {
+                Side::First => {
+                    let began = times.begin();
+                    let connection = self.dial().await?;
+                    let (mut send, mut receive) = connection.open_bi().await.trying("open a stream")?;
+                    send.write_all(&GREETING).await.trying("greet")?;
+                    receive.read_exact(&mut [0; GREETING.len()]).await.trying("be greeted")?;
+                    times.end(began);
+                    connection.close(0u32.into(), b"");
+                }
+                Side::Second => answers.push(tokio::spawn(greet(self.accept().await?))),
+            }
+        }
+        for answer in answers {
+            answer.await.trying("wait for a task")??;
+        }
+        Ok((side == Side::First).then(|| times.into_histogram()))
+    }
+}
+
+/// What the two sides of a connection say first.
+const GREETING: [u8; 12] = *b"hello, world";
+
+/// Answers on a connection until it is closed.
+async fn greet(connection: Connection) -> Result<(), Failure> {
+    let (mut send, mut receive) = connection.accept_bi().await.trying("accept a stream")?;
+    receive.read_exact(&mut [0; GREETING.len()]).await.trying("be greeted")?;
+    send.write_all(&GREETING).await.trying("greet")?;
+    connection.closed().await;
+    Ok(())
+}
+
+/// Streams one after the other: the first side asks for one and waits for its bytes.
+async fn streams(
+    connection: &Connection,
+    side: Side,
+    numbers: Range<u64>,
+    ticks: Ticks,
+) -> Result<Option<Histogram<u64>>, Failure> {
+    let mut times = Times::new(ticks);
+    let mut words = private(PART);
+    for number in numbers {
+        let mut name = [0; size_of::<u64>()];
+        match side {
+            Side::First => {
+                let began = times.begin();
+                let mut send = connection.open_uni().await.trying("open a stream")?;
+                send.write_all(&number.to_le_bytes()).await.trying("ask for a stream")?;
+                let mut receive = connection.accept_uni().await.trying("accept a stream")?;
+                receive.read_exact(bytes_mut(&mut words)).await.trying("read a stream")?;
+                times.end(began);
+                check(&words, first_word(number, PART))?;
+            }
+            Side::Second => {
+                let mut receive = connection.accept_uni().await.trying("accept a stream")?;
+                receive.read_exact(&mut name).await.trying("hear which stream is wanted")?;
+                let mut send = connection.open_uni().await.trying("open a stream")?;
+                fill(&mut words, first_word(u64::from_le_bytes(name), PART));
+                send.write_all(bytes(&words)).await.trying("write a stream")?;
+            }
+        }
+    }
+    Ok((side == Side::First).then(|| times.into_histogram()))
+}
+
+fn check(words: &[u64], first: u64) -> Result<(), Failure> {
+    let seen = Seen::reading(words);
+    if seen.first != first {
+        return Err(Failure::new(format!("the word {} arrived in place of {first}", seen.first)));
+    }
+    seen.check(size_of_val(words))
+}
+
+/// A stream in each direction.
+struct Pipe {
+    send: SendStream,
+    receive: RecvStream,
+    words: Vec<u64>,
+    // Held: the connection ends with it.
+    _connection: Connection,
+}
+
+impl Pipe {
+    async fn new(connection: Connection, side: Side, message: usize) -> Result<Pipe, Failure> {
+        let (send, receive) = match side {
+            Side::First => {
+                let (mut send, receive) = connection.open_bi().await.trying("open a stream")?;
+                // The other side hears of the stream with its first byte.
+                send.write_all(&GREETING).await.trying("greet")?;
+                (send, receive)
+            }
+            Side::Second => {
+                let (send, mut receive) = connection.accept_bi().await.trying("accept a stream")?;
+                receive.read_exact(&mut [0; GREETING.len()]).await.trying("be greeted")?;
+                (send, receive)
+            }
+        };
+        Ok(Pipe { send, receive, words: private(message), _connection: connection })
+    }
+
+    async fn write(&mut self, first: u64) -> Result<(), Failure> {
+        fill(&mut self.words, first);
+        self.send.write_all(bytes(&self.words)).await.trying("write")
+    }
+
+    async fn read(&mut self, first: u64) -> Result<(), Failure> {
+        self.receive.read_exact(bytes_mut(&mut self.words)).await.trying("read")?;
+        check(&self.words, first)
+    }
+
+    async fn stream(&mut self, side: Side, numbers: Range<u64>) -> Result<(), Failure> {
+        for number in numbers {
+            match side {
+                Side::First => self.write(first_word(number, MESSAGE)).await?,
+                Side::Second => self.read(first_word(number, MESSAGE)).await?,
+            }
+        }
+        // The reader says that it has everything.
+        match side {
+            Side::First => self.receive.read_exact(&mut [0]).await.trying("hear that everything has arrived"),
+            Side::Second => self.send.write_all(&[1]).await.trying("say that everything has arrived"),
+        }
+    }
+
+    async fn trips(&mut self, side: Side, numbers: Range<u64>, ticks: Ticks) -> Result<Histogram<u64>, Failure> {
+        let mut times = Times::new(ticks);
+        for number in numbers {
+            let first = first_word(number, PART);
+            if side == Side::First {
+                let began = times.begin();
+                self.write(first).await?;
+                self.read(first).await?;
+                times.end(began);
+            } else {
+                self.read(first).await?;
+                self.write(first).await?;
+            }
+        }
+        Ok(times.into_histogram())
+    }
+}
+
+enum Play {
+    Pipe(Pipe),
+    Streams(Connection),
+    Connections,
+}
+
+struct BareParty {
+    thread: Thread,
+    stage: Stage,
+    /// Missing after a failure.
+    play: Option<Play>,
+    work: Work,
+    side: Side,
+}
+
+impl Party for BareParty {
+    fn round(&mut self, numbers: Range<u64>) -> Result<Option<Histogram<u64>>, Failure> {
+        let mut play = self.play.take().ok_or_else(|| Failure::new("the last round has failed"))?;
+        let (stage, work, side) = (self.stage.clone(), self.work, self.side);
+        let (play, times) = self.thread.run(async move {
+            let times = match &mut play {
+                Play::Pipe(pipe) if work == Work::Stream => pipe.stream(side, numbers).await.map(|()| None)?,
+                Play::Pipe(pipe) => {
+                    let times = pipe.trips(side, numbers, stage.ticks).await?;
+                    (side == Side::First).then_some(times)
+                }
+                Play::Streams(connection) => streams(connection, side, numbers, stage.ticks).await?,
+                Play::Connections => stage.connections(side, numbers).await?,
+            };
+            Ok::<_, Failure>((play, times))
+        })??;
+        self.play = Some(play);
+        Ok(times)
+    }
+}

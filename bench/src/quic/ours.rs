@@ -1,0 +1,229 @@
+//! dflow: a link over a path of QUIC, from a window in one process to a window in another.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use dflow_transport::quic::{Connection, Incoming, QuicNode, QuicSettings};
+use hdrhistogram::Histogram;
+
+use crate::clock::Ticks;
+use crate::failure::{Failure, Trying};
+use crate::payload::{Seen, fill};
+use crate::quic::linked::Linked;
+use crate::quic::meeting::{Meeting, name};
+use crate::quic::way::{Ends, MESSAGE, PART, Party, Times, Way, Work, first_word};
+use crate::subject::{End, Role, Side, Subject, Waiting};
+
+/// Bytes straight into the window that was granted, as all but the first of a stream go.
+pub static WINDOW: Ours = Ours {
+    name: "dflow",
+    about: "dflow's Link over a QuicPath, from window to window; two threads a side",
+    inside: Inside::Windows,
+};
+
+/// Bytes inside of messages, as the first 64 KiB of a stream go.
+pub static MESSAGES: Ours = Ours {
+    name: "dflow-messages",
+    about: "the same with the bytes inside of messages, as the first of each stream go",
+    inside: Inside::Messages,
+};
+
+/// dflow's way over QUIC.
+pub struct Ours {
+    name: &'static str,
+    about: &'static str,
+    inside: Inside,
+}
+
+/// In what bytes travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inside {
+    /// Windows.
+    Windows,
+    /// Messages.
+    Messages,
+}
+
+impl Subject for Ours {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn about(&self) -> &'static str {
+        self.about
+    }
+
+    fn role(&self) -> Role {
+        Role::Ours
+    }
+
+    fn waiting(&self) -> Waiting {
+        Waiting::Sleeping
+    }
+}
+
+impl Way for Ours {
+    fn does(&self, work: Work) -> bool {
+        self.inside == Inside::Windows || work == Work::RoundTrip
+    }
+
+    fn join(&self, work: Work, side: Side, meeting: &Meeting) -> Result<Box<dyn Party>, Failure> {
+        let identity = meeting.identity(side)?;
+        let (node, mut incoming) =
+            QuicNode::bind(meeting.own_address(side), &identity, QuicSettings::default()).trying("set up a node")?;
+        let peer = if side == Side::First {
+            meeting.hear()?
+        } else {
+            meeting.tell(node.local_address())?;
+            node.local_address()
+        };
+        if work == Work::Connection {
+            let ticks = Ticks::calibrated();
+            return Ok(Box::new(Connections { node, incoming, peer, side, kept: VecDeque::new(), ticks }));
+        }
+        let connection = match side {
+            Side::First => node.connect(peer, name(Side::Second)).wait().trying("connect")?,
+            Side::Second => incoming.wait().ok_or_else(|| Failure::new("the node is gone"))?,
+        };
+        let linked = Linked::new(node, connection, side)?;
+        match work {
+            Work::Open => Ok(Box::new(Streams { linked, side, ticks: Ticks::calibrated() })),
+            _ => {
+                let message = if work == Work::Stream { MESSAGE } else { PART };
+                Ok(Box::new(Ends::new(Pipe::new(linked, work, side, self.inside, message)?, work, side, message)))
+            }
+        }
+    }
+}
+
+/// Connections one after the other, each until both sides have seen that the other is dflow, of its version and cluster.
+struct Connections {
+    node: QuicNode,
+    incoming: Incoming,
+    peer: SocketAddr,
+    side: Side,
+    /// The last few, until the other side has surely had its part of them.
+    kept: VecDeque<Connection>,
+    ticks: Ticks,
+}
+
+impl Party for Connections {
+    fn round(&mut self, numbers: Range<u64>) -> Result<Option<Histogram<u64>>, Failure> {
+        const KEPT: usize = 8;
+        let mut times = Times::new(self.ticks);
+        for _ in numbers {
+            if self.side == Side::First {
+                let began = times.begin();
+                let connection = self.node.connect(self.peer, name(Side::Second)).wait().trying("connect")?;
+                times.end(began);
+                // The drop closes it.
+                drop(connection);
+            } else {
+                self.kept.extend(self.incoming.wait());
+                if self.kept.len() > KEPT {
+                    self.kept.pop_front();
+                }
+            }
+        }
+        Ok((self.side == Side::First).then(|| times.into_histogram()))
+    }
+}
+
+/// Streams one after the other: the first side subscribes and waits for the bytes.
+struct Streams {
+    linked: Linked,
+    side: Side,
+    ticks: Ticks,
+}
+
+impl Party for Streams {
+    fn round(&mut self, numbers: Range<u64>) -> Result<Option<Histogram<u64>>, Failure> {
+        let mut times = Times::new(self.ticks);
+        for number in numbers {
+            // The same bytes in each: all of them lie at the beginning of the window.
+            if self.side == Side::First {
+                let room = self.linked.new_slot()?;
+                let began = times.begin();
+                self.linked.subscribe(number, room)?;
+                self.linked.wait_for_bytes(PART as u64)?;
+                times.end(began);
+                Seen::reading(self.linked.arrived(PART)).check(PART)?;
+                self.linked.wait_for_end()?;
+            } else {
+                self.linked.wait_for_reader()?;
+                fill(self.linked.room(PART)?, first_word(number, PART));
+                self.linked.commit(PART);
+                self.linked.finish()?;
+            }
+        }
+        self.linked.settle()?;
+        Ok((self.side == Side::First).then(|| times.into_histogram()))
+    }
+}
+
+/// A stream in one direction or both.
+struct Pipe {
+    linked: Linked,
+    inside: Inside,
+    message: usize,
+    writes: bool,
+    reads: bool,
+}
+
+impl Pipe {
+    fn new(linked: Linked, work: Work, side: Side, inside: Inside, message: usize) -> Result<Pipe, Failure> {
+        let both = work != Work::Stream;
+        let (writes, reads) = (both || side == Side::First, both || side == Side::Second);
+        let mut pipe = Pipe { linked, inside, message, writes, reads };
+        pipe.open(0)?;
+        Ok(pipe)
+    }
+
+    /// Subscribes to what it reads, and waits for the reader of what it writes.
+    fn open(&mut self, number: u64) -> Result<(), Failure> {
+        if self.reads {
+            let place = match self.inside {
+                Inside::Windows => self.linked.new_ring()?,
+                Inside::Messages => self.linked.new_slot()?,
+            };
+            self.linked.subscribe(number, place)?;
+        }
+        if self.writes {
+            self.linked.wait_for_reader()?;
+        }
+        Ok(())
+    }
+}
+
+impl End for Pipe {
+    fn send(&mut self, first: u64) -> Result<(), Failure> {
+        fill(self.linked.room(self.message)?, first);
+        self.linked.commit(self.message);
+        self.linked.step()
+    }
+
+    fn receive(&mut self) -> Result<Seen, Failure> {
+        self.linked.wait_for_bytes(self.message as u64)?;
+        let seen = Seen::reading(self.linked.arrived(self.message));
+        self.linked.consume(self.message);
+        Ok(seen)
+    }
+
+    /// A stream ends where no more of it can go inside of messages: both sides begin the next ones.
+    fn between(&mut self) -> Result<(), Failure> {
+        if self.inside == Inside::Messages && self.linked.is_slot_used_up() {
+            self.linked.finish()?;
+            self.linked.wait_for_end()?;
+            self.open(self.linked.number() + 1)?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), Failure> {
+        if self.writes && !self.reads {
+            self.linked.wait_until_released()?;
+        }
+        self.linked.settle()
+    }
+}

@@ -1,0 +1,185 @@
+//! What is compared here: ways for bytes from one node to another; and the processes at both ends of one.
+
+use std::ops::Range;
+
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::{Ticks, now};
+use crate::failure::Failure;
+use crate::latency::{Recorded, histogram};
+use crate::payload::WORD;
+use crate::process::{Actor, Findings, Round};
+use crate::quic::bulk::{self, Bulk};
+use crate::quic::meeting::Meeting;
+use crate::quic::net::Net;
+use crate::quic::ways;
+use crate::subject::{End, Side, Subject};
+
+/// The bytes that are written and read at once in a stream.
+pub const MESSAGE: usize = 64 << 10;
+
+/// The bytes of a round trip, in each direction, and of a stream whose set-up is measured.
+pub const PART: usize = 64;
+
+/// What is measured of a way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Work {
+    /// One long stream.
+    Stream,
+    /// [`PART`] bytes there and as many back.
+    RoundTrip,
+    /// A connection, until it is usable.
+    Connection,
+    /// A stream on a connection, from the reader's wish until its first bytes are there.
+    Open,
+}
+
+/// A way for bytes from node to node.
+pub trait Way: Subject {
+    /// Whether this can be measured of it.
+    fn does(&self, work: Work) -> bool;
+
+    /// One end, in a process of its own. In a stream the first side writes.
+    fn join(&self, work: Work, side: Side, meeting: &Meeting) -> Result<Box<dyn Party>, Failure>;
+
+    /// Carries a stream of `bytes` once.
+    fn stream(&self, net: &Net, bytes: u64) -> Result<Bulk, Failure> {
+        bulk::carry(self.name(), MESSAGE, net, bytes)
+    }
+}
+
+/// One process's part in a measurement.
+pub trait Party {
+    /// Does its part of the steps of these numbers, and sees to it that the other side can do its own. What is measured
+    /// one by one, on the first side alone, is in the histogram, in nanoseconds.
+    fn round(&mut self, numbers: Range<u64>) -> Result<Option<Histogram<u64>>, Failure>;
+}
+
+/// What one process is told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Task {
+    /// The subject's name.
+    pub subject: String,
+    /// What is measured.
+    pub work: Work,
+    /// Which of the two it is.
+    pub side: Side,
+    /// Where it finds the other.
+    pub meeting: Meeting,
+}
+
+impl Task {
+    /// Becomes that process.
+    pub fn actor(self) -> Result<Box<dyn Actor>, Failure> {
+        let ways = ways();
+        let way = ways.iter().find(|way| way.name() == self.subject);
+        let way = way.ok_or_else(|| Failure::new(format!("no way between nodes is called {}", self.subject)))?;
+        // Before there is any thread: those that come later are in the same namespace.
+        self.meeting.enter(self.side)?;
+        let party = way.join(self.work, self.side, &self.meeting)?;
+        Ok(Box::new(Player { party, next: 0 }))
+    }
+}
+
+struct Player {
+    party: Box<dyn Party>,
+    next: u64,
+}
+
+impl Actor for Player {
+    fn round(&mut self, round: Round) -> Result<Findings, Failure> {
+        let end = self.next + round.count;
+        let began = now();
+        let times = self.party.round(self.next..end)?;
+        let ended = now();
+        self.next = end;
+        let latency = times.as_ref().map_or_else(Recorded::default, Recorded::of);
+        Ok(Findings { began, ended, latency, ..Findings::default() })
+    }
+}
+
+/// The times of single steps.
+pub struct Times {
+    ticks: Ticks,
+    histogram: Histogram<u64>,
+}
+
+impl Times {
+    /// None yet.
+    pub fn new(ticks: Ticks) -> Times {
+        Times { ticks, histogram: histogram() }
+    }
+
+    /// A step begins.
+    pub fn begin(&self) -> u64 {
+        self.ticks.read()
+    }
+
+    /// A step that began then is over.
+    pub fn end(&mut self, began: u64) {
+        let took = self.ticks.nanoseconds(self.ticks.read().saturating_sub(began));
+        self.histogram.saturating_record(took as u64);
+    }
+
+    /// All of them.
+    pub fn into_histogram(self) -> Histogram<u64> {
+        self.histogram
+    }
+}
+
+/// The first word of the message of this number, in a stream whose words count up.
+pub fn first_word(number: u64, message: usize) -> u64 {
+    number * (message / WORD) as u64
+}
+
+/// A party in streams and round trips, made of something that sends and receives.
+pub struct Ends<E> {
+    end: E,
+    work: Work,
+    side: Side,
+    message: usize,
+    ticks: Ticks,
+}
+
+impl<E: End> Ends<E> {
+    /// For messages of `message` bytes.
+    pub fn new(end: E, work: Work, side: Side, message: usize) -> Ends<E> {
+        Ends { end, work, side, message, ticks: Ticks::calibrated() }
+    }
+
+    fn receive(&mut self, number: u64) -> Result<(), Failure> {
+        let seen = self.end.receive()?;
+        let first = first_word(number, self.message);
+        if seen.first != first {
+            return Err(Failure::new(format!("the word {} arrived in place of {first}", seen.first)));
+        }
+        seen.check(self.message)
+    }
+}
+
+impl<E: End> Party for Ends<E> {
+    fn round(&mut self, numbers: Range<u64>) -> Result<Option<Histogram<u64>>, Failure> {
+        let mut times = Times::new(self.ticks);
+        for number in numbers {
+            let first = first_word(number, self.message);
+            match (self.work, self.side) {
+                (Work::Stream, Side::First) => self.end.send(first)?,
+                (Work::Stream, Side::Second) => self.receive(number)?,
+                (_, Side::First) => {
+                    let began = times.begin();
+                    self.end.send(first)?;
+                    self.receive(number)?;
+                    times.end(began);
+                }
+                (_, Side::Second) => {
+                    self.receive(number)?;
+                    self.end.send(first)?;
+                }
+            }
+            self.end.between()?;
+        }
+        self.end.flush()?;
+        Ok((self.work != Work::Stream && self.side == Side::First).then(|| times.into_histogram()))
+    }
+}
