@@ -6,8 +6,8 @@
 //! | `open` | out `parts` | writes the time to one part after the other, `pause_us` apart, after the first `rest_us` |
 //! | `clock` | in `part`, out `times` | writes its part, the time in its input and the time of its first instruction |
 //! | `collect` | in and out `times` | one input after the other |
-//! | `write` | in `after` if it has one, out `data`, `times` | `bytes` in chunks of `chunk`; then when it began |
-//! | `read` | in `data`, out `times` | reads and checks all of it; then when it ended |
+//! | `write` | in `after` if it has one, out `data`, `times` | `bytes` in chunks of `chunk`; then when it began and when it had |
+//! | `read` | in `data`, out `times` | reads and checks all of it; then when it had and when it began |
 //!
 //! Times are nanoseconds of the monotonic clock. It links what every Rust function links and nothing else.
 
@@ -48,7 +48,7 @@ fn work(ctx: &mut Context) -> Result<(), Error> {
         Some("clock") => clock(ctx, began),
         Some("collect") => collect(ctx),
         Some("write") => write(ctx),
-        Some("read") => read(ctx),
+        Some("read") => read(ctx, began),
         other => Err(Error::new(format!("there is nothing to do that is called {}", other.unwrap_or_default()))),
     }
 }
@@ -108,10 +108,11 @@ fn write(ctx: &mut Context) -> Result<(), Error> {
             room.commit(chunk)?;
         }
     }
-    ctx.output("times")?.write_all(&words(&[began]))
+    let ended = now();
+    ctx.output("times")?.write_all(&words(&[began, ended]))
 }
 
-fn read(ctx: &mut Context) -> Result<(), Error> {
+fn read(ctx: &mut Context, began: u64) -> Result<(), Error> {
     let chunk: usize = ctx.param("chunk")?.unwrap_or(1 << 20);
     let mut inputs = ctx.inputs("data")?;
     // Nothing is let go of before everything has been read.
@@ -120,16 +121,27 @@ fn read(ctx: &mut Context) -> Result<(), Error> {
         read_all(&mut input, chunk)?;
         open.push(input);
     }
-    ctx.output("times")?.write_all(&words(&[now()]))
+    let ended = now();
+    ctx.output("times")?.write_all(&words(&[ended, began]))
 }
 
-/// Reads a stream chunk by chunk, as it was written, and checks every word.
+/// Reads a stream as it comes and checks every word, in the chunks as which it was written.
 fn read_all(input: &mut Input, chunk: usize) -> Result<(), Error> {
     let mut seen = Progress { left: 0, at: input.position(), chunk };
+    // What has come of a word: from another node bytes come in packets, which end anywhere.
+    let mut begun = Vec::with_capacity(WORD);
     while let Some(bytes) = input.chunk()? {
-        seen.read(from_bytes(bytes))?;
+        let (rest, others) = bytes.split_at(((WORD - begun.len()) % WORD).min(bytes.len()));
+        begun.extend_from_slice(rest);
+        if let Some(word) = begun.as_chunks().0.first() {
+            seen.read(&[u64::from_ne_bytes(*word)])?;
+            begun.clear();
+        }
+        let (whole, next) = others.split_at(others.len() - others.len() % WORD);
+        seen.read(from_bytes(whole))?;
+        begun.extend_from_slice(next);
     }
-    Ok(())
+    if begun.is_empty() { Ok(()) } else { Err(Error::new("the stream ends within a word")) }
 }
 
 /// Where a reader is.

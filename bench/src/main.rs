@@ -16,6 +16,7 @@ mod invoke;
 mod latency;
 mod memory;
 mod node;
+mod nodes;
 mod ours;
 mod payload;
 mod peers;
@@ -59,6 +60,8 @@ enum Topic {
     Invoke(Options),
     /// Streams, round trips and set-up between two nodes without RDMA, over loopback and across network namespaces.
     Quic(Options),
+    /// Streams between functions on different nodes, each with a real daemon; the paper's put and get.
+    Nodes(Options),
     /// All of them.
     All(Options),
     /// One process of a measurement; the program calls itself so.
@@ -67,14 +70,24 @@ enum Topic {
     /// The daemon of a measurement; the program calls itself so.
     #[command(hide = true)]
     Node,
+    /// A node of a measurement that serves runs; the program calls itself so.
+    #[command(hide = true)]
+    Worker(nodes::WorkerOptions),
 }
 
 /// Measures one topic and adds its tables to the report.
 type Measure = fn(&Settings, &mut Report) -> Result<(), Failure>;
 
 /// All topics, in the order of the command line.
-const ALL: &[Measure] =
-    &[handoff::measure, stream::measure, fanout::measure, spill::measure, invoke::measure, quic::measure];
+const ALL: &[Measure] = &[
+    handoff::measure,
+    stream::measure,
+    fanout::measure,
+    spill::measure,
+    invoke::measure,
+    quic::measure,
+    nodes::measure,
+];
 
 fn main() -> ExitCode {
     // The launcher of a daemon, before any thread exists and any memory is taken.
@@ -84,12 +97,14 @@ fn main() -> ExitCode {
     let (options, topics): (Options, &[Measure]) = match Arguments::parse().topic {
         Topic::Actor => return exit(process::act()),
         Topic::Node => return exit(node::serve()),
+        Topic::Worker(options) => return exit(nodes::serve(options)),
         Topic::Handoff(options) => (options, &[handoff::measure]),
         Topic::Stream(options) => (options, &[stream::measure]),
         Topic::Fanout(options) => (options, &[fanout::measure]),
         Topic::Spill(options) => (options, &[spill::measure]),
         Topic::Invoke(options) => (options, &[invoke::measure]),
         Topic::Quic(options) => (options, &[quic::measure]),
+        Topic::Nodes(options) => (options, &[nodes::measure]),
         Topic::All(options) => (options, ALL),
     };
     exit(run(options, topics))

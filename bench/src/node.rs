@@ -3,15 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
-use dflow_worker::{NodeOptions, RunSpec};
+use dflow_worker::{ClusterSpec, DEFAULT_SILENCE, NodeOptions, RdmaUse, RunSpec};
 use dflow_workflow::Workflow;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
 
+use crate::clock::processor_time;
 use crate::failure::{Failure, Trying};
 
 /// Its name.
@@ -38,8 +40,21 @@ pub struct Ran {
     pub report: Report,
     /// The largest resident size of the daemon in bytes.
     pub peak_rss: u64,
+    /// The processor time that the daemon has taken, in nanoseconds.
+    pub cpu: u64,
     /// The words in each output, by function.
     pub outputs: BTreeMap<String, Vec<u64>>,
+}
+
+/// The other nodes of a run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Others {
+    /// The name of the node that drives the run, and the directory with its identity.
+    pub driver: (String, PathBuf),
+    /// The names of the others, and where they listen.
+    pub nodes: Vec<(String, SocketAddr)>,
+    /// Where functions run; the rest runs on the driver.
+    pub placement: BTreeMap<String, Vec<String>>,
 }
 
 /// What is used of [`dflow_worker::report::RunReport`].
@@ -53,6 +68,16 @@ pub struct Report {
     pub memory: Memory,
     /// All attempts.
     pub instances: Vec<Attempt>,
+    /// The ways to other nodes.
+    #[serde(default)]
+    pub links: Vec<Link>,
+}
+
+/// A way to another node.
+#[derive(Deserialize)]
+pub struct Link {
+    /// Bytes of streams that were sent to it.
+    pub bytes_sent: u64,
 }
 
 #[derive(Deserialize)]
@@ -87,6 +112,10 @@ pub struct Attempt {
     pub ended_ns: Option<u64>,
     /// Its largest resident size.
     pub max_rss_bytes: u64,
+    /// Its processor time in user mode, in nanoseconds.
+    pub user_ns: u64,
+    /// Its processor time in the kernel.
+    pub system_ns: u64,
 }
 
 impl Report {
@@ -110,12 +139,14 @@ struct Order {
     output: PathBuf,
     slots: u32,
     memory: Option<u64>,
+    others: Option<Others>,
 }
 
 #[derive(Deserialize)]
 struct Answer {
     report: Report,
     peak_rss: u64,
+    cpu: u64,
 }
 
 /// Why functions cannot be run, if so.
@@ -132,12 +163,18 @@ pub fn function() -> Result<PathBuf, Failure> {
 impl Run<'_> {
     /// Has a daemon run it.
     pub fn run(&self) -> Result<Ran, Failure> {
+        self.run_with(None)
+    }
+
+    /// Has a daemon drive it, on other nodes too.
+    pub fn run_with(&self, others: Option<&Others>) -> Result<Ran, Failure> {
         let dir = tempfile::Builder::new().prefix("dflow-bench-").tempdir().trying("make a temporary directory")?;
         let workflow = dir.path().join("workflow.yaml");
         std::fs::write(&workflow, self.text()?).trying("write the workflow")?;
         let output = dir.path().join("out");
-        let order = Order { workflow, output: output.clone(), slots: self.slots, memory: self.memory };
-        let Answer { report, peak_rss } = Daemon::start()?.run(&order)?;
+        let (slots, memory, others) = (self.slots, self.memory, others.cloned());
+        let order = Order { workflow, output: output.clone(), slots, memory, others };
+        let Answer { report, peak_rss, cpu } = Daemon::start()?.run(&order)?;
         if report.state != "succeeded" {
             let reason = report.error.map_or_else(String::new, |error| {
                 format!("{}: {}", error.instance.unwrap_or_else(|| "the run".into()), error.reason)
@@ -149,7 +186,7 @@ impl Run<'_> {
             let name = source.split('.').next().unwrap_or(source);
             outputs.insert(name.to_owned(), read_words(&output.join(name))?);
         }
-        Ok(Ran { report, peak_rss, outputs })
+        Ok(Ran { report, peak_rss, cpu, outputs })
     }
 
     fn text(&self) -> Result<String, Failure> {
@@ -211,21 +248,28 @@ pub fn serve() -> Result<(), Failure> {
     set_parent_process_death_signal(Some(Signal::KILL)).trying("tie this process to its parent")?;
     let mut order = String::new();
     std::io::stdin().read_to_string(&mut order).trying("hear what to run")?;
-    let Order { workflow, output, slots, memory } = serde_json::from_str(&order).trying("decode an order")?;
+    let Order { workflow, output, slots, memory, others } = serde_json::from_str(&order).trying("decode an order")?;
     let detected = NodeOptions::detect();
     let memory = memory.unwrap_or(detected.memory);
+    let node = others.as_ref().map_or(detected.node, |others| others.driver.0.clone());
+    let cluster = others.map(|Others { driver: (_, identity), nodes, placement }| ClusterSpec {
+        identity,
+        nodes,
+        placement,
+        silence: DEFAULT_SILENCE,
+    });
     let spec = RunSpec {
         workflow: Arc::new(Workflow::load(&workflow).trying("load the workflow")?),
         workflow_dir: workflow.parent().map_or_else(PathBuf::new, Path::to_path_buf),
         params: BTreeMap::new(),
         inputs: Vec::new(),
         output,
-        options: NodeOptions { slots, memory, ..detected },
+        options: NodeOptions { slots, memory, node, rdma: RdmaUse::Off, ..detected },
         invocation: dflow_scheduler::Invocation::Dataflow,
-        cluster: None,
+        cluster,
     };
     let report = dflow_worker::run(&spec, |_| ()).trying("run the workflow")?;
-    let answer = serde_json::json!({ "report": report, "peak_rss": peak_rss() });
+    let answer = serde_json::json!({ "report": report, "peak_rss": peak_rss(), "cpu": processor_time() });
     std::io::stdout().write_all(answer.to_string().as_bytes()).trying("report the run")
 }
 

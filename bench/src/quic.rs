@@ -28,8 +28,10 @@ use crate::report::{Column, LATENCY_COLUMNS, Report, Row, Table, Unit, latency_f
 use crate::settings::Settings;
 use crate::subject::{Role, Side, Subject};
 
-pub use way::Task;
-use way::{PART, Way, Work};
+pub use bare::TUNED;
+pub use iperf::Iperf;
+pub use way::{MESSAGE, Task, Way};
+use way::{PART, Work};
 
 /// The bytes of a stream, and in quick runs, unless others are asked for.
 const LENGTH: [usize; 2] = [512 << 20, 64 << 20];

@@ -136,6 +136,31 @@ fn streams_round_trips_and_set_up_over_quic_are_compared_with_bare_quinn() {
 }
 
 #[test]
+fn a_stream_to_four_nodes_leaves_its_producer_once() {
+    let logs = tempfile::tempdir().unwrap();
+    let report =
+        run(&["nodes", "--sizes", "4M", "--only", "quinn,dflow,paper", "--hlog", logs.path().to_str().unwrap()]);
+    let rows = rows(&report);
+    let ours = |case: &str| {
+        let found = rows.iter().find(|row| row["case"] == case && row["subject"] == "dflow-nodes");
+        *found.unwrap_or_else(|| panic!("no case {case}"))
+    };
+    for case in ["4 MiB to another node", "4 MiB to 4 nodes"] {
+        for figure in ["bytes_per_second", "of_limit", "cpu_ns_per_gib"] {
+            assert_measured(ours(case), figure);
+        }
+        let sent = ours(case)["figures"]["sent_by_producer_of_stream"].as_f64().unwrap();
+        assert!((1.0..1.5).contains(&sent), "{sent} times, {case}");
+    }
+    for (case, file) in [("100 KB", "100kb"), ("100 MB", "100mb")] {
+        for figure in ["put_p50_ns", "get_p50_ns", "put_to_got_of_paper"] {
+            assert_measured(ours(case), figure);
+        }
+        assert!(logs.path().join(format!("nodes-put-{file}-dflow-nodes.hlog")).is_file(), "{case}");
+    }
+}
+
+#[test]
 fn a_wrong_size_is_refused() {
     let output = Command::new(env!("CARGO_BIN_EXE_dflow-bench")).args(["handoff", "--sizes", "7"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));

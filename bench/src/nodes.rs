@@ -1,0 +1,242 @@
+//! Topic `nodes`: streams between functions on different nodes, the real thing: a daemon for each node, in a process of
+//! its own, and one that drives the run; the functions are processes, the nodes meet over loopback.
+
+mod cluster;
+mod paper;
+
+use std::collections::BTreeMap;
+
+use crate::failure::Failure;
+use crate::memory::PAGE;
+use crate::node::{self, Ran, Run};
+use crate::ours::Ours;
+use crate::quic::bulk::{self, Bulk};
+use crate::quic::meeting::MeetingKeeper;
+use crate::quic::net::Net;
+use crate::quic::{BULK_COLUMNS, Iperf, MESSAGE, TUNED, Way, bulk_figures};
+use crate::report::{Column, Report, Row, Table, Unit, size};
+use crate::settings::Settings;
+use crate::subject::{Role, Subject, Waiting};
+use cluster::Cluster;
+
+pub use cluster::{WorkerOptions, serve};
+
+/// The bytes of a stream, and in quick runs, unless others are asked for.
+const LENGTH: [usize; 2] = [512 << 20, 64 << 20];
+
+/// The bytes that functions write and commit at once.
+const CHUNK: usize = 64 << 10;
+
+/// How many nodes read a stream.
+const READERS: &[usize] = &[1, 4];
+
+const COLUMNS: &[Column] = &[
+    BULK_COLUMNS[0],
+    BULK_COLUMNS[1],
+    BULK_COLUMNS[2],
+    BULK_COLUMNS[3],
+    Column { key: "sent_by_producer_of_stream", head: "sent", unit: Unit::Ratio },
+];
+
+/// From function to function.
+static FUNCTIONS: Ours = Ours {
+    name: "dflow-nodes",
+    about: "from a function on the driving node to functions on others; CPU of all daemons and functions",
+    waiting: Waiting::Sleeping,
+};
+
+/// A stream that has crossed to one node or several.
+struct Crossed {
+    /// The bytes are those that every reader has read; the processor time is shared out among the readers.
+    bulk: Bulk,
+    /// How often the producer's node has sent it; not known of every subject.
+    sent: Option<f64>,
+}
+
+/// Something that carries a stream to several nodes.
+trait Crossing: Subject {
+    /// Whether it can be measured with so many readers.
+    fn reaches(&self, readers: usize) -> bool;
+
+    /// Carries a stream of `bytes` to so many readers at once.
+    fn cross(&self, cluster: &Cluster, readers: usize, bytes: u64) -> Result<Crossed, Failure>;
+}
+
+/// Everything that is compared. A new subject is one more line here.
+const CROSSINGS: &[&dyn Crossing] = &[&Bare, &FUNCTIONS, &OneIperf];
+
+/// Measures the topic.
+pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> {
+    let cluster = Cluster::start(READERS.iter().copied().max().unwrap_or(1))?;
+    let mut rows = Vec::new();
+    for length in settings.sizes_or(&[LENGTH[usize::from(settings.quick)]]) {
+        // Whole chunks, so that every reader can check them.
+        let length = length.next_multiple_of(CHUNK);
+        for readers in READERS.iter().copied() {
+            let case = match readers {
+                1 => format!("{} to another node", size(length)),
+                _ => format!("{} to {readers} nodes", size(length)),
+            };
+            let all = settings.wanted(CROSSINGS);
+            let wanted: Vec<_> = all.into_iter().filter(|subject| subject.reaches(readers)).collect();
+            let found = settings.in_turns(&case, &wanted, |subject| subject.cross(&cluster, readers, length as u64));
+            rows.extend(crossing_rows(&case, found));
+        }
+    }
+    report.add(Table {
+        topic: "nodes",
+        title: "one stream between functions on different nodes".into(),
+        notes: vec![
+            "from the producer's first byte until the last reader has read and checked the last; a run of its own each \
+             time, so that connections, windows and their pages are new; without RDMA"
+                .into(),
+            "bytes: that each reader gets a second; CPU/GiB: of all nodes and functions, for each GiB that a reader gets; \
+             sent: bytes that left the producer's node, of the stream's"
+                .into(),
+            "all nodes share this machine's cores, so that several readers are as many times the work for them".into(),
+        ],
+        columns: COLUMNS,
+        rows,
+    })?;
+    paper::measure(settings, &cluster, report)
+}
+
+fn crossing_rows(case: &str, found: Vec<(&dyn Crossing, Result<Vec<Crossed>, Failure>)>) -> Vec<Row> {
+    let median = |repeats: Vec<Crossed>| {
+        let bulks: Vec<_> = repeats.iter().map(|crossed| crossed.bulk).collect();
+        let bulk = Bulk::median(&bulks).ok_or_else(|| Failure::new("it was not measured"))?;
+        Ok(Crossed { bulk, sent: repeats.last().and_then(|crossed| crossed.sent) })
+    };
+    let found: Vec<_> = found.into_iter().map(|(subject, repeats)| (subject, repeats.and_then(median))).collect();
+    let limit = found.iter().find(|(subject, _)| subject.role() == Role::Limit);
+    let limit = limit.and_then(|(_, crossed)| Some(crossed.as_ref().ok()?.bulk));
+    let figures = |crossed: Crossed| {
+        let mut figures = bulk_figures(crossed.bulk, limit);
+        figures.push(crossed.sent);
+        figures
+    };
+    found.into_iter().map(|(subject, crossed)| Row::new(case, subject, crossed.map(figures))).collect()
+}
+
+impl Crossing for Ours {
+    fn reaches(&self, _: usize) -> bool {
+        true
+    }
+
+    fn cross(&self, cluster: &Cluster, readers: usize, bytes: u64) -> Result<Crossed, Failure> {
+        let name = |reader: usize| format!("read-{reader}");
+        let names: Vec<_> = (0..readers).map(name).collect();
+        let write =
+            format!("outputs: [data, times], params: {{ does: write, bytes: \"{bytes}\", chunk: \"{CHUNK}\" }}");
+        let read =
+            format!("inputs: {{ data: write.data }}, outputs: [times], params: {{ does: read, chunk: \"{CHUNK}\" }}");
+        let mut functions = vec![("write", write)];
+        functions.extend(names.iter().map(|name| (name.as_str(), read.clone())));
+        let outputs: Vec<_> = functions.iter().map(|(name, _)| format!("{name}.times")).collect();
+        let placement = names.iter().cloned().zip(0..).collect();
+        let before = cluster.processor_time()?;
+        let ran = run(cluster, readers, &functions, &outputs, &placement)?;
+        let workers = cluster.processor_time()?.saturating_sub(before);
+        let functions: u64 = ran.report.instances.iter().map(|attempt| attempt.user_ns + attempt.system_ns).sum();
+        let mut ended = 0;
+        for name in &names {
+            ended = ended.max(ran.time(name, 0)?);
+        }
+        let took = ended.saturating_sub(ran.time("write", 0)?) as f64;
+        let cpu = (workers + ran.cpu + functions) as f64 / readers as f64;
+        let sent: u64 = ran.report.links.iter().map(|link| link.bytes_sent).sum();
+        Ok(Crossed { bulk: Bulk { bytes, took, cpu }, sent: Some(sent as f64 / bytes as f64) })
+    }
+}
+
+/// Runs functions on the driving node and the first `count` others.
+fn run(
+    cluster: &Cluster,
+    count: usize,
+    functions: &[(&str, String)],
+    outputs: &[String],
+    placement: &BTreeMap<String, usize>,
+) -> Result<Ran, Failure> {
+    if let Some(reason) = node::missing() {
+        return Err(Failure::new(reason));
+    }
+    let outputs: Vec<_> = outputs.iter().map(String::as_str).collect();
+    // So many that nobody waits for a slot.
+    let slots = u32::try_from(functions.len()).unwrap_or(u32::MAX);
+    let ran =
+        Run { functions, outputs: &outputs, slots, memory: None }.run_with(Some(&cluster.others(count, placement)))?;
+    if ran.report.memory.spilled_bytes > 0 {
+        return Err(Failure::new(format!("{} bytes went to disk", ran.report.memory.spilled_bytes)));
+    }
+    Ok(ran)
+}
+
+/// Bare quinn: a pair of processes for each reader.
+struct Bare;
+
+impl Subject for Bare {
+    fn name(&self) -> &'static str {
+        TUNED.name()
+    }
+
+    fn about(&self) -> &'static str {
+        "bare quinn with dflow's tuning between two processes; to several nodes: as many such pairs at once"
+    }
+
+    fn role(&self) -> Role {
+        Role::Limit
+    }
+
+    fn waiting(&self) -> Waiting {
+        Waiting::Sleeping
+    }
+}
+
+impl Crossing for Bare {
+    fn reaches(&self, _: usize) -> bool {
+        true
+    }
+
+    fn cross(&self, _: &Cluster, readers: usize, bytes: u64) -> Result<Crossed, Failure> {
+        let meetings: Vec<_> =
+            (0..readers).map(|_| MeetingKeeper::new(&Net::Loopback, PAGE)).collect::<Result<_, _>>()?;
+        let meetings: Vec<_> = meetings.iter().map(MeetingKeeper::meeting).collect();
+        let bulk = bulk::carry_between(self.name(), MESSAGE, &meetings, bytes)?;
+        Ok(Crossed { bulk: Bulk { cpu: bulk.cpu / readers as f64, ..bulk }, sent: Some(readers as f64) })
+    }
+}
+
+/// iperf3, which has one reader.
+struct OneIperf;
+
+impl Subject for OneIperf {
+    fn name(&self) -> &'static str {
+        Iperf.name()
+    }
+
+    fn about(&self) -> &'static str {
+        Iperf.about()
+    }
+
+    fn role(&self) -> Role {
+        Role::Peer
+    }
+
+    fn waiting(&self) -> Waiting {
+        Waiting::Sleeping
+    }
+
+    fn missing(&self) -> Option<String> {
+        Iperf.missing()
+    }
+}
+
+impl Crossing for OneIperf {
+    fn reaches(&self, readers: usize) -> bool {
+        readers == 1
+    }
+
+    fn cross(&self, _: &Cluster, _: usize, bytes: u64) -> Result<Crossed, Failure> {
+        Ok(Crossed { bulk: Iperf.stream(&Net::Loopback, bytes)?, sent: Some(1.0) })
+    }
+}
