@@ -101,7 +101,10 @@ pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> 
     paper::measure(settings, &cluster, report)
 }
 
-fn crossing_rows(case: &str, found: Vec<(&dyn Crossing, Result<Vec<Crossed>, Failure>)>) -> Vec<Row> {
+/// All repeats of a subject.
+type Found<'a> = (&'a dyn Crossing, Result<Vec<Crossed>, Failure>);
+
+fn crossing_rows(case: &str, found: Vec<Found<'_>>) -> Vec<Row> {
     let median = |repeats: Vec<Crossed>| {
         let bulks: Vec<_> = repeats.iter().map(|crossed| crossed.bulk).collect();
         let bulk = Bulk::median(&bulks).ok_or_else(|| Failure::new("it was not measured"))?;

@@ -1,6 +1,7 @@
 //! What the DFlow paper reports of its store: putting an object on one node and getting it on another.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use crate::failure::Failure;
@@ -148,14 +149,14 @@ fn figures(object: &Object, repeats: &[Times]) -> Vec<Option<f64>> {
     ]
 }
 
-fn log(dir: &std::path::Path, store: &Store, object: &Object, repeats: &[Times]) -> Result<(), Failure> {
-    let whats: [(&str, fn(&Times) -> &Repeat); 3] =
-        [("put", |times| &times.put), ("get", |times| &times.get), ("put-to-got", |times| &times.both)];
-    for (what, of) in whats {
+fn log(dir: &Path, store: &Store, object: &Object, repeats: &[Times]) -> Result<(), Failure> {
+    let write = |what, of: fn(&Times) -> &Repeat| {
         let repeats: Vec<_> = repeats.iter().map(|times| of(times).clone()).collect();
-        write_log(dir, &format!("nodes-{what}-{}-{}", object.file, store.name), &repeats)?;
-    }
-    Ok(())
+        write_log(dir, &format!("nodes-{what}-{}-{}", object.file, store.name), &repeats)
+    };
+    write("put", |times| &times.put)?;
+    write("get", |times| &times.get)?;
+    write("put-to-got", |times| &times.both)
 }
 
 /// Puts and gets so many objects in one run.
