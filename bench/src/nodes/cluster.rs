@@ -115,12 +115,14 @@ pub fn serve(options: WorkerOptions) -> Result<(), Failure> {
     let options = ServeOptions {
         listen: (Ipv4Addr::LOCALHOST, 0).into(),
         identity: options.identity,
+        silence: None,
+        metrics: None,
         node: NodeOptions { rdma: RdmaUse::Off, ..NodeOptions::detect() },
     };
     let mut told = Ok(());
-    dflow_worker::serve(&options, |address, _| {
+    dflow_worker::serve(&options, |listening| {
         let mut out = std::io::stdout();
-        told = writeln!(out, "{address}").and_then(|()| out.flush());
+        told = writeln!(out, "{}", listening.address).and_then(|()| out.flush());
     })
     .trying("serve runs")?;
     told.trying("tell where this node listens")
