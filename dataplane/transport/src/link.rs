@@ -203,7 +203,8 @@ impl Link {
 
     /// Does what there is to do, without waiting; whether there was something.
     pub fn step(&mut self, local: &mut impl Local) -> bool {
-        // First what there is to say: a new path begins with it, and the other side may have asked for a sign of life already.
+        // First what there is to say: a new path begins with it, and the other side may already have asked for a sign of
+        // life.
         let mut busy = self.act(local);
         let mut events = std::mem::take(&mut self.events);
         if let Some(path) = &mut self.path {

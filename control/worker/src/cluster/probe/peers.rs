@@ -108,12 +108,13 @@ impl PeerReport {
     fn unreachable(&self, error: &io::Error) -> Problem {
         let (node, address) = (&self.node, self.address);
         let (reason, help) = if error.kind() == io::ErrorKind::ConnectionRefused {
-            let reason = format!(
-                "the machine at {} answers, but nothing listens on its UDP port {}",
-                address.ip(),
-                address.port()
+            let reason =
+                format!("nothing listens on its UDP port {}, says the machine {}", address.port(), address.ip());
+            let help = format!(
+                "start 'dflow worker' on {node}, or give the port that it prints when it starts; a firewall that rejects \
+                 packets looks like this, too"
             );
-            (reason, format!("start 'dflow worker' on {node}, or give the port that it prints when it starts"))
+            (reason, help)
         } else {
             let reason = format!("no packet gets to UDP {address}: {error}");
             (reason, format!("correct the address, or the way to it ('ip route get {}')", address.ip()))
