@@ -34,6 +34,14 @@ impl Recorded {
         Recorded(seen.map(|at| (at.value_iterated_to(), at.count_at_value())).collect())
     }
 
+    /// The median; 0 of nothing.
+    #[cfg(feature = "rdma")]
+    pub fn median(&self) -> u64 {
+        let mut histogram = histogram();
+        self.add_to(&mut histogram);
+        histogram.value_at_quantile(0.5)
+    }
+
     /// Adds what was recorded to a histogram.
     pub fn add_to(&self, histogram: &mut Histogram<u64>) {
         for (value, count) in &self.0 {

@@ -22,6 +22,8 @@ mod payload;
 mod peers;
 mod process;
 mod quic;
+#[cfg(feature = "rdma")]
+mod rdma;
 mod report;
 mod settings;
 mod spill;
@@ -63,6 +65,10 @@ enum Topic {
     /// Streams between functions on different nodes, each with a real daemon; the paper's put and get.
     Nodes(Options),
     /// All of them.
+    /// Chunks and streams between two machines by RDMA, and what it takes to set them up
+    #[cfg(feature = "rdma")]
+    Rdma(rdma::Arguments),
+    /// All of them that take one machine.
     All(Options),
     /// One process of a measurement; the program calls itself so.
     #[command(hide = true)]
@@ -98,6 +104,8 @@ fn main() -> ExitCode {
         Topic::Actor => return exit(process::act()),
         Topic::Node => return exit(node::serve()),
         Topic::Worker(options) => return exit(nodes::serve(options)),
+        #[cfg(feature = "rdma")]
+        Topic::Rdma(arguments) => return exit(rdma::run(arguments)),
         Topic::Handoff(options) => (options, &[handoff::measure]),
         Topic::Stream(options) => (options, &[stream::measure]),
         Topic::Fanout(options) => (options, &[fanout::measure]),

@@ -53,7 +53,7 @@ pub struct Column {
 pub enum Unit {
     /// Nanoseconds, written with the unit that fits.
     Time,
-    /// Bytes per second, written in GB/s.
+    /// Bytes per second, written in GB/s, or MB/s where they are few.
     Bandwidth,
     /// Events per second.
     Rate,
@@ -263,6 +263,7 @@ impl Unit {
             Unit::Time if figure < 1e6 => format!("{} µs", three_digits(figure / 1e3)),
             Unit::Time if figure < 1e9 => format!("{} ms", three_digits(figure / 1e6)),
             Unit::Time => format!("{} s", three_digits(figure / 1e9)),
+            Unit::Bandwidth if figure < 1e8 => format!("{} MB/s", three_digits(figure / 1e6)),
             Unit::Bandwidth => format!("{} GB/s", three_digits(figure / 1e9)),
             Unit::Rate if figure < 1e3 => format!("{figure:.0} /s"),
             Unit::Rate if figure < 1e6 => format!("{} k/s", three_digits(figure / 1e3)),
@@ -298,6 +299,7 @@ mod tests {
             (Unit::Time, 26_000.0, "26.0 µs"),
             (Unit::Time, 1.5e9, "1.50 s"),
             (Unit::Bandwidth, 19.54e9, "19.5 GB/s"),
+            (Unit::Bandwidth, 34.2e6, "34.2 MB/s"),
             (Unit::Rate, 4.8e6, "4.80 M/s"),
             (Unit::Size, 65_536.0, "64 KiB"),
             (Unit::Ratio, 1.149, "1.15×"),

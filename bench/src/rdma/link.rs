@@ -1,0 +1,224 @@
+//! dflow's link over its RDMA path: all that a stream between two nodes passes, except for the store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dflow_protocol::wire::{FlowId, StreamKey};
+use dflow_protocol::{Epoch, RunId, StreamId};
+use dflow_shm::{Doorbell, Idle, Landing, Listener, Memory, wait_at_most};
+use dflow_transport::{Chunk, Link, Local};
+
+use super::path::{RING, check, mark, ring, window};
+use super::{Chunks, Ground, Patience, Side, Way, Work, timed};
+use crate::failure::{Failure, Trying};
+use crate::subject::{Role, Subject, Waiting};
+
+/// A thread that has nothing to do looks around this often.
+const TICK: Duration = Duration::from_millis(100);
+
+/// The link, driven by a thread that does as the carrier's does.
+pub struct OurLink;
+
+impl Subject for OurLink {
+    fn name(&self) -> &'static str {
+        "dflow-link"
+    }
+
+    fn about(&self) -> &'static str {
+        "dflow's streams over that path: flows, credit, windows, the thread that carries them"
+    }
+
+    fn role(&self) -> Role {
+        Role::Ours
+    }
+
+    fn waiting(&self) -> Waiting {
+        Waiting::Spinning
+    }
+}
+
+impl Way for OurLink {
+    fn chunks(&self, ground: &mut Ground, work: &Work) -> Result<Option<Box<dyn Chunks>>, Failure> {
+        Ok(Some(Box::new(Driver::connect(ground, work.size)?)))
+    }
+
+    fn stream(&self, ground: &mut Ground, work: &Work) -> Result<Option<Duration>, Failure> {
+        let mut driver = Driver::connect(ground, work.size)?;
+        ground.line.swap(&())?;
+        let total = work.count * work.size as u64;
+        let took = if ground.side == Side::First {
+            timed(|| {
+                for _ in 0..work.count {
+                    driver.write()?;
+                    // As a function's commit, the carrier sees it in its next turn.
+                    driver.step()?;
+                }
+                driver.until(|streams| streams.released == total)
+            })?
+        } else {
+            while driver.streams.arrived < total {
+                driver.until(|streams| streams.arrived > streams.read)?;
+                driver.read();
+            }
+            driver.settle()?;
+            None
+        };
+        driver.part(ground)?;
+        Ok(took)
+    }
+}
+
+/// What the store would have of the two streams, one in each direction.
+struct Streams {
+    outgoing: Option<FlowId>,
+    source: Arc<Memory>,
+    written: u64,
+    released: u64,
+    sink: Arc<Landing>,
+    arrived: u64,
+    read: u64,
+    aborted: Option<String>,
+}
+
+impl Local for Streams {
+    fn subscribed(&mut self, flow: FlowId, _: StreamKey, _: u64) {
+        self.outgoing = Some(flow);
+    }
+
+    fn chunk(&mut self, _: FlowId, at: u64, most: u64) -> Option<Chunk> {
+        let length = most.min(self.written.checked_sub(at)?) as usize;
+        let start = (at % self.sink.size()) as usize;
+        Some(Chunk::new(Arc::clone(&self.source), start..start + length))
+    }
+
+    fn release(&mut self, _: FlowId, upto: u64) {
+        self.released = upto;
+    }
+
+    fn stuck(&mut self, _: FlowId, _: bool) {}
+
+    fn unsubscribed(&mut self, _: FlowId) {}
+
+    fn landing(&mut self, _: FlowId) -> Option<Arc<Landing>> {
+        Some(Arc::clone(&self.sink))
+    }
+
+    fn commit(&mut self, _: FlowId, upto: u64) {
+        self.arrived = upto;
+    }
+
+    fn ended(&mut self, _: FlowId, _: u64) {}
+
+    fn aborted(&mut self, _: FlowId, reason: &str) {
+        self.aborted = Some(reason.to_owned());
+    }
+
+    fn quiet(&mut self, _: FlowId) {}
+}
+
+struct Driver {
+    link: Link,
+    listener: Listener,
+    streams: Streams,
+    incoming: FlowId,
+    size: u64,
+}
+
+impl Driver {
+    fn connect(ground: &mut Ground, size: usize) -> Result<Driver, Failure> {
+        let bell = Arc::new(Doorbell::default());
+        let path = ground.path(bell.waker())?;
+        let length = RING.max(4 * size).next_power_of_two();
+        let (source, sink) = (ring(length)?, Arc::new(window(&ring(length)?)));
+        sink.open(0..length as u64);
+        let mut link = Link::new(ground.side as u64 + 1);
+        link.connect(Box::new(path), 1);
+        let theirs = StreamKey::new(RunId(1), StreamId(1 - ground.side as u32), Epoch(1));
+        let incoming = link.subscribe(theirs, 0).trying("subscribe to a stream")?;
+        link.window(incoming, &sink, length as u64);
+        let streams =
+            Streams { outgoing: None, source, written: 0, released: 0, sink, arrived: 0, read: 0, aborted: None };
+        let listener = Listener::new(bell);
+        let mut driver = Driver { link, listener, streams, incoming, size: size as u64 };
+        driver.until(|streams| streams.outgoing.is_some())?;
+        Ok(driver)
+    }
+
+    /// One turn without waiting; whether there was something to do.
+    fn step(&mut self) -> Result<bool, Failure> {
+        self.listener.hear();
+        let busy = self.link.step(&mut self.streams);
+        if let Some(event) = self.link.take_events().first() {
+            return Err(Failure::new(format!("the path is gone: {event:?}")));
+        }
+        match self.streams.aborted.take() {
+            Some(reason) => Err(Failure::new(format!("the stream was given up: {reason}"))),
+            None => Ok(busy),
+        }
+    }
+
+    fn until(&mut self, holds: impl Fn(&Streams) -> bool) -> Result<(), Failure> {
+        let mut patience = Patience::new();
+        while !holds(&self.streams) {
+            if !self.step()? {
+                self.link.settle(&mut self.streams);
+                wait_at_most(&mut [&mut self.listener], None, Idle::SLEEP, TICK);
+            }
+            patience.check()?;
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self) -> Result<(), Failure> {
+        while self.step()? {}
+        self.link.settle(&mut self.streams);
+        Ok(())
+    }
+
+    /// Goes on until the other machine is done, too.
+    fn part(&mut self, ground: &mut Ground) -> Result<(), Failure> {
+        self.settle()?;
+        ground.line.swap(&())
+    }
+
+    /// Writes a chunk as soon as the ring has room for it.
+    fn write(&mut self) -> Result<(), Failure> {
+        let (end, ring) = (self.streams.written + self.size, self.streams.sink.size());
+        self.until(|streams| end <= streams.released + ring)?;
+        self.streams.written = end;
+        if let Some(flow) = self.streams.outgoing {
+            self.link.available(flow, end);
+        }
+        Ok(())
+    }
+
+    /// Everything that has arrived is read, so that there is room again.
+    fn read(&mut self) {
+        let streams = &mut self.streams;
+        streams.read = streams.arrived;
+        let room = streams.read..streams.read + streams.sink.size();
+        streams.sink.open(room.clone());
+        self.link.room(self.incoming, room.end);
+    }
+}
+
+impl Chunks for Driver {
+    fn send(&mut self) -> Result<(), Failure> {
+        let (start, end) = (self.streams.written % self.streams.sink.size(), self.streams.written + self.size);
+        mark(&self.streams.source, start as usize, end)?;
+        self.write()?;
+        self.step().map(drop)
+    }
+
+    fn receive(&mut self) -> Result<(), Failure> {
+        let (start, end) = (self.streams.read, self.streams.read + self.size);
+        self.until(|streams| streams.arrived >= end)?;
+        check(self.streams.sink.memory(), self.streams.sink.index(start), end)?;
+        self.read();
+        Ok(())
+    }
+
+    fn part(&mut self, ground: &mut Ground) -> Result<(), Failure> {
+        Driver::part(self, ground)
+    }
+}

@@ -1,0 +1,357 @@
+//! What it takes to set things up: a connection by QUIC, a path over RDMA on it, registered memory, a stream.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use dflow_protocol::wire::{FlowId, StreamKey};
+use dflow_protocol::{Epoch, RunId, StreamId};
+use dflow_shm::{Access, Doorbell, Idle, Landing, Listener, Memory, Segment, SegmentKind, wait_at_most};
+use dflow_transport::quic::{ClusterCa, Connection, Identity, QuicNode, QuicSettings};
+use dflow_transport::rdma::RdmaPath;
+use dflow_transport::{Chunk, Link, Local};
+use dflow_verbs::{MemoryRegion, ProtectionDomain, RegionAccess};
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+
+use super::path::window;
+use super::{Ground, Order, Patience};
+use crate::failure::{Failure, Trying};
+use crate::latency::{Repeat, Summary, histogram, write_log};
+use crate::report::{LATENCY_COLUMNS, Report, Row, Table, latency_figures};
+use crate::settings::Settings;
+use crate::subject::{Role, Side, Subject, Waiting};
+
+/// How often each is done in one repeat.
+const TIMES: u64 = 16;
+/// How many streams are set up.
+const STREAMS: u32 = 64;
+/// A thread that has nothing to do looks around this often.
+const TICK: Duration = Duration::from_millis(100);
+/// The memory that is registered, in MiB: a stream's ring, and more of it, which shows what each MiB costs.
+const REGISTERED: [usize; 2] = [1, 17];
+/// The bytes of a stream that is set up.
+const SMALL: u64 = 64;
+/// The stream that says that there are no more.
+const LAST: u32 = u32::MAX;
+const NAMES: [&str; 2] = ["first", "second"];
+
+/// What is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Work {
+    /// A connection by QUIC.
+    Connection,
+    /// A path over RDMA on such a connection.
+    Path,
+    /// Registered memory, in MiB.
+    Memory(usize),
+    /// A stream.
+    Stream,
+}
+
+impl Subject for Work {
+    fn name(&self) -> &'static str {
+        match self {
+            Work::Connection => "quic-connection",
+            Work::Path => "rdma-path",
+            Work::Memory(1) => "register-1-mib",
+            Work::Memory(_) => "register-17-mib",
+            Work::Stream => "stream",
+        }
+    }
+
+    fn about(&self) -> &'static str {
+        match self {
+            Work::Connection => "a QUIC connection: both have proven who they are, and its management channel is open",
+            Work::Path => {
+                "a path over RDMA on that connection, from the decision until both ends can send: queues, buffers, and a \
+                 message each way"
+            }
+            Work::Memory(_) => "memory that is registered for remote writes; the pages are there",
+            Work::Stream => "a stream of 64 B, from the subscription until all of it is there",
+        }
+    }
+
+    fn role(&self) -> Role {
+        Role::Ours
+    }
+
+    fn waiting(&self) -> Waiting {
+        Waiting::Sleeping
+    }
+}
+
+/// Measures what both machines set up.
+pub fn measure(settings: &Settings, report: &mut Report, ground: &mut Ground) -> Result<(), Failure> {
+    let [some, more] = REGISTERED.map(Work::Memory);
+    let all: [&Work; 5] = [&Work::Connection, &Work::Path, &some, &more, &Work::Stream];
+    let found = settings.in_turns("rdma set-up", &settings.wanted(&all), |work| {
+        let began = SystemTime::now();
+        let (here, _) = ground.both(&Order::SetUp(*work))?;
+        let mut histogram = histogram();
+        here.latency.add_to(&mut histogram);
+        Ok(Repeat { began, took: began.elapsed().unwrap_or_default(), histogram })
+    });
+    let mut notes = vec!["by the first machine's clock".to_owned()];
+    let median = |work: &Work| {
+        let (_, repeats) = found.iter().find(|(subject, _)| *subject == work)?;
+        Some(Summary::of_repeats(repeats.as_ref().ok()?)?.p50)
+    };
+    if let (Some(some_took), Some(more_took)) = (median(&some), median(&more)) {
+        let each = (more_took - some_took).max(0.0) / (REGISTERED[1] - REGISTERED[0]) as f64;
+        notes.push(format!("registering memory: {:.1} µs for each MiB more", each / 1e3));
+    }
+    let mut rows = Vec::new();
+    for (subject, repeats) in &found {
+        if let (Ok(repeats), Some(dir)) = (repeats, &settings.hlog) {
+            write_log(dir, &format!("rdma-set-up-{}", subject.name()), repeats)?;
+        }
+        let figures = repeats
+            .as_ref()
+            .map_err(Failure::clone)
+            .map(|repeats| Summary::of_repeats(repeats).map_or_else(Vec::new, |own| latency_figures(own, None)));
+        rows.push(Row::new("set-up", *subject, figures));
+    }
+    // Nothing is the limit of these.
+    let columns = &LATENCY_COLUMNS[..LATENCY_COLUMNS.len() - 2];
+    report.add(Table { topic: "rdma", title: "setting up".into(), notes, columns, rows })
+}
+
+/// Does this machine's part; what the first one measures, in nanoseconds.
+pub fn act(ground: &mut Ground, work: Work) -> Result<Histogram<u64>, Failure> {
+    let mut histogram = histogram();
+    let mut note = |took: Duration| histogram.saturating_record(took.as_nanos() as u64);
+    match work {
+        Work::Memory(mebibytes) => {
+            if ground.side == Side::First {
+                register(ground, mebibytes << 20, &mut note)?;
+            }
+        }
+        Work::Stream => streams(ground, &mut note)?,
+        Work::Connection | Work::Path => {
+            let mut nodes = Nodes::new(ground)?;
+            let mut connection = nodes.connect(ground)?;
+            ground.line.swap(&())?;
+            for _ in 0..TIMES {
+                let began = Instant::now();
+                if work == Work::Path {
+                    let path = nodes.path(ground, &connection)?;
+                    note(began.elapsed());
+                    ground.line.swap(&())?;
+                    drop(path);
+                } else {
+                    drop(connection);
+                    ground.line.swap(&())?;
+                    let began = Instant::now();
+                    connection = nodes.connect(ground)?;
+                    note(began.elapsed());
+                }
+                ground.line.swap(&())?;
+            }
+        }
+    }
+    Ok(histogram)
+}
+
+fn register(ground: &Ground, length: usize, note: &mut impl FnMut(Duration)) -> Result<(), Failure> {
+    let (context, ..) = ground.open();
+    let domain = ProtectionDomain::new(&context).trying("make a protection domain")?;
+    let segment = Segment::create("dflow-bench", length, SegmentKind::FunctionWritten).trying("make a segment")?;
+    segment.fault_in(0, length as u64).trying("take memory")?;
+    let memory = Arc::new(segment.map(Access::Write).trying("map a segment")?);
+    for _ in 0..TIMES {
+        let began = Instant::now();
+        let region = MemoryRegion::register(&domain, Arc::clone(&memory) as _, RegionAccess::RemoteWrite)
+            .trying("register memory")?;
+        note(began.elapsed());
+        drop(region);
+    }
+    Ok(())
+}
+
+/// Two nodes of one cluster, one on each machine.
+struct Nodes {
+    node: QuicNode,
+    incoming: dflow_transport::quic::Incoming,
+    peer: SocketAddr,
+}
+
+impl Nodes {
+    fn new(ground: &mut Ground) -> Result<Nodes, Failure> {
+        let identity = identity(ground)?;
+        let own = SocketAddr::new(ground.line.own()?.ip(), 0);
+        let (node, incoming) = QuicNode::bind(own, &identity, QuicSettings::default()).trying("listen for QUIC")?;
+        let peer = ground.line.swap(&node.local_address())?;
+        Ok(Nodes { node, incoming, peer })
+    }
+
+    /// The first machine dials.
+    fn connect(&mut self, ground: &Ground) -> Result<Connection, Failure> {
+        match ground.side {
+            Side::First => self.node.connect(self.peer, NAMES[1]).wait().trying("connect by QUIC"),
+            Side::Second => self.incoming.wait().ok_or_else(|| Failure::new("nobody has connected by QUIC")),
+        }
+    }
+
+    /// As nodes do it: the one that leads sends its endpoint, the other one connects and answers with its own.
+    fn path(&self, ground: &Ground, connection: &Connection) -> Result<RdmaPath, Failure> {
+        let prepare = || {
+            let waker = Arc::new(Doorbell::default()).waker();
+            RdmaPath::prepare(ground.device(), &ground.config, waker).trying("prepare a path")
+        };
+        let send = |endpoint| connection.send(endpoint).trying("send an endpoint");
+        if ground.side == Side::First {
+            let prepared = prepare()?;
+            send(prepared.endpoint())?;
+            return prepared.connect(&receive(connection)?).trying("connect a path");
+        }
+        let theirs = receive(connection)?;
+        let prepared = prepare()?;
+        let endpoint = prepared.endpoint();
+        let path = prepared.connect(&theirs).trying("connect a path")?;
+        send(endpoint)?;
+        Ok(path)
+    }
+}
+
+/// The next message of the management channel.
+fn receive(connection: &Connection) -> Result<Vec<u8>, Failure> {
+    let bell = Arc::new(Doorbell::default());
+    let mut listener = Listener::new(Arc::clone(&bell));
+    connection.set_waker(bell.waker());
+    let mut patience = Patience::new();
+    loop {
+        listener.hear();
+        if let Some(message) = connection.try_recv() {
+            return Ok(message);
+        }
+        if let Some(reason) = connection.closed() {
+            return Err(Failure::new(format!("the QUIC connection is closed: {reason}")));
+        }
+        wait_at_most(&mut [&mut listener], None, Idle::SLEEP, TICK);
+        patience.check()?;
+    }
+}
+
+/// Who this machine is in a cluster that the first one makes, for this measurement alone.
+fn identity(ground: &mut Ground) -> Result<Identity, Failure> {
+    const VALIDITY: Duration = Duration::from_secs(24 * 3600);
+    let place = tempfile::tempdir().trying("make a temporary directory")?;
+    if ground.side == Side::First {
+        let authority = ClusterCa::create("dflow-bench").trying("make a cluster")?;
+        let [mine, theirs] = NAMES.map(|name| authority.issue(name, VALIDITY).trying("make an identity"));
+        theirs?.save(place.path()).trying("write an identity")?;
+        let mut files = BTreeMap::new();
+        for entry in std::fs::read_dir(place.path()).trying("read an identity")? {
+            let path = entry.trying("read an identity")?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            files.insert(name, std::fs::read_to_string(&path).trying("read an identity")?);
+        }
+        ground.line.tell(&files)?;
+        return mine;
+    }
+    let files: BTreeMap<String, String> = ground.line.hear()?;
+    for (name, text) in files {
+        write_secret(&place.path().join(name), &text)?;
+    }
+    Identity::load(place.path()).trying("read an identity")
+}
+
+/// Keys must be readable by nobody else.
+fn write_secret(path: &std::path::Path, text: &str) -> Result<(), Failure> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    file.and_then(|mut file| file.write_all(text.as_bytes())).trying("write an identity")
+}
+
+/// What one machine has of streams that are set up one after the other: the second one has them all, each as long as the
+/// others.
+struct Small {
+    memory: Arc<Memory>,
+    sink: Arc<Landing>,
+    subscribed: Vec<(FlowId, StreamKey)>,
+    ended: bool,
+    last: bool,
+}
+
+impl Local for Small {
+    fn subscribed(&mut self, flow: FlowId, stream: StreamKey, _: u64) {
+        self.subscribed.push((flow, stream));
+        self.last = stream.stream == StreamId(LAST);
+    }
+
+    fn chunk(&mut self, _: FlowId, at: u64, most: u64) -> Option<Chunk> {
+        let end = SMALL.min(at + most) as usize;
+        Some(Chunk::new(Arc::clone(&self.memory), at as usize..end))
+    }
+
+    fn release(&mut self, _: FlowId, _: u64) {}
+
+    fn stuck(&mut self, _: FlowId, _: bool) {}
+
+    fn unsubscribed(&mut self, _: FlowId) {}
+
+    fn landing(&mut self, _: FlowId) -> Option<Arc<Landing>> {
+        Some(Arc::clone(&self.sink))
+    }
+
+    fn commit(&mut self, _: FlowId, _: u64) {}
+
+    fn ended(&mut self, _: FlowId, _: u64) {
+        self.ended = true;
+    }
+
+    fn aborted(&mut self, _: FlowId, _: &str) {}
+
+    fn quiet(&mut self, _: FlowId) {}
+}
+
+fn streams(ground: &mut Ground, note: &mut impl FnMut(Duration)) -> Result<(), Failure> {
+    let bell = Arc::new(Doorbell::default());
+    let mut listener = Listener::new(Arc::clone(&bell));
+    let mut link = Link::new(ground.side as u64 + 1);
+    link.connect(Box::new(ground.path(bell.waker())?), 1);
+    let memory = super::path::ring(4096)?;
+    let sink = Arc::new(window(&memory));
+    sink.open(0..SMALL);
+    let mut small = Small { memory, sink, subscribed: Vec::new(), ended: false, last: false };
+    let mut until = |link: &mut Link, small: &mut Small, holds: &dyn Fn(&Small, &Link) -> bool| {
+        let mut patience = Patience::new();
+        while !holds(small, link) {
+            listener.hear();
+            let busy = link.step(small);
+            for (flow, _) in std::mem::take(&mut small.subscribed) {
+                link.available(flow, SMALL);
+                link.finish(flow, SMALL);
+            }
+            if !busy {
+                link.settle(small);
+                wait_at_most(&mut [&mut listener], None, Idle::SLEEP, TICK);
+            }
+            if let Some(event) = link.take_events().first() {
+                return Err(Failure::new(format!("the path is gone: {event:?}")));
+            }
+            patience.check()?;
+        }
+        Ok(())
+    };
+    if ground.side == Side::Second {
+        until(&mut link, &mut small, &|small, _| small.last)?;
+    } else {
+        until(&mut link, &mut small, &|_, link| link.is_up())?;
+        let stream = |number| StreamKey::new(RunId(1), StreamId(number), Epoch(1));
+        for number in 1..=STREAMS {
+            let began = Instant::now();
+            small.ended = false;
+            link.subscribe(stream(number), SMALL).trying("subscribe")?;
+            until(&mut link, &mut small, &|small, _| small.ended)?;
+            note(began.elapsed());
+        }
+        link.subscribe(stream(LAST), SMALL).trying("subscribe")?;
+        while link.step(&mut small) {}
+        link.settle(&mut small);
+    }
+    ground.line.swap(&())
+}
