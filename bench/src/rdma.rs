@@ -16,6 +16,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant, SystemTime};
 
 use clap::Args;
+use dflow_shm::Idle;
 use dflow_transport::rdma::{RdmaConfig, RdmaDevice, RdmaPath};
 use dflow_verbs::{Context, Devices, GidChoice, GidEntry};
 use hdrhistogram::Histogram;
@@ -152,7 +153,9 @@ fn subjects() -> Vec<&'static dyn Way> {
         &verbs::Verbs::WriteWithImmediate,
         &verbs::Verbs::Read,
         &path::OurPath,
-        &link::OurLink,
+        &link::OurLink::Spin,
+        &link::OurLink::SpinThenSleep,
+        &link::OurLink::Sleep,
     ]
 }
 
@@ -183,8 +186,6 @@ pub struct Ground {
     port: u8,
     gid: GidEntry,
     device: RdmaDevice,
-    /// How our paths are made.
-    pub config: RdmaConfig,
 }
 
 impl Ground {
@@ -204,7 +205,7 @@ impl Ground {
         };
         let device = RdmaDevice::open_named(context.name(), port, GidChoice::Index(gid.index))
             .trying("open the device for dflow")?;
-        Ok(Ground { side, line, context, port, gid, device, config: RdmaConfig::default() })
+        Ok(Ground { side, line, context, port, gid, device })
     }
 
     /// The address of the other machine.
@@ -233,8 +234,9 @@ impl Ground {
     }
 
     /// One of our paths, which the other machine makes at the same time.
-    pub fn path(&mut self, waker: Waker) -> Result<RdmaPath, Failure> {
-        let prepared = RdmaPath::prepare(&self.device, &self.config, waker).trying("prepare a path")?;
+    pub fn path(&mut self, waker: Waker, idle: Idle) -> Result<RdmaPath, Failure> {
+        let config = RdmaConfig { idle, ..RdmaConfig::default() };
+        let prepared = RdmaPath::prepare(&self.device, &config, waker).trying("prepare a path")?;
         let theirs = self.line.swap(&prepared.endpoint())?;
         let path = prepared.connect(&theirs).trying("connect a path")?;
         self.line.swap(&())?;
@@ -341,7 +343,7 @@ fn latencies(settings: &Settings, report: &mut Report, ground: &mut Ground, abou
             "half a round trip of chunks of this size; perftest's programs are the limit".into(),
             "where the machines share cores with other work, p10 says what a round trip takes that is not interrupted"
                 .into(),
-            "the goal is at most 1.25× at p50 for dflow-link with 64 B and 4 KiB".into(),
+            "the goal is at most 1.25× at p50 for dflow-link-spin with 64 B and 4 KiB".into(),
         ],
         columns: CHUNK_COLUMNS,
         rows,
@@ -411,7 +413,7 @@ fn streams(settings: &Settings, report: &mut Report, ground: &mut Ground, about:
             "CPU: all that the machines' cores did meanwhile for the writer (w) and the reader (r), the kernel's packets \
              and the start of the programs included"
                 .into(),
-            "the goal is at least 0.95× for dflow-link".into(),
+            "the goal is at least 0.95× for dflow-link-spin".into(),
         ],
         columns: STREAM_COLUMNS,
         rows,

@@ -1,11 +1,12 @@
 //! dflow's link over its RDMA path: all that a stream between two nodes passes, except for the store.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dflow_protocol::wire::{FlowId, StreamKey};
 use dflow_protocol::{Epoch, RunId, StreamId};
 use dflow_shm::{Doorbell, Idle, Landing, Listener, Memory, wait_at_most};
+use dflow_transport::rdma::SPIN;
 use dflow_transport::{Chunk, Link, Local};
 
 use super::path::{RING, check, mark, ring, window};
@@ -15,17 +16,44 @@ use crate::subject::{Role, Subject, Waiting};
 
 /// A thread that has nothing to do looks around this often.
 const TICK: Duration = Duration::from_millis(100);
+/// After so long every path has said what it had put off.
+const SETTLED: Duration = Duration::from_millis(2);
 
-/// The link, driven by a thread that does as the carrier's does.
-pub struct OurLink;
+/// The link, driven by a thread that does as the carrier's does, with one idle strategy of the path.
+pub enum OurLink {
+    /// It never sleeps, like the programs of perftest.
+    Spin,
+    /// It sleeps when nothing has come for a moment.
+    SpinThenSleep,
+    /// It sleeps at once.
+    Sleep,
+}
+
+impl OurLink {
+    fn idle(&self) -> Idle {
+        match self {
+            OurLink::Spin => Idle::SPIN,
+            OurLink::SpinThenSleep => Idle { spin: SPIN },
+            OurLink::Sleep => Idle::SLEEP,
+        }
+    }
+}
 
 impl Subject for OurLink {
     fn name(&self) -> &'static str {
-        "dflow-link"
+        match self {
+            OurLink::Spin => "dflow-link-spin",
+            OurLink::SpinThenSleep => "dflow-link-brief",
+            OurLink::Sleep => "dflow-link-sleep",
+        }
     }
 
     fn about(&self) -> &'static str {
-        "dflow's streams over that path: flows, credit, windows, the thread that carries them"
+        match self {
+            OurLink::Spin => "dflow's streams over that path, flows, credit and windows included; --rdma-idle spin",
+            OurLink::SpinThenSleep => "the same, asleep when nothing has come for 50 µs; --rdma-idle 50us",
+            OurLink::Sleep => "the same, asleep whenever there is nothing to do; --rdma-idle sleep",
+        }
     }
 
     fn role(&self) -> Role {
@@ -33,17 +61,20 @@ impl Subject for OurLink {
     }
 
     fn waiting(&self) -> Waiting {
-        Waiting::Spinning
+        match self {
+            OurLink::Spin => Waiting::Spinning,
+            OurLink::SpinThenSleep | OurLink::Sleep => Waiting::Sleeping,
+        }
     }
 }
 
 impl Way for OurLink {
     fn chunks(&self, ground: &mut Ground, work: &Work) -> Result<Option<Box<dyn Chunks>>, Failure> {
-        Ok(Some(Box::new(Driver::connect(ground, work.size)?)))
+        Ok(Some(Box::new(Driver::connect(ground, work.size, self.idle())?)))
     }
 
     fn stream(&self, ground: &mut Ground, work: &Work) -> Result<Option<Duration>, Failure> {
-        let mut driver = Driver::connect(ground, work.size)?;
+        let mut driver = Driver::connect(ground, work.size, self.idle())?;
         ground.line.swap(&())?;
         let total = work.count * work.size as u64;
         let took = if ground.side == Side::First {
@@ -60,7 +91,6 @@ impl Way for OurLink {
                 driver.until(|streams| streams.arrived > streams.read)?;
                 driver.read();
             }
-            driver.settle()?;
             None
         };
         driver.part(ground)?;
@@ -125,9 +155,9 @@ struct Driver {
 }
 
 impl Driver {
-    fn connect(ground: &mut Ground, size: usize) -> Result<Driver, Failure> {
+    fn connect(ground: &mut Ground, size: usize, idle: Idle) -> Result<Driver, Failure> {
         let bell = Arc::new(Doorbell::default());
-        let path = ground.path(bell.waker())?;
+        let path = ground.path(bell.waker(), idle)?;
         let length = RING.max(4 * size).next_power_of_two();
         let (source, sink) = (ring(length)?, Arc::new(window(&ring(length)?)));
         sink.open(0..length as u64);
@@ -169,15 +199,18 @@ impl Driver {
         Ok(())
     }
 
-    fn settle(&mut self) -> Result<(), Failure> {
-        while self.step()? {}
-        self.link.settle(&mut self.streams);
-        Ok(())
-    }
-
-    /// Goes on until the other machine is done, too.
+    /// Says what is still to be said, and waits until the other machine is done, too.
     fn part(&mut self, ground: &mut Ground) -> Result<(), Failure> {
-        self.settle()?;
+        let mut until = Instant::now() + SETTLED;
+        loop {
+            if self.step()? {
+                until = Instant::now() + SETTLED;
+            }
+            self.link.settle(&mut self.streams);
+            if Instant::now() >= until {
+                break;
+            }
+        }
         ground.line.swap(&())
     }
 

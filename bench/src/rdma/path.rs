@@ -8,7 +8,7 @@ use dflow_protocol::SegmentId;
 use dflow_protocol::exchange::Order;
 use dflow_protocol::message::Window;
 use dflow_protocol::wire::{FlowId, Grant, GrantId, PeerMessage};
-use dflow_shm::{Access, Doorbell, Landing, Memory, Segment, SegmentKind};
+use dflow_shm::{Access, Doorbell, Idle, Landing, Memory, Segment, SegmentKind};
 use dflow_transport::rdma::RdmaPath;
 use dflow_transport::{Chunk, Path, PathEvent};
 
@@ -95,7 +95,7 @@ struct Bare {
 
 impl Bare {
     fn connect(ground: &mut Ground, size: usize) -> Result<Bare, Failure> {
-        let mut path = ground.path(Arc::new(Doorbell::default()).waker())?;
+        let mut path = ground.path(Arc::new(Doorbell::default()).waker(), Idle::SPIN)?;
         let length = RING.max(4 * size).next_power_of_two();
         let (source, target) = (ring(length)?, Arc::new(window(&ring(length)?)));
         target.open(0..length as u64);

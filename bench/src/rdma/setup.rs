@@ -9,7 +9,7 @@ use dflow_protocol::wire::{FlowId, StreamKey};
 use dflow_protocol::{Epoch, RunId, StreamId};
 use dflow_shm::{Access, Doorbell, Idle, Landing, Listener, Memory, Segment, SegmentKind, wait_at_most};
 use dflow_transport::quic::{ClusterCa, Connection, Identity, QuicNode, QuicSettings};
-use dflow_transport::rdma::RdmaPath;
+use dflow_transport::rdma::{RdmaConfig, RdmaPath};
 use dflow_transport::{Chunk, Link, Local};
 use dflow_verbs::{MemoryRegion, ProtectionDomain, RegionAccess};
 use hdrhistogram::Histogram;
@@ -136,7 +136,7 @@ pub fn act(ground: &mut Ground, work: Work) -> Result<Histogram<u64>, Failure> {
             for _ in 0..TIMES {
                 let began = Instant::now();
                 if work == Work::Path {
-                    let path = nodes.path(ground, &connection)?;
+                    let path = Nodes::path(ground, &connection)?;
                     note(began.elapsed());
                     ground.line.swap(&())?;
                     drop(path);
@@ -195,10 +195,10 @@ impl Nodes {
     }
 
     /// As nodes do it: the one that leads sends its endpoint, the other one connects and answers with its own.
-    fn path(&self, ground: &Ground, connection: &Connection) -> Result<RdmaPath, Failure> {
+    fn path(ground: &Ground, connection: &Connection) -> Result<RdmaPath, Failure> {
         let prepare = || {
             let waker = Arc::new(Doorbell::default()).waker();
-            RdmaPath::prepare(ground.device(), &ground.config, waker).trying("prepare a path")
+            RdmaPath::prepare(ground.device(), &RdmaConfig::default(), waker).trying("prepare a path")
         };
         let send = |endpoint| connection.send(endpoint).trying("send an endpoint");
         if ground.side == Side::First {
@@ -312,7 +312,7 @@ fn streams(ground: &mut Ground, note: &mut impl FnMut(Duration)) -> Result<(), F
     let bell = Arc::new(Doorbell::default());
     let mut listener = Listener::new(Arc::clone(&bell));
     let mut link = Link::new(ground.side as u64 + 1);
-    link.connect(Box::new(ground.path(bell.waker())?), 1);
+    link.connect(Box::new(ground.path(bell.waker(), RdmaConfig::default().idle)?), 1);
     let memory = super::path::ring(4096)?;
     let sink = Arc::new(window(&memory));
     sink.open(0..SMALL);

@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use dflow_disk::IoChoice;
 use dflow_launcher::ContainmentChoice;
 use dflow_scheduler::Invocation;
-use dflow_worker::RdmaUse;
+use dflow_worker::{Idle, RdmaUse};
 use dflow_workflow::units;
 
 /// Runs workflows of functions by their data: a function starts when the first bytes that it reads exist.
@@ -203,6 +203,17 @@ fn parse_rdma(text: &str) -> Result<RdmaUse, String> {
     })
 }
 
+fn parse_idle(text: &str) -> Result<Idle, String> {
+    match text {
+        "sleep" => Ok(Idle::SLEEP),
+        "spin" => Ok(Idle::SPIN),
+        _ => match parse_spin(text) {
+            Ok(spin) => Ok(Idle { spin }),
+            Err(error) => Err(format!("{error}; it is a duration, sleep, or spin")),
+        },
+    }
+}
+
 fn parse_node(text: &str) -> Result<(String, String), String> {
     let (name, address) = text.split_once('=').ok_or("a node is NAME=ADDRESS:PORT, as in b=10.0.0.2:7411")?;
     Ok((name.to_owned(), address.to_owned()))
@@ -264,6 +275,11 @@ pub struct NodeArgs {
     /// off, or the name of a device
     #[arg(long, value_name = "auto|off|DEVICE", value_parser = parse_rdma, default_value = "auto")]
     pub rdma: RdmaUse,
+    /// How long the thread that carries streams looks for what comes by RDMA before it sleeps: a duration, sleep (it
+    /// sleeps at once, which costs the least), or spin (it never sleeps: the shortest delays, for one core all the time)
+    /// [default: 50us, and sleep on a single processor]
+    #[arg(long, value_name = "DURATION|sleep|spin", value_parser = parse_idle)]
+    pub rdma_idle: Option<Idle>,
     /// How long a function that waits for data looks for it before it sleeps; 0 for not at all
     /// [default: 50us, and 0 on a single processor]
     #[arg(long, value_name = "DURATION", value_parser = parse_spin)]
@@ -466,7 +482,7 @@ mod tests {
     #[test]
     fn every_option_of_run() {
         let line = "run w.yaml --input text=a --input b -p k=v=w --output out --slots 3 --memory 64MiB --window 1MB \
-                    --spill-dir /tmp --spill-io io_uring --containment subreaper --spin 50us --invocation control-flow \
+                    --spill-dir /tmp --spill-io io_uring --containment subreaper --spin 50us --rdma rxe0 --rdma-idle spin --invocation control-flow \
                     --format json --trace t.json";
         let Command::Run(run) = parse(&line.split_whitespace().collect::<Vec<_>>()).unwrap().command else {
             panic!("no run");
@@ -475,6 +491,7 @@ mod tests {
         assert_eq!(run.params, ["k=v=w"]);
         assert_eq!((run.node.slots, run.node.memory, run.node.window), (Some(3), Some(64 << 20), Some(1_000_000)));
         assert_eq!(run.node.spin, Some(Duration::from_micros(50)));
+        assert_eq!((run.node.rdma, run.node.rdma_idle), (RdmaUse::Device("rxe0".into()), Some(Idle::SPIN)));
         assert_eq!(IoChoice::from(run.node.spill_io), IoChoice::IoUring);
         assert_eq!(ContainmentChoice::from(run.node.containment), ContainmentChoice::Subreaper);
         assert_eq!(Invocation::from(run.invocation), Invocation::ControlFlow);
@@ -487,6 +504,7 @@ mod tests {
             (["--slots", "0"], "1.."),
             (["--memory", "64 Mebi"], "MiB"),
             (["--spin", "5"], "30s"),
+            (["--rdma-idle", "never"], "a duration, sleep, or spin"),
             (["--spill-io", "uring"], "io_uring"),
             (["--format", "xml"], "json"),
         ] {
@@ -495,6 +513,11 @@ mod tests {
             assert!(error.to_string().contains(expected), "{error}");
         }
         assert!(parse(&["run", "w.yaml", "--spin", "0"]).is_ok());
+        for (text, idle) in
+            [("0", Idle::SLEEP), ("sleep", Idle::SLEEP), ("1ms", Idle { spin: Duration::from_millis(1) })]
+        {
+            assert_eq!(parse_idle(text), Ok(idle));
+        }
         assert!(parse(&["run", "w.yaml", "--spill-io", "io-uring"]).is_ok());
     }
 

@@ -82,6 +82,7 @@ pub fn node_options(args: &NodeArgs) -> NodeOptions {
         spin: args.spin.unwrap_or(detected.spin),
         node: detected.node,
         rdma: args.rdma.clone(),
+        rdma_idle: args.rdma_idle,
     }
 }
 

@@ -26,6 +26,7 @@ pub use cluster::{
     ClusterError, ClusterSpec, DEFAULT_SILENCE, Listening, MAX_SILENCE, MIN_SILENCE, PathTrial, PeerRdma, PeerReport,
     Problem, Rates, ServeOptions, examine_peers, serve,
 };
+pub use dflow_shm::Idle;
 pub use doctor::{Finding, Health, doctor};
 pub use options::{DEFAULT_SPIN, NodeOptions, RdmaUse, cores, memory_limit};
 pub use run::run;

@@ -3,6 +3,7 @@
 use crate::check::SetupError;
 use dflow_disk::IoChoice;
 use dflow_launcher::ContainmentChoice;
+use dflow_shm::Idle;
 use dflow_store::Config;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -28,6 +29,9 @@ pub struct NodeOptions {
     pub node: String,
     /// Whether streams from and to other nodes may go by RDMA.
     pub rdma: RdmaUse,
+    /// How long completions of RDMA are looked for before the thread that carries streams sleeps; `None` for what suits
+    /// the machine.
+    pub rdma_idle: Option<Idle>,
 }
 
 /// Whether RDMA is used between nodes.
@@ -60,6 +64,7 @@ impl NodeOptions {
             spin: if cores > 1 { DEFAULT_SPIN } else { Duration::ZERO },
             node: hostname(),
             rdma: RdmaUse::Auto,
+            rdma_idle: None,
         }
     }
 }

@@ -124,7 +124,7 @@ impl<'a> Driver<'a> {
         if let (Some(cluster), Some(members)) = (&spec.cluster, &mut members) {
             names.extend(cluster.nodes.iter().map(|(name, _)| name.clone()));
             host.carry(random_u64(), cluster.silence).map_err(StoreError::Limit)?;
-            members.connect_carrier(&host, &spec.options.rdma)?;
+            members.connect_carrier(&host, &spec.options)?;
         }
         let (machine, actions) = RunMachine::new(Arc::clone(&workflow), options)?;
         // Last of what can be refused, so that a refused run has made no directory.

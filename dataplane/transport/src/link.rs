@@ -230,8 +230,11 @@ impl Link {
 
     /// Nothing else is to be done at present, and the caller is about to wait: what was put off is said now.
     pub fn settle(&mut self, local: &mut impl Local) {
-        self.exchange.settle();
-        self.act(local);
+        // While something comes every moment, what was put off goes with the next of it, or is not worth a message.
+        if self.path.as_mut().is_none_or(|path| path.is_quiet()) {
+            self.exchange.settle();
+            self.act(local);
+        }
         if let Some(path) = &mut self.path {
             path.rest();
         }

@@ -31,6 +31,7 @@ fn help_of_run_states_units_and_defaults() {
         "--place",
         "--silence",
         "--rdma",
+        "--rdma-idle",
         "--invocation",
         "--format",
         "--trace",
@@ -39,7 +40,7 @@ fn help_of_run_states_units_and_defaults() {
     }
     assert!(call.out.contains("powers of 1024") && call.out.contains("50us"), "{}", call.out);
     let defaults = call.out.matches("[default:").count();
-    assert_eq!(defaults, 12, "all but inputs, parameters, the trace and the other nodes have a default: {}", call.out);
+    assert_eq!(defaults, 13, "all but inputs, parameters, the trace and the other nodes have a default: {}", call.out);
 }
 
 #[test]

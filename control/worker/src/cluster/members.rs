@@ -5,7 +5,7 @@ use super::way::Way;
 use super::{ClusterError, ClusterSpec, Ring};
 use crate::host::Host;
 use crate::nodes::Place;
-use crate::options::RdmaUse;
+use crate::options::NodeOptions;
 use crate::order::{Notice, Order};
 use dflow_protocol::RunId;
 use dflow_transport::quic::{Connection, Identity, QuicNode, QuicSettings};
@@ -120,10 +120,10 @@ impl Members {
     ///
     /// # Errors
     /// If a connection has been lost already.
-    pub(crate) fn connect_carrier(&mut self, host: &Host, rdma: &RdmaUse) -> Result<(), ClusterError> {
+    pub(crate) fn connect_carrier(&mut self, host: &Host, options: &NodeOptions) -> Result<(), ClusterError> {
         for (place, member) in (1..).zip(&mut self.members) {
             if let Some(connection) = member.connection.take() {
-                let way = Way::begin(connection, place, true, rdma, FIRST_PATH, host);
+                let way = Way::begin(connection, place, true, options, FIRST_PATH, host);
                 let refused = |reason| ClusterError::Refused { node: member.name.clone(), reason };
                 member.way = Some(way.map_err(refused)?);
             }

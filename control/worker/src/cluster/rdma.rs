@@ -2,6 +2,7 @@
 //! counterpart.
 
 use crate::options::RdmaUse;
+use dflow_shm::Idle;
 use dflow_transport::Path;
 #[cfg(feature = "rdma")]
 use dflow_transport::rdma::{Prepared, RdmaConfig, RdmaDevice, RdmaPath};
@@ -12,15 +13,23 @@ use std::task::Waker;
 pub(super) struct RdmaEnd {
     wanted: RdmaUse,
     #[cfg(feature = "rdma")]
+    config: RdmaConfig,
+    #[cfg(feature = "rdma")]
     device: Option<RdmaDevice>,
     #[cfg(feature = "rdma")]
     prepared: Option<Prepared>,
 }
 
 impl RdmaEnd {
-    pub(super) fn new(wanted: RdmaUse) -> Self {
+    /// `idle`: how its paths wait for completions, if not as suits the machine.
+    #[cfg_attr(not(feature = "rdma"), expect(unused_variables, reason = "there are no paths"))]
+    pub(super) fn new(wanted: RdmaUse, idle: Option<Idle>) -> Self {
+        #[cfg(feature = "rdma")]
+        let default = RdmaConfig::default();
         Self {
             wanted,
+            #[cfg(feature = "rdma")]
+            config: RdmaConfig { idle: idle.unwrap_or(default.idle), ..default },
             #[cfg(feature = "rdma")]
             device: None,
             #[cfg(feature = "rdma")]
@@ -60,7 +69,7 @@ impl RdmaEnd {
     /// Why it cannot be made.
     pub(super) fn prepare(&mut self, towards: IpAddr, waker: Waker) -> Result<Vec<u8>, String> {
         let device = self.device(towards)?;
-        match RdmaPath::prepare(&device, &RdmaConfig::default(), waker) {
+        match RdmaPath::prepare(&device, &self.config, waker) {
             Ok(prepared) => {
                 let endpoint = prepared.endpoint();
                 self.prepared = Some(prepared);

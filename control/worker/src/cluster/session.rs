@@ -65,7 +65,7 @@ impl Session {
             }
         };
         let joined = Managed::Joined { slots: serving.options.slots.max(1) }.send(&driver);
-        let way = joined.and_then(|()| Way::begin(driver, 0, false, &serving.options.rdma, FIRST_PATH, &host));
+        let way = joined.and_then(|()| Way::begin(driver, 0, false, &serving.options, FIRST_PATH, &host));
         let ways = match way {
             Ok(way) => BTreeMap::from([(0, way)]),
             Err(reason) => return tracing::warn!(reason, "the driver of a run is gone"),
@@ -232,7 +232,7 @@ impl Session {
         }
         connection.set_waker(self.ring.waker());
         let leads = self.join.place < place;
-        match Way::begin(connection, place, leads, &self.serving.options.rdma, incarnation, &self.host) {
+        match Way::begin(connection, place, leads, &self.serving.options, incarnation, &self.host) {
             Ok(way) => {
                 self.ways.insert(place, way);
             }

@@ -4,7 +4,7 @@ use super::message::Managed;
 use super::rdma::RdmaEnd;
 use crate::host::Host;
 use crate::nodes::Place;
-use crate::options::RdmaUse;
+use crate::options::NodeOptions;
 use dflow_carrier::{Command, NodeId};
 use dflow_transport::quic::{Connection, QuicPath};
 use dflow_transport::{Choice, LinkEvent, Path, Say, Step};
@@ -36,11 +36,11 @@ impl Way {
         connection: Connection,
         place: Place,
         leads: bool,
-        wanted: &RdmaUse,
+        options: &NodeOptions,
         number: u64,
         host: &Host,
     ) -> Result<Self, String> {
-        let rdma = RdmaEnd::new(wanted.clone());
+        let rdma = RdmaEnd::new(options.rdma.clone(), options.rdma_idle);
         let choice = Choice::new(leads, rdma.allowed(), number);
         let way =
             Self { place, choice, begun: Instant::now(), rdma, connected: None, connection, failovers: 0, fell: None };

@@ -24,7 +24,9 @@ pub use device::RdmaDevice;
 pub use dflow_verbs::probe;
 pub use path::{Prepared, RdmaPath};
 
+use dflow_shm::Idle;
 use dflow_verbs::{Connection, DeviceError, EndpointError, MemoryError, PostError, QueueError};
+use std::time::Duration;
 
 /// The most requests that one work queue of a path may hold.
 pub const MAX_DEPTH: u32 = 8192;
@@ -32,6 +34,10 @@ pub const MAX_DEPTH: u32 = 8192;
 pub const MIN_DEPTH: u32 = 4;
 /// The most bytes that a request carries inline, whatever the setting says.
 pub const MAX_INLINE_REQUEST: u32 = 256;
+
+/// How long completions are looked for by default, where there is a core for it: some round trips of a network card, and
+/// about what it costs to be woken by one.
+pub const SPIN: Duration = Duration::from_micros(50);
 
 /// How a path uses its device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,14 +51,32 @@ pub struct RdmaConfig {
     pub inline: u32,
     /// Bytes that may be under way before [`crate::Path::has_room`] says no.
     pub in_flight: u64,
+    /// How long whoever drives the path looks for completions after the last thing that has passed, before the path has
+    /// itself woken by the device: [`Idle::SLEEP`] for not at all, [`Idle::SPIN`] for always.
+    pub idle: Idle,
     /// Timeouts and retries, and how packets are marked.
     pub connection: Connection,
 }
 
 impl Default for RdmaConfig {
     fn default() -> Self {
-        Self { send_depth: 256, receive_depth: 256, inline: 220, in_flight: 1 << 20, connection: Connection::default() }
+        Self {
+            send_depth: 256,
+            receive_depth: 256,
+            inline: 220,
+            in_flight: 1 << 20,
+            idle: default_idle(),
+            connection: Connection::default(),
+        }
     }
+}
+
+/// What is right for this machine: [`SPIN`], and sleep at once where looking would take the only core from those who
+/// are waited for.
+#[must_use]
+pub fn default_idle() -> Idle {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    if cores > 1 { Idle { spin: SPIN } } else { Idle::SLEEP }
 }
 
 /// Why there is no path over RDMA.

@@ -14,18 +14,27 @@ use crate::chunk::Chunk;
 use crate::path::{Path, PathError, PathEvent, PathKind, RemoteWindow};
 use dflow_protocol::exchange::Order;
 use dflow_protocol::wire::{FlowId, GrantId, PeerMessage};
-use dflow_shm::Landing;
+use dflow_shm::{Idle, Landing};
 use dflow_verbs::{
     Completion, CompletionQueue, Data, Operation, ProtectionDomain, QueuePair, QueuePairConfig, RemoteKey,
     RemoteMemory, SendOperation, SendRequest, Status,
 };
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::{Duration, Instant};
 
 /// A share of the send queue, or at least two places, is kept for messages.
 const MESSAGE_SHARE: usize = 8;
 /// So many completions are taken in one turn before the caller gets its own.
 const TURN: usize = 8 * BATCH;
+/// Receives are posted again when this share of them is used, or before a sleep. Less than what `Credit` lets the peer
+/// use before it is told of new ones.
+const SPENT_SHARE: usize = 8;
+/// After so long without anything, what was put off is done, even by a path that never sleeps. Longer than a round trip:
+/// else each chunk of two that answer each other would be followed by a message.
+const QUIET: Duration = Duration::from_millis(1);
+/// While completions are looked for, the clock is read once in so many looks.
+const LOOKS: u32 = 16;
 
 /// One end that is ready to be connected: its receives are posted.
 #[derive(Debug)]
@@ -47,8 +56,9 @@ pub struct RdmaPath {
     outbox: Outbox,
     domain: ProtectionDomain,
     credit: Credit,
-    /// Receives that are used and not posted again.
+    /// Receives that are used and not posted again, and how many of them are worth posting.
     spent: Vec<u64>,
+    worth: usize,
     flight: Flight,
     /// Bytes that may be in flight.
     limit: u64,
@@ -57,6 +67,13 @@ pub struct RdmaPath {
     /// What was found while going to rest.
     found: Vec<PathEvent>,
     had_room: bool,
+    idle: Idle,
+    /// Something has passed since the last [`Path::is_quiet`].
+    moved: bool,
+    /// How often nothing had, since when, and for how long: as of the last look at the clock.
+    looks: u32,
+    since: Option<Instant>,
+    silence: Duration,
     lost: Option<PathError>,
     _device: RdmaDevice,
 }
@@ -106,11 +123,17 @@ impl RdmaPath {
             // The peer's receives are known when it is connected.
             credit: Credit::new(config.receive_depth, MIN_DEPTH),
             spent: Vec::with_capacity(config.receive_depth as usize),
+            worth: (config.receive_depth as usize / SPENT_SHARE).max(1),
             flight: Flight::new(depth, config.in_flight),
             limit: config.in_flight.max(1),
             reserve: (depth / MESSAGE_SHARE).max(2),
             found: Vec::new(),
             had_room: true,
+            idle: config.idle,
+            moved: true,
+            looks: 0,
+            since: None,
+            silence: Duration::ZERO,
             lost: None,
             _device: device.clone(),
         };
@@ -188,6 +211,7 @@ impl Path for RdmaPath {
             let inline = chunk.len() <= self.pair.max_inline();
             let (id, signaled) = self.flight.push(chunk.len() as u64);
             self.credit.spend();
+            self.moved = true;
             self.pair.post(&[SendRequest {
                 id,
                 operation: SendOperation::WriteWithImmediate(place, grant.id.0),
@@ -211,12 +235,22 @@ impl Path for RdmaPath {
         }
     }
 
+    fn is_quiet(&mut self) -> bool {
+        self.listen();
+        self.silence >= QUIET.min(self.idle.spin)
+    }
+
     fn rest(&mut self) {
         if self.lost.is_some() {
             return;
         }
-        self.flight.rest();
-        self.sources.rest();
+        if self.silence >= QUIET.min(self.idle.spin) {
+            self.flight.rest();
+            self.sources.rest();
+        }
+        if self.idle == Idle::SPIN || self.silence < self.idle.spin {
+            return self.watched.wake();
+        }
         let mut found = std::mem::take(&mut self.found);
         let left = self.settle(&mut found).unwrap_or_else(|error| {
             self.lose(error, &mut found);
@@ -243,6 +277,18 @@ impl RdmaPath {
         events.push(PathEvent::Lost(error));
     }
 
+    /// Finds out for how long nothing has passed.
+    fn listen(&mut self) {
+        if std::mem::take(&mut self.moved) {
+            (self.looks, self.since, self.silence) = (0, None, Duration::ZERO);
+        }
+        self.looks = self.looks.wrapping_add(1);
+        if self.looks.is_multiple_of(LOOKS) && !self.idle.spin.is_zero() {
+            let now = Instant::now();
+            self.silence = now.saturating_duration_since(*self.since.get_or_insert(now));
+        }
+    }
+
     /// Asks to be woken, and looks once more: what has come before that wakes nobody. Whether more is there.
     fn settle(&mut self, found: &mut Vec<PathEvent>) -> Result<bool, PathError> {
         self.watched.arm().map_err(|error| self.dead(&error.to_string()))?;
@@ -258,11 +304,15 @@ impl RdmaPath {
         if let Some(error) = self.watched.failure() {
             return Err(error.clone());
         }
-        self.post_receives()?;
+        // Before and not behind those that use them: what has come is more urgent.
+        if self.spent.len() >= self.worth {
+            self.post_receives()?;
+        }
         let mut left = true;
         let mut done = [Completion::default(); BATCH];
         for _ in 0..TURN / BATCH {
             let count = self.completions.poll(&mut done).map_err(|error| self.dead(&error.to_string()))?;
+            self.moved |= count > 0;
             let done = &done[..count];
             if let Some(failed) = done.iter().find(|completion| completion.status != Status::Success) {
                 return Err(self.failed(failed));
@@ -290,8 +340,7 @@ impl RdmaPath {
         Ok(left)
     }
 
-    /// Posts the receives again that are used. The next look does that and not the one that has used them: what has come
-    /// is more urgent.
+    /// Posts the receives again that are used.
     fn post_receives(&mut self) -> Result<(), PathError> {
         for slots in self.spent.chunks(BATCH) {
             let posted = self.inbox.post(&self.pair, slots.iter().copied());
@@ -350,6 +399,7 @@ impl RdmaPath {
         let slot = self.flight.slot();
         let request = self.flight.push(0);
         self.credit.spend();
+        self.moved = true;
         let told = self.credit.tell();
         self.outbox.post(&self.pair, request, slot, told, message).map_err(|error| self.dead(&error.to_string()))
     }

@@ -31,7 +31,8 @@ pub(in crate::cluster) async fn answer(options: &NodeOptions, connection: Connec
         return;
     }
     tracing::info!(peer = connection.peer(), "a node looks at this one");
-    let mut answering = Answering { rdma: RdmaEnd::new(options.rdma.clone()), number: 0, next: None, trial: None };
+    let mut answering =
+        Answering { rdma: RdmaEnd::new(options.rdma.clone(), options.rdma_idle), number: 0, next: None, trial: None };
     let result = tokio::time::timeout(LONGEST, answering.serve(options, &connection, ring)).await;
     if let Ok(Err(reason)) = result {
         connection.close(&reason);

@@ -226,7 +226,7 @@ impl Asking {
     }
 
     async fn try_rdma(&self, wanted: &RdmaUse, there: Result<(String, String), String>) -> PeerRdma {
-        let mut own = RdmaEnd::new(wanted.clone());
+        let mut own = RdmaEnd::new(wanted.clone(), None);
         let here = own.describe(self.connection.address().ip());
         let result = match (&here, &there) {
             (Ok(_), Ok(_)) => self.connect_rdma(&mut own).await,
