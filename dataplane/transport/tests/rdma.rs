@@ -7,7 +7,7 @@ use dflow_protocol::SegmentId;
 use dflow_protocol::exchange::Order;
 use dflow_protocol::message::Window;
 use dflow_protocol::wire::{FlowId, Grant, GrantId};
-use dflow_shm::{Access, Doorbell, Idle, Landing, Listener, Memory, Segment, SegmentKind, wait_at_most};
+use dflow_shm::{Access, Doorbell, Idle, Landing, Listener, Memory, Segment, SegmentKind, Wait, wait_at_most};
 use dflow_transport::rdma::{RdmaConfig, RdmaDevice, RdmaError, RdmaPath};
 use dflow_transport::{Chunk, Path, PathError, PathEvent, PathKind, RemoteWindow};
 use dflow_verbs::{
@@ -34,7 +34,11 @@ fn strict() -> RdmaConfig {
 }
 
 fn small() -> RdmaConfig {
-    RdmaConfig { send_depth: 8, receive_depth: 4, inline: 0, in_flight: 100_000, ..strict() }
+    RdmaConfig { send_depth: 8, receive_depth: 4, inline: 0, in_flight: 100_000, ..idle(Idle::SLEEP) }
+}
+
+fn idle(idle: Idle) -> RdmaConfig {
+    RdmaConfig { idle, ..strict() }
 }
 
 struct Rdma {
@@ -109,6 +113,17 @@ mod small_queues {
         a_stream_that_is_given_up_ends_there_and_nowhere_else,
         a_reader_that_leaves_is_missed_by_nobody,
         a_lost_path_loses_and_doubles_nothing,
+    }
+}
+
+mod never_asleep {
+    use super::*;
+
+    conformance! {
+        Rdma::new(idle(Idle::SPIN));
+        a_large_stream_passes_through_small_windows,
+        a_lost_path_loses_and_doubles_nothing,
+        streams_share_the_path,
     }
 }
 
@@ -314,16 +329,70 @@ fn source_memory_is_let_go_when_it_is_sent_and_nobody_has_it() {
 
 #[test]
 fn whoever_rests_is_woken() {
-    let mut network = Rdma::new(strict());
+    let mut network = Rdma::new(idle(Idle::SLEEP));
     let mut paths = network.pair();
     for number in 0..20 {
-        paths.iter_mut().for_each(Path::rest);
+        for path in &mut paths {
+            rest(path);
+        }
         network.listener.hear();
         let ping = dflow_protocol::wire::PeerMessage::Ping(number);
         paths[1].send(&ping).expect("sent");
         assert!(wait_at_most(&mut [&mut network.listener], None, Idle::SLEEP, PATIENCE).is_some(), "woken");
         let seen = look_until(&mut paths, |event| matches!(event, PathEvent::Message(_)));
         assert!(matches!(&seen[..], [PathEvent::Message(message)] if *message == ping), "{seen:?}");
+    }
+}
+
+/// As a link does it; whether the path was quiet.
+fn rest(path: &mut RdmaPath) -> bool {
+    let quiet = path.is_quiet();
+    path.rest();
+    quiet
+}
+
+/// The device wakes nobody then, so the driver must not fall asleep.
+#[test]
+fn a_path_that_looks_for_completions_keeps_its_driver_awake() {
+    let mut network = Rdma::new(idle(Idle::SPIN));
+    let [mut one, mut other] = network.pair();
+    let start = Instant::now();
+    let mut quiet = false;
+    for number in 0.. {
+        network.listener.hear();
+        quiet |= rest(&mut one);
+        assert!(network.listener.ready(), "after {number} rests");
+        if quiet && start.elapsed() > Duration::from_millis(20) {
+            break;
+        }
+        assert!(start.elapsed() < PATIENCE, "what was put off would never be said");
+    }
+    other.send(&dflow_protocol::wire::PeerMessage::Ping(1)).expect("sent");
+    look_until(&mut [one, other], |event| matches!(event, PathEvent::Message(_)));
+}
+
+#[test]
+fn after_the_time_for_looking_a_path_has_itself_woken() {
+    let spin = Duration::from_millis(5);
+    let mut network = Rdma::new(idle(Idle { spin }));
+    let mut paths = network.pair();
+    for number in 0..3 {
+        let start = Instant::now();
+        let mut looks = 0;
+        loop {
+            network.listener.hear();
+            rest(&mut paths[0]);
+            if !network.listener.ready() {
+                break;
+            }
+            looks += 1;
+            assert!(start.elapsed() < PATIENCE, "it never rests");
+        }
+        assert!(looks > 0 && start.elapsed() >= spin, "{looks} looks");
+        let ping = dflow_protocol::wire::PeerMessage::Ping(number);
+        paths[1].send(&ping).expect("sent");
+        assert!(wait_at_most(&mut [&mut network.listener], None, Idle::SLEEP, PATIENCE).is_some(), "woken");
+        look_until(&mut paths, |event| matches!(event, PathEvent::Message(_)));
     }
 }
 

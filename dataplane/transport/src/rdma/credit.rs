@@ -2,6 +2,9 @@
 
 /// The share of the peer's receives that is kept for messages.
 const MESSAGE_SHARE: u32 = 8;
+/// Receives are posted again when this share of them is used, or before a sleep. Together with the half of
+/// which the peer need not know they leave it more than it keeps for messages, so that it can always go on.
+pub(super) const SPENT_SHARE: u32 = 8;
 
 /// How many receives the peer has for this side, and how many of this side's it does not know of.
 ///
@@ -92,6 +95,9 @@ mod tests {
         credit: Credit,
         /// Receives that are posted.
         receives: u32,
+        /// Those that are used and not posted again, as long as they are fewer than `batch`.
+        spent: u32,
+        batch: u32,
         /// What is on its way here: a message with what it tells, or a write.
         coming: VecDeque<Option<u32>>,
     }
@@ -110,8 +116,11 @@ mod tests {
         if let Some(told) = what {
             end.credit.hear(told).expect("it is true");
         }
-        end.receives += 1;
-        end.credit.post(1);
+        end.spent += 1;
+        if end.spent >= end.batch {
+            end.receives += end.spent;
+            end.credit.post(std::mem::take(&mut end.spent));
+        }
         if end.credit.is_worth_telling() {
             send(ends, at, true);
         }
@@ -131,6 +140,8 @@ mod tests {
                     sent: start, returned: start, posted: start, told: start, ..Credit::new(mine, theirs)
                 },
                 receives: mine,
+                spent: 0,
+                batch: (mine / SPENT_SHARE).max(1),
                 coming: VecDeque::new(),
             };
             let mut ends = [end(depths.0, depths.1), end(depths.1, depths.0)];

@@ -1,7 +1,7 @@
 //! A path: one queue pair and what it needs.
 
 use super::arrivals::Arrivals;
-use super::credit::Credit;
+use super::credit::{Credit, SPENT_SHARE};
 use super::device::RdmaDevice;
 use super::endpoint::Hello;
 use super::flight::Flight;
@@ -27,9 +27,6 @@ use std::time::{Duration, Instant};
 const MESSAGE_SHARE: usize = 8;
 /// So many completions are taken in one turn before the caller gets its own.
 const TURN: usize = 8 * BATCH;
-/// Receives are posted again when this share of them is used, or before a sleep. Less than what `Credit` lets the peer
-/// use before it is told of new ones.
-const SPENT_SHARE: usize = 8;
 /// After so long without anything, what was put off is done, even by a path that never sleeps. Longer than a round trip:
 /// else each chunk of two that answer each other would be followed by a message.
 const QUIET: Duration = Duration::from_millis(1);
@@ -123,7 +120,7 @@ impl RdmaPath {
             // The peer's receives are known when it is connected.
             credit: Credit::new(config.receive_depth, MIN_DEPTH),
             spent: Vec::with_capacity(config.receive_depth as usize),
-            worth: (config.receive_depth as usize / SPENT_SHARE).max(1),
+            worth: (config.receive_depth / SPENT_SHARE).max(1) as usize,
             flight: Flight::new(depth, config.in_flight),
             limit: config.in_flight.max(1),
             reserve: (depth / MESSAGE_SHARE).max(2),
