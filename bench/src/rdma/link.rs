@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use dflow_protocol::wire::{FlowId, StreamKey};
 use dflow_protocol::{Epoch, RunId, StreamId};
 use dflow_shm::{Doorbell, Idle, Landing, Listener, Memory, wait_at_most};
-use dflow_transport::rdma::SPIN;
+use dflow_transport::rdma::{SPIN, default_idle};
 use dflow_transport::{Chunk, Link, Local};
 
 use super::path::{RING, check, mark, ring, window};
@@ -27,6 +27,13 @@ pub enum OurLink {
     SpinThenSleep,
     /// It sleeps at once.
     Sleep,
+}
+
+impl Default for OurLink {
+    /// As [`default_idle`] says of this machine.
+    fn default() -> OurLink {
+        if default_idle() == Idle::SLEEP { OurLink::Sleep } else { OurLink::SpinThenSleep }
+    }
 }
 
 impl OurLink {
