@@ -1,7 +1,7 @@
 //! dflow's link over its RDMA path: all that a stream between two nodes passes, except for the store.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dflow_protocol::wire::{FlowId, StreamKey};
 use dflow_protocol::{Epoch, RunId, StreamId};
@@ -16,8 +16,6 @@ use crate::subject::{Role, Subject, Waiting};
 
 /// A thread that has nothing to do looks around this often.
 const TICK: Duration = Duration::from_millis(100);
-/// After so long every path has said what it had put off.
-const SETTLED: Duration = Duration::from_millis(2);
 
 /// The link, driven by a thread that does as the carrier's does, with one idle strategy of the path.
 pub enum OurLink {
@@ -84,22 +82,25 @@ impl Way for OurLink {
         let mut driver = Driver::connect(ground, work.size, self.idle())?;
         ground.line.swap(&())?;
         let total = work.count * work.size as u64;
-        let took = if ground.side == Side::First {
-            timed(|| {
+        let mut took = None;
+        if ground.side == Side::First {
+            took = timed(|| {
                 for _ in 0..work.count {
                     driver.write()?;
                     // As a function's commit, the carrier sees it in its next turn.
                     driver.step()?;
                 }
                 driver.until(|streams| streams.released == total)
-            })?
+            })?;
+            // One more, so that the other machine knows when it need not go on.
+            driver.write()?;
+            driver.step()?;
         } else {
-            while driver.streams.arrived < total {
+            while driver.streams.arrived < total + driver.size {
                 driver.until(|streams| streams.arrived > streams.read)?;
                 driver.read();
             }
-            None
-        };
+        }
         driver.part(ground)?;
         Ok(took)
     }
@@ -206,21 +207,6 @@ impl Driver {
         Ok(())
     }
 
-    /// Says what is still to be said, and waits until the other machine is done, too.
-    fn part(&mut self, ground: &mut Ground) -> Result<(), Failure> {
-        let mut until = Instant::now() + SETTLED;
-        loop {
-            if self.step()? {
-                until = Instant::now() + SETTLED;
-            }
-            self.link.settle(&mut self.streams);
-            if Instant::now() >= until {
-                break;
-            }
-        }
-        ground.line.swap(&())
-    }
-
     /// Writes a chunk as soon as the ring has room for it.
     fn write(&mut self) -> Result<(), Failure> {
         let (end, ring) = (self.streams.written + self.size, self.streams.sink.size());
@@ -256,9 +242,5 @@ impl Chunks for Driver {
         check(self.streams.sink.memory(), self.streams.sink.index(start), end)?;
         self.read();
         Ok(())
-    }
-
-    fn part(&mut self, ground: &mut Ground) -> Result<(), Failure> {
-        Driver::part(self, ground)
     }
 }
