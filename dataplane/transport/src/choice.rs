@@ -134,6 +134,12 @@ impl Choice {
         if self.state == State::Rdma { Ok(()) } else { Err(&self.reason) }
     }
 
+    /// Whether RDMA is neither used nor being offered by this end: nothing of it has to be kept.
+    #[must_use]
+    pub fn is_without_rdma(&self) -> bool {
+        self.state == State::Quic
+    }
+
     /// When [`Choice::tick`] is due.
     #[must_use]
     pub fn due(&self) -> Option<Duration> {

@@ -16,7 +16,7 @@ use std::io::ErrorKind;
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::{Arc, OnceLock};
 
@@ -162,7 +162,7 @@ impl Device {
         let Some(context) = NonNull::new(unsafe { ibv_open_device(raw) }) else {
             return Err(self.why_not_opened(last_error()));
         };
-        let inner = Opened { raw: context, name: self.name.clone() };
+        let inner = Opened { raw: context, name: self.name.clone(), entry: class_entry(&self.name) };
         // SAFETY: the context was opened above and is closed only with `inner`.
         let events = unsafe { BorrowedFd::borrow_raw((*context.as_ptr()).async_fd) };
         rustix::io::ioctl_fionbio(events, true).map_err(|source| inner.failed("set up the events of", source))?;
@@ -191,11 +191,15 @@ impl Device {
 
 /// The file through which a device of the kernel is used, if ib_uverbs has made one.
 fn device_file(device: &str) -> Option<String> {
-    let entry =
-        std::fs::read_dir("/sys/class/infiniband_verbs").into_iter().flatten().flatten().find(|entry| {
-            std::fs::read_to_string(entry.path().join("ibdev")).is_ok_and(|name| name.trim() == device)
-        })?;
-    Some(format!("/dev/infiniband/{}", entry.file_name().to_string_lossy()))
+    Some(format!("/dev/infiniband/{}", class_entry(device)?.file_name()?.to_string_lossy()))
+}
+
+/// The folder of a device in the class of those that programs may use.
+fn class_entry(device: &str) -> Option<PathBuf> {
+    let entries = std::fs::read_dir("/sys/class/infiniband_verbs").into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).find(|entry| {
+        std::fs::read_to_string(entry.join("ibdev")).is_ok_and(|name| name.trim() == device)
+    })
 }
 
 /// An opened device. Clones share it; it is closed with the last of them and of all that was made from it.
@@ -208,6 +212,8 @@ pub struct Context {
 struct Opened {
     raw: NonNull<ibv_context>,
     name: String,
+    /// What the kernel shows of it, if it shows anything here.
+    entry: Option<PathBuf>,
 }
 
 struct Attributes(ibv_device_attr);
@@ -244,6 +250,13 @@ impl Context {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.opened.name
+    }
+
+    /// Whether the machine still offers it. A driver without surprise removal, as soft-RoCE's, sends no event when its device
+    /// is to go away: the kernel takes it off its lists and waits until every program has let go of it.
+    #[must_use]
+    pub fn is_offered(&self) -> bool {
+        self.opened.entry.as_ref().is_none_or(|entry| entry.exists())
     }
 
     /// The numbers of its ports, from 1.

@@ -69,18 +69,10 @@ impl RdmaEnd {
     /// Why it cannot be made.
     pub(super) fn prepare(&mut self, towards: IpAddr, waker: Waker) -> Result<Vec<u8>, String> {
         let device = self.device(towards)?;
-        match RdmaPath::prepare(&device, &self.config, waker) {
-            Ok(prepared) => {
-                let endpoint = prepared.endpoint();
-                self.prepared = Some(prepared);
-                Ok(endpoint)
-            }
-            Err(error) => {
-                // It may be gone: let go of it, and look for one again the next time.
-                self.device = None;
-                Err(error.to_string())
-            }
-        }
+        let prepared = RdmaPath::prepare(&device, &self.config, waker).map_err(|error| error.to_string())?;
+        let endpoint = prepared.endpoint();
+        self.prepared = Some(prepared);
+        Ok(endpoint)
     }
 
     /// Connects the endpoint that was made last with that of the other end.
@@ -90,6 +82,13 @@ impl RdmaEnd {
     pub(super) fn connect(&mut self, endpoint: &[u8]) -> Result<Box<dyn Path>, String> {
         let prepared = self.prepared.take().ok_or("there is no endpoint of this node")?;
         Ok(Box::new(prepared.connect(endpoint).map_err(|error| error.to_string())?))
+    }
+
+    /// Nothing of RDMA is in use. A device can go away only when nobody has it; the next endpoint is made on the one that
+    /// is there then.
+    pub(super) fn let_go(&mut self) {
+        self.prepared = None;
+        self.device = None;
     }
 
     /// The device, whose port has a link.
@@ -120,4 +119,6 @@ impl RdmaEnd {
     pub(super) fn connect(&mut self, _: &[u8]) -> Result<Box<dyn Path>, String> {
         Err("dflow was built without the feature 'rdma'".to_owned())
     }
+
+    pub(super) fn let_go(&mut self) {}
 }

@@ -93,6 +93,13 @@ impl Way {
     }
 
     fn perform(&mut self, host: &Host, steps: Vec<Step>) {
+        self.take(host, steps);
+        if self.choice.is_without_rdma() {
+            self.rdma.let_go();
+        }
+    }
+
+    fn take(&mut self, host: &Host, steps: Vec<Step>) {
         for step in steps {
             let follow = match step {
                 Step::Say(say) => {
@@ -135,7 +142,7 @@ impl Way {
                     self.choice.completed(self.begun.elapsed(), number, result)
                 }
             };
-            self.perform(host, follow);
+            self.take(host, follow);
         }
     }
 

@@ -1,9 +1,9 @@
-//! The thread that waits for the events of a device, so that those who drive its paths can sleep.
+//! The thread that waits for the events of a device, and for its end, so that those who drive its paths can sleep.
 
 use crate::path::{PathError, PathKind};
 use dflow_verbs::{AsyncEvent, CompletionQueue, Context, GidEntry};
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,11 +11,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// What the descriptors are known by: the end of the thread, the device, and from here on the paths.
 const STOP: u64 = 0;
 const DEVICE: u64 = 1;
 const FIRST_PATH: u64 = 2;
+/// How often it looks whether the machine still offers the device, of which there may be no event.
+const LOOK: Duration = Duration::from_millis(250);
 /// So many events are taken with one call.
 const BATCH: usize = 32;
 
@@ -152,8 +155,14 @@ impl State {
 
     fn run(&self) {
         let mut events: Vec<Event> = Vec::with_capacity(BATCH);
+        let pause = Timespec { tv_sec: 0, tv_nsec: LOOK.subsec_nanos().into() };
+        let mut looked = Instant::now();
         loop {
-            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None) {
+            if looked.elapsed() >= LOOK {
+                looked = Instant::now();
+                self.look();
+            }
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&pause)) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return self.fail_all(format!("its events cannot be waited for: {error}")),
             }
@@ -169,6 +178,13 @@ impl State {
                     }
                 }
             }
+        }
+    }
+
+    /// A device that is to go away does so only when nobody has it any more.
+    fn look(&self) {
+        if !self.context.is_offered() {
+            self.fail_all(going(self.context.name()));
         }
     }
 
@@ -207,7 +223,7 @@ impl State {
             AsyncEvent::QueuePairRequest(number) => (number, broken("a request that makes no sense")),
             AsyncEvent::QueuePairAccess(number) => (number, broken("an access to memory that it was not granted")),
             AsyncEvent::DeviceFatal => {
-                return self.fail_all(format!("the device {device} has failed or is being removed"));
+                return self.fail_all(going(device));
             }
             AsyncEvent::PortError(port) if port == self.port => {
                 return self.fail_all(format!("{device} port {port} has lost its link"));
@@ -227,6 +243,10 @@ impl State {
         let mine = |entry: &GidEntry| entry.index == self.gid.index && entry.gid == self.gid.gid;
         self.context.gids(self.port).is_ok_and(|gids| gids.iter().any(mine))
     }
+}
+
+fn going(device: &str) -> String {
+    format!("the device {device} has failed or is being removed")
 }
 
 fn lost(reason: String) -> PathError {
