@@ -104,8 +104,9 @@ struct Hostile {
     path: QuicPath,
     landing: Arc<Landing>,
     bell: Arc<Bell>,
-    /// Two others of the cluster.
+    /// Others of the cluster, and a path between one of them and the node, at both ends.
     others: Pair,
+    bystander: [(Connection, QuicPath); 2],
 }
 
 /// The flow that the node has offered, with room for 4096 bytes.
@@ -121,6 +122,12 @@ impl Hostile {
         let others = Pair::new();
         let identity = others.ca.issue("server", DAY).expect("an identity");
         let (node, mut incoming) = QuicNode::bind(localhost(), &identity, settings).expect("a free port");
+        let bell = Bell::new();
+        let dialed = others.nodes[0].connect(node.local_address(), "server").wait().expect("of the cluster");
+        let bystander = [dialed, incoming.wait().expect("it is accepted")].map(|connection| {
+            let path = QuicPath::new(&connection, INCARNATION, bell.waker()).expect("a connection");
+            (connection, path)
+        });
         let own = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let runtime = own.handle().clone();
         let (stop, stopped) = tokio::sync::oneshot::channel();
@@ -133,7 +140,6 @@ impl Hostile {
         });
         let connection = incoming.wait().expect("it is accepted");
         assert_eq!(connection.peer(), "hostile");
-        let bell = Bell::new();
         let mut path = QuicPath::new(&connection, INCARNATION, bell.waker()).expect("a connection");
         let segment = Segment::create("test", 4096, SegmentKind::FunctionWritten).expect("memory");
         let memory = Arc::new(segment.map(Access::Write).expect("a mapping"));
@@ -153,6 +159,7 @@ impl Hostile {
             landing,
             bell,
             others,
+            bystander,
         }
     }
 
@@ -208,9 +215,25 @@ impl Hostile {
             Err(PathError::Lost { .. })
         ));
 
-        let (bell, address) = (Bell::new(), self.node.local_address());
+        self.assert_others_unaffected();
+    }
+
+    /// The path that there was is still there, and new connections are accepted.
+    fn assert_others_unaffected(&mut self) {
+        for from in 0..2 {
+            self.bystander[from].1.send(&PeerMessage::Ping(from as u64)).expect("it is there");
+            let mut events = Vec::new();
+            let (bell, to) = (&self.bell, &mut self.bystander[1 - from].1);
+            wait_for(bell, || {
+                to.poll(&mut events);
+                (!events.is_empty()).then_some(())
+            });
+            let is_ping = |event: &PathEvent| matches!(event, PathEvent::Message(PeerMessage::Ping(_)));
+            assert!(events.iter().all(is_ping), "{events:?}");
+        }
+        assert!(self.bystander.iter().all(|(connection, _)| connection.closed().is_none()));
+        let address = self.node.local_address();
         let other = self.others.nodes[0].connect(address, "server").wait().expect("others still connect");
-        other.set_waker(bell.waker());
         assert_eq!(other.closed(), None);
     }
 }
@@ -414,6 +437,7 @@ fn a_flood_of_messages_waits_for_the_reader() {
         stream.finish().expect("once");
     });
     is_held.recv().expect("flow control holds it before all of it is sent");
+    hostile.assert_others_unaffected();
     let mut received = 0;
     let mut events = Vec::new();
     while received < count {

@@ -11,7 +11,8 @@ use dflow_shm::{Access, Doorbell, Idle, Landing, Listener, Memory, Segment, Segm
 use dflow_transport::rdma::{RdmaConfig, RdmaDevice, RdmaError, RdmaPath};
 use dflow_transport::{Chunk, Path, PathError, PathEvent, PathKind, RemoteWindow};
 use dflow_verbs::{
-    CompletionQueue, Connection, Data, Devices, ProtectionDomain, QueuePair, QueuePairConfig, ReceiveRequest,
+    Completion, CompletionQueue, Connection, Data, Devices, ProtectionDomain, QueuePair, QueuePairConfig,
+    ReceiveRequest, Status,
 };
 use std::net::IpAddr;
 use std::process::Command;
@@ -94,6 +95,8 @@ impl Network for Rdma {
         woken
     }
 
+    /// Not 1 GiB as elsewhere: an emulated processor takes more than a minute for that. It is many times what fits into
+    /// the windows and queues.
     fn large(&self) -> u64 {
         24 << 20
     }
@@ -429,39 +432,116 @@ fn a_link_that_goes_down_is_said_at_once() {
     );
 }
 
-/// A peer that sends what no path does.
-fn hostile(message: &[u8]) -> PathEvent {
-    let peer: IpAddr = std::env::var("DFLOW_VM_PEER").expect("set").parse().expect("an address");
-    let (context, port, gid) = Devices::list().expect("devices").open_towards(peer).expect("the device of the route");
-    let domain = ProtectionDomain::new(&context).expect("a domain");
-    let completions = CompletionQueue::new(&context, 16, false).expect("a completion queue");
-    let (send_depth, receive_depth) = (8, 8);
-    let config =
-        QueuePairConfig { port, gid, send_depth, receive_depth, inline: 64, remote_write: false, remote_read: false };
-    let pair = QueuePair::new(&domain, &completions, &completions, &config).expect("a queue pair");
-    pair.post_receives(&[ReceiveRequest { id: 1, into: None }; 8]).expect("posted");
-    let hello = [&1u32.to_le_bytes()[..], &receive_depth.to_le_bytes(), &pair.endpoint().to_bytes()].concat();
+/// soft-RoCE has no surprise removal: its device goes when nobody has it any more.
+#[test]
+fn a_device_that_is_to_go_away_is_let_go_of() {
+    let mut paths = Rdma::new(strict()).pair();
+    let mut deleting = Command::new("rdma").args(["link", "delete", "rxe0"]).spawn().expect("rdma");
+    let lost = |event: &PathEvent| matches!(event, PathEvent::Lost(PathError::Lost { .. }));
+    let seen = look_until(&mut paths, lost);
+    assert!(format!("{seen:?}").contains("rxe0 has failed or is being removed"), "{seen:?}");
+    assert!(paths[1].send(&dflow_protocol::wire::PeerMessage::Ping(1)).is_err(), "both ends have it");
+    assert!(deleting.try_wait().expect("a process").is_none(), "the paths are there, and so is the device");
+    drop(paths);
+    assert!(deleting.wait().expect("a process").success());
+    let add = ["link", "add", "rxe0", "type", "rxe", "netdev", "rdma0"];
+    assert!(Command::new("rdma").args(add).status().expect("rdma").success());
+    works(&Rdma::new(strict()));
+}
 
-    let network = Rdma::new(strict());
-    let prepared = RdmaPath::prepare(&network.device, &strict(), network.bell.waker()).expect("prepared");
-    let attacked = prepared.endpoint();
-    let attacked = dflow_verbs::Endpoint::from_bytes(&attacked[8..]).expect("an endpoint");
-    let mut path = prepared.connect(&hello).expect("connected");
-    pair.connect(&attacked, &Connection::default()).expect("connected");
-    pair.send(1, Data::Inline(message), true).expect("posted");
+/// A new path carries bytes.
+fn works(network: &Rdma) {
+    let mut paths = network.pair();
+    let landing = landing(SIZE);
+    landing.open(0..SIZE);
+    let remote = paths[0].offer(FLOW, GRANT, &landing).expect("offered");
+    paths[1].write(&order(remote, 0), chunk(7, 100)).expect("posted");
+    look_until(&mut paths, |event| matches!(event, PathEvent::Placed { at: 0, length: 100, .. }));
+}
+
+/// A queue pair of a peer that keeps no rule, connected with a path.
+struct Hostile {
+    pair: QueuePair,
+    completions: CompletionQueue,
+    path: RdmaPath,
+    network: Rdma,
+}
+
+impl Hostile {
+    fn new(config: RdmaConfig) -> Self {
+        let peer: IpAddr = std::env::var("DFLOW_VM_PEER").expect("set").parse().expect("an address");
+        let (context, port, gid) = Devices::list().expect("devices").open_towards(peer).expect("the route's device");
+        let domain = ProtectionDomain::new(&context).expect("a domain");
+        let completions = CompletionQueue::new(&context, 64, false).expect("a completion queue");
+        let (send_depth, receive_depth) = (32, 8);
+        let own = QueuePairConfig {
+            port,
+            gid,
+            send_depth,
+            receive_depth,
+            inline: 64,
+            remote_write: false,
+            remote_read: false,
+        };
+        let pair = QueuePair::new(&domain, &completions, &completions, &own).expect("a queue pair");
+        pair.post_receives(&[ReceiveRequest { id: 1, into: None }; 8]).expect("posted");
+        let hello = [&1u32.to_le_bytes()[..], &receive_depth.to_le_bytes(), &pair.endpoint().to_bytes()].concat();
+
+        let network = Rdma::new(config);
+        let prepared = RdmaPath::prepare(&network.device, &config, network.bell.waker()).expect("prepared");
+        let attacked = prepared.endpoint();
+        let attacked = dflow_verbs::Endpoint::from_bytes(&attacked[8..]).expect("an endpoint");
+        let path = prepared.connect(&hello).expect("connected");
+        pair.connect(&attacked, &config.connection).expect("connected");
+        Self { pair, completions, path, network }
+    }
+}
+
+/// What a path makes of a message that no path sends.
+fn sent(message: &[u8]) -> PathEvent {
+    let mut hostile = Hostile::new(strict());
+    hostile.pair.send(1, Data::Inline(message), true).expect("posted");
     let deadline = Instant::now() + PATIENCE;
     let mut seen = Vec::new();
     while seen.is_empty() {
         assert!(Instant::now() < deadline, "nothing has come");
-        path.poll(&mut seen);
+        hostile.path.poll(&mut seen);
     }
     seen.remove(0)
 }
 
 #[test]
+fn a_flood_is_refused_by_the_device() {
+    let mut hostile = Hostile::new(small());
+    let receives = u64::from(small().receive_depth);
+    let ping = [&[0; 4][..], &dflow_protocol::wire::PeerMessage::Ping(5).encode().expect("sound")].concat();
+    // The path does not look, and so posts no receive again.
+    for number in 0..3 * receives {
+        hostile.pair.send(number, Data::Inline(&ping), true).expect("posted");
+    }
+    let deadline = Instant::now() + PATIENCE;
+    let mut done = [Completion::default(); 32];
+    let refused = loop {
+        assert!(Instant::now() < deadline, "nobody stops it");
+        let count = hostile.completions.poll(&mut done).expect("polled");
+        if let Some(failed) = done[..count].iter().find(|completion| completion.status != Status::Success) {
+            break *failed;
+        }
+    };
+    assert_eq!((refused.status, refused.id), (Status::ReceiverNotReady, receives), "{refused:?}");
+    let mut seen = Vec::new();
+    while (seen.len() as u64) < receives {
+        assert!(Instant::now() < deadline, "only {seen:?}");
+        hostile.path.poll(&mut seen);
+    }
+    assert!(seen.iter().all(|event| matches!(event, PathEvent::Message(_))), "{seen:?}");
+    works(&hostile.network);
+}
+
+#[test]
 fn messages_that_no_path_sends_are_violations() {
     for message in [&[][..], &[0], &[1, 0, 0, 0], &[255; 4], &[0; 5], &[0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]] {
-        let event = hostile(message);
+        let event = sent(message);
         assert!(matches!(&event, PathEvent::Lost(error) if error.is_violation()), "{message:?}: {event:?}");
     }
 }

@@ -8,11 +8,12 @@ mod conformance {
 }
 
 use conformance::node::{Layout, Node};
-use dflow_protocol::wire::StreamKey;
+use dflow_protocol::exchange::Order;
+use dflow_protocol::wire::{FlowId, GrantId, PeerMessage, StreamKey};
 use dflow_protocol::{Epoch, RunId, StreamId};
-use dflow_shm::{Doorbell, Idle, Listener, wait_at_most};
+use dflow_shm::{Doorbell, Idle, Landing, Listener, wait_at_most};
 use dflow_transport::rdma::{RdmaConfig, RdmaDevice, RdmaPath};
-use dflow_transport::{Link, LinkEvent, PathError};
+use dflow_transport::{Chunk, Link, LinkEvent, Path, PathError, PathEvent, PathKind, RemoteWindow};
 use dflow_verbs::Connection;
 use std::env;
 use std::fs;
@@ -20,6 +21,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long the other machine may be behind.
@@ -38,6 +40,55 @@ struct Machine {
     node: Node,
     link: Link,
     paths: u64,
+    /// Makes the queue pair of the present path fail.
+    failure: Arc<AtomicBool>,
+}
+
+/// A path whose queue pair fails when the test says so.
+struct Failing {
+    path: RdmaPath,
+    now: Arc<AtomicBool>,
+}
+
+impl Path for Failing {
+    fn kind(&self) -> PathKind {
+        self.path.kind()
+    }
+
+    fn send(&mut self, message: &PeerMessage) -> Result<(), PathError> {
+        self.path.send(message)
+    }
+
+    fn offer(&mut self, flow: FlowId, grant: GrantId, landing: &Arc<Landing>) -> Result<RemoteWindow, PathError> {
+        self.path.offer(flow, grant, landing)
+    }
+
+    fn withdraw(&mut self, flow: FlowId) {
+        self.path.withdraw(flow);
+    }
+
+    fn has_room(&self) -> bool {
+        self.path.has_room()
+    }
+
+    fn write(&mut self, order: &Order, chunk: Chunk) -> Result<(), PathError> {
+        self.path.write(order, chunk)
+    }
+
+    fn finish(&mut self, flow: FlowId) {
+        self.path.finish(flow);
+    }
+
+    fn poll(&mut self, events: &mut Vec<PathEvent>) {
+        if self.now.swap(false, Ordering::Relaxed) {
+            self.path.fail_queue_pair().expect("the device is there");
+        }
+        self.path.poll(events);
+    }
+
+    fn rest(&mut self) {
+        self.path.rest();
+    }
 }
 
 impl Machine {
@@ -48,7 +99,7 @@ impl Machine {
         let bell = Arc::new(Doorbell::default());
         let listener = Listener::new(Arc::clone(&bell));
         let link = Link::new(70 + number as u64);
-        Self { folder, number, bell, listener, node: Node::default(), link, paths: 0 }
+        Self { folder, number, bell, listener, node: Node::default(), link, paths: 0, failure: Arc::default() }
     }
 
     /// Leaves something for the other machine under a name, and gives what the other has left there.
@@ -86,7 +137,7 @@ impl Machine {
         let peer = self.meet(&format!("endpoint-{}", self.paths), &prepared.endpoint());
         let path = prepared.connect(&peer).expect("connected");
         self.meet(&format!("connected-{}", self.paths), &[]);
-        self.link.connect(Box::new(path), self.paths);
+        self.link.connect(Box::new(Failing { path, now: Arc::clone(&self.failure) }), self.paths);
     }
 
     /// Goes on until this holds; what has become of the path meanwhile.
@@ -164,6 +215,13 @@ fn two_machines() {
     let drop = || run("tc qdisc add dev rdma0 root netem loss 100%");
     let pass = || run("tc qdisc del dev rdma0 root");
     machine.broken("packets", LENGTH / 2, &drop, &pass);
+
+    // One end of the connection fails by itself.
+    let failure = Arc::clone(&machine.failure);
+    let events = machine.broken("queue pair", LENGTH * 3 / 4, &|| failure.store(true, Ordering::Relaxed), &|| ());
+    if machine.number == 1 {
+        assert!(format!("{events:?}").contains("its queue pair was ended"), "{events:?}");
+    }
 
     // Every byte is checked where it is read.
     machine.until(MEETING, |machine| machine.node.is_done() && machine.node.readers.is_empty());

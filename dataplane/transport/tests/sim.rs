@@ -25,7 +25,7 @@ impl Network for Simulated {
     }
 
     fn large(&self) -> u64 {
-        64 << 20
+        1 << 30
     }
 }
 

@@ -197,9 +197,9 @@ fn device_file(device: &str) -> Option<String> {
 /// The folder of a device in the class of those that programs may use.
 fn class_entry(device: &str) -> Option<PathBuf> {
     let entries = std::fs::read_dir("/sys/class/infiniband_verbs").into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).find(|entry| {
-        std::fs::read_to_string(entry.join("ibdev")).is_ok_and(|name| name.trim() == device)
-    })
+    entries
+        .map(|entry| entry.path())
+        .find(|entry| std::fs::read_to_string(entry.join("ibdev")).is_ok_and(|name| name.trim() == device))
 }
 
 /// An opened device. Clones share it; it is closed with the last of them and of all that was made from it.

@@ -136,6 +136,15 @@ impl RdmaPath {
         };
         Ok(Prepared { path, config: *config })
     }
+
+    /// Moves its queue pair to the error state, as a device does that gives it up. For tests of what follows.
+    ///
+    /// # Errors
+    /// If the device is gone.
+    #[cfg(feature = "vm-tests")]
+    pub fn fail_queue_pair(&self) -> Result<(), RdmaError> {
+        Ok(self.pair.fail()?)
+    }
 }
 
 impl Prepared {

@@ -179,6 +179,30 @@ pub fn a_lost_path_loses_and_doubles_nothing(network: impl Network) {
     assert!(sent >= 4 * length, "everything was sent at least once");
 }
 
+pub fn what_was_under_way_is_sent_again_without_harm(network: impl Network) {
+    let mut world = World::new(network);
+    let length = 3 * MIB;
+    world.nodes[0].write(stream(1), length).limit = 100 * KIB;
+    let (node, link) = (&mut world.nodes[1], &mut world.links[1]);
+    let flow = node.read(link, stream(1), Layout::Ring);
+    world.until(|world| world.nodes[1].sinks[&flow].read == 100 * KIB);
+    world.rest();
+    // The reading side, which has given credit for more, looks at nothing: what comes from here on comes in vain.
+    world.nodes[0].sources.get_mut(&stream(1)).expect("it is there").limit = u64::MAX;
+    while world.links[0].traffic().sent < 200 * KIB {
+        let (node, link) = (&mut world.nodes[0], &mut world.links[0]);
+        if !(node.work_on_all(link) | link.step(node)) {
+            link.settle(node);
+            assert!(world.network.idle(), "it has credit for more");
+        }
+    }
+    world.network.cut();
+    world.connect();
+    world.until_done();
+    assert_eq!(world.nodes[1].sinks[&flow].read, length);
+    assert!(world.links[0].traffic().sent >= length + 100 * KIB, "what came in vain was to be sent again");
+}
+
 pub fn a_path_that_is_silent_is_lost(network: impl Network) {
     use std::time::{Duration, Instant};
     let mut world = World::new(network);
@@ -400,6 +424,7 @@ macro_rules! conformance {
             a_new_epoch_is_a_new_stream,
             a_reader_that_leaves_is_missed_by_nobody,
             a_lost_path_loses_and_doubles_nothing,
+            what_was_under_way_is_sent_again_without_harm,
             a_path_that_is_silent_is_lost,
             a_peer_that_answers_is_not_lost,
             a_dead_peer_ends_every_stream,
