@@ -327,9 +327,7 @@ fn a_long_stream_waits_on_the_disk_of_its_producer() {
     case.replace("MARK", case.path("mark").to_str().unwrap());
     let mut cluster = Cluster::with_options(&["b"], &["--memory", "8MiB"]);
     let places = ["s=b", "t=a", "r=a"];
-    let args = cluster.args(&places);
-    let args: Vec<&str> = args.iter().map(String::as_str).chain(["--memory", "8MiB"]).collect();
-    let running = case.spawn(&args);
+    let running = cluster.spawn_with(&case, &places, &["--memory", "8MiB"]);
     let worker = cluster.worker("b");
     eventually("the producer's node does not spill", || worker.spilled() > 40 * MIB);
     std::fs::write(case.path("mark"), "").unwrap();

@@ -1,8 +1,7 @@
 //! Nodes that die in the middle of a run: the others say so within the silence, let go of everything, and go on.
 
-use crate::nodes::Cluster;
-use crate::support::{Case, Running, eventually, test_bytes};
-use std::process::Command;
+use crate::nodes::{Cluster, kill};
+use crate::support::{Case, Running, SmallDisk, eventually, test_bytes};
 use std::time::{Duration, Instant};
 
 /// The silence, and what a busy machine takes to end processes.
@@ -26,9 +25,7 @@ fn under_way(case: &Case, cluster: &Cluster) -> Running {
     let running = cluster.spawn(case, &PLACES);
     eventually("the functions do not start", || {
         let here = case.processes().iter().filter(|(_, name)| name.starts_with("dflow-probe")).count();
-        let came = |file: std::fs::DirEntry| file.path().join("o").metadata().is_ok_and(|file| file.len() > 1_000_000);
-        let staged = std::fs::read_dir(case.dir.path()).unwrap().flatten().any(came);
-        here == 1 && cluster.probes() == 3 && staged
+        here == 1 && cluster.probes() == 3 && case.staged("o") > 1_000_000
     });
     running
 }
@@ -85,7 +82,7 @@ fn ctrl_c_ends_a_run_on_all_nodes() {
     let case = endless();
     let running = under_way(&case, &cluster);
     let start = Instant::now();
-    assert!(Command::new("kill").args(["-INT", &running.id().to_string()]).status().unwrap().success());
+    kill("-INT", running.id());
     let ran = case.finish(running.wait());
     assert!(start.elapsed() < NOTICED, "it took {:?}", start.elapsed());
     assert_eq!(ran.code, Some(130), "{}\n{}", ran.stderr, ran.report);
@@ -135,12 +132,9 @@ fn a_worker_that_is_stopped_is_lost_after_the_silence() {
 
 #[test]
 fn a_worker_has_a_silence_of_its_own() {
-    let cluster = Cluster::with_options(&["b", "c"], &["--silence", "1s"]);
+    let cluster = Cluster::with_options(&["b", "c"], &["--silence", "1s"]).with_silence("1h");
     let case = endless();
-    let mut args = cluster.args(&PLACES);
-    let silence = args.iter_mut().skip_while(|arg| *arg != "--silence").nth(1).unwrap();
-    *silence = "1h".to_owned();
-    let mut running = case.spawn(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut running = cluster.spawn(&case, &PLACES);
     eventually("the functions do not start", || cluster.probes() == 3);
     let start = Instant::now();
     running.kill();
@@ -148,4 +142,86 @@ fn a_worker_has_a_silence_of_its_own() {
     cluster.assert_idle();
     assert!(start.elapsed() < NOTICED, "noticed after {:?}", start.elapsed());
     next_run_works(&cluster, &["s=b", "r=c"]);
+}
+
+const LENGTH: u64 = 30_000_000;
+
+#[test]
+fn a_function_that_stops_reading_holds_nobody_else() {
+    let mut cluster = Cluster::with_options(&["b", "c"], &["--memory", "8MiB"]);
+    let case = Case::new(
+        &format!(
+            "s: {{ program: dflow-probe, outputs: [o], params: {{ bytes: {LENGTH}, pause_us: 500 }} }}
+             stops: {{ program: dflow-probe, inputs: {{ i: s.o }}, outputs: [o], params: {{ check: true }} }}
+             goes: {{ program: dflow-probe, inputs: {{ i: s.o }}, outputs: [o], params: {{ check: true }} }}"
+        ),
+        "{ stops: stops.o, goes: goes.o }",
+    );
+    let running = cluster.spawn_with(&case, &["s=a", "stops=b", "goes=c"], &["--memory", "8MiB"]);
+    eventually("the streams do not move", || case.staged("stops") > 1_000_000 && case.staged("goes") > 1_000_000);
+    let function = cluster.worker("b").functions()[0];
+    kill("-STOP", function);
+    let stopped_at = case.staged("stops");
+    eventually("the other reader is held", || case.staged("goes") == LENGTH);
+    // What was under way, and the windows on the way there and back.
+    let came = case.staged("stops");
+    assert!(came < LENGTH, "it has not been stopped: {came} bytes, and {stopped_at} before");
+    kill("-CONT", function);
+    let ran = case.finish(running.wait());
+    ran.succeeded();
+    assert!(case.output("stops") == test_bytes(LENGTH) && case.output("goes") == test_bytes(LENGTH));
+    assert_eq!(ran.attempts("stops").len(), 1);
+    cluster.assert_idle();
+}
+
+#[test]
+fn a_worker_that_stops_for_less_than_the_silence_is_waited_for() {
+    let mut cluster = Cluster::with_options(&["b", "c"], &["--memory", "8MiB"]).with_silence("60s");
+    let case = Case::new(
+        &format!(
+            "s: {{ program: dflow-probe, outputs: [o], params: {{ bytes: {LENGTH}, pause_us: 500 }} }}
+             stops: {{ program: dflow-probe, inputs: {{ i: s.o }}, outputs: [o], params: {{ check: true }} }}
+             other: {{ program: dflow-probe, outputs: [o], params: {{ bytes: {LENGTH}, pause_us: 500 }} }}
+             goes: {{ program: dflow-probe, inputs: {{ i: other.o }}, outputs: [o], params: {{ check: true }} }}"
+        ),
+        "{ stops: stops.o, goes: goes.o }",
+    );
+    let running = cluster.spawn_with(&case, &["s=a", "stops=b", "other=a", "goes=c"], &["--memory", "8MiB"]);
+    eventually("the streams do not move", || case.staged("stops") > 1_000_000 && case.staged("goes") > 1_000_000);
+    cluster.worker("b").signal("-STOP");
+    eventually("others are held", || case.staged("goes") == LENGTH);
+    assert!(case.staged("stops") < LENGTH, "it has not been stopped");
+    cluster.worker("b").signal("-CONT");
+    let ran = case.finish(running.wait());
+    ran.succeeded();
+    assert!(case.output("stops") == test_bytes(LENGTH) && case.output("goes") == test_bytes(LENGTH));
+    assert_eq!(ran.report["links"][0]["paths"], 1, "{}", ran.report["links"]);
+    cluster.assert_idle();
+}
+
+#[test]
+fn a_disk_of_another_node_that_is_full() {
+    let mut cluster = Cluster::without_workers(&["a", "b", "c"]);
+    let place = cluster.path("disk");
+    let disk = SmallDisk::mount(&place, "4m");
+    cluster.start("c", &[]);
+    cluster.start("b", &["--memory", "4MiB", "--spill-dir", place.to_str().unwrap()]);
+    // The reader waits for all of it, which is more than memory and disk of the producer's node have together.
+    let case = Case::new(
+        &format!(
+            "s: {{ program: dflow-probe, outputs: [o], params: {{ bytes: {LENGTH} }} }}
+             r: {{ program: dflow-probe, inputs: {{ i: {{ from: s.o, gate: whole }} }}, outputs: [o] }}"
+        ),
+        "{ o: r.o }",
+    );
+    let ran = cluster.run(&case, &["s=b", "r=c"], &[]);
+    assert_eq!(ran.code, Some(1), "{}\n{}", ran.stderr, ran.report);
+    let reason = ran.report["error"]["reason"].as_str().unwrap();
+    assert!(
+        reason.contains("no space left") && reason.contains("--spill-dir") && reason.contains("node b"),
+        "{reason}"
+    );
+    // Both nodes go on.
+    next_run_works(&cluster, &["s=b", "r=c"]);
+    drop(disk);
 }

@@ -6,6 +6,8 @@ mod deterministic;
 mod faults;
 mod limits;
 mod metrics;
+mod namespaces;
+mod network;
 mod nodes;
 mod peers;
 mod refusals;

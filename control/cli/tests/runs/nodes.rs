@@ -1,12 +1,13 @@
 //! Nodes of a cluster on this machine: real workers that the test starts and ends, and looks into.
 
+use crate::network::Network;
 use crate::support::{Case, Ran, Running, eventually, marked};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// After so long without a sign of life a node of a test is lost.
+/// [`Cluster::silence`], unless a test wants another.
 const SILENCE: &str = "2s";
 
 /// A cluster whose node `a` drives the runs; every other node has a worker.
@@ -14,6 +15,10 @@ pub struct Cluster {
     dir: tempfile::TempDir,
     mark: String,
     workers: Vec<Worker>,
+    /// Where the nodes are; without it they are all on this machine's loopback.
+    network: Option<Network>,
+    /// After so long without a sign of life a node is lost.
+    silence: &'static str,
 }
 
 /// A `dflow worker`.
@@ -22,6 +27,7 @@ pub struct Worker {
     pub address: String,
     metrics: String,
     child: Child,
+    mark: String,
     /// Sockets and shared memory that it had open when it began.
     idle: usize,
 }
@@ -41,11 +47,33 @@ impl Cluster {
         cluster
     }
 
+    /// The same, each node in its place in a network, which has one for `a`, too.
+    pub fn in_network(network: Network, nodes: &[&str], options: &[&str]) -> Self {
+        let mut cluster = Self::without_workers(&[&["a"], nodes].concat());
+        cluster.network = Some(network);
+        for node in nodes {
+            cluster.start(node, options);
+        }
+        cluster
+    }
+
+    /// Nodes of later runs are lost only after this time.
+    pub fn with_silence(mut self, silence: &'static str) -> Self {
+        self.silence = silence;
+        self
+    }
+
+    /// The network that it was given.
+    pub fn network(&self) -> &Network {
+        self.network.as_ref().unwrap()
+    }
+
     /// Certificates for these nodes, and no worker.
     pub fn without_workers(nodes: &[&str]) -> Self {
         static CLUSTERS: AtomicU32 = AtomicU32::new(0);
         let mark = format!("{}-cluster-{}", std::process::id(), CLUSTERS.fetch_add(1, Ordering::Relaxed));
-        let cluster = Self { dir: tempfile::tempdir().unwrap(), mark, workers: Vec::new() };
+        let dir = tempfile::tempdir().unwrap();
+        let cluster = Self { dir, mark, workers: Vec::new(), network: None, silence: SILENCE };
         cluster.create(nodes);
         cluster
     }
@@ -78,8 +106,10 @@ impl Cluster {
     /// Starts a worker that is to be taken for `node`, whatever its identity says.
     pub fn start_as(&mut self, node: &str, identity: &Path, options: &[&str]) {
         let log = std::fs::File::create(self.path(node)).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_dflow"))
-            .args(["worker", "--rdma", "off", "--listen", "127.0.0.1:0", "--identity"])
+        let address = self.network.as_ref().map_or("127.0.0.1".to_owned(), |network| network.address(node));
+        let mut child = self
+            .dflow(node)
+            .args(["worker", "--rdma", "off", "--listen", &format!("{address}:0"), "--identity"])
             .arg(identity)
             .args(options)
             .env("TEST_MARK", &self.mark)
@@ -100,10 +130,25 @@ impl Cluster {
             metrics = url.trim_start_matches("http://").trim_end_matches("/metrics").to_owned();
         }
         let name = node.to_owned();
-        let mut worker = Worker { name, address, metrics, child, idle: 0 };
+        let mut worker = Worker { name, address, metrics, child, mark: self.mark.clone(), idle: 0 };
         assert!(line.contains("listens on UDP"), "no worker {node}: {line}{}", self.log(node));
         worker.idle = worker.open();
         self.workers.push(worker);
+    }
+
+    /// The program, where a node is.
+    fn dflow(&self, node: &str) -> Command {
+        let program = env!("CARGO_BIN_EXE_dflow");
+        self.network.as_ref().map_or_else(|| Command::new(program), |network| network.command(node, program))
+    }
+
+    /// `dflow run` on node `a`, which is told of the others.
+    fn command(&self, case: &Case, places: &[&str], more: &[&str]) -> Command {
+        let args = self.args(places);
+        let args: Vec<&str> = args.iter().map(String::as_str).chain(more.iter().copied()).collect();
+        let mut command = self.dflow("a");
+        case.prepare(&mut command, &args);
+        command
     }
 
     /// What the worker of a node has logged.
@@ -123,7 +168,7 @@ impl Cluster {
     /// What `dflow run` is told about the nodes and where functions are to run.
     pub fn args(&self, places: &[&str]) -> Vec<String> {
         // So that the tests mean the same on a machine that has it.
-        let mut args = ["--rdma", "off", "--silence", SILENCE].map(str::to_owned).to_vec();
+        let mut args = ["--rdma", "off", "--silence", self.silence].map(str::to_owned).to_vec();
         args.extend(["--identity".to_owned(), self.identity("a").display().to_string()]);
         for worker in &self.workers {
             args.extend(["--with".to_owned(), format!("{}={}", worker.name, worker.address)]);
@@ -134,17 +179,19 @@ impl Cluster {
 
     /// Runs a case on the nodes; afterwards nothing of it is left on any of them.
     pub fn run(&self, case: &Case, places: &[&str], more: &[&str]) -> Ran {
-        let args = self.args(places);
-        let args: Vec<&str> = args.iter().map(String::as_str).chain(more.iter().copied()).collect();
-        let ran = case.run(&args);
+        let ran = case.finish(self.command(case, places, more).output().unwrap());
         self.assert_idle();
         ran
     }
 
     /// Starts a run of a case on the nodes.
     pub fn spawn(&self, case: &Case, places: &[&str]) -> Running {
-        let args = self.args(places);
-        case.spawn(&args.iter().map(String::as_str).collect::<Vec<_>>())
+        self.spawn_with(case, places, &[])
+    }
+
+    /// The same, with more options.
+    pub fn spawn_with(&self, case: &Case, places: &[&str], more: &[&str]) -> Running {
+        Running::start(self.command(case, places, more))
     }
 
     /// How many functions run on the workers.
@@ -164,7 +211,19 @@ impl Cluster {
 
 impl Worker {
     pub fn signal(&self, signal: &str) {
-        assert!(Command::new("kill").arg(signal).arg(self.child.id().to_string()).status().unwrap().success());
+        kill(signal, self.child.id());
+    }
+
+    /// The processes of functions on it.
+    pub fn functions(&self) -> Vec<i32> {
+        let parent = |pid: i32| -> Option<i32> {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+        };
+        let own = i32::try_from(self.child.id()).unwrap();
+        let is_below = |pid: i32| std::iter::successors(Some(pid), |pid| parent(*pid)).any(|above| above == own);
+        let probes = marked(&self.mark).into_iter().filter(|(_, name)| name.starts_with("dflow-probe"));
+        probes.map(|(pid, _)| pid).filter(|pid| is_below(*pid)).collect()
     }
 
     /// The length of what it has spilled, as far as it is needed.
@@ -187,6 +246,11 @@ impl Worker {
         let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
         paths.filter(move |path| std::fs::read_link(path).is_ok_and(|target| wanted(&target)))
     }
+}
+
+/// Sends a signal to a process.
+pub fn kill(signal: &str, pid: impl std::fmt::Display) {
+    assert!(Command::new("kill").arg(signal).arg(pid.to_string()).status().unwrap().success());
 }
 
 fn is_memory(target: &Path) -> bool {

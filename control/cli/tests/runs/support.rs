@@ -84,7 +84,8 @@ impl Case {
         command
     }
 
-    fn prepare(&self, command: &mut Command, args: &[&str]) {
+    /// Adds what every run of this case is told.
+    pub fn prepare(&self, command: &mut Command, args: &[&str]) {
         command
             .arg("run")
             .arg(self.path("case.yaml"))
@@ -125,7 +126,13 @@ impl Case {
 
     /// Starts `dflow` in a process group of its own, as a shell would.
     pub fn spawn(&self, args: &[&str]) -> Running {
-        Running(Some(self.command(args).process_group(0).spawn().unwrap()))
+        Running::start(self.command(args))
+    }
+
+    /// How much of an output has been written, of a run that goes on.
+    pub fn staged(&self, output: &str) -> u64 {
+        let folders = std::fs::read_dir(self.dir.path()).unwrap().flatten();
+        folders.filter_map(|folder| Some(folder.path().join(output).metadata().ok()?.len())).sum()
     }
 }
 
@@ -133,6 +140,10 @@ impl Case {
 pub struct Running(Option<Child>);
 
 impl Running {
+    pub fn start(mut command: Command) -> Self {
+        Self(Some(command.process_group(0).spawn().unwrap()))
+    }
+
     pub fn id(&self) -> u32 {
         self.0.as_ref().map_or(0, Child::id)
     }
