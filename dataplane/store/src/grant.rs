@@ -58,7 +58,7 @@ impl Store {
             self.send(process, ToFunction::Stay { port }, None);
             return Ok(());
         }
-        if held && self.is_carrier(process) {
+        if held && self.is_carrier(process) && !self.somebody_goes_on(stream) {
             // It has the stream from another node, which had better keep it than this one.
             self.send(process, ToFunction::Stuck { port, answer: true }, None);
             return Ok(());
@@ -118,8 +118,8 @@ impl Store {
         self.has_no_credit(stream, want) || self.should_wait_elsewhere(process, stream, want)
     }
 
-    /// Whether a stream comes from another node and a reader here is stuck: then its bytes are kept there. Streams of
-    /// which every byte is kept here anyway come in any case.
+    /// Whether a stream comes from another node and nobody here reads it, as a reader is stuck: then its bytes are kept
+    /// there. Streams of which every byte is kept here anyway come in any case.
     fn should_wait_elsewhere(&mut self, process: ProcessId, id: StreamId, want: Want) -> bool {
         if !self.is_carrier(process) {
             return false;
@@ -130,7 +130,20 @@ impl Store {
         let lags = |subscriber: &SubscriberState| {
             !subscriber.closed && subscriber.position + self.config.window <= want.at.max(self.config.window)
         };
-        !is_kept && stream.subscribers.values().any(|subscriber| lags(subscriber) && self.is_stuck(subscriber))
+        !is_kept
+            && stream.subscribers.values().any(|subscriber| lags(subscriber) && self.is_stuck(subscriber))
+            && !self.somebody_goes_on(id)
+    }
+
+    /// Whether a reader of the stream moves on it, or would if there were more. Another that is stuck must not hold it:
+    /// what that one waits for may come of this one.
+    fn somebody_goes_on(&self, id: StreamId) -> bool {
+        let Some(stream) = self.streams.get(&id) else { return false };
+        let watermark = self.watermark_word(stream.producer).unwrap_or(0).max(stream.watermark);
+        let goes_on = |subscriber: &SubscriberState| {
+            !subscriber.closed && (subscriber.position >= watermark || !self.is_stuck(subscriber))
+        };
+        stream.subscribers.values().any(goes_on)
     }
 
     /// Whether a stream whose bytes may go once they are read is too far ahead of a reader that moves, or of the hash
@@ -166,8 +179,8 @@ impl Store {
             asleep(port) || process.inputs.get(port).is_some_and(|input| self.has_asked(id, *port, input))
         };
         if waits(&port) {
-            // Its bytes are on their way to it.
-            return false;
+            // Its bytes are on their way to it, unless they are there and it does not run.
+            return subscriber.overslept.is_some_and(|(_, since)| since.elapsed() >= STUCK_AFTER);
         }
         if process.inputs.keys().any(|other| *other != port && waits(other)) {
             return true;
@@ -341,17 +354,25 @@ impl Store {
     /// producer was ever granted, is one that no reader of ours publishes.
     pub(crate) fn sample_readers(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get(&id) else { return };
-        let position = |(reader, port)| Some(self.progress_word(reader, port)?.offset);
-        let positions: Vec<_> = stream.subscribers.values().map(|state| state.reader.and_then(position)).collect();
+        let words = |(reader, port)| {
+            let words = self.processes.get(&reader)?.control.as_ref()?.words.port(port);
+            Some((words.progress().offset, words.is_waiting()))
+        };
+        let positions: Vec<_> = stream.subscribers.values().map(|state| state.reader.and_then(words)).collect();
         // After the positions: a watermark read before them could be behind.
         let watermark = self.watermark_word(stream.producer).unwrap_or(0).max(stream.watermark);
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let dead = stream.fingerprint.is_some() && (stream.producer.is_none() || stream.replay.is_some());
         // Not the watermark: a producer that lies could take it back after this reader has believed it.
         let limit = stream.granted.max(stream.watermark);
+        // The next attempt of a stream writes ahead of what its readers may have.
+        let is_ahead = stream.replay.is_some();
         let mut liars = Vec::new();
         for (subscriber, position) in stream.subscribers.values_mut().zip(positions) {
-            let (Some((reader, _)), Some(position)) = (subscriber.reader, position) else { continue };
+            let (Some((reader, _)), Some((position, asleep))) = (subscriber.reader, position) else { continue };
+            let has_slept = subscriber.overslept.filter(|(at, _)| *at == position);
+            subscriber.overslept =
+                (asleep && position < watermark && !is_ahead).then(|| has_slept.unwrap_or((position, Instant::now())));
             if dead && position > watermark {
                 // Either it lies or the attempt that is dead did, which took back what it had published.
                 stream.overread = true;

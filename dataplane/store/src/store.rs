@@ -225,6 +225,7 @@ impl Store {
                 gone: false,
                 position: 0,
                 since: Instant::now(),
+                overslept: None,
             };
             stream.subscribers.insert(subscriber, state);
         }

@@ -97,6 +97,22 @@ fn a_fan_in_from_three_nodes() {
     assert_eq!(case.output("o").len(), 3_000_100);
 }
 
+/// `r` reads `s` only when it has read all that `g` makes of `s`, which is far more than any window holds.
+#[test]
+fn a_reader_that_waits_for_another_of_the_same_stream() {
+    let case = Case::new(
+        "s: { program: dflow-probe, outputs: [o], params: { bytes: 20000000 } }
+         g: { program: dflow-probe, inputs: { i: s.o }, outputs: [o], params: { check: true } }
+         r: { program: dflow-probe, inputs: { j: g.o, i: s.o }, outputs: [o], params: { order: one-by-one } }",
+        "{ o: r.o }",
+    );
+    let cluster = Cluster::with_options(&["b", "c"], &["--memory", "8MiB"]);
+    for places in [["s=a", "g=b", "r=b"], ["s=b", "g=b", "r=c"], ["s=a", "g=c", "r=b"], ["s=c", "g=a", "r=a"]] {
+        same_as_on_one_node(&case, &cluster, &places);
+    }
+    assert_eq!(case.output("o").len(), 40_000_000);
+}
+
 #[test]
 fn parts_are_spread_over_the_nodes() {
     let cluster = Cluster::new(&["b", "c"]);

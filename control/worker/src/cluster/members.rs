@@ -170,7 +170,12 @@ impl Members {
             let Some(way) = &mut member.way else { continue };
             let problem = loop {
                 match Managed::receive(&way.connection) {
-                    Ok(Some(Managed::Notice(notice))) => news.push(News::Notice(*notice)),
+                    Ok(Some(Managed::Notice(mut notice))) => {
+                        if let Notice::Failed { reason } = &mut *notice {
+                            *reason = format!("node {}: {reason}", member.name);
+                        }
+                        news.push(News::Notice(*notice));
+                    }
                     Ok(Some(Managed::Path(say))) => way.heard(host, say),
                     Ok(Some(_)) => break Some("it said what only the driver of a run says".to_owned()),
                     Ok(None) => break way.connection.closed(),
