@@ -56,6 +56,9 @@ mod error;
 mod event;
 mod exec;
 mod message;
+#[cfg(test)]
+#[path = "../../../dataplane/protocol/tests/mutation/mod.rs"]
+mod mutation;
 mod reaper;
 mod request;
 mod server;

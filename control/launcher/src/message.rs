@@ -257,6 +257,7 @@ fn take_duration(from: &mut Decoder<'_>) -> Result<Duration, Malformed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mutation::{Random, Verdict, fuzz};
     use proptest::prelude::*;
 
     fn c_string() -> impl Strategy<Value = CString> {
@@ -364,5 +365,67 @@ mod tests {
                 prop_assert_eq!(&message.encode()[RESERVED..], &bytes[..]);
             }
         }
+    }
+
+    fn any_to_launcher(random: &mut Random) -> ToLauncher {
+        let string = |random: &mut Random| {
+            let bytes: Vec<u8> = random.bytes(12).into_iter().filter(|byte| *byte != 0).collect();
+            CString::new(bytes).expect("without a zero")
+        };
+        match random.below(3) {
+            0 => ToLauncher::Configure { containment: ContainmentChoice::Cgroup },
+            1 => ToLauncher::Kill { id: random.number() },
+            _ => ToLauncher::Spawn(SpawnMessage {
+                id: random.number(),
+                program: string(random),
+                argv: random.list(4, string),
+                env: random.list(4, string),
+                cwd: random.option(string),
+                targets: random.list(4, |random| random.number() as i32),
+                stderr_tail: random.number() as usize,
+                memory_limit: random.option(Random::number),
+                oom_score_adj: random.option(|random| random.next() as i16),
+            }),
+        }
+    }
+
+    fn any_to_daemon(random: &mut Random) -> ToDaemon {
+        match random.below(4) {
+            0 => ToDaemon::Refused(random.text(20)),
+            1 => ToDaemon::Event(LauncherEvent::Spawned { id: random.number(), pid: random.next() as i32 }),
+            2 => ToDaemon::Ready(Containment {
+                kind: ContainmentKind::Subreaper { reason: random.text(20) },
+                memory: MemoryLimits::Version1 { directory: random.text(20).into() },
+            }),
+            _ => ToDaemon::Event(LauncherEvent::Exited {
+                id: random.number(),
+                status: ExitStatus::Signaled(9),
+                out_of_memory: random.flag(),
+                stderr_tail: random.bytes(40),
+                stderr_bytes: random.number(),
+                usage: Usage { user: Duration::ZERO, system: Duration::from_micros(5), max_rss: random.number() },
+            }),
+        }
+    }
+
+    #[test]
+    fn what_is_accepted_is_what_its_bytes_say() {
+        fuzz(
+            |random| any_to_launcher(random).encode().split_off(RESERVED),
+            |bytes| {
+                let Ok(message) = ToLauncher::decode(bytes) else { return Verdict::Refused };
+                assert_eq!(&message.encode()[RESERVED..], bytes);
+                Verdict::Accepted
+            },
+        );
+        fuzz(
+            |random| any_to_daemon(random).encode().split_off(RESERVED),
+            |bytes| {
+                // Text that is none is mended on the way, and a flag is any number but 0.
+                let Ok(message) = ToDaemon::decode(bytes) else { return Verdict::Refused };
+                assert_eq!(ToDaemon::decode(&message.encode()[RESERVED..]), Ok(message));
+                Verdict::Accepted
+            },
+        );
     }
 }

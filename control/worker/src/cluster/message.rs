@@ -55,8 +55,7 @@ impl Managed {
     /// # Errors
     /// Why it cannot be sent.
     pub(super) fn send(&self, connection: &Connection) -> Result<(), String> {
-        let bytes = rkyv::to_bytes::<rancor::Error>(self).map_err(|error| error.to_string())?;
-        connection.send(bytes.into_vec()).map_err(|error| error.to_string())
+        connection.send(self.encode()?).map_err(|error| error.to_string())
     }
 
     /// The next message that has come, every byte of it checked.
@@ -64,9 +63,147 @@ impl Managed {
     /// # Errors
     /// If what has come is no message of this version.
     pub(super) fn receive(connection: &Connection) -> Result<Option<Self>, String> {
-        let Some(bytes) = connection.try_recv() else { return Ok(None) };
-        rkyv::from_bytes::<Self, rancor::Error>(&bytes)
-            .map(Some)
+        connection.try_recv().map(|bytes| Self::decode(&bytes)).transpose()
+    }
+
+    fn encode(&self) -> Result<Vec<u8>, String> {
+        rkyv::to_bytes::<rancor::Error>(self).map(rkyv::util::AlignedVec::into_vec).map_err(|error| error.to_string())
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, String> {
+        rkyv::from_bytes::<Self, rancor::Error>(bytes)
             .map_err(|error| format!("{} bytes that are no message of this version: {error}", bytes.len()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::mutation::{Random, Verdict, fuzz};
+    use super::*;
+    use crate::order::{End, Preparation, Record};
+    use dflow_protocol::message::{InputSpec, OutputSpec, OutputStreams, Setup};
+    use dflow_protocol::{Epoch, InstanceId, PortId, SegmentId, StreamId};
+
+    fn stream(random: &mut Random) -> StreamId {
+        StreamId(random.number() as u32)
+    }
+
+    fn instance(random: &mut Random) -> InstanceId {
+        InstanceId(random.number() as u32)
+    }
+
+    fn epoch(random: &mut Random) -> Epoch {
+        Epoch(random.number() as u32)
+    }
+
+    fn preparation(random: &mut Random) -> Preparation {
+        let output = |random: &mut Random| OutputSpec {
+            name: random.text(9),
+            streams: OutputStreams::Fixed(PortId(random.number() as u32), random.number() as u32),
+            stdout: random.flag(),
+        };
+        let setup = Setup {
+            version: random.number() as u32,
+            run: random.text(32),
+            instance: random.text(9),
+            part: random.option(|random| random.number() as u32),
+            attempt: 1,
+            params: random.list(3, |random| (random.text(9), random.text(9))),
+            inputs: random.list(3, |random| InputSpec {
+                name: random.text(9),
+                many: random.flag(),
+                keep: random.flag(),
+                stdin: random.flag(),
+            }),
+            outputs: random.list(3, output),
+            bell: random.number() as u32,
+            arena: SegmentId(random.number()),
+            spin_nanos: random.number(),
+            command: None,
+        };
+        Preparation {
+            instance: instance(random),
+            attempt: random.number() as u32,
+            setup,
+            outputs: random.list(3, |random| random.list(3, stream)),
+            program: random.bytes(20),
+            is_command: random.flag(),
+            env: random.list(3, |random| (random.text(9), random.text(9))),
+            memory_limit: random.option(Random::number),
+        }
+    }
+
+    fn order(random: &mut Random) -> Order {
+        match random.below(4) {
+            0 => Order::OpenStream {
+                stream: stream(random),
+                epoch: epoch(random),
+                producer: (instance(random), random.number() as u32),
+                keep: random.flag(),
+                continues: random.flag(),
+                remember: random.flag(),
+            },
+            1 => Order::Prepare(Box::new(preparation(random))),
+            2 => Order::Kill { instance: instance(random), attempt: 1, reason: random.text(30) },
+            _ => Order::Import {
+                stream: stream(random),
+                epoch: epoch(random),
+                from: random.number() as u32,
+                keep: random.flag(),
+            },
+        }
+    }
+
+    fn notice(random: &mut Random) -> Notice {
+        match random.below(4) {
+            0 => Notice::Value {
+                stream: stream(random),
+                epoch: epoch(random),
+                text: if random.flag() { Ok(random.text(20)) } else { Err(random.text(20)) },
+            },
+            1 => {
+                let record = Record {
+                    read: random.number(),
+                    first_read: random.option(Random::number),
+                    max_rss: random.number(),
+                    ..Record::default()
+                };
+                let end = if random.flag() { End::Unread } else { End::Failed(random.text(30)) };
+                Notice::Ended { instance: instance(random), attempt: 1, end, record }
+            }
+            2 => Notice::Failed { reason: random.text(30) },
+            _ => Notice::Finished { stream: stream(random), epoch: epoch(random), length: random.number() },
+        }
+    }
+
+    fn managed(random: &mut Random) -> Managed {
+        match random.below(8) {
+            0 => Managed::Join(Join {
+                run: u128::from(random.number()),
+                place: random.number() as u32,
+                nodes: random.list(4, |random| (random.text(9), random.text(9))),
+                silence: random.number(),
+            }),
+            1 => Managed::Meet { run: 7, place: random.number() as u32, incarnation: random.number() },
+            2 => Managed::Joined { slots: random.number() as u32 },
+            3 => Managed::Refused { reason: random.text(30) },
+            4 => Managed::Order(Box::new(order(random))),
+            5 => Managed::Path(Say::Offer { path: random.number(), endpoint: random.bytes(40) }),
+            6 => Managed::Notice(Box::new(notice(random))),
+            _ => Managed::Over,
+        }
+    }
+
+    #[test]
+    fn messages_that_are_almost_sound_are_refused_or_are_others() {
+        fuzz(
+            |random| managed(random).encode().expect("a sound message"),
+            |bytes| {
+                let Ok(message) = Managed::decode(bytes) else { return Verdict::Refused };
+                let again = message.encode().expect("what is accepted can be sent");
+                assert_eq!(Managed::decode(&again).as_ref(), Ok(&message));
+                Verdict::Accepted
+            },
+        );
     }
 }

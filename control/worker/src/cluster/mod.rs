@@ -6,6 +6,9 @@
 
 mod members;
 mod message;
+#[cfg(test)]
+#[path = "../../../../dataplane/protocol/tests/mutation/mod.rs"]
+mod mutation;
 mod probe;
 mod rdma;
 mod serve;

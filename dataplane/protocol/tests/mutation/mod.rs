@@ -1,0 +1,155 @@
+//! A fuzzer for decoders: messages that are almost sound. Every case follows from a number of its own, so that one which
+//! fails can be had again: it prints the number, and with the environment variable `DFLOW_FUZZ_SEED` the fuzzer begins
+//! with that case. `DFLOW_FUZZ_SECONDS` says how long it goes on, instead of [`SECONDS`].
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::time::{Duration, Instant};
+
+/// How long a fuzzer goes on.
+const SECONDS: f64 = 1.5;
+/// The least cases that it tries, however slow the machine is.
+const LEAST: u64 = 1000;
+/// Decoding a message takes microseconds.
+const HANGS: Duration = Duration::from_secs(5);
+
+/// Numbers that follow from a seed (SplitMix64, by Steele, Lea and Flood).
+pub struct Random(u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `limit`, which is not 0.
+    pub fn below(&mut self, limit: usize) -> usize {
+        (self.next() % limit as u64) as usize
+    }
+
+    /// A number of any magnitude, small ones and the largest more often than by chance.
+    pub fn number(&mut self) -> u64 {
+        match self.below(8) {
+            0 => 0,
+            1 => u64::MAX,
+            2 => self.next(),
+            _ => self.next() >> self.below(64),
+        }
+    }
+
+    pub fn flag(&mut self) -> bool {
+        self.next() & 1 == 0
+    }
+
+    pub fn bytes(&mut self, most: usize) -> Vec<u8> {
+        (0..self.below(most + 1)).map(|_| self.next() as u8).collect()
+    }
+
+    pub fn text(&mut self, most: usize) -> String {
+        const LETTERS: [char; 6] = ['a', 'Z', '/', '\0', 'ß', '😀'];
+        (0..self.below(most + 1)).map(|_| LETTERS[self.below(LETTERS.len())]).collect()
+    }
+
+    /// As many as there are, made one by one.
+    pub fn list<T>(&mut self, most: usize, mut make: impl FnMut(&mut Self) -> T) -> Vec<T> {
+        (0..self.below(most + 1)).map(|_| make(self)).collect()
+    }
+
+    pub fn option<T>(&mut self, make: impl FnOnce(&mut Self) -> T) -> Option<T> {
+        self.flag().then(|| make(self))
+    }
+}
+
+/// What a decoder made of the bytes of a case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Accepted,
+    Refused,
+}
+
+/// Gives `check` messages that `sound` makes, cut, lengthened, mixed and damaged; it panics where something is wrong with
+/// what its decoder does.
+pub fn fuzz(sound: impl Fn(&mut Random) -> Vec<u8>, check: impl Fn(&[u8]) -> Verdict) {
+    let first = seed();
+    let time = std::env::var("DFLOW_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(SECONDS);
+    let (start, mut accepted, mut refused) = (Instant::now(), 0, 0);
+    for case in 0.. {
+        if case >= LEAST && start.elapsed().as_secs_f64() >= time {
+            break;
+        }
+        let seed = first.wrapping_add(case);
+        let mut random = Random(seed);
+        let bytes = mutated(&sound, &mut random);
+        let begun = Instant::now();
+        match catch_unwind(AssertUnwindSafe(|| check(&bytes))) {
+            Ok(Verdict::Accepted) => accepted += 1,
+            Ok(Verdict::Refused) => refused += 1,
+            Err(panic) => {
+                eprintln!("the bytes {bytes:02x?} do it; again with DFLOW_FUZZ_SEED={seed}");
+                resume_unwind(panic);
+            }
+        }
+        assert!(begun.elapsed() < HANGS, "{bytes:02x?} took {:?}; DFLOW_FUZZ_SEED={seed}", begun.elapsed());
+    }
+    // Otherwise it is not near the border between the two.
+    assert!(accepted >= LEAST / 20, "only {accepted} cases were accepted; DFLOW_FUZZ_SEED={first}");
+    assert!(refused >= LEAST / 20, "only {refused} cases were refused; DFLOW_FUZZ_SEED={first}");
+}
+
+fn seed() -> u64 {
+    if let Ok(text) = std::env::var("DFLOW_FUZZ_SEED") {
+        return text.parse().expect("DFLOW_FUZZ_SEED is a number");
+    }
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    Random(now.map_or(0, |now| now.as_nanos() as u64)).next()
+}
+
+/// Most often one thing is wrong with a message, and sometimes nothing.
+fn mutated(sound: &impl Fn(&mut Random) -> Vec<u8>, random: &mut Random) -> Vec<u8> {
+    let mut bytes = sound(random);
+    let changes = [0, 1, 1, 1, 2, 5][random.below(6)];
+    for _ in 0..changes {
+        change(&mut bytes, sound, random);
+    }
+    bytes
+}
+
+fn change(bytes: &mut Vec<u8>, sound: &impl Fn(&mut Random) -> Vec<u8>, random: &mut Random) {
+    if bytes.is_empty() {
+        *bytes = random.bytes(64);
+        return;
+    }
+    let at = random.below(bytes.len());
+    let length = 1 + random.below(bytes.len() - at);
+    match random.below(9) {
+        0 => bytes[at] ^= 1 << random.below(8),
+        1 => bytes[at] = [0, 1, 0x7f, 0x80, 0xfe, 0xff][random.below(6)],
+        2 => put(bytes, at, random),
+        3 => bytes.truncate(at),
+        4 => bytes.extend(random.bytes(64)),
+        5 => drop(bytes.drain(at..at + length)),
+        6 => {
+            let part = bytes[at..at + length].to_vec();
+            let place = random.below(bytes.len());
+            bytes.splice(place..place, part);
+        }
+        7 => bytes[at..at + length].fill(random.next() as u8),
+        _ => {
+            // The beginning of one, the end of another.
+            let other = sound(random);
+            bytes.truncate(at);
+            bytes.extend_from_slice(&other[at.min(other.len())..]);
+        }
+    }
+}
+
+/// A length or an offset in the middle of a message, not far from what it could be.
+fn put(bytes: &mut [u8], at: usize, random: &mut Random) {
+    let near = bytes.len() as i64 + random.below(9) as i64 - 4;
+    let value = [near, -near, at as i64, -(at as i64), i64::MAX, i64::MIN, 0, -1][random.below(8)];
+    let width = [2, 4, 8][random.below(3)].min(bytes.len());
+    let place = (at / width * width).min(bytes.len() - width);
+    bytes[place..place + width].copy_from_slice(&value.to_le_bytes()[..width]);
+}
