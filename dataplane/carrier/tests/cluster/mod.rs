@@ -30,7 +30,8 @@ pub struct Cluster {
 struct Member {
     work: Option<Sender<Work>>,
     thread: Option<JoinHandle<()>>,
-    carrier: Arc<Carrier>,
+    /// Until the end of the test.
+    carrier: Option<Carrier>,
     traffic: Arc<Mutex<BTreeMap<NodeId, Traffic>>>,
 }
 
@@ -42,7 +43,10 @@ impl Cluster {
         let (clock_net, clock_stop) = (net.clone(), Arc::clone(&stop));
         let clock = std::thread::spawn(move || {
             while !clock_stop.load(Ordering::Relaxed) {
-                if !clock_net.advance() {
+                if clock_net.advance() {
+                    // Others want the network, too, and its lock is not a fair one.
+                    std::thread::yield_now();
+                } else {
                     std::thread::sleep(Duration::from_micros(50));
                 }
             }
@@ -67,13 +71,13 @@ impl Cluster {
         let ends = [one, other];
         // Both are closed before one of them is used.
         for end in ends {
-            self.nodes[end].carrier.tell(Command::Disconnect(id(ends[0] + ends[1] - end)));
+            self.nodes[end].tell(Command::Disconnect(id(ends[0] + ends[1] - end)));
         }
-        let paths = self.net.connect_waking(ends.map(|end| self.nodes[end].carrier.waker()));
+        let paths = self.net.connect_waking(ends.map(|end| self.nodes[end].carrier().waker()));
         for (end, path) in ends.into_iter().zip(paths) {
             let peer = id(ends[0] + ends[1] - end);
             let path: Box<dyn Path> = Box::new(path);
-            self.nodes[end].carrier.tell(Command::Connect(peer, path, self.incarnation));
+            self.nodes[end].tell(Command::Connect(peer, path, self.incarnation));
         }
     }
 
@@ -110,11 +114,11 @@ impl Cluster {
             node.store.subscribe(StreamId(stream), remote, false);
             node.store.export(carrier, remote, StreamId(stream)).expect("a port").expect("a carrier")
         });
-        self.nodes[from].carrier.tell(Command::Export(id(to), key, read));
+        self.nodes[from].tell(Command::Export(id(to), key, read));
         let written = self.on(to, move |node| {
             node.store.import(carrier, StreamId(stream)).expect("a port").expect("a carrier and a stream")
         });
-        self.nodes[to].carrier.tell(Command::Import(id(from), key, written));
+        self.nodes[to].tell(Command::Import(id(from), key, written));
     }
 
     /// The epoch of a stream is aborted on both nodes, and the next one opened, which another function reads.
@@ -122,7 +126,7 @@ impl Cluster {
         let old = self.key(stream);
         for node in [from, to] {
             self.on(node, move |node| node.store.abort(StreamId(stream)));
-            self.nodes[node].carrier.tell(Command::Drop(old));
+            self.nodes[node].tell(Command::Drop(old));
         }
         *self.epochs.get_mut(&stream).expect("it was opened") += 1;
         self.on(to, move |node| {
@@ -176,9 +180,9 @@ impl Cluster {
         self.nodes[0].traffic.lock().expect("no panic").get(&id(1)).copied().unwrap_or_default()
     }
 
-    /// Waits until every function has ended well; what passed between the first two nodes.
+    /// Waits until every function has ended well, and ends the carriers; what passed between the first two nodes.
     #[track_caller]
-    pub fn finish(&self) -> Traffic {
+    pub fn finish(&mut self) -> Traffic {
         for node in 0..self.nodes.len() {
             self.until(node, Node::is_idle);
             self.on(node, |node| {
@@ -188,8 +192,10 @@ impl Cluster {
                 }
             });
         }
-        // The last word on it comes with the next tick.
-        std::thread::sleep(Duration::from_millis(150));
+        for member in &mut self.nodes {
+            // Its last word is on the traffic.
+            member.carrier.take().expect("a test ends once").finish();
+        }
         self.sent()
     }
 }
@@ -225,7 +231,17 @@ impl Member {
         };
         let socket = socket.recv().expect("a socket");
         let carrier = Carrier::start(socket, number as u64 + 1, Duration::from_secs(60), report).expect("a thread");
-        Self { work: Some(work), thread: Some(thread), carrier: Arc::new(carrier), traffic }
+        Self { work: Some(work), thread: Some(thread), carrier: Some(carrier), traffic }
+    }
+}
+
+impl Member {
+    fn carrier(&self) -> &Carrier {
+        self.carrier.as_ref().expect("the test goes on")
+    }
+
+    fn tell(&self, command: Command) {
+        self.carrier().tell(command);
     }
 }
 

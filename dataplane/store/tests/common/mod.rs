@@ -215,7 +215,8 @@ impl Node {
                 }
                 let well = matches!(self.outcomes.get(&process), Some(Ok(())));
                 self.store.end(process, well).unwrap();
-                self.live -= 1;
+                // The carrier is no function.
+                self.live -= usize::from(process != CARRIER);
                 self.gone.insert(process);
             }
             Ok(Arrival::Spilled(done)) => self.store.spilled(done).unwrap(),
