@@ -1,0 +1,164 @@
+//! What comes from the peer, and what follows from it.
+
+use super::outflow::Outflow;
+use super::{Action, Exchange, Path, Violation};
+use crate::limits::{MAX_FLOWS, PEER_VERSION};
+use crate::wire::{FlowId, PeerMessage, StreamKey};
+
+impl Exchange {
+    /// A message has come.
+    ///
+    /// # Errors
+    /// If a peer that keeps to the protocol would not have sent it.
+    pub fn receive(&mut self, message: PeerMessage) -> Result<(), Violation> {
+        let name = name(&message);
+        match (&self.path, &message) {
+            (Path::Down, _) => return Ok(()),
+            (Path::Silent { .. }, PeerMessage::Begin { .. })
+            | (Path::Resuming { .. }, PeerMessage::Subscribe { .. }) => {}
+            (Path::Silent { .. }, _) => return Err(Violation::Order { message: name, when: "before it began" }),
+            (Path::Resuming { .. }, _) => {
+                return Err(Violation::Order { message: name, when: "before all its subscriptions" });
+            }
+            (Path::Up { .. }, _) => {}
+        }
+        match message {
+            PeerMessage::Begin { version, life, incarnation, flows } => self.begin(version, life, incarnation, flows),
+            PeerMessage::Subscribe { flow, stream, received, until } => {
+                self.peer_subscribes(flow, stream, received, until)
+            }
+            PeerMessage::Close { flow, received } => {
+                if let Some(mut outflow) = self.known(flow)? {
+                    let released = outflow.acknowledge(flow, received);
+                    self.actions.push_back(Action::Unsubscribed { flow });
+                    released?;
+                }
+                self.turns.done(flow);
+                self.send(PeerMessage::Closed { flow });
+                Ok(())
+            }
+            PeerMessage::Closed { flow } => {
+                if self.closing.remove(&flow) {
+                    self.actions.push_back(Action::Quiet { flow });
+                }
+                Ok(())
+            }
+            PeerMessage::Credit { flow, received, until } => self.with_outflow(flow, |outflow, actions| {
+                if let Some(upto) = outflow.acknowledge(flow, received)? {
+                    actions.push_back(Action::Release { flow, upto });
+                }
+                outflow.credit(flow, until)
+            }),
+            PeerMessage::Grant { flow, grant, until } => self.with_outflow(flow, |outflow, _| {
+                outflow.grant(flow, grant)?;
+                outflow.credit(flow, until)
+            }),
+            PeerMessage::Stuck { flow, stuck } => self.with_outflow(flow, |_, actions| {
+                actions.push_back(Action::Stuck { flow, stuck });
+                Ok(())
+            }),
+            // The bytes themselves are the caller's to copy, who then says `placed`.
+            PeerMessage::Inline { .. } | PeerMessage::Ping(_) | PeerMessage::Pong(_) => Ok(()),
+            PeerMessage::Finished { flow, length } => {
+                if let Some(inflow) = self.incoming.get_mut(&flow) {
+                    inflow.finish(flow, length)?;
+                    self.arrived(flow);
+                }
+                Ok(())
+            }
+            PeerMessage::Aborted { flow, reason } => {
+                if self.incoming.contains_key(&flow) {
+                    self.actions.push_back(Action::Aborted { flow, reason });
+                    self.forget(flow);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn begin(&mut self, version: u32, life: u64, theirs: u64, flows: u32) -> Result<(), Violation> {
+        let Path::Silent { incarnation } = self.path else {
+            return Err(Violation::Order { message: "a beginning", when: "in the middle of a path" });
+        };
+        if version != PEER_VERSION {
+            return Err(Violation::Version { ours: PEER_VERSION, theirs: version });
+        }
+        if theirs != incarnation {
+            return Err(Violation::Order { message: "the beginning of another path", when: "on this one" });
+        }
+        if flows as usize > MAX_FLOWS {
+            return Err(Violation::TooMany { what: "flows", limit: MAX_FLOWS });
+        }
+        if self.peer_life.replace(life).is_some_and(|before| before != life) {
+            // What the peer's process knew is gone with it. Its new life gets our subscriptions, but not the streams.
+            self.last_peer_flow = None;
+            for (flow, _) in std::mem::take(&mut self.outgoing) {
+                self.actions.push_back(Action::Unsubscribed { flow });
+            }
+            for flow in self.incoming.keys().copied().collect::<Vec<_>>() {
+                let reason = "the node that has it was restarted".to_owned();
+                self.actions.push_back(Action::Aborted { flow, reason });
+                self.forget(flow);
+            }
+        }
+        self.path = Path::Resuming { incarnation, left: flows };
+        self.resumed(0);
+        Ok(())
+    }
+
+    fn peer_subscribes(&mut self, flow: FlowId, stream: StreamKey, received: u64, until: u64) -> Result<(), Violation> {
+        if let Some(outflow) = self.outgoing.get_mut(&flow) {
+            if let Some(upto) = outflow.resume(flow, stream, received, until)? {
+                self.actions.push_back(Action::Release { flow, upto });
+            }
+        } else {
+            if self.last_peer_flow.is_some_and(|last| flow <= last) {
+                let expected = "a number that it has not used before".to_owned();
+                return Err(Violation::Value { flow, what: "a subscription", value: flow.0.into(), expected });
+            }
+            if self.outgoing.len() >= MAX_FLOWS {
+                return Err(Violation::TooMany { what: "flows", limit: MAX_FLOWS });
+            }
+            self.last_peer_flow = Some(flow);
+            self.outgoing.insert(flow, Outflow::new(stream, received, until));
+            self.actions.push_back(Action::Subscribed { flow, stream, from: received });
+        }
+        self.tell_end(flow);
+        self.enlist(flow);
+        self.resumed(1);
+        Ok(())
+    }
+
+    /// So many more of the peer's subscriptions have come; after the last one, those that it no longer has are over.
+    fn resumed(&mut self, more: u32) {
+        let Path::Resuming { incarnation, left } = self.path else { return };
+        let left = left.saturating_sub(more);
+        self.path = Path::Resuming { incarnation, left };
+        if left > 0 {
+            return;
+        }
+        self.path = Path::Up { incarnation };
+        let over: Vec<FlowId> =
+            self.outgoing.iter().filter(|(_, outflow)| !outflow.is_resumed()).map(|(&flow, _)| flow).collect();
+        for flow in over {
+            self.outgoing.remove(&flow);
+            self.actions.push_back(Action::Unsubscribed { flow });
+        }
+    }
+}
+
+fn name(message: &PeerMessage) -> &'static str {
+    match message {
+        PeerMessage::Begin { .. } => "a beginning",
+        PeerMessage::Subscribe { .. } => "a subscription",
+        PeerMessage::Close { .. } => "the end of a subscription",
+        PeerMessage::Closed { .. } => "the answer to the end of a subscription",
+        PeerMessage::Credit { .. } => "credit",
+        PeerMessage::Grant { .. } => "a grant",
+        PeerMessage::Stuck { .. } => "a note on its readers",
+        PeerMessage::Inline { .. } => "bytes",
+        PeerMessage::Finished { .. } => "the end of a stream",
+        PeerMessage::Aborted { .. } => "the failure of a stream",
+        PeerMessage::Ping(_) | PeerMessage::Pong(_) => "a sign of life",
+    }
+}
