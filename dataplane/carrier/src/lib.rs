@@ -257,8 +257,8 @@ impl Worker<'_> {
         let mut limit = TICK;
         let mut ports: Vec<&mut dyn Wait> = vec![&mut self.listener];
         for peer in self.peers.values_mut() {
-            peer.link.settle(&mut peer.streams);
-            if let Some(at) = peer.streams.look_again_at() {
+            let credit_due = peer.link.settle(&mut peer.streams);
+            for at in credit_due.into_iter().chain(peer.streams.look_again_at()) {
                 limit = limit.min(at.saturating_duration_since(now));
             }
             peer.streams.wait_for(&mut ports);

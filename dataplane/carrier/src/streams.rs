@@ -306,6 +306,11 @@ impl Local for Streams {
         import.stream.landing().cloned()
     }
 
+    fn next_landing(&mut self, flow: FlowId) -> Option<Arc<Landing>> {
+        let import = self.imports.get(&flow).filter(|import| !import.closing)?;
+        import.stream.next_landing().cloned()
+    }
+
     fn commit(&mut self, flow: FlowId, upto: u64) {
         if let Some(import) = self.imports.get_mut(&flow).filter(|import| !import.closing) {
             let result = import.stream.commit(upto);

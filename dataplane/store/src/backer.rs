@@ -155,6 +155,7 @@ impl Store {
         if let Some(backer) = &mut self.backer {
             backer.under_way.remove(&stream);
         }
+        let has_come = result.is_ok();
         match result {
             // Its writer finds it there; if it is gone, others do.
             Ok(segment) => self.budget.free(Arc::new(WindowMemory { segment, size, writer })),
@@ -165,6 +166,7 @@ impl Store {
                 }
             }
         }
+        self.grant_backed_ahead(stream, has_come)?;
         self.feed_starved()
     }
 

@@ -93,6 +93,7 @@ impl Store {
     }
 
     fn serve(&mut self, id: StreamId, subscriber: Subscriber) -> Result<(), StoreError> {
+        self.enter_ahead(id);
         let Some(stream) = self.streams.get(&id) else { return Ok(()) };
         let Some(state) = stream.subscribers.get(&subscriber) else { return Ok(()) };
         let (Some(at), Some((process, port))) = (state.asked, state.reader) else { return Ok(()) };

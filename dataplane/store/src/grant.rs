@@ -9,7 +9,7 @@ use crate::stream::{PieceState, Place, SubscriberState};
 use crate::{ProcessId, Store, StoreEvent};
 use dflow_protocol::limits::{ARENA_SLOT, MAX_WINDOW, MIN_WINDOW};
 use dflow_protocol::message::{SegmentUse, ToFunction, Window};
-use dflow_protocol::words::{Progress, is_possible};
+use dflow_protocol::words::{Progress, State, is_possible};
 use dflow_protocol::{PortId, StreamId};
 use dflow_shm::HUGE_PAGE;
 use std::os::fd::AsFd;
@@ -41,6 +41,14 @@ impl Store {
         if self.streams.get(&stream).is_none_or(|stream| stream.producer != Some((process, port))) {
             // Its epoch is over, and so is the attempt soon.
             return Ok(());
+        }
+        let word = self.progress_word(process, port);
+        if word.is_some_and(|word| word.state != State::Open) {
+            // It asked before it knew that its stream ends here.
+            return Ok(());
+        }
+        if word.is_some_and(|word| word.offset < want.at) {
+            return self.grant_ahead(process, port, want);
         }
         self.events.push(StoreEvent::Parked(process));
         if want.least > MAX_WINDOW.min(self.budget.limit()) {
@@ -114,7 +122,7 @@ impl Store {
         })
     }
 
-    fn is_held_back(&mut self, process: ProcessId, stream: StreamId, want: Want) -> bool {
+    pub(crate) fn is_held_back(&mut self, process: ProcessId, stream: StreamId, want: Want) -> bool {
         self.has_no_credit(stream, want) || self.should_wait_elsewhere(process, stream, want)
     }
 
@@ -221,11 +229,16 @@ impl Store {
         self.serve_waiting_readers(id)?;
         self.release(id);
         if !ring {
-            let next = Want { at: end, least: MIN_WINDOW, since: want.since };
-            let (size, huge) = self.window_size(id, next, false);
-            self.back_ahead(process, id, size, huge);
+            self.back_behind(process, id, end);
         }
         Ok(true)
+    }
+
+    /// Has the window backed that a stream will want at `at`, the end of its last one.
+    pub(crate) fn back_behind(&mut self, process: ProcessId, id: StreamId, at: u64) {
+        let next = Want { at, least: MIN_WINDOW, since: Instant::now() };
+        let (size, huge) = self.window_size(id, next, false);
+        self.back_ahead(process, id, size, huge);
     }
 
     /// Room for an output: the first `size` bytes of a window.
@@ -247,7 +260,7 @@ impl Store {
 
     /// A ring suits a stream all of whose readers run and keep up, and none of which will read a byte twice. Its bytes
     /// are gone at once, so what has to be hashed cannot be in one.
-    fn ring_will_do(&mut self, id: StreamId) -> bool {
+    pub(crate) fn ring_will_do(&mut self, id: StreamId) -> bool {
         self.sample_readers(id);
         let Some(stream) = self.streams.get(&id) else { return false };
         let caught_up_from = stream.live().map_or(0, |piece| piece.base);
@@ -290,7 +303,7 @@ impl Store {
     }
 
     /// The size of a stream's next window if memory allows it, and whether it may have huge pages.
-    fn window_size(&self, id: StreamId, want: Want, ring: bool) -> (u64, bool) {
+    pub(crate) fn window_size(&self, id: StreamId, want: Want, ring: bool) -> (u64, bool) {
         let least = least_window(want);
         // What is fair where many streams share the budget.
         let producing = self.streams.values().filter(|stream| stream.producer.is_some()).count() as u64;
@@ -313,15 +326,18 @@ impl Store {
 
     /// The producer has left its window, or is gone.
     pub(crate) fn close_live(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
-        let producer = stream.producer;
-        let watermark = self.watermark_word(producer).unwrap_or(0);
-        let Some(stream) = self.streams.get_mut(&id) else { return };
-        if stream.live().is_none() {
-            return;
-        }
+        self.enter_ahead(id);
+        self.drop_ahead(id);
+        let Some(stream) = self.streams.get(&id) else { return };
+        let watermark = self.watermark_word(stream.producer).unwrap_or(0);
         let end = watermark.min(stream.room()).max(stream.watermark);
-        stream.watermark = end;
+        self.end_live(id, end);
+    }
+
+    /// The live window ends here.
+    pub(crate) fn end_live(&mut self, id: StreamId, end: u64) {
+        let Some(stream) = self.streams.get_mut(&id).filter(|stream| stream.live().is_some()) else { return };
+        stream.watermark = stream.watermark.max(end);
         let Some(piece) = stream.live_mut() else { return };
         let natural = piece.base + piece.capacity();
         piece.end = Some(end.max(piece.base));

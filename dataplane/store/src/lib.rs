@@ -10,6 +10,7 @@
 //! the hash thread and the one that backs windows run beside it. It believes no word and no message of a function: what
 //! cannot be is a [`StoreEvent::Misbehaved`] of that process alone.
 
+mod ahead;
 mod attempt;
 mod backer;
 mod deliver;

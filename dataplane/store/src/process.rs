@@ -59,6 +59,8 @@ pub(crate) struct Carrier {
     pub(crate) stuck: HashSet<PortId>,
     /// Pieces of streams that were aborted, by the port through which something may still land in them.
     pub(crate) quarantine: HashMap<PortId, Vec<PieceState>>,
+    /// Who waits for the window behind the present one, which is being backed.
+    pub(crate) ahead: HashMap<StreamId, (PortId, Want)>,
 }
 
 /// A window that a producer has asked for.

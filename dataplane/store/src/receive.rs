@@ -130,10 +130,8 @@ impl Store {
             },
             ToDaemon::NeedWindow { port, at, least, .. } => {
                 let word = self.check_words(id, *port, output(port)?)?;
-                if word.is_some_and(|word| word != Progress::open(*at))
-                    || *least == 0
-                    || process.starved.contains_key(port)
-                {
+                let wrong = |word| word != Progress::open(*at) && !self.may_ask_ahead(id, *port, *at, word);
+                if word.is_some_and(wrong) || *least == 0 || process.starved.contains_key(port) {
                     return Err(format!("it asked for {least} bytes at {at}, which is not where it writes"));
                 }
                 let stream = self.streams.get(&output(port)?);
@@ -290,6 +288,10 @@ impl Store {
             return Ok(());
         }
         let word = stream.ended.map_or(word, |ended| ended.offset);
+        if let Some(process) = self.processes.get_mut(&id) {
+            // A carrier asks before it knows whether more will come.
+            process.starved.remove(&port);
+        }
         if stream.replay.is_some() {
             return self.finish_replay(stream_id, word);
         }

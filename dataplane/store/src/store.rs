@@ -282,7 +282,8 @@ impl Store {
             subscriber.position = 0;
             subscriber.asked = None;
         }
-        let pieces = std::mem::take(&mut stream.pieces);
+        let mut pieces = std::mem::take(&mut stream.pieces);
+        pieces.extend(stream.ahead.take());
         if let Some((process, port)) = producer
             && let Some(process) = self.processes.get_mut(&process)
             && let Some(carrier) = &mut process.carrier
@@ -290,6 +291,7 @@ impl Store {
             // Another node may still write there: the carrier says when it does not.
             process.starved.remove(&port);
             process.outputs.remove(&port);
+            carrier.ahead.remove(&id);
             carrier.quarantine.insert(port, pieces);
             return;
         }

@@ -35,6 +35,8 @@ pub(crate) struct Stream {
     pub(crate) producer: Option<(ProcessId, PortId)>,
     /// In the order of their offsets, without gaps. The last one may be the live window.
     pub(crate) pieces: Vec<PieceState>,
+    /// The window behind the live one, where what comes from another node may land already.
+    pub(crate) ahead: Option<PieceState>,
     /// Its length, once it is finished.
     pub(crate) finished: Option<u64>,
     /// What its present producer's words said when they said that this is the end.
@@ -142,8 +144,10 @@ impl Stream {
     pub(crate) fn room(&self) -> u64 {
         match (&self.replay, self.live()) {
             (Some(replay), _) => replay.room(),
-            (None, Some(piece)) if piece.is_ring() => u64::MAX,
-            (None, Some(piece)) => piece.base + piece.capacity(),
+            (None, Some(piece)) => match self.ahead.as_ref().unwrap_or(piece) {
+                piece if piece.is_ring() => u64::MAX,
+                piece => piece.base + piece.capacity(),
+            },
             (None, None) => self.watermark,
         }
     }

@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 
 /// Writes that are handed out before the link looks again at what has come.
 const BATCH: usize = 32;
+/// So long the peer waits at most to hear of what it could hardly be waiting for: that a few bytes have arrived. A stream
+/// of small messages then costs one message of ours in this time, not one for each of its own.
+const CREDIT_DELAY: Duration = Duration::from_millis(1);
 /// A path is asked for a sign of life when it has given none for this part of the time after which it is lost.
 const ASK_AFTER: u32 = 4;
 
@@ -33,6 +36,12 @@ pub trait Local {
 
     /// Where the bytes of a stream arrive at present.
     fn landing(&mut self, flow: FlowId) -> Option<Arc<Landing>>;
+
+    /// Where they arrive after that, if that was told to the link already ([`Link::window`]).
+    fn next_landing(&mut self, flow: FlowId) -> Option<Arc<Landing>> {
+        let _ = flow;
+        None
+    }
 
     /// All bytes below this offset have arrived.
     fn commit(&mut self, flow: FlowId, upto: u64);
@@ -84,6 +93,8 @@ pub struct Link {
     heard: Instant,
     asked: bool,
     ping: u64,
+    /// Since when the peer has not been told everything.
+    owing: Option<Instant>,
 }
 
 impl Link {
@@ -99,6 +110,7 @@ impl Link {
             heard: Instant::now(),
             asked: false,
             ping: 0,
+            owing: None,
         }
     }
 
@@ -214,6 +226,8 @@ impl Link {
             busy = true;
             self.heard = Instant::now();
             self.asked = false;
+            // Who never comes to rest has to be told, too.
+            self.pay(self.heard);
         }
         for event in events.drain(..) {
             if let Err(error) = self.take_event(event, local) {
@@ -228,20 +242,36 @@ impl Link {
         busy
     }
 
-    /// Nothing else is to be done at present, and the caller is about to wait: what was put off is said now.
-    pub fn settle(&mut self, local: &mut impl Local) {
-        // While something comes every moment, what was put off goes with the next of it, or is not worth a message.
-        if self.path.as_mut().is_none_or(|path| path.is_quiet()) {
-            self.exchange.settle();
-            self.act(local);
+    /// Nothing else is to be done at present, and the caller is about to wait: what the peer could be waiting for is said
+    /// now. What can be put off for a little longer is said at the latest in the next call after the time returned, or in
+    /// the next [`Link::tick`].
+    pub fn settle(&mut self, local: &mut impl Local) -> Option<Instant> {
+        self.exchange.settle();
+        if self.exchange.owes_credit() {
+            self.pay(Instant::now());
+        } else {
+            self.owing = None;
         }
+        self.act(local);
         if let Some(path) = &mut self.path {
             path.rest();
+        }
+        self.owing.map(|since| since + CREDIT_DELAY)
+    }
+
+    /// Tells the peer what was put off, if that was long enough ago.
+    fn pay(&mut self, now: Instant) {
+        if !self.exchange.owes_credit() {
+            self.owing = None;
+        } else if now.saturating_duration_since(*self.owing.get_or_insert(now)) >= CREDIT_DELAY {
+            self.exchange.tell_all();
+            self.owing = None;
         }
     }
 
     /// To be called now and then: a path on which nothing has come for `limit` is lost. Asks for a sign of life before.
     pub fn tick(&mut self, now: Instant, limit: Duration) {
+        self.pay(now);
         let silence = now.saturating_duration_since(self.heard);
         let Some(path) = &mut self.path else { return };
         if silence >= limit {
@@ -294,7 +324,7 @@ impl Link {
             match action {
                 Action::Send(message) => self.send(&message),
                 Action::Regrant(flow) => {
-                    if let Some(landing) = local.landing(flow) {
+                    for landing in [local.landing(flow), local.next_landing(flow)].into_iter().flatten() {
                         self.window(flow, &landing, landing.room().end);
                     }
                 }

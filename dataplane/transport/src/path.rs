@@ -54,11 +54,6 @@ pub trait Path: Send {
     /// What has happened since the last call.
     fn poll(&mut self, events: &mut Vec<PathEvent>);
 
-    /// Whether nothing has passed for so long that what was put off is to be said now.
-    fn is_quiet(&mut self) -> bool {
-        true
-    }
-
     /// Whoever drives the path is about to sleep, and does not poll before it is woken. A path that wants to be polled
     /// again at once wakes it.
     fn rest(&mut self) {}

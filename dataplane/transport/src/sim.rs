@@ -10,6 +10,9 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
+/// The most windows of one flow into which bytes may be on their way.
+const MAX_WINDOWS: usize = 8;
+
 /// How the network behaves.
 #[derive(Clone, Copy, Debug)]
 pub struct SimConfig {
@@ -65,7 +68,8 @@ impl EndId {
 #[derive(Default)]
 struct End {
     events: VecDeque<PathEvent>,
-    landings: HashMap<FlowId, Arc<Landing>>,
+    /// In the order in which they were offered. Each ends where the next begins.
+    landings: HashMap<FlowId, Vec<Arc<Landing>>>,
     /// When the last message or ordered write arrives at this end.
     last_arrival: u64,
     /// Bytes that this end has sent and that have not arrived.
@@ -214,7 +218,8 @@ impl State {
                     sender.happened(PathEvent::Room);
                 }
                 let Some(end) = self.ends.get_mut(&to) else { return };
-                let Some(landing) = end.landings.get(&flow) else { return };
+                let landings = end.landings.get(&flow).into_iter().flatten();
+                let Some(landing) = landings.rev().find(|landing| landing.base() <= at) else { return };
                 // Copied only now: bytes that the sender has changed meanwhile would be seen.
                 match landing.place(at, &chunk.to_vec()) {
                     Ok(()) => end.happened(PathEvent::Placed { flow, at, length }),
@@ -265,7 +270,11 @@ impl Path for SimPath {
 
     fn offer(&mut self, flow: FlowId, _: GrantId, landing: &Arc<Landing>) -> Result<RemoteWindow, PathError> {
         self.with_end((), |end| {
-            end.landings.insert(flow, Arc::clone(landing));
+            let landings = end.landings.entry(flow).or_default();
+            if landings.len() >= MAX_WINDOWS {
+                landings.remove(0);
+            }
+            landings.push(Arc::clone(landing));
         });
         Ok(RemoteWindow::default())
     }

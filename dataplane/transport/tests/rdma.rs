@@ -336,7 +336,7 @@ fn whoever_rests_is_woken() {
     let mut paths = network.pair();
     for number in 0..20 {
         for path in &mut paths {
-            rest(path);
+            path.rest();
         }
         network.listener.hear();
         let ping = dflow_protocol::wire::PeerMessage::Ping(number);
@@ -347,28 +347,18 @@ fn whoever_rests_is_woken() {
     }
 }
 
-/// As a link does it; whether the path was quiet.
-fn rest(path: &mut RdmaPath) -> bool {
-    let quiet = path.is_quiet();
-    path.rest();
-    quiet
-}
-
 /// The device wakes nobody then, so the driver must not fall asleep.
 #[test]
 fn a_path_that_looks_for_completions_keeps_its_driver_awake() {
     let mut network = Rdma::new(idle(Idle::SPIN));
     let [mut one, mut other] = network.pair();
     let start = Instant::now();
-    let mut quiet = false;
-    for number in 0.. {
+    let mut rests = 0;
+    while start.elapsed() < Duration::from_millis(20) {
         network.listener.hear();
-        quiet |= rest(&mut one);
-        assert!(network.listener.ready(), "after {number} rests");
-        if quiet && start.elapsed() > Duration::from_millis(20) {
-            break;
-        }
-        assert!(start.elapsed() < PATIENCE, "what was put off would never be said");
+        one.rest();
+        rests += 1;
+        assert!(network.listener.ready(), "after {rests} rests");
     }
     other.send(&dflow_protocol::wire::PeerMessage::Ping(1)).expect("sent");
     look_until(&mut [one, other], |event| matches!(event, PathEvent::Message(_)));
@@ -384,7 +374,7 @@ fn after_the_time_for_looking_a_path_has_itself_woken() {
         let mut looks = 0;
         loop {
             network.listener.hear();
-            rest(&mut paths[0]);
+            paths[0].rest();
             if !network.listener.ready() {
                 break;
             }

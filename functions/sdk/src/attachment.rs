@@ -43,7 +43,7 @@ impl Attachment {
     #[must_use]
     pub fn incoming(&self, port: PortId) -> Incoming {
         let output = Output::new(Arc::clone(&self.session), Arc::clone(&self.name), port);
-        Incoming { output: Some(output), landing: None }
+        Incoming { output: Some(output), landing: None, next: None }
     }
 
     /// How many messages the store has ever sent. To be read before the streams are looked at, and given to
@@ -125,6 +125,8 @@ pub struct Incoming {
     output: Option<Output>,
     /// The window that is filled at present.
     landing: Option<Arc<Landing>>,
+    /// The one behind it, once there is one.
+    next: Option<Arc<Landing>>,
 }
 
 /// Where an incoming stream's bytes may land: [`Incoming::room`].
@@ -141,7 +143,8 @@ pub enum RoomFor {
 }
 
 impl Incoming {
-    /// Where bytes may land now. Never waits; where there is no room it asks the store in growing intervals.
+    /// Where bytes may land now. Never waits; where there is no room it asks the store in growing intervals, and for the
+    /// window behind the present one before that is full. To be called again as long as it names a new window.
     ///
     /// # Errors
     /// If the daemon is gone.
@@ -153,24 +156,48 @@ impl Incoming {
             RoomNow::Stuck => return Ok(RoomFor::Stuck),
             RoomNow::Unread => return Ok(RoomFor::Unread),
         };
-        let mut fresh = None;
-        if let Some(landing) = output.landing()
-            && self.landing.as_ref().is_none_or(|present| !present.is_same_window(&landing))
-        {
-            let landing = Arc::new(landing);
-            self.landing = Some(Arc::clone(&landing));
-            fresh = Some(landing);
+        if let Some(fresh) = self.enter().map(Arc::new) {
+            fresh.open(fresh.base()..until);
+            self.landing = Some(Arc::clone(&fresh));
+            return Ok(RoomFor::Until(until, Some(fresh)));
         }
+        let Some(output) = &self.output else { return Ok(RoomFor::Nothing) };
         if let Some(landing) = &self.landing {
             landing.open(output.written()..until);
         }
-        Ok(RoomFor::Until(until, fresh))
+        if let Some(next) = &self.next {
+            return Ok(RoomFor::Until(next.room().end, None));
+        }
+        let Some(next) = output.landing_ahead().map(Arc::new) else { return Ok(RoomFor::Until(until, None)) };
+        next.open(next.base()..next.base() + next.size());
+        self.next = Some(Arc::clone(&next));
+        Ok(RoomFor::Until(next.room().end, Some(next)))
+    }
+
+    /// Follows the output into its present window. If nobody has been told of that one yet, it stays where it is, and the
+    /// window is returned.
+    fn enter(&mut self) -> Option<Landing> {
+        let landing = self.output.as_ref()?.landing()?;
+        if self.landing.as_ref().is_some_and(|present| present.is_same_window(&landing)) {
+            return None;
+        }
+        match self.next.take_if(|next| next.is_same_window(&landing)) {
+            Some(next) => self.landing = Some(next),
+            None => return Some(landing),
+        }
+        None
     }
 
     /// The window that is filled at present.
     #[must_use]
     pub fn landing(&self) -> Option<&Arc<Landing>> {
         self.landing.as_ref()
+    }
+
+    /// The window behind the present one, if [`Incoming::room`] has named it.
+    #[must_use]
+    pub fn next_landing(&self) -> Option<&Arc<Landing>> {
+        self.next.as_ref()
     }
 
     /// How many bytes have been committed.
@@ -185,10 +212,13 @@ impl Incoming {
     /// If the daemon is gone.
     pub fn commit(&mut self, upto: u64) -> Result<(), Error> {
         let Some(output) = &mut self.output else { return Ok(()) };
-        if let Some(landing) = &self.landing {
+        // First of all: what is readable is not written any more.
+        for landing in self.landing.iter().chain(&self.next) {
             landing.open(upto..landing.room().end);
         }
-        output.commit(upto.saturating_sub(output.written()))
+        output.commit_landed(upto)?;
+        self.enter();
+        Ok(())
     }
 
     /// The stream is complete.
@@ -196,7 +226,7 @@ impl Incoming {
     /// # Errors
     /// If the daemon is gone.
     pub fn finish(&mut self) -> Result<(), Error> {
-        self.landing = None;
+        (self.landing, self.next) = (None, None);
         self.output.take().map_or(Ok(()), Output::finish)
     }
 
@@ -205,7 +235,7 @@ impl Incoming {
     /// # Errors
     /// If the daemon is gone.
     pub fn give_up(&mut self) -> Result<(), Error> {
-        self.landing = None;
+        (self.landing, self.next) = (None, None);
         self.output.take().map_or(Ok(()), |output| output.give_up())
     }
 

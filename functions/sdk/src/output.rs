@@ -30,6 +30,26 @@ pub(crate) enum RoomNow {
     Unread,
 }
 
+/// The window behind the present one, which is granted before that is full, so that whoever fills both from another node
+/// does not have to pause.
+enum Ahead {
+    /// None, and none is asked for before the stream has this length.
+    None { from: u64 },
+    /// It has been asked for.
+    Asked,
+    /// It is there.
+    Granted { window: Window, memory: Arc<Memory>, start: usize },
+}
+
+impl Ahead {
+    /// If the daemon does not grant one, it is asked again after this part of the present window.
+    const PARTS: u64 = 4;
+
+    fn from(length: u64) -> Self {
+        Self::None { from: length }
+    }
+}
+
 /// One output stream of a function.
 ///
 /// Everything written is readable at once: each write commits. A function that writes in small bits fills a
@@ -49,6 +69,8 @@ pub struct Output {
     stuck: bool,
     /// When the daemon may be asked again, and the pause after that.
     again: Option<(Instant, Duration)>,
+    /// For [`crate::Attachment`]: the window behind the present one.
+    ahead: Ahead,
     /// A room that does not fit into what is left of the window is filled here first.
     bounce: Vec<u8>,
 }
@@ -73,6 +95,7 @@ impl Output {
             unread: false,
             stuck: false,
             again: None,
+            ahead: Ahead::from(ARENA_SLOT / 2),
             bounce: Vec::new(),
         }
     }
@@ -248,13 +271,15 @@ impl Output {
         if self.unread {
             return Ok(RoomNow::Unread);
         }
+        self.enter_ahead();
         let room = self.writer.room(1);
         // What the daemon was asked for it decides for the stream as it is: until then nothing is written.
         if room == Room::Enough && !self.asked {
             (self.stuck, self.again) = (false, None);
+            self.ask_ahead()?;
             return Ok(RoomNow::Until(self.writer.room_end()));
         }
-        if !self.asked {
+        if !self.asked && !matches!(self.ahead, Ahead::Asked) {
             let held = room == Room::Held;
             match self.again {
                 // Readers that move make room by themselves; the daemon is asked only about those that do not.
@@ -270,6 +295,35 @@ impl Output {
         Ok(if self.stuck { RoomNow::Stuck } else { RoomNow::None })
     }
 
+    /// Asks for the window behind the present one. That is a matter of streams whose bytes are kept: the room of a ring is
+    /// granted as its readers move.
+    fn ask_ahead(&mut self) -> Result<(), Error> {
+        let (Ahead::None { from }, written) = (&self.ahead, self.writer.watermark()) else { return Ok(()) };
+        if written < *from || self.writer.remaining() == 0 {
+            return Ok(());
+        }
+        let at = written + self.writer.remaining();
+        self.ahead = Ahead::Asked;
+        self.session.send(&ToDaemon::NeedWindow { port: self.port, at, least: 1, held: false })
+    }
+
+    /// Goes on in the window behind the present one, if that is full.
+    fn enter_ahead(&mut self) {
+        let watermark = self.writer.watermark();
+        if let Ahead::Granted { window, .. } = &self.ahead
+            && window.base <= watermark
+            && let Ahead::Granted { window, memory, start } = std::mem::replace(&mut self.ahead, Ahead::from(watermark))
+        {
+            self.writer.set_window(&window, memory, start);
+        }
+    }
+
+    /// The window behind the present one, if there is one: nothing is written there, but it can be filled from outside.
+    pub(crate) fn landing_ahead(&self) -> Option<Landing> {
+        let Ahead::Granted { window, memory, start } = &self.ahead else { return None };
+        Some(Landing::new(window, Arc::clone(memory), *start))
+    }
+
     /// When [`Output::poll_room`] should be called again although nothing has happened.
     pub(crate) fn look_again_at(&self) -> Option<Instant> {
         if self.asked { None } else { self.again.map(|(at, _)| at) }
@@ -278,6 +332,27 @@ impl Output {
     /// The present window, to be filled from outside.
     pub(crate) fn landing(&self) -> Option<Landing> {
         self.writer.landing()
+    }
+
+    /// For [`crate::Attachment`]: commits bytes that have landed in the present window and in those behind it.
+    pub(crate) fn commit_landed(&mut self, upto: u64) -> Result<(), Error> {
+        loop {
+            let left = upto.saturating_sub(self.writer.watermark());
+            let here = left.min(self.writer.room_end().saturating_sub(self.writer.watermark()));
+            if here > 0 {
+                self.commit(here)?;
+            }
+            self.enter_ahead();
+            if here == left {
+                return Ok(());
+            }
+            if here == 0 && self.writer.room_end() <= self.writer.watermark() {
+                return Err(Error::new(format!(
+                    "bytes of the output '{}' have landed where it has no window",
+                    self.name
+                )));
+            }
+        }
     }
 
     /// For [`crate::Attachment`]: nothing lands in any window of this output any more, and it is given up.
@@ -301,8 +376,17 @@ impl Output {
                             (Arc::new(memory), 0)
                         }
                     };
-                    self.writer.set_window(&window, memory, start);
-                    self.asked = false;
+                    if matches!(self.ahead, Ahead::Asked) {
+                        self.ahead = Ahead::Granted { window, memory, start };
+                        self.enter_ahead();
+                    } else {
+                        self.writer.set_window(&window, memory, start);
+                        self.ahead = Ahead::from(self.writer.watermark());
+                        self.asked = false;
+                    }
+                }
+                Mail::Stay if matches!(self.ahead, Ahead::Asked) => {
+                    self.ahead = Ahead::from(self.writer.watermark() + self.writer.window_size() / Ahead::PARTS);
                 }
                 Mail::Stay => self.asked = false,
                 Mail::Stuck(answer) => {

@@ -216,6 +216,7 @@ impl Member {
                     }
                 }
                 node.step();
+                assert!(node.misbehaved.is_empty(), "{:?}", node.misbehaved);
             }
         });
         let traffic = Arc::new(Mutex::new(BTreeMap::new()));

@@ -8,6 +8,22 @@ use crate::wire::{FlowId, PeerMessage, StreamKey};
 const MAX_GAPS: usize = 65_536;
 /// How far a stream gets, as a part of its window, before the writing end is told without need.
 const STEPS: u64 = 8;
+/// So many bytes are worth a message of their own to a writing end that has nothing else to do. Fewer may wait: what they
+/// keep from being used again is a small part of the smallest ring.
+const WORTH: u64 = 32 * 1024;
+/// With less credit than this part of the window the writing end may soon have to stop.
+const LOW: u64 = 4;
+
+/// Why the writing end is told how far a stream is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Occasion {
+    /// Something has changed.
+    News,
+    /// This end has nothing else to do.
+    Rest,
+    /// It has been put off for long enough.
+    Due,
+}
 
 #[derive(Debug)]
 pub(super) struct Inflow {
@@ -117,14 +133,19 @@ impl Inflow {
         self.received() > self.told_received || self.until > self.told_until
     }
 
-    /// How far the stream is, for the writing end. `now`: whatever it is worth; otherwise if it has come far, or if the
-    /// writing end cannot go on without it.
-    pub(super) fn credit(&mut self, flow: FlowId, now: bool) -> Option<PeerMessage> {
+    /// How far the stream is, for the writing end, if it is worth a message on this occasion: it always is if the writing
+    /// end cannot go on without it.
+    pub(super) fn credit(&mut self, flow: FlowId, occasion: Occasion) -> Option<PeerMessage> {
+        if !self.has_news() {
+            return None;
+        }
         let step = (self.window / STEPS).max(1);
-        let worth = self.received() - self.told_received >= step
-            || self.until.saturating_sub(self.told_until) >= step
-            || (self.until > self.told_until && self.told_until == self.received());
-        if !self.has_news() || !(now || worth) {
+        let step = if occasion == Occasion::Rest { step.min(WORTH) } else { step };
+        let room = self.until.saturating_sub(self.told_until);
+        let left = self.told_until.saturating_sub(self.received());
+        let low = if occasion == Occasion::Rest { self.window / LOW } else { 0 };
+        let worth = self.received() - self.told_received >= step || room >= step || (room > 0 && left <= low);
+        if !(worth || occasion == Occasion::Due) {
             return None;
         }
         self.told_received = self.received();

@@ -1,6 +1,6 @@
 //! What the reading end does: it subscribes, grants windows, says how far the bytes have come.
 
-use super::inflow::Inflow;
+use super::inflow::{Inflow, Occasion};
 use super::{Action, Exchange, Path, TooManyFlows, Violation};
 use crate::limits::MAX_FLOWS;
 use crate::wire::{FlowId, Grant, GrantId, PeerMessage, StreamKey};
@@ -66,7 +66,7 @@ impl Exchange {
     pub fn room(&mut self, flow: FlowId, until: u64) {
         if let Some(inflow) = self.incoming.get_mut(&flow) {
             inflow.room(until);
-            self.credit(flow, false);
+            self.credit(flow, Occasion::News);
         }
     }
 
@@ -93,13 +93,25 @@ impl Exchange {
         Ok(())
     }
 
-    /// Nothing else is to be done at present: what could be put off is said now.
+    /// Nothing else is to be done at present: the peer is told what it could be waiting for.
     pub fn settle(&mut self) {
-        if self.path == Path::Down {
-            return;
-        }
+        self.tell_lagging(Occasion::Rest);
+    }
+
+    /// Whether there is something that the peer was not told because it can wait, though not for ever.
+    #[must_use]
+    pub fn owes_credit(&self) -> bool {
+        !self.lagging.is_empty()
+    }
+
+    /// What was put off is said now.
+    pub fn tell_all(&mut self) {
+        self.tell_lagging(Occasion::Due);
+    }
+
+    fn tell_lagging(&mut self, occasion: Occasion) {
         for flow in std::mem::take(&mut self.lagging) {
-            self.credit(flow, true);
+            self.credit(flow, occasion);
         }
     }
 
@@ -110,17 +122,17 @@ impl Exchange {
             self.actions.push_back(Action::Ended { flow, length });
             self.forget(flow);
         } else {
-            self.credit(flow, false);
+            self.credit(flow, Occasion::News);
         }
     }
 
-    /// Tells the writing end how far a flow is, if it is worth a message; `now`: whatever it is worth.
-    fn credit(&mut self, flow: FlowId, now: bool) {
+    /// Tells the writing end how far a flow is, if it is worth a message on this occasion.
+    fn credit(&mut self, flow: FlowId, occasion: Occasion) {
         if self.path == Path::Down {
             return;
         }
         let Some(inflow) = self.incoming.get_mut(&flow) else { return };
-        if let Some(message) = inflow.credit(flow, now) {
+        if let Some(message) = inflow.credit(flow, occasion) {
             self.lagging.remove(&flow);
             self.send(message);
         } else if inflow.has_news() {

@@ -65,7 +65,7 @@ pub struct RdmaPath {
     found: Vec<PathEvent>,
     had_room: bool,
     idle: Idle,
-    /// Something has passed since the last [`Path::is_quiet`].
+    /// Something has passed since the last [`Path::rest`].
     moved: bool,
     /// How often nothing had, since when, and for how long: as of the last look at the clock.
     looks: u32,
@@ -241,15 +241,11 @@ impl Path for RdmaPath {
         }
     }
 
-    fn is_quiet(&mut self) -> bool {
-        self.listen();
-        self.silence >= QUIET.min(self.idle.spin)
-    }
-
     fn rest(&mut self) {
         if self.lost.is_some() {
             return;
         }
+        self.listen();
         if self.silence >= QUIET.min(self.idle.spin) {
             self.flight.rest();
             self.sources.rest();
