@@ -25,13 +25,15 @@ pub struct SimConfig {
     /// Bytes are cut into packets of random sizes up to this many, which arrive in any order; 0: one packet a write, in
     /// the order in which they were written.
     pub packet: u64,
+    /// Bytes that an end can send in a tick; 0: as many as it likes.
+    pub bandwidth: u64,
     /// Bytes that may be under way before [`Path::has_room`] says no.
     pub in_flight: u64,
 }
 
 impl Default for SimConfig {
     fn default() -> Self {
-        Self { delay: (5, 50), loss_per_mille: 20, resend_after: 400, packet: 9000, in_flight: 1 << 20 }
+        Self { delay: (5, 50), loss_per_mille: 20, resend_after: 400, packet: 9000, bandwidth: 0, in_flight: 1 << 20 }
     }
 }
 
@@ -72,6 +74,8 @@ struct End {
     landings: HashMap<FlowId, Vec<Arc<Landing>>>,
     /// When the last message or ordered write arrives at this end.
     last_arrival: u64,
+    /// When everything that this end has sent is out.
+    sent_at: u64,
     /// Bytes that this end has sent and that have not arrived.
     in_flight: u64,
     lost: bool,
@@ -157,6 +161,18 @@ impl SimNet {
         true
     }
 
+    /// Sets the clock to this tick, if it is not further already. Everything arrives that arrives until then.
+    pub fn advance_to(&self, now: u64) {
+        let mut state = self.lock();
+        while let Some(entry) = state.under_way.first_entry().filter(|entry| entry.key().0 <= now) {
+            let (at, _) = *entry.key();
+            let packet = entry.remove();
+            state.now = state.now.max(at);
+            state.deliver(packet);
+        }
+        state.now = state.now.max(now);
+    }
+
     /// A number below `limit` that follows from the seed.
     #[must_use]
     pub fn random(&self, limit: u64) -> u64 {
@@ -194,11 +210,19 @@ impl State {
     }
 
     /// When something arrives that must not overtake what was sent before it.
-    fn in_order(&mut self, to: EndId) -> u64 {
-        let at = self.now + self.delay();
+    fn in_order(&mut self, to: EndId, sent: u64) -> u64 {
+        let at = sent + self.delay();
         let Some(end) = self.ends.get_mut(&to) else { return at };
         end.last_arrival = end.last_arrival.max(at);
         end.last_arrival
+    }
+
+    /// When so many bytes are out that an end sends now.
+    fn sent(&mut self, from: EndId, bytes: u64) -> u64 {
+        let (now, bandwidth) = (self.now, self.config.bandwidth);
+        let Some(end) = self.ends.get_mut(&from).filter(|_| bandwidth > 0) else { return now };
+        end.sent_at = end.sent_at.max(now) + bytes.div_ceil(bandwidth);
+        end.sent_at
     }
 
     fn deliver(&mut self, packet: Packet) {
@@ -262,7 +286,8 @@ impl Path for SimPath {
         let mut state = self.net.lock();
         let to = self.id.other();
         if state.ends.get(&self.id).is_some_and(|end| !end.lost) {
-            let at = state.in_order(to);
+            let now = state.now;
+            let at = state.in_order(to, now);
             state.post(at, Packet::Message { to, bytes });
         }
         Ok(())
@@ -303,7 +328,8 @@ impl Path for SimPath {
                 if packet == 0 { left } else { left.min(usize::try_from(1 + state.below(packet)).unwrap_or(left)) };
             let start = chunk.start() + done;
             let part = Chunk::new(Arc::clone(chunk.memory()), start..start + length);
-            let at = if packet == 0 { state.in_order(to) } else { state.now + state.delay() };
+            let sent = state.sent(self.id, length as u64);
+            let at = if packet == 0 { state.in_order(to, sent) } else { sent + state.delay() };
             let offset = order.at + done as u64;
             state.post(at, Packet::Bytes { to, flow: order.flow, at: offset, chunk: part });
             done += length;
@@ -331,7 +357,8 @@ impl Drop for SimPath {
         };
         state.under_way.retain(|_, packet| !concerns(packet));
         if state.ends.contains_key(&other) {
-            let at = state.in_order(other);
+            let now = state.now;
+            let at = state.in_order(other, now);
             state.post(at, Packet::Cut { end: other });
         }
     }

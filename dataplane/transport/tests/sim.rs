@@ -44,7 +44,7 @@ proptest! {
         in_flight in 4096u64..1 << 20,
         cuts in proptest::collection::vec(1u64..2000, 0..5),
     ) {
-        let config = SimConfig { delay: (1, 1 + delay), loss_per_mille: loss, resend_after: 300, packet, in_flight };
+        let config = SimConfig { delay: (1, 1 + delay), loss_per_mille: loss, resend_after: 300, packet, bandwidth: 0, in_flight };
         let mut world = World::new(Simulated(SimNet::new(seed, config)));
         for (number, &length) in (0..).zip(&lengths) {
             let (from, to) = (number as usize % 2, 1 - number as usize % 2);

@@ -25,6 +25,8 @@ pub struct Cluster {
     epochs: BTreeMap<u32, u32>,
     /// Readers on other nodes have numbers of their own.
     next_subscriber: u32,
+    /// Whether the streams keep all their bytes, as those do that a retry may need again.
+    pub keep: bool,
 }
 
 struct Member {
@@ -38,12 +40,21 @@ struct Member {
 impl Cluster {
     /// Nodes with this memory budget each, every one connected with the next.
     pub fn new(count: usize, memory: u64) -> Self {
-        let net = SimNet::new(7, SimConfig { delay: (1, 20), ..SimConfig::default() });
+        Self::over(SimConfig { delay: (1, 20), ..SimConfig::default() }, false, count, memory)
+    }
+
+    /// The same over a network of this kind. `paced`: a tick takes a microsecond; otherwise as little time as possible.
+    pub fn over(config: SimConfig, paced: bool, count: usize, memory: u64) -> Self {
+        let net = SimNet::new(7, config);
         let stop = Arc::new(AtomicBool::new(false));
         let (clock_net, clock_stop) = (net.clone(), Arc::clone(&stop));
         let clock = std::thread::spawn(move || {
+            let start = Instant::now();
             while !clock_stop.load(Ordering::Relaxed) {
-                if clock_net.advance() {
+                if paced {
+                    clock_net.advance_to(start.elapsed().as_micros() as u64);
+                }
+                if !paced && clock_net.advance() {
                     // Others want the network, too, and its lock is not a fair one.
                     std::thread::yield_now();
                 } else {
@@ -60,6 +71,7 @@ impl Cluster {
             incarnation: 0,
             epochs: BTreeMap::new(),
             next_subscriber: 1 << 20,
+            keep: false,
         };
         (1..count).for_each(|number| cluster.connect(number - 1, number));
         cluster
@@ -88,21 +100,30 @@ impl Cluster {
     /// Stream `stream` is written on one node and read on another, by these functions through these inputs.
     pub fn cross(&mut self, stream: u32, from: usize, to: usize, readers: &[(u32, u32)]) {
         self.epochs.insert(stream, 1);
-        self.on(from, move |node| node.store.open_stream(StreamId(stream), false));
+        let keep = self.keep;
+        self.on(from, move |node| node.store.open_stream(StreamId(stream), keep));
         self.pass_on(stream, from, to, readers);
     }
 
     /// Stream `stream`, which is on one node, is read on another, too.
     pub fn pass_on(&mut self, stream: u32, from: usize, to: usize, readers: &[(u32, u32)]) {
-        let readers = readers.to_vec();
+        let (readers, keep) = (readers.to_vec(), self.keep);
         self.on(to, move |node| {
             node.store.open_stream(StreamId(stream), false);
             for (instance, input) in readers {
                 let subscriber = Subscriber { instance: InstanceId(instance), input };
-                node.store.subscribe(StreamId(stream), subscriber, false);
+                node.store.subscribe(StreamId(stream), subscriber, keep);
             }
         });
         self.attach(stream, from, to);
+    }
+
+    /// Nobody reads the stream any more that was the last to cross from one node to another: its memory is for others.
+    pub fn forget(&self, stream: u32, from: usize, to: usize, reader: u32) {
+        for (node, instance) in [(from, self.next_subscriber), (to, reader)] {
+            let subscriber = Subscriber { instance: InstanceId(instance), input: 0 };
+            self.on(node, move |node| node.store.unsubscribe(StreamId(stream), subscriber));
+        }
     }
 
     fn attach(&mut self, stream: u32, from: usize, to: usize) {
