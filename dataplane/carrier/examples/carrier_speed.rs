@@ -178,7 +178,7 @@ fn cpu() -> f64 {
     for task in std::fs::read_dir("/proc/self/task").expect("this process").flatten() {
         let Ok(stat) = std::fs::read_to_string(task.path().join("stat")) else { continue };
         let Some((name, rest)) = stat.rsplit_once(')') else { continue };
-        if name.contains("(carrier") {
+        if name.ends_with("(carrier") || name.ends_with("(watch") {
             ticks += rest.split_whitespace().skip(11).take(2).filter_map(|word| word.parse::<u64>().ok()).sum::<u64>();
         }
     }

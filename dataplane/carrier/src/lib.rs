@@ -8,12 +8,13 @@
 //! Above it are `dflow-transport`, whose [`Link`] decides what is sent, and the SDK, through which it reads and writes;
 //! the worker tells it which streams cross ([`Command`]).
 
+mod ports;
 mod streams;
 
 use dflow_function::Attachment;
 use dflow_protocol::PortId;
 use dflow_protocol::wire::StreamKey;
-use dflow_shm::{Doorbell, Listener, Wait};
+use dflow_shm::{Doorbell, Listener, Wait, Watchers};
 use dflow_transport::{Link, LinkEvent, Path, PathKind, Traffic};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -28,6 +29,9 @@ use streams::Streams;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub u32);
 
+/// Ports whose words the carrier watches itself while it sleeps; other threads watch those that were active longer ago. As
+/// many as one sleep can watch well.
+const WATCHED: usize = 64;
 /// How often a silent path is looked at.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -91,10 +95,11 @@ impl Carrier {
     ) -> std::io::Result<Self> {
         let (commands, queue) = channel();
         let bell = Arc::new(Doorbell::default());
-        let listener = Listener::new(Arc::clone(&bell));
+        let (listener, watchers) = (Listener::new(Arc::clone(&bell)), Watchers::new(Arc::clone(&bell)));
         let run = move || {
             let result = Attachment::open(socket).map_err(|error| error.to_string()).and_then(|attachment| {
-                Worker { attachment, queue, listener, peers: BTreeMap::new(), life, silence, report: &report }.run()
+                let peers = BTreeMap::new();
+                Worker { attachment, queue, listener, watchers, peers, life, silence, report: &report }.run()
             });
             if let Err(reason) = result {
                 report(Report::Failed(reason));
@@ -147,6 +152,7 @@ struct Worker<'a> {
     attachment: Attachment,
     queue: Receiver<Command>,
     listener: Listener,
+    watchers: Watchers,
     peers: BTreeMap<NodeId, Peer>,
     life: u64,
     silence: Duration,
@@ -168,9 +174,16 @@ impl Peer {
 impl Worker<'_> {
     fn run(mut self) -> Result<(), String> {
         let mut tick = Instant::now();
+        let mut seen = None;
         loop {
             self.listener.hear();
             let news = self.attachment.news();
+            if seen.replace(news) != Some(news) {
+                self.wake_those_with_mail();
+            }
+            for port in self.watchers.take_news() {
+                self.wake(PortId(u32::try_from(port).unwrap_or(u32::MAX)));
+            }
             let mut busy = false;
             loop {
                 match self.queue.try_recv() {
@@ -209,6 +222,18 @@ impl Worker<'_> {
         }
     }
 
+    fn wake_those_with_mail(&mut self) {
+        match self.attachment.ports_with_mail() {
+            Ok(ports) => ports.into_iter().for_each(|port| self.wake(port)),
+            // The store is gone: each of them finds that.
+            Err(_) => self.peers.values_mut().for_each(|peer| peer.streams.wake_all()),
+        }
+    }
+
+    fn wake(&mut self, port: PortId) {
+        self.peers.values_mut().any(|peer| peer.streams.wake(port));
+    }
+
     fn peer(&mut self, id: NodeId) -> &mut Peer {
         let life = self.life;
         let new = || Peer { link: Link::new(life), streams: Streams::default(), told: Default::default(), number: 0 };
@@ -219,12 +244,12 @@ impl Worker<'_> {
         match command {
             Command::Export(id, stream, port) => {
                 let outgoing = self.attachment.outgoing(port);
-                self.peer(id).streams.export(stream, outgoing);
+                self.peer(id).streams.export(stream, port, outgoing);
             }
             Command::Import(id, stream, port) => {
                 let incoming = self.attachment.incoming(port);
                 let peer = self.peer(id);
-                peer.streams.import(&mut peer.link, stream, incoming);
+                peer.streams.import(&mut peer.link, stream, port, incoming);
             }
             Command::Drop(stream) => {
                 for peer in self.peers.values_mut() {
@@ -255,12 +280,14 @@ impl Worker<'_> {
     /// Says what was put off, and waits.
     fn rest(&mut self, news: u64, now: Instant) {
         let mut limit = TICK;
+        let most = WATCHED / self.peers.len().max(1);
         let mut ports: Vec<&mut dyn Wait> = vec![&mut self.listener];
         for peer in self.peers.values_mut() {
             let credit_due = peer.link.settle(&mut peer.streams);
             for at in credit_due.into_iter().chain(peer.streams.look_again_at()) {
                 limit = limit.min(at.saturating_duration_since(now));
             }
+            peer.streams.rest(most, &mut self.watchers);
             peer.streams.wait_for(&mut ports);
         }
         self.attachment.wait(&mut ports, news, limit);

@@ -1,10 +1,12 @@
 //! This node's streams as one link sees them.
 
+use crate::ports::Ports;
 use crate::{Crossing, Report};
 use dflow_function::{Incoming, Outgoing, RoomFor};
+use dflow_protocol::PortId;
 use dflow_protocol::limits::ARENA_SLOT;
 use dflow_protocol::wire::{FlowId, StreamKey};
-use dflow_shm::{Landing, Staging, Wait};
+use dflow_shm::{Landing, PeerWord, Staging, Wait, Watchers};
 use dflow_transport::{Chunk, Link, Local};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -14,18 +16,37 @@ use std::time::Instant;
 const STAGING: usize = 256 * 1024;
 
 /// The streams that pass between this node and one other.
+///
+/// Only those are looked at to which something can have happened: those that are awake. What wakes a stream: the link has
+/// something for it, or wants something of it; a message of the store; a word for which it waits, where [`Watchers`] watch
+/// that or the carrier itself does.
 pub(super) struct Streams {
-    exports: HashMap<StreamKey, Export>,
+    exports: Ports<StreamKey, Export>,
+    imports: Ports<FlowId, Import>,
     /// What the peer reads.
     readers: BTreeMap<FlowId, StreamKey>,
-    imports: BTreeMap<FlowId, Import>,
+    /// The same, by stream.
+    flows: HashMap<StreamKey, FlowId>,
+    places: HashMap<PortId, Place>,
+    /// Ports that were woken although they are watched.
+    unwatched: Vec<PortId>,
+    /// How often they have been looked at.
+    turn: u64,
     failures: Vec<Report>,
     staging: Staging,
+}
+
+/// Whose port it is.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Export(StreamKey),
+    Import(FlowId),
 }
 
 /// A stream of this node's.
 struct Export {
     stream: Outgoing,
+    watch: Watch,
     flow: Option<FlowId>,
     /// Bytes that were lent and that the peer does not have yet, with the stream offset of the first of each.
     lent: VecDeque<(u64, Chunk)>,
@@ -37,6 +58,7 @@ struct Export {
 /// A stream of the peer's.
 struct Import {
     stream: Incoming,
+    watch: Watch,
     key: StreamKey,
     told: u64,
     stuck: bool,
@@ -44,12 +66,25 @@ struct Import {
     closing: bool,
 }
 
+/// What a port waits for, and who waits.
+struct Watch {
+    port: PortId,
+    /// The turn in which something happened last.
+    active: u64,
+    /// The watchers have its word.
+    is_watched: bool,
+}
+
 impl Default for Streams {
     fn default() -> Self {
         Self {
-            exports: HashMap::new(),
+            exports: Ports::default(),
+            imports: Ports::default(),
             readers: BTreeMap::new(),
-            imports: BTreeMap::new(),
+            flows: HashMap::new(),
+            places: HashMap::new(),
+            unwatched: Vec::new(),
+            turn: 0,
             failures: Vec::new(),
             staging: Staging::new(STAGING),
         }
@@ -58,13 +93,20 @@ impl Default for Streams {
 
 impl Streams {
     /// The peer may read this stream, or does already.
-    pub(super) fn export(&mut self, key: StreamKey, stream: Outgoing) {
-        let flow = self.readers.iter().find(|(_, wanted)| **wanted == key).map(|(&flow, _)| flow);
-        self.exports.insert(key, Export { stream, flow, lent: VecDeque::new(), told: 0, finished: false });
+    pub(super) fn export(&mut self, key: StreamKey, port: PortId, stream: Outgoing) {
+        let flow = self.flows.get(&key).copied();
+        let watch = Watch::new(port);
+        self.places.insert(port, Place::Export(key));
+        let before =
+            self.exports.insert(key, Export { stream, watch, flow, lent: VecDeque::new(), told: 0, finished: false });
+        if let Some(before) = before {
+            self.places.remove(&before.watch.port);
+            self.unwatched.push(before.watch.port);
+        }
     }
 
     /// This stream comes from the peer.
-    pub(super) fn import(&mut self, link: &mut Link, key: StreamKey, mut stream: Incoming) {
+    pub(super) fn import(&mut self, link: &mut Link, key: StreamKey, port: PortId, mut stream: Incoming) {
         // The first window is there already, if it is a slot of the arena; bytes come into it inside of messages.
         let until = match stream.room(Instant::now()) {
             Ok(RoomFor::Until(until, _)) if is_first(stream.landing()) => until,
@@ -72,7 +114,10 @@ impl Streams {
         };
         match link.subscribe(key, until) {
             Ok(flow) => {
-                self.imports.insert(flow, Import { stream, key, told: until, stuck: false, closing: false });
+                let watch = Watch::new(port);
+                self.places.insert(port, Place::Import(flow));
+                let import = Import { stream, watch, key, told: until, stuck: false, closing: false };
+                self.imports.insert(flow, import);
             }
             Err(error) => self.failures.push(Report::ImportFailed(key, error.to_string())),
         }
@@ -80,10 +125,10 @@ impl Streams {
 
     /// The epoch is over.
     pub(super) fn drop_stream(&mut self, link: &mut Link, key: StreamKey) {
-        if let Some(Export { flow: Some(flow), .. }) = self.exports.remove(&key) {
+        if let Some(Export { flow: Some(flow), .. }) = self.remove_export(key) {
             link.abort(flow, "its epoch was aborted");
         }
-        for (&flow, import) in self.imports.iter_mut().filter(|(_, import)| import.key == key) {
+        for (&flow, import) in self.imports.all_mut().filter(|(_, import)| import.key == key) {
             import.close(link, flow);
         }
     }
@@ -91,15 +136,16 @@ impl Streams {
     /// Looks what has been written and read on this node; whether it was something.
     pub(super) fn look(&mut self, link: &mut Link, now: Instant) -> bool {
         let mut busy = false;
-        for (&key, export) in &mut self.exports {
+        self.turn += 1;
+        for (&key, export) in self.exports.awake_mut() {
             match export.look(link) {
-                Ok(did) => busy |= did,
+                Ok(did) => busy |= export.watch.note(did, self.turn),
                 Err(error) => self.failures.push(Report::ExportFailed(key, error.to_string())),
             }
         }
-        for (&flow, import) in &mut self.imports {
+        for (&flow, import) in self.imports.awake_mut() {
             match import.look(link, flow, now) {
-                Ok(did) => busy |= did,
+                Ok(did) => busy |= import.watch.note(did, self.turn),
                 Err(error) => {
                     import.close(link, flow);
                     self.failures.push(Report::ImportFailed(import.key, error.to_string()));
@@ -114,6 +160,58 @@ impl Streams {
         Crossing { coming: self.imports.len(), going: self.readers.len() }
     }
 
+    /// Something may have happened to this port; whether it is one of these streams'.
+    pub(super) fn wake(&mut self, port: PortId) -> bool {
+        match self.places.get(&port) {
+            Some(&Place::Export(key)) => _ = self.wake_export(&key),
+            Some(&Place::Import(flow)) => _ = self.wake_import(flow),
+            None => return false,
+        }
+        true
+    }
+
+    /// Something may have happened to every port.
+    pub(super) fn wake_all(&mut self) {
+        for port in self.places.keys().copied().collect::<Vec<_>>() {
+            self.wake(port);
+        }
+    }
+
+    /// Nothing is to be done at present. Streams that wait for nothing on this node fall asleep, and of those that wait for
+    /// a word of somebody's only the `most` that were active last stay awake, if there are more.
+    pub(super) fn rest(&mut self, most: usize, watchers: &mut Watchers) {
+        for port in self.unwatched.drain(..) {
+            watchers.forget(port.0.into());
+        }
+        self.exports.lull(|_, export| !export.waits());
+        self.imports.lull(|_, import| !import.waits());
+        let exports = self.exports.awake().map(|export| export.watch.active);
+        let imports = self.imports.awake().map(|import| import.watch.active);
+        let mut active: Vec<u64> = exports.chain(imports).collect();
+        if active.len() <= most {
+            return;
+        }
+        // Half of them, so that this is not due again at once.
+        let mut left = active.len() - most / 2;
+        let (_, &mut last, _) = active.select_nth_unstable(left - 1);
+        let mut list = Vec::new();
+        let mut leave = |watch: &mut Watch, port: Option<&mut dyn Wait>| {
+            let leaves = left > 0 && watch.active <= last && port.is_some_and(|port| watch.leave(port, &mut list));
+            left -= usize::from(leaves);
+            leaves
+        };
+        self.exports.lull(|_, export| leave(&mut export.watch, Some(export.stream.as_wait())));
+        self.imports.lull(|_, import| {
+            import.stream.look_again_at().is_none() && leave(&mut import.watch, import.stream.as_wait())
+        });
+        if let Err(error) = watchers.watch(&mut list) {
+            tracing::warn!(%error, "cannot start a thread that watches idle streams: they are looked at now and then");
+        }
+        for (name, ..) in list {
+            self.wake(PortId(u32::try_from(name).unwrap_or(u32::MAX)));
+        }
+    }
+
     /// Streams that will not come, and those that cannot be read.
     pub(super) fn take_failures(&mut self) -> Vec<Report> {
         std::mem::take(&mut self.failures)
@@ -121,25 +219,56 @@ impl Streams {
 
     /// When [`Streams::look`] is due although nothing has happened.
     pub(super) fn look_again_at(&self) -> Option<Instant> {
-        self.imports.values().filter(|import| !import.closing).filter_map(|import| import.stream.look_again_at()).min()
+        self.imports.awake().filter(|import| !import.closing).filter_map(|import| import.stream.look_again_at()).min()
     }
 
-    /// Adds what can end a wait.
+    /// Adds what can end a wait, and is not watched by others.
     pub(super) fn wait_for<'a>(&'a mut self, ports: &mut Vec<&'a mut dyn Wait>) {
-        for export in self.exports.values_mut() {
-            // While there are bytes that were not lent, it is the peer that does not go on.
-            if export.flow.is_some() && !export.finished && export.stream.position() >= export.told {
-                ports.push(export.stream.as_wait());
-            }
+        ports.extend(self.exports.awake_mut().filter(|(_, it)| it.waits()).map(|(_, export)| export.stream.as_wait()));
+        ports.extend(
+            self.imports
+                .awake_mut()
+                .filter(|(_, it)| it.waits_for_readers())
+                .filter_map(|(_, import)| import.stream.as_wait()),
+        );
+    }
+}
+
+impl Watch {
+    fn new(port: PortId) -> Self {
+        Self { port, active: 0, is_watched: false }
+    }
+
+    /// Notes whether something has happened.
+    fn note(&mut self, did: bool, turn: u64) -> bool {
+        if did {
+            self.active = turn;
         }
-        for import in self.imports.values_mut() {
-            // While there is room, it is the peer that does not go on.
-            if !import.closing
-                && import.stream.written() >= import.told
-                && let Some(port) = import.stream.as_wait()
-            {
-                ports.push(port);
-            }
+        did
+    }
+
+    /// Leaves the port to the watchers, unless something has happened to it already. One that waits for a message of the
+    /// store has no word to be watched.
+    fn leave(&mut self, port: &mut dyn Wait, list: &mut Vec<(u64, PeerWord, u64)>) -> bool {
+        port.announce();
+        if port.ready() {
+            port.retract();
+            return false;
+        }
+        if let Some((word, value)) = port.peer_word() {
+            self.is_watched = true;
+            list.push((self.port.0.into(), word, value));
+        }
+        true
+    }
+
+    /// The port is looked at again.
+    fn resume(&mut self, port: Option<&mut dyn Wait>, unwatched: &mut Vec<PortId>) {
+        if std::mem::take(&mut self.is_watched) {
+            unwatched.push(self.port);
+        }
+        if let Some(port) = port {
+            port.retract();
         }
     }
 }
@@ -150,6 +279,11 @@ fn is_first(landing: Option<&Arc<Landing>>) -> bool {
 }
 
 impl Export {
+    /// Whether it waits for its producer: while there are bytes that were not lent, it is the peer that does not go on.
+    fn waits(&self) -> bool {
+        self.flow.is_some() && !self.finished && self.stream.position() >= self.told
+    }
+
     fn look(&mut self, link: &mut Link) -> Result<bool, dflow_function::Error> {
         let (Some(flow), false) = (self.flow, self.finished) else { return Ok(false) };
         match self.stream.look() {
@@ -207,6 +341,16 @@ impl Export {
 }
 
 impl Import {
+    /// Whether it waits for something on this node.
+    fn waits(&self) -> bool {
+        self.waits_for_readers() || (!self.closing && self.stream.look_again_at().is_some())
+    }
+
+    /// Whether it waits for its readers: while there is room, it is the peer that does not go on.
+    fn waits_for_readers(&self) -> bool {
+        !self.closing && self.stream.written() >= self.told
+    }
+
     fn look(&mut self, link: &mut Link, flow: FlowId, now: Instant) -> Result<bool, dflow_function::Error> {
         if self.closing {
             return Ok(false);
@@ -252,6 +396,30 @@ impl Streams {
         self.exports.get_mut(self.readers.get(&flow)?)
     }
 
+    fn wake_export(&mut self, key: &StreamKey) -> Option<&mut Export> {
+        let unwatched = &mut self.unwatched;
+        self.exports.wake(key, |export| export.watch.resume(Some(export.stream.as_wait()), unwatched))
+    }
+
+    fn wake_import(&mut self, flow: FlowId) -> Option<&mut Import> {
+        let unwatched = &mut self.unwatched;
+        self.imports.wake(&flow, |import| import.watch.resume(import.stream.as_wait(), unwatched))
+    }
+
+    fn remove_export(&mut self, key: StreamKey) -> Option<Export> {
+        let export = self.exports.remove(&key)?;
+        self.places.remove(&export.watch.port);
+        self.unwatched.push(export.watch.port);
+        Some(export)
+    }
+
+    fn remove_import(&mut self, flow: FlowId) -> Option<Import> {
+        let import = self.imports.remove(&flow)?;
+        self.places.remove(&import.watch.port);
+        self.unwatched.push(import.watch.port);
+        Some(import)
+    }
+
     fn note(&mut self, key: StreamKey, result: Result<(), dflow_function::Error>) {
         if let Err(error) = result {
             self.failures.push(Report::ImportFailed(key, error.to_string()));
@@ -262,14 +430,17 @@ impl Streams {
 impl Local for Streams {
     fn subscribed(&mut self, flow: FlowId, key: StreamKey, _: u64) {
         self.readers.insert(flow, key);
-        if let Some(export) = self.exports.get_mut(&key) {
+        self.flows.insert(key, flow);
+        if let Some(export) = self.wake_export(&key) {
             export.flow = Some(flow);
         }
     }
 
     fn chunk(&mut self, flow: FlowId, at: u64, most: u64) -> Option<Chunk> {
         let &key = self.readers.get(&flow)?;
-        match self.exports.get_mut(&key)?.chunk(at, most, &mut self.staging) {
+        let unwatched = &mut self.unwatched;
+        let export = self.exports.wake(&key, |export| export.watch.resume(Some(export.stream.as_wait()), unwatched))?;
+        match export.chunk(at, most, &mut self.staging) {
             Ok(chunk) => chunk,
             Err(error) => {
                 self.failures.push(Report::ExportFailed(key, error.to_string()));
@@ -293,11 +464,13 @@ impl Local for Streams {
     }
 
     fn unsubscribed(&mut self, flow: FlowId) {
-        if let Some(key) = self.readers.remove(&flow)
-            && self.exports.get(&key).is_some_and(|export| export.flow == Some(flow))
-        {
+        let Some(key) = self.readers.remove(&flow) else { return };
+        if self.flows.get(&key) == Some(&flow) {
+            self.flows.remove(&key);
+        }
+        if self.exports.get(&key).is_some_and(|export| export.flow == Some(flow)) {
             // Its reader on this node closes with it.
-            self.exports.remove(&key);
+            self.remove_export(key);
         }
     }
 
@@ -312,7 +485,7 @@ impl Local for Streams {
     }
 
     fn commit(&mut self, flow: FlowId, upto: u64) {
-        if let Some(import) = self.imports.get_mut(&flow).filter(|import| !import.closing) {
+        if let Some(import) = self.wake_import(flow).filter(|import| !import.closing) {
             let result = import.stream.commit(upto);
             let key = import.key;
             self.note(key, result);
@@ -320,7 +493,7 @@ impl Local for Streams {
     }
 
     fn ended(&mut self, flow: FlowId, _: u64) {
-        if let Some(mut import) = self.imports.remove(&flow) {
+        if let Some(mut import) = self.remove_import(flow) {
             let result = import.stream.finish();
             self.note(import.key, result);
         }
@@ -328,7 +501,7 @@ impl Local for Streams {
 
     /// It waits for its next epoch, or for the end of the run: the peer may know of that before this node does.
     fn aborted(&mut self, flow: FlowId, reason: &str) {
-        if let Some(mut import) = self.imports.remove(&flow) {
+        if let Some(mut import) = self.remove_import(flow) {
             tracing::debug!(stream = %import.key, reason, "a peer has given up a stream");
             let result = import.stream.give_up();
             self.note(import.key, result);
@@ -336,7 +509,7 @@ impl Local for Streams {
     }
 
     fn quiet(&mut self, flow: FlowId) {
-        if let Some(mut import) = self.imports.remove(&flow) {
+        if let Some(mut import) = self.remove_import(flow) {
             let result = import.stream.give_up();
             self.note(import.key, result);
         }

@@ -27,6 +27,7 @@ mod shared;
 mod span;
 mod staging;
 mod wait;
+mod watchers;
 mod writer;
 
 pub use bells::{Bell, Bells};
@@ -41,4 +42,5 @@ pub use shared::SharedBytes;
 pub use span::Span;
 pub use staging::{Staging, StagingError};
 pub use wait::{Idle, Park, Wait, Woken, now_nanos, wait, wait_at_most};
+pub use watchers::{PeerWord, Watchers};
 pub use writer::{Room, Writer, finish};

@@ -4,6 +4,7 @@ use crate::control::{Control, PeerControl, PortWords};
 use crate::futex::Kernel;
 use crate::memory::Memory;
 use crate::wait::{Wait, now_nanos};
+use crate::watchers::PeerWord;
 use dflow_protocol::PortId;
 use dflow_protocol::words::{Platform, Progress, Sleeper, State, Watch, publish};
 use std::sync::Arc;
@@ -272,6 +273,11 @@ impl Wait for Reader {
     fn word(&self) -> Option<(&AtomicU64, u64)> {
         let producer = self.piece.as_ref()?.producer()?;
         Some((&producer.progress, self.announced?))
+    }
+
+    fn peer_word(&self) -> Option<(PeerWord, u64)> {
+        let (page, port) = self.piece.as_ref()?.producer.as_ref()?;
+        Some((PeerWord::new(Arc::clone(page), *port), self.announced?))
     }
 
     fn retract(&mut self) {

@@ -2,6 +2,7 @@
 
 use crate::bells::Bell;
 use crate::futex::{self, MAX_WORDS};
+use crate::watchers::PeerWord;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,11 @@ pub trait Wait {
     fn announce(&mut self);
     /// The word that will move when it can go on, and the value announced.
     fn word(&self) -> Option<(&AtomicU64, u64)>;
+    /// The same word and value, to be watched by another thread ([`crate::Watchers`]); `None` if it is not another
+    /// process's.
+    fn peer_word(&self) -> Option<(PeerWord, u64)> {
+        None
+    }
     /// Takes the announcement back.
     fn retract(&mut self);
 }
@@ -50,7 +56,8 @@ pub type Park<'a> = (Duration, &'a mut dyn FnMut());
 /// Waits until one of `ports` is ready or the bell's count differs from the one given. A sleep that lasts longer than
 /// `park` says calls its function, with everything still announced.
 ///
-/// At most 127 ports are watched while asleep; with more, the sleep is cut into short ones.
+/// At most 127 ports are watched while asleep; with more, the sleep is cut into short ones. Who has more leaves those that
+/// are not active to [`crate::Watchers`].
 pub fn wait(ports: &mut [&mut dyn Wait], bell: Option<(&Bell, u64)>, idle: Idle, mut park: Option<Park<'_>>) -> Woken {
     let after = park.as_ref().map(|(after, _)| *after);
     let mut parked = || {

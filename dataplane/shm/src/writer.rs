@@ -5,6 +5,7 @@ use crate::futex::Kernel;
 use crate::landing::Landing;
 use crate::memory::Memory;
 use crate::wait::{Wait, now_nanos};
+use crate::watchers::PeerWord;
 use dflow_protocol::message::Window;
 use dflow_protocol::words::{Platform, Progress, Sleeper, State, Watch, publish};
 use dflow_protocol::{PortId, SegmentId};
@@ -288,6 +289,12 @@ impl Wait for Writer {
         let (reader, _) = self.holder?;
         let reader = &self.readers[reader];
         Some((&reader.page.port(reader.port).progress, self.announced?))
+    }
+
+    fn peer_word(&self) -> Option<(PeerWord, u64)> {
+        let (reader, _) = self.holder?;
+        let reader = &self.readers[reader];
+        Some((PeerWord::new(Arc::clone(&reader.page), reader.port), self.announced?))
     }
 
     fn retract(&mut self) {

@@ -53,6 +53,14 @@ impl Attachment {
         self.session.news()
     }
 
+    /// The ports to which the store has sent messages since the last call. The others need not be looked at for its sake.
+    ///
+    /// # Errors
+    /// If the daemon is gone.
+    pub fn ports_with_mail(&self) -> Result<Vec<PortId>, Error> {
+        self.session.ports_with_mail()
+    }
+
     /// Sleeps until one of `ports` can go on, the store has sent messages since `news` was read, or the time is up.
     pub fn wait(&self, ports: &mut [&mut dyn Wait], news: u64, limit: Duration) {
         self.session.wait_at_most(ports, news, limit);

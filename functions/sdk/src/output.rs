@@ -6,7 +6,7 @@ use dflow_protocol::PortId;
 use dflow_protocol::limits::{ARENA_SLOT, MAX_RECORD, MAX_WINDOW};
 use dflow_protocol::message::{ToDaemon, Window};
 use dflow_protocol::words::State;
-use dflow_shm::{Access, Landing, Memory, Room, Wait, Writer};
+use dflow_shm::{Access, Landing, Memory, PeerWord, Room, Wait, Writer};
 use std::ops::{Deref, DerefMut};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -429,6 +429,10 @@ impl Wait for Output {
 
     fn word(&self) -> Option<(&AtomicU64, u64)> {
         self.writer.word()
+    }
+
+    fn peer_word(&self) -> Option<(PeerWord, u64)> {
+        self.writer.peer_word()
     }
 
     fn retract(&mut self) {

@@ -36,6 +36,8 @@ struct Inbox {
     started: bool,
     segments: HashMap<SegmentId, Held>,
     ports: HashMap<PortId, VecDeque<Mail>>,
+    /// Ports for which mail has come, if somebody asks for that.
+    news: Option<Vec<PortId>>,
     inputs: HashMap<u32, VecDeque<InputMail>>,
     parts: HashMap<u32, VecDeque<Result<PortId, String>>>,
 }
@@ -153,6 +155,13 @@ impl Session {
     pub(crate) fn mail(&self, port: PortId, seen: &mut u64) -> Result<VecDeque<Mail>, Error> {
         let mut inbox = self.up_to_date(seen)?;
         Ok(inbox.ports.get_mut(&port).map(std::mem::take).unwrap_or_default())
+    }
+
+    /// Ports for which mail has come since the last call; the first call says nothing of what came before it. Whether it was
+    /// taken since is another matter.
+    pub(crate) fn ports_with_mail(&self) -> Result<Vec<PortId>, Error> {
+        let mut inbox = self.up_to_date(&mut 0)?;
+        Ok(inbox.news.replace(Vec::new()).unwrap_or_default())
     }
 
     /// Takes the mail of a fan-in.
@@ -304,6 +313,9 @@ impl Inbox {
 
     fn post(&mut self, port: PortId, mail: Mail) {
         self.ports.entry(port).or_default().push_back(mail);
+        if let Some(news) = &mut self.news {
+            news.push(port);
+        }
     }
 
     fn input(&mut self, input: u32, mail: InputMail) {

@@ -119,6 +119,7 @@ impl Cluster {
     }
 
     /// Nobody reads the stream any more that was the last to cross from one node to another: its memory is for others.
+    #[allow(dead_code, reason = "it is the example that needs it")]
     pub fn forget(&self, stream: u32, from: usize, to: usize, reader: u32) {
         for (node, instance) in [(from, self.next_subscriber), (to, reader)] {
             let subscriber = Subscriber { instance: InstanceId(instance), input: 0 };

@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::session::{Mail, Session, Source};
 use dflow_protocol::PortId;
 use dflow_protocol::message::ToDaemon;
-use dflow_shm::{Access, Memory, MemoryPiece, Reader, Seen, Span, Staging, Wait};
+use dflow_shm::{Access, Memory, MemoryPiece, PeerWord, Reader, Seen, Span, Staging, Wait};
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::os::fd::AsFd;
@@ -442,6 +442,10 @@ impl Wait for Input {
 
     fn word(&self) -> Option<(&AtomicU64, u64)> {
         if self.asked { None } else { self.reader.word() }
+    }
+
+    fn peer_word(&self) -> Option<(PeerWord, u64)> {
+        if self.asked { None } else { self.reader.peer_word() }
     }
 
     fn retract(&mut self) {
