@@ -99,9 +99,7 @@ fn pass(cluster: &mut Cluster, stream: u32, length: u64) -> Duration {
 fn among_idle(idle: u32) {
     let mut cluster = Cluster::over(SimConfig { delay: (0, 0), ..network(0) }, false, 2, 1024 * MIB);
     let names: Vec<u32> = (10..10 + idle).collect();
-    for &stream in &names {
-        cluster.cross(stream, 0, 1, &[(101, 0)]);
-    }
+    cluster.cross_all(&names, 0, 1, &[(101, 0)]);
     if idle > 0 {
         // One byte of each, and then nothing.
         let streams = names.clone();

@@ -211,3 +211,50 @@ fn an_epoch_that_is_aborted_begins_again() {
     cluster.until(0, |node| node.outcomes.len() == 2);
     cluster.until(1, |node| node.outcomes.values().any(Result::is_ok));
 }
+
+/// More streams than one sleep can watch, each with a little now and then, and something both ways.
+#[test]
+fn what_comes_on_any_of_hundreds_of_idle_streams_is_seen() {
+    const STREAMS: u32 = 400;
+    const ROUNDS: u32 = 12;
+    let mut cluster = Cluster::new(2, 64 * MIB);
+    let names: Vec<u32> = (10..10 + STREAMS).collect();
+    cluster.cross_all(&names, 0, 1, &[(101, 0)]);
+    cluster.cross(1, 1, 0, &[(5, 0)]);
+    let source =
+        Function { inputs: vec![("in", vec![1], false)], outputs: vec![("out", names.clone())], ..Function::default() };
+    let sink = Function { inputs: vec![("in", names, false)], outputs: vec![("out", vec![1])], ..Function::default() };
+    // A round begins when everything of the one before has arrived and all is idle again.
+    cluster.on(0, move |node| {
+        node.start(5, &source, |ctx| {
+            let mut back = ctx.input("in")?;
+            let mut parts = ctx.outputs("out")?;
+            for round in 0..ROUNDS {
+                let some = parts.iter_mut().enumerate().filter(|(part, _)| *part as u32 % ROUNDS == round);
+                for (_, part) in some {
+                    part.write_all(&[round as u8])?;
+                }
+                let done = back.chunk()?.map(<[u8]>::len);
+                expect(done.unwrap_or(0) as u64, 1)?;
+            }
+            Ok(())
+        });
+    });
+    cluster.on(1, move |node| {
+        node.start(101, &sink, |ctx| {
+            let mut back = ctx.output("out")?;
+            let mut inputs = ctx.inputs("in")?;
+            for round in 0..ROUNDS {
+                for _ in 0..(0..STREAMS).filter(|part| part % ROUNDS == round).count() {
+                    let (part, input) = inputs.ready()?.ok_or_else(|| Error::new("they have ended"))?;
+                    expect(u64::from(part % ROUNDS), round.into())?;
+                    let length = input.chunk()?.map_or(0, <[u8]>::len);
+                    expect(length as u64, 1)?;
+                }
+                back.write_all(&[round as u8])?;
+            }
+            Ok(())
+        });
+    });
+    cluster.finish();
+}

@@ -99,23 +99,34 @@ impl Cluster {
 
     /// Stream `stream` is written on one node and read on another, by these functions through these inputs.
     pub fn cross(&mut self, stream: u32, from: usize, to: usize, readers: &[(u32, u32)]) {
-        self.epochs.insert(stream, 1);
-        let keep = self.keep;
-        self.on(from, move |node| node.store.open_stream(StreamId(stream), keep));
-        self.pass_on(stream, from, to, readers);
+        self.cross_all(&[stream], from, to, readers);
+    }
+
+    /// The same for many streams at once.
+    pub fn cross_all(&mut self, streams: &[u32], from: usize, to: usize, readers: &[(u32, u32)]) {
+        let (opened, keep) = (streams.to_vec(), self.keep);
+        self.epochs.extend(streams.iter().map(|&stream| (stream, 1)));
+        self.on(from, move |node| opened.into_iter().for_each(|stream| node.store.open_stream(StreamId(stream), keep)));
+        self.pass_on_all(streams, from, to, readers);
     }
 
     /// Stream `stream`, which is on one node, is read on another, too.
     pub fn pass_on(&mut self, stream: u32, from: usize, to: usize, readers: &[(u32, u32)]) {
-        let (readers, keep) = (readers.to_vec(), self.keep);
+        self.pass_on_all(&[stream], from, to, readers);
+    }
+
+    fn pass_on_all(&mut self, streams: &[u32], from: usize, to: usize, readers: &[(u32, u32)]) {
+        let (opened, readers, keep) = (streams.to_vec(), readers.to_vec(), self.keep);
         self.on(to, move |node| {
-            node.store.open_stream(StreamId(stream), false);
-            for (instance, input) in readers {
-                let subscriber = Subscriber { instance: InstanceId(instance), input };
-                node.store.subscribe(StreamId(stream), subscriber, keep);
+            for stream in opened {
+                node.store.open_stream(StreamId(stream), false);
+                for &(instance, input) in &readers {
+                    let subscriber = Subscriber { instance: InstanceId(instance), input };
+                    node.store.subscribe(StreamId(stream), subscriber, keep);
+                }
             }
         });
-        self.attach(stream, from, to);
+        self.attach_all(streams, from, to);
     }
 
     /// Nobody reads the stream any more that was the last to cross from one node to another: its memory is for others.
@@ -127,20 +138,29 @@ impl Cluster {
         }
     }
 
-    fn attach(&mut self, stream: u32, from: usize, to: usize) {
-        let key = self.key(stream);
-        self.next_subscriber += 1;
-        let remote = Subscriber { instance: InstanceId(self.next_subscriber), input: 0 };
+    fn attach_all(&mut self, streams: &[u32], from: usize, to: usize) {
         let carrier = crate::common::CARRIER;
+        let (first, opened) = (self.next_subscriber + 1, streams.to_vec());
+        self.next_subscriber += streams.len() as u32;
         let read = self.on(from, move |node| {
-            node.store.subscribe(StreamId(stream), remote, false);
-            node.store.export(carrier, remote, StreamId(stream)).expect("a port").expect("a carrier")
+            let mut export = |(instance, stream)| {
+                let remote = Subscriber { instance: InstanceId(instance), input: 0 };
+                node.store.subscribe(StreamId(stream), remote, false);
+                node.store.export(carrier, remote, StreamId(stream)).expect("a port").expect("a carrier")
+            };
+            (first..).zip(opened).map(&mut export).collect::<Vec<_>>()
         });
-        self.nodes[from].tell(Command::Export(id(to), key, read));
+        let opened = streams.to_vec();
         let written = self.on(to, move |node| {
-            node.store.import(carrier, StreamId(stream)).expect("a port").expect("a carrier and a stream")
+            let mut import =
+                |stream| node.store.import(carrier, StreamId(stream)).expect("a port").expect("a carrier and a stream");
+            opened.into_iter().map(&mut import).collect::<Vec<_>>()
         });
-        self.nodes[to].tell(Command::Import(id(from), key, written));
+        for ((&stream, read), written) in streams.iter().zip(read).zip(written) {
+            let key = self.key(stream);
+            self.nodes[from].tell(Command::Export(id(to), key, read));
+            self.nodes[to].tell(Command::Import(id(from), key, written));
+        }
     }
 
     /// The epoch of a stream is aborted on both nodes, and the next one opened, which another function reads.
@@ -156,7 +176,7 @@ impl Cluster {
             node.store.unsubscribe(StreamId(stream), subscriber(reader));
             node.store.subscribe(StreamId(stream), subscriber(next), false);
         });
-        self.attach(stream, from, to);
+        self.attach_all(&[stream], from, to);
     }
 
     fn key(&self, stream: u32) -> StreamKey {
