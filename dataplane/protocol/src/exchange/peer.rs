@@ -33,7 +33,7 @@ impl Exchange {
                     self.actions.push_back(Action::Unsubscribed { flow });
                     released?;
                 }
-                self.turns.done(flow);
+                self.turns.remove(flow);
                 self.send(PeerMessage::Closed { flow });
                 Ok(())
             }

@@ -33,11 +33,11 @@ impl Exchange {
 
     /// Bytes that may be sent now; [`Exchange::wrote`] or [`Exchange::cannot_write`] must follow.
     pub fn next_write(&mut self) -> Option<Order> {
-        while let Some(flow) = self.turns.next() {
+        while let Some((flow, left)) = self.turns.next() {
             if let Some(order) = self.outgoing.get_mut(&flow).and_then(|outflow| outflow.order(flow)) {
-                return Some(order);
+                return Some(Order { most: order.most.min(left), ..order });
             }
-            self.turns.done(flow);
+            self.turns.skip(flow);
         }
         None
     }
@@ -55,7 +55,7 @@ impl Exchange {
 
     /// The bytes of the last order cannot be had at present; [`Exchange::available`] says when they can.
     pub fn cannot_write(&mut self, flow: FlowId) {
-        self.turns.done(flow);
+        self.turns.skip(flow);
     }
 
     /// Takes out an outgoing flow; `None` if it is over already, as it may be while messages cross.
@@ -93,8 +93,8 @@ impl Exchange {
 
     /// An outgoing flow may have something to send.
     pub(super) fn enlist(&mut self, flow: FlowId) {
-        if let Some(order) = self.outgoing.get(&flow).and_then(|outflow| outflow.order(flow)) {
-            self.turns.add(flow, order.at);
+        if self.outgoing.get(&flow).is_some_and(|outflow| outflow.order(flow).is_some()) {
+            self.turns.add(flow);
         }
     }
 }
