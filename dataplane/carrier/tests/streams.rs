@@ -75,6 +75,50 @@ fn a_node_passes_on_what_it_has() {
     assert!(traffic.sent < length + MIB, "the producer's link carried it once: {traffic:?}");
 }
 
+/// Four nodes get it, each from the one before.
+#[test]
+fn a_broadcast_costs_its_producers_link_about_one_crossing() {
+    let mut cluster = Cluster::new(5, 64 * MIB);
+    let length = 8 * MIB;
+    cluster.cross(1, 0, 1, &[(101, 0)]);
+    (2..5).for_each(|node| cluster.pass_on(1, node - 1, node, &[(100 + node as u32, 0)]));
+    start_source(&cluster, 0, 1, 1, length);
+    (1..5).for_each(|node| start_sink(&cluster, node, 100 + node as u32, 1, length));
+    let traffic = cluster.finish();
+    assert!(traffic.sent >= length && traffic.sent < length + MIB, "{traffic:?}");
+    assert_eq!(cluster.traffic_of(0), traffic.sent, "to nobody but the first of them");
+}
+
+#[test]
+fn a_stream_that_cannot_be_read_any_more_is_reported_and_given_up() {
+    let mut cluster = Cluster::new(2, 16 * MIB);
+    cluster.cross(1, 0, 1, &[(101, 0)]);
+    let (go_on, told) = std::sync::mpsc::channel::<()>();
+    cluster.on(0, |node| {
+        node.start(1, &source(1), move |ctx| {
+            let mut out = ctx.output("out")?;
+            out.write_all(&[1; 40_000])?;
+            let _ = told.recv();
+            out.write_all(&[1; 200_000])
+        });
+    });
+    cluster.on(1, |node| {
+        node.start(101, &sink(1), |ctx| {
+            let mut input = ctx.input("in")?;
+            while input.chunk()?.is_some() {}
+            Ok(())
+        });
+    });
+    cluster.until_passed(40_000);
+    // The carrier finds that its store is gone when it wants the next piece of the stream.
+    cluster.on(0, |node| node.hang_up(common::CARRIER));
+    drop(go_on);
+    cluster.until_reported(0, "ExportFailed");
+    // There it ends, and is not taken for complete.
+    cluster.until(1, |node| node.store.usage().memory == 0 || node.outcomes.is_empty());
+    cluster.on(1, |node| assert!(node.outcomes.values().all(Result::is_err), "{:?}", node.outcomes));
+}
+
 #[test]
 fn a_reader_that_comes_late_finds_everything_and_the_producer_has_not_waited() {
     let mut cluster = Cluster::new(2, 8 * MIB);

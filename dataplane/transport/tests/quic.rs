@@ -3,7 +3,8 @@
 mod conformance;
 mod quic_common;
 
-use conformance::world::Network;
+use conformance::node::Layout;
+use conformance::world::{Network, World, stream};
 use dflow_transport::Path;
 use dflow_transport::quic::{Connection, QuicPath, QuicSettings};
 use quic_common::{Bell, Pair};
@@ -85,4 +86,40 @@ fn large_packets_are_cut_into_calls_that_fit() {
     let connections = network.connections.as_ref().expect("just made");
     assert_eq!(connections[0].stats().packet_size, 8952);
     conformance::suite::a_large_stream_passes_through_small_windows(network);
+}
+
+/// What passes of others before a few bytes are there is what was under way already, and a turn of each.
+#[test]
+fn a_stream_with_little_now_and_then_is_not_held_up_by_large_ones() {
+    const LARGE: u32 = 6;
+    const LENGTH: u64 = 24 << 20;
+    const TURN: u64 = 320 * 1024;
+    let most = quic_common::settings().in_flight + u64::from(LARGE) * TURN;
+    let mut world = World::new(Loopback::new(true));
+    // Beyond its first bytes, which go before those of others in any case.
+    world.nodes[0].write(stream(99), 1 << 20).limit = 100 << 10;
+    let (node, link) = (&mut world.nodes[1], &mut world.links[1]);
+    let small = node.read(link, stream(99), Layout::Ring);
+    for number in 1..=LARGE {
+        world.nodes[0].write(stream(number), LENGTH);
+        let (node, link) = (&mut world.nodes[1], &mut world.links[1]);
+        node.read(link, stream(number), Layout::Ring);
+    }
+    let arrived = |world: &World<Loopback>| world.nodes[1].sinks.values().map(|sink| sink.arrived).sum::<u64>();
+    let mut waits = Vec::new();
+    for wanted in (100 << 10..1 << 20).step_by(64) {
+        if arrived(&world) >= u64::from(LARGE) * LENGTH * 3 / 4 {
+            break;
+        }
+        let before = arrived(&world);
+        world.nodes[0].sources.get_mut(&stream(99)).expect("it is written").limit = wanted;
+        world.nodes[0].work_on_all(&mut world.links[0]);
+        world.until(|world| world.nodes[1].sinks[&small].arrived >= wanted);
+        waits.push(arrived(&world) - before);
+    }
+    // The first one waits for its windows, too.
+    waits.remove(0);
+    assert!(waits.len() >= 5, "the large ones were there at once: {waits:?}");
+    waits.sort_unstable();
+    assert!(waits[waits.len() / 2] <= most, "{most} bytes of others are enough: {waits:?}");
 }

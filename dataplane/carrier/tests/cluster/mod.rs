@@ -35,6 +35,8 @@ struct Member {
     /// Until the end of the test.
     carrier: Option<Carrier>,
     traffic: Arc<Mutex<BTreeMap<NodeId, Traffic>>>,
+    /// What went wrong, as its carrier has said.
+    reports: Arc<Mutex<Vec<String>>>,
 }
 
 impl Cluster {
@@ -218,6 +220,21 @@ impl Cluster {
         }
     }
 
+    /// Waits until a node's carrier has reported something of this kind.
+    #[track_caller]
+    pub fn until_reported(&self, node: usize, kind: &str) {
+        let start = Instant::now();
+        while !self.nodes[node].reports.lock().expect("no panic").iter().any(|report| report.starts_with(kind)) {
+            assert!(start.elapsed() < Duration::from_secs(60), "no {kind}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// What a node has sent to all others.
+    pub fn traffic_of(&self, node: usize) -> u64 {
+        self.nodes[node].traffic.lock().expect("no panic").values().map(|traffic| traffic.sent).sum()
+    }
+
     fn sent(&self) -> Traffic {
         self.nodes[0].traffic.lock().expect("no panic").get(&id(1)).copied().unwrap_or_default()
     }
@@ -263,18 +280,21 @@ impl Member {
         });
         let traffic = Arc::new(Mutex::new(BTreeMap::new()));
         let told = Arc::clone(&traffic);
+        let reports = Arc::<Mutex<Vec<String>>>::default();
+        let failures = Arc::clone(&reports);
         let report = move |report| match report {
             Report::Traffic(peer, traffic, ..) => {
                 told.lock().expect("no panic").insert(peer, traffic);
             }
             other @ (Report::ImportFailed(..) | Report::ExportFailed(..) | Report::Path(..)) => {
-                eprintln!("node {number}: {other:?}")
+                eprintln!("node {number}: {other:?}");
+                failures.lock().expect("no panic").push(format!("{other:?}"));
             }
             Report::Failed(reason) => panic!("{reason}"),
         };
         let socket = socket.recv().expect("a socket");
         let carrier = Carrier::start(socket, number as u64 + 1, Duration::from_secs(60), report).expect("a thread");
-        Self { work: Some(work), thread: Some(thread), carrier: Some(carrier), traffic }
+        Self { work: Some(work), thread: Some(thread), carrier: Some(carrier), traffic, reports }
     }
 }
 

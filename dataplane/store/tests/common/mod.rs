@@ -172,6 +172,13 @@ impl Node {
         self.live == 0
     }
 
+    /// Says nothing more to an attempt that carries streams, and hears nothing of it.
+    pub fn hang_up(&mut self, process: ProcessId) {
+        if let Some(socket) = self.sockets.get(&process) {
+            rustix::net::shutdown(socket, rustix::net::Shutdown::Both).unwrap();
+        }
+    }
+
     fn listen(&self, process: ProcessId, ours: Arc<OwnedFd>) {
         let sender = self.sender.clone();
         std::thread::spawn(move || {
@@ -208,6 +215,8 @@ impl Node {
             Ok(Arrival::Gone(process)) if self.store.is_comparing(process) => {
                 let _ = self.sender.send(Arrival::Gone(process));
             }
+            // Its streams are what they are.
+            Ok(Arrival::Gone(CARRIER)) => {}
             Ok(Arrival::Gone(process)) => {
                 self.store.examine(process);
                 if self.store.was_told_unread(process) {
