@@ -130,6 +130,7 @@ mod tests {
             is_command: random.flag(),
             env: random.list(3, |random| (random.text(9), random.text(9))),
             memory_limit: random.option(Random::number),
+            slots: random.number() as u32,
         }
     }
 
