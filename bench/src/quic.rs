@@ -92,7 +92,10 @@ fn nets(settings: &Settings) -> (Vec<Net>, Vec<String>) {
     for cap in caps.into_iter().flatten() {
         match Net::veth(cap) {
             Ok(net) => nets.push(net),
-            Err(failure) => notes.push(format!("not across network namespaces, which takes root: {failure}")),
+            Err(failure) => {
+                let rate = cap.map_or_else(String::new, |cap| format!(" at {cap}"));
+                notes.push(format!("not across network namespaces{rate}, which takes root: {failure}"));
+            }
         }
     }
     (nets, notes)

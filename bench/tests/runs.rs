@@ -135,6 +135,19 @@ fn streams_round_trips_and_set_up_over_quic_are_compared_with_bare_quinn() {
     }
 }
 
+/// Network namespaces take root.
+#[test]
+fn networks_with_and_without_a_cap_are_measured_side_by_side() {
+    let report = run(&["quic", "--sizes", "1M", "--only", "tcp", "--cap", "100mbit"]);
+    let rows = rows(&report);
+    let rate = |case: &str| {
+        let row = rows.iter().find(|row| row["case"] == case).unwrap_or_else(|| panic!("no {case}: is this root?"));
+        row["figures"]["bytes_per_second"].as_f64().unwrap_or_else(|| panic!("{row}"))
+    };
+    let (free, capped) = (rate("1 MiB, veth"), rate("1 MiB, veth, 100mbit"));
+    assert!(capped < free, "{capped} with a cap, {free} without");
+}
+
 #[test]
 fn a_stream_to_four_nodes_leaves_its_producer_once() {
     let logs = tempfile::tempdir().unwrap();

@@ -41,10 +41,13 @@ pub struct Veth {
 }
 
 impl Net {
-    /// Makes two namespaces, and takes back what programs have left that were killed. `cap`: the rate of the devices, as `tc` writes it; without it, as fast as the machine.
+    /// Makes two namespaces, and takes back what programs have left that were killed. `cap`: the rate of the devices, as
+    /// `tc` writes it; without it, as fast as the machine.
     pub fn veth(cap: Option<&str>) -> Result<Net, Failure> {
         remove_stale();
-        let name = |side| format!("{PREFIX}{}-{side}", std::process::id());
+        // Both kinds are there at the same time.
+        let kind = if cap.is_some() { "capped" } else { "veth" };
+        let name = |side| format!("{PREFIX}{}-{kind}-{side}", std::process::id());
         let net = Veth { names: [name("a"), name("b")], cap: cap.map(str::to_owned) };
         // From here on the drop takes back whatever has been made.
         net.make()?;
