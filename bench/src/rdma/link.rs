@@ -1,7 +1,7 @@
 //! dflow's link over its RDMA path: all that a stream between two nodes passes, except for the store.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dflow_protocol::wire::{FlowId, StreamKey};
 use dflow_protocol::{Epoch, RunId, StreamId};
@@ -199,8 +199,9 @@ impl Driver {
         let mut patience = Patience::new();
         while !holds(&self.streams) {
             if !self.step()? {
-                self.link.settle(&mut self.streams);
-                wait_at_most(&mut [&mut self.listener], None, Idle::SLEEP, TICK);
+                let due = self.link.settle(&mut self.streams);
+                let limit = due.map_or(TICK, |due| due.saturating_duration_since(Instant::now()).min(TICK));
+                wait_at_most(&mut [&mut self.listener], None, Idle::SLEEP, limit);
             }
             patience.check()?;
         }
