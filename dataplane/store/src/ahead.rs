@@ -40,7 +40,7 @@ impl Store {
             self.send(process, ToFunction::Stay { port }, None);
             return Ok(());
         }
-        let ring = self.ring_will_do(id);
+        let ring = self.ring_will_do(id, true);
         let (size, huge) = self.window_size(id, want, ring);
         let memory = match self.would_be_short(size) {
             true => Backed::No,

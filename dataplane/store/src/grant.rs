@@ -213,7 +213,7 @@ impl Store {
         if self.streams.get(&id).is_some_and(|stream| stream.replay.is_some()) {
             return self.grant_replay(process, port, id, want);
         }
-        let ring = !held && self.ring_will_do(id);
+        let ring = !held && self.ring_will_do(id, false);
         let Some(memory) = self.window_memory(process, id, want, ring)? else { return Ok(false) };
         self.close_live(id);
         if ring {
@@ -260,10 +260,12 @@ impl Store {
 
     /// A ring suits a stream all of whose readers run and keep up, and none of which will read a byte twice. Its bytes
     /// are gone at once, so what has to be hashed cannot be in one.
-    pub(crate) fn ring_will_do(&mut self, id: StreamId) -> bool {
+    pub(crate) fn ring_will_do(&mut self, id: StreamId, ahead: bool) -> bool {
         self.sample_readers(id);
         let Some(stream) = self.streams.get(&id) else { return false };
-        let caught_up_from = stream.live().map_or(0, |piece| piece.base);
+        // Where the live window has only begun, whoever reads the one before keeps up.
+        let last = if ahead { stream.pieces.iter().rev().nth(1) } else { stream.live() };
+        let caught_up_from = last.map_or(0, |piece| piece.base);
         !stream.keep
             && stream.holds == 0
             && stream.fingerprint.is_none()
