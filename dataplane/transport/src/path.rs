@@ -29,7 +29,8 @@ pub trait Path: Send {
     fn send(&mut self, message: &PeerMessage) -> Result<(), PathError>;
 
     /// Lets the other side write into a window, as far as [`Landing::open`] allows at each time (RDMA: anywhere in the
-    /// window). It replaces the flow's window before.
+    /// window). It follows the
+    /// flow's window before: bytes from its base on go there.
     ///
     /// # Errors
     /// If the window cannot be offered, for want of memory that may be locked, say.
