@@ -48,6 +48,7 @@ wait_until() {
 serve() {
   wait_until "certificates" [ -e "$exchange/identities" ]
   "$dflow" worker --identity "$exchange/lab/b" --rdma rxe0 > "$exchange/worker.log" 2>&1 &
+  wait_until "the worker listens" grep -qs "listens on" "$exchange/worker.log"
   touch "$exchange/serving"
   until [[ -e $exchange/over ]]; do
     if [[ -e $exchange/lossy && ! -e $exchange/lossy-too ]]; then
