@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::task::{Wake, Waker};
 use std::thread::Thread;
+use std::time::Instant;
 
 use dflow_protocol::limits::ARENA_SLOT;
 use dflow_protocol::message::Window;
@@ -161,7 +162,10 @@ impl Linked {
 
     /// Says what was put off, before this thread does something else.
     pub fn settle(&mut self) -> Result<(), Failure> {
-        self.link.settle(&mut self.streams);
+        while let Some(due) = self.link.settle(&mut self.streams) {
+            std::thread::park_timeout(due.saturating_duration_since(Instant::now()));
+            self.step()?;
+        }
         self.step()
     }
 
@@ -169,13 +173,17 @@ impl Linked {
     fn until(&mut self, holds: impl Fn(&Linked) -> bool) -> Result<(), Failure> {
         while !holds(self) {
             let mut busy = self.link.step(&mut self.streams);
+            let mut due = None;
             if !busy {
-                self.link.settle(&mut self.streams);
+                due = self.link.settle(&mut self.streams);
                 busy = self.link.step(&mut self.streams);
             }
             self.check()?;
             if !busy && !holds(self) {
-                std::thread::park();
+                match due {
+                    Some(due) => std::thread::park_timeout(due.saturating_duration_since(Instant::now())),
+                    None => std::thread::park(),
+                }
             }
         }
         Ok(())

@@ -200,8 +200,7 @@ impl Driver {
         while !holds(&self.streams) {
             if !self.step()? {
                 let due = self.link.settle(&mut self.streams);
-                let limit = due.map_or(TICK, |due| due.saturating_duration_since(Instant::now()).min(TICK));
-                wait_at_most(&mut [&mut self.listener], None, Idle::SLEEP, limit);
+                sleep(&mut self.listener, due);
             }
             patience.check()?;
         }
@@ -244,4 +243,10 @@ impl Chunks for Driver {
         self.read();
         Ok(())
     }
+}
+
+/// Sleeps until the path has something to say, the link owes something, or a while has passed.
+pub fn sleep(listener: &mut Listener, due: Option<Instant>) {
+    let limit = due.map_or(TICK, |due| due.saturating_duration_since(Instant::now()).min(TICK));
+    wait_at_most(&mut [listener], None, Idle::SLEEP, limit);
 }

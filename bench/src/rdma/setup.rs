@@ -15,6 +15,7 @@ use dflow_verbs::{MemoryRegion, ProtectionDomain, RegionAccess};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+use super::link::sleep;
 use super::path::window;
 use super::{Ground, Order, Patience};
 use crate::failure::{Failure, Trying};
@@ -327,8 +328,8 @@ fn streams(ground: &mut Ground, note: &mut impl FnMut(Duration)) -> Result<(), F
                 link.finish(flow, SMALL);
             }
             if !busy {
-                link.settle(small);
-                wait_at_most(&mut [&mut listener], None, Idle::SLEEP, TICK);
+                let due = link.settle(small);
+                sleep(&mut listener, due);
             }
             if let Some(event) = link.take_events().first() {
                 return Err(Failure::new(format!("the path is gone: {event:?}")));
@@ -351,7 +352,8 @@ fn streams(ground: &mut Ground, note: &mut impl FnMut(Duration)) -> Result<(), F
         }
         link.subscribe(stream(LAST), SMALL).trying("subscribe")?;
         while link.step(&mut small) {}
-        link.settle(&mut small);
+        // The other side waits for a subscription, which is never put off.
+        let _later = link.settle(&mut small);
     }
     ground.line.swap(&())
 }

@@ -245,6 +245,7 @@ impl Link {
     /// Nothing else is to be done at present, and the caller is about to wait: what the peer could be waiting for is said
     /// now. What can be put off for a little longer is said at the latest in the next call after the time returned, or in
     /// the next [`Link::tick`].
+    #[must_use = "who waits longer owes the other side what it may need to go on"]
     pub fn settle(&mut self, local: &mut impl Local) -> Option<Instant> {
         self.exchange.settle();
         if self.exchange.owes_credit() {

@@ -31,6 +31,8 @@ const MEETING: Duration = Duration::from_secs(60);
 const NOTICED: Duration = Duration::from_secs(15);
 const SILENCE: Duration = Duration::from_secs(8);
 const LENGTH: u64 = 24 << 20;
+/// How often the silence is looked at.
+const TICK: Duration = Duration::from_millis(100);
 
 struct Machine {
     folder: PathBuf,
@@ -151,10 +153,11 @@ impl Machine {
             if self.node.work_on_all(&mut self.link) | self.link.step(&mut self.node) {
                 continue;
             }
-            self.link.settle(&mut self.node);
+            let due = self.link.settle(&mut self.node);
             self.link.tick(Instant::now(), SILENCE);
             events.extend(self.link.take_events());
-            wait_at_most(&mut [&mut self.listener], None, Idle::SLEEP, Duration::from_millis(100));
+            let limit = due.map_or(TICK, |due| due.saturating_duration_since(Instant::now()).min(TICK));
+            wait_at_most(&mut [&mut self.listener], None, Idle::SLEEP, limit);
         }
         events.extend(self.link.take_events());
         events

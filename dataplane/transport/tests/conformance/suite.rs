@@ -192,7 +192,7 @@ pub fn what_was_under_way_is_sent_again_without_harm(network: impl Network) {
     while world.links[0].traffic().sent < 200 * KIB {
         let (node, link) = (&mut world.nodes[0], &mut world.links[0]);
         if !(node.work_on_all(link) | link.step(node)) {
-            link.settle(node);
+            let _later = link.settle(node);
             assert!(world.network.idle(), "it has credit for more");
         }
     }

@@ -4,6 +4,7 @@ use super::node::Node;
 use dflow_protocol::wire::StreamKey;
 use dflow_protocol::{Epoch, RunId, StreamId};
 use dflow_transport::{Link, LinkEvent, Path};
+use std::time::Instant;
 
 /// What a kind of path needs for the tests.
 pub trait Network {
@@ -87,12 +88,13 @@ impl<N: Network> World<N> {
             if self.step() {
                 continue;
             }
-            for side in 0..2 {
-                self.links[side].settle(&mut self.nodes[side]);
+            let due = (0..2).filter_map(|side| self.links[side].settle(&mut self.nodes[side])).min();
+            if self.step() || self.network.idle() {
+                continue;
             }
-            if !self.step() && !self.network.idle() {
-                return;
-            }
+            // What has been put off is still to come.
+            let Some(due) = due else { return };
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
         }
     }
 

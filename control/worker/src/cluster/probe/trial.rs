@@ -197,9 +197,10 @@ impl Ends {
                 say(Ok(self.measured()));
             }
             if !busy {
-                link.settle(self);
+                let due = link.settle(self);
                 link.tick(now, SILENCE);
-                wait_at_most(&mut [&mut listener], None, Idle::SLEEP, NAP);
+                let limit = due.map_or(NAP, |due| due.saturating_duration_since(now).min(NAP));
+                wait_at_most(&mut [&mut listener], None, Idle::SLEEP, limit);
             }
         }
     }
