@@ -514,24 +514,23 @@ fn who_dials_says_how_long_a_silence_may_last() {
     accepted.set_waker(bell.waker());
     assert!(!bell.wait(3 * silence) && accepted.closed().is_none() && dialed.closed().is_none());
 
-    // Nothing is heard of this one any more, although it never said goodbye.
-    let identity = ca.issue("hostile", DAY).expect("an identity");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let quic = runtime.block_on(async {
-        let endpoint = bare_endpoint(
-            localhost(),
-            &identity,
-            &QuicSettings { idle_timeout: silence, keep_alive: silence / 4, ..settings() },
-        );
-        let endpoint = endpoint.expect("an endpoint");
-        let quic = endpoint.connect(server.local_address(), "server").expect("a call").await.expect("a connection");
-        let (send, mut receive) = greet(&quic, PEER_VERSION).await;
-        receive.read_exact(&mut [0; 12]).await.expect("its greeting");
-        (endpoint, quic, send, receive)
-    });
-    let silent = incoming.wait().expect("it is accepted");
-    silent.set_waker(bell.waker());
-    let reason = wait_for(&bell, || silent.closed());
-    assert!(reason.contains("too long"), "{reason}");
-    drop(quic);
+    // Nothing is heard of these any more, although they never said goodbye.
+    for (idle_timeout, borne) in [(silence, None), (patient.idle_timeout, Some(silence))] {
+        let identity = ca.issue("hostile", DAY).expect("an identity");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let quic = runtime.block_on(async {
+            let settings = QuicSettings { idle_timeout, keep_alive: silence / 4, ..settings() };
+            let endpoint = bare_endpoint(localhost(), &identity, &settings).expect("an endpoint");
+            let quic = endpoint.connect(server.local_address(), "server").expect("a call").await.expect("a connection");
+            let (send, mut receive) = greet(&quic, PEER_VERSION).await;
+            receive.read_exact(&mut [0; 12]).await.expect("its greeting");
+            (endpoint, quic, send, receive)
+        });
+        let silent = incoming.wait().expect("it is accepted");
+        silent.set_waker(bell.waker());
+        borne.inspect(|silence| silent.bear_silence(*silence));
+        let reason = wait_for(&bell, || silent.closed());
+        assert!(reason.contains("too long"), "{reason}");
+        drop(quic);
+    }
 }

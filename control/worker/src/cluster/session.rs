@@ -64,6 +64,7 @@ impl Session {
                 return;
             }
         };
+        driver.bear_silence(silence(&serving, &join));
         let joined = Managed::Joined { slots: serving.options.slots.max(1) }.send(&driver);
         let way = joined.and_then(|()| Way::begin(driver, 0, false, &serving.options, FIRST_PATH, &host));
         let ways = match way {
@@ -231,6 +232,8 @@ impl Session {
             return connection.close("this place in the run belongs to another node");
         }
         connection.set_waker(self.ring.waker());
+        // Whoever has dialed it has said so; whoever was dialed has not known how long.
+        connection.bear_silence(silence(&self.serving, &self.join));
         let leads = self.join.place < place;
         match Way::begin(connection, place, leads, &self.serving.options, incarnation, &self.host) {
             Ok(way) => {

@@ -10,6 +10,7 @@ use dflow_protocol::limits::PEER_VERSION;
 use quinn::{RecvStream, SendStream, VarInt};
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
 use std::time::Duration;
@@ -28,6 +29,11 @@ const GREETING: &[u8; 8] = b"dflow\0\r\n";
 pub(super) const CLOSED: VarInt = VarInt::from_u32(0);
 pub(super) const VIOLATED: VarInt = VarInt::from_u32(1);
 pub(super) const REFUSED: VarInt = VarInt::from_u32(2);
+pub(super) const SILENT: VarInt = VarInt::from_u32(3);
+
+/// Whether anything has come is looked at in each of so many parts of the silence that is borne, but at least so often.
+const LOOKS: u32 = 8;
+const LOOK: Duration = Duration::from_secs(1);
 
 /// A connection to another node, which has proven who it is. Dropping it closes it, and whatever path there is on it.
 pub struct Connection {
@@ -47,6 +53,10 @@ pub(super) struct Shared {
     waker: Mutex<Option<Waker>>,
     outbox: mpsc::Sender<Vec<u8>>,
     inbox: Mutex<mpsc::Receiver<Vec<u8>>>,
+    /// Milliseconds without a packet after which the peer counts as gone.
+    silence: AtomicU64,
+    /// It was closed for that reason.
+    silent: AtomicBool,
 }
 
 /// How a connection fares.
@@ -139,10 +149,16 @@ impl Connection {
         *lock(&self.shared.waker) = Some(waker);
     }
 
+    /// After so long without a packet the peer counts as gone; both sides send some now and then. At first what the node's
+    /// settings say, or what was said when it was dialed.
+    pub fn bear_silence(&self, silence: Duration) {
+        self.shared.silence.store(milliseconds(silence), Ordering::Relaxed);
+    }
+
     /// Why it is closed; `None` while it is not.
     #[must_use]
     pub fn closed(&self) -> Option<String> {
-        self.shared.quic.close_reason().map(|error| tls::reason(&error))
+        self.shared.quic.close_reason().map(|error| self.shared.reason(&error))
     }
 
     /// Closes it. The peer is told the reason.
@@ -155,11 +171,12 @@ impl Connection {
     }
 
     /// Makes sure that both sides are dflow and speak the same version, and begins to serve the connection. Within its
-    /// runtime. `dialed`: this side has dialed.
+    /// runtime. `dialed`: this side has dialed; `silence`: see [`Connection::bear_silence`].
     pub(super) async fn establish(
         quic: quinn::Connection,
         dialed: bool,
         in_flight: u64,
+        silence: Duration,
         counters: Arc<Counters>,
     ) -> Result<Self, Refusal> {
         let refuse = |refusal: &Refusal| quic.close(REFUSED, refusal.reason.as_bytes());
@@ -179,8 +196,11 @@ impl Connection {
             waker: Mutex::default(),
             outbox,
             inbox: Mutex::new(inbox),
+            silence: AtomicU64::new(milliseconds(silence)),
+            silent: AtomicBool::new(false),
         });
         tokio::spawn(serve(shared.clone()));
+        tokio::spawn(listen(shared.clone()));
         tokio::spawn(send_management(outgoing, to_send));
         tokio::spawn(receive_management(shared.clone(), incoming, received));
         Ok(Self { shared })
@@ -212,6 +232,11 @@ impl Shared {
         self.quic.close(VIOLATED, error.to_string().as_bytes());
     }
 
+    /// Why it is closed, in words.
+    pub(super) fn reason(&self, error: &quinn::ConnectionError) -> String {
+        if self.silent.load(Ordering::Relaxed) { tls::NOTHING_HAS_COME.to_owned() } else { tls::reason(error) }
+    }
+
     fn wake(&self) {
         if let Some(waker) = &*lock(&self.waker) {
             waker.wake_by_ref();
@@ -227,8 +252,35 @@ async fn serve(shared: Arc<Shared>) {
             Err(error) => break error,
         };
     };
-    shared.broken(&over(&tls::reason(&error)));
+    shared.broken(&over(&shared.reason(&error)));
     shared.wake();
+}
+
+/// Closes the connection when nothing has come for too long. QUIC has a time-out of its own for that, but it is never less
+/// than three times what an answer may take; after this process was stopped for a while, or had no processor, that is many
+/// times the silence. Here only the time counts in which this side has looked.
+async fn listen(shared: Arc<Shared>) {
+    let heard = || shared.quic.stats().udp_rx.datagrams;
+    let (mut before, mut quiet) = (heard(), Duration::ZERO);
+    while shared.quic.close_reason().is_none() {
+        let silence = Duration::from_millis(shared.silence.load(Ordering::Relaxed));
+        let pause = (silence / LOOKS).min(LOOK);
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = shared.quic.closed() => return,
+        }
+        let now = heard();
+        quiet = if now == before { quiet + pause } else { Duration::ZERO };
+        before = now;
+        if quiet >= silence {
+            shared.silent.store(true, Ordering::Relaxed);
+            shared.quic.close(SILENT, tls::NOTHING_HAS_COME.as_bytes());
+        }
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
 /// The version goes first, so that releases that otherwise share nothing can still say so. The side that has dialed waits

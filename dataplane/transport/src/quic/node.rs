@@ -414,8 +414,9 @@ async fn accept(shared: Arc<NodeShared>, endpoint: Endpoint) {
 
 async fn accept_peer(shared: &NodeShared, incoming: quinn::Incoming) -> Result<(), Refusal> {
     let connection = incoming.await.map_err(|error| Refusal::from(&error))?;
-    let in_flight = shared.settings.in_flight;
-    let connection = Connection::establish(connection, false, in_flight, shared.counters.clone()).await?;
+    let QuicSettings { in_flight, idle_timeout, .. } = shared.settings;
+    let counters = shared.counters.clone();
+    let connection = Connection::establish(connection, false, in_flight, idle_timeout, counters).await?;
     shared.counters.accepted.fetch_add(1, Ordering::Relaxed);
     tracing::debug!(peer = connection.peer(), address = %connection.address(), "a peer has connected");
     if let Err(error) = shared.accepted.try_send(connection) {
@@ -445,7 +446,7 @@ async fn dial_peer(
             }
             refusal
         })?;
-        Connection::establish(connection, true, shared.settings.in_flight, shared.counters.clone()).await
+        Connection::establish(connection, true, shared.settings.in_flight, idle_timeout, shared.counters.clone()).await
     };
     let outcome = tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| {
         let reason = format!("no answer within {limit:?}; is dflow running there, and does UDP get through to it?");

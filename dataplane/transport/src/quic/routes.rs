@@ -3,8 +3,8 @@
 use super::connection::Shared;
 use super::header::{Content, HEADER, Header};
 use super::incoming::{Receiving, read_flow, read_messages, refuse};
+use super::lock;
 use super::settings::{FIRST_STREAMS, MOST_STREAMS};
-use super::{lock, tls};
 use crate::path::{PathError, PathKind};
 use quinn::{ReadExactError, RecvStream, VarInt};
 use std::sync::Arc;
@@ -47,7 +47,7 @@ impl Shared {
     pub(super) fn begin(self: &Arc<Self>, receiving: &Arc<Receiving>) -> Result<(), PathError> {
         let incarnation = receiving.incarnation();
         if let Some(error) = self.quic.close_reason() {
-            return Err(over(&tls::reason(&error)));
+            return Err(over(&self.reason(&error)));
         }
         let mut routes = lock(&self.routes);
         if let Some(error) = &routes.dead {

@@ -80,6 +80,9 @@ pub(super) fn peer(connection: &quinn::Connection) -> Result<(String, Validity),
     name.map_err(|problem| format!("its certificate cannot be used: {problem}"))
 }
 
+/// Why a connection is closed on which nothing comes any more.
+pub(super) const NOTHING_HAS_COME: &str = "nothing has come from the other side for too long";
+
 /// Why a connection has ended, or has not come about, for people to read.
 pub(super) fn reason(error: &ConnectionError) -> String {
     match error {
@@ -93,7 +96,7 @@ pub(super) fn reason(error: &ConnectionError) -> String {
             format!("the other side closed it: {}", clean(&reason, "without a reason"))
         }
         ConnectionError::Reset => "the other side does not know the connection: it was probably restarted".to_owned(),
-        ConnectionError::TimedOut => "nothing has come from the other side for too long".to_owned(),
+        ConnectionError::TimedOut => NOTHING_HAS_COME.to_owned(),
         ConnectionError::LocallyClosed => "this node closed it".to_owned(),
         ConnectionError::VersionMismatch | ConnectionError::CidsExhausted => error.to_string(),
     }
