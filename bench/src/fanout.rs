@@ -83,12 +83,12 @@ pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> 
         let case = format!("{readers} reader{}, {}", if readers == 1 { "" } else { "s" }, size(MESSAGE));
         let found =
             settings.in_turns(&format!("fanout {case}"), &wanted, |subject| one_repeat(settings, subject, shape));
-        let limit = found.iter().find(|(subject, _)| subject.role() == Role::Limit);
+        let limit = found.iter().find(|(subject, _)| subject.card().role == Role::Limit);
         let limit = limit.and_then(|(_, repeats)| Figures::of(repeats.as_ref().ok()?));
         for (subject, repeats) in &found {
             if let (Ok(repeats), Some(dir)) = (repeats, &settings.hlog) {
                 let latencies: Vec<_> = repeats.iter().map(|(latency, _)| latency.clone()).collect();
-                write_log(dir, &format!("fanout-{}-{readers}", subject.name()), &latencies)?;
+                write_log(dir, &format!("fanout-{}-{readers}", subject.card().name), &latencies)?;
             }
             let figures = repeats.as_ref().map_err(Failure::clone).map(|repeats| Figures::of(repeats));
             let latency = figures.clone().map(|figures| {
@@ -148,7 +148,7 @@ fn one_repeat(settings: &Settings, subject: &dyn Fanout, shape: Shape) -> Result
     let keeper = PlaceKeeper::new(subject.memory(shape))?;
     let _service = subject.service(keeper.place())?;
     let task = |reader| {
-        let (subject, place) = (subject.name().into(), keeper.place().clone());
+        let (subject, place) = (subject.card().name.into(), keeper.place().clone());
         process::Task::Fanout(Task { subject, place, shape, reader })
     };
     let mut tasks = vec![(task(None), Some(first))];
@@ -185,7 +185,7 @@ impl Task {
     /// Becomes that process.
     pub fn actor(self) -> Result<Box<dyn Actor>, Failure> {
         let subjects = subjects();
-        let subject = subjects.iter().find(|subject| subject.name() == self.subject);
+        let subject = subjects.iter().find(|subject| subject.card().name == self.subject);
         let subject = subject.ok_or_else(|| Failure::new(format!("no fan-out is called {}", self.subject)))?;
         Ok(match self.reader {
             None => Box::new(Writer { end: subject.writer(&self.place, self.shape)? }),

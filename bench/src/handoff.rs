@@ -74,17 +74,17 @@ pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> 
         let found =
             settings.in_turns(&format!("handoff {case}"), &wanted, |subject| one_repeat(settings, subject, bytes));
         for (waiting, name) in [(Waiting::Spinning, "spinning"), (Waiting::Sleeping, "sleeping")] {
-            let found: Vec<_> = found.iter().filter(|(subject, _)| subject.waiting() == waiting).collect();
+            let found: Vec<_> = found.iter().filter(|(subject, _)| subject.card().waiting == waiting).collect();
             // Of several limits, the fastest is the limit.
             let limit = found
                 .iter()
-                .filter(|(subject, _)| subject.role() == Role::Limit)
+                .filter(|(subject, _)| subject.card().role == Role::Limit)
                 .filter_map(|(_, repeats)| Summary::of_repeats(repeats.as_ref().ok()?))
                 .min_by(|one, other| one.p50.total_cmp(&other.p50));
             for (subject, repeats) in found {
                 let repeats = repeats.as_ref().map_err(Failure::clone);
                 if let (Ok(repeats), Some(dir)) = (&repeats, &settings.hlog) {
-                    write_log(dir, &format!("handoff-{}-{bytes}", subject.name()), repeats)?;
+                    write_log(dir, &format!("handoff-{}-{bytes}", subject.card().name), repeats)?;
                 }
                 let summary = repeats.map(|repeats| Summary::of_repeats(repeats));
                 let figures =
@@ -113,7 +113,7 @@ fn one_repeat(settings: &Settings, subject: &dyn Handoff, size: usize) -> Result
     let keeper = PlaceKeeper::new(subject.memory(size))?;
     let _service = subject.service(keeper.place())?;
     let task = |side| {
-        process::Task::Handoff(Task { subject: subject.name().into(), side, place: keeper.place().clone(), size })
+        process::Task::Handoff(Task { subject: subject.card().name.into(), side, place: keeper.place().clone(), size })
     };
     let mut crew = Crew::start(vec![(task(Side::First), Some(first)), (task(Side::Second), Some(second))])?;
     let count = crew.calibrate(settings.budget, TRIPS)?;
@@ -137,10 +137,10 @@ impl Task {
     /// Becomes that process.
     pub fn actor(self) -> Result<Box<dyn Actor>, Failure> {
         let subjects = subjects();
-        let subject = subjects.iter().find(|subject| subject.name() == self.subject);
+        let subject = subjects.iter().find(|subject| subject.card().name == self.subject);
         let subject = subject.ok_or_else(|| Failure::new(format!("no hand-off is called {}", self.subject)))?;
         let end = subject.join(self.side, &self.place, self.size)?;
-        let rest = if subject.waiting() == Waiting::Sleeping { REST } else { 0.0 };
+        let rest = if subject.card().waiting == Waiting::Sleeping { REST } else { 0.0 };
         Ok(Box::new(Player { end, side: self.side, size: self.size, ticks: Ticks::calibrated(), rest, next: 0 }))
     }
 }
@@ -222,20 +222,13 @@ struct NotBuilt;
 
 #[cfg(not(feature = "peers"))]
 impl Subject for NotBuilt {
-    fn name(&self) -> &'static str {
-        "iceoryx2"
-    }
-
-    fn about(&self) -> &'static str {
-        "iceoryx2, publish-subscribe"
-    }
-
-    fn role(&self) -> Role {
-        Role::Peer
-    }
-
-    fn waiting(&self) -> Waiting {
-        Waiting::Spinning
+    fn card(&self) -> crate::subject::Card {
+        crate::subject::Card {
+            name: "iceoryx2",
+            about: "iceoryx2, publish-subscribe",
+            role: Role::Peer,
+            waiting: Waiting::Spinning,
+        }
     }
 
     fn missing(&self) -> Option<String> {

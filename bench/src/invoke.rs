@@ -77,13 +77,13 @@ pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> 
     for (from, case) in [(From::Ready, "a ready program"), (From::Cold, "a cold program")] {
         let starts: Vec<_> = STARTS.iter().copied().filter(|subject| subject.from() == from).collect();
         let found = settings.in_turns(case, &settings.wanted(&starts), |subject| subject.starts(count));
-        let limits = found.iter().filter(|(subject, _)| subject.role() == Role::Limit);
+        let limits = found.iter().filter(|(subject, _)| subject.card().role == Role::Limit);
         let limits = limits.filter_map(|(_, repeats)| Summary::of_repeats(repeats.as_ref().ok()?));
         let limit = limits.min_by(|one, other| one.p50.total_cmp(&other.p50));
         for (subject, repeats) in &found {
             let repeats = repeats.as_ref().map_err(Failure::clone);
             if let (Ok(repeats), Some(dir)) = (&repeats, &settings.hlog) {
-                write_log(dir, &format!("invoke-{}", subject.name()), repeats)?;
+                write_log(dir, &format!("invoke-{}", subject.card().name), repeats)?;
             }
             let figures = repeats.map(|repeats| {
                 Summary::of_repeats(repeats).map_or_else(Vec::new, |summary| latency_figures(summary, limit))
@@ -121,7 +121,7 @@ fn measure_rates(settings: &Settings, report: &mut Report) -> Result<(), Failure
             .into_iter()
             .map(|(subject, rates)| (subject, rates.map(|rates| median(rates).unwrap_or(f64::NAN))))
             .collect();
-        let limit = found.iter().find(|(subject, _)| subject.role() == Role::Limit);
+        let limit = found.iter().find(|(subject, _)| subject.card().role == Role::Limit);
         let limit = limit.and_then(|(_, rate)| rate.as_ref().ok().copied());
         let figures = |rate: f64| vec![Some(rate), limit.map(|limit| rate / limit)];
         rows.extend(found.into_iter().map(|(subject, rate)| Row::new(&case, subject, rate.map(figures))));

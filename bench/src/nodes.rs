@@ -16,7 +16,7 @@ use crate::quic::net::Net;
 use crate::quic::{BULK_COLUMNS, Iperf, MESSAGE, TUNED, Way, bulk_figures};
 use crate::report::{Column, Report, Row, Table, Unit, size};
 use crate::settings::Settings;
-use crate::subject::{Role, Subject, Waiting};
+use crate::subject::{Card, Role, Subject, Waiting};
 use cluster::Cluster;
 
 pub use cluster::{WorkerOptions, serve};
@@ -111,7 +111,7 @@ fn crossing_rows(case: &str, found: Vec<Found<'_>>) -> Vec<Row> {
         Ok(Crossed { bulk, sent: repeats.last().and_then(|crossed| crossed.sent) })
     };
     let found: Vec<_> = found.into_iter().map(|(subject, repeats)| (subject, repeats.and_then(median))).collect();
-    let limit = found.iter().find(|(subject, _)| subject.role() == Role::Limit);
+    let limit = found.iter().find(|(subject, _)| subject.card().role == Role::Limit);
     let limit = limit.and_then(|(_, crossed)| Some(crossed.as_ref().ok()?.bulk));
     let figures = |crossed: Crossed| {
         let mut figures = bulk_figures(crossed.bulk, limit);
@@ -178,20 +178,13 @@ fn run(
 struct Bare;
 
 impl Subject for Bare {
-    fn name(&self) -> &'static str {
-        TUNED.name()
-    }
-
-    fn about(&self) -> &'static str {
-        "bare quinn with dflow's tuning between two processes; to several nodes: as many such pairs at once"
-    }
-
-    fn role(&self) -> Role {
-        Role::Limit
-    }
-
-    fn waiting(&self) -> Waiting {
-        Waiting::Sleeping
+    fn card(&self) -> Card {
+        Card {
+            name: TUNED.card().name,
+            about: "bare quinn with dflow's tuning between two processes; to several nodes: as many such pairs at once",
+            role: Role::Limit,
+            waiting: Waiting::Sleeping,
+        }
     }
 }
 
@@ -204,7 +197,7 @@ impl Crossing for Bare {
         let meetings: Vec<_> =
             (0..readers).map(|_| MeetingKeeper::new(&Net::Loopback, PAGE)).collect::<Result<_, _>>()?;
         let meetings: Vec<_> = meetings.iter().map(MeetingKeeper::meeting).collect();
-        let bulk = bulk::carry_between(self.name(), MESSAGE, &meetings, bytes)?;
+        let bulk = bulk::carry_between(self.card().name, MESSAGE, &meetings, bytes)?;
         Ok(Crossed { bulk: Bulk { cpu: bulk.cpu / readers as f64, ..bulk }, sent: Some(readers as f64) })
     }
 }
@@ -213,20 +206,8 @@ impl Crossing for Bare {
 struct OneIperf;
 
 impl Subject for OneIperf {
-    fn name(&self) -> &'static str {
-        Iperf.name()
-    }
-
-    fn about(&self) -> &'static str {
-        Iperf.about()
-    }
-
-    fn role(&self) -> Role {
-        Role::Peer
-    }
-
-    fn waiting(&self) -> Waiting {
-        Waiting::Sleeping
+    fn card(&self) -> Card {
+        Card { name: Iperf.card().name, about: Iperf.card().about, role: Role::Peer, waiting: Waiting::Sleeping }
     }
 
     fn missing(&self) -> Option<String> {

@@ -15,7 +15,7 @@ use dflow_shm::{
 use crate::failure::{Failure, Trying};
 use crate::memory::PAGE;
 use crate::payload::{Seen, fill, from_bytes, from_bytes_mut};
-use crate::subject::{End, Role, Subject, Waiting};
+use crate::subject::{Card, End, Role, Subject, Waiting};
 
 /// Where a process writes, and where it reads.
 const OUT: PortId = PortId(0);
@@ -40,20 +40,8 @@ pub struct Ours {
 }
 
 impl Subject for Ours {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn about(&self) -> &'static str {
-        self.about
-    }
-
-    fn role(&self) -> Role {
-        Role::Ours
-    }
-
-    fn waiting(&self) -> Waiting {
-        self.waiting
+    fn card(&self) -> Card {
+        Card { name: self.name, about: self.about, role: Role::Ours, waiting: self.waiting }
     }
 }
 

@@ -130,7 +130,7 @@ pub fn bulk_rows<S: Subject + ?Sized>(case: &str, found: Vec<(&S, Result<Vec<Bul
         (subject, repeats.and_then(|repeats| Bulk::median(&repeats).ok_or_else(none)))
     };
     let found: Vec<(&S, _)> = found.into_iter().map(median).collect();
-    let limit = found.iter().find(|(subject, _)| subject.role() == Role::Limit);
+    let limit = found.iter().find(|(subject, _)| subject.card().role == Role::Limit);
     let limit = limit.and_then(|(_, bulk)| bulk.as_ref().ok().copied());
     found
         .into_iter()
@@ -160,12 +160,12 @@ fn measure_steps(settings: &Settings, nets: &[Net], work: Work) -> Result<Vec<Ro
     for net in nets {
         let case = format!("{what}, {net}");
         let found = settings.in_turns(&case, &wanted, |way| steps(settings, way, work, net));
-        let limit = found.iter().find(|(way, _)| way.role() == Role::Limit);
+        let limit = found.iter().find(|(way, _)| way.card().role == Role::Limit);
         let limit = limit.and_then(|(_, repeats)| Summary::of_repeats(repeats.as_ref().ok()?));
         for (way, repeats) in &found {
             let repeats = repeats.as_ref().map_err(Failure::clone);
             if let (Ok(repeats), Some(dir)) = (&repeats, &settings.hlog) {
-                write_log(dir, &format!("quic-{file}-{}-{}", net.name(), way.name()), repeats)?;
+                write_log(dir, &format!("quic-{file}-{}-{}", net.name(), way.card().name), repeats)?;
             }
             let figures = repeats.map(|repeats| {
                 Summary::of_repeats(repeats).map_or_else(Vec::new, |summary| latency_figures(summary, limit))
@@ -185,7 +185,7 @@ fn steps(settings: &Settings, way: &dyn Way, work: Work, net: &Net) -> Result<Re
     let keeper = MeetingKeeper::new(net, PAGE)?;
     let task = |side| {
         let meeting = keeper.meeting().clone();
-        (process::Task::Quic(Task { subject: way.name().into(), work, side, meeting }), None)
+        (process::Task::Quic(Task { subject: way.card().name.into(), work, side, meeting }), None)
     };
     let mut crew = Crew::start(vec![task(Side::First), task(Side::Second)])?;
     let count = crew.calibrate(settings.budget, STEPS)?;

@@ -246,7 +246,7 @@ impl Ground {
     /// Does this machine's part.
     fn obey(&mut self, order: &Order) -> Result<Found, Failure> {
         let find = |name: &str| {
-            let found = subjects().into_iter().find(|subject| subject.name() == name);
+            let found = subjects().into_iter().find(|subject| subject.card().name == name);
             found.ok_or_else(|| Failure::new(format!("nothing is called {name}")))
         };
         let busy = busy()?;
@@ -310,23 +310,23 @@ fn latencies(settings: &Settings, report: &mut Report, ground: &mut Ground, abou
     let mut rows = Vec::new();
     for chunk in settings.sizes_or(CHUNKS) {
         // How many fit into the time, by the fastest way.
-        let trial = Order::Latency(verbs::Verbs::Write.name().into(), Work { size: chunk, count: ROUND_TRIPS.0 });
+        let trial = Order::Latency(verbs::Verbs::Write.card().name.into(), Work { size: chunk, count: ROUND_TRIPS.0 });
         let (trial, _) = ground.both(&trial)?;
         let round_trip = 2 * trial.latency.median().max(1);
         let budget = settings.budget.as_nanos() as u64 / 3;
         let work = Work { size: chunk, count: (budget / round_trip).clamp(ROUND_TRIPS.0, ROUND_TRIPS.1) };
         let found = settings.in_turns(&format!("rdma latency {}", size(chunk)), &wanted, |subject| {
             let began = SystemTime::now();
-            let (here, _) = ground.both(&Order::Latency(subject.name().into(), work.clone()))?;
+            let (here, _) = ground.both(&Order::Latency(subject.card().name.into(), work.clone()))?;
             let mut histogram = histogram();
             here.latency.add_to(&mut histogram);
             Ok(Repeat { began, took: began.elapsed().unwrap_or_default(), histogram })
         });
-        let limit = found.iter().find(|(subject, _)| subject.name() == perftest::Perftest.name());
+        let limit = found.iter().find(|(subject, _)| subject.card().name == perftest::Perftest.card().name);
         let limit = limit.and_then(|(_, repeats)| Percentiles::of(repeats.as_ref().ok()?));
         for (subject, repeats) in &found {
             if let (Ok(repeats), Some(dir)) = (repeats, &settings.hlog) {
-                write_log(dir, &format!("rdma-{}-{chunk}", subject.name()), repeats)?;
+                write_log(dir, &format!("rdma-{}-{chunk}", subject.card().name), repeats)?;
             }
             let figures = repeats
                 .as_ref()
@@ -378,14 +378,14 @@ fn streams(settings: &Settings, report: &mut Report, ground: &mut Ground, about:
     for chunk in settings.sizes_or(STREAMED).into_iter().filter(|chunk| *chunk >= LEAST_STREAMED) {
         let count = |bytes: u64| (bytes / chunk as u64).max(8);
         let trial =
-            Order::Stream(verbs::Verbs::Write.name().into(), Work { size: chunk, count: count(STREAM_BYTES.0) });
+            Order::Stream(verbs::Verbs::Write.card().name.into(), Work { size: chunk, count: count(STREAM_BYTES.0) });
         let (trial, _) = ground.both(&trial)?;
         let speed = STREAM_BYTES.0 as f64 / trial.took.unwrap_or_default().as_secs_f64().max(1e-9);
         let bytes = (speed * settings.budget.as_secs_f64() / 2.0) as u64;
         let work = Work { size: chunk, count: count(bytes.clamp(STREAM_BYTES.0, STREAM_BYTES.1)) };
         let total = (work.count * chunk as u64) as f64;
         let found = settings.in_turns(&format!("rdma stream {}", size(chunk)), &wanted, |subject| {
-            let (here, there) = ground.both(&Order::Stream(subject.name().into(), work.clone()))?;
+            let (here, there) = ground.both(&Order::Stream(subject.card().name.into(), work.clone()))?;
             let took = here.took.ok_or_else(|| Failure::new("nobody has measured the time"))?;
             let gibibytes = total / f64::from(1 << 30);
             let each = |found: &Found| found.busy.as_nanos() as f64 / gibibytes;
@@ -395,7 +395,7 @@ fn streams(settings: &Settings, report: &mut Report, ground: &mut Ground, about:
             let of = |at: usize| median(repeats.iter().map(|repeat| repeat[at]).collect());
             [of(0), of(1), of(2)]
         };
-        let limit = found.iter().find(|(subject, _)| subject.name() == perftest::Perftest.name());
+        let limit = found.iter().find(|(subject, _)| subject.card().name == perftest::Perftest.card().name);
         let limit = limit.and_then(|(_, repeats)| medians(repeats.as_ref().ok()?)[0]);
         for (subject, repeats) in &found {
             let figures = repeats.as_ref().map_err(Failure::clone).map(|repeats| {
@@ -414,7 +414,7 @@ fn streams(settings: &Settings, report: &mut Report, ground: &mut Ground, about:
             "CPU: all that the machines' cores did meanwhile for the writer (w) and the reader (r), the kernel's packets \
              and the start of the programs included"
                 .into(),
-            format!("the goal is at least 0.95× for {}, this machine's default", link::OurLink::default().name()),
+            format!("the goal is at least 0.95× for {}, this machine's default", link::OurLink::default().card().name),
         ],
         columns: STREAM_COLUMNS,
         rows,

@@ -84,10 +84,10 @@ impl Row {
     pub fn new<S: Subject + ?Sized>(case: &str, subject: &S, figures: Result<Vec<Option<f64>>, Failure>) -> Row {
         Row {
             case: case.to_owned(),
-            subject: subject.name(),
-            about: subject.about(),
-            role: subject.role(),
-            waiting: subject.waiting(),
+            subject: subject.card().name,
+            about: subject.card().about,
+            role: subject.card().role,
+            waiting: subject.card().waiting,
             figures,
         }
     }

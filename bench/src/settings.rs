@@ -104,7 +104,7 @@ impl Settings {
 
     /// The subjects that are asked for.
     pub fn wanted<'a, S: Subject + ?Sized>(&self, all: &[&'a S]) -> Vec<&'a S> {
-        all.iter().copied().filter(|subject| self.wants(subject.name())).collect()
+        all.iter().copied().filter(|subject| self.wants(subject.card().name)).collect()
     }
 
     /// The sizes asked for, or the topic's own.
@@ -131,7 +131,7 @@ impl Settings {
         for repeat in 1..=self.repeats {
             for (subject, result) in &mut results {
                 let Ok(so_far) = result else { continue };
-                progress(&format!("{what}: {} ({repeat} of {})", subject.name(), self.repeats));
+                progress(&format!("{what}: {} ({repeat} of {})", subject.card().name, self.repeats));
                 match measure(subject) {
                     Ok(found) => so_far.push(found),
                     Err(failure) => *result = Err(failure),

@@ -11,7 +11,7 @@ use crate::latency::median;
 use crate::payload::{WORD, bytes, bytes_mut, fill};
 use crate::report::{Column, Report, Row, Table, Unit, size};
 use crate::settings::Settings;
-use crate::subject::{Role, Subject, Waiting};
+use crate::subject::{Card, Role, Subject, Waiting};
 
 /// How many bytes are moved, and in quick runs.
 const LENGTH: [usize; 2] = [1 << 30, 64 << 20];
@@ -54,7 +54,7 @@ pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> 
             (subject, medians)
         })
         .collect();
-    let limit = found.iter().find(|(subject, _)| subject.role() == Role::Limit);
+    let limit = found.iter().find(|(subject, _)| subject.card().role == Role::Limit);
     let limit = limit.and_then(|(_, rates)| rates.as_ref().ok().copied());
     let figures = |(write, read): (f64, f64)| {
         vec![Some(write), Some(read), limit.map(|limit| write / limit.0), limit.map(|limit| read / limit.1)]
@@ -73,20 +73,13 @@ pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> 
 struct Dd;
 
 impl Subject for Dd {
-    fn name(&self) -> &'static str {
-        "dd"
-    }
-
-    fn about(&self) -> &'static str {
-        "dd bs=1M with oflag=direct, then iflag=direct"
-    }
-
-    fn role(&self) -> Role {
-        Role::Limit
-    }
-
-    fn waiting(&self) -> Waiting {
-        Waiting::Sleeping
+    fn card(&self) -> Card {
+        Card {
+            name: "dd",
+            about: "dd bs=1M with oflag=direct, then iflag=direct",
+            role: Role::Limit,
+            waiting: Waiting::Sleeping,
+        }
     }
 }
 
@@ -128,20 +121,8 @@ struct Spill {
 }
 
 impl Subject for Spill {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn about(&self) -> &'static str {
-        self.about
-    }
-
-    fn role(&self) -> Role {
-        Role::Ours
-    }
-
-    fn waiting(&self) -> Waiting {
-        Waiting::Sleeping
+    fn card(&self) -> Card {
+        Card { name: self.name, about: self.about, role: Role::Ours, waiting: Waiting::Sleeping }
     }
 }
 

@@ -107,7 +107,7 @@ pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> 
     let keeping: Vec<_> = wanted.iter().copied().filter(|subject| subject.can_keep()).collect();
     let case = format!("{} kept", size(length));
     let kept = compare(settings, &case, &keeping, layout, Some((length / KEPT_MESSAGE) as u64));
-    let one_core = kept.iter().find(|row| row.subject == bare::ONE_CORE.name());
+    let one_core = kept.iter().find(|row| row.subject == bare::ONE_CORE.card().name);
     let one_core = one_core.and_then(|row| row.figures.as_ref().ok()?.first().copied().flatten());
     rows.extend(kept);
     rows.extend(node::rows(settings, &case, length, one_core));
@@ -139,7 +139,7 @@ fn compare(
         .into_iter()
         .map(|(subject, repeats)| (subject, repeats.map(|repeats| median(repeats).unwrap_or(f64::NAN))))
         .collect();
-    let limit = found.iter().find(|(subject, _)| subject.is_one_process() && subject.role() == Role::Limit);
+    let limit = found.iter().find(|(subject, _)| subject.is_one_process() && subject.card().role == Role::Limit);
     let limit = limit.and_then(|(_, rate)| rate.as_ref().ok().copied());
     let figures = |rate: f64| vec![Some(rate), Some(rate / layout.message as f64), limit.map(|limit| rate / limit)];
     found.into_iter().map(|(subject, rate)| Row::new(case, subject, rate.map(figures))).collect()
@@ -151,7 +151,7 @@ fn one_repeat(settings: &Settings, subject: &dyn Stream, layout: Layout, count: 
     let keeper = PlaceKeeper::new(subject.memory(layout))?;
     let _service = subject.service(keeper.place())?;
     let task = |side| {
-        process::Task::Stream(Task { subject: subject.name().into(), side, place: keeper.place().clone(), layout })
+        process::Task::Stream(Task { subject: subject.card().name.into(), side, place: keeper.place().clone(), layout })
     };
     let mut tasks = vec![(task(Side::First), Some(first))];
     if !subject.is_one_process() {
@@ -193,7 +193,7 @@ impl Task {
     /// Becomes that process.
     pub fn actor(self) -> Result<Box<dyn Actor>, Failure> {
         let subjects = subjects();
-        let subject = subjects.iter().find(|subject| subject.name() == self.subject);
+        let subject = subjects.iter().find(|subject| subject.card().name == self.subject);
         let subject = subject.ok_or_else(|| Failure::new(format!("no stream is called {}", self.subject)))?;
         let end = subject.join(self.side, &self.place, self.layout)?;
         let part = match (subject.is_one_process(), self.side) {

@@ -31,19 +31,23 @@ pub enum Waiting {
     Sleeping,
 }
 
+/// What is said of a subject.
+#[derive(Clone, Copy, Debug)]
+pub struct Card {
+    /// Its name in tables, on the command line (`--only`) and in file names: lower case with hyphens.
+    pub name: &'static str,
+    /// What it does, for a reader of the report.
+    pub about: &'static str,
+    /// Why it is there.
+    pub role: Role,
+    /// How its readers wait.
+    pub waiting: Waiting,
+}
+
 /// One thing that is measured, in any topic.
 pub trait Subject: Sync {
-    /// Its name in tables, on the command line (`--only`) and in file names: lower case with hyphens.
-    fn name(&self) -> &'static str;
-
-    /// What it does, for a reader of the report.
-    fn about(&self) -> &'static str;
-
-    /// Why it is there.
-    fn role(&self) -> Role;
-
-    /// How its readers wait.
-    fn waiting(&self) -> Waiting;
+    /// What is said of it.
+    fn card(&self) -> Card;
 
     /// Why it cannot be measured on this machine, if so.
     fn missing(&self) -> Option<String> {

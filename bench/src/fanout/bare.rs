@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use crate::fanout::{Fanout, Shape};
 use crate::memory::{Mapping, PAGE, sleep_while, wake};
 use crate::payload::{Seen, fill};
-use crate::subject::{End, Place, Role, Subject, Waiting};
+use crate::subject::{Card, End, Place, Role, Subject, Waiting};
 
 /// How many messages the ring holds.
 const SLOTS: u32 = 4;
@@ -24,20 +24,13 @@ const STRIDE: usize = 128;
 pub struct Bare;
 
 impl Subject for Bare {
-    fn name(&self) -> &'static str {
-        "bare-ring"
-    }
-
-    fn about(&self) -> &'static str {
-        "a ring of bare shared memory that all readers read in place, woken by one futex: the limit"
-    }
-
-    fn role(&self) -> Role {
-        Role::Limit
-    }
-
-    fn waiting(&self) -> Waiting {
-        Waiting::Sleeping
+    fn card(&self) -> Card {
+        Card {
+            name: "bare-ring",
+            about: "a ring of bare shared memory that all readers read in place, woken by one futex: the limit",
+            role: Role::Limit,
+            waiting: Waiting::Sleeping,
+        }
     }
 }
 

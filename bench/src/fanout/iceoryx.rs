@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use crate::fanout::{Fanout, Shape};
 use crate::payload::Seen;
 use crate::peers::iceoryx::{self, Receiver, Sender, node};
-use crate::subject::{End, Place, Role, Subject, Waiting};
+use crate::subject::{Card, End, Place, Role, Subject, Waiting};
 
 /// How many samples a subscriber may be behind.
 const BUFFER: usize = 4;
@@ -15,20 +15,13 @@ const BUFFER: usize = 4;
 pub struct Iceoryx;
 
 impl Subject for Iceoryx {
-    fn name(&self) -> &'static str {
-        "iceoryx2-events"
-    }
-
-    fn about(&self) -> &'static str {
-        "iceoryx2 publish-subscribe without loss, subscribers asleep until an event of iceoryx2"
-    }
-
-    fn role(&self) -> Role {
-        Role::Peer
-    }
-
-    fn waiting(&self) -> Waiting {
-        Waiting::Sleeping
+    fn card(&self) -> Card {
+        Card {
+            name: "iceoryx2-events",
+            about: "iceoryx2 publish-subscribe without loss, subscribers asleep until an event of iceoryx2",
+            role: Role::Peer,
+            waiting: Waiting::Sleeping,
+        }
     }
 }
 

@@ -93,7 +93,7 @@ pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> 
         })
         .collect();
     // The kernel's limit is what streams with names and lives of their own compare with; bare slots have neither.
-    let limit = found.iter().find(|(subject, _)| subject.name() == tmpfs::Files.name());
+    let limit = found.iter().find(|(subject, _)| subject.card().name == tmpfs::Files.card().name);
     let limit = limit.and_then(|(_, figures)| figures.as_ref().ok()).map(|found| found.nanoseconds);
     let figures = |Found { nanoseconds, memory }: Found| {
         let each = nanoseconds / streams as f64;
@@ -121,7 +121,7 @@ impl<T: Ends> Many for T {
         let keeper = PlaceKeeper::new(self.memory(streams))?;
         let _service = self.service(keeper.place())?;
         let task = |side| {
-            process::Task::Many(Task { subject: self.name().into(), side, place: keeper.place().clone(), streams })
+            process::Task::Many(Task { subject: self.card().name.into(), side, place: keeper.place().clone(), streams })
         };
         let mut crew = Crew::start(vec![(task(Side::First), Some(first)), (task(Side::Second), Some(second))])?;
         let findings = crew.round(Round { count: streams as u64, interval: 0 })?;
@@ -148,7 +148,7 @@ impl Task {
         setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
             .trying("raise the limit of open descriptors")?;
         let pairs = pairs();
-        let subject = pairs.iter().find(|subject| subject.name() == self.subject);
+        let subject = pairs.iter().find(|subject| subject.card().name == self.subject);
         let subject = subject.ok_or_else(|| Failure::new(format!("no kind of streams is called {}", self.subject)))?;
         Ok(Box::new(Mover { end: subject.join(self.side, &self.place, self.streams)?, streams: self.streams }))
     }

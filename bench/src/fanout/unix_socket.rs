@@ -4,7 +4,7 @@ use crate::failure::{Failure, Trying};
 use crate::fanout::{Fanout, Shape};
 use crate::payload::{Seen, bytes, fill, private};
 use crate::peers::unix_socket::{SocketEnd, connect, listen};
-use crate::subject::{End, Place, Role, Subject, Waiting};
+use crate::subject::{Card, End, Place, Role, Subject, Waiting};
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 
@@ -12,20 +12,13 @@ use std::os::unix::net::UnixStream;
 pub struct UnixSocket;
 
 impl Subject for UnixSocket {
-    fn name(&self) -> &'static str {
-        "unix-socket"
-    }
-
-    fn about(&self) -> &'static str {
-        "a Unix stream socket for each reader, written one after the other"
-    }
-
-    fn role(&self) -> Role {
-        Role::Peer
-    }
-
-    fn waiting(&self) -> Waiting {
-        Waiting::Sleeping
+    fn card(&self) -> Card {
+        Card {
+            name: "unix-socket",
+            about: "a Unix stream socket for each reader, written one after the other",
+            role: Role::Peer,
+            waiting: Waiting::Sleeping,
+        }
     }
 }
 

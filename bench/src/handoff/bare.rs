@@ -8,7 +8,7 @@ use crate::failure::Failure;
 use crate::handoff::Handoff;
 use crate::memory::{Mapping, PAGE, sleep_while, wake};
 use crate::payload::{Seen, fill};
-use crate::subject::{End, Place, Role, Side, Subject, Waiting};
+use crate::subject::{Card, End, Place, Role, Side, Subject, Waiting};
 
 /// Spinning on the flag.
 pub static ATOMIC: Bare = Bare {
@@ -55,20 +55,8 @@ impl Bare {
 }
 
 impl Subject for Bare {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn about(&self) -> &'static str {
-        self.about
-    }
-
-    fn role(&self) -> Role {
-        Role::Limit
-    }
-
-    fn waiting(&self) -> Waiting {
-        self.waiting
+    fn card(&self) -> Card {
+        Card { name: self.name, about: self.about, role: Role::Limit, waiting: self.waiting }
     }
 }
 

@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use crate::handoff::Handoff;
 use crate::payload::Seen;
 use crate::peers::iceoryx::{Receiver, Sender, Shape, node};
-use crate::subject::{End, Place, Role, Side, Subject, Waiting};
+use crate::subject::{Card, End, Place, Role, Side, Subject, Waiting};
 
 /// The receiver asks again and again.
 pub static SPINNING: Iceoryx = Iceoryx {
@@ -30,20 +30,8 @@ pub struct Iceoryx {
 }
 
 impl Subject for Iceoryx {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn about(&self) -> &'static str {
-        self.about
-    }
-
-    fn role(&self) -> Role {
-        Role::Peer
-    }
-
-    fn waiting(&self) -> Waiting {
-        self.waiting
+    fn card(&self) -> Card {
+        Card { name: self.name, about: self.about, role: Role::Peer, waiting: self.waiting }
     }
 }
 

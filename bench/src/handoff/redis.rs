@@ -8,7 +8,7 @@ use crate::handoff::Handoff;
 use crate::memory::{Mapping, PAGE, sleep_while, wake};
 use crate::payload::{Seen, bytes, bytes_mut, fill, private};
 use crate::peers::redis::{Client, Server, missing};
-use crate::subject::{End, Place, Role, Side, Subject, Waiting};
+use crate::subject::{Card, End, Place, Role, Side, Subject, Waiting};
 
 /// Where the flags of the two directions are.
 const FLAGS: [usize; 2] = [0, 128];
@@ -20,20 +20,13 @@ const KEYS: [&str; 2] = ["there", "back"];
 pub struct Redis;
 
 impl Subject for Redis {
-    fn name(&self) -> &'static str {
-        "redis"
-    }
-
-    fn about(&self) -> &'static str {
-        "Redis over a Unix socket: SET by one, GET by the other, who is woken by a futex"
-    }
-
-    fn role(&self) -> Role {
-        Role::Peer
-    }
-
-    fn waiting(&self) -> Waiting {
-        Waiting::Sleeping
+    fn card(&self) -> Card {
+        Card {
+            name: "redis",
+            about: "Redis over a Unix socket: SET by one, GET by the other, who is woken by a futex",
+            role: Role::Peer,
+            waiting: Waiting::Sleeping,
+        }
     }
 
     fn missing(&self) -> Option<String> {

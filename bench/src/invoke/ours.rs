@@ -7,7 +7,7 @@ use crate::failure::Failure;
 use crate::invoke::{From, Invoke, REST, Rate};
 use crate::latency::{Repeat, histogram};
 use crate::node::{self, Ran, Run};
-use crate::subject::{Role, Subject, Waiting};
+use crate::subject::{Card, Role, Subject, Waiting};
 
 /// The slots where starts come one at a time: more than are in use, and enough that many programs are made ready ahead.
 const SLOTS: u32 = 32;
@@ -65,20 +65,8 @@ struct Times {
 }
 
 impl Subject for Start {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn about(&self) -> &'static str {
-        self.about
-    }
-
-    fn role(&self) -> Role {
-        Role::Ours
-    }
-
-    fn waiting(&self) -> Waiting {
-        Waiting::Sleeping
+    fn card(&self) -> Card {
+        Card { name: self.name, about: self.about, role: Role::Ours, waiting: Waiting::Sleeping }
     }
 
     fn missing(&self) -> Option<String> {
@@ -156,20 +144,13 @@ impl Start {
 pub struct Nothing;
 
 impl Subject for Nothing {
-    fn name(&self) -> &'static str {
-        "dflow"
-    }
-
-    fn about(&self) -> &'static str {
-        "a foreach of a real daemon over parts that are all there: launcher, process, SDK, gate, end, for each"
-    }
-
-    fn role(&self) -> Role {
-        Role::Ours
-    }
-
-    fn waiting(&self) -> Waiting {
-        Waiting::Sleeping
+    fn card(&self) -> Card {
+        Card {
+            name: "dflow",
+            about: "a foreach of a real daemon over parts that are all there: launcher, process, SDK, gate, end, for each",
+            role: Role::Ours,
+            waiting: Waiting::Sleeping,
+        }
     }
 
     fn missing(&self) -> Option<String> {

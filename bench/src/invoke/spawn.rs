@@ -10,7 +10,7 @@ use crate::failure::{Failure, Trying};
 use crate::invoke::{From, Invoke, REST, Rate};
 use crate::latency::{Repeat, histogram};
 use crate::node;
-use crate::subject::{Role, Subject, Waiting};
+use crate::subject::{Card, Role, Subject, Waiting};
 
 /// The program beside this one that does nothing before its first instruction.
 const SMALLEST: &str = "dflow-bench-first-instruction";
@@ -46,20 +46,8 @@ pub struct Spawn {
 }
 
 impl Subject for Spawn {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn about(&self) -> &'static str {
-        self.about
-    }
-
-    fn role(&self) -> Role {
-        self.role
-    }
-
-    fn waiting(&self) -> Waiting {
-        Waiting::Sleeping
+    fn card(&self) -> Card {
+        Card { name: self.name, about: self.about, role: self.role, waiting: Waiting::Sleeping }
     }
 
     fn missing(&self) -> Option<String> {

@@ -14,7 +14,7 @@ use crate::latency::{Recorded, Repeat, histogram};
 use crate::payload::{Seen, WORD};
 use crate::peers::unix_socket::{connect, listen};
 use crate::process::{self, Actor, Crew, Findings, Round};
-use crate::subject::{End, Place, PlaceKeeper, Role, Side, Subject, Waiting};
+use crate::subject::{Card, End, Place, PlaceKeeper, Role, Side, Subject, Waiting};
 
 /// The bytes of what the process is woken with.
 const NOTICE: usize = 64;
@@ -41,20 +41,8 @@ pub struct Wake {
 }
 
 impl Subject for Wake {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn about(&self) -> &'static str {
-        self.about
-    }
-
-    fn role(&self) -> Role {
-        Role::Limit
-    }
-
-    fn waiting(&self) -> Waiting {
-        Waiting::Sleeping
+    fn card(&self) -> Card {
+        Card { name: self.name, about: self.about, role: Role::Limit, waiting: Waiting::Sleeping }
     }
 }
 

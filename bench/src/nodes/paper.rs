@@ -11,7 +11,7 @@ use crate::nodes::cluster::Cluster;
 use crate::nodes::run;
 use crate::report::{Column, Report, Row, Table, Unit};
 use crate::settings::Settings;
-use crate::subject::{Role, Subject, Waiting};
+use crate::subject::{Card, Role, Subject, Waiting};
 
 /// The sizes of objects, in bytes, with the paper's put and get in nanoseconds.
 const OBJECTS: &[Object] = &[
@@ -66,20 +66,13 @@ const STORES: &[&Store] = &[
 ];
 
 impl Subject for Store {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn about(&self) -> &'static str {
-        self.about
-    }
-
-    fn role(&self) -> Role {
-        if self.gate.is_some() { Role::Ours } else { Role::Peer }
-    }
-
-    fn waiting(&self) -> Waiting {
-        Waiting::Sleeping
+    fn card(&self) -> Card {
+        Card {
+            name: self.name,
+            about: self.about,
+            role: if self.gate.is_some() { Role::Ours } else { Role::Peer },
+            waiting: Waiting::Sleeping,
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use crate::failure::{Failure, Trying};
 use crate::payload::{Seen, bytes, bytes_mut, fill, private};
 use crate::quic::meeting::{Meeting, name};
 use crate::quic::way::{MESSAGE, PART, Party, Times, Way, Work, first_word};
-use crate::subject::{Role, Side, Subject, Waiting};
+use crate::subject::{Card, Role, Side, Subject, Waiting};
 
 /// quinn as dflow tunes it.
 pub static TUNED: Bare = Bare {
@@ -42,20 +42,8 @@ pub struct Bare {
 }
 
 impl Subject for Bare {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn about(&self) -> &'static str {
-        self.about
-    }
-
-    fn role(&self) -> Role {
-        self.role
-    }
-
-    fn waiting(&self) -> Waiting {
-        Waiting::Sleeping
+    fn card(&self) -> Card {
+        Card { name: self.name, about: self.about, role: self.role, waiting: Waiting::Sleeping }
     }
 }
 

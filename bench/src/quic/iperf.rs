@@ -13,7 +13,7 @@ use crate::quic::bulk::Bulk;
 use crate::quic::meeting::Meeting;
 use crate::quic::net::Net;
 use crate::quic::way::{Party, Way, Work};
-use crate::subject::{Role, Side, Subject, Waiting};
+use crate::subject::{Card, Role, Side, Subject, Waiting};
 
 /// The program.
 const PROGRAM: &str = "iperf3";
@@ -22,20 +22,13 @@ const PROGRAM: &str = "iperf3";
 pub struct Iperf;
 
 impl Subject for Iperf {
-    fn name(&self) -> &'static str {
-        "iperf3"
-    }
-
-    fn about(&self) -> &'static str {
-        "iperf3, one stream of TCP: nothing encrypted, and nobody writes or reads the bytes"
-    }
-
-    fn role(&self) -> Role {
-        Role::Peer
-    }
-
-    fn waiting(&self) -> Waiting {
-        Waiting::Sleeping
+    fn card(&self) -> Card {
+        Card {
+            name: "iperf3",
+            about: "iperf3, one stream of TCP: nothing encrypted, and nobody writes or reads the bytes",
+            role: Role::Peer,
+            waiting: Waiting::Sleeping,
+        }
     }
 
     fn missing(&self) -> Option<String> {

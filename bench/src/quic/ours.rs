@@ -13,7 +13,7 @@ use crate::payload::{Seen, fill};
 use crate::quic::linked::Linked;
 use crate::quic::meeting::{Meeting, name};
 use crate::quic::way::{Ends, MESSAGE, PART, Party, Times, Way, Work, first_word};
-use crate::subject::{End, Role, Side, Subject, Waiting};
+use crate::subject::{Card, End, Role, Side, Subject, Waiting};
 
 /// Bytes straight into the window that was granted, as all but the first of a stream go.
 pub static WINDOW: Ours = Ours {
@@ -46,20 +46,8 @@ pub enum Inside {
 }
 
 impl Subject for Ours {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn about(&self) -> &'static str {
-        self.about
-    }
-
-    fn role(&self) -> Role {
-        Role::Ours
-    }
-
-    fn waiting(&self) -> Waiting {
-        Waiting::Sleeping
+    fn card(&self) -> Card {
+        Card { name: self.name, about: self.about, role: Role::Ours, waiting: Waiting::Sleeping }
     }
 }
 

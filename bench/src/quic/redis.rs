@@ -12,7 +12,7 @@ use crate::quic::iperf::free_port;
 use crate::quic::meeting::{Meeting, MeetingKeeper};
 use crate::quic::net::Net;
 use crate::quic::way::{Ends, Party, Way, Work};
-use crate::subject::{End, Role, Side, Subject, Waiting};
+use crate::subject::{Card, End, Role, Side, Subject, Waiting};
 
 /// The bytes of a value.
 const VALUE: usize = 1 << 20;
@@ -28,20 +28,13 @@ const GOT: usize = 128;
 pub struct Redis;
 
 impl Subject for Redis {
-    fn name(&self) -> &'static str {
-        "redis"
-    }
-
-    fn about(&self) -> &'static str {
-        "Redis on the reader's node, over TCP: SET by one, GET by the other, values of 1 MiB, up to four ahead"
-    }
-
-    fn role(&self) -> Role {
-        Role::Peer
-    }
-
-    fn waiting(&self) -> Waiting {
-        Waiting::Sleeping
+    fn card(&self) -> Card {
+        Card {
+            name: "redis",
+            about: "Redis on the reader's node, over TCP: SET by one, GET by the other, values of 1 MiB, up to four ahead",
+            role: Role::Peer,
+            waiting: Waiting::Sleeping,
+        }
     }
 
     fn missing(&self) -> Option<String> {
@@ -68,7 +61,7 @@ impl Way for Redis {
         let server = Server::start_at(address, &meeting.place, |program| net.command(Side::Second, program))?;
         meeting.tell(address)?;
         let before = server.processor_time()?;
-        let bulk = bulk::carry_between(self.name(), VALUE, &[meeting], bytes)?;
+        let bulk = bulk::carry_between(self.card().name, VALUE, &[meeting], bytes)?;
         // The server has carried the warm-up, too.
         let all = bulk.bytes as f64 * (1.0 + 1.0 / bulk::WARM_UP as f64);
         let server = (server.processor_time()? - before) as f64 * bulk.bytes as f64 / all;

@@ -11,26 +11,19 @@ use crate::failure::{Failure, Trying};
 use crate::payload::{Seen, bytes, bytes_mut, fill, private};
 use crate::quic::meeting::Meeting;
 use crate::quic::way::{Ends, MESSAGE, PART, Party, Times, Way, Work};
-use crate::subject::{End, Role, Side, Subject, Waiting};
+use crate::subject::{Card, End, Role, Side, Subject, Waiting};
 
 /// TCP without encryption.
 pub struct Tcp;
 
 impl Subject for Tcp {
-    fn name(&self) -> &'static str {
-        "tcp"
-    }
-
-    fn about(&self) -> &'static str {
-        "TCP_NODELAY sockets, nothing encrypted, nobody proves who it is"
-    }
-
-    fn role(&self) -> Role {
-        Role::Peer
-    }
-
-    fn waiting(&self) -> Waiting {
-        Waiting::Sleeping
+    fn card(&self) -> Card {
+        Card {
+            name: "tcp",
+            about: "TCP_NODELAY sockets, nothing encrypted, nobody proves who it is",
+            role: Role::Peer,
+            waiting: Waiting::Sleeping,
+        }
     }
 }
 

@@ -45,7 +45,7 @@ pub trait Way: Subject {
 
     /// Carries a stream of `bytes` once.
     fn stream(&self, net: &Net, bytes: u64) -> Result<Bulk, Failure> {
-        bulk::carry(self.name(), MESSAGE, net, bytes)
+        bulk::carry(self.card().name, MESSAGE, net, bytes)
     }
 }
 
@@ -73,7 +73,7 @@ impl Task {
     /// Becomes that process.
     pub fn actor(self) -> Result<Box<dyn Actor>, Failure> {
         let ways = ways();
-        let way = ways.iter().find(|way| way.name() == self.subject);
+        let way = ways.iter().find(|way| way.card().name == self.subject);
         let way = way.ok_or_else(|| Failure::new(format!("no way between nodes is called {}", self.subject)))?;
         // Before there is any thread: those that come later are in the same namespace.
         self.meeting.enter(self.side)?;

@@ -12,7 +12,7 @@ use dflow_transport::{Chunk, Link, Local};
 use super::path::{RING, check, mark, ring, window};
 use super::{Chunks, Ground, Patience, Side, Way, Work, timed};
 use crate::failure::{Failure, Trying};
-use crate::subject::{Role, Subject, Waiting};
+use crate::subject::{Card, Role, Subject, Waiting};
 
 /// A thread that has nothing to do looks around this often.
 const TICK: Duration = Duration::from_millis(100);
@@ -45,30 +45,23 @@ impl OurLink {
 }
 
 impl Subject for OurLink {
-    fn name(&self) -> &'static str {
-        match self {
-            OurLink::Spin => "dflow-link-spin",
-            OurLink::SpinThenSleep => "dflow-link-brief",
-            OurLink::Sleep => "dflow-link-sleep",
-        }
-    }
-
-    fn about(&self) -> &'static str {
-        match self {
-            OurLink::Spin => "dflow's streams over that path, flows, credit and windows included; --rdma-idle spin",
-            OurLink::SpinThenSleep => "the same, asleep when nothing has come for 50 µs; --rdma-idle 50us",
-            OurLink::Sleep => "the same, asleep whenever there is nothing to do; --rdma-idle sleep",
-        }
-    }
-
-    fn role(&self) -> Role {
-        Role::Ours
-    }
-
-    fn waiting(&self) -> Waiting {
-        match self {
-            OurLink::Spin => Waiting::Spinning,
-            OurLink::SpinThenSleep | OurLink::Sleep => Waiting::Sleeping,
+    fn card(&self) -> Card {
+        Card {
+            name: match self {
+                OurLink::Spin => "dflow-link-spin",
+                OurLink::SpinThenSleep => "dflow-link-brief",
+                OurLink::Sleep => "dflow-link-sleep",
+            },
+            about: match self {
+                OurLink::Spin => "dflow's streams over that path, flows, credit and windows included; --rdma-idle spin",
+                OurLink::SpinThenSleep => "the same, asleep when nothing has come for 50 µs; --rdma-idle 50us",
+                OurLink::Sleep => "the same, asleep whenever there is nothing to do; --rdma-idle sleep",
+            },
+            role: Role::Ours,
+            waiting: match self {
+                OurLink::Spin => Waiting::Spinning,
+                OurLink::SpinThenSleep | OurLink::Sleep => Waiting::Sleeping,
+            },
         }
     }
 }

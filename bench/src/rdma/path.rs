@@ -14,7 +14,7 @@ use dflow_transport::{Chunk, Path, PathEvent};
 
 use super::{Chunks, Ground, Patience, Side, Way, Work, timed};
 use crate::failure::{Failure, Trying};
-use crate::subject::{Role, Subject, Waiting};
+use crate::subject::{Card, Role, Subject, Waiting};
 
 /// The ring that chunks pass, at least; streams have this one if nothing else is asked for.
 pub const RING: usize = 2 << 20;
@@ -25,20 +25,13 @@ const GRANT: GrantId = GrantId(1);
 pub struct OurPath;
 
 impl Subject for OurPath {
-    fn name(&self) -> &'static str {
-        "dflow-path"
-    }
-
-    fn about(&self) -> &'static str {
-        "dflow's path over RDMA alone: WRITE with an immediate, receives posted again, their credit"
-    }
-
-    fn role(&self) -> Role {
-        Role::Ours
-    }
-
-    fn waiting(&self) -> Waiting {
-        Waiting::Spinning
+    fn card(&self) -> Card {
+        Card {
+            name: "dflow-path",
+            about: "dflow's path over RDMA alone: WRITE with an immediate, receives posted again, their credit",
+            role: Role::Ours,
+            waiting: Waiting::Spinning,
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use hdrhistogram::Histogram;
 use super::{Ground, Side, Way, Work};
 use crate::failure::{Failure, Trying};
 use crate::latency::histogram;
-use crate::subject::{Role, Subject, Waiting};
+use crate::subject::{Card, Role, Subject, Waiting};
 
 /// The port of the one that is called.
 const PORT: u16 = 18_575;
@@ -23,20 +23,13 @@ const LEAST: u64 = 5;
 pub struct Perftest;
 
 impl Subject for Perftest {
-    fn name(&self) -> &'static str {
-        "perftest"
-    }
-
-    fn about(&self) -> &'static str {
-        "ib_write_lat and ib_write_bw: RDMA WRITE; the reader looks at its memory, the writer at its completions"
-    }
-
-    fn role(&self) -> Role {
-        Role::Limit
-    }
-
-    fn waiting(&self) -> Waiting {
-        Waiting::Spinning
+    fn card(&self) -> Card {
+        Card {
+            name: "perftest",
+            about: "ib_write_lat and ib_write_bw: RDMA WRITE; the reader looks at its memory, the writer at its completions",
+            role: Role::Limit,
+            waiting: Waiting::Spinning,
+        }
     }
 
     fn missing(&self) -> Option<String> {

@@ -22,7 +22,7 @@ use crate::failure::{Failure, Trying};
 use crate::latency::{Repeat, Summary, histogram, write_log};
 use crate::report::{LATENCY_COLUMNS, Report, Row, Table, latency_figures};
 use crate::settings::Settings;
-use crate::subject::{Role, Side, Subject, Waiting};
+use crate::subject::{Card, Role, Side, Subject, Waiting};
 
 /// How often each is done in one repeat.
 const TIMES: u64 = 16;
@@ -52,34 +52,29 @@ pub enum Work {
 }
 
 impl Subject for Work {
-    fn name(&self) -> &'static str {
-        match self {
-            Work::Connection => "quic-connection",
-            Work::Path => "rdma-path",
-            Work::Memory(1) => "register-1-mib",
-            Work::Memory(_) => "register-17-mib",
-            Work::Stream => "stream",
-        }
-    }
-
-    fn about(&self) -> &'static str {
-        match self {
-            Work::Connection => "a QUIC connection: both have proven who they are, and its management channel is open",
-            Work::Path => {
-                "a path over RDMA on that connection, from the decision until both ends can send: queues, buffers, and a \
+    fn card(&self) -> Card {
+        Card {
+            name: match self {
+                Work::Connection => "quic-connection",
+                Work::Path => "rdma-path",
+                Work::Memory(1) => "register-1-mib",
+                Work::Memory(_) => "register-17-mib",
+                Work::Stream => "stream",
+            },
+            about: match self {
+                Work::Connection => {
+                    "a QUIC connection: both have proven who they are, and its management channel is open"
+                }
+                Work::Path => {
+                    "a path over RDMA on that connection, from the decision until both ends can send: queues, buffers, and a \
                  message each way"
-            }
-            Work::Memory(_) => "memory that is registered for remote writes; the pages are there",
-            Work::Stream => "a stream of 64 B, from the subscription until all of it is there",
+                }
+                Work::Memory(_) => "memory that is registered for remote writes; the pages are there",
+                Work::Stream => "a stream of 64 B, from the subscription until all of it is there",
+            },
+            role: Role::Ours,
+            waiting: Waiting::Sleeping,
         }
-    }
-
-    fn role(&self) -> Role {
-        Role::Ours
-    }
-
-    fn waiting(&self) -> Waiting {
-        Waiting::Sleeping
     }
 }
 
@@ -106,7 +101,7 @@ pub fn measure(settings: &Settings, report: &mut Report, ground: &mut Ground) ->
     let mut rows = Vec::new();
     for (subject, repeats) in &found {
         if let (Ok(repeats), Some(dir)) = (repeats, &settings.hlog) {
-            write_log(dir, &format!("rdma-set-up-{}", subject.name()), repeats)?;
+            write_log(dir, &format!("rdma-set-up-{}", subject.card().name), repeats)?;
         }
         let figures = repeats
             .as_ref()

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Chunks, Ground, Patience, Side, Way, Work, timed};
 use crate::failure::{Failure, Trying};
-use crate::subject::{Role, Subject, Waiting};
+use crate::subject::{Card, Role, Subject, Waiting};
 
 /// Requests that may be in flight, as many as perftest has.
 const DEPTH: u32 = 128;
@@ -35,30 +35,23 @@ pub enum Verbs {
 }
 
 impl Subject for Verbs {
-    fn name(&self) -> &'static str {
-        match self {
-            Verbs::Write => "verbs-write",
-            Verbs::WriteWithImmediate => "verbs-write-imm",
-            Verbs::Read => "verbs-read",
+    fn card(&self) -> Card {
+        Card {
+            name: match self {
+                Verbs::Write => "verbs-write",
+                Verbs::WriteWithImmediate => "verbs-write-imm",
+                Verbs::Read => "verbs-read",
+            },
+            about: match self {
+                Verbs::Write => "bare verbs, pushed: RDMA WRITE; the reader looks at its memory, as in perftest",
+                Verbs::WriteWithImmediate => {
+                    "bare verbs, pushed: RDMA WRITE with an immediate; the reader gets a completion"
+                }
+                Verbs::Read => "bare verbs, pulled: an announcement, then the reader's RDMA READ",
+            },
+            role: Role::Limit,
+            waiting: Waiting::Spinning,
         }
-    }
-
-    fn about(&self) -> &'static str {
-        match self {
-            Verbs::Write => "bare verbs, pushed: RDMA WRITE; the reader looks at its memory, as in perftest",
-            Verbs::WriteWithImmediate => {
-                "bare verbs, pushed: RDMA WRITE with an immediate; the reader gets a completion"
-            }
-            Verbs::Read => "bare verbs, pulled: an announcement, then the reader's RDMA READ",
-        }
-    }
-
-    fn role(&self) -> Role {
-        Role::Limit
-    }
-
-    fn waiting(&self) -> Waiting {
-        Waiting::Spinning
     }
 }
 

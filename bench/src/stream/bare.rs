@@ -7,7 +7,7 @@ use crate::failure::Failure;
 use crate::memory::{Mapping, PAGE};
 use crate::payload::{Seen, fill};
 use crate::stream::{Layout, Stream};
-use crate::subject::{End, Place, Role, Side, Subject, Waiting};
+use crate::subject::{Card, End, Place, Role, Side, Subject, Waiting};
 
 /// One core: what its memory and caches give when nothing has to cross to another.
 pub static ONE_CORE: Bare = Bare {
@@ -35,20 +35,8 @@ pub struct Bare {
 }
 
 impl Subject for Bare {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn about(&self) -> &'static str {
-        self.about
-    }
-
-    fn role(&self) -> Role {
-        Role::Limit
-    }
-
-    fn waiting(&self) -> Waiting {
-        Waiting::Spinning
+    fn card(&self) -> Card {
+        Card { name: self.name, about: self.about, role: Role::Limit, waiting: Waiting::Spinning }
     }
 }
 

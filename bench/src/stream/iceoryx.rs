@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use crate::payload::Seen;
 use crate::peers::iceoryx::{Receiver, Sender, Shape, node};
 use crate::stream::{Layout, Stream};
-use crate::subject::{End, Place, Role, Side, Subject, Waiting};
+use crate::subject::{Card, End, Place, Role, Side, Subject, Waiting};
 
 /// How many samples the subscriber may be behind, so that the two ends overlap.
 const BUFFER: usize = 16;
@@ -15,20 +15,13 @@ const BUFFER: usize = 16;
 pub struct Iceoryx;
 
 impl Subject for Iceoryx {
-    fn name(&self) -> &'static str {
-        "iceoryx2"
-    }
-
-    fn about(&self) -> &'static str {
-        "iceoryx2 publish-subscribe without loss, 16 samples of buffer, both ends spinning"
-    }
-
-    fn role(&self) -> Role {
-        Role::Peer
-    }
-
-    fn waiting(&self) -> Waiting {
-        Waiting::Spinning
+    fn card(&self) -> Card {
+        Card {
+            name: "iceoryx2",
+            about: "iceoryx2 publish-subscribe without loss, 16 samples of buffer, both ends spinning",
+            role: Role::Peer,
+            waiting: Waiting::Spinning,
+        }
     }
 }
 

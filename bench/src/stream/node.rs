@@ -48,7 +48,7 @@ pub fn rows(settings: &Settings, case: &str, length: usize, limit: Option<f64>) 
     };
     [(&COLD, 0), (&WARM, 1)]
         .into_iter()
-        .filter(|(subject, _)| settings.wants(subject.name()))
+        .filter(|(subject, _)| settings.wants(subject.card().name))
         .map(|(subject, which)| row(subject, which))
         .collect()
 }

@@ -3,26 +3,19 @@
 use crate::failure::Failure;
 use crate::peers::unix_socket::SocketEnd;
 use crate::stream::{Layout, Stream};
-use crate::subject::{End, Place, Role, Side, Subject, Waiting};
+use crate::subject::{Card, End, Place, Role, Side, Subject, Waiting};
 
 /// The socket.
 pub struct UnixSocket;
 
 impl Subject for UnixSocket {
-    fn name(&self) -> &'static str {
-        "unix-socket"
-    }
-
-    fn about(&self) -> &'static str {
-        "a Unix stream socket, one write and one read a message"
-    }
-
-    fn role(&self) -> Role {
-        Role::Peer
-    }
-
-    fn waiting(&self) -> Waiting {
-        Waiting::Sleeping
+    fn card(&self) -> Card {
+        Card {
+            name: "unix-socket",
+            about: "a Unix stream socket, one write and one read a message",
+            role: Role::Peer,
+            waiting: Waiting::Sleeping,
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use crate::failure::Failure;
 use crate::fanout::many::{Ends, LENGTH, ManyEnd};
 use crate::memory::Mapping;
 use crate::payload::{Seen, fill};
-use crate::subject::{Place, Role, Side, Subject, Waiting};
+use crate::subject::{Card, Place, Role, Side, Subject, Waiting};
 
 /// The bytes of a stream's slot: its payload and, on a line of its own, its flag.
 const SLOT: usize = LENGTH + 64;
@@ -16,20 +16,13 @@ const SLOT: usize = LENGTH + 64;
 pub struct Bare;
 
 impl Subject for Bare {
-    fn name(&self) -> &'static str {
-        "bare-slots"
-    }
-
-    fn about(&self) -> &'static str {
-        "a slot of bare shared memory for each, made before: write, set a flag, read; the limit"
-    }
-
-    fn role(&self) -> Role {
-        Role::Limit
-    }
-
-    fn waiting(&self) -> Waiting {
-        Waiting::Spinning
+    fn card(&self) -> Card {
+        Card {
+            name: "bare-slots",
+            about: "a slot of bare shared memory for each, made before: write, set a flag, read; the limit",
+            role: Role::Limit,
+            waiting: Waiting::Spinning,
+        }
     }
 }
 

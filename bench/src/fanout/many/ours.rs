@@ -4,28 +4,21 @@ use crate::failure::Failure;
 use crate::fanout::many::{Found, LENGTH, Many};
 use crate::node::{self, Run};
 use crate::settings::Settings;
-use crate::subject::{Role, Subject, Waiting};
+use crate::subject::{Card, Role, Subject, Waiting};
 
 /// Many small streams of a run.
 pub struct Ours;
 
 impl Subject for Ours {
-    fn name(&self) -> &'static str {
-        "dflow"
-    }
-
-    fn about(&self) -> &'static str {
-        "a whole run of a real daemon: processes started, streams opened, written by one function and read by another; \
+    fn card(&self) -> Card {
+        Card {
+            name: "dflow",
+            about: "a whole run of a real daemon: processes started, streams opened, written by one function and read by another; \
          memory is the daemon's and the functions' largest resident size and the store's peak, shared pages counted \
-         again in each"
-    }
-
-    fn role(&self) -> Role {
-        Role::Ours
-    }
-
-    fn waiting(&self) -> Waiting {
-        Waiting::Sleeping
+         again in each",
+            role: Role::Ours,
+            waiting: Waiting::Sleeping,
+        }
     }
 
     fn missing(&self) -> Option<String> {

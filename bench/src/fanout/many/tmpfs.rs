@@ -10,7 +10,7 @@ use crate::failure::{Failure, Trying};
 use crate::fanout::many::{Ends, LENGTH, ManyEnd};
 use crate::memory::{Mapping, PAGE};
 use crate::payload::{Seen, bytes, bytes_mut, fill, private};
-use crate::subject::{Place, Role, Side, Subject, Waiting};
+use crate::subject::{Card, Place, Role, Side, Subject, Waiting};
 
 /// Where such files are on every Linux.
 const TMPFS: &str = "/dev/shm";
@@ -22,20 +22,13 @@ const WRITTEN: usize = 0;
 pub struct Files;
 
 impl Subject for Files {
-    fn name(&self) -> &'static str {
-        "tmpfs-files"
-    }
-
-    fn about(&self) -> &'static str {
-        "a file in /dev/shm for each: create, write, count; open, read; the reader spins on the count"
-    }
-
-    fn role(&self) -> Role {
-        Role::Limit
-    }
-
-    fn waiting(&self) -> Waiting {
-        Waiting::Spinning
+    fn card(&self) -> Card {
+        Card {
+            name: "tmpfs-files",
+            about: "a file in /dev/shm for each: create, write, count; open, read; the reader spins on the count",
+            role: Role::Limit,
+            waiting: Waiting::Spinning,
+        }
     }
 
     fn missing(&self) -> Option<String> {

@@ -7,26 +7,19 @@ use crate::failure::{Failure, Trying};
 use crate::fanout::many::{Ends, LENGTH, ManyEnd};
 use crate::payload::{Seen, bytes, bytes_mut, fill, private};
 use crate::peers::unix_socket::{connect, listen};
-use crate::subject::{Place, Role, Side, Subject, Waiting};
+use crate::subject::{Card, Place, Role, Side, Subject, Waiting};
 
 /// The sockets.
 pub struct UnixSocket;
 
 impl Subject for UnixSocket {
-    fn name(&self) -> &'static str {
-        "unix-socket"
-    }
-
-    fn about(&self) -> &'static str {
-        "a Unix stream socket for each: connect, write; accept, read"
-    }
-
-    fn role(&self) -> Role {
-        Role::Peer
-    }
-
-    fn waiting(&self) -> Waiting {
-        Waiting::Sleeping
+    fn card(&self) -> Card {
+        Card {
+            name: "unix-socket",
+            about: "a Unix stream socket for each: connect, write; accept, read",
+            role: Role::Peer,
+            waiting: Waiting::Sleeping,
+        }
     }
 }
 
