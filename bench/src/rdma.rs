@@ -2,7 +2,7 @@
 //! pulled, and what it takes to set things up.
 //!
 //! One process on each machine: the *first* one measures and reports, the *second* one does its part of what it is told
-//! over a TCP connection ([`line`]). A subject is one implementation of [`Way`].
+//! over a TCP connection ([`mod@line`]). A subject is one implementation of [`Way`].
 
 mod line;
 mod link;
