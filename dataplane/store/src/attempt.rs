@@ -188,7 +188,7 @@ impl Store {
         self.send(id, ToFunction::StreamsComplete { input }, None);
     }
 
-    /// Answers [`StoreEvent::PartWanted`].
+    /// Answers [`crate::StoreEvent::PartWanted`].
     pub fn open_part(&mut self, id: ProcessId, output: u32, part: Result<StreamId, String>) {
         let Some(process) = self.processes.get_mut(&id) else { return };
         let opened = part.and_then(|stream| {
