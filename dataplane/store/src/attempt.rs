@@ -52,6 +52,7 @@ impl Store {
             next_port: 0,
             started: false,
             unread_told: false,
+            read_output: PortId(0),
             condemned: false,
             starved: BTreeMap::new(),
             carrier: is_carrier.then(Carrier::default),

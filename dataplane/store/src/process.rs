@@ -43,6 +43,8 @@ pub(crate) struct Process {
     pub(crate) started: bool,
     /// It has been told of an output that nobody reads it any more.
     pub(crate) unread_told: bool,
+    /// An output that somebody still read when that was looked for last.
+    pub(crate) read_output: PortId,
     /// It has done what cannot be, and is being ended.
     pub(crate) condemned: bool,
     /// Outputs that wait for a window: port, watermark, least size, held.

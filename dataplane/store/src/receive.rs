@@ -3,6 +3,7 @@
 use crate::attempt::duplicate;
 use crate::process::{ControlPage, Want};
 use crate::store::StoreError;
+use crate::stream::Stream;
 use crate::{ProcessId, Store, StoreEvent};
 use dflow_protocol::limits::PROTOCOL_VERSION;
 use dflow_protocol::message::ToDaemon;
@@ -61,8 +62,11 @@ impl Store {
             }
             ToDaemon::Finished { port } => {
                 if let Some(stream) = self.output(id, port) {
+                    let was_read = self.streams.get(&stream).is_some_and(Stream::is_read);
                     self.finish(id, port, stream)?;
-                    self.tell_about_the_rest(id);
+                    if was_read {
+                        self.tell_about_the_rest(id);
+                    }
                     self.serve_waiting_readers(stream)?;
                 }
                 Ok(())

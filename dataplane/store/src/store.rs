@@ -186,13 +186,17 @@ impl Store {
     }
 
     fn is_all_unread(&self, process: &Process) -> bool {
-        let read: Vec<&Stream> = process
-            .outputs
-            .values()
-            .filter_map(|id| self.streams.get(id))
-            .filter(|stream| stream.is_subscribed() && (stream.unread_told || stream.finished.is_none()))
-            .collect();
-        !read.is_empty() && read.iter().all(|stream| stream.unread_told)
+        let mut streams = process.outputs.values().filter_map(|id| self.streams.get(id));
+        self.first_read_output(process).is_none() && streams.any(|stream| stream.is_subscribed() && stream.unread_told)
+    }
+
+    /// An output that the attempt still writes and that somebody may read. It is sought first where it was found last: so
+    /// one with thousands of outputs that are finished in turn is not gone through for each of them.
+    fn first_read_output(&self, process: &Process) -> Option<PortId> {
+        let is_read = |id: &StreamId| self.streams.get(id).is_some_and(Stream::is_read);
+        let (before, from) =
+            (process.outputs.range(..process.read_output), process.outputs.range(process.read_output..));
+        from.chain(before).find(|(_, id)| is_read(id)).map(|(&port, _)| port)
     }
 
     /// A finished stream that consists of files of these lengths, one after the other.
@@ -402,8 +406,16 @@ impl Store {
 
     /// Outputs that nothing was ever meant to read do not keep a producer going when nobody reads the others any more.
     pub(crate) fn tell_about_the_rest(&mut self, id: ProcessId) {
-        let all_unread = |process: &&Process| process.unread_told && self.is_all_unread(process);
-        let Some(process) = self.processes.get(&id).filter(all_unread) else { return };
+        let Some(process) = self.processes.get(&id).filter(|process| process.unread_told) else { return };
+        if let Some(port) = self.first_read_output(process) {
+            if let Some(process) = self.processes.get_mut(&id) {
+                process.read_output = port;
+            }
+            return;
+        }
+        if !self.is_all_unread(process) {
+            return;
+        }
         let never_read = |stream: &StreamId| self.streams.get(stream).is_some_and(|stream| !stream.is_subscribed());
         let rest: Vec<PortId> =
             process.outputs.iter().filter(|(_, stream)| never_read(stream)).map(|(&port, _)| port).collect();

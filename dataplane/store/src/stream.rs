@@ -188,6 +188,11 @@ impl Stream {
             && self.subscribers.values().all(gone)
     }
 
+    /// Whether it is still written, and somebody reads it or will.
+    pub(crate) fn is_read(&self) -> bool {
+        self.is_subscribed() && self.finished.is_none() && !self.unread_told
+    }
+
     /// Whether somebody reads it, will, or was meant to.
     pub(crate) fn is_subscribed(&self) -> bool {
         self.holds > 0 || !self.subscribers.is_empty()

@@ -3,9 +3,9 @@
 mod common;
 
 use common::{Function, Node, byte_at, produce, verify, verify_slice};
-use dflow_function::Error;
+use dflow_function::{Error, Output};
 use dflow_store::ProcessId;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const MIB: u64 = 1 << 20;
 
@@ -413,4 +413,36 @@ fn a_finished_output_does_not_keep_its_producer_from_being_unread() {
         assert!(matches!(node.outcomes[&ProcessId(1)], Err((_, true))), "{:?}", node.outcomes);
         assert!(node.told_unread.contains(&ProcessId(1)));
     }
+}
+
+/// Each end is looked at for whether somebody reads any other output; that must not mean to go through all of them.
+#[test]
+fn thousands_of_outputs_end_in_turn_although_nobody_reads_one_of_them() {
+    let time_to_end = |one_is_unread: bool| {
+        let mut node = Node::new(64 * MIB);
+        let streams: Vec<u32> = (1..=8000).collect();
+        let source = Function { outputs: vec![("out", streams.clone())], ..Function::default() };
+        // Of these only the first is started.
+        let readers = [&streams[..1], &streams[1..]]
+            .map(|read| Function { inputs: vec![("in", read.to_vec(), false)], ..Function::default() });
+        node.plan(&streams, &[(2, &readers[0]), (3, &readers[1])]);
+        let (ended, told) = std::sync::mpsc::channel();
+        node.start(1, &source, move |ctx| {
+            let mut parts = ctx.outputs("out")?;
+            while one_is_unread && parts[0].write_all(b"x").is_ok() {}
+            let start = Instant::now();
+            parts.into_iter().try_for_each(Output::finish)?;
+            ended.send(start).unwrap();
+            Ok(())
+        });
+        node.start(2, &readers[0], move |ctx| {
+            let mut input = ctx.input("in")?;
+            while !one_is_unread && input.chunk()?.is_some() {}
+            Ok(())
+        });
+        node.run();
+        told.recv().unwrap().elapsed()
+    };
+    let (alone, beside) = (time_to_end(false), time_to_end(true));
+    assert!(beside < 4 * alone + Duration::from_millis(300), "{beside:?} instead of {alone:?}");
 }
