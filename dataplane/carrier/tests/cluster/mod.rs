@@ -1,6 +1,8 @@
 //! Several nodes of one process: each a store in a thread with a carrier beside it.
 
-use crate::common::Node;
+#![allow(dead_code, reason = "no file of tests uses all of it")]
+
+use crate::common::{Arrival, Node};
 use dflow_carrier::{Carrier, Command, NodeId, Report};
 use dflow_protocol::wire::StreamKey;
 use dflow_protocol::{Epoch, InstanceId, RunId, StreamId};
@@ -10,11 +12,15 @@ use dflow_transport::{Path, Traffic};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-type Work = Box<dyn FnOnce(&mut Node) + Send>;
+/// So long a test waits for anything.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a test waits for: whether it has come to pass.
+type Awaited = Box<dyn FnMut(&Node) -> bool + Send>;
 
 pub struct Cluster {
     nodes: Vec<Member>,
@@ -30,13 +36,45 @@ pub struct Cluster {
 }
 
 struct Member {
-    work: Option<Sender<Work>>,
+    door: Sender<Arrival>,
+    awaited: Sender<Awaited>,
+    over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
     /// Until the end of the test.
     carrier: Option<Carrier>,
-    traffic: Arc<Mutex<BTreeMap<NodeId, Traffic>>>,
-    /// What went wrong, as its carrier has said.
-    reports: Arc<Mutex<Vec<String>>>,
+    reports: Arc<Reports>,
+}
+
+/// What a node's carrier has said.
+#[derive(Default)]
+struct Reports {
+    so_far: Mutex<SoFar>,
+    news: Condvar,
+}
+
+#[derive(Default)]
+struct SoFar {
+    traffic: BTreeMap<NodeId, Traffic>,
+    /// What went wrong.
+    failures: Vec<String>,
+}
+
+impl Reports {
+    fn note(&self, change: impl FnOnce(&mut SoFar)) {
+        change(&mut self.so_far.lock().expect("no panic"));
+        self.news.notify_all();
+    }
+
+    fn look<T>(&self, look: impl FnOnce(&SoFar) -> T) -> T {
+        look(&self.so_far.lock().expect("no panic"))
+    }
+
+    /// Waits until this holds; whether it does.
+    fn wait(&self, holds: impl Fn(&SoFar) -> bool) -> bool {
+        let so_far = self.so_far.lock().expect("no panic");
+        let (so_far, _) = self.news.wait_timeout_while(so_far, PATIENCE, |so_far| !holds(so_far)).expect("no panic");
+        holds(&so_far)
+    }
 }
 
 impl Cluster {
@@ -132,7 +170,6 @@ impl Cluster {
     }
 
     /// Nobody reads the stream any more that was the last to cross from one node to another: its memory is for others.
-    #[allow(dead_code, reason = "it is the example that needs it")]
     pub fn forget(&self, stream: u32, from: usize, to: usize, reader: u32) {
         for (node, instance) in [(from, self.next_subscriber), (to, reader)] {
             let subscriber = Subscriber { instance: InstanceId(instance), input: 0 };
@@ -188,55 +225,45 @@ impl Cluster {
     /// Does something in a node's thread.
     pub fn on<T: Send + 'static>(&self, node: usize, work: impl FnOnce(&mut Node) -> T + Send + 'static) -> T {
         let (answer, result) = channel();
-        let work: Work = Box::new(move |node| {
+        let work = move |node: &mut Node| {
             let _ = answer.send(work(node));
-            node.flush();
-        });
-        self.nodes[node].work.as_ref().expect("it runs").send(work).expect("the node's thread has failed");
+        };
+        self.nodes[node].door.send(Arrival::Work(Box::new(work))).expect("the node's thread has failed");
         result.recv().expect("the node's thread has failed")
     }
 
     /// Waits until this holds on a node; gives up after a minute.
     #[track_caller]
-    pub fn until(&self, node: usize, holds: impl Fn(&Node) -> bool + Send + Clone + 'static) {
-        let start = Instant::now();
-        loop {
-            let holds = holds.clone();
-            if self.on(node, move |node| holds(node)) {
-                return;
-            }
-            assert!(start.elapsed() < Duration::from_secs(60), "stuck");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+    pub fn until(&self, node: usize, holds: impl Fn(&Node) -> bool + Send + 'static) {
+        let (answer, result) = channel();
+        let awaited = move |node: &Node| holds(node) && answer.send(()).is_ok();
+        self.nodes[node].awaited.send(Box::new(awaited)).expect("the node's thread has failed");
+        // It looks at once.
+        self.on(node, |_| ());
+        result.recv_timeout(PATIENCE).expect("stuck");
     }
 
     /// Waits until so many bytes have left the first node.
     #[track_caller]
     pub fn until_passed(&self, bytes: u64) {
-        let start = Instant::now();
-        while self.sent().sent < bytes {
-            assert!(start.elapsed() < Duration::from_secs(60), "stuck after {:?}", self.sent());
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        let sent = |so_far: &SoFar| so_far.traffic.get(&id(1)).is_some_and(|traffic| traffic.sent >= bytes);
+        assert!(self.nodes[0].reports.wait(sent), "stuck after {:?}", self.sent());
     }
 
     /// Waits until a node's carrier has reported something of this kind.
     #[track_caller]
     pub fn until_reported(&self, node: usize, kind: &str) {
-        let start = Instant::now();
-        while !self.nodes[node].reports.lock().expect("no panic").iter().any(|report| report.starts_with(kind)) {
-            assert!(start.elapsed() < Duration::from_secs(60), "no {kind}");
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        let is_there = |so_far: &SoFar| so_far.failures.iter().any(|report| report.starts_with(kind));
+        assert!(self.nodes[node].reports.wait(is_there), "no {kind}");
     }
 
     /// What a node has sent to all others.
     pub fn traffic_of(&self, node: usize) -> u64 {
-        self.nodes[node].traffic.lock().expect("no panic").values().map(|traffic| traffic.sent).sum()
+        self.nodes[node].reports.look(|so_far| so_far.traffic.values().map(|traffic| traffic.sent).sum())
     }
 
     fn sent(&self) -> Traffic {
-        self.nodes[0].traffic.lock().expect("no panic").get(&id(1)).copied().unwrap_or_default()
+        self.nodes[0].reports.look(|so_far| so_far.traffic.get(&id(1)).copied().unwrap_or_default())
     }
 
     /// Waits until every function has ended well, and ends the carriers; what passed between the first two nodes.
@@ -261,44 +288,36 @@ impl Cluster {
 
 impl Member {
     fn start(number: usize, memory: u64) -> Self {
-        let (work, queue) = channel::<Work>();
-        let (sockets, socket) = channel();
+        let (awaited, queue) = channel::<Awaited>();
+        let (ready, door) = channel();
+        let over = Arc::<AtomicBool>::default();
+        let is_over = Arc::clone(&over);
         let thread = std::thread::spawn(move || {
             let mut node = Node::new(memory);
-            let _ = sockets.send(node.attach());
-            loop {
-                loop {
-                    match queue.try_recv() {
-                        Ok(work) => work(&mut node),
-                        Err(std::sync::mpsc::TryRecvError::Empty) => break,
-                        Err(std::sync::mpsc::TryRecvError::Disconnected) => return,
-                    }
-                }
+            let _ = ready.send((node.attach(), node.door()));
+            let mut awaited = Vec::new();
+            while !is_over.load(Ordering::Relaxed) {
                 node.step();
                 assert!(node.misbehaved.is_empty(), "{:?}", node.misbehaved);
+                awaited.extend(queue.try_iter());
+                awaited.retain_mut(|holds: &mut Awaited| !holds(&node));
             }
         });
-        let traffic = Arc::new(Mutex::new(BTreeMap::new()));
-        let told = Arc::clone(&traffic);
-        let reports = Arc::<Mutex<Vec<String>>>::default();
-        let failures = Arc::clone(&reports);
+        let reports = Arc::<Reports>::default();
+        let told = Arc::clone(&reports);
         let report = move |report| match report {
-            Report::Traffic(peer, traffic, ..) => {
-                told.lock().expect("no panic").insert(peer, traffic);
-            }
-            other @ (Report::ImportFailed(..) | Report::ExportFailed(..) | Report::Path(..)) => {
-                eprintln!("node {number}: {other:?}");
-                failures.lock().expect("no panic").push(format!("{other:?}"));
+            Report::Traffic(peer, traffic, ..) => told.note(|so_far| _ = so_far.traffic.insert(peer, traffic)),
+            failure @ (Report::ImportFailed(..) | Report::ExportFailed(..) | Report::Path(..)) => {
+                eprintln!("node {number}: {failure:?}");
+                told.note(|so_far| so_far.failures.push(format!("{failure:?}")));
             }
             Report::Failed(reason) => panic!("{reason}"),
         };
-        let socket = socket.recv().expect("a socket");
-        let carrier = Carrier::start(socket, number as u64 + 1, Duration::from_secs(60), report).expect("a thread");
-        Self { work: Some(work), thread: Some(thread), carrier: Some(carrier), traffic, reports }
+        let (socket, door) = door.recv().expect("a node");
+        let carrier = Carrier::start(socket, number as u64 + 1, PATIENCE, report).expect("a thread");
+        Self { door, awaited, over, thread: Some(thread), carrier: Some(carrier), reports }
     }
-}
 
-impl Member {
     fn carrier(&self) -> &Carrier {
         self.carrier.as_ref().expect("the test goes on")
     }
@@ -312,7 +331,9 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         for member in &mut self.nodes {
-            member.work = None;
+            member.over.store(true, Ordering::Relaxed);
+            // So that it looks.
+            let _ = member.door.send(Arrival::Work(Box::new(|_| ())));
             if let Some(thread) = member.thread.take() {
                 let _ = thread.join();
             }

@@ -11,7 +11,9 @@ use dflow_shm::channel;
 use dflow_store::{
     BackDone, Backer, Config, HashDone, Hasher, ProcessId, SpillDone, Spiller, Store, StoreEvent, Subscriber,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel as queue};
@@ -23,6 +25,19 @@ pub enum Arrival {
     Spilled(SpillDone),
     Hashed(HashDone),
     Backed(BackDone),
+    /// The channel can take packets again.
+    Writable(ProcessId),
+    /// Something that another thread wants to be done.
+    Work(Work),
+}
+
+pub type Work = Box<dyn FnOnce(&mut Node) + Send>;
+
+/// The node's end of a channel.
+struct Socket {
+    socket: Arc<OwnedFd>,
+    /// What the channel did not take, because nobody reads at the other end at present.
+    waiting: VecDeque<(Vec<u8>, Option<OwnedFd>)>,
 }
 
 /// The attempt that carries streams, if there is one.
@@ -32,7 +47,7 @@ pub struct Node {
     pub store: Store,
     arrivals: Receiver<Arrival>,
     sender: Sender<Arrival>,
-    sockets: BTreeMap<ProcessId, Arc<OwnedFd>>,
+    sockets: BTreeMap<ProcessId, Socket>,
     counts: BTreeMap<ProcessId, u64>,
     pub outcomes: BTreeMap<ProcessId, Result<(), (String, bool)>>,
     pub misbehaved: Vec<(ProcessId, String)>,
@@ -134,7 +149,7 @@ impl Node {
         self.counts.remove(&process);
         self.outcomes.remove(&process);
         self.gone.remove(&process);
-        self.sockets.insert(process, Arc::clone(&ours));
+        self.sockets.insert(process, Socket::new(&ours));
         let outputs: Vec<Vec<StreamId>> =
             function.outputs.iter().map(|(_, streams)| streams.iter().map(|&id| StreamId(id)).collect()).collect();
         self.store.begin(process, setup, &outputs).unwrap();
@@ -158,7 +173,7 @@ impl Node {
         let setup = setup(CARRIER, &Function::default());
         let (ours, theirs) = channel::pair().unwrap();
         let ours = Arc::new(ours);
-        self.sockets.insert(CARRIER, Arc::clone(&ours));
+        self.sockets.insert(CARRIER, Socket::new(&ours));
         self.store.begin_carrier(CARRIER, setup).unwrap();
         self.store.start(CARRIER);
         self.listen(CARRIER, ours);
@@ -175,8 +190,13 @@ impl Node {
     /// Says nothing more to an attempt that carries streams, and hears nothing of it.
     pub fn hang_up(&mut self, process: ProcessId) {
         if let Some(socket) = self.sockets.get(&process) {
-            rustix::net::shutdown(socket, rustix::net::Shutdown::Both).unwrap();
+            rustix::net::shutdown(&socket.socket, rustix::net::Shutdown::Both).unwrap();
         }
+    }
+
+    /// Through which other threads reach this node.
+    pub fn door(&self) -> Sender<Arrival> {
+        self.sender.clone()
     }
 
     fn listen(&self, process: ProcessId, ours: Arc<OwnedFd>) {
@@ -201,10 +221,32 @@ impl Node {
             let count = self.counts.entry(outgoing.process).or_default();
             *count += 1;
             let packet = outgoing.message.encode().unwrap();
-            let fd: Vec<_> = outgoing.fd.iter().map(AsFd::as_fd).collect();
             // Rung first: whoever sees the bell waits for the packet.
             self.store.bells().ring(outgoing.bell, *count);
-            let _ = channel::send(self.sockets[&outgoing.process].as_fd(), &packet, &fd, true);
+            let socket = self.sockets.get_mut(&outgoing.process).unwrap();
+            socket.waiting.push_back((packet, outgoing.fd));
+            // Otherwise somebody waits for room already.
+            if socket.waiting.len() == 1 {
+                self.send_waiting(outgoing.process);
+            }
+        }
+    }
+
+    /// Never waits: a function that does not read keeps nobody from the others.
+    fn send_waiting(&mut self, process: ProcessId) {
+        let socket = self.sockets.get_mut(&process).unwrap();
+        while let Some((packet, fd)) = socket.waiting.front() {
+            let fd: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
+            if channel::send(socket.socket.as_fd(), packet, &fd, false) == Err(Errno::AGAIN) {
+                let (socket, sender) = (Arc::clone(&socket.socket), self.sender.clone());
+                std::thread::spawn(move || {
+                    let _ = poll(&mut [PollFd::new(&socket, PollFlags::OUT)], None);
+                    let _ = sender.send(Arrival::Writable(process));
+                });
+                return;
+            }
+            // What nobody is there to read is lost.
+            socket.waiting.pop_front();
         }
     }
 
@@ -231,6 +273,8 @@ impl Node {
             Ok(Arrival::Spilled(done)) => self.store.spilled(done).unwrap(),
             Ok(Arrival::Hashed(done)) => self.store.hashed(done).unwrap(),
             Ok(Arrival::Backed(done)) => self.store.backed(done).unwrap(),
+            Ok(Arrival::Writable(process)) => self.send_waiting(process),
+            Ok(Arrival::Work(work)) => work(self),
             Err(_) => self.store.tick().unwrap(),
         }
         for event in self.store.take_events() {
@@ -280,6 +324,12 @@ impl Node {
     /// Whether nothing of an attempt runs any more.
     pub fn is_gone(&self, id: u32) -> bool {
         self.gone.contains(&ProcessId(u64::from(id)))
+    }
+}
+
+impl Socket {
+    fn new(socket: &Arc<OwnedFd>) -> Self {
+        Self { socket: Arc::clone(socket), waiting: VecDeque::new() }
     }
 }
 
