@@ -1,7 +1,6 @@
 //! How fast streams pass between two stores through real carriers, over a simulated network with a bandwidth and a delay;
 //! and what a carrier costs that has many streams on which nothing happens.
 //! `carrier_speed [MiB] [streams]`
-#![allow(dead_code, reason = "it shares a module with tests, and uses a part of that")]
 
 #[path = "../tests/cluster/mod.rs"]
 mod cluster;
@@ -9,6 +8,7 @@ mod cluster;
 mod common;
 
 use cluster::Cluster;
+use cluster::crowd::{Crowd, cpu_of_carriers};
 use common::Function;
 use dflow_transport::sim::SimConfig;
 use std::sync::mpsc;
@@ -18,6 +18,8 @@ const MIB: u64 = 1 << 20;
 /// Bytes in a microsecond: 1 GB/s.
 const BANDWIDTH: u64 = 1000;
 const ROUNDS: usize = 500;
+/// So long nothing happens while the CPU time of that is measured.
+const PERIOD: Duration = Duration::from_secs(2);
 
 fn main() {
     let number = |place: usize, or: u64| std::env::args().nth(place).and_then(|word| word.parse().ok()).unwrap_or(or);
@@ -98,30 +100,9 @@ fn pass(cluster: &mut Cluster, stream: u32, length: u64) -> Duration {
 /// while nothing at all happens.
 fn among_idle(idle: u32) {
     let mut cluster = Cluster::over(SimConfig { delay: (0, 0), ..network(0) }, false, 2, 1024 * MIB);
-    let names: Vec<u32> = (10..10 + idle).collect();
-    cluster.cross_all(&names, 0, 1, &[(101, 0)]);
-    if idle > 0 {
-        // One byte of each, and then nothing.
-        let streams = names.clone();
-        let source = Function { outputs: vec![("out", streams)], ..Function::default() };
-        cluster.on(0, move |node| {
-            node.start(5, &source, |ctx| {
-                let mut parts = ctx.outputs("out")?;
-                for part in &mut parts {
-                    part.write_all(b"x")?;
-                }
-                std::thread::sleep(Duration::from_secs(3600));
-                Ok(())
-            });
-        });
-        let sink = Function { inputs: vec![("in", names, false)], ..Function::default() };
-        cluster.on(1, move |node| {
-            node.start(101, &sink, |_| {
-                std::thread::sleep(Duration::from_secs(3600));
-                Ok(())
-            });
-        });
-    }
+    let start = Instant::now();
+    let crowd = (idle > 0).then(|| Crowd::open(&mut cluster, 10..10 + idle, 5, 101));
+    let opened = start.elapsed();
     cluster.cross(1, 0, 1, &[(102, 0)]);
     cluster.cross(2, 1, 0, &[(3, 0)]);
     let echo =
@@ -135,10 +116,9 @@ fn among_idle(idle: u32) {
             Ok(())
         });
     });
-    std::thread::sleep(Duration::from_secs(2));
-    let before = cpu();
-    std::thread::sleep(Duration::from_secs(2));
-    let share = (cpu() - before) / 2.0;
+    let before = cpu_of_carriers();
+    std::thread::sleep(PERIOD);
+    let share = (cpu_of_carriers() - before).as_secs_f64() / PERIOD.as_secs_f64();
     let asks =
         Function { inputs: vec![("in", vec![2], false)], outputs: vec![("out", vec![1])], ..Function::default() };
     let (done, told) = mpsc::channel();
@@ -163,22 +143,12 @@ fn among_idle(idle: u32) {
     });
     let (median, worst) = told.recv_timeout(Duration::from_secs(60)).expect("it goes on");
     println!(
-        "{idle} idle streams: {:.1} % of a core while idle; 64 B there and back {median:.0?}, p99 {worst:.0?}",
+        "{idle} idle streams, opened in {opened:.1?}: {:.2} % of a core while idle; 64 B there and back {median:.0?}, p99 \
+         {worst:.0?}",
         share * 100.0
     );
-    // Functions that sleep for ever.
-    std::mem::forget(cluster);
-}
-
-/// CPU time of the threads of carriers, in seconds.
-fn cpu() -> f64 {
-    let mut ticks = 0;
-    for task in std::fs::read_dir("/proc/self/task").expect("this process").flatten() {
-        let Ok(stat) = std::fs::read_to_string(task.path().join("stat")) else { continue };
-        let Some((name, rest)) = stat.rsplit_once(')') else { continue };
-        if name.ends_with("(carrier") || name.ends_with("(watch") {
-            ticks += rest.split_whitespace().skip(11).take(2).filter_map(|word| word.parse::<u64>().ok()).sum::<u64>();
-        }
+    if let Some(crowd) = crowd {
+        crowd.go_on();
     }
-    ticks as f64 / 100.0
+    cluster.finish();
 }

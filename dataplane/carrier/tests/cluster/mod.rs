@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "no file of tests uses all of it")]
 
+pub mod crowd;
+
 use crate::common::{Arrival, Node};
 use dflow_carrier::{Carrier, Command, NodeId, Report};
 use dflow_protocol::wire::StreamKey;

@@ -1,0 +1,32 @@
+//! What streams cost that are open and on which nothing happens: as many as there may be among the functions of a large
+//! workflow.
+
+mod cluster;
+#[path = "../../store/tests/common/mod.rs"]
+mod common;
+
+use cluster::Cluster;
+use cluster::crowd::{Crowd, cpu_of_carriers};
+use std::time::{Duration, Instant};
+
+#[test]
+fn ten_thousand_open_streams_cost_next_to_nothing_and_all_deliver() {
+    const STREAMS: u32 = 10_000;
+    const PERIOD: Duration = Duration::from_millis(500);
+    let mut cluster = Cluster::new(2, 1 << 30);
+    let start = Instant::now();
+    let crowd = Crowd::open(&mut cluster, 10..10 + STREAMS, 5, 101);
+    let opened = start.elapsed();
+    let before = cpu_of_carriers();
+    std::thread::sleep(PERIOD);
+    let idle = cpu_of_carriers() - before;
+    let start = Instant::now();
+    crowd.go_on();
+    cluster.finish();
+    println!(
+        "{STREAMS} streams opened in {opened:.1?}, {idle:.1?} of CPU in {PERIOD:?} of idleness, ended in {:.1?}",
+        start.elapsed()
+    );
+    // A carrier that looked at them each time it sleeps would need ten times that.
+    assert!(idle < PERIOD / 20, "{idle:?} of CPU time while nothing happened");
+}
