@@ -335,18 +335,18 @@ fn a_long_stream_waits_on_the_disk_of_its_producer() {
     let case = Case::new(
         &format!(
             "s: {{ program: dflow-probe, outputs: [o], params: {{ bytes: {LONG}, chunk: 262144 }} }}
-             t: {{ command: [sh, -c, 'until test -e MARK; do sleep 0.01; done; echo go'] }}
+             t: {{ command: [head, -n1, GATE] }}
              r: {{ program: dflow-probe, inputs: {{ i: s.o, j: {{ from: t.out, gate: whole }} }}, outputs: [o], params: {{ order: one-by-one }} }}"
         ),
         "{ o: r.o }",
     );
-    case.replace("MARK", case.path("mark").to_str().unwrap());
+    let mut gate = case.gate();
     let mut cluster = Cluster::with_options(&["b"], &["--memory", "8MiB"]);
     let places = ["s=b", "t=a", "r=a"];
     let running = cluster.spawn_with(&case, &places, &["--memory", "8MiB"]);
     let worker = cluster.worker("b");
     eventually("the producer's node does not spill", || worker.spilled() > 40 * MIB);
-    std::fs::write(case.path("mark"), "").unwrap();
+    gate.open();
     let ran = case.finish(running.wait());
     ran.succeeded();
     let mut expected = test_bytes(LONG);

@@ -85,13 +85,13 @@ fn a_scrape_while_a_run_goes_on() {
     // s goes on until the test says so.
     let case = Case::new(
         &format!(
-            "t: {{ command: [sh, -c, 'until test -e MARK; do sleep 0.01; done; echo go'] }}
+            "t: {{ command: [head, -n1, GATE] }}
              s: {{ program: dflow-probe, outputs: [o], params: {{ bytes: {LENGTH} }} }}
              r: {{ program: dflow-probe, inputs: {{ i: s.o, j: {{ from: t.out, gate: start }} }}, outputs: [o], params: {{ order: one-by-one }} }}"
         ),
         "{ o: r.o }",
     );
-    case.replace("MARK", case.path("mark").to_str().unwrap());
+    let mut gate = case.gate();
     let running = cluster.spawn(&case, &["s=a", "t=b", "r=b"]);
     let received = "dflow_peer_received_bytes_total{peer=\"a\",path=\"quic\"}";
     let waiting = "dflow_instances{state=\"waiting\"}";
@@ -111,7 +111,7 @@ fn a_scrape_while_a_run_goes_on() {
     assert!(now["dflow_peer_streams{peer=\"a\",direction=\"out\"}"] >= 1.0, "{now:?}");
     assert_eq!(now["dflow_connections_total{direction=\"in\"}"], 1.0, "{now:?}");
 
-    std::fs::write(case.path("mark"), "").unwrap();
+    gate.open();
     case.finish(running.wait()).succeeded();
     cluster.assert_idle();
     let after = scrape(&address);

@@ -65,14 +65,14 @@ fn a_small_stream_is_not_stuck_behind_a_large_one() {
     let case = Case::new(
         &format!(
             "large: {{ program: dflow-probe, outputs: [o], params: {{ bytes: {LARGE} }} }}
-             small: {{ command: [sh, -c, 'until test -e MARK; do sleep 0.01; done; head -c {SMALL} /dev/zero'] }}"
+             small: {{ command: [sh, -c, 'read go < GATE; head -c {SMALL} /dev/zero'] }}"
         ),
         "{ large: large.o, small: small.out }",
     );
-    case.replace("MARK", case.path("mark").to_str().unwrap());
+    let mut gate = case.gate();
     let mut running = cluster.spawn(&case, &["large=b", "small=b"]);
     eventually("the large stream does not move", || case.staged("large") > 3 * MB);
-    std::fs::write(case.path("mark"), "").unwrap();
+    gate.open();
     let before = case.staged("large");
     eventually("the small stream does not come", || case.staged("small") == SMALL);
     let meanwhile = case.staged("large") - before;

@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -12,6 +14,16 @@ use std::time::{Duration, Instant};
 pub struct Case {
     pub dir: tempfile::TempDir,
     mark: String,
+}
+
+/// What holds a command of a case until the test lets it go on.
+pub struct Gate(File);
+
+impl Gate {
+    /// To be kept until it has been passed: what nobody has read goes with it.
+    pub fn open(&mut self) {
+        self.0.write_all(b"go\n").unwrap();
+    }
 }
 
 /// How a run went.
@@ -45,6 +57,16 @@ impl Case {
         let text = std::fs::read_to_string(self.path("case.yaml")).unwrap();
         assert!(text.contains(from));
         std::fs::write(self.path("case.yaml"), text.replace(from, to)).unwrap();
+    }
+
+    /// Makes a named pipe and puts its path where the workflow file says `GATE`: a command that reads a line of it waits
+    /// for [`Gate::open`].
+    pub fn gate(&self) -> Gate {
+        let path = self.path("gate");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
+        self.replace("GATE", path.to_str().unwrap());
+        // Open at both ends, this waits for nobody, and nobody waits for it.
+        Gate(File::options().read(true).write(true).open(path).unwrap())
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
