@@ -5,11 +5,13 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, MemfdFlags};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 use rustix::thread::futex;
+use rustix::time::Timespec;
 
 use crate::failure::{Failure, Trying};
 use crate::payload::WORD;
@@ -107,8 +109,18 @@ pub fn wake(word: &AtomicU32, sleepers: u32) -> Result<(), Failure> {
 
 /// Sleeps until woken, unless the word is no longer `value`; may also return for no reason.
 pub fn sleep_while(word: &AtomicU32, value: u32) -> Result<(), Failure> {
-    match futex::wait(word, futex::Flags::empty(), value, None) {
-        Ok(()) | Err(Errno::AGAIN | Errno::INTR) => Ok(()),
+    sleep(word, value, None)
+}
+
+/// The same, and no longer than `limit`.
+pub fn sleep_while_at_most(word: &AtomicU32, value: u32, limit: Duration) -> Result<(), Failure> {
+    let limit = Timespec::try_from(limit).trying(format_args!("sleep for {limit:?}"))?;
+    sleep(word, value, Some(&limit))
+}
+
+fn sleep(word: &AtomicU32, value: u32, limit: Option<&Timespec>) -> Result<(), Failure> {
+    match futex::wait(word, futex::Flags::empty(), value, limit) {
+        Ok(()) | Err(Errno::AGAIN | Errno::INTR | Errno::TIMEDOUT) => Ok(()),
         Err(errno) => Err(errno).trying("sleep on shared memory"),
     }
 }

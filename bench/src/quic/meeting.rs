@@ -4,6 +4,7 @@ use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use dflow_transport::quic::{ClusterCa, Identity};
@@ -11,20 +12,20 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Trying};
+use crate::memory::{PAGE, sleep_while_at_most, wake};
+use crate::payload::WORD;
 use crate::quic::net::Net;
 use crate::subject::{Place, PlaceKeeper, Side};
 
 /// How long the second side may take until it listens.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// How often the first side looks whether it does.
-const LOOK: Duration = Duration::from_millis(1);
-
 /// How long the certificates of a measurement hold.
 const VALIDITY: Duration = Duration::from_secs(3600);
 
-/// Where the address is written.
-const ADDRESS: &str = "address";
+/// Where the port is at which the second side listens; zero before. The last word of the first page: both sides use those
+/// before it as they like.
+const PORT: usize = PAGE - WORD;
 
 /// What both processes know.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -47,9 +48,9 @@ pub struct MeetingKeeper {
 }
 
 impl MeetingKeeper {
-    /// Makes a meeting across a network, with certificates and `memory` bytes of shared memory.
+    /// Makes a meeting across a network, with certificates and `memory` bytes of shared memory, a page at least.
     pub fn new(net: &Net, memory: usize) -> Result<MeetingKeeper, Failure> {
-        let keeper = PlaceKeeper::new(memory)?;
+        let keeper = PlaceKeeper::new(memory.max(PAGE))?;
         let place = keeper.place().clone();
         let authority = ClusterCa::create("bench").trying("make an authority")?;
         for side in [Side::First, Side::Second] {
@@ -95,25 +96,31 @@ impl Meeting {
         SocketAddr::new(if side == Side::First { self.first } else { self.second }, 0)
     }
 
-    /// Tells the first side where the second listens.
+    /// Tells the first side at which port of its address the second listens.
     pub fn tell(&self, address: SocketAddr) -> Result<(), Failure> {
-        let whole = self.place.path(ADDRESS);
-        let begun = whole.with_extension("new");
-        std::fs::write(&begun, address.to_string()).trying("tell the other side where this one listens")?;
-        std::fs::rename(&begun, &whole).trying("tell the other side where this one listens")
+        let memory = self.place.map()?;
+        let word = memory.futex(PORT);
+        word.store(address.port().into(), Ordering::Release);
+        // Where the second side is a server of its own, both may wait for it.
+        wake(word, 2)
     }
 
     /// Waits until the second side listens; where.
     pub fn hear(&self) -> Result<SocketAddr, Failure> {
+        let memory = self.place.map()?;
+        let word = memory.futex(PORT);
         let deadline = Instant::now() + LIMIT;
         loop {
-            if let Ok(text) = std::fs::read_to_string(self.place.path(ADDRESS)) {
-                return text.parse().trying(format_args!("use the address {text:?}"));
+            let port = word.load(Ordering::Acquire);
+            if port != 0 {
+                let port = u16::try_from(port).trying(format_args!("use the port {port}"))?;
+                return Ok(SocketAddr::new(self.second, port));
             }
-            if Instant::now() >= deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
                 return Err(Failure::new(format!("the other side does not listen within {} s", LIMIT.as_secs())));
             }
-            std::thread::sleep(LOOK);
+            sleep_while_at_most(word, 0, left)?;
         }
     }
 }
