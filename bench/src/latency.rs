@@ -53,6 +53,7 @@ impl Recorded {
 /// What a report says of a histogram, in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Summary {
+    pub p10: f64,
     pub p50: f64,
     pub p90: f64,
     pub p99: f64,
@@ -69,6 +70,7 @@ impl Summary {
             median(values.collect())
         };
         Some(Summary {
+            p10: over(0.1)?,
             p50: over(0.5)?,
             p90: over(0.9)?,
             p99: over(0.99)?,

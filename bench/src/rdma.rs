@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Trying};
 use crate::latency::{Recorded, Repeat, Summary, histogram, median, write_log};
-use crate::report::{Column, Report, Row, Table, Unit, size};
+use crate::report::{Column, Report, Row, Table, Unit, figures_of, size};
 use crate::settings::{Options, Settings};
 use crate::subject::{Side, Subject};
 use crate::topology::Topology;
@@ -47,13 +47,13 @@ const SILENCE: Duration = Duration::from_secs(10);
 
 const CHUNK_COLUMNS: &[Column] = &[
     Column { key: "p10_ns", head: "p10", unit: Unit::Time },
-    Column { key: "p50_ns", head: "p50", unit: Unit::Time },
-    Column { key: "p90_ns", head: "p90", unit: Unit::Time },
-    Column { key: "p99_ns", head: "p99", unit: Unit::Time },
-    Column { key: "max_ns", head: "max", unit: Unit::Time },
+    Column::P50,
+    Column::P90,
+    Column::P99,
+    Column::MAX,
     Column { key: "p10_over_limit", head: "p10/limit", unit: Unit::Ratio },
-    Column { key: "p50_over_limit", head: "p50/limit", unit: Unit::Ratio },
-    Column { key: "p99_over_limit", head: "p99/limit", unit: Unit::Ratio },
+    Column::P50_OVER_LIMIT,
+    Column::P99_OVER_LIMIT,
 ];
 
 const STREAM_COLUMNS: &[Column] = &[
@@ -323,15 +323,14 @@ fn latencies(settings: &Settings, report: &mut Report, ground: &mut Ground, abou
             Ok(Repeat { began, took: began.elapsed().unwrap_or_default(), histogram })
         });
         let limit = found.iter().find(|(subject, _)| subject.card().name == perftest::Perftest.card().name);
-        let limit = limit.and_then(|(_, repeats)| Percentiles::of(repeats.as_ref().ok()?));
+        let limit = limit.and_then(|(_, repeats)| Summary::of_repeats(repeats.as_ref().ok()?));
         for (subject, repeats) in &found {
             if let (Ok(repeats), Some(dir)) = (repeats, &settings.hlog) {
                 write_log(dir, &format!("rdma-{}-{chunk}", subject.card().name), repeats)?;
             }
-            let figures = repeats
-                .as_ref()
-                .map_err(Failure::clone)
-                .map(|repeats| Percentiles::of(repeats).map_or_else(Vec::new, |own| own.figures(limit.as_ref())));
+            let figures = repeats.as_ref().map_err(Failure::clone).map(|repeats| {
+                Summary::of_repeats(repeats).map_or_else(Vec::new, |own| chunk_figures(&own, limit.as_ref()))
+            });
             rows.push(Row::new(&size(chunk), *subject, figures));
         }
     }
@@ -351,25 +350,14 @@ fn latencies(settings: &Settings, report: &mut Report, ground: &mut Ground, abou
     })
 }
 
-/// The figures of [`CHUNK_COLUMNS`] before the ratios.
-struct Percentiles {
-    p10: f64,
-    summary: Summary,
-}
-
-impl Percentiles {
-    fn of(repeats: &[Repeat]) -> Option<Percentiles> {
-        let p10 = median(repeats.iter().map(|repeat| repeat.histogram.value_at_quantile(0.1) as f64).collect())?;
-        Some(Percentiles { p10, summary: Summary::of_repeats(repeats)? })
-    }
-
-    fn figures(&self, limit: Option<&Percentiles>) -> Vec<Option<f64>> {
-        let Summary { p50, p90, p99, max, .. } = self.summary;
-        let over = |of: fn(&Percentiles) -> f64| limit.map(|limit| of(self) / of(limit));
-        let mut figures: Vec<_> = [self.p10, p50, p90, p99, max].into_iter().map(Some).collect();
-        figures.extend([over(|all| all.p10), over(|all| all.summary.p50), over(|all| all.summary.p99)]);
-        figures
-    }
+/// The figures of [`CHUNK_COLUMNS`].
+fn chunk_figures(summary: &Summary, limit: Option<&Summary>) -> Vec<Option<f64>> {
+    figures_of(
+        summary,
+        limit,
+        &[|all| all.p10, |all| all.p50, |all| all.p90, |all| all.p99, |all| all.max],
+        &[|all| all.p10, |all| all.p50, |all| all.p99],
+    )
 }
 
 fn streams(settings: &Settings, report: &mut Report, ground: &mut Ground, about: &str) -> Result<(), Failure> {

@@ -93,25 +93,47 @@ impl Row {
     }
 }
 
+impl Column {
+    /// The median of latencies, and other parts of them.
+    pub const P50: Column = Column { key: "p50_ns", head: "p50", unit: Unit::Time };
+    pub const P90: Column = Column { key: "p90_ns", head: "p90", unit: Unit::Time };
+    pub const P99: Column = Column { key: "p99_ns", head: "p99", unit: Unit::Time };
+    pub const MAX: Column = Column { key: "max_ns", head: "max", unit: Unit::Time };
+    pub const P50_OVER_LIMIT: Column = Column { key: "p50_over_limit", head: "p50/limit", unit: Unit::Ratio };
+    pub const P99_OVER_LIMIT: Column = Column { key: "p99_over_limit", head: "p99/limit", unit: Unit::Ratio };
+}
+
 /// The columns of a table of latencies; the figures come from [`latency_figures`].
 pub const LATENCY_COLUMNS: &[Column] = &[
-    Column { key: "p50_ns", head: "p50", unit: Unit::Time },
-    Column { key: "p90_ns", head: "p90", unit: Unit::Time },
-    Column { key: "p99_ns", head: "p99", unit: Unit::Time },
+    Column::P50,
+    Column::P90,
+    Column::P99,
     Column { key: "p99_9_ns", head: "p99.9", unit: Unit::Time },
     Column { key: "p99_99_ns", head: "p99.99", unit: Unit::Time },
-    Column { key: "max_ns", head: "max", unit: Unit::Time },
-    Column { key: "p50_over_limit", head: "p50/limit", unit: Unit::Ratio },
-    Column { key: "p99_over_limit", head: "p99/limit", unit: Unit::Ratio },
+    Column::MAX,
+    Column::P50_OVER_LIMIT,
+    Column::P99_OVER_LIMIT,
 ];
 
 /// The figures of [`LATENCY_COLUMNS`].
 pub fn latency_figures(summary: Summary, limit: Option<Summary>) -> Vec<Option<f64>> {
-    let Summary { p50, p90, p99, p999, p9999, max } = summary;
-    let over = |of: fn(&Summary) -> f64| limit.map(|limit| of(&summary) / of(&limit));
-    let mut figures: Vec<_> = [p50, p90, p99, p999, p9999, max].into_iter().map(Some).collect();
-    figures.extend([over(|summary| summary.p50), over(|summary| summary.p99)]);
-    figures
+    figures_of(
+        &summary,
+        limit.as_ref(),
+        &[|all| all.p50, |all| all.p90, |all| all.p99, |all| all.p999, |all| all.p9999, |all| all.max],
+        &[|all| all.p50, |all| all.p99],
+    )
+}
+
+/// These figures of a summary, and behind them those that are told as factors over the limit's.
+pub fn figures_of(
+    summary: &Summary,
+    limit: Option<&Summary>,
+    own: &[fn(&Summary) -> f64],
+    over_limit: &[fn(&Summary) -> f64],
+) -> Vec<Option<f64>> {
+    let own = own.iter().map(|of| Some(of(summary)));
+    own.chain(over_limit.iter().map(|of| limit.map(|limit| of(summary) / of(limit)))).collect()
 }
 
 impl Report {
