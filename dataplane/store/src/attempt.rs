@@ -259,15 +259,8 @@ impl Store {
         self.free_bells.push(process.bell);
         for (&port, &(stream_id, subscriber)) in &process.inputs {
             let Some(stream) = self.streams.get_mut(&stream_id) else { continue };
-            for piece in &mut stream.pieces {
-                piece.leave((id, port));
-            }
-            if let Some(state) = stream.subscribers.get_mut(&subscriber)
-                && state.reader == Some((id, port))
-            {
+            if let Some(state) = stream.close_reader(subscriber, (id, port)) {
                 state.reader = None;
-                state.asked = None;
-                state.closed = true;
             }
             if let (Some((producer, out)), Some(control)) = (stream.producer, &process.control) {
                 let message = ToFunction::DropReader { port: out, control: control.id, reader: port };

@@ -1,6 +1,7 @@
 //! The thread that backs large windows with memory while the store goes on: fresh pages have to be found and zeroed, which
 //! takes longer than anything else that the store does.
 
+use crate::jobs::JobThread;
 use crate::memory::WindowMemory;
 use crate::store::StoreError;
 use crate::{ProcessId, Store};
@@ -8,8 +9,6 @@ use dflow_protocol::StreamId;
 use dflow_shm::{Segment, SegmentError, SegmentKind};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
 
 /// Windows of so many bytes and more are backed aside. Smaller ones take less time than handing them over.
 const LEAST: u64 = 1 << 20;
@@ -30,8 +29,7 @@ pub struct BackDone {
 
 /// The thread. At most one window for each stream is on its way.
 pub struct Backer {
-    jobs: Option<Sender<Job>>,
-    thread: Option<JoinHandle<()>>,
+    thread: JobThread<Job>,
     under_way: BTreeSet<StreamId>,
 }
 
@@ -41,29 +39,13 @@ impl Backer {
     /// # Errors
     /// If there can be no more threads.
     pub fn start(done: impl Fn(BackDone) + Send + 'static) -> Result<Self, StoreError> {
-        let (jobs, queue) = channel();
-        let thread = std::thread::Builder::new()
-            .name("back".into())
-            .spawn(move || work(&queue, &done))
+        let act = move |job: Job| {
+            let result = back(job.size, job.huge);
+            done(BackDone { job, result });
+        };
+        let thread = JobThread::start("back", act)
             .map_err(|error| StoreError::Limit(format!("cannot start the thread that backs windows: {error}")))?;
-        Ok(Self { jobs: Some(jobs), thread: Some(thread), under_way: BTreeSet::new() })
-    }
-}
-
-impl Drop for Backer {
-    fn drop(&mut self) {
-        self.jobs = None;
-        if let Some(thread) = self.thread.take() {
-            // It ends when its queue does; a panic there has been printed already.
-            let _ = thread.join();
-        }
-    }
-}
-
-fn work(queue: &Receiver<Job>, done: &dyn Fn(BackDone)) {
-    while let Ok(job) = queue.recv() {
-        let result = back(job.size, job.huge);
-        done(BackDone { job, result });
+        Ok(Self { thread, under_way: BTreeSet::new() })
     }
 }
 
@@ -180,9 +162,6 @@ impl Store {
 impl Backer {
     fn submit(&mut self, job: Job) {
         self.under_way.insert(job.stream);
-        if let Some(jobs) = &self.jobs {
-            // The thread ends only after this sender is gone.
-            let _ = jobs.send(job);
-        }
+        self.thread.submit(job);
     }
 }

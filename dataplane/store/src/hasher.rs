@@ -1,6 +1,7 @@
 //! The hash thread: reads what was written to streams whose next attempts will be compared, while the store goes on.
 
 use crate::fingerprint::{BLOCK, Fingerprint};
+use crate::jobs::JobThread;
 use crate::memory::WindowMemory;
 use crate::process::Arena;
 use crate::store::StoreError;
@@ -9,9 +10,7 @@ use dflow_protocol::StreamId;
 use dflow_shm::Segment;
 use rustix::io::Errno;
 use std::ops::Range;
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 
 /// Bytes that wait to be hashed, as a share of the budget (in percent).
 const IN_FLIGHT: u64 = 10;
@@ -72,8 +71,7 @@ pub struct HashDone {
 /// The hash thread. It takes one job after the other, so what an attempt wrote is known before that of the next one is
 /// compared with it.
 pub struct Hasher {
-    jobs: Option<Sender<HashJob>>,
-    thread: Option<JoinHandle<()>>,
+    thread: JobThread<HashJob>,
     /// Bytes that wait for it.
     in_flight: u64,
 }
@@ -84,12 +82,14 @@ impl Hasher {
     /// # Errors
     /// If there can be no more threads.
     pub fn start(done: impl Fn(HashDone) + Send + 'static) -> Result<Self, StoreError> {
-        let (jobs, queue) = channel();
-        let thread = std::thread::Builder::new()
-            .name("hash".into())
-            .spawn(move || work(&queue, &done))
+        let mut block = vec![0; usize::try_from(BLOCK).unwrap_or(usize::MAX)];
+        let act = move |job: HashJob| {
+            let result = hash(&job, &mut block);
+            done(HashDone { job, result });
+        };
+        let thread = JobThread::start("hash", act)
             .map_err(|error| StoreError::Limit(format!("cannot start the hash thread: {error}")))?;
-        Ok(Self { jobs: Some(jobs), thread: Some(thread), in_flight: 0 })
+        Ok(Self { thread, in_flight: 0 })
     }
 
     /// Whether pieces are being read.
@@ -124,28 +124,7 @@ impl Hasher {
         piece.lent = true;
         self.in_flight += range.end - range.start;
         let job = HashJob { stream, base: piece.base, range, task, memory, fingerprint: Arc::clone(fingerprint) };
-        if let Some(jobs) = &self.jobs {
-            // The thread ends only after this sender is gone.
-            let _ = jobs.send(job);
-        }
-    }
-}
-
-impl Drop for Hasher {
-    fn drop(&mut self) {
-        self.jobs = None;
-        if let Some(thread) = self.thread.take() {
-            // It ends when its queue does; a panic there has been printed already.
-            let _ = thread.join();
-        }
-    }
-}
-
-fn work(queue: &Receiver<HashJob>, done: &dyn Fn(HashDone)) {
-    let mut block = vec![0; usize::try_from(BLOCK).unwrap_or(usize::MAX)];
-    while let Ok(job) = queue.recv() {
-        let result = hash(&job, &mut block);
-        done(HashDone { job, result });
+        self.thread.submit(job);
     }
 }
 

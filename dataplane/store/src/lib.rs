@@ -17,6 +17,7 @@ mod deliver;
 mod fingerprint;
 mod grant;
 mod hasher;
+mod jobs;
 mod memory;
 mod observe;
 mod process;

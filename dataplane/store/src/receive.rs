@@ -329,15 +329,7 @@ impl Store {
         };
         self.sample_readers(stream_id);
         if let Some(stream) = self.streams.get_mut(&stream_id) {
-            for piece in &mut stream.pieces {
-                piece.leave((id, port));
-            }
-            if let Some(state) = stream.subscribers.get_mut(&subscriber)
-                && state.reader == Some((id, port))
-            {
-                state.asked = None;
-                state.closed = true;
-            }
+            stream.close_reader(subscriber, (id, port));
         }
         self.tell_unread(stream_id);
         self.release(stream_id);

@@ -1,5 +1,6 @@
 //! The spill thread: writes cold windows to disk while the store goes on.
 
+use crate::jobs::JobThread;
 use crate::memory::WindowMemory;
 use crate::store::StoreError;
 use crate::stream::{Held, Place};
@@ -9,8 +10,6 @@ use dflow_protocol::StreamId;
 use dflow_shm::Access;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
 
 /// Above this share of the budget, cold bytes go to disk (in percent).
 const HIGH_MARK: u64 = 75;
@@ -34,9 +33,9 @@ pub struct SpillDone {
 
 /// The spill directory and the thread that writes to it.
 pub struct Spiller {
+    // It ends before the directory is let go.
+    thread: JobThread<Job>,
     dir: SpillDir,
-    jobs: Option<Sender<Job>>,
-    thread: Option<JoinHandle<()>>,
     /// Which sibling moves the bytes, and why.
     description: String,
     in_flight: u64,
@@ -49,14 +48,18 @@ impl Spiller {
     /// If the directory cannot be used, or the I/O that is asked for cannot be had.
     pub fn start(dir: &Path, choice: IoChoice, done: impl Fn(SpillDone) + Send + 'static) -> Result<Self, DiskError> {
         let dir = SpillDir::open(dir)?;
-        let (io, why) = dflow_disk::choose(choice)?;
+        let (mut io, why) = dflow_disk::choose(choice)?;
         let description = format!("{}: {why}", io.name());
-        let (jobs, queue) = channel();
-        let thread = std::thread::Builder::new()
-            .name("spill".into())
-            .spawn(move || work(&queue, io, &done))
-            .map_err(|source| DiskError::Io { op: "start a thread for", path: dir.path().to_owned(), source })?;
-        Ok(Self { dir, jobs: Some(jobs), thread: Some(thread), description, in_flight: 0 })
+        let act = move |job: Job| {
+            let result = write(&job, io.as_mut());
+            done(SpillDone { job, result });
+        };
+        let thread = JobThread::start("spill", act).map_err(|source| DiskError::Io {
+            op: "start a thread for",
+            path: dir.path().to_owned(),
+            source,
+        })?;
+        Ok(Self { thread, dir, description, in_flight: 0 })
     }
 
     /// Whether windows are on their way to disk.
@@ -68,23 +71,6 @@ impl Spiller {
     #[must_use]
     pub fn description(&self) -> &str {
         &self.description
-    }
-}
-
-impl Drop for Spiller {
-    fn drop(&mut self) {
-        self.jobs = None;
-        if let Some(thread) = self.thread.take() {
-            // It ends when its queue does; a panic there has been printed already.
-            let _ = thread.join();
-        }
-    }
-}
-
-fn work(queue: &Receiver<Job>, mut io: Box<dyn SpillIo>, done: &dyn Fn(SpillDone)) {
-    while let Ok(job) = queue.recv() {
-        let result = write(&job, io.as_mut());
-        done(SpillDone { job, result });
     }
 }
 
@@ -148,10 +134,7 @@ impl Store {
         let job = Job { stream: id, base: piece.base, length, memory: Arc::clone(memory), file };
         piece.lent = true;
         self.spiller.in_flight += length;
-        if let Some(jobs) = &self.spiller.jobs {
-            // The thread ends only after this sender is gone.
-            let _ = jobs.send(job);
-        }
+        self.spiller.thread.submit(job);
         Ok(true)
     }
 

@@ -169,6 +169,21 @@ impl Stream {
         needs.min().unwrap_or(u64::MAX)
     }
 
+    /// A reader reads nothing more of this epoch; its subscription, if it is still its reader.
+    pub(crate) fn close_reader(
+        &mut self,
+        subscriber: Subscriber,
+        reader: (ProcessId, PortId),
+    ) -> Option<&mut SubscriberState> {
+        for piece in &mut self.pieces {
+            piece.leave(reader);
+        }
+        let state = self.subscribers.get_mut(&subscriber).filter(|state| state.reader == Some(reader))?;
+        state.asked = None;
+        state.closed = true;
+        Some(state)
+    }
+
     /// A reader is done with the pieces that end before its position.
     pub(crate) fn leave_pieces(&mut self, reader: (ProcessId, PortId)) {
         let subscriber = self.subscribers.values().find(|subscriber| subscriber.reader == Some(reader));
