@@ -229,6 +229,14 @@ fn failing(params: &str, more: &str) -> Case {
 
 const FAILING_PLACES: [&str; 4] = ["s=b", "r=c", "there=b", "late=c"];
 
+/// All outputs of [`failing`] are these bytes.
+#[track_caller]
+fn outputs_are(case: &Case, expected: &[u8], how: &str) {
+    for output in ["r", "there", "late", "direct"] {
+        assert!(case.output(output) == expected, "{how}: {output} is wrong");
+    }
+}
+
 #[test]
 fn who_read_on_another_node_what_is_void_starts_again() {
     let cluster = Cluster::new(&["b", "c"]);
@@ -245,9 +253,7 @@ fn who_read_on_another_node_what_is_void_starts_again() {
         // All of the last attempt, and nothing of those before it.
         let mut expected = test_bytes(LENGTH);
         expected[70_000] = expected[70_000].wrapping_add(3);
-        for output in ["r", "there", "late", "direct"] {
-            assert!(case.output(output) == expected, "{how}: {output} is wrong");
-        }
+        outputs_are(&case, &expected, how);
     }
 }
 
@@ -262,9 +268,7 @@ fn readers_of_a_deterministic_function_on_another_node_are_spared() {
         for reader in ["r", "there", "late", "output:direct"] {
             assert_eq!(ran.attempts(reader).len(), 1, "{how}: {reader} was started again");
         }
-        for output in ["r", "there", "late", "direct"] {
-            assert!(case.output(output) == test_bytes(LENGTH), "{how}: {output} is wrong");
-        }
+        outputs_are(&case, &test_bytes(LENGTH), how);
     }
 }
 
@@ -278,9 +282,7 @@ fn one_on_another_node_that_only_says_that_it_is_deterministic() {
     assert_eq!(ran.attempts("s").len(), 3, "one that diverged, and one that is free");
     let mut expected = test_bytes(LENGTH);
     expected[70_000] = expected[70_000].wrapping_add(3);
-    for output in ["r", "there", "late", "direct"] {
-        assert!(case.output(output) == expected, "{output} is wrong");
-    }
+    outputs_are(&case, &expected, "varied");
 }
 
 #[test]

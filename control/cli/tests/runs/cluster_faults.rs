@@ -51,9 +51,7 @@ fn a_worker_is_killed() {
     cluster.kill("b");
     let ran = case.finish(running.wait());
     assert!(start.elapsed() < NOTICED, "noticed after {:?}", start.elapsed());
-    assert_eq!(ran.code, Some(1), "{}\n{}", ran.stderr, ran.report);
-    let reason = ran.report["error"]["reason"].as_str().unwrap();
-    assert!(reason.contains("node b is lost"), "{reason}");
+    ran.lost("b");
     assert!(!case.path("out").exists());
     cluster.assert_idle();
     next_run_works(&cluster, &["s=c", "r=a"]);
@@ -104,9 +102,7 @@ fn a_worker_that_is_told_to_end_ends_what_it_serves() {
     let ran = case.finish(running.wait());
     // It says goodbye: nobody has to wait for the silence.
     assert!(start.elapsed() < Duration::from_secs(2), "it took {:?}", start.elapsed());
-    assert_eq!(ran.code, Some(1), "{}\n{}", ran.stderr, ran.report);
-    let reason = ran.report["error"]["reason"].as_str().unwrap();
-    assert!(reason.contains("node c is lost"), "{reason}");
+    ran.lost("c");
     cluster.assert_idle();
     next_run_works(&cluster, &["s=b", "r=a"]);
 }
@@ -122,9 +118,7 @@ fn a_worker_that_is_stopped_is_lost_after_the_silence() {
     let (took, worker) = (start.elapsed(), cluster.worker("b"));
     worker.signal("-CONT");
     assert!(took >= Duration::from_secs(1) && took < NOTICED, "noticed after {took:?}");
-    assert_eq!(ran.code, Some(1), "{}\n{}", ran.stderr, ran.report);
-    let reason = ran.report["error"]["reason"].as_str().unwrap();
-    assert!(reason.contains("node b is lost"), "{reason}");
+    ran.lost("b");
     // It wakes up, finds that nobody waits for it, and serves the next one.
     cluster.assert_idle();
     next_run_works(&cluster, &["s=b", "r=c"]);

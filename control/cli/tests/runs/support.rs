@@ -212,6 +212,15 @@ impl Ran {
         self
     }
 
+    /// The run has failed because this node was lost.
+    #[track_caller]
+    pub fn lost(&self, node: &str) -> &Self {
+        assert_eq!(self.code, Some(1), "{}\n{}", self.stderr, self.report);
+        let reason = self.report["error"]["reason"].as_str().unwrap();
+        assert!(reason.contains(&format!("node {node} is lost")), "{reason}");
+        self
+    }
+
     /// The call was wrong, for a reason that contains these words.
     #[track_caller]
     pub fn refused(&self, words: &[&str]) -> &Self {
