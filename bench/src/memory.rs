@@ -3,13 +3,12 @@
 use std::fs::OpenOptions;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::Duration;
 
+use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{FallocateFlags, MemfdFlags};
 use rustix::io::Errno;
-use rustix::mm::{MapFlags, ProtFlags};
 use rustix::thread::futex;
 use rustix::time::Timespec;
 
@@ -43,35 +42,26 @@ impl Segment {
 }
 
 /// A mapping of a [`Segment`], with its page tables filled.
-pub struct Mapping {
-    start: NonNull<u8>,
-    len: usize,
-}
+pub struct Mapping(MmapRaw);
 
 impl Mapping {
     /// Maps the whole segment at `path`.
     pub fn open(path: &Path) -> Result<Mapping, Failure> {
         let file = OpenOptions::new().read(true).write(true).open(path);
         let file = file.trying(format_args!("open shared memory {}", path.display()))?;
-        let len = file.metadata().trying("examine shared memory")?.len() as usize;
-        let flags = MapFlags::SHARED | MapFlags::POPULATE;
-        // SAFETY: a fresh mapping at an address of the kernel's choosing disturbs nothing.
-        let start =
-            unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, flags, &file, 0) };
-        let start = NonNull::new(start.trying("map shared memory")?.cast());
-        Ok(Mapping { start: start.ok_or_else(|| Failure::new("mapped at address zero"))?, len })
+        Ok(Mapping(MmapOptions::new().populate().map_raw(&file).trying("map shared memory")?))
     }
 
     /// The 64-bit control word at byte `offset`.
     pub fn counter(&self, offset: usize) -> &AtomicU64 {
         // SAFETY: `at` checks the range; the mapping lives as long as `self`; control words are only used as atomics.
-        unsafe { AtomicU64::from_ptr(self.at(offset, WORD).cast().as_ptr()) }
+        unsafe { AtomicU64::from_ptr(self.at(offset, WORD).cast()) }
     }
 
     /// The 32-bit control word at byte `offset`.
     pub fn futex(&self, offset: usize) -> &AtomicU32 {
         // SAFETY: as in `counter`.
-        unsafe { AtomicU32::from_ptr(self.at(offset, WORD).cast().as_ptr()) }
+        unsafe { AtomicU32::from_ptr(self.at(offset, WORD).cast()) }
     }
 
     /// The words of `len` bytes at byte `offset`.
@@ -80,7 +70,7 @@ impl Mapping {
     /// Nobody, in no process, writes them while the slice lives.
     pub unsafe fn words(&self, offset: usize, len: usize) -> &[u64] {
         // SAFETY: `at` checks range and alignment; the caller vouches that nobody writes.
-        unsafe { std::slice::from_raw_parts(self.at(offset, len).cast().as_ptr(), len / WORD) }
+        unsafe { std::slice::from_raw_parts(self.at(offset, len).cast(), len / WORD) }
     }
 
     /// The words of `len` bytes at byte `offset`, to write.
@@ -90,15 +80,14 @@ impl Mapping {
     #[expect(clippy::mut_from_ref, reason = "the memory is shared between processes; the caller vouches")]
     pub unsafe fn words_mut(&self, offset: usize, len: usize) -> &mut [u64] {
         // SAFETY: `at` checks range and alignment; the caller vouches that nobody else touches them.
-        unsafe { std::slice::from_raw_parts_mut(self.at(offset, len).cast().as_ptr(), len / WORD) }
+        unsafe { std::slice::from_raw_parts_mut(self.at(offset, len).cast(), len / WORD) }
     }
 
     /// The address of `len` bytes at `offset`, which must lie within the mapping, on a word's boundary.
-    fn at(&self, offset: usize, len: usize) -> NonNull<u8> {
+    fn at(&self, offset: usize, len: usize) -> *mut u8 {
         let end = offset.checked_add(len).expect("offsets are far below the end of the address space");
-        assert!(end <= self.len && offset.is_multiple_of(WORD), "{offset}..{end} of {} bytes", self.len);
-        // SAFETY: just checked to be within the mapping.
-        unsafe { self.start.add(offset) }
+        assert!(end <= self.0.len() && offset.is_multiple_of(WORD), "{offset}..{end} of {} bytes", self.0.len());
+        self.0.as_mut_ptr().wrapping_add(offset)
     }
 }
 
@@ -122,12 +111,5 @@ fn sleep(word: &AtomicU32, value: u32, limit: Option<&Timespec>) -> Result<(), F
     match futex::wait(word, futex::Flags::empty(), value, limit) {
         Ok(()) | Err(Errno::AGAIN | Errno::INTR | Errno::TIMEDOUT) => Ok(()),
         Err(errno) => Err(errno).trying("sleep on shared memory"),
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: nothing borrowed from the mapping outlives it. An error could only say that it is not mapped.
-        let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.len) };
     }
 }
