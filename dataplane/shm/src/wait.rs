@@ -30,7 +30,7 @@ pub trait Wait {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Idle {
     /// How long to look at the words before sleeping. About what a wake-up costs is right: shorter wastes wake-ups, longer
-    /// wastes the core.
+    /// wastes the core. It is over at once when another thread waits for the core.
     pub spin: Duration,
 }
 
@@ -155,10 +155,20 @@ fn spin(
             }
             Instant::now()
         });
-        if idle != Idle::SPIN && since.elapsed() >= idle.spin {
+        if idle != Idle::SPIN && (since.elapsed() >= idle.spin || give_way()) {
             return None;
         }
     }
+}
+
+/// Lets another thread have this core that waits for it; whether there was one. It may well be the one that does what is
+/// waited for.
+fn give_way() -> bool {
+    /// More than it takes to find that nobody waits.
+    const SOMEBODY: Duration = Duration::from_micros(10);
+    let before = Instant::now();
+    std::thread::yield_now();
+    before.elapsed() >= SOMEBODY
 }
 
 fn sleep(ports: &[&mut dyn Wait], bell: Option<(&Bell, u64)>, limit: Option<Duration>) {
