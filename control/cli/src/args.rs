@@ -356,6 +356,7 @@ Examples:
   dflow doctor --memory 64MiB --spill-dir /var/tmp  (what a run would get)
   dflow doctor --format json | jq '.findings[] | select(.state == \"bad\")'
   dflow doctor --peer b=10.0.0.2:7411 --identity lab/a
+  dflow doctor --peer b=10.0.0.2:7411 --identity lab/a --rdma-idle spin  (this end; b as its worker was told)
   dflow doctor --peer b=10.0.0.2:7411 --identity lab/a --format json | jq '.peers[0].rdma'
 
 Exit status: 0 all is well, 1 something keeps workflows from running here, or a node does not answer or refuses, 2 the \

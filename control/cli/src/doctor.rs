@@ -23,7 +23,7 @@ pub fn doctor(args: &DoctorArgs) -> Result<io::Result<Exit>, CallError> {
     match &args.identity {
         Some(identity) if !args.peers.is_empty() => {
             let peers = cluster::addresses(&args.peers)?;
-            let reports = dflow_worker::examine_peers(identity, &peers, &args.node.rdma)?;
+            let reports = dflow_worker::examine_peers(identity, &peers, &node_options(&args.node))?;
             Ok(show_peers(&reports, args.format))
         }
         _ => Ok(machine(args)),

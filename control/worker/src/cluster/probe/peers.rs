@@ -7,7 +7,7 @@ use crate::check::SetupError;
 use crate::cluster::message::Managed;
 use crate::cluster::rdma::RdmaEnd;
 use crate::cluster::{ClusterError, Ring};
-use crate::options::RdmaUse;
+use crate::options::NodeOptions;
 use dflow_transport::Path;
 use dflow_transport::quic::{Cause, ConnectError, Connection, Identity, QuicNode, QuicPath, QuicSettings, Validity};
 use std::io;
@@ -28,14 +28,15 @@ const QUIC_PATH: u64 = 1;
 const RDMA_PATH: u64 = 2;
 const DAY: u64 = 24 * 3600;
 
-/// Looks at these nodes, one after the other. `identity`: the directory with this node's identity.
+/// Looks at these nodes, one after the other. `identity`: the directory with this node's identity; `options`: how it uses
+/// RDMA, as in a run.
 ///
 /// # Errors
 /// If this node cannot be set up; a peer that cannot be used is no error but a report that says so.
 pub fn examine_peers(
     identity: &std::path::Path,
     peers: &[(String, SocketAddr)],
-    rdma: &RdmaUse,
+    options: &NodeOptions,
 ) -> Result<Vec<PeerReport>, SetupError> {
     let system = |what| move |source| SetupError::System { what, source };
     let runtime =
@@ -50,7 +51,7 @@ pub fn examine_peers(
             let settings = QuicSettings { handshake_timeout: PATIENCE, ..QuicSettings::default() };
             let (node, _) = QuicNode::bind(SocketAddr::new(any, 0), &identity, settings).map_err(ClusterError::from)?;
             let mut report = PeerReport::new(name, *address, own);
-            if let Err(problem) = report.examine(&node, rdma).await {
+            if let Err(problem) = report.examine(&node, options).await {
                 report.problem = Some(problem);
             }
             reports.push(report);
@@ -60,7 +61,7 @@ pub fn examine_peers(
 }
 
 impl PeerReport {
-    async fn examine(&mut self, node: &QuicNode, rdma: &RdmaUse) -> Result<(), Problem> {
+    async fn examine(&mut self, node: &QuicNode, options: &NodeOptions) -> Result<(), Problem> {
         let connection = self.dial(node).await?;
         self.certificate_days = Some(days_left(connection.validity()));
         let ring = Arc::new(Ring::default());
@@ -72,7 +73,7 @@ impl PeerReport {
         self.round_trip_ns = Some(asking.round_trip().await.map_err(|reason| self.silent(reason))?);
         self.quic = Some(asking.try_quic().await.into());
         self.packet_bytes = Some(asking.connection.stats().packet_size);
-        self.rdma = Some(asking.try_rdma(rdma, about.rdma).await);
+        self.rdma = Some(asking.try_rdma(options, about.rdma).await);
         Ok(())
     }
 
@@ -225,8 +226,8 @@ impl Asking {
         self.try_path(trial, Box::new(path), QUIC_PATH).await
     }
 
-    async fn try_rdma(&self, wanted: &RdmaUse, there: Result<(String, String), String>) -> PeerRdma {
-        let mut own = RdmaEnd::new(wanted.clone(), None);
+    async fn try_rdma(&self, options: &NodeOptions, there: Result<(String, String), String>) -> PeerRdma {
+        let mut own = RdmaEnd::new(options.rdma.clone(), options.rdma_idle);
         let here = own.describe(self.connection.address().ip());
         let result = match (&here, &there) {
             (Ok(_), Ok(_)) => self.connect_rdma(&mut own).await,
