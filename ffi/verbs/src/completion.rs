@@ -4,6 +4,7 @@ use crate::device::{Context, check, last_error};
 use crate::error::QueueError;
 use crate::in_flight::{InFlight, MAX_SLOTS, Tag};
 use crate::post::Hold;
+use crate::slow::timed;
 use crate::status::{Operation, Status};
 use rdma_sys::{
     ibv_ack_cq_events, ibv_comp_channel, ibv_cq, ibv_create_comp_channel, ibv_create_cq, ibv_destroy_comp_channel,
@@ -257,9 +258,12 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // SAFETY: every queue pair holds a clone of the `Arc` around this value, so none uses it; all events that were
-        // taken are acknowledged.
-        if let Err(error) = check(unsafe { ibv_destroy_cq(self.raw.as_ptr()) }) {
+        let destroyed = timed(&self.context, "destroy a completion queue", || {
+            // SAFETY: every queue pair holds a clone of the `Arc` around this value, so none uses it; all events that
+            // were taken are acknowledged.
+            check(unsafe { ibv_destroy_cq(self.raw.as_ptr()) })
+        });
+        if let Err(error) = destroyed {
             tracing::warn!("a completion queue of {} was not destroyed: {error}", self.context.name());
         }
     }

@@ -37,6 +37,8 @@ mod queue_pair;
 #[cfg(feature = "rdma")]
 mod region;
 #[cfg(feature = "rdma")]
+mod slow;
+#[cfg(feature = "rdma")]
 mod status;
 #[cfg(feature = "rdma")]
 mod window;

@@ -7,6 +7,7 @@ use crate::error::{DeviceError, QueueError};
 use crate::gid::GidEntry;
 use crate::post::Scratch;
 use crate::region::ProtectionDomain;
+use crate::slow::timed;
 use crate::window::Window;
 use rdma_sys::{
     ibv_access_flags, ibv_create_qp, ibv_destroy_qp, ibv_modify_qp, ibv_qp, ibv_qp_attr, ibv_qp_attr_mask as mask,
@@ -186,9 +187,12 @@ impl QueuePair {
         wanted.cap.max_send_sge = 1;
         wanted.cap.max_recv_sge = 1;
         wanted.cap.max_inline_data = config.inline;
-        // SAFETY: domain and completion queues live; the attachments below keep the queues for as long as the queue pair.
-        let raw = NonNull::new(unsafe { ibv_create_qp(domain.raw(), &raw mut wanted) })
-            .ok_or_else(|| failed(context, "make a queue pair", last_error()))?;
+        let made = timed(context, "make a queue pair", || {
+            // SAFETY: domain and completion queues live; the attachments below keep the queues for as long as the queue
+            // pair.
+            NonNull::new(unsafe { ibv_create_qp(domain.raw(), &raw mut wanted) }).ok_or_else(last_error)
+        });
+        let raw = made.map_err(|source| failed(context, "make a queue pair", source))?;
         // SAFETY: just made; the number does not change.
         let number = unsafe { (*raw.as_ptr()).qp_num };
         let endpoint =
@@ -375,9 +379,12 @@ impl QueuePair {
         reached: QueuePairState,
         action: &'static str,
     ) -> Result<(), QueueError> {
-        // SAFETY: the queue pair lives, and the call reads those attributes that the mask names.
-        let code = unsafe { ibv_modify_qp(self.raw.as_ptr(), attributes, bits(what)) };
-        check(code).map_err(|source| failed(self.domain.context(), action, source))?;
+        let context = self.domain.context();
+        let modified = timed(context, action, || {
+            // SAFETY: the queue pair lives, and the call reads those attributes that the mask names.
+            check(unsafe { ibv_modify_qp(self.raw.as_ptr(), attributes, bits(what)) })
+        });
+        modified.map_err(|source| failed(context, action, source))?;
         self.state.store(reached as u8, Ordering::Release);
         Ok(())
     }
@@ -389,8 +396,11 @@ impl Drop for QueuePair {
         for window in windows.iter().filter_map(Weak::upgrade) {
             window.end_with(self.number());
         }
-        // SAFETY: the value is being dropped, so no other call uses the queue pair.
-        match check(unsafe { ibv_destroy_qp(self.raw.as_ptr()) }) {
+        let destroyed = timed(self.domain.context(), "destroy a queue pair", || {
+            // SAFETY: the value is being dropped, so no other call uses the queue pair.
+            check(unsafe { ibv_destroy_qp(self.raw.as_ptr()) })
+        });
+        match destroyed {
             Ok(()) => {
                 // SAFETY: each is dropped once, here. The device has let go of the queue pair, so that what it holds may
                 // be freed.

@@ -3,6 +3,7 @@
 use crate::device::{Context, check, last_error};
 use crate::error::{DeviceError, MemoryError, PostError};
 use crate::memory::StableMemory;
+use crate::slow::timed;
 use rdma_sys::{ibv_access_flags as flags, ibv_alloc_pd, ibv_dealloc_pd, ibv_dereg_mr, ibv_mr, ibv_pd, ibv_reg_mr};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
@@ -177,8 +178,10 @@ unsafe impl Sync for Region {}
 
 impl Drop for Region {
     fn drop(&mut self) {
-        // SAFETY: requests hold clones of the `Arc` around this value, so none of the own is under way.
-        let given_back = check(unsafe { ibv_dereg_mr(self.raw.as_ptr()) });
+        let given_back = timed(self.domain.context(), "give registered memory back", || {
+            // SAFETY: requests hold clones of the `Arc` around this value, so none of the own is under way.
+            check(unsafe { ibv_dereg_mr(self.raw.as_ptr()) })
+        });
         match given_back {
             // SAFETY: dropped once, here, and not used afterwards.
             Ok(()) => unsafe { ManuallyDrop::drop(&mut self.memory) },
@@ -234,11 +237,12 @@ impl MemoryRegion {
         // SAFETY: within the memory, as checked above.
         let start = unsafe { memory.address().add(part.start) };
         let rights = i32::try_from(access.raw().0).unwrap_or(0);
-        // SAFETY: the range is mapped for as long as `memory` lives, which is longer than the region.
-        let raw = unsafe { ibv_reg_mr(domain.raw(), start.as_ptr().cast(), length, rights) };
-        let Some(raw) = NonNull::new(raw) else {
-            return Err(why_not_registered(domain, length, access, last_error()));
-        };
+        let made = timed(domain.context(), "register memory", || {
+            // SAFETY: the range is mapped for as long as `memory` lives, which is longer than the region.
+            NonNull::new(unsafe { ibv_reg_mr(domain.raw(), start.as_ptr().cast(), length, rights) })
+                .ok_or_else(last_error)
+        });
+        let raw = made.map_err(|source| why_not_registered(domain, length, access, source))?;
         // SAFETY: just made; the keys do not change.
         let (local, remote) = unsafe { (LocalKey((*raw.as_ptr()).lkey), RemoteKey((*raw.as_ptr()).rkey)) };
         let (domain, memory) = (domain.clone(), ManuallyDrop::new(memory));
