@@ -323,6 +323,19 @@ impl QueuePair {
         self.modify(&mut attributes, mask::IBV_QP_STATE, QueuePairState::Error, "end the traffic of a queue pair")
     }
 
+    /// Closes the connection at once: when this returns the device takes no packet of it any more, so that nothing reaches
+    /// the memory of this side, and reads nothing to send it. What is posted never completes; its memory is kept until
+    /// the queue pair is dropped, which can take a driver long (soft-RoCE waits up to 50 s for packets that a network card
+    /// without a link does not let go of).
+    ///
+    /// # Errors
+    /// If the device is gone.
+    pub fn reset(&self) -> Result<(), QueueError> {
+        let mut attributes = no_attributes();
+        attributes.qp_state = ibv_qp_state::IBV_QPS_RESET;
+        self.modify(&mut attributes, mask::IBV_QP_STATE, QueuePairState::Reset, "close a queue pair")
+    }
+
     /// What the device says of its state, which costs a system call.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ mod arrivals;
 mod credit;
 mod device;
 mod endpoint;
+mod fence;
 mod flight;
 mod inbox;
 mod outbox;

@@ -4,6 +4,7 @@ use super::arrivals::Arrivals;
 use super::credit::{Credit, SPENT_SHARE};
 use super::device::RdmaDevice;
 use super::endpoint::Hello;
+use super::fence::Fenced;
 use super::flight::Flight;
 use super::inbox::{BATCH, Inbox};
 use super::outbox::Outbox;
@@ -44,7 +45,7 @@ pub struct Prepared {
 #[derive(Debug)]
 pub struct RdmaPath {
     // The queue pair goes first: after it nothing lands and nothing is read.
-    pair: QueuePair,
+    pair: Fenced,
     watched: Watched,
     completions: CompletionQueue,
     arrivals: Arrivals,
@@ -89,7 +90,7 @@ impl RdmaPath {
         let context = device.context();
         let domain = ProtectionDomain::new(context)?;
         let completions = CompletionQueue::new(context, config.send_depth + config.receive_depth, true)?;
-        let pair = QueuePair::new(
+        let pair = Fenced::new(QueuePair::new(
             &domain,
             &completions,
             &completions,
@@ -102,7 +103,7 @@ impl RdmaPath {
                 remote_write: true,
                 remote_read: false,
             },
-        )?;
+        )?);
         let watched =
             device.watch().add(&completions, pair.number(), waker).map_err(|error| RdmaError::Events(error.into()))?;
         let inbox = Inbox::new(&domain, &pair, config.receive_depth)?;
