@@ -12,7 +12,7 @@ use dflow_transport::rdma::{RdmaConfig, RdmaDevice, RdmaError, RdmaPath};
 use dflow_transport::{Chunk, Path, PathError, PathEvent, PathKind, RemoteWindow};
 use dflow_verbs::{
     Completion, CompletionQueue, Connection, Data, Devices, ProtectionDomain, QueuePair, QueuePairConfig,
-    ReceiveRequest, Status,
+    ReceiveRequest, RemoteKey, RemoteMemory, Status,
 };
 use std::net::IpAddr;
 use std::process::Command;
@@ -29,9 +29,10 @@ fn device() -> RdmaDevice {
     RdmaDevice::open_towards(peer.parse::<IpAddr>().expect("an address")).expect("the device of the route")
 }
 
-/// A receive that is missing ends the connection here.
+/// A receive that is missing ends the connection here, and a peer that is gone is missed soon.
 fn strict() -> RdmaConfig {
-    RdmaConfig { connection: Connection { receiver_retries: 0, ..Connection::default() }, ..RdmaConfig::default() }
+    let connection = Connection { timeout: 14, receiver_retries: 0, ..Connection::default() };
+    RdmaConfig { connection, ..RdmaConfig::default() }
 }
 
 fn small() -> RdmaConfig {
@@ -487,27 +488,32 @@ impl Hostile {
     }
 }
 
-/// What a path makes of a message that no path sends.
-fn sent(message: &[u8]) -> PathEvent {
-    let mut hostile = Hostile::new(strict());
-    hostile.pair.send(1, Data::Inline(message), true).expect("posted");
-    let deadline = Instant::now() + PATIENCE;
-    let mut seen = Vec::new();
-    while seen.is_empty() {
-        assert!(Instant::now() < deadline, "nothing has come");
-        hostile.path.poll(&mut seen);
+impl Hostile {
+    /// What the path makes of what was sent, up to its end.
+    fn end(&mut self) -> Vec<PathEvent> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut seen = Vec::new();
+        while !matches!(seen.last(), Some(PathEvent::Lost(_))) {
+            assert!(Instant::now() < deadline, "only {seen:?}");
+            self.path.poll(&mut seen);
+        }
+        seen
     }
-    seen.remove(0)
+}
+
+/// A message as a path sends it, of this number.
+fn ping(number: u64) -> Vec<u8> {
+    let ping = dflow_protocol::wire::PeerMessage::Ping(number).encode().expect("sound");
+    [&(number << 32).to_le_bytes()[..], &ping].concat()
 }
 
 #[test]
 fn a_flood_is_refused_by_the_device() {
     let mut hostile = Hostile::new(small());
     let receives = u64::from(small().receive_depth);
-    let ping = [&[0; 4][..], &dflow_protocol::wire::PeerMessage::Ping(5).encode().expect("sound")].concat();
     // The path does not look, and so posts no receive again.
     for number in 0..3 * receives {
-        hostile.pair.send(number, Data::Inline(&ping), true).expect("posted");
+        hostile.pair.send(number, Data::Inline(&ping(number)), true).expect("posted");
     }
     let deadline = Instant::now() + PATIENCE;
     let mut done = [Completion::default(); 32];
@@ -530,8 +536,43 @@ fn a_flood_is_refused_by_the_device() {
 
 #[test]
 fn messages_that_no_path_sends_are_violations() {
-    for message in [&[][..], &[0], &[1, 0, 0, 0], &[255; 4], &[0; 5], &[0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]] {
-        let event = sent(message);
-        assert!(matches!(&event, PathEvent::Lost(error) if error.is_violation()), "{message:?}: {event:?}");
+    let posted = |posted: u64| posted.to_le_bytes().to_vec();
+    for message in
+        [vec![0], vec![0; 7], posted(1), posted(u32::MAX.into()), vec![0; 9], [posted(0), vec![5; 8]].concat()]
+    {
+        let mut hostile = Hostile::new(strict());
+        hostile.pair.send(1, Data::Inline(&message), true).expect("posted");
+        let seen = hostile.end();
+        assert!(matches!(&seen[..], [PathEvent::Lost(error)] if error.is_violation()), "{message:?}: {seen:?}");
+    }
+}
+
+/// As soft-RoCE does when it sends packets again of which the acknowledgement is only late.
+#[test]
+fn what_a_device_repeats_or_makes_up_is_not_taken_for_bytes_of_a_stream() {
+    let is_loss = |event: &PathEvent| matches!(event, PathEvent::Lost(error) if !error.is_violation());
+    let mut hostile = Hostile::new(strict());
+    hostile.pair.send(1, Data::Empty, true).expect("posted");
+    assert!(is_loss(&hostile.end()[0]));
+
+    let mut hostile = Hostile::new(strict());
+    for number in [0, 1, 1] {
+        hostile.pair.send(number, Data::Inline(&ping(number)), true).expect("posted");
+    }
+    let seen = hostile.end();
+    assert!(matches!(&seen[..], [PathEvent::Message(_), PathEvent::Message(_), end] if is_loss(end)), "{seen:?}");
+
+    for (length, immediate) in [(8, GRANT.0), (8, 2 << 24 | GRANT.0), (0, 1 << 24 | GRANT.0)] {
+        let mut hostile = Hostile::new(strict());
+        let landing = landing(SIZE);
+        landing.open(0..SIZE);
+        let remote = hostile.path.offer(FLOW, GRANT, &landing).expect("offered");
+        let place = RemoteMemory { address: remote.address, key: RemoteKey::from_number(remote.key) };
+        for (id, length, immediate) in [(1, 8, GRANT.0), (2, length, immediate)] {
+            let data = Data::Inline(&[7; 8][..length]);
+            hostile.pair.write_with_immediate(id, data, place, immediate, true).expect("posted");
+        }
+        let seen = hostile.end();
+        assert!(matches!(&seen[..], [PathEvent::Placed { at: 0, length: 8, .. }, end] if is_loss(end)), "{seen:?}");
     }
 }

@@ -1,5 +1,6 @@
 //! The windows that the peer may fill, and which bytes of which stream a write has brought.
 
+use super::sequence::Mark;
 use crate::path::{PathError, RemoteWindow};
 use dflow_protocol::wire::{FlowId, GrantId};
 use dflow_shm::{Landing, Memory, OutOfRoom};
@@ -15,7 +16,7 @@ use std::sync::Arc;
 #[derive(Debug, Default)]
 pub(super) struct Arrivals {
     flows: HashMap<FlowId, Flow, FixedState>,
-    grants: HashMap<GrantId, FlowId, FixedState>,
+    grants: HashMap<Mark, FlowId, FixedState>,
 }
 
 #[derive(Debug, Default)]
@@ -28,7 +29,7 @@ struct Flow {
 
 #[derive(Debug)]
 struct Window {
-    grant: GrantId,
+    grant: Mark,
     landing: Arc<Landing>,
     /// What had arrived when it was granted, or the window's first byte, if that is further.
     from: u64,
@@ -59,6 +60,11 @@ impl Arrivals {
         Ok(remote.unwrap_or_default())
     }
 
+    /// Whether a window is open that a write cannot tell from this one.
+    pub(super) fn has(&self, grant: GrantId) -> bool {
+        self.grants.contains_key(&Mark::from(grant))
+    }
+
     /// The same place may be granted again, under another number.
     fn registered(&self, flow: FlowId, landing: &Landing) -> Option<MemoryRegion> {
         let windows = &self.flows.get(&flow)?.windows;
@@ -69,7 +75,7 @@ impl Arrivals {
     }
 
     fn open(&mut self, flow: FlowId, grant: GrantId, landing: Arc<Landing>, region: Option<MemoryRegion>) {
-        let from = landing.room().start;
+        let (grant, from) = (Mark::from(grant), landing.room().start);
         self.grants.insert(grant, flow);
         self.flows.entry(flow).or_default().windows.push_back(Window { grant, landing, from, region });
     }
@@ -89,8 +95,8 @@ impl Arrivals {
     }
 
     /// A write of so many bytes has come with this grant: the flow, and the offset of the first of them.
-    pub(super) fn came(&mut self, grant: GrantId, length: u64) -> Result<(FlowId, u64), PathError> {
-        let unknown = || PathError::Protocol(format!("a write into window {}, which it was not granted", grant.0));
+    pub(super) fn came(&mut self, grant: Mark, length: u64) -> Result<(FlowId, u64), PathError> {
+        let unknown = || PathError::Protocol(format!("a write into window {grant}, which it was not granted"));
         let &id = self.grants.get(&grant).ok_or_else(unknown)?;
         let flow = self.flows.get_mut(&id).ok_or_else(unknown)?;
         while flow.windows.front().is_some_and(|window| window.grant != grant) {
@@ -125,6 +131,10 @@ mod tests {
 
     const FLOW: FlowId = FlowId(3);
 
+    fn mark(grant: u32) -> Mark {
+        GrantId(grant).into()
+    }
+
     fn landing(base: u64) -> Arc<Landing> {
         let size = 4096;
         let segment = Segment::create("test", size, SegmentKind::FunctionWritten).expect("a segment");
@@ -147,12 +157,12 @@ mod tests {
         arrivals.open(FLOW, GrantId(1), landing(0), None);
         // What came inside of messages was first.
         arrivals.came_inline(FLOW, 100);
-        assert_eq!(arrivals.came(GrantId(1), 50), Ok((FLOW, 100)));
+        assert_eq!(arrivals.came(mark(1), 50), Ok((FLOW, 100)));
         // The next window is there before the last one is full.
         arrivals.open(FLOW, GrantId(2), landing(4096), None);
-        assert_eq!(arrivals.came(GrantId(1), 4096 - 150), Ok((FLOW, 150)));
-        assert_eq!(arrivals.came(GrantId(2), 1), Ok((FLOW, 4096)));
-        assert!(arrivals.came(GrantId(1), 1).is_err_and(|error| error.is_violation()), "it has left that one");
+        assert_eq!(arrivals.came(mark(1), 4096 - 150), Ok((FLOW, 150)));
+        assert_eq!(arrivals.came(mark(2), 1), Ok((FLOW, 4096)));
+        assert!(arrivals.came(mark(1), 1).is_err_and(|error| error.is_violation()), "it has left that one");
     }
 
     #[test]
@@ -161,16 +171,16 @@ mod tests {
         let window = landing(1000);
         window.open(3000..4000);
         arrivals.open(FLOW, GrantId(7), window, None);
-        assert_eq!(arrivals.came(GrantId(7), 10), Ok((FLOW, 3000)));
+        assert_eq!(arrivals.came(mark(7), 10), Ok((FLOW, 3000)));
     }
 
     #[test]
     fn what_is_not_granted_is_a_violation() {
         let mut arrivals = Arrivals::default();
         arrivals.open(FLOW, GrantId(1), landing(0), None);
-        assert!(arrivals.came(GrantId(2), 1).is_err_and(|error| error.is_violation()));
-        assert!(matches!(arrivals.came(GrantId(1), 4097), Err(PathError::OutOfRoom(_))));
+        assert!(arrivals.came(mark(2), 1).is_err_and(|error| error.is_violation()));
+        assert!(matches!(arrivals.came(mark(1), 4097), Err(PathError::OutOfRoom(_))));
         arrivals.withdraw(FLOW);
-        assert!(arrivals.came(GrantId(1), 1).is_err_and(|error| error.is_violation()));
+        assert!(arrivals.came(mark(1), 1).is_err_and(|error| error.is_violation()));
     }
 }

@@ -59,9 +59,11 @@ impl Credit {
         self.posted.wrapping_sub(self.told) >= self.worth && self.left() > 0
     }
 
-    /// A message or a write goes.
-    pub(super) fn spend(&mut self) {
+    /// A message or a write goes: its number.
+    pub(super) fn spend(&mut self) -> u32 {
+        let number = self.sent;
         self.sent = self.sent.wrapping_add(1);
+        number
     }
 
     /// So many receives were posted again.

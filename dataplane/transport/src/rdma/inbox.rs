@@ -1,7 +1,7 @@
 //! The receives of a path.
 
 use super::RdmaError;
-use super::outbox::{HEADER, SLOT};
+use super::outbox::{HEADER, Header, SLOT};
 use crate::path::PathError;
 use dflow_protocol::wire::PeerMessage;
 use dflow_verbs::{
@@ -46,8 +46,8 @@ impl Inbox {
         Ok(u32::try_from(count).unwrap_or(0))
     }
 
-    /// What a message says of the peer's receives, and the message, if it is not about that alone.
-    pub(super) fn read(&mut self, completion: &Completion) -> Result<(u32, Option<PeerMessage>), PathError> {
+    /// What goes before a message, and the message, if there is more to it.
+    pub(super) fn read(&mut self, completion: &Completion) -> Result<(Header, Option<PeerMessage>), PathError> {
         let length = completion.bytes as usize;
         if !(HEADER..=SLOT).contains(&length) {
             return Err(PathError::Protocol(format!(
@@ -57,9 +57,9 @@ impl Inbox {
         let bytes = &mut self.scratch[..length];
         self.buffer.read(usize::try_from(completion.id).unwrap_or(usize::MAX).saturating_mul(SLOT), bytes);
         let (head, message) = bytes.split_at(HEADER);
-        let mut posted = [0; HEADER];
-        posted.copy_from_slice(head);
+        let mut header = [0; HEADER];
+        header.copy_from_slice(head);
         let message = if message.is_empty() { None } else { Some(PeerMessage::decode(message)?) };
-        Ok((u32::from_le_bytes(posted), message))
+        Ok((Header::from_bytes(header), message))
     }
 }

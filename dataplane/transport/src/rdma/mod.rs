@@ -18,6 +18,7 @@ mod flight;
 mod inbox;
 mod outbox;
 mod path;
+mod sequence;
 mod sources;
 mod watch;
 

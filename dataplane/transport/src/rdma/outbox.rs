@@ -9,12 +9,35 @@ use dflow_verbs::{
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// What goes before each message: how many receives were posted again.
-pub(super) const HEADER: usize = 4;
+/// What goes before each message: how many receives were posted again, and the message's number.
+pub(super) const HEADER: usize = 8;
 /// The buffer of one message, in whole cache lines.
 pub(super) const SLOT: usize = (HEADER + MAX_PEER_MESSAGE).next_multiple_of(64);
 /// The most bytes of messages that wait for their turn. Enough to name every flow that there can be, several times.
 const MAX_WAITING: usize = 32 << 20;
+
+/// What goes before each message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    /// Receives that its sender has posted again so far, modulo 2^32.
+    pub(super) posted: u32,
+    /// Its number among the messages and writes of its sender.
+    pub(super) number: u32,
+}
+
+impl Header {
+    fn to_bytes(self) -> [u8; HEADER] {
+        (u64::from(self.number) << 32 | u64::from(self.posted)).to_le_bytes()
+    }
+
+    pub(super) fn from_bytes(bytes: [u8; HEADER]) -> Self {
+        let both = u64::from_le_bytes(bytes);
+        // The halves of 64 bits.
+        #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
+        let posted = both as u32;
+        Self { posted, number: (both >> 32) as u32 }
+    }
+}
 
 /// Messages that wait, and memory for those that are sent: as many buffers as the send queue has places.
 #[derive(Debug)]
@@ -49,17 +72,17 @@ impl Outbox {
         Some(message)
     }
 
-    /// Posts a message, with what it tells of the receives. `slot`: a place that nothing in flight has.
+    /// Posts a message with what goes before it. `slot`: a place that nothing in flight has.
     pub(super) fn post(
         &self,
         pair: &QueuePair,
         (id, signaled): (u64, bool),
         slot: usize,
-        told: u32,
+        head: Header,
         message: &[u8],
     ) -> Result<(), PostError> {
         let length = HEADER + message.len();
-        let head = told.to_le_bytes();
+        let head = head.to_bytes();
         let mut inline = [0; MAX_INLINE_REQUEST as usize];
         let data = if length <= pair.max_inline().min(inline.len()) {
             inline[..HEADER].copy_from_slice(&head);

@@ -7,7 +7,8 @@ use super::endpoint::Hello;
 use super::fence::Fenced;
 use super::flight::Flight;
 use super::inbox::{BATCH, Inbox};
-use super::outbox::Outbox;
+use super::outbox::{Header, Outbox};
+use super::sequence::{Sequence, Unexpected, immediate};
 use super::sources::Sources;
 use super::watch::Watched;
 use super::{MAX_DEPTH, MAX_INLINE_REQUEST, MIN_DEPTH, RdmaConfig, RdmaError};
@@ -54,6 +55,7 @@ pub struct RdmaPath {
     outbox: Outbox,
     domain: ProtectionDomain,
     credit: Credit,
+    came: Sequence,
     /// Receives that are used and not posted again, and how many of them are worth posting.
     spent: Vec<u64>,
     worth: usize,
@@ -120,6 +122,7 @@ impl RdmaPath {
             domain,
             // The peer's receives are known when it is connected.
             credit: Credit::new(config.receive_depth, MIN_DEPTH),
+            came: Sequence::default(),
             spent: Vec::with_capacity(config.receive_depth as usize),
             worth: (config.receive_depth / SPENT_SHARE).max(1) as usize,
             flight: Flight::new(depth, config.in_flight),
@@ -187,6 +190,9 @@ impl Path for RdmaPath {
 
     fn offer(&mut self, flow: FlowId, grant: GrantId, landing: &Arc<Landing>) -> Result<RemoteWindow, PathError> {
         self.check()?;
+        if self.arrivals.has(grant) {
+            return Err(self.dead("it has counted once around the numbers of its windows"));
+        }
         let resource = |error: dflow_verbs::MemoryError| PathError::Resource(error.to_string());
         self.arrivals.offer(&self.domain, flow, grant, landing).map_err(resource)
     }
@@ -217,11 +223,11 @@ impl Path for RdmaPath {
             let place = RemoteMemory { address: grant.address_of(order.at), key: RemoteKey::from_number(grant.key) };
             let inline = chunk.len() <= self.pair.max_inline();
             let (id, signaled) = self.flight.push(chunk.len() as u64);
-            self.credit.spend();
+            let number = self.credit.spend();
             self.moved = true;
             self.pair.post(&[SendRequest {
                 id,
-                operation: SendOperation::WriteWithImmediate(place, grant.id.0),
+                operation: SendOperation::WriteWithImmediate(place, immediate(grant.id, number)),
                 data: if inline { Data::InlineMemory(slice) } else { Data::Memory(slice) },
                 signaled,
             }])
@@ -354,18 +360,31 @@ impl RdmaPath {
     }
 
     fn received(&mut self, completion: &Completion) -> Result<Option<PathEvent>, PathError> {
-        if let Some(grant) = completion.immediate {
+        // Nobody sends nothing.
+        if completion.bytes == 0 {
+            return Err(self.unexpected(Unexpected));
+        }
+        if let Some(immediate) = completion.immediate {
             let length = u64::from(completion.bytes);
-            let (flow, at) = self.arrivals.came(GrantId(grant), length)?;
+            let mark = self.came.write(immediate).map_err(|wrong| self.unexpected(wrong))?;
+            let (flow, at) = self.arrivals.came(mark, length)?;
             return Ok(Some(PathEvent::Placed { flow, at, length }));
         }
-        let (posted, message) = self.inbox.read(completion)?;
+        let (head, message) = self.inbox.read(completion)?;
+        self.came.message(head.number).map_err(|wrong| self.unexpected(wrong))?;
         let impossible = |_| PathError::Protocol("more receives than there can be".to_owned());
-        self.credit.hear(posted).map_err(impossible)?;
+        self.credit.hear(head.posted).map_err(impossible)?;
         if let Some(PeerMessage::Inline { flow, at, bytes }) = &message {
             self.arrivals.came_inline(*flow, at.saturating_add(bytes.len() as u64));
         }
         Ok(message.map(PathEvent::Message))
+    }
+
+    fn unexpected(&self, _: Unexpected) -> PathError {
+        self.dead(
+            "what came does not follow what came before it: a device has repeated what it had delivered, as soft-RoCE does \
+             on a machine that is too busy to acknowledge in time, or has lost something",
+        )
     }
 
     /// What a request says that has failed.
@@ -401,9 +420,9 @@ impl RdmaPath {
     fn post(&mut self, message: &[u8]) -> Result<(), PathError> {
         let slot = self.flight.slot();
         let request = self.flight.push(0);
-        self.credit.spend();
+        let number = self.credit.spend();
         self.moved = true;
-        let told = self.credit.tell();
-        self.outbox.post(&self.pair, request, slot, told, message).map_err(|error| self.dead(&error.to_string()))
+        let head = Header { posted: self.credit.tell(), number };
+        self.outbox.post(&self.pair, request, slot, head, message).map_err(|error| self.dead(&error.to_string()))
     }
 }
