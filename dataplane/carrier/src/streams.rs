@@ -6,10 +6,10 @@ use dflow_function::{Incoming, Outgoing, RoomFor};
 use dflow_protocol::PortId;
 use dflow_protocol::limits::ARENA_SLOT;
 use dflow_protocol::wire::{FlowId, StreamKey};
-use dflow_shm::{Landing, PeerWord, Staging, Wait, Watchers};
+use dflow_shm::{Landing, Memory, PeerWord, Staging, Wait, Watchers};
 use dflow_transport::{Chunk, Link, Local};
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 /// The size of the buffers through which bytes of files pass, in bytes.
@@ -48,6 +48,8 @@ struct Export {
     stream: Outgoing,
     watch: Watch,
     flow: Option<FlowId>,
+    /// The memory of which the link was told that it is going to be sent from.
+    ready: Weak<Memory>,
     /// Bytes that were lent and that the peer does not have yet, with the stream offset of the first of each.
     lent: VecDeque<(u64, Chunk)>,
     /// What the link knows of it.
@@ -97,8 +99,8 @@ impl Streams {
         let flow = self.flows.get(&key).copied();
         let watch = Watch::new(port);
         self.places.insert(port, Place::Export(key));
-        let before =
-            self.exports.insert(key, Export { stream, watch, flow, lent: VecDeque::new(), told: 0, finished: false });
+        let (ready, lent) = (Weak::new(), VecDeque::new());
+        let before = self.exports.insert(key, Export { stream, watch, flow, ready, lent, told: 0, finished: false });
         if let Some(before) = before {
             self.places.remove(&before.watch.port);
             self.unwatched.push(before.watch.port);
@@ -288,6 +290,10 @@ impl Export {
         let (Some(flow), false) = (self.flow, self.finished) else { return Ok(false) };
         match self.stream.look() {
             Ok((length, finished)) => {
+                if let Some(memory) = self.stream.memory().filter(|memory| Arc::as_ptr(memory) != self.ready.as_ptr()) {
+                    self.ready = Arc::downgrade(memory);
+                    link.ready(memory);
+                }
                 let busy = length > self.told || finished;
                 if length > self.told {
                     self.told = length;
@@ -447,6 +453,10 @@ impl Local for Streams {
                 None
             }
         }
+    }
+
+    fn memory(&mut self, flow: FlowId) -> Option<Arc<Memory>> {
+        self.reader(flow)?.stream.memory().cloned()
     }
 
     fn release(&mut self, flow: FlowId, upto: u64) {

@@ -204,6 +204,14 @@ impl Reader {
         Some((&piece.memory, piece.start + index as usize))
     }
 
+    /// The memory of the reader's piece, unless it holds other streams, too.
+    #[must_use]
+    pub fn memory(&self) -> Option<&Arc<Memory>> {
+        let piece = self.piece.as_ref()?;
+        let length = if piece.ring { 2 * piece.size } else { piece.size };
+        (piece.memory.length() as u64 == length).then_some(&piece.memory)
+    }
+
     /// Notes the time, if this is the first byte that the reader sees.
     #[inline]
     pub fn note_first_byte(&mut self) {

@@ -4,7 +4,7 @@ use crate::chunk::Chunk;
 use crate::path::{Path, PathError, PathEvent, PathKind};
 use dflow_protocol::exchange::{Action, Exchange, TooManyFlows, Violation};
 use dflow_protocol::wire::{FlowId, Grant, PeerMessage, StreamKey};
-use dflow_shm::Landing;
+use dflow_shm::{Landing, Memory};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,13 @@ pub trait Local {
     /// Bytes of a stream that the peer reads, from this offset on and at most so many; fewer if they do not lie in one
     /// piece. `None` if they cannot be had at present: [`Link::available`] says when they can.
     fn chunk(&mut self, flow: FlowId, at: u64, most: u64) -> Option<Chunk>;
+
+    /// The memory in which the next bytes of a stream lie or are going to lie, where that is known and it holds nothing
+    /// else. Those that come later are told to the link ([`Link::ready`]).
+    fn memory(&mut self, flow: FlowId) -> Option<Arc<Memory>> {
+        let _ = flow;
+        None
+    }
 
     /// The peer has all bytes below this offset.
     fn release(&mut self, flow: FlowId, upto: u64);
@@ -198,6 +205,13 @@ impl Link {
         self.exchange.stuck(flow, stuck);
     }
 
+    /// Bytes of a stream that the peer reads are going to lie in this memory ([`Path::ready`]).
+    pub fn ready(&mut self, memory: &Arc<Memory>) {
+        if let Some(path) = &mut self.path {
+            path.ready(memory);
+        }
+    }
+
     /// The stream of this flow, which the peer reads, has so many bytes.
     pub fn available(&mut self, flow: FlowId, watermark: u64) {
         self.exchange.available(flow, watermark);
@@ -342,7 +356,12 @@ impl Link {
                     self.withdraw(flow);
                     local.quiet(flow);
                 }
-                Action::Subscribed { flow, stream, from } => local.subscribed(flow, stream, from),
+                Action::Subscribed { flow, stream, from } => {
+                    local.subscribed(flow, stream, from);
+                    if let Some(memory) = local.memory(flow) {
+                        self.ready(&memory);
+                    }
+                }
                 Action::Release { flow, upto } => local.release(flow, upto),
                 Action::Stuck { flow, stuck } => local.stuck(flow, stuck),
                 Action::Unsubscribed { flow } => {

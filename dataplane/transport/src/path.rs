@@ -3,7 +3,7 @@
 use crate::chunk::Chunk;
 use dflow_protocol::exchange::Order;
 use dflow_protocol::wire::{FlowId, GrantId, PeerMessage, WireError};
-use dflow_shm::{Landing, OutOfRoom};
+use dflow_shm::{Landing, Memory, OutOfRoom};
 use std::fmt;
 use std::sync::Arc;
 
@@ -39,6 +39,12 @@ pub trait Path: Send {
     /// Nothing more is expected for this flow: the other side has said that nothing is under way, or it does not matter
     /// where it goes.
     fn withdraw(&mut self, flow: FlowId);
+
+    /// Chunks of this memory are going to be written. What it takes to send from it is done ahead of the first of them, when
+    /// there is time; without this it is done with the first.
+    fn ready(&mut self, memory: &Arc<Memory>) {
+        let _ = memory;
+    }
 
     /// Whether [`Path::write`] would take more at present.
     fn has_room(&self) -> bool;

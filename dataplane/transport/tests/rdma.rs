@@ -576,3 +576,22 @@ fn what_a_device_repeats_or_makes_up_is_not_taken_for_bytes_of_a_stream() {
         assert!(matches!(&seen[..], [PathEvent::Placed { at: 0, length: 8, .. }, end] if is_loss(end)), "{seen:?}");
     }
 }
+
+#[test]
+fn memory_is_registered_ahead_of_its_first_chunk() {
+    let mut paths = Rdma::new(strict()).pair();
+    let landing = landing(SIZE);
+    landing.open(0..SIZE);
+    let remote = paths[0].offer(FLOW, GRANT, &landing).expect("offered");
+    let chunks = [7, 8, 9].map(|byte| chunk(byte, 100));
+    chunks.iter().for_each(|chunk| paths[1].ready(chunk.memory()));
+    // One in each turn.
+    chunks.iter().for_each(|_| paths[1].poll(&mut Vec::new()));
+    for (number, chunk) in (0..).zip(chunks) {
+        paths[1].write(&order(remote, 100 * number), chunk).expect("written");
+    }
+    look_until(&mut paths, |event| matches!(event, PathEvent::Placed { at: 200, .. }));
+    assert_eq!(paths[1].registered_late(), 0);
+    paths[1].write(&order(remote, 300), chunk(9, 100)).expect("written");
+    assert_eq!(paths[1].registered_late(), 1, "nothing was said of this one");
+}

@@ -10,7 +10,7 @@ use crate::input::{Input, Lent, Poll};
 use crate::output::{Output, RoomNow};
 use crate::session::Session;
 use dflow_protocol::PortId;
-use dflow_shm::{Landing, Staging, Wait};
+use dflow_shm::{Landing, Memory, Staging, Wait};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -95,6 +95,13 @@ impl Outgoing {
     /// If the stream was given up or cannot be read.
     pub fn lend(&mut self, most: u64, staging: &mut Staging) -> Result<Option<Lent>, Error> {
         self.input.lend(most, staging)
+    }
+
+    /// The memory in which the next bytes that are lent lie or are going to lie, where that is known and it holds nothing
+    /// else.
+    #[must_use]
+    pub fn memory(&self) -> Option<&Arc<Memory>> {
+        self.input.memory()
     }
 
     /// The offset of the next byte that is lent.

@@ -16,7 +16,7 @@ use crate::chunk::Chunk;
 use crate::path::{Path, PathError, PathEvent, PathKind, RemoteWindow};
 use dflow_protocol::exchange::Order;
 use dflow_protocol::wire::{FlowId, GrantId, PeerMessage};
-use dflow_shm::{Idle, Landing};
+use dflow_shm::{Idle, Landing, Memory};
 use dflow_verbs::{
     Completion, CompletionQueue, Data, Operation, ProtectionDomain, QueuePair, QueuePairConfig, RemoteKey,
     RemoteMemory, SendOperation, SendRequest, Status,
@@ -149,6 +149,13 @@ impl RdmaPath {
     pub fn fail_queue_pair(&self) -> Result<(), RdmaError> {
         Ok(self.pair.fail()?)
     }
+
+    /// How many memories were registered only with their first chunk. For tests of [`Path::ready`].
+    #[cfg(feature = "vm-tests")]
+    #[must_use]
+    pub fn registered_late(&self) -> u64 {
+        self.sources.late()
+    }
 }
 
 impl Prepared {
@@ -201,6 +208,10 @@ impl Path for RdmaPath {
         self.arrivals.withdraw(flow);
     }
 
+    fn ready(&mut self, memory: &Arc<Memory>) {
+        self.sources.expect(memory);
+    }
+
     fn has_room(&self) -> bool {
         self.lost.is_none()
             && self.outbox.is_empty()
@@ -244,13 +255,17 @@ impl Path for RdmaPath {
         if self.lost.is_none()
             && let Err(error) = self.advance(events)
         {
-            self.lose(error, events);
+            return self.lose(error, events);
         }
+        self.sources.prepare(&self.domain);
     }
 
     fn rest(&mut self) {
         if self.lost.is_some() {
             return;
+        }
+        if self.sources.is_behind() {
+            self.watched.wake();
         }
         self.listen();
         if self.silence >= QUIET.min(self.idle.spin) {

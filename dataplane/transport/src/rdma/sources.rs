@@ -1,20 +1,27 @@
-//! The memory from which bytes are sent: registered once, while anybody uses it.
+//! The memory from which bytes are sent: registered once, while anybody uses it, and if possible before there are bytes.
 
 use crate::chunk::Chunk;
 use dflow_shm::Memory;
 use dflow_verbs::{Buffer, MemoryError, MemoryRegion, ProtectionDomain, RegionAccess};
 use foldhash::fast::FixedState;
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 /// Memory that nobody else has any more is looked for this often.
 const SWEEP: Duration = Duration::from_millis(100);
 
+/// So much memory may wait to be registered ahead; what is beyond that is registered with its first chunk.
+const MAX_AHEAD: usize = 4096;
+
 /// Registered memory, by its address.
 #[derive(Debug)]
 pub(super) struct Sources {
     known: HashMap<usize, Source, FixedState>,
+    /// What is going to be used.
+    ahead: VecDeque<Weak<Memory>>,
+    /// How much was registered only with its first chunk.
+    late: u64,
     swept: Instant,
     copying: bool,
 }
@@ -34,7 +41,45 @@ impl Source {
 
 impl Sources {
     pub(super) fn new() -> Self {
-        Self { known: HashMap::default(), swept: Instant::now(), copying: false }
+        Self { known: HashMap::default(), ahead: VecDeque::new(), late: 0, swept: Instant::now(), copying: false }
+    }
+
+    /// This memory is going to be used.
+    pub(super) fn expect(&mut self, memory: &Arc<Memory>) {
+        if !self.copying && self.ahead.len() < MAX_AHEAD && !self.known.contains_key(&key(memory)) {
+            self.ahead.push_back(Arc::downgrade(memory));
+        }
+    }
+
+    /// Whether memory waits to be registered.
+    pub(super) fn is_behind(&self) -> bool {
+        !self.ahead.is_empty()
+    }
+
+    /// Registers one memory of those that wait: that takes so long that others should get their turn.
+    pub(super) fn prepare(&mut self, domain: &ProtectionDomain) {
+        let news = |memory: Arc<Memory>| (!self.known.contains_key(&key(&memory))).then_some(memory);
+        let Some(memory) =
+            std::iter::from_fn(|| self.ahead.pop_front()).find_map(|memory| memory.upgrade().and_then(news))
+        else {
+            return;
+        };
+        match MemoryRegion::register(domain, Arc::clone(&memory) as _, RegionAccess::Source) {
+            Ok(region) => self.keep(&memory, region),
+            // With the first chunk it is said again, to somebody who can do something about it.
+            Err(error) => tracing::debug!(%error, "memory could not be registered ahead"),
+        }
+    }
+
+    /// How much was registered only with its first chunk.
+    #[cfg(feature = "vm-tests")]
+    pub(super) fn late(&self) -> u64 {
+        self.late
+    }
+
+    fn keep(&mut self, memory: &Arc<Memory>, region: MemoryRegion) {
+        self.sweep();
+        self.known.insert(key(memory), Source { memory: Arc::clone(memory), region });
     }
 
     /// Where a device finds the bytes of a chunk: the registered memory, and the place of the first of them.
@@ -50,9 +95,9 @@ impl Sources {
         match MemoryRegion::register(domain, Arc::clone(memory) as _, RegionAccess::Source) {
             Ok(region) => {
                 if !chunk.is_passing() {
-                    self.sweep();
-                    let source = Source { memory: Arc::clone(memory), region: region.clone() };
-                    self.known.insert(key(memory), source);
+                    self.late += 1;
+                    tracing::trace!(late = self.late, "memory is registered with its first chunk");
+                    self.keep(memory, region.clone());
                 }
                 Ok((region, chunk.start()))
             }

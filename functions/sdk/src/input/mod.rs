@@ -109,6 +109,11 @@ impl Input {
         self.session.send(&ToDaemon::ReaderStuck { port: self.port, stuck })
     }
 
+    /// The memory that holds the next bytes and those behind them, unless it holds other streams, too.
+    pub(crate) fn memory(&self) -> Option<&Arc<Memory>> {
+        self.reader.memory()
+    }
+
     /// The next bytes, at most so many, where they lie. They stay there until [`Input::take_back`].
     pub(crate) fn lend(&mut self, most: u64, staging: &mut Staging) -> Result<Option<Lent>, Error> {
         let Poll::Bytes(length) = self.poll()? else { return Ok(None) };
