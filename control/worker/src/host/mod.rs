@@ -31,6 +31,8 @@ use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+/// Threads that want to run while streams go from node to node: the carrier's, and the one that encrypts.
+const CARRIER_THREADS: usize = 2;
 /// How often the store is asked to look again.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -300,7 +302,8 @@ impl Host {
         }
         let busy =
             self.attempts.values().filter(|attempt| attempt.started && !attempt.parked && !attempt.is_thread).count();
-        self.store.bells().set_crowded(busy > self.cores);
+        let carrying = if self.carrier.is_some() { CARRIER_THREADS } else { 0 };
+        self.store.bells().set_crowded(busy + carrying > self.cores);
     }
 
     fn misbehaved(&mut self, process: ProcessId, what: String) {
