@@ -6,6 +6,7 @@
 
 mod bare;
 pub mod bulk;
+mod handed;
 pub mod iperf;
 mod linked;
 pub mod meeting;
@@ -49,7 +50,16 @@ pub const BULK_COLUMNS: &[Column] = &[
 
 /// Everything that is compared. A new subject is one more line here.
 fn ways() -> Vec<&'static dyn Way> {
-    vec![&bare::TUNED, &ours::WINDOW, &ours::MESSAGES, &bare::DEFAULTS, &tcp::Tcp, &iperf::Iperf, &redis::Redis]
+    vec![
+        &bare::TUNED,
+        &bare::HANDED,
+        &ours::WINDOW,
+        &ours::MESSAGES,
+        &bare::DEFAULTS,
+        &tcp::Tcp,
+        &iperf::Iperf,
+        &redis::Redis,
+    ]
 }
 
 /// Measures the topic.

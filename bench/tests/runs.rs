@@ -114,7 +114,7 @@ fn a_real_daemon_carries_many_streams() {
 fn streams_round_trips_and_set_up_over_quic_are_compared_with_bare_quinn() {
     let logs = tempfile::tempdir().unwrap();
     let log = logs.path().to_str().unwrap();
-    let report = run(&["quic", "--sizes", "1M", "--only", "quinn-tuned,dflow,tcp", "--hlog", log]);
+    let report = run(&["quic", "--sizes", "1M", "--only", "quinn,dflow,tcp", "--hlog", log]);
     let rows = rows(&report);
     let of = |case: &str, subject: &str| {
         let found = rows.iter().find(|row| row["case"] == case && row["subject"] == subject);
@@ -128,6 +128,7 @@ fn streams_round_trips_and_set_up_over_quic_are_compared_with_bare_quinn() {
             assert_measured(of(case, subject), "p50_over_limit");
         }
     }
+    assert_measured(of("1 MiB, loopback", "quinn-handed"), "of_limit");
     assert_measured(of("a round trip, loopback", "dflow-messages"), "p99_ns");
     assert_measured(of("a stream, loopback", "dflow"), "p50_over_limit");
     for name in ["quic-trip-loopback-dflow", "quic-connection-loopback-quinn-tuned", "quic-open-loopback-dflow"] {

@@ -13,6 +13,7 @@ use tokio::runtime::{Builder, Handle};
 use crate::clock::Ticks;
 use crate::failure::{Failure, Trying};
 use crate::payload::{Seen, bytes, bytes_mut, fill, private};
+use crate::quic::handed;
 use crate::quic::meeting::{Meeting, name};
 use crate::quic::way::{MESSAGE, PART, Party, Times, Way, Work, first_word};
 use crate::subject::{Card, Role, Side, Subject, Waiting};
@@ -22,7 +23,17 @@ pub static TUNED: Bare = Bare {
     name: "quinn-tuned",
     about: "bare quinn with dflow's tuning, TLS and sockets; one thread a side",
     role: Role::Limit,
-    endpoint: |address, identity| bare_endpoint(address, identity, &QuicSettings::default()),
+    endpoint: tuned,
+    handed: false,
+};
+
+/// The same where what encrypts the bytes is not what makes and reads them: between processes it never is.
+pub static HANDED: Bare = Bare {
+    name: "quinn-handed",
+    about: "quinn-tuned with another thread on each side that writes or reads the words, through 2 MiB of buffers",
+    role: Role::Peer,
+    endpoint: tuned,
+    handed: true,
 };
 
 /// quinn as it comes.
@@ -31,7 +42,12 @@ pub static DEFAULTS: Bare = Bare {
     about: "the same with quinn's defaults",
     role: Role::Peer,
     endpoint: default_endpoint,
+    handed: false,
 };
+
+fn tuned(address: SocketAddr, identity: &Identity) -> Result<Endpoint, NodeError> {
+    bare_endpoint(address, identity, &QuicSettings::default())
+}
 
 /// One way to set quinn up.
 pub struct Bare {
@@ -39,6 +55,8 @@ pub struct Bare {
     about: &'static str,
     role: Role,
     endpoint: fn(SocketAddr, &Identity) -> Result<Endpoint, NodeError>,
+    /// Another thread makes or reads the words of a stream.
+    handed: bool,
 }
 
 impl Subject for Bare {
@@ -48,8 +66,8 @@ impl Subject for Bare {
 }
 
 impl Way for Bare {
-    fn does(&self, _: Work) -> bool {
-        true
+    fn does(&self, work: Work) -> bool {
+        !self.handed || work == Work::Stream
     }
 
     fn join(&self, work: Work, side: Side, meeting: &Meeting) -> Result<Box<dyn Party>, Failure> {
@@ -69,7 +87,8 @@ impl Way for Bare {
         let play = match (work, connection) {
             (Work::Stream | Work::RoundTrip, Some(connection)) => {
                 let pipe = Pipe::new(connection, side, if work == Work::Stream { MESSAGE } else { PART });
-                Play::Pipe(thread.run(pipe)??)
+                let pipe = thread.run(pipe)??;
+                if self.handed { Play::Handed(pipe) } else { Play::Pipe(pipe) }
             }
             (_, Some(connection)) => Play::Streams(connection),
             (_, None) => Play::Connections,
@@ -197,7 +216,7 @@ async fn streams(
     Ok((side == Side::First).then(|| times.into_histogram()))
 }
 
-fn check(words: &[u64], first: u64) -> Result<(), Failure> {
+pub(super) fn check(words: &[u64], first: u64) -> Result<(), Failure> {
     let seen = Seen::reading(words);
     if seen.first != first {
         return Err(Failure::new(format!("the word {} arrived in place of {first}", seen.first)));
@@ -206,9 +225,9 @@ fn check(words: &[u64], first: u64) -> Result<(), Failure> {
 }
 
 /// A stream in each direction.
-struct Pipe {
-    send: SendStream,
-    receive: RecvStream,
+pub(super) struct Pipe {
+    pub(super) send: SendStream,
+    pub(super) receive: RecvStream,
     words: Vec<u64>,
     // Held: the connection ends with it.
     _connection: Connection,
@@ -249,7 +268,11 @@ impl Pipe {
                 Side::Second => self.read(first_word(number, MESSAGE)).await?,
             }
         }
-        // The reader says that it has everything.
+        self.agree(side).await
+    }
+
+    /// The reader says that it has everything.
+    pub(super) async fn agree(&mut self, side: Side) -> Result<(), Failure> {
         match side {
             Side::First => self.receive.read_exact(&mut [0]).await.trying("hear that everything has arrived"),
             Side::Second => self.send.write_all(&[1]).await.trying("say that everything has arrived"),
@@ -276,6 +299,7 @@ impl Pipe {
 
 enum Play {
     Pipe(Pipe),
+    Handed(Pipe),
     Streams(Connection),
     Connections,
 }
@@ -295,6 +319,7 @@ impl Party for BareParty {
         let (stage, work, side) = (self.stage.clone(), self.work, self.side);
         let (play, times) = self.thread.run(async move {
             let times = match &mut play {
+                Play::Handed(pipe) => handed::stream(pipe, side, numbers).await.map(|()| None)?,
                 Play::Pipe(pipe) if work == Work::Stream => pipe.stream(side, numbers).await.map(|()| None)?,
                 Play::Pipe(pipe) => {
                     let times = pipe.trips(side, numbers, stage.ticks).await?;

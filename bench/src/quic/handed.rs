@@ -1,0 +1,73 @@
+//! A stream of bare quinn whose words another thread makes or reads, as it is wherever functions are processes of their own.
+
+use std::ops::Range;
+use std::sync::mpsc as std_mpsc;
+
+use tokio::sync::mpsc;
+
+use crate::failure::{Failure, Trying};
+use crate::ours::WINDOW;
+use crate::payload::{bytes, bytes_mut, fill, private};
+use crate::quic::bare::{Pipe, check};
+use crate::quic::way::{MESSAGE, first_word};
+use crate::subject::Side;
+
+/// The buffers that go to and fro between the two threads: what a window of dflow's holds.
+const BUFFERS: usize = WINDOW / MESSAGE;
+
+/// Carries the messages of these numbers.
+pub async fn stream(pipe: &mut Pipe, side: Side, numbers: Range<u64>) -> Result<(), Failure> {
+    match side {
+        Side::First => write(pipe, numbers).await?,
+        Side::Second => read(pipe, numbers).await?,
+    }
+    pipe.agree(side).await
+}
+
+async fn write(pipe: &mut Pipe, numbers: Range<u64>) -> Result<(), Failure> {
+    let (hand_over, mut filled) = mpsc::channel(BUFFERS);
+    let (give_back, empty) = std_mpsc::sync_channel(BUFFERS);
+    for _ in 0..BUFFERS {
+        give_back.send(private(MESSAGE)).trying("make buffers")?;
+    }
+    let writer = std::thread::spawn(move || {
+        for number in numbers {
+            let Ok(mut words) = empty.recv() else { return };
+            fill(&mut words, first_word(number, MESSAGE));
+            if hand_over.blocking_send(words).is_err() {
+                return;
+            }
+        }
+    });
+    while let Some(words) = filled.recv().await {
+        pipe.send.write_all(bytes(&words)).await.trying("write")?;
+        // A writer that needs no more has ended.
+        let _ = give_back.send(words);
+    }
+    writer.join().map_err(|_| Failure::new("the thread that writes has panicked"))
+}
+
+async fn read(pipe: &mut Pipe, numbers: Range<u64>) -> Result<(), Failure> {
+    let (hand_over, filled) = std_mpsc::sync_channel::<(u64, Vec<u64>)>(BUFFERS);
+    let (give_back, mut empty) = mpsc::channel(BUFFERS);
+    for _ in 0..BUFFERS {
+        give_back.send(private(MESSAGE)).await.trying("make buffers")?;
+    }
+    let reader = std::thread::spawn(move || {
+        for (number, words) in filled {
+            check(&words, first_word(number, MESSAGE))?;
+            // Who receives and needs no more has ended.
+            let _ = give_back.blocking_send(words);
+        }
+        Ok::<_, Failure>(())
+    });
+    for number in numbers {
+        let Some(mut words) = empty.recv().await else { break };
+        pipe.receive.read_exact(bytes_mut(&mut words)).await.trying("read")?;
+        if hand_over.send((number, words)).is_err() {
+            break;
+        }
+    }
+    drop(hand_over);
+    reader.join().map_err(|_| Failure::new("the thread that reads has panicked"))?
+}
