@@ -350,9 +350,6 @@ impl Store {
         for memory in stream.pieces.iter_mut().filter_map(PieceState::take_unheld) {
             self.budget.free(memory);
         }
-        if stream.keep && stream.subscribers.values().any(|subscriber| !subscriber.closed || subscriber.keep) {
-            return;
-        }
         let needed = stream.needed_from();
         let done = |piece: &mut PieceState| {
             piece.end.is_some_and(|end| end <= needed)

@@ -154,7 +154,7 @@ impl Stream {
 
     /// The lowest offset that somebody may still need.
     pub(crate) fn needed_from(&self) -> u64 {
-        if self.holds > 0 {
+        if self.holds > 0 || (self.keep && self.subscribers.values().any(|it| !it.closed || it.keep)) {
             return 0;
         }
         let needs = self.subscribers.values().map(|subscriber| {

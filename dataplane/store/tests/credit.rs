@@ -3,8 +3,9 @@
 
 mod common;
 
-use common::{Function, Node, byte_at};
+use common::{Function, Node, byte_at, produce, verify};
 use dflow_function::{Context, Error, Input, Output};
+use dflow_protocol::StreamId;
 use dflow_protocol::limits::{ARENA_SLOT, MIN_WINDOW};
 use proptest::prelude::*;
 use std::time::Duration;
@@ -234,6 +235,25 @@ fn source(writes: &[u64]) -> Spec {
 fn a_restartable_reader_holds_no_memory() {
     let reader = Spec { reads: vec![(0, false)], writes: vec![20 * MIB], restartable: true, ..source(&[]) };
     assert_eq!(run(2 * MIB, &[source(&[20 * MIB]), reader]), Ok(()));
+}
+
+/// So is what has been read by everybody who runs, but is kept for those who may still come.
+#[test]
+fn what_is_kept_for_others_holds_no_memory() {
+    let (budget, length) = (2 * MIB, 20 * MIB);
+    let mut node = Node::new(budget);
+    let source = Function { outputs: vec![("out", vec![1])], ..Function::default() };
+    let reader = Function { inputs: vec![("in", vec![1], false)], ..Function::default() };
+    node.plan(&[1], &[(2, &reader)]);
+    node.store.reopen_stream(StreamId(1), true);
+    node.start(2, &reader, |ctx| verify(&mut ctx.input("in")?, 1).map(|_| ()));
+    node.start(1, &source, move |ctx| produce(ctx, "out", 1, length, 30_000));
+    node.run();
+    assert!(node.outcomes.values().all(Result::is_ok), "{:?}", node.outcomes);
+    let usage = node.store.usage();
+    // What the budget does not refuse: the window that is written, and the one that is read.
+    assert!(usage.peak <= budget + ARENA_SLOT + 2 * MIN_WINDOW, "{usage:?}");
+    assert!(usage.spilled >= length - budget, "{usage:?}");
 }
 
 /// A slice over everything consists of the spill file where there is no memory for it.
