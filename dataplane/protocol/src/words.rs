@@ -130,7 +130,7 @@ impl Watch {
     /// been woken for it. The caller then calls [`Platform::wake`] on the published word.
     pub fn must_wake<P: Platform>(&mut self, ticket: &P::Word, published: Progress) -> bool {
         let ticket = ticket.load(Ordering::Relaxed);
-        if ticket == 0 || ticket == self.woken || ticket & VALUE_MASK == published.encode() & VALUE_MASK {
+        if ticket == 0 || ticket == self.woken || sleeps_on(ticket, published.encode()) {
             return false;
         }
         self.woken = ticket;
@@ -151,6 +151,13 @@ pub struct Sleeper {
 
 const VALUE_BITS: u32 = 48;
 const VALUE_MASK: u64 = (1 << VALUE_BITS) - 1;
+
+/// Whether the owner of this ticket sleeps on this value of a word. If it does on no value that the words before it have
+/// now, it was woken and has not run since.
+#[must_use]
+pub const fn sleeps_on(ticket: u64, value: u64) -> bool {
+    ticket != 0 && (ticket ^ value) & VALUE_MASK == 0
+}
 
 impl Sleeper {
     /// Announces a sleep on `value`, the value that was seen in the word that matters to the port of this `ticket`.

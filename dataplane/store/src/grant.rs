@@ -3,17 +3,18 @@
 use crate::attempt::duplicate;
 use crate::backer::Backed;
 use crate::memory::WindowMemory;
-use crate::process::Want;
+use crate::process::{Process, Want};
 use crate::store::StoreError;
 use crate::stream::{PieceState, Place, SubscriberState};
 use crate::{ProcessId, Store, StoreEvent};
 use dflow_protocol::limits::{ARENA_SLOT, MAX_WINDOW, MIN_WINDOW};
 use dflow_protocol::message::{SegmentUse, ToFunction, Window};
-use dflow_protocol::words::{Progress, State, is_possible};
+use dflow_protocol::words::{Progress, State, is_possible, sleeps_on};
 use dflow_protocol::{PortId, StreamId};
 use dflow_shm::HUGE_PAGE;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// A reader that has not moved for so long on a stream counts as stuck there.
@@ -173,7 +174,8 @@ impl Store {
     }
 
     /// Whether a reader will not move by itself: it does not run, waits for another stream, or has not moved for a while.
-    /// One that waits for room in an output of its own is not stuck here; whoever reads that output decides.
+    /// One that waits for room in an output of its own is not stuck here; whoever reads that output decides, as long as
+    /// there is no room.
     fn is_stuck(&self, subscriber: &SubscriberState) -> bool {
         let Some((id, port)) = subscriber.reader else { return true };
         let Some(process) = self.processes.get(&id).filter(|process| process.started) else { return true };
@@ -194,7 +196,31 @@ impl Store {
             return true;
         }
         let waits_for_room = !process.starved.is_empty() || process.outputs.keys().any(asleep);
-        !waits_for_room && subscriber.since.elapsed() >= STUCK_AFTER
+        let since = if waits_for_room { subscriber.overslept.map(|(_, since)| since) } else { Some(subscriber.since) };
+        since.is_some_and(|since| since.elapsed() >= STUCK_AFTER)
+    }
+
+    /// Whether a process sleeps for room in its outputs and no reader holds it any more: it was woken and does not run.
+    fn oversleeps_room(&self, process: &Process) -> bool {
+        let (Some(control), None, true) = (&process.control, &process.carrier, process.starved.is_empty()) else {
+            return false;
+        };
+        let tickets = process.outputs.iter().map(|(port, stream)| {
+            let ticket = control.words.port(*port).ticket.load(Ordering::Relaxed);
+            (ticket, stream)
+        });
+        let mut asleep = tickets.filter(|(ticket, _)| *ticket != 0).peekable();
+        asleep.peek().is_some() && !asleep.any(|(ticket, stream)| self.is_held_by_reader(*stream, ticket))
+    }
+
+    /// Whether a reader of the stream is still where it was when its producer fell asleep with this ticket.
+    fn is_held_by_reader(&self, id: StreamId, ticket: u64) -> bool {
+        let Some(stream) = self.streams.get(&id) else { return false };
+        let word = |(reader, port): (ProcessId, PortId)| {
+            let control = self.processes.get(&reader)?.control.as_ref()?;
+            Some(control.words.port(port).progress.load(Ordering::Acquire))
+        };
+        stream.subscribers.values().filter_map(|state| word(state.reader?)).any(|word| sleeps_on(ticket, word))
     }
 
     pub(crate) fn is_carrier(&self, id: ProcessId) -> bool {
@@ -372,11 +398,16 @@ impl Store {
     /// producer was ever granted, is one that no reader of ours publishes.
     pub(crate) fn sample_readers(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get(&id) else { return };
-        let words = |(reader, port)| {
-            let words = self.processes.get(&reader)?.control.as_ref()?.words.port(port);
-            Some((words.progress().offset, words.is_waiting()))
+        let words = |state: &SubscriberState| {
+            let (reader, port) = state.reader?;
+            let process = self.processes.get(&reader)?;
+            let words = process.control.as_ref()?.words.port(port);
+            let (position, asleep) = (words.progress().offset, words.is_waiting());
+            // Its outputs may be many: they are of interest only where it has not moved for long.
+            let rests = !asleep && position == state.position && state.since.elapsed() >= STUCK_AFTER;
+            Some((position, asleep, rests && self.oversleeps_room(process)))
         };
-        let positions: Vec<_> = stream.subscribers.values().map(|state| state.reader.and_then(words)).collect();
+        let positions: Vec<_> = stream.subscribers.values().map(words).collect();
         // After the positions: a watermark read before them could be behind.
         let watermark = self.watermark_word(stream.producer).unwrap_or(0).max(stream.watermark);
         let Some(stream) = self.streams.get_mut(&id) else { return };
@@ -387,10 +418,12 @@ impl Store {
         let is_ahead = stream.replay.is_some();
         let mut liars = Vec::new();
         for (subscriber, position) in stream.subscribers.values_mut().zip(positions) {
-            let (Some((reader, _)), Some((position, asleep))) = (subscriber.reader, position) else { continue };
+            let (Some((reader, _)), Some((position, asleep, has_room))) = (subscriber.reader, position) else {
+                continue;
+            };
             let has_slept = subscriber.overslept.filter(|(at, _)| *at == position);
-            subscriber.overslept =
-                (asleep && position < watermark && !is_ahead).then(|| has_slept.unwrap_or((position, Instant::now())));
+            let oversleeps = has_room || (asleep && position < watermark && !is_ahead);
+            subscriber.overslept = oversleeps.then(|| has_slept.unwrap_or((position, Instant::now())));
             if dead && position > watermark {
                 // Either it lies or the attempt that is dead did, which took back what it had published.
                 stream.overread = true;

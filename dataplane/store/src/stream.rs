@@ -121,7 +121,8 @@ pub(crate) struct SubscriberState {
     /// The position last seen, and since when it has been this.
     pub(crate) position: u64,
     pub(crate) since: Instant,
-    /// Since when it was seen to sleep at this position although there is more to read: it was woken and does not run.
+    /// Since when it was seen to sleep at this position although there is more to read, or room in its outputs: it was
+    /// woken and does not run.
     pub(crate) overslept: Option<(u64, Instant)>,
 }
 

@@ -333,7 +333,7 @@ impl Socket {
     }
 }
 
-fn setup(process: ProcessId, function: &Function) -> Setup {
+pub fn setup(process: ProcessId, function: &Function) -> Setup {
     Setup {
         version: PROTOCOL_VERSION,
         run: "test".into(),
