@@ -106,3 +106,26 @@ fn a_node_that_is_cut_off_is_lost_after_the_silence() {
     cluster.run(&case, &["s=b"], &[]).succeeded();
     assert!(case.output("o") == test_bytes(MB));
 }
+
+#[test]
+fn workers_that_cannot_reach_each_other() {
+    let cluster = Cluster::in_network(Network::new(&["a", "b", "c"]), &["b", "c"], &[]);
+    cluster.network().part("b", "c");
+    let case = Case::new(
+        "s: { program: dflow-probe, outputs: [o], params: { bytes: 1000000 } }
+         r: { program: dflow-probe, inputs: { i: s.o }, outputs: [o] }",
+        "{ o: r.o }",
+    );
+    for (places, reader, writer) in [(["s=b", "r=c"], "c", "b"), (["s=c", "r=b"], "b", "c")] {
+        let start = Instant::now();
+        let ran = cluster.run(&case, &places, &[]);
+        assert!(start.elapsed() < Duration::from_secs(8), "noticed after {:?}", start.elapsed());
+        assert_eq!(ran.code, Some(1), "{}\n{}", ran.stderr, ran.report);
+        let reason = ran.report["error"]["reason"].as_str().unwrap();
+        assert!(reason.contains(&format!("node {reader}: there is no way to node {writer}")), "{reason}");
+        assert!(reason.contains("--with"), "{reason}");
+    }
+    // As long as no stream goes from the one to the other, that is no matter.
+    let case = Case::new("s: { program: dflow-probe, outputs: [o], params: { bytes: 1000000 } }", "{ o: s.o }");
+    cluster.run(&case, &["s=b"], &[]).succeeded();
+}

@@ -56,6 +56,13 @@ impl Network {
         tool("tc", &format!("-n {} qdisc add dev to-{node} {limit}", self.switch));
     }
 
+    /// Two nodes cannot reach each other any more; everybody else reaches both.
+    pub fn part(&self, one: &str, other: &str) {
+        for (from, to) in [(one, other), (other, one)] {
+            tool("ip", &format!("-n {} route add blackhole {}/32", self.namespace(from), self.address(to)));
+        }
+    }
+
     /// The cable of a node is pulled, or put in again.
     pub fn plug(&self, node: &str, plugged: bool) {
         ip(&format!("-n {} link set to-{node} {}", self.switch, if plugged { "up" } else { "down" }));

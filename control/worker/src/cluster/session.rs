@@ -11,6 +11,7 @@ use crate::nodes::Place;
 use dflow_launcher::{Launcher, LauncherOptions};
 use dflow_protocol::RunId;
 use dflow_transport::quic::Connection;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -42,6 +43,8 @@ pub(super) struct Session {
     dialed: UnboundedSender<Meeting>,
     /// Those of ways whose connection was lost.
     failovers: BTreeMap<Place, u64>,
+    /// Nodes with which there is no connection.
+    apart: Apart,
     /// When the metrics were told last.
     observed: Instant,
 }
@@ -79,6 +82,7 @@ impl Session {
             ways,
             dialed,
             failovers: BTreeMap::new(),
+            apart: Apart::default(),
             observed: Instant::now(),
         };
         session.dial_others();
@@ -97,6 +101,7 @@ impl Session {
                 break;
             }
             session.tend();
+            session.miss_nodes();
             if session.observed.elapsed() >= OBSERVED_EVERY {
                 session.observe();
             }
@@ -182,6 +187,21 @@ impl Session {
         }
     }
 
+    /// A node that this one is to get a stream from, and has had no connection with for as long as one may be silent, is
+    /// one that the run cannot do without.
+    fn miss_nodes(&mut self) {
+        let awaited = self.host.links().filter(|(_, link)| link.crossing.coming > 0).map(|(place, _)| place);
+        let awaited: Vec<Place> = awaited.filter(|place| !self.ways.contains_key(place)).collect();
+        let limit = silence(&self.serving, &self.join);
+        let Some((place, reason)) = self.apart.note(&awaited, Instant::now(), limit) else { return };
+        let name = self.join.nodes.get(place as usize).map_or("", |(name, _)| name.as_str());
+        let reason = reason.unwrap_or_else(|| format!("it has not connected for {limit:?}"));
+        self.host.fail(format!(
+            "there is no way to node {name}, which a stream is to come from: {reason}. The nodes of a run must reach each \
+             other at the addresses that its driver gives with --with"
+        ));
+    }
+
     /// Of two nodes the earlier one dials.
     fn dial_others(&self) {
         let count = u32::try_from(self.join.nodes.len()).unwrap_or(u32::MAX);
@@ -197,6 +217,7 @@ impl Session {
         let (serving, run, own, dialed) =
             (Rc::clone(&self.serving), self.join.run, self.join.place, self.dialed.clone());
         let silence = silence(&self.serving, &self.join);
+        let reasons = Rc::clone(&self.apart.reasons);
         spawn_local(async move {
             let mut pause = FIRST_PAUSE;
             while !dialed.is_closed() {
@@ -217,6 +238,7 @@ impl Session {
                     Err(_) => format!("'{address}' is no address"),
                 };
                 tracing::warn!(node = name, reason, "a node cannot be reached");
+                reasons.borrow_mut().insert(place, reason);
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LAST_PAUSE);
             }
@@ -280,6 +302,27 @@ impl Session {
                 }
             }
         }
+    }
+}
+
+/// Nodes with which there is no connection although a stream is to come from them.
+#[derive(Default)]
+struct Apart {
+    since: BTreeMap<Place, Instant>,
+    /// Why they could not be dialed the last time.
+    reasons: Rc<RefCell<BTreeMap<Place, String>>>,
+}
+
+impl Apart {
+    /// These are missed now; one of them that was missed all the time for so long, and why, where that is known.
+    fn note(&mut self, missed: &[Place], now: Instant, limit: Duration) -> Option<(Place, Option<String>)> {
+        self.since.retain(|place, _| missed.contains(place));
+        for &place in missed {
+            self.since.entry(place).or_insert(now);
+        }
+        let (&place, _) = self.since.iter().find(|(_, since)| now.duration_since(**since) >= limit)?;
+        self.since.remove(&place);
+        Some((place, self.reasons.borrow().get(&place).cloned()))
     }
 }
 

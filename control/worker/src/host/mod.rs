@@ -290,6 +290,11 @@ impl Host {
         any
     }
 
+    /// The node cannot go on with the run.
+    pub(crate) fn fail(&mut self, reason: String) {
+        self.notices.push_back(Notice::Failed { reason });
+    }
+
     /// Parked instances that go on count for the slots again.
     fn look_who_goes_on(&mut self) {
         for (&process, attempt) in &mut self.attempts {
