@@ -10,8 +10,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use dflow_disk::IoChoice;
 use dflow_launcher::ContainmentChoice;
 use dflow_scheduler::Invocation;
-use dflow_worker::{Idle, RdmaUse};
+use dflow_worker::{Idle, MAX_SILENCE, MIN_SILENCE, RdmaUse};
 use dflow_workflow::units;
+
+use crate::cluster::AUTHORITY;
 
 /// Runs workflows of functions by their data: a function starts when the first bytes that it reads exist.
 #[derive(Debug, Parser)]
@@ -112,7 +114,7 @@ pub struct RunClusterArgs {
     #[arg(long = "place", value_name = "FUNCTION=NODE[,NODE]…", value_parser = parse_placement)]
     pub placement: Vec<(String, Vec<String>)>,
     /// After so long (100ms to 1h) without a sign of life a node is lost, and the run with it
-    #[arg(long, value_name = "DURATION", value_parser = units::parse_duration, default_value = "10s")]
+    #[arg(long, value_name = "DURATION", value_parser = parse_silence, default_value = "10s")]
     pub silence: Duration,
 }
 
@@ -126,9 +128,9 @@ pub struct WorkerArgs {
     /// The directory with this node's identity, as `dflow cluster` has made it
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, env = "DFLOW_IDENTITY")]
     pub identity: PathBuf,
-    /// After so long without a sign of life another node of a run is lost, even if the run's own `--silence` is longer
-    /// [default: the run's]
-    #[arg(long, value_name = "DURATION", value_parser = units::parse_duration)]
+    /// After so long (100ms to 1h) without a sign of life another node of a run is lost, even if the run's own `--silence`
+    /// is longer [default: the run's]
+    #[arg(long, value_name = "DURATION", value_parser = parse_silence)]
     pub silence: Option<Duration>,
     /// Serve metrics for Prometheus at http://ADDRESS:PORT/metrics, to whoever can connect there
     #[arg(long, value_name = "ADDRESS:PORT")]
@@ -176,23 +178,24 @@ pub struct ClusterCreateArgs {
     /// The directory of the cluster: its authority is kept in DIR/authority, each node's identity in DIR/NAME
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub directory: PathBuf,
-    /// The name of a node: letters, digits and hyphens. Repeat it for more
-    #[arg(long = "node", value_name = "NAME", required = true)]
+    /// The name of a node: lower-case letters, digits, hyphens and dots, beginning with a letter. Repeat it for more
+    #[arg(long = "node", value_name = "NAME", required = true, value_parser = parse_new_node)]
     pub nodes: Vec<String>,
-    /// How long the identities hold
-    #[arg(long, value_name = "DURATION", value_parser = units::parse_duration, default_value = "365d")]
+    /// How long the identities hold, at least 1s
+    #[arg(long, value_name = "DURATION", value_parser = parse_validity, default_value = "365d")]
     pub validity: Duration,
 }
 
 const CLUSTER_HELP: &str = "\
 Whoever has DIR/authority can make nodes of this cluster: keep it where nobody else reads it. A node needs only its own \
-directory DIR/NAME.
+directory DIR/NAME. 'add' for a node that is there already renews its identity: the new one takes the old one's place, \
+whose certificate holds as long as it says.
 
 Examples:
   dflow cluster create lab --node a --node b
   dflow cluster add lab --node c
 
-Exit status: 0 success, 2 something is there already or cannot be written.";
+Exit status: 0 success, 2 the authority is there already ('create') or not there ('add'), or something cannot be written.";
 
 fn parse_rdma(text: &str) -> Result<RdmaUse, String> {
     Ok(match text {
@@ -454,6 +457,27 @@ impl From<ContainmentArg> for ContainmentChoice {
     }
 }
 
+/// How long a node may say nothing.
+fn parse_silence(text: &str) -> Result<Duration, String> {
+    let silence = units::parse_duration(text).map_err(|error| error.to_string())?;
+    let fits = (MIN_SILENCE..=MAX_SILENCE).contains(&silence);
+    fits.then_some(silence).ok_or_else(|| "it is from 100ms to 1h".into())
+}
+
+/// The name of a node, as far as the folder of its identity is concerned; the rest is the certificate's to say.
+fn parse_new_node(text: &str) -> Result<String, String> {
+    if text == AUTHORITY {
+        return Err("this is the name of the folder of the authority; choose another one".into());
+    }
+    Ok(text.to_owned())
+}
+
+fn parse_validity(text: &str) -> Result<Duration, String> {
+    const LEAST: Duration = Duration::from_secs(1);
+    let validity = units::parse_duration(text).map_err(|error| error.to_string())?;
+    (validity >= LEAST).then_some(validity).ok_or_else(|| "it is at least 1s".into())
+}
+
 /// A duration; `0` needs no unit.
 fn parse_spin(text: &str) -> Result<Duration, units::UnitError> {
     if text == "0" { Ok(Duration::ZERO) } else { units::parse_duration(text) }
@@ -506,6 +530,8 @@ mod tests {
             (["--memory", "64 Mebi"], "MiB"),
             (["--spin", "5"], "30s"),
             (["--rdma-idle", "never"], "a duration, sleep, or spin"),
+            (["--silence", "10ms"], "from 100ms to 1h"),
+            (["--silence", "2h"], "from 100ms to 1h"),
             (["--spill-io", "uring"], "io_uring"),
             (["--format", "xml"], "json"),
         ] {

@@ -4,16 +4,16 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 
 use dflow_transport::quic::{ClusterCa, Identity};
-use dflow_worker::{ClusterError, ClusterSpec, MAX_SILENCE, MIN_SILENCE, NodeOptions, ServeOptions, SetupError};
+use dflow_worker::{ClusterError, ClusterSpec, NodeOptions, ServeOptions, SetupError};
 
-use crate::args::{ClusterCommand, ClusterCreateArgs, RunClusterArgs, WorkerArgs};
+use crate::args::{ClusterCommand, RunClusterArgs, WorkerArgs};
 use crate::error::CallError;
 use crate::exit::Exit;
 use crate::run::node_options;
 use crate::terminal::print;
 
 /// Where the authority of a cluster is kept, in the cluster's directory.
-const AUTHORITY: &str = "authority";
+pub const AUTHORITY: &str = "authority";
 
 /// Serves runs until it is told to end; the inner result is that of printing.
 ///
@@ -46,24 +46,23 @@ pub fn cluster(command: &ClusterCommand) -> Result<io::Result<Exit>, CallError> 
     let (args, authority) = match command {
         ClusterCommand::Create(args) => {
             let name = args.directory.file_name().map_or("dflow".into(), |name| name.to_string_lossy());
-            let authority = ClusterCa::create(&name)?;
-            authority.save(&args.directory.join(AUTHORITY))?;
-            (args, authority)
+            (args, ClusterCa::create(&name)?)
         }
         ClusterCommand::Add(args) => (args, ClusterCa::load(&args.directory.join(AUTHORITY))?),
     };
-    let text = issue(args, &authority)?;
-    Ok(print(&text).map(|()| Exit::Success))
-}
-
-fn issue(args: &ClusterCreateArgs, authority: &ClusterCa) -> Result<String, CallError> {
+    // All of them before anything is written: a name that cannot be one leaves nothing behind.
+    let identities = args.nodes.iter().map(|node| authority.issue(node, args.validity));
+    let identities = identities.collect::<Result<Vec<_>, _>>()?;
+    if matches!(command, ClusterCommand::Create(_)) {
+        authority.save(&args.directory.join(AUTHORITY))?;
+    }
     let mut text = String::new();
-    for node in &args.nodes {
+    for (node, identity) in args.nodes.iter().zip(identities) {
         let directory = args.directory.join(node);
-        authority.issue(node, args.validity)?.save(&directory)?;
+        identity.save(&directory)?;
         text += &format!("{node}: {}\n", directory.display());
     }
-    Ok(text)
+    Ok(print(&text).map(|()| Exit::Success))
 }
 
 /// The other nodes of a run, if there are any.
@@ -74,7 +73,7 @@ pub fn spec(args: &RunClusterArgs) -> Result<Option<ClusterSpec>, CallError> {
     let Some(identity) = args.identity.clone().filter(|_| !args.nodes.is_empty()) else { return Ok(None) };
     let nodes = addresses(&args.nodes)?;
     let placement = args.placement.iter().cloned().collect();
-    Ok(Some(ClusterSpec { identity, nodes, placement, silence: args.silence.clamp(MIN_SILENCE, MAX_SILENCE) }))
+    Ok(Some(ClusterSpec { identity, nodes, placement, silence: args.silence }))
 }
 
 /// In a cluster a node has the name in its certificate.

@@ -24,7 +24,7 @@ pub fn totals(report: &RunReport, look: &Look) -> String {
     let written = report.instances.iter().filter(|life| life.function.is_some());
     let written = written.map(|life| life.bytes_written).fold(0, u64::saturating_add);
     let mut text = format!(
-        "{} {state} {preposition} {}: {} through streams, peak memory {} of {}, {} spilled\n",
+        "{} {state} {preposition} {}: {} through streams, peak memory {} of {}, {} spilled{}\n",
         look.paint(Style::Bold, &report.workflow),
         look.duration(report.duration_ns),
         size(written),
@@ -34,6 +34,8 @@ pub fn totals(report: &RunReport, look: &Look) -> String {
             0 => "nothing".into(),
             bytes => size(bytes),
         },
+        // The others' memory is theirs to tell.
+        if report.links.is_empty() { "" } else { " on this node" },
     );
     let here = env::current_dir().ok();
     let places: Vec<Place> = places(&report.outputs, here.as_deref());

@@ -1,6 +1,7 @@
 //! The real binary: exit statuses, help, and the commands that need no data. What runs do is tested where they are made.
 
 mod check;
+mod cluster;
 mod harness;
 mod help;
 mod interrupt;
