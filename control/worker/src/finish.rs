@@ -60,18 +60,28 @@ impl Driver<'_> {
     }
 
     fn link_reports(&self) -> Vec<LinkReport> {
-        self.host
-            .links()
-            .map(|(place, link)| LinkReport {
-                node: self.nodes.name_of(place).to_owned(),
-                path: link.path.map(|path| path.to_string()),
-                why_not_rdma: self.members.as_ref().and_then(|members| members.why_not_rdma(place)),
-                paths: link.traffic.paths,
-                bytes_sent: link.traffic.sent,
-                bytes_received: link.traffic.received,
-                violations: link.traffic.violations,
-            })
-            .collect()
+        let own = self.host.links().map(|(place, link)| LinkReport {
+            from: self.nodes.name_of(0).to_owned(),
+            node: self.nodes.name_of(place).to_owned(),
+            path: link.path.map(|path| path.to_string()),
+            why_not_rdma: self.members.as_ref().and_then(|members| members.why_not_rdma(place)),
+            paths: link.traffic.paths,
+            bytes_sent: link.traffic.sent,
+            bytes_received: link.traffic.received,
+            violations: link.traffic.violations,
+        });
+        let others = self.members.iter().flat_map(Members::ways);
+        let others = others.map(|(place, way)| LinkReport {
+            from: self.nodes.name_of(place).to_owned(),
+            node: self.nodes.name_of(way.place).to_owned(),
+            path: way.path.clone(),
+            why_not_rdma: way.why_not_rdma.clone(),
+            paths: way.paths,
+            bytes_sent: way.sent,
+            bytes_received: way.received,
+            violations: way.violations,
+        });
+        own.chain(others).collect()
     }
 
     fn attempt_reports(&self, over: bool) -> Vec<AttemptReport> {

@@ -27,7 +27,7 @@ pub struct RunReport {
     pub monotonic_start_ns: u64,
     /// How long it took.
     pub duration_ns: u64,
-    /// Other nodes that took part.
+    /// The ways between the nodes that took part: first those of the node that drove it, then those between others.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub links: Vec<LinkReport>,
     /// Memory and disk.
@@ -47,9 +47,11 @@ pub struct NodeReport {
     pub slots: u32,
 }
 
-/// The way between the node that drove a run and another one.
+/// The way between two nodes of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LinkReport {
+    /// The node that tells it.
+    pub from: String,
     /// The other node.
     pub node: String,
     /// What carried the streams last: `RDMA` or `QUIC`; `None` if nothing did at the end.
@@ -59,7 +61,7 @@ pub struct LinkReport {
     pub why_not_rdma: Option<String>,
     /// How many paths there were, one after the other.
     pub paths: u64,
-    /// Bytes of streams sent to it, those sent again among them.
+    /// Bytes of streams sent to the other one, those sent again among them.
     pub bytes_sent: u64,
     /// Bytes of streams that came from it.
     pub bytes_received: u64,

@@ -179,6 +179,9 @@ impl<'a> Driver<'a> {
             }
             self.settle();
         }
+        if let Some(members) = &mut self.members {
+            members.sum_up().await;
+        }
         self.finish()
     }
 

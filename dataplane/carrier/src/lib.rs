@@ -49,6 +49,8 @@ pub enum Command {
     Disconnect(NodeId),
     /// The peer is gone.
     GiveUp(NodeId, String),
+    /// Report the traffic with every peer, and then that this was all.
+    Sum,
 }
 
 /// What the carrier says.
@@ -64,6 +66,8 @@ pub enum Report {
     /// What has passed between this node and a peer so far, over what kind of path, and what is on its way. Said at least
     /// before each new path, so that what has passed over which can be told.
     Traffic(NodeId, Traffic, Option<PathKind>, Crossing),
+    /// The answer to [`Command::Sum`]: what was said before holds for now.
+    Summed,
     /// The carrier cannot go on.
     Failed(String),
 }
@@ -194,9 +198,7 @@ impl Worker<'_> {
                     Err(std::sync::mpsc::TryRecvError::Empty) => break,
                     Err(std::sync::mpsc::TryRecvError::Disconnected) => {
                         // Short runs are over before the first tick.
-                        for (&id, peer) in &mut self.peers {
-                            peer.tell(id, self.report);
-                        }
+                        self.tell_all();
                         return Ok(());
                     }
                 }
@@ -265,6 +267,16 @@ impl Worker<'_> {
             }
             Command::Disconnect(id) => self.peer(id).link.disconnect(),
             Command::GiveUp(id, reason) => self.peer(id).link.give_up(&reason),
+            Command::Sum => {
+                self.tell_all();
+                (self.report)(Report::Summed);
+            }
+        }
+    }
+
+    fn tell_all(&mut self) {
+        for (&id, peer) in &mut self.peers {
+            peer.tell(id, self.report);
         }
     }
 

@@ -26,14 +26,19 @@ fn same_as_on_one_node(case: &Case, cluster: &Cluster, places: &[&str]) -> Ran {
     ran
 }
 
+/// The links of a node, as it tells them.
+fn links<'a>(ran: &'a Ran, node: &'a str) -> impl Iterator<Item = &'a serde_json::Value> {
+    ran.report["links"].as_array().unwrap().iter().filter(move |link| link["from"] == node)
+}
+
 /// Bytes of streams that the driver has sent to other nodes.
 fn sent(ran: &Ran) -> u64 {
-    ran.report["links"].as_array().unwrap().iter().map(|link| link["bytes_sent"].as_u64().unwrap()).sum()
+    links(ran, "a").map(|link| link["bytes_sent"].as_u64().unwrap()).sum()
 }
 
 /// And that came from them.
 fn received(ran: &Ran) -> u64 {
-    ran.report["links"].as_array().unwrap().iter().map(|link| link["bytes_received"].as_u64().unwrap()).sum()
+    links(ran, "a").map(|link| link["bytes_received"].as_u64().unwrap()).sum()
 }
 
 #[test]
@@ -56,6 +61,28 @@ fn a_chain_from_node_to_node() {
     let ran = cluster.run(&case, &["x=b", "y=c", "z=b"], &["--invocation", "control-flow"]);
     ran.succeeded();
     assert!(case.output("o") == test_bytes(3_000_000));
+}
+
+#[test]
+fn what_passes_between_others_is_told_too() {
+    const LENGTH: u64 = 3_000_000;
+    let case = Case::new(
+        &format!(
+            "x: {{ program: dflow-probe, outputs: [o], params: {{ bytes: {LENGTH} }} }}
+             y: {{ program: dflow-probe, inputs: {{ i: x.o }}, outputs: [o] }}
+             z: {{ program: dflow-probe, inputs: {{ i: y.o }} }}"
+        ),
+        "{ }",
+    );
+    let cluster = Cluster::new(&["b", "c"]);
+    let ran = cluster.run(&case, &["x=b", "y=c", "z=b"], &[]);
+    ran.succeeded();
+    let [link] = links(&ran, "b").collect::<Vec<_>>()[..] else { panic!("{}", ran.report["links"]) };
+    assert_eq!((&link["node"], &link["path"]), (&"c".into(), &"QUIC".into()), "{link}");
+    assert_eq!((&link["bytes_sent"], &link["bytes_received"]), (&LENGTH.into(), &LENGTH.into()), "{link}");
+    // Each pair once.
+    assert_eq!(ran.report["links"].as_array().unwrap().len(), 3, "{}", ran.report["links"]);
+    assert_eq!((sent(&ran), received(&ran)), (0, 0));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The other nodes of a run, as the node that drives it has them.
 
-use super::message::{Join, Managed};
+use super::message::{Join, Managed, WayNow};
 use super::way::Way;
 use super::{ClusterError, ClusterSpec, Ring};
 use crate::host::Host;
@@ -15,6 +15,8 @@ use std::time::Duration;
 
 /// How long nodes may take to answer that they take part.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long they may take at the end of a run to say what has passed.
+const SUMMING: Duration = Duration::from_secs(1);
 /// The number of the first path between two nodes.
 pub(super) const FIRST_PATH: u64 = 1;
 
@@ -33,6 +35,8 @@ struct Member {
     way: Option<Way>,
     slots: u32,
     lost: bool,
+    /// What has passed between it and those behind it, once the run is over.
+    ways: Option<Vec<WayNow>>,
 }
 
 /// Something that a member says, or that became of it.
@@ -69,7 +73,14 @@ impl Members {
             let join = Join { run: run.0, place, nodes: nodes.clone(), silence };
             let refused = |reason| ClusterError::Refused { node: name.clone(), reason };
             Managed::Join(join).send(&connection).map_err(refused)?;
-            members.push(Member { name: name.clone(), connection: Some(connection), way: None, slots: 0, lost: false });
+            members.push(Member {
+                name: name.clone(),
+                connection: Some(connection),
+                way: None,
+                slots: 0,
+                lost: false,
+                ways: None,
+            });
         }
         let mut joined = Self { members, ring, _node: node };
         joined.wait_for_answers().await?;
@@ -148,6 +159,30 @@ impl Members {
         self.members.get(place as usize - 1)?.way.as_ref()?.why_not_rdma()
     }
 
+    /// The run is over: asks the members what has passed between them. A member that does not answer soon is left out.
+    pub(crate) async fn sum_up(&mut self) {
+        for member in self.members.iter().filter(|member| !member.lost) {
+            if let Some(way) = &member.way {
+                // One that cannot be asked is one that does not answer.
+                let _ = Managed::Sum.send(&way.connection);
+            }
+        }
+        let late = tokio::time::sleep(SUMMING);
+        tokio::pin!(late);
+        while self.members.iter_mut().any(Member::is_summing) {
+            tokio::select! {
+                () = self.ring.rung() => {}
+                () = &mut late => return,
+            }
+        }
+    }
+
+    /// What has passed between the members, each with the place of the one that says it.
+    pub(crate) fn ways(&self) -> impl Iterator<Item = (Place, &WayNow)> {
+        let said = (1..).zip(&self.members);
+        said.flat_map(|(place, member)| member.ways.iter().flatten().map(move |way| (place, way)))
+    }
+
     /// Gives an order to a member. That it cannot be given is news.
     pub(crate) fn order(&self, place: Place, order: Order) {
         if let Some(way) = self.members.get(place as usize - 1).and_then(|member| member.way.as_ref())
@@ -190,6 +225,23 @@ impl Members {
             }
         }
         news
+    }
+}
+
+impl Member {
+    /// Whether it still has to say what has passed.
+    fn is_summing(&mut self) -> bool {
+        let Some(way) = self.way.as_ref().filter(|_| !self.lost && self.ways.is_none()) else { return false };
+        loop {
+            match Managed::receive(&way.connection) {
+                Ok(Some(Managed::Summed(ways))) => self.ways = Some(ways),
+                // The run is over: nothing else matters any more.
+                Ok(Some(_)) => continue,
+                Ok(None) if way.connection.closed().is_none() => return true,
+                Ok(None) | Err(_) => {}
+            }
+            return false;
+        }
     }
 }
 

@@ -31,10 +31,28 @@ pub(super) enum Managed {
     /// About the path between the two.
     Path(Say),
     Notice(Box<Notice>),
+    /// From the driver, at the end: what has passed between that node and those behind it?
+    Sum,
+    /// The answer to it.
+    Summed(Vec<WayNow>),
     /// From the driver, last: nothing of the run is needed any more.
     Over,
     /// Not about a run, but about what is between the two nodes.
     Probe(Probing),
+}
+
+/// The way between the node that says this and another one, as it is now.
+#[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
+pub(crate) struct WayNow {
+    /// The place of the other node.
+    pub(crate) place: u32,
+    /// What carries the streams, or carried them last.
+    pub(crate) path: Option<String>,
+    pub(crate) why_not_rdma: Option<String>,
+    pub(crate) paths: u64,
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+    pub(crate) violations: u64,
 }
 
 /// A run to take part in.
@@ -178,7 +196,7 @@ mod tests {
     }
 
     fn managed(random: &mut Random) -> Managed {
-        match random.below(8) {
+        match random.below(10) {
             0 => Managed::Join(Join {
                 run: u128::from(random.number()),
                 place: random.number() as u32,
@@ -191,6 +209,16 @@ mod tests {
             4 => Managed::Order(Box::new(order(random))),
             5 => Managed::Path(Say::Offer { path: random.number(), endpoint: random.bytes(40) }),
             6 => Managed::Notice(Box::new(notice(random))),
+            7 => Managed::Sum,
+            8 => Managed::Summed(random.list(3, |random| WayNow {
+                place: random.number() as u32,
+                path: random.option(|random| random.text(9)),
+                why_not_rdma: random.option(|random| random.text(30)),
+                paths: random.number(),
+                sent: random.number(),
+                received: random.number(),
+                violations: random.number(),
+            })),
             _ => Managed::Over,
         }
     }

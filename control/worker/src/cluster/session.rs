@@ -1,7 +1,7 @@
 //! A run that another node drives, on a node that serves it.
 
 use super::members::FIRST_PATH;
-use super::message::{Join, Managed};
+use super::message::{Join, Managed, WayNow};
 use super::serve::Serving;
 use super::way::Way;
 use super::{MIN_SILENCE, Ring};
@@ -102,6 +102,9 @@ impl Session {
             }
             session.tend();
             session.miss_nodes();
+            if session.host.has_summed() {
+                session.sum_up();
+            }
             if session.observed.elapsed() >= OBSERVED_EVERY {
                 session.observe();
             }
@@ -272,6 +275,7 @@ impl Session {
             match Managed::receive(&way.connection) {
                 Ok(Some(Managed::Order(order))) => self.host.obey(*order),
                 Ok(Some(Managed::Path(say))) => way.heard(&self.host, say),
+                Ok(Some(Managed::Sum)) => self.host.sum(),
                 Ok(Some(Managed::Over)) => return true,
                 Ok(None) => return false,
                 Ok(Some(_)) => {
@@ -283,6 +287,26 @@ impl Session {
                     return true;
                 }
             }
+        }
+    }
+
+    /// Tells the driver what has passed between this node and those behind it: each pair is told of once, and those with the
+    /// driver it knows itself.
+    fn sum_up(&self) {
+        let behind = self.host.links().filter(|(place, link)| *place > self.join.place && link.traffic.paths > 0);
+        let ways = behind.map(|(place, link)| WayNow {
+            place,
+            path: link.last.map(|path| path.to_string()),
+            why_not_rdma: self.ways.get(&place).and_then(Way::why_not_rdma),
+            paths: link.traffic.paths,
+            sent: link.traffic.sent,
+            received: link.traffic.received,
+            violations: link.traffic.violations,
+        });
+        if let Some(driver) = self.driver()
+            && let Err(reason) = Managed::Summed(ways.collect()).send(driver)
+        {
+            driver.close(&reason);
         }
     }
 

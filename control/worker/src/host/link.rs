@@ -13,7 +13,7 @@ pub(crate) struct LinkState {
     /// What has passed over each kind of path.
     pub(crate) passed: BTreeMap<PathKind, Passed>,
     /// The kind that was there last.
-    last: Option<PathKind>,
+    pub(crate) last: Option<PathKind>,
 }
 
 /// Bytes of streams.

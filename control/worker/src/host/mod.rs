@@ -63,6 +63,7 @@ pub(crate) struct Host {
     carrier: Option<Carrier>,
     /// For each node that streams come from or go to, what has passed.
     links: BTreeMap<u32, LinkState>,
+    summed: bool,
     lost_paths: Vec<(u32, u64, LinkEvent)>,
     tick: tokio::time::Interval,
     arrivals: UnboundedSender<Arrival>,
@@ -156,6 +157,7 @@ impl Host {
             ended: Ended::default(),
             carrier: None,
             links: BTreeMap::new(),
+            summed: false,
             lost_paths: Vec::new(),
             tick,
             arrivals,

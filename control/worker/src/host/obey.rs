@@ -134,6 +134,19 @@ impl Host {
         }
     }
 
+    /// Asks the carrier what has passed so far; [`Host::has_summed`] says when that is known.
+    pub(crate) fn sum(&mut self) {
+        match &self.carrier {
+            Some(carrier) => carrier.tell(Command::Sum),
+            None => self.summed = true,
+        }
+    }
+
+    /// Whether what was asked with [`Host::sum`] is known now.
+    pub(crate) fn has_summed(&mut self) -> bool {
+        std::mem::take(&mut self.summed)
+    }
+
     /// Nodes to which a path was lost since the last call, its number, and how.
     pub(crate) fn take_lost_paths(&mut self) -> Vec<(u32, u64, LinkEvent)> {
         std::mem::take(&mut self.lost_paths)
@@ -192,6 +205,7 @@ impl Host {
             Report::Traffic(node, traffic, path, crossing) => {
                 self.links.entry(node.0).or_default().update(traffic, path, crossing);
             }
+            Report::Summed => self.summed = true,
             Report::Failed(reason) => self.notices.push_back(Notice::Failed { reason }),
         }
     }

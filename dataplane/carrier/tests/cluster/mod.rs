@@ -313,6 +313,7 @@ impl Member {
                 eprintln!("node {number}: {failure:?}");
                 told.note(|so_far| so_far.failures.push(format!("{failure:?}")));
             }
+            Report::Summed => {}
             Report::Failed(reason) => panic!("{reason}"),
         };
         let (socket, door) = door.recv().expect("a node");
