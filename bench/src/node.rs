@@ -68,15 +68,17 @@ pub struct Report {
     pub memory: Memory,
     /// All attempts.
     pub instances: Vec<Attempt>,
-    /// The ways to other nodes.
+    /// The ways between the nodes.
     #[serde(default)]
     pub links: Vec<Link>,
 }
 
-/// A way to another node.
+/// A way between two nodes.
 #[derive(Deserialize)]
 pub struct Link {
-    /// Bytes of streams that were sent to it.
+    /// The node that tells it.
+    pub from: String,
+    /// Bytes of streams that this one sent to the other.
     pub bytes_sent: u64,
 }
 

@@ -147,7 +147,9 @@ impl Crossing for Ours {
         }
         let took = ended.saturating_sub(ran.time("write", 0)?) as f64;
         let cpu = (workers + ran.cpu + functions) as f64 / readers as f64;
-        let sent: u64 = ran.report.links.iter().map(|link| link.bytes_sent).sum();
+        // The producer is on the driving node, which tells its own links.
+        let own = ran.report.links.iter().filter(|link| link.from == cluster::DRIVER);
+        let sent: u64 = own.map(|link| link.bytes_sent).sum();
         Ok(Crossed { bulk: Bulk { bytes, took, cpu }, sent: Some(sent as f64 / bytes as f64) })
     }
 }

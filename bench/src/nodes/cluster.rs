@@ -19,7 +19,7 @@ use crate::failure::{Failure, Trying};
 use crate::node::Others;
 
 /// The name of the node that drives runs.
-const DRIVER: &str = "driver";
+pub const DRIVER: &str = "driver";
 
 /// How long the certificates of a measurement hold.
 const VALIDITY: Duration = Duration::from_secs(24 * 3600);
