@@ -5,6 +5,7 @@ use crate::outputs::Staging;
 use crate::report::{AttemptReport, LinkReport, NodeReport, OutputReport, RunEnd, RunError, RunReport};
 use crate::run::{Driver, nanos};
 use dflow_scheduler::{AttemptEnd, InstanceKind, Invocation};
+use std::time::Duration;
 
 impl Driver<'_> {
     pub(crate) fn output_reports(&self, staging: &Staging) -> Vec<OutputReport> {
@@ -27,7 +28,12 @@ impl Driver<'_> {
         reports
     }
 
-    pub(crate) fn report(&self, failure: Option<(Option<String>, String)>, outputs: Vec<OutputReport>) -> RunReport {
+    pub(crate) fn report(
+        &self,
+        failure: Option<(Option<String>, String)>,
+        outputs: Vec<OutputReport>,
+        took: Duration,
+    ) -> RunReport {
         let state = match &failure {
             None => RunEnd::Succeeded,
             Some(_) if self.cancelled => RunEnd::Cancelled,
@@ -45,7 +51,7 @@ impl Driver<'_> {
             slots: self.spec.options.slots,
             nodes: self.node_reports(),
             monotonic_start_ns: self.host.start_nanos(),
-            duration_ns: nanos(self.host.elapsed()),
+            duration_ns: nanos(took),
             links: self.link_reports(),
             memory: self.host.memory(),
             instances: self.attempt_reports(state != RunEnd::Succeeded),

@@ -179,10 +179,7 @@ impl<'a> Driver<'a> {
             }
             self.settle();
         }
-        if let Some(members) = &mut self.members {
-            members.sum_up().await;
-        }
-        self.finish()
+        self.finish().await
     }
 
     fn cancel(&mut self, why: &str) {
@@ -259,8 +256,7 @@ impl<'a> Driver<'a> {
     }
 
     /// Makes the outputs visible if the run has succeeded, and reports.
-    fn finish(mut self) -> Result<RunReport, SetupError> {
-        self.host.stop_carrying();
+    async fn finish(mut self) -> Result<RunReport, SetupError> {
         let staging = self.staging.take();
         let mut failure = match self.machine.state() {
             RunState::Failed { instance, reason } => {
@@ -282,7 +278,13 @@ impl<'a> Driver<'a> {
                 ));
             }
         }
-        Ok(self.report(failure, outputs))
+        let took = self.host.elapsed();
+        // Nobody waits for the outputs meanwhile. The ways are still there: whoever is asked has lost none of them.
+        if let Some(members) = &mut self.members {
+            members.sum_up().await;
+        }
+        self.host.stop_carrying();
+        Ok(self.report(failure, outputs, took))
     }
 }
 

@@ -22,7 +22,9 @@ use tokio::task::spawn_local;
 /// The first and the longest pause before a node is dialed again.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LAST_PAUSE: Duration = Duration::from_secs(1);
-/// How often the metrics are told how a run stands.
+/// How long two nodes have at least to find each other, even where one that is silent for less is lost.
+const MEETING: Duration = Duration::from_secs(2);
+/// How often the metrics are told how a run stands, and nodes are missed that there is no way to.
 const OBSERVED_EVERY: Duration = Duration::from_millis(100);
 
 /// A connection with another node that serves the same run.
@@ -101,12 +103,12 @@ impl Session {
                 break;
             }
             session.tend();
-            session.miss_nodes();
             if session.host.has_summed() {
                 session.sum_up();
             }
             if session.observed.elapsed() >= OBSERVED_EVERY {
                 session.observe();
+                session.miss_nodes();
             }
         }
         session.host.stop_carrying();
@@ -195,7 +197,7 @@ impl Session {
     fn miss_nodes(&mut self) {
         let awaited = self.host.links().filter(|(_, link)| link.crossing.coming > 0).map(|(place, _)| place);
         let awaited: Vec<Place> = awaited.filter(|place| !self.ways.contains_key(place)).collect();
-        let limit = silence(&self.serving, &self.join);
+        let limit = silence(&self.serving, &self.join).max(MEETING);
         let Some((place, reason)) = self.apart.note(&awaited, Instant::now(), limit) else { return };
         let name = self.join.nodes.get(place as usize).map_or("", |(name, _)| name.as_str());
         let reason = reason.unwrap_or_else(|| format!("it has not connected for {limit:?}"));
