@@ -89,6 +89,16 @@ pub enum Side {
     Second,
 }
 
+impl Side {
+    /// The one at the other end.
+    pub fn other(self) -> Side {
+        match self {
+            Side::First => Side::Second,
+            Side::Second => Side::First,
+        }
+    }
+}
+
 /// What the processes of one measurement have in common: a directory for sockets, and shared memory.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Place {

@@ -1,7 +1,7 @@
 //! Bare quinn: what dflow's way over QUIC is made on, with nothing above it.
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::mpsc;
 
@@ -41,12 +41,16 @@ pub static DEFAULTS: Bare = Bare {
     name: "quinn-defaults",
     about: "the same with quinn's defaults",
     role: Role::Peer,
-    endpoint: default_endpoint,
+    endpoint: defaults,
     handed: false,
 };
 
-fn tuned(address: SocketAddr, identity: &Identity) -> Result<Endpoint, NodeError> {
-    bare_endpoint(address, identity, &QuicSettings::default())
+fn tuned(address: SocketAddr, peer: IpAddr, identity: &Identity) -> Result<Endpoint, NodeError> {
+    bare_endpoint(address, identity, &QuicSettings::default().on_the_way_to(peer))
+}
+
+fn defaults(address: SocketAddr, _peer: IpAddr, identity: &Identity) -> Result<Endpoint, NodeError> {
+    default_endpoint(address, identity)
 }
 
 /// One way to set quinn up.
@@ -54,7 +58,8 @@ pub struct Bare {
     name: &'static str,
     about: &'static str,
     role: Role,
-    endpoint: fn(SocketAddr, &Identity) -> Result<Endpoint, NodeError>,
+    /// At this address, for connections with that peer.
+    endpoint: fn(SocketAddr, IpAddr, &Identity) -> Result<Endpoint, NodeError>,
     /// Another thread makes or reads the words of a stream.
     handed: bool,
 }
@@ -73,8 +78,9 @@ impl Way for Bare {
     fn join(&self, work: Work, side: Side, meeting: &Meeting) -> Result<Box<dyn Party>, Failure> {
         let thread = Thread::start()?;
         let identity = meeting.identity(side)?;
-        let (own, make) = (meeting.own_address(side), self.endpoint);
-        let endpoint = thread.run(async move { make(own, &identity).trying("set up quinn") })??;
+        let (own, peer) = (meeting.own_address(side), meeting.own_address(side.other()).ip());
+        let make = self.endpoint;
+        let endpoint = thread.run(async move { make(own, peer, &identity).trying("set up quinn") })??;
         let peer = if side == Side::First {
             meeting.hear()?
         } else {

@@ -19,6 +19,7 @@ mod routes;
 mod settings;
 mod socket;
 mod tls;
+mod way;
 
 pub use connection::{Connection, ConnectionStats, MAX_MANAGEMENT_MESSAGE, ManagementError};
 pub use identity::{ClusterCa, Identity, IdentityError, Validity};

@@ -123,6 +123,7 @@ impl Counters {
 struct NodeShared {
     settings: QuicSettings,
     tls: Tls,
+    server: quinn::ServerConfig,
     counters: Arc<Counters>,
     handshakes: AtomicUsize,
     accepted: mpsc::Sender<Connection>,
@@ -153,8 +154,10 @@ impl QuicNode {
         let sockets = bind(address, count, settings.socket_buffer).map_err(failed)?;
         let bound = sockets.first().map_or(Ok(address), UdpSocket::local_addr).map_err(failed)?;
         let (accepted, incoming) = mpsc::channel(MAX_WAITING);
+        let tls = Tls::new(identity)?;
         let shared = Arc::new(NodeShared {
-            tls: Tls::new(identity)?,
+            server: server_config(&tls, &settings),
+            tls,
             settings,
             counters: Arc::default(),
             handshakes: AtomicUsize::new(0),
@@ -286,7 +289,7 @@ impl EndpointThread {
     ) -> Result<Self, NodeError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(NodeError::Thread)?;
         let guard = runtime.enter();
-        let server = endpoint(socket, Some(server_config(&shared.tls, &shared.settings))).map_err(NodeError::Thread)?;
+        let server = endpoint(socket, Some(shared.server.clone())).map_err(NodeError::Thread)?;
         let client = match client {
             Some(socket) => endpoint(socket, None).map_err(NodeError::Thread)?,
             None => server.clone(),
@@ -357,6 +360,7 @@ fn server_config(tls: &Tls, settings: &QuicSettings) -> quinn::ServerConfig {
     config
 }
 
+/// The settings are those of the way to the peer.
 fn client_config(tls: &Tls, settings: &QuicSettings, idle_timeout: Duration) -> quinn::ClientConfig {
     let mut config = quinn::ClientConfig::new(tls.client.clone());
     config.transport_config(Arc::new(settings.transport(0, idle_timeout)));
@@ -413,7 +417,11 @@ async fn accept(shared: Arc<NodeShared>, endpoint: Endpoint) {
 }
 
 async fn accept_peer(shared: &NodeShared, incoming: quinn::Incoming) -> Result<(), Refusal> {
-    let connection = incoming.await.map_err(|error| Refusal::from(&error))?;
+    let mut config = shared.server.clone();
+    let settings = shared.settings.on_the_way_to(incoming.remote_address().ip());
+    config.transport_config(Arc::new(settings.transport(1, settings.idle_timeout)));
+    let connecting = incoming.accept_with(Arc::new(config)).map_err(|error| Refusal::from(&error))?;
+    let connection = connecting.await.map_err(|error| Refusal::from(&error))?;
     let QuicSettings { in_flight, idle_timeout, .. } = shared.settings;
     let counters = shared.counters.clone();
     let connection = Connection::establish(connection, false, in_flight, idle_timeout, counters).await?;
@@ -434,10 +442,11 @@ async fn dial_peer(
     idle_timeout: Duration,
 ) -> Result<Connection, ConnectError> {
     check_name(&peer)?;
-    let limit = shared.settings.handshake_timeout;
+    let settings = shared.settings.on_the_way_to(address.ip());
+    let limit = settings.handshake_timeout;
     let attempt = async {
         let connecting = endpoint
-            .connect_with(client_config(&shared.tls, &shared.settings, idle_timeout), address, &peer)
+            .connect_with(client_config(&shared.tls, &settings, idle_timeout), address, &peer)
             .map_err(|error| Refusal::new(Cause::Closed, error.to_string()))?;
         let connection = connecting.await.map_err(|error| {
             let refusal = Refusal::from(&error);

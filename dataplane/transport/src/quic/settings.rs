@@ -1,8 +1,10 @@
 //! How QUIC is tuned.
 
+use super::way::Way;
 use dflow_protocol::limits::MAX_FLOWS;
 use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig, NewRenoConfig};
 use quinn::{AckFrequencyConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,8 +56,11 @@ pub struct QuicSettings {
     pub socket_buffer: usize,
     /// The size of the first packets, in bytes (1200 to 16000): what every way to a peer carries.
     pub first_packet: u16,
-    /// The largest packets that are tried, in bytes; the ways' own limits are found out by themselves.
+    /// The largest packets that are tried, in bytes, where the device takes them; the limits of the rest of a way are
+    /// found out by themselves.
     pub largest_packet: u16,
+    /// Larger packets are searched for until what is left to be gained is less than so many bytes.
+    pub packet_step: u16,
     /// Whether the kernel cuts large writes into packets.
     pub segmentation_offload: bool,
     /// The other side acknowledges once for so many packets.
@@ -77,6 +82,7 @@ impl Default for QuicSettings {
             socket_buffer: 8 * 1024 * 1024,
             first_packet: 1200,
             largest_packet: LARGEST_PACKET,
+            packet_step: 20,
             segmentation_offload: true,
             acknowledge_every: 10,
         }
@@ -84,6 +90,21 @@ impl Default for QuicSettings {
 }
 
 impl QuicSettings {
+    /// The same for connections with one peer: no packet is tried that this machine's own device does not take, and the
+    /// largest at once where the peer is on this machine. Unchanged if the kernel knows of no way there.
+    #[must_use]
+    pub fn on_the_way_to(&self, peer: IpAddr) -> Self {
+        let mut settings = self.clone();
+        if let Ok(way) = Way::to(peer) {
+            settings.largest_packet = settings.largest_packet.min(way.largest_packet);
+            if way.is_local {
+                // quinn looks half-way up first, unless that is no more than a step: then at the upper end.
+                settings.packet_step = settings.largest_packet.saturating_sub(settings.first_packet) / 2 + 1;
+            }
+        }
+        settings
+    }
+
     /// What quinn makes of them. `bidirectional`: streams for the management channel that the other side may open;
     /// `idle_timeout`: in place of that of the settings.
     pub(super) fn transport(&self, bidirectional: u32, idle_timeout: Duration) -> TransportConfig {
@@ -101,7 +122,7 @@ impl QuicSettings {
             .initial_mtu(self.first_packet.clamp(1200, 16_000))
             .enable_segmentation_offload(self.segmentation_offload);
         let mut discovery = MtuDiscoveryConfig::default();
-        discovery.upper_bound(self.largest_packet.clamp(1200, LARGEST_PACKET));
+        discovery.upper_bound(self.largest_packet.clamp(1200, LARGEST_PACKET)).minimum_change(self.packet_step.max(1));
         config.mtu_discovery_config(Some(discovery));
         let mut acknowledge = AckFrequencyConfig::default();
         acknowledge.ack_eliciting_threshold(VarInt::from_u32(self.acknowledge_every.max(1)));

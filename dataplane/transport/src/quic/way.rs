@@ -1,0 +1,60 @@
+//! What this machine knows of the way to a peer before the first packet: how large packets its own device takes.
+//!
+//! Without it, the search for the largest packet would begin far above what an Ethernet carries. Each size that does not
+//! get through costs three packets, which quinn only sends when there is nothing else to send: a connection that is busy
+//! from its beginning would stay with the smallest packets.
+
+use rustix::net::sockopt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+
+/// The headers of IPv4 and UDP, in bytes.
+const HEADERS_V4: u32 = 20 + 8;
+/// The headers of IPv6 and UDP, in bytes.
+const HEADERS_V6: u32 = 40 + 8;
+
+/// The first step of the way to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Way {
+    /// The largest payload of a UDP packet, in bytes, that the device takes.
+    pub(super) largest_packet: u16,
+    /// Whether it leads back to this machine: then it has no other step.
+    pub(super) is_local: bool,
+}
+
+impl Way {
+    /// Asks the kernel, which sends nothing for it.
+    pub(super) fn to(peer: IpAddr) -> io::Result<Self> {
+        /// Any will do.
+        const PORT: u16 = 9;
+        let (own, headers) = match peer {
+            IpAddr::V4(_) => (IpAddr::V4(Ipv4Addr::UNSPECIFIED), HEADERS_V4),
+            IpAddr::V6(_) => (IpAddr::V6(Ipv6Addr::UNSPECIFIED), HEADERS_V6),
+        };
+        let socket = UdpSocket::bind(SocketAddr::new(own, 0))?;
+        socket.connect(SocketAddr::new(peer, PORT))?;
+        let mtu = if peer.is_ipv4() { sockopt::ip_mtu(&socket)? } else { sockopt::ipv6_mtu(&socket)? };
+        Ok(Self {
+            largest_packet: u16::try_from(mtu.saturating_sub(headers)).unwrap_or(u16::MAX),
+            is_local: socket.local_addr()?.ip() == peer,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_is_one_step_away() {
+        let way = Way::to(IpAddr::V4(Ipv4Addr::LOCALHOST)).expect("loopback is up");
+        assert!(way.is_local);
+        // Loopback has 65,536 bytes unless somebody has changed it.
+        assert!(way.largest_packet >= 1200, "{way:?}");
+    }
+
+    #[test]
+    fn there_is_no_way_to_everybody() {
+        Way::to(IpAddr::V4(Ipv4Addr::BROADCAST)).expect_err("the kernel wants to be asked for that in another way");
+    }
+}
