@@ -2,11 +2,13 @@
 
 mod quic_common;
 
-use dflow_transport::quic::{Cause, ClusterCa, ConnectError, Identity, IdentityError, QuicNode};
+use dflow_transport::quic::{Cause, ClusterCa, ConnectError, Identity, IdentityError, QuicNode, Standing, Validity};
 use quic_common::{DAY, lines_about, log, node, until_refused};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+
+const HOUR: Duration = Duration::from_secs(3600);
 
 fn failure(node: &QuicNode, to: SocketAddr, name: &str) -> String {
     node.connect(to, name).wait().expect_err("it must not connect").to_string()
@@ -93,7 +95,7 @@ fn identities_are_kept_in_files_that_others_cannot_read() {
     let (ca_home, home) = (directory.path().join("ca"), directory.path().join("node"));
     let ca = ClusterCa::create("test").expect("an authority");
     ca.save(&ca_home).expect("saved");
-    assert!(matches!(ca.save(&ca_home), Err(IdentityError::File { .. })), "an authority is never replaced");
+    assert!(matches!(ca.save(&ca_home), Err(IdentityError::AuthorityExists { .. })), "an authority is never replaced");
     let again = ClusterCa::load(&ca_home).expect("loaded");
     for authority in [&ca, &again] {
         authority.issue("node-1.rack-2", DAY).and_then(|identity| identity.save(&home)).expect("saved");
@@ -116,6 +118,54 @@ fn identities_are_kept_in_files_that_others_cannot_read() {
     assert!(matches!(ClusterCa::load(&ca_home), Err(IdentityError::Exposed { .. })));
     std::fs::write(home.join("node.pem"), "nothing").expect("ours");
     assert!(matches!(Identity::load(&home), Err(IdentityError::Contents { .. })));
+}
+
+#[test]
+fn files_that_are_missing_or_do_not_belong_together_are_named() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let home = |name: &str| directory.path().join(name);
+    let authority = |name: &str| {
+        let ca = ClusterCa::create("test").expect("an authority");
+        ca.save(&home(name)).expect("saved");
+        ca
+    };
+    let (ca, _other) = (authority("ca"), authority("other"));
+    for name in ["a", "b"] {
+        ca.issue(name, DAY).and_then(|identity| identity.save(&home(name))).expect("saved");
+    }
+    for file in ["ca.key", "node.key"] {
+        let (from, to) = if file == "ca.key" { ("other", "ca") } else { ("b", "a") };
+        std::fs::copy(home(from).join(file), home(to).join(file)).expect("ours");
+    }
+    let told = |error: IdentityError, names: [&str; 2]| {
+        let text = error.to_string();
+        assert!(text.contains("dflow cluster"), "{text}");
+        assert!(names.iter().all(|name| text.contains(&home(name).display().to_string())), "{text}");
+        error
+    };
+    let mixed = told(Identity::load(&home("a")).expect_err("another's key"), ["a/node.key", "a/node.pem"]);
+    assert!(matches!(mixed, IdentityError::Mismatch { .. }), "{mixed}");
+    let mixed = told(ClusterCa::load(&home("ca")).expect_err("another's key"), ["ca/ca.key", "ca/ca.pem"]);
+    assert!(matches!(mixed, IdentityError::Mismatch { .. }), "{mixed}");
+    for file in ["node.key", "node.pem", "ca.pem"] {
+        ca.issue("b", DAY).and_then(|identity| identity.save(&home("b"))).expect("saved");
+        std::fs::remove_file(home("b").join(file)).expect("ours");
+        let missing = told(Identity::load(&home("b")).expect_err("it is missing"), ["b", "b"]);
+        assert!(matches!(missing, IdentityError::NoIdentity { file: named, .. } if named == file), "{missing}");
+    }
+    let missing = told(ClusterCa::load(&home("nowhere")).expect_err("it is missing"), ["nowhere", "nowhere"]);
+    assert!(matches!(missing, IdentityError::NoAuthority { file: "ca.pem", .. }), "{missing}");
+}
+
+#[test]
+fn a_certificate_holds_from_its_beginning_to_its_end() {
+    let now = SystemTime::now();
+    let validity = Validity { from: now - HOUR, until: now + 2 * HOUR };
+    assert_eq!(validity.length(), 3 * HOUR);
+    assert_eq!(validity.standing(now), Standing::Holds(2 * HOUR));
+    assert_eq!(validity.standing(now - HOUR), Standing::Holds(3 * HOUR));
+    assert_eq!(validity.standing(now - 2 * HOUR), Standing::Early(HOUR));
+    assert_eq!(validity.standing(now + 5 * HOUR), Standing::Expired(3 * HOUR));
 }
 
 #[test]

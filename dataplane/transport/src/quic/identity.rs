@@ -1,5 +1,7 @@
 //! Who a node is: its certificate from the cluster's own certificate authority.
 
+use super::identity_error::IdentityError;
+use super::tls::belong_together;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
@@ -8,11 +10,11 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 /// The longest name of a node or a cluster, in bytes: that of a DNS name.
-const MAX_NAME: usize = 253;
+pub(super) const MAX_NAME: usize = 253;
 /// The longest part of a node's name between dots, in bytes.
 const MAX_LABEL: usize = 63;
 /// The largest certificate or key file that is read, in bytes.
@@ -27,54 +29,6 @@ const CA_CERTIFICATE: &str = "ca.pem";
 const CA_KEY: &str = "ca.key";
 const NODE_CERTIFICATE: &str = "node.pem";
 const NODE_KEY: &str = "node.key";
-
-/// Why an authority or an identity cannot be made, saved or loaded.
-#[derive(Debug, thiserror::Error)]
-pub enum IdentityError {
-    /// A name that cannot be in a certificate.
-    #[error(
-        "{name:?} cannot be the name of a node: use labels of lower-case letters, digits and hyphens, joined by dots; \
-         each begins with a letter, and the whole is not longer than {MAX_NAME} bytes"
-    )]
-    Name {
-        /// The name.
-        name: String,
-    },
-    /// A file cannot be read or written.
-    #[error("cannot {action} {}: {source}", path.display())]
-    File {
-        /// What was tried.
-        action: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// A key that others can read.
-    #[error("{} holds a private key and can be read by others (mode {mode:o}): run chmod 600 on it", path.display())]
-    Exposed {
-        /// The file.
-        path: PathBuf,
-        /// Its mode.
-        mode: u32,
-    },
-    /// A file with other contents.
-    #[error("{} is no {what} in PEM form: {detail}", path.display())]
-    Contents {
-        /// The file.
-        path: PathBuf,
-        /// What it should be.
-        what: &'static str,
-        /// What is wrong with it.
-        detail: String,
-    },
-    /// The certificate, its key and the authority do not belong together, or cannot be used.
-    #[error("this certificate cannot be used: {0}; issue another one with the cluster's authority")]
-    Unusable(String),
-    /// The certificate could not be made.
-    #[error("cannot make a certificate: {0}")]
-    Make(#[from] rcgen::Error),
-}
 
 /// The certificate authority of a cluster. Whoever has it can let nodes into the cluster; nodes need only what
 /// [`ClusterCa::issue`] makes.
@@ -91,6 +45,17 @@ pub struct Validity {
     pub from: SystemTime,
     /// Until then.
     pub until: SystemTime,
+}
+
+/// Whether a certificate holds at some time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Not before so long.
+    Early(Duration),
+    /// Yes, and for so long.
+    Holds(Duration),
+    /// Not any more since so long.
+    Expired(Duration),
 }
 
 /// A node's certificate, its key, and the certificate of the cluster's authority.
@@ -160,8 +125,11 @@ impl ClusterCa {
     /// that is there.
     ///
     /// # Errors
-    /// If a file is there already or cannot be written.
+    /// If there is one already, or a file cannot be written.
     pub fn save(&self, directory: &Path) -> Result<(), IdentityError> {
+        if [CA_KEY, CA_CERTIFICATE].iter().any(|file| directory.join(file).exists()) {
+            return Err(IdentityError::AuthorityExists { directory: directory.to_owned() });
+        }
         make_directory(directory)?;
         write_new(&directory.join(CA_KEY), &self.issuer.key().serialize_pem())?;
         write_new(&directory.join(CA_CERTIFICATE), &certificate_pem(&self.certificate))
@@ -172,14 +140,21 @@ impl ClusterCa {
     /// # Errors
     /// If a file is missing, can be read by others, or is something else.
     pub fn load(directory: &Path) -> Result<Self, IdentityError> {
+        if let Some(file) = missing(directory, &[CA_CERTIFICATE, CA_KEY]) {
+            return Err(IdentityError::NoAuthority { directory: directory.to_owned(), file });
+        }
         let certificate = read_certificate(&directory.join(CA_CERTIFICATE))?;
         let path = directory.join(CA_KEY);
         let contents = |error: rcgen::Error| IdentityError::Contents {
             path: path.clone(),
-            what: "private key",
+            what: "private key in PEM form",
             detail: error.to_string(),
         };
         let key = KeyPair::from_pem(&read_secret(&path)?).map_err(contents)?;
+        let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        if belong_together(vec![certificate.clone()], der) == Ok(false) {
+            return Err(IdentityError::Mismatch { key: path.clone(), certificate: directory.join(CA_CERTIFICATE) });
+        }
         let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(contents)?;
         Ok(Self { certificate, issuer })
     }
@@ -224,17 +199,32 @@ impl Identity {
     /// Reads what [`Self::save`] wrote.
     ///
     /// # Errors
-    /// If a file is missing or is something else, if others can read the key, or if the certificate names no node.
+    /// If a file is missing or is something else, if others can read the key, if that is another's, or if the certificate
+    /// names no node.
     pub fn load(directory: &Path) -> Result<Self, IdentityError> {
-        let certificate = read_certificate(&directory.join(NODE_CERTIFICATE))?;
+        if let Some(file) = missing(directory, &[NODE_CERTIFICATE, NODE_KEY, CA_CERTIFICATE]) {
+            return Err(IdentityError::NoIdentity { directory: directory.to_owned(), file });
+        }
+        let [certificate_path, key_path] = [NODE_CERTIFICATE, NODE_KEY].map(|file| directory.join(file));
+        let certificate = read_certificate(&certificate_path)?;
         let authority = read_certificate(&directory.join(CA_CERTIFICATE))?;
-        let path = directory.join(NODE_KEY);
-        let key = PrivatePkcs8KeyDer::from_pem_slice(read_secret(&path)?.as_bytes()).map_err(|error| {
-            IdentityError::Contents { path, what: "private key (PKCS #8)", detail: error.to_string() }
-        })?;
-        let name = node_name(&certificate).map_err(IdentityError::Unusable)?;
-        let validity = Validity::of(&certificate).map_err(IdentityError::Unusable)?;
-        Ok(Self { name, validity, certificate, key, authority })
+        let key = PrivatePkcs8KeyDer::from_pem_slice(read_secret(&key_path)?.as_bytes());
+        let no_key = |detail| IdentityError::Contents {
+            path: key_path.clone(),
+            what: "private key in PEM form (PKCS #8)",
+            detail,
+        };
+        let key = key.map_err(|error| no_key(error.to_string()))?;
+        let no_node =
+            |detail| IdentityError::Contents { path: certificate_path.clone(), what: "certificate of a node", detail };
+        let name = node_name(&certificate).map_err(no_node)?;
+        let validity = Validity::of(&certificate).map_err(no_node)?;
+        let identity = Self { name, validity, certificate, key, authority };
+        match belong_together(identity.chain(), identity.key()) {
+            Ok(true) => Ok(identity),
+            Ok(false) => Err(IdentityError::Mismatch { key: key_path, certificate: certificate_path }),
+            Err(detail) => Err(no_key(detail)),
+        }
     }
 
     pub(super) fn chain(&self) -> Vec<CertificateDer<'static>> {
@@ -251,6 +241,22 @@ impl Identity {
 }
 
 impl Validity {
+    /// Whether it holds at this time.
+    #[must_use]
+    pub fn standing(&self, now: SystemTime) -> Standing {
+        match (self.from.duration_since(now), self.until.duration_since(now)) {
+            (Ok(until_then), _) if !until_then.is_zero() => Standing::Early(until_then),
+            (_, Ok(left)) => Standing::Holds(left),
+            (_, Err(since)) => Standing::Expired(since.duration()),
+        }
+    }
+
+    /// How long it holds from its beginning to its end.
+    #[must_use]
+    pub fn length(&self) -> Duration {
+        self.until.duration_since(self.from).unwrap_or_default()
+    }
+
     pub(super) fn of(certificate: &CertificateDer<'_>) -> Result<Self, String> {
         let (_, parsed) = x509_parser::parse_x509_certificate(certificate)
             .map_err(|error| format!("it is no certificate ({error})"))?;
@@ -329,6 +335,15 @@ fn write_new(path: &Path, text: &str) -> Result<(), IdentityError> {
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
 }
 
+/// The first of these files that is not there.
+fn missing(directory: &Path, files: &[&'static str]) -> Option<&'static str> {
+    let is_missing = |file: &&&str| {
+        let look = fs::metadata(directory.join(file));
+        look.is_err_and(|error| matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory))
+    };
+    files.iter().find(is_missing).copied()
+}
+
 fn read(path: &Path) -> Result<(String, u32), IdentityError> {
     let failed = |source| IdentityError::File { action: "read", path: path.to_owned(), source };
     let file = File::open(path).map_err(failed)?;
@@ -347,7 +362,7 @@ fn read_secret(path: &Path) -> Result<String, IdentityError> {
 fn read_certificate(path: &Path) -> Result<CertificateDer<'static>, IdentityError> {
     CertificateDer::from_pem_slice(read(path)?.0.as_bytes()).map_err(|error| IdentityError::Contents {
         path: path.to_owned(),
-        what: "certificate",
+        what: "certificate in PEM form",
         detail: error.to_string(),
     })
 }

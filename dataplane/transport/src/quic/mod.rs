@@ -10,6 +10,7 @@
 mod connection;
 mod header;
 mod identity;
+mod identity_error;
 mod incoming;
 mod node;
 mod outgoing;
@@ -22,7 +23,8 @@ mod tls;
 mod way;
 
 pub use connection::{Connection, ConnectionStats, MAX_MANAGEMENT_MESSAGE, ManagementError};
-pub use identity::{ClusterCa, Identity, IdentityError, Validity};
+pub use identity::{ClusterCa, Identity, Standing, Validity};
+pub use identity_error::IdentityError;
 pub use node::{ConnectError, Dial, Incoming, NodeCounters, NodeError, QuicNode, bare_endpoint, default_endpoint};
 pub use path::QuicPath;
 pub use refusal::Cause;

@@ -1,7 +1,8 @@
 //! This node's end of QUIC: sockets, threads, and the connections that come and go.
 
 use super::connection::{CLOSED, Connection};
-use super::identity::{Identity, IdentityError, check_name};
+use super::identity::{Identity, check_name};
+use super::identity_error::IdentityError;
 use super::refusal::{Cause, Refusal, Refusals};
 use super::settings::QuicSettings;
 use super::socket::{Socket, bind};

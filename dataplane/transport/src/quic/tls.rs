@@ -1,13 +1,15 @@
 //! Mutual TLS between nodes of one cluster.
 
-use super::identity::{Identity, IdentityError, Validity, node_name};
+use super::identity::{Identity, Validity, node_name};
+use super::identity_error::IdentityError;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{ConnectionError, TransportErrorCode};
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 use rustls::{AlertDescription, ClientConfig, RootCertStore, ServerConfig};
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::sync::Arc;
 
 /// What both sides say they speak, within TLS.
@@ -60,6 +62,21 @@ impl Tls {
             client: Arc::new(QuicClientConfig::try_from(client).map_err(|error| unusable(&error))?),
             server: Arc::new(QuicServerConfig::try_from(server).map_err(|error| unusable(&error))?),
         })
+    }
+}
+
+/// Whether a key is that of a certificate.
+///
+/// # Errors
+/// If it is no key that can be used.
+pub(super) fn belong_together(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<bool, String> {
+    match CertifiedKey::from_der(chain, key, &provider()) {
+        Ok(_) => Ok(true),
+        Err(rustls::Error::InconsistentKeys(_)) => Ok(false),
+        Err(error) => Err(error.to_string()),
     }
 }
 
