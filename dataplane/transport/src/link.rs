@@ -15,6 +15,8 @@ const BATCH: usize = 32;
 const CREDIT_DELAY: Duration = Duration::from_millis(1);
 /// A path is asked for a sign of life when it has given none for this part of the time after which it is lost.
 const ASK_AFTER: u32 = 4;
+/// At most this part of that time passes from one look to the next, as far as it counts.
+const MOST_UNSEEN: u32 = 4;
 
 /// This node's streams, as a link sees them: where the bytes are that it sends, and where those go that it gets.
 pub trait Local {
@@ -85,6 +87,8 @@ pub struct Traffic {
     pub messages_received: u64,
     /// Paths that there have been.
     pub paths: u64,
+    /// The number of the last path over which something came ([`Link::connect`]); 0 before the first.
+    pub heard_on: u64,
     /// How often the peer broke the protocol.
     pub violations: u64,
 }
@@ -96,8 +100,11 @@ pub struct Link {
     events: Vec<PathEvent>,
     link_events: Vec<LinkEvent>,
     traffic: Traffic,
-    /// When something came last.
-    heard: Instant,
+    /// The number of the last path.
+    incarnation: u64,
+    /// For how long nothing has come, as far as this side has looked; and when it looked last.
+    quiet: Duration,
+    looked: Instant,
     asked: bool,
     ping: u64,
     /// Since when the peer has not been told everything.
@@ -114,7 +121,9 @@ impl Link {
             events: Vec::new(),
             link_events: Vec::new(),
             traffic: Traffic::default(),
-            heard: Instant::now(),
+            incarnation: 0,
+            quiet: Duration::ZERO,
+            looked: Instant::now(),
             asked: false,
             ping: 0,
             owing: None,
@@ -127,8 +136,8 @@ impl Link {
         self.disconnect();
         self.path = Some(path);
         self.traffic.paths += 1;
-        self.heard = Instant::now();
-        self.asked = false;
+        self.incarnation = incarnation;
+        self.has_heard(Instant::now());
         self.exchange.path_up(incarnation);
     }
 
@@ -238,10 +247,10 @@ impl Link {
         }
         if !events.is_empty() {
             busy = true;
-            self.heard = Instant::now();
-            self.asked = false;
+            let now = Instant::now();
+            self.has_heard(now);
             // Who never comes to rest has to be told, too.
-            self.pay(self.heard);
+            self.pay(now);
         }
         for event in events.drain(..) {
             if let Err(error) = self.take_event(event, local) {
@@ -284,10 +293,13 @@ impl Link {
         }
     }
 
-    /// To be called now and then: a path on which nothing has come for `limit` is lost. Asks for a sign of life before.
+    /// To be called several times within `limit`: a path on which nothing has come for so long is lost. Asks for a sign of
+    /// life before. Time in which nobody has looked does not count: this process may have been stopped.
     pub fn tick(&mut self, now: Instant, limit: Duration) {
         self.pay(now);
-        let silence = now.saturating_duration_since(self.heard);
+        self.quiet += now.saturating_duration_since(self.looked).min(limit / MOST_UNSEEN);
+        self.looked = now;
+        let silence = self.quiet;
         let Some(path) = &mut self.path else { return };
         if silence >= limit {
             let reason = format!("the peer has not been heard of for {silence:.1?}");
@@ -301,7 +313,14 @@ impl Link {
         }
     }
 
+    fn has_heard(&mut self, now: Instant) {
+        (self.quiet, self.looked, self.asked) = (Duration::ZERO, now, false);
+    }
+
     fn take_event(&mut self, event: PathEvent, local: &mut impl Local) -> Result<(), PathError> {
+        if matches!(event, PathEvent::Message(_) | PathEvent::Placed { .. }) {
+            self.traffic.heard_on = self.incarnation;
+        }
         match event {
             PathEvent::Message(message) => {
                 self.traffic.messages_received += 1;

@@ -8,10 +8,7 @@ use crate::options::NodeOptions;
 use dflow_carrier::{Command, NodeId};
 use dflow_transport::quic::{Connection, QuicPath};
 use dflow_transport::{Choice, LinkEvent, Path, Say, Step};
-use std::time::{Duration, Instant};
-
-/// A path that is lost less than this before the run's end was closed because of that, and is no fail-over.
-const MEANT: Duration = Duration::from_millis(200);
+use std::time::Instant;
 
 /// The way to one other node.
 pub(super) struct Way {
@@ -22,9 +19,7 @@ pub(super) struct Way {
     rdma: RdmaEnd,
     /// A path by RDMA that the other end has not confirmed yet.
     connected: Option<Box<dyn Path>>,
-    /// Paths that were lost, so that the next one was by QUIC; and when the last was that does not count yet.
-    failovers: u64,
-    fell: Option<Instant>,
+    failovers: Failovers,
 }
 
 impl Way {
@@ -42,8 +37,8 @@ impl Way {
     ) -> Result<Self, String> {
         let rdma = RdmaEnd::new(options.rdma.clone(), options.rdma_idle);
         let choice = Choice::new(leads, rdma.allowed(), number);
-        let way =
-            Self { place, choice, begun: Instant::now(), rdma, connected: None, connection, failovers: 0, fell: None };
+        let failovers = Failovers::default();
+        let way = Self { place, choice, begun: Instant::now(), rdma, connected: None, connection, failovers };
         way.use_quic(host, number)?;
         Ok(way)
     }
@@ -55,7 +50,7 @@ impl Way {
 
     /// How many paths were lost, so that the next one was by QUIC.
     pub(super) fn failovers(&self) -> u64 {
-        self.failovers
+        self.failovers.count
     }
 
     /// Why the path is not by RDMA; `None` if it is, or if that is not known.
@@ -84,10 +79,7 @@ impl Way {
 
     /// To be called now and then: offers RDMA when it is time to.
     pub(super) fn tick(&mut self, host: &Host) {
-        if self.fell.is_some_and(|at| at.elapsed() >= MEANT) {
-            self.fell = None;
-            self.failovers += 1;
-        }
+        self.failovers.heard(host.heard_on(self.place));
         let steps = self.choice.tick(self.begun.elapsed());
         self.perform(host, steps);
     }
@@ -111,7 +103,7 @@ impl Way {
                 Step::Quic(number) => {
                     tracing::info!(node = self.connection.peer(), "streams go by QUIC from now on");
                     self.connected = None;
-                    self.failovers += u64::from(self.fell.replace(Instant::now()).is_some());
+                    self.failovers.fell(number);
                     if let Err(reason) = self.use_quic(host, number) {
                         self.connection.close(&reason);
                     }
@@ -168,5 +160,51 @@ impl Way {
     fn use_rdma(&self, host: &Host, path: Box<dyn Path>, number: u64) {
         tracing::info!(node = self.connection.peer(), "streams go by RDMA from now on");
         self.use_path(host, path, number);
+    }
+}
+
+/// Paths that were lost, so that streams went on by QUIC. One that was lost because the other end is gone, or is done with
+/// the run, is none: nothing is heard on the path that would have been the next.
+#[derive(Debug, Default)]
+struct Failovers {
+    count: u64,
+    /// The number of a QUIC path that has taken the place of a lost one, until the other end is heard on it or a later one.
+    next: Option<u64>,
+}
+
+impl Failovers {
+    fn fell(&mut self, next: u64) {
+        self.next.get_or_insert(next);
+    }
+
+    /// The other end was heard on the path of this number last.
+    fn heard(&mut self, on: u64) {
+        if self.next.is_some_and(|next| on >= next) {
+            self.next = None;
+            self.count += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_path_is_a_failover_once_streams_go_on() {
+        let mut failovers = Failovers::default();
+        failovers.heard(1);
+        failovers.fell(2);
+        failovers.heard(1);
+        assert_eq!(failovers.count, 0, "nothing has come by QUIC yet");
+        failovers.heard(2);
+        failovers.heard(3);
+        assert_eq!(failovers.count, 1);
+        // RDMA was back as 3, and is lost; so is the next path before anything comes on it.
+        failovers.fell(4);
+        failovers.fell(5);
+        assert_eq!(failovers.count, 1);
+        failovers.heard(5);
+        assert_eq!(failovers.count, 2);
     }
 }

@@ -157,6 +157,11 @@ impl Host {
         self.links.iter().map(|(&place, link)| (place, link))
     }
 
+    /// The number of the last path over which something came from this node; 0 before the first.
+    pub(crate) fn heard_on(&self, node: u32) -> u64 {
+        self.links.get(&node).map_or(0, |link| link.traffic.heard_on)
+    }
+
     fn key(&self, stream: StreamId, epoch: Epoch) -> StreamKey {
         StreamKey::new(self.id, stream, epoch)
     }
