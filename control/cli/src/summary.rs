@@ -98,7 +98,8 @@ fn failed(report: &RunReport, error: &RunError, workflow: &Workflow, untouched: 
         }
         None => help.extend([untouched.to_owned(), log_help()]),
     }
-    error::render(look, &format!("{instance} failed{number}: {}", error.reason), &help)
+    let node = error.node.as_ref().map(|node| format!(" on node {node}")).unwrap_or_default();
+    error::render(look, &format!("{instance} failed{node}{number}: {}", error.reason), &help)
 }
 
 /// The attempt that made the run fail: the last one of the instance that failed.
@@ -175,6 +176,7 @@ wordcount succeeded in 100 ms: 10.0 KiB through streams, peak memory 34.0 MiB of
         report.state = RunEnd::Failed;
         report.error = Some(RunError {
             instance: Some("count[3]".into()),
+            node: None,
             reason: "exit status 101\nthread main panicked at \x1b[31mcount.rs:7\nno such word\n".into(),
         });
         let mut failed = attempt("count[3]", [0; 6]);
@@ -191,13 +193,16 @@ help: correct the function `count` or what it reads, then run again; nothing was
         );
         let text = failure(&report, &workflow(""), Path::new("out"), &LOOK);
         assert!(text.contains("add `retries: 3` to `count`"), "{text}");
+        report.error.as_mut().unwrap().node = Some("b".into());
+        let text = failure(&report, &workflow(""), Path::new("out"), &LOOK);
+        assert!(text.starts_with("error: count[3] failed on node b in attempt 2: exit status 101"), "{text}");
     }
 
     #[test]
     fn a_failure_of_the_node_and_a_cancelled_run() {
         let mut report = wordcount();
         report.state = RunEnd::Failed;
-        report.error = Some(RunError { instance: None, reason: "the disk is full".into() });
+        report.error = Some(RunError { instance: None, node: None, reason: "the disk is full".into() });
         let text = failure(&report, &workflow(""), Path::new("out"), &LOOK);
         assert!(text.starts_with("error: the disk is full\nhelp: nothing was changed in out\n"), "{text}");
         report.state = RunEnd::Cancelled;

@@ -28,12 +28,7 @@ impl Driver<'_> {
         reports
     }
 
-    pub(crate) fn report(
-        &self,
-        failure: Option<(Option<String>, String)>,
-        outputs: Vec<OutputReport>,
-        took: Duration,
-    ) -> RunReport {
+    pub(crate) fn report(&self, failure: Option<RunError>, outputs: Vec<OutputReport>, took: Duration) -> RunReport {
         let state = match &failure {
             None => RunEnd::Succeeded,
             Some(_) if self.cancelled => RunEnd::Cancelled,
@@ -43,7 +38,7 @@ impl Driver<'_> {
             run: self.id.to_string(),
             workflow: self.workflow.name.clone(),
             state,
-            error: failure.map(|(instance, reason)| RunError { instance, reason }),
+            error: failure,
             invocation: match self.spec.invocation {
                 Invocation::Dataflow => "dataflow",
                 Invocation::ControlFlow => "control-flow",

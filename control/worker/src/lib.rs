@@ -17,6 +17,7 @@ mod options;
 mod order;
 mod outputs;
 mod perform;
+mod placement;
 pub mod report;
 mod run;
 mod sink;

@@ -42,6 +42,10 @@ impl Nodes {
         &self.names
     }
 
+    pub(crate) fn place_of(&self, name: &str) -> Option<Place> {
+        (0..).zip(&self.names).find(|(_, known)| *known == name).map(|(place, _)| place)
+    }
+
     pub(crate) fn name_of(&self, place: Place) -> &str {
         self.names.get(place as usize).map_or("", String::as_str)
     }

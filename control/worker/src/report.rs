@@ -86,6 +86,9 @@ pub enum RunEnd {
 pub struct RunError {
     /// The instance that failed, if it was one.
     pub instance: Option<String>,
+    /// The node that it ran on, where the run had several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// Why, in words, with the end of its standard error.
     pub reason: String,
 }

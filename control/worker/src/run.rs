@@ -7,15 +7,18 @@ use crate::nodes::{Nodes, Place};
 use crate::options::raise_descriptor_limit;
 use crate::order::{Notice, Record};
 use crate::outputs::Staging;
-use crate::report::{Progress, RunReport};
+use crate::placement;
+use crate::report::{Progress, RunError, RunReport};
 use crate::sink;
 use dflow_launcher::{Launcher, LauncherOptions};
 use dflow_protocol::{InstanceId, RunId, StreamId};
-use dflow_scheduler::{Event, InstanceKind, Outcome, PlaceOptions, RunMachine, RunOptions, RunState};
+use dflow_scheduler::{
+    Event, InstanceKind, InstanceState, InstanceView, Outcome, PlaceOptions, RunMachine, RunOptions, RunState,
+};
 use dflow_shm::now_nanos;
 use dflow_store::StoreError;
-use dflow_workflow::{FunctionId, Workflow};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use dflow_workflow::Workflow;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,6 +30,8 @@ const AHEAD_PER_SLOT: u32 = 2;
 const MAX_AHEAD: u32 = 64;
 /// How long the loop sleeps when no timer is set.
 const FAR: Duration = Duration::from_secs(3600);
+/// How long other nodes are waited for to end what a cancelled run has there.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// Started processes at the same time.
 const MAX_STARTED: u32 = 1024;
 
@@ -89,6 +94,8 @@ pub(crate) struct Driver<'a> {
     pub(crate) outputs: HashMap<(InstanceId, u32), Vec<StreamId>>,
     pub(crate) pending: VecDeque<Event>,
     pub(crate) cancelled: bool,
+    /// When other nodes are waited for no longer, if the run was cancelled.
+    leave_at: Option<Duration>,
     pub(crate) wake_at: Option<Duration>,
     pub(crate) over: bool,
 }
@@ -114,7 +121,7 @@ impl<'a> Driver<'a> {
         let slots = members.as_ref().map(Members::slots).unwrap_or_default();
         let options = RunOptions {
             places: std::iter::once(spec.options.slots).chain(slots).map(place).collect(),
-            placement: placement(spec),
+            placement: placement::places(spec),
             invocation: spec.invocation,
             params: spec.params.clone(),
             input_parts,
@@ -143,6 +150,7 @@ impl<'a> Driver<'a> {
             outputs: HashMap::new(),
             pending: VecDeque::new(),
             cancelled: false,
+            leave_at: None,
             wake_at: None,
             over: false,
         };
@@ -163,13 +171,20 @@ impl<'a> Driver<'a> {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.settle();
         while !self.over {
-            let alarm = self.wake_at.map_or(FAR, |at| at.saturating_sub(self.host.elapsed()));
+            let elapsed = self.host.elapsed();
+            let [alarm, leave] =
+                [self.wake_at, self.leave_at].map(|at| at.map_or(FAR, |at| at.saturating_sub(elapsed)));
             tokio::select! {
                 () = self.host.turn() => {}
                 () = changed(self.members.as_ref()) => {}
                 () = tokio::time::sleep(alarm) => {
                     if self.wake_at.take().is_some() {
                         self.pending.push_back(Event::TimerFired);
+                    }
+                }
+                () = tokio::time::sleep(leave) => {
+                    if self.leave_at.take().is_some() {
+                        self.leave_late_nodes();
                     }
                 }
                 _ = tick.tick() => progress(&self.progress()),
@@ -184,6 +199,7 @@ impl<'a> Driver<'a> {
 
     fn cancel(&mut self, why: &str) {
         self.cancelled = true;
+        self.leave_at = Some(self.host.elapsed() + FAREWELL);
         self.pending.push_back(Event::Cancel { reason: why.into() });
     }
 
@@ -223,13 +239,28 @@ impl<'a> Driver<'a> {
     /// What ran there is gone, and so are its streams.
     fn node_lost(&mut self, node: &str, reason: &str) {
         let reason = format!("node {node} is lost: {reason}");
-        let there = self.machine.instances().filter(|view| self.nodes.name_of(view.place) == node);
-        let gone: Vec<(InstanceId, u32)> = there.map(|view| (view.id, view.attempt)).collect();
         // First why the run fails; that the attempts are over, too, is what lets it come to its end.
         self.pending.push_back(Event::StoreFailed { reason: reason.clone() });
-        for (instance, attempt) in gone {
-            let outcome = Outcome::Failed { reason: reason.clone() };
-            self.pending.push_back(Event::Ended { instance, attempt, outcome });
+        let gone: Vec<Place> = self.nodes.place_of(node).into_iter().collect();
+        self.attempts_are_over(&gone, &reason);
+    }
+
+    /// The run was cancelled, and nobody waits any longer for the nodes on which something of it is left. They have been told,
+    /// and end it when they find that, or that this node is gone.
+    fn leave_late_nodes(&mut self) {
+        let is_late = |view: &InstanceView<'_>| view.place > 0 && view.state == InstanceState::Stopping;
+        let late: Vec<Place> = self.machine.instances().filter(is_late).map(|view| view.place).collect();
+        if let Some(members) = &mut self.members {
+            late.iter().for_each(|&place| members.leave(place));
+        }
+        self.attempts_are_over(&late, "its node has not said in time that it has ended");
+    }
+
+    /// Those on these nodes.
+    fn attempts_are_over(&mut self, places: &[Place], reason: &str) {
+        for view in self.machine.instances().filter(|view| places.contains(&view.place)) {
+            let outcome = Outcome::Failed { reason: reason.to_owned() };
+            self.pending.push_back(Event::Ended { instance: view.id, attempt: view.attempt, outcome });
         }
     }
 
@@ -260,8 +291,10 @@ impl<'a> Driver<'a> {
         let staging = self.staging.take();
         let mut failure = match self.machine.state() {
             RunState::Failed { instance, reason } => {
-                let instance = instance.and_then(|id| Some(self.machine.view(id)?.name));
-                Some((instance, reason.clone()))
+                let view = instance.and_then(|id| self.machine.view(id));
+                let node = view.as_ref().filter(|_| self.members.is_some()).map(|view| self.nodes.name_of(view.place));
+                let node = node.map(str::to_owned);
+                Some(RunError { instance: view.map(|view| view.name), node, reason: reason.clone() })
             }
             _ => None,
         };
@@ -272,10 +305,8 @@ impl<'a> Driver<'a> {
             outputs = self.output_reports(&staging);
             if let Err(error) = staging.commit() {
                 outputs.clear();
-                failure = Some((
-                    None,
-                    format!("the outputs cannot be made visible in {}: {error}", self.spec.output.display()),
-                ));
+                let reason = format!("the outputs cannot be made visible in {}: {error}", self.spec.output.display());
+                failure = Some(RunError { instance: None, node: None, reason });
             }
         }
         let took = self.host.elapsed();
@@ -299,27 +330,6 @@ async fn changed(members: Option<&Members>) {
 fn place(slots: u32) -> PlaceOptions {
     let prepare_ahead = slots.saturating_mul(AHEAD_PER_SLOT).clamp(4, MAX_AHEAD);
     PlaceOptions { slots, prepare_ahead, max_started: MAX_STARTED }
-}
-
-/// For each function the nodes of its instances, by their places.
-fn placement(spec: &RunSpec) -> BTreeMap<FunctionId, Vec<Place>> {
-    let Some(cluster) = &spec.cluster else { return BTreeMap::new() };
-    let names = std::iter::once(&spec.options.node).chain(cluster.nodes.iter().map(|(name, _)| name));
-    let places: HashMap<&String, Place> = names.zip(0..).collect();
-    let all: Vec<Place> = (0..=u32::try_from(cluster.nodes.len()).unwrap_or(0)).collect();
-    let mut placement = BTreeMap::new();
-    for (id, function) in (0..).map(FunctionId).zip(&spec.workflow.functions) {
-        match cluster.placement.get(&function.name) {
-            Some(nodes) => {
-                placement.insert(id, nodes.iter().filter_map(|node| places.get(node).copied()).collect());
-            }
-            None if function.foreach.is_some() => {
-                placement.insert(id, all.clone());
-            }
-            None => {}
-        }
-    }
-    placement
 }
 
 pub(crate) fn nanos(duration: Duration) -> u64 {

@@ -1,5 +1,6 @@
 //! Nodes that die in the middle of a run: the others say so within the silence, let go of everything, and go on.
 
+use crate::metrics::scrape;
 use crate::nodes::{Cluster, kill};
 use crate::support::{Case, Running, SmallDisk, eventually, test_bytes};
 use std::time::{Duration, Instant};
@@ -88,6 +89,42 @@ fn ctrl_c_ends_a_run_on_all_nodes() {
     assert!(!case.path("out").exists());
     cluster.assert_idle();
     next_run_works(&cluster, &["s=c", "r=b"]);
+}
+
+#[test]
+fn ctrl_c_does_not_wait_for_a_worker_that_is_stopped() {
+    let mut cluster = Cluster::with_options(&["b", "c"], &["--metrics", "127.0.0.1:0"]).with_silence("5s");
+    let case = endless();
+    let running = under_way(&case, &cluster);
+    cluster.worker("b").signal("-STOP");
+    let start = Instant::now();
+    kill("-INT", running.id());
+    let output = running.wait();
+    let took = start.elapsed();
+    // What ran here and on the other node is over; what ran on this one is when it wakes.
+    cluster.worker("b").signal("-CONT");
+    let ran = case.finish(output);
+    assert!(took < Duration::from_secs(4), "it took {took:?}");
+    assert_eq!(ran.code, Some(130), "{}\n{}", ran.stderr, ran.report);
+    assert_eq!(ran.report["state"], "cancelled");
+    cluster.assert_idle();
+    for node in ["b", "c"] {
+        let failovers =
+            scrape(&cluster.metrics(node)).into_iter().filter(|(name, _)| name.starts_with("dflow_peer_failovers"));
+        let failovers: Vec<(String, f64)> = failovers.collect();
+        assert!(!failovers.is_empty() && failovers.iter().all(|(_, count)| *count == 0.0), "{node}: {failovers:?}");
+    }
+    next_run_works(&cluster, &["s=b", "r=c"]);
+}
+
+#[test]
+fn a_function_that_fails_is_told_with_its_node() {
+    let cluster = Cluster::new(&["b"]);
+    let case = Case::new("f: { command: [sh, -c, 'echo what a pity >&2; exit 3'] }", "{ o: f.out }");
+    let ran = cluster.run(&case, &["f=b"], &[]);
+    ran.failed("f", &["exit status 3", "what a pity"]);
+    assert_eq!(ran.report["error"]["node"], "b");
+    assert!(ran.stderr.contains("f failed on node b: "), "{}", ran.stderr);
 }
 
 #[test]

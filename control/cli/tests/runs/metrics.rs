@@ -21,7 +21,7 @@ fn request(address: &str, head: &str) -> (String, String, String) {
 }
 
 /// A scrape: every series with its value.
-fn scrape(address: &str) -> BTreeMap<String, f64> {
+pub fn scrape(address: &str) -> BTreeMap<String, f64> {
     let (status, head, body) = request(address, "GET /metrics HTTP/1.1\r\nHost: worker\r\n\r\n");
     assert_eq!(status, "HTTP/1.1 200 OK");
     assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");

@@ -159,6 +159,13 @@ impl Members {
         self.members.get(place as usize - 1)?.way.as_ref()?.why_not_rdma()
     }
 
+    /// Nothing is expected from this member any more.
+    pub(crate) fn leave(&mut self, place: Place) {
+        if let Some(member) = self.members.get_mut(place as usize - 1) {
+            member.lost = true;
+        }
+    }
+
     /// The run is over: asks the members what has passed between them. A member that does not answer soon is left out.
     pub(crate) async fn sum_up(&mut self) {
         for member in self.members.iter().filter(|member| !member.lost) {
