@@ -7,10 +7,10 @@ use dflow_transport::quic::{ClusterCa, Identity};
 use dflow_worker::{ClusterError, ClusterSpec, NodeOptions, ServeOptions, SetupError};
 
 use crate::args::{ClusterCommand, RunClusterArgs, WorkerArgs};
-use crate::error::CallError;
+use crate::error::{self, CallError};
 use crate::exit::Exit;
 use crate::run::node_options;
-use crate::terminal::print;
+use crate::terminal::{Look, print, print_error};
 
 /// Where the authority of a cluster is kept, in the cluster's directory.
 pub const AUTHORITY: &str = "authority";
@@ -34,6 +34,9 @@ pub fn worker(args: &WorkerArgs) -> Result<io::Result<Exit>, CallError> {
             text += &format!("metrics at http://{metrics}/metrics\n");
         }
         printed = print(&text);
+        if let Some(warning) = &listening.warning {
+            print_error(&error::render_note(&Look::of(&io::stderr()), warning));
+        }
     })?;
     Ok(printed.map(|()| Exit::Success))
 }

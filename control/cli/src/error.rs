@@ -60,7 +60,8 @@ impl CallError {
                 vec!["use off, error, warn, info, debug or trace, or a list such as info,dflow_worker=debug".into()]
             }
             Self::Address { .. } => vec!["write it as ADDRESS:PORT, as in 10.0.0.2:7411 or [fe80::2]:7411".into()],
-            Self::Workflow(_) | Self::Param(_) | Self::Setup(_) | Self::Identity(_) => Vec::new(),
+            Self::Setup(error) => error.help().map(str::to_owned).into_iter().collect(),
+            Self::Workflow(_) | Self::Param(_) | Self::Identity(_) => Vec::new(),
         }
     }
 
@@ -93,6 +94,11 @@ pub fn render(look: &Look, reason: &str, help: &[String]) -> String {
         text.push_str(&format!("{}: {}\n", look.paint(Style::Cyan, "help"), clean(line)));
     }
     text
+}
+
+/// Something that is not wrong, and that a person should know.
+pub fn render_note(look: &Look, text: &str) -> String {
+    format!("{}: {}\n", look.paint(Style::Yellow, "note"), clean(text))
 }
 
 /// The errors of a workflow file as a JSON list.

@@ -11,7 +11,7 @@ use dflow_workflow::Workflow;
 
 use crate::args::{Format, NodeArgs, RunArgs};
 use crate::cluster;
-use crate::error::CallError;
+use crate::error::{self, CallError};
 use crate::exit::Exit;
 use crate::inputs;
 use crate::log;
@@ -38,7 +38,9 @@ pub fn run(args: &RunArgs) -> Result<io::Result<Exit>, CallError> {
         cluster: cluster::spec(&args.cluster)?,
     };
     let spec = RunSpec { options: cluster::named(spec.options.clone(), &args.cluster)?, ..spec };
-    dflow_worker::check(&spec)?;
+    for note in dflow_worker::check(&spec)? {
+        print_error(&error::render_note(&Look::of(&io::stderr()), &note));
+    }
     // Opened before the run: that it cannot be written should not come out after an hour.
     let trace = args.trace.as_deref().map(open_trace).transpose()?;
 

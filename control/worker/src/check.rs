@@ -1,7 +1,8 @@
 //! Everything that can be known to be wrong before a run starts.
 
-use crate::cluster::{ClusterError, ClusterSpec};
+use crate::cluster::{ClusterError, ClusterSpec, certificate_warning, find_device, load_identity};
 use crate::options::NodeOptions;
+use crate::placement;
 use dflow_disk::DiskError;
 use dflow_scheduler::{Invocation, PlanError};
 use dflow_store::StoreError;
@@ -12,6 +13,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// A run as it is asked for.
 #[derive(Clone, Debug)]
@@ -130,6 +132,17 @@ pub enum SetupError {
     },
 }
 
+impl SetupError {
+    /// What to do about it, where the text does not say that already.
+    #[must_use]
+    pub fn help(&self) -> Option<&str> {
+        match self {
+            Self::Cluster(error) => error.help(),
+            _ => None,
+        }
+    }
+}
+
 /// The streams of one workflow input.
 #[derive(Debug)]
 pub(crate) enum InputFiles {
@@ -145,16 +158,20 @@ pub(crate) struct Checked {
     pub(crate) inputs: Vec<InputFiles>,
     /// For each function the program's file; for a command that of the program it runs.
     pub(crate) programs: Vec<PathBuf>,
+    /// What the user should know.
+    notes: Vec<String>,
 }
 
-/// Checks what can be checked without starting anything: inputs, programs, the output directory.
+/// Checks what can be checked without starting anything: inputs, programs, the output directory. What the user should know
+/// although it is not wrong, a line each.
 ///
 /// # Errors
 /// The first thing that is wrong.
-pub fn check(spec: &RunSpec) -> Result<(), SetupError> {
-    examine(spec)?;
+pub fn check(spec: &RunSpec) -> Result<Vec<String>, SetupError> {
+    let checked = examine(spec)?;
     spec.options.budget()?;
-    crate::outputs::Staging::check(&spec.output)
+    crate::outputs::Staging::check(&spec.output)?;
+    Ok(checked.notes)
 }
 
 /// So many open files the smallest run needs: the event loop, the launcher, inputs and outputs, two functions.
@@ -168,31 +185,12 @@ fn check_descriptors() -> Result<(), SetupError> {
     }
 }
 
-fn check_placement(spec: &RunSpec) -> Result<(), ClusterError> {
-    let Some(cluster) = &spec.cluster else { return Ok(()) };
-    let list = |names: Vec<&str>| names.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ");
-    let nodes: Vec<&str> = std::iter::once(spec.options.node.as_str())
-        .chain(cluster.nodes.iter().map(|(name, _)| name.as_str()))
-        .collect();
-    if let Some(node) = nodes.iter().enumerate().find_map(|(at, node)| nodes[..at].contains(node).then_some(*node)) {
-        return Err(ClusterError::NamedTwice { node: node.to_owned(), own: spec.options.node.clone() });
-    }
-    let functions: Vec<&str> = spec.workflow.functions.iter().map(|function| function.name.as_str()).collect();
-    for (function, places) in &cluster.placement {
-        if !functions.contains(&function.as_str()) {
-            return Err(ClusterError::UnknownFunction { function: function.clone(), known: list(functions) });
-        }
-        if let Some(node) = places.iter().find(|place| !nodes.contains(&place.as_str())) {
-            let (function, node) = (function.clone(), node.clone());
-            return Err(ClusterError::UnknownNode { function, node, known: list(nodes) });
-        }
-    }
-    Ok(())
-}
-
 pub(crate) fn examine(spec: &RunSpec) -> Result<Checked, SetupError> {
     check_descriptors()?;
-    check_placement(spec)?;
+    let notes = match &spec.cluster {
+        Some(cluster) => check_cluster(spec, cluster)?,
+        None => Vec::new(),
+    };
     let programs = spec
         .workflow
         .functions
@@ -218,7 +216,16 @@ pub(crate) fn examine(spec: &RunSpec) -> Result<Checked, SetupError> {
         }
         inputs.push(open_input(&input.name, input.partitioned, &paths)?);
     }
-    Ok(Checked { inputs, programs })
+    Ok(Checked { inputs, programs, notes })
+}
+
+/// Nodes and placement; what the user should know about them.
+fn check_cluster(spec: &RunSpec, cluster: &ClusterSpec) -> Result<Vec<String>, ClusterError> {
+    placement::check(spec, cluster)?;
+    find_device(&spec.options.rdma)?;
+    let identity = load_identity(&cluster.identity)?;
+    let warning = certificate_warning(&identity, &cluster.identity, SystemTime::now());
+    Ok(warning.into_iter().chain(placement::note(spec, cluster)).collect())
 }
 
 fn open_input(name: &str, partitioned: bool, paths: &[&PathBuf]) -> Result<InputFiles, SetupError> {

@@ -1,6 +1,7 @@
 //! What this machine can do for dflow, in words.
 
 use crate::check::LEAST_DESCRIPTORS;
+use crate::cluster::find_device;
 use crate::options::{NodeOptions, RdmaUse, cgroup_limit, cores, memory_limit};
 use dflow_launcher::{Launcher, LauncherOptions};
 use dflow_shm::HUGE_PAGE;
@@ -171,6 +172,9 @@ fn containment(options: &NodeOptions) -> Finding {
 fn rdma(options: &NodeOptions) -> Finding {
     if options.rdma == RdmaUse::Off {
         return finding("RDMA", false, "off, by setting: streams between nodes go by QUIC".into());
+    }
+    if let Err(error) = find_device(&options.rdma) {
+        return Finding { topic: "RDMA", state: Health::Bad, text: error.to_string() };
     }
     let (usable, text) = probe_rdma();
     let follows = if usable { "" } else { "; streams between nodes go by QUIC" };

@@ -1,10 +1,10 @@
 //! Which nodes the instances of a run's functions are spread over.
 
 use crate::check::RunSpec;
-use crate::cluster::ClusterSpec;
+use crate::cluster::{ClusterError, ClusterSpec};
 use dflow_scheduler::Place;
 use dflow_workflow::FunctionId;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// For each function the nodes of its instances, by their places. Those that are not named run on the node that drives the
 /// run.
@@ -27,7 +27,55 @@ pub(crate) fn places(spec: &RunSpec) -> BTreeMap<FunctionId, Vec<Place>> {
     placement
 }
 
+/// Whether all names are those of nodes and functions.
+///
+/// # Errors
+/// The first that is not.
+pub(crate) fn check(spec: &RunSpec, cluster: &ClusterSpec) -> Result<(), ClusterError> {
+    let nodes: Vec<&str> = nodes(spec, cluster).collect();
+    if let Some(node) = nodes.iter().enumerate().find_map(|(at, node)| nodes[..at].contains(node).then_some(*node)) {
+        return Err(ClusterError::NamedTwice { node: node.to_owned(), own: spec.options.node.clone() });
+    }
+    let functions: Vec<&str> = spec.workflow.functions.iter().map(|function| function.name.as_str()).collect();
+    for (function, places) in &cluster.placement {
+        if !functions.contains(&function.as_str()) {
+            return Err(ClusterError::UnknownFunction { function: function.clone(), known: list(&functions) });
+        }
+        if let Some(node) = places.iter().find(|place| !nodes.contains(&place.as_str())) {
+            let (function, node) = (function.clone(), node.clone());
+            return Err(ClusterError::UnknownNode { function, node, known: list(&nodes) });
+        }
+    }
+    Ok(())
+}
+
+/// What follows from a placement that says little: who has named other nodes wants them to work.
+pub(crate) fn note(spec: &RunSpec, cluster: &ClusterSpec) -> Option<String> {
+    let own = spec.options.node.as_str();
+    let used: BTreeSet<Place> = places(spec).into_values().flatten().collect();
+    let idle = nodes(spec, cluster).zip(0..).filter(|(_, place)| *place > 0 && !used.contains(place));
+    let idle: Vec<&str> = idle.map(|(node, _)| node).collect();
+    let each = spec.workflow.functions.iter().filter(|function| function.foreach.is_some());
+    let each: Vec<&str> = each.map(|function| function.name.as_str()).collect();
+    match (cluster.placement.is_empty(), idle.first()) {
+        (true, None) => Some(format!(
+            "without --place the instances of {} are spread over all nodes, and everything else runs on '{own}'",
+            list(&each)
+        )),
+        (_, Some(node)) => Some(format!(
+            "nothing runs on {}: only the instances of a 'foreach' are spread over all nodes without --place, everything \
+             else runs on '{own}'; --place FUNCTION={node} changes that",
+            list(&idle)
+        )),
+        (false, None) => None,
+    }
+}
+
 /// The names of all nodes, in the order of their places.
 fn nodes<'a>(spec: &'a RunSpec, cluster: &'a ClusterSpec) -> impl Iterator<Item = &'a str> {
     std::iter::once(spec.options.node.as_str()).chain(cluster.nodes.iter().map(|(name, _)| name.as_str()))
+}
+
+fn list(names: &[&str]) -> String {
+    names.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ")
 }

@@ -2,10 +2,12 @@
 
 use crate::network::Network;
 use crate::support::{Case, Ran, Running, eventually, marked};
+use dflow_transport::quic::{ClusterCa, Identity, QuicNode, QuicSettings};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, SystemTime};
 
 /// [`Cluster::silence`], unless a test wants another.
 const SILENCE: &str = "2s";
@@ -97,6 +99,25 @@ impl Cluster {
         self.path("lab").join(node)
     }
 
+    /// Another identity of a node, valid between two days from now.
+    pub fn issue(&self, node: &str, from: i32, until: i32) -> Identity {
+        const DAY: Duration = Duration::from_secs(24 * 3600);
+        let authority = ClusterCa::load(&self.identity("authority")).unwrap();
+        let [from, until] = [from, until].map(|days| match days {
+            0.. => SystemTime::now() + DAY * days.unsigned_abs(),
+            _ => SystemTime::now() - DAY * days.unsigned_abs(),
+        });
+        let identity = authority.issue_between(node, from, until).unwrap();
+        identity.save(&self.identity(node)).unwrap();
+        identity
+    }
+
+    /// A node whose certificate has expired since it was started: this process is it.
+    pub fn listen_expired(&self, node: &str) -> QuicNode {
+        let identity = self.issue(node, -2, -1);
+        QuicNode::bind("127.0.0.1:0".parse().unwrap(), &identity, QuicSettings::default()).unwrap().0
+    }
+
     /// Starts the worker of a node.
     pub fn start(&mut self, node: &str, options: &[&str]) {
         let identity = self.identity(node);
@@ -158,6 +179,11 @@ impl Cluster {
 
     pub fn worker(&mut self, node: &str) -> &mut Worker {
         self.workers.iter_mut().find(|worker| worker.name == node).unwrap()
+    }
+
+    /// Where the worker of a node listens.
+    pub fn address(&self, node: &str) -> String {
+        self.workers.iter().find(|worker| worker.name == node).unwrap().address.clone()
     }
 
     /// Where the worker of a node serves metrics.

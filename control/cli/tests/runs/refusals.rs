@@ -2,19 +2,26 @@
 
 use crate::nodes::Cluster;
 use crate::support::{Case, Ran};
-use dflow_transport::quic::ClusterCa;
+use serde_json::Value;
 use std::net::UdpSocket;
-use std::time::{Duration, Instant, SystemTime};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 fn case() -> Case {
     Case::new("s: { program: dflow-probe, outputs: [o], params: { bytes: 1000 } }", "{ o: s.o }")
 }
 
-/// Makes the identity of a node that held until an hour ago.
-fn expire(cluster: &Cluster, node: &str) {
-    let authority = ClusterCa::load(&cluster.identity("authority")).unwrap();
-    let ago = |hours: u64| SystemTime::now() - Duration::from_secs(hours * 3600);
-    authority.issue_between(node, ago(2), ago(1)).unwrap().save(&cluster.identity(node)).unwrap();
+/// Runs it as node a, with these options.
+fn run_with(cluster: &Cluster, args: &[&str]) -> Ran {
+    let (case, own) = (case(), cluster.identity("a").display().to_string());
+    let ran = case.run(&[&["--identity", &own], args].concat());
+    assert!(!case.path("out").exists());
+    ran
+}
+
+/// A call of the program.
+fn dflow(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_dflow")).args(args).output().unwrap()
 }
 
 /// Runs it on whatever answers as b.
@@ -37,22 +44,71 @@ fn a_worker_of_another_cluster() {
 
 #[test]
 fn a_worker_whose_certificate_has_expired() {
-    let mut cluster = Cluster::without_workers(&["a"]);
-    expire(&cluster, "b");
-    cluster.start("b", &[]);
-    run_on_b(&cluster).refused(&["node b", "expired"]);
-    let log = cluster.log("b");
-    assert!(log.contains("refused a connection"), "{log}");
+    let cluster = Cluster::without_workers(&["a"]);
+    let b = cluster.listen_expired("b");
+    let ran = run_with(&cluster, &["--with", &format!("b={}", b.local_address())]);
+    ran.refused(&["node b", "expired", "help: ", "dflow cluster add DIR --node b"]);
 }
 
 #[test]
 fn a_driver_whose_certificate_has_expired() {
-    let mut cluster = Cluster::without_workers(&["b"]);
-    expire(&cluster, "a");
-    cluster.start("b", &[]);
-    run_on_b(&cluster).refused(&["node b", "expired"]);
+    let cluster = Cluster::new(&["b"]);
+    cluster.issue("a", -2, -1);
+    let own = cluster.identity("a").display().to_string();
+    run_on_b(&cluster).refused(&["node a", &own, "expired 1 day ago", "dflow cluster add DIR --node a"]);
+    assert_eq!(cluster.log("b"), "", "it concerns no other node");
+    // One that tries it all the same is not let in.
+    let output = dflow(&["doctor", "--identity", &own, "--peer", &format!("b={}", cluster.address("b"))]);
+    assert_eq!(output.status.code(), Some(1));
     let log = cluster.log("b");
     assert!(log.contains("refused a connection") && log.contains("expired"), "{log}");
+}
+
+#[test]
+fn a_worker_says_at_once_that_its_certificate_does_not_hold() {
+    let cluster = Cluster::without_workers(&["b"]);
+    let identity = cluster.identity("b").display().to_string();
+    for (from, until, expected) in [(-3, -2, "expired 2 days ago"), (2, 9, "does not hold before 1 day from now")] {
+        cluster.issue("b", from, until);
+        let output = dflow(&["worker", "--listen", "127.0.0.1:0", "--rdma", "off", "--identity", &identity]);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{text}");
+        assert!(
+            [expected, &identity, "dflow cluster add DIR --node b"].iter().all(|word| text.contains(word)),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn certificates_that_expire_soon_are_announced() {
+    let mut cluster = Cluster::without_workers(&["a", "b"]);
+    for node in ["a", "b"] {
+        cluster.issue(node, -300, 5);
+    }
+    cluster.start("b", &[]);
+    let case = case();
+    let ran = cluster.run(&case, &["s=b"], &[]);
+    ran.succeeded();
+    for (node, text) in [("a", &ran.stderr), ("b", &cluster.log("b"))] {
+        let expected = format!("note: the certificate of node {node} in {}", cluster.identity(node).display());
+        assert!(text.contains(&expected) && text.contains("expires in 4 days"), "{text}");
+    }
+}
+
+#[test]
+fn an_rdma_device_that_is_named_and_is_not_there() {
+    let cluster = Cluster::new(&["b"]);
+    let expected = ["'nosuch0'", "--rdma", "no RDMA device"];
+    let ran = run_with(&cluster, &["--with", &format!("b={}", cluster.address("b")), "--rdma", "nosuch0"]);
+    ran.refused(&expected);
+    let identity = cluster.identity("b").display().to_string();
+    let output = dflow(&["worker", "--listen", "127.0.0.1:0", "--rdma", "nosuch0", "--identity", &identity]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(expected.iter().all(|word| text.contains(word)), "{text}");
+    // Alone it uses none.
+    case().run(&["--rdma", "nosuch0"]).succeeded();
 }
 
 #[test]
@@ -64,22 +120,46 @@ fn a_worker_with_another_name() {
     assert!(log.contains("refused a connection"), "{log}");
 }
 
+/// What it says is what `dflow doctor --peer` says.
 #[test]
 fn an_address_where_nobody_listens() {
     let cluster = Cluster::without_workers(&["a", "b"]);
     // Somebody is there who does not answer, and then nobody.
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let address = silent.local_addr().unwrap();
-    let identity = cluster.identity("a").display().to_string();
-    let with = format!("b={address}");
-    for silent in [Some(silent), None] {
-        drop(silent);
-        let (case, start) = (case(), Instant::now());
-        let ran = case.run(&["--identity", &identity, "--with", &with, "--place", "s=b", "--silence", "1s"]);
-        ran.refused(&["node b", &address.to_string()]);
+    let address = silent.local_addr().unwrap().to_string();
+    let own = cluster.identity("a").display().to_string();
+    for (silent, help) in [(Some(silent), "a firewall has to let UDP port"), (None, "start 'dflow worker' on b")] {
+        let start = Instant::now();
+        let ran = run_with(&cluster, &["--with", &format!("b={address}"), "--place", "s=b", "--silence", "1s"]);
         assert!(start.elapsed() < Duration::from_secs(5), "it took {:?}", start.elapsed());
-        assert!(!case.path("out").exists());
+        ran.refused(&["node b", &address, "help: ", help]);
+        assert!(ran.report["error"]["help"][0].as_str().unwrap().contains(help), "{}", ran.report);
+        let output = dflow(&["doctor", "--format", "json", "--identity", &own, "--peer", &format!("b={address}")]);
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["peers"][0]["problem"]["help"], ran.report["error"]["help"][0]);
+        drop(silent);
     }
+}
+
+#[test]
+fn nodes_that_get_nothing_to_do_are_told() {
+    let cluster = Cluster::new(&["b", "c"]);
+    let case = case();
+    let ran = cluster.run(&case, &[], &[]);
+    assert!(ran.succeeded().stderr.contains("note: nothing runs on 'b', 'c'"), "{}", ran.stderr);
+    let ran = cluster.run(&case, &["s=b"], &[]);
+    assert!(ran.succeeded().stderr.contains("note: nothing runs on 'c'"), "{}", ran.stderr);
+    let ran = cluster.run(&case, &["s=b,c"], &[]);
+    assert_eq!(ran.succeeded().stderr, "");
+    let each = Case::new(
+        "s: { program: dflow-probe, outputs: { o: { partition: 3 } }, params: { bytes: 10, parts: 3 } }
+         p: { program: dflow-probe, foreach: s.o, outputs: [n] }",
+        "{ o: p.n }",
+    );
+    let ran = cluster.run(&each, &[], &[]);
+    let note =
+        "note: without --place the instances of 'p' are spread over all nodes, and everything else runs on 'a'\n";
+    assert_eq!(ran.succeeded().stderr, note);
 }
 
 #[test]
@@ -100,7 +180,7 @@ fn placements_that_name_nothing() {
 fn nodes_that_are_named_twice_or_are_the_driver_itself() {
     let cluster = Cluster::new(&["b"]);
     let case = case();
-    let address = cluster.args(&[]).into_iter().find_map(|arg| Some(arg.strip_prefix("b=")?.to_owned())).unwrap();
+    let address = cluster.address("b");
     cluster.run(&case, &[], &["--with", &format!("b={address}")]).refused(&["'b'", "twice"]);
     cluster.run(&case, &[], &["--with", &format!("a={address}")]).refused(&["'a'", "itself"]);
     assert!(!case.path("out").exists());

@@ -1,14 +1,15 @@
 //! The other nodes of a run, as the node that drives it has them.
 
+use super::dial::Dialed;
 use super::message::{Join, Managed, WayNow};
 use super::way::Way;
-use super::{ClusterError, ClusterSpec, Ring};
+use super::{ClusterError, ClusterSpec, Ring, certificate};
 use crate::host::Host;
 use crate::nodes::Place;
 use crate::options::NodeOptions;
 use crate::order::{Notice, Order};
 use dflow_protocol::RunId;
-use dflow_transport::quic::{Connection, Identity, QuicNode, QuicSettings};
+use dflow_transport::quic::{Connection, QuicNode, QuicSettings};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,7 +56,7 @@ impl Members {
     /// # Errors
     /// If one of them cannot be reached or refuses.
     pub(crate) async fn join(spec: &ClusterSpec, own_name: &str, run: RunId) -> Result<Self, ClusterError> {
-        let identity = Identity::load(&spec.identity)?;
+        let identity = certificate::load(&spec.identity)?;
         let is_v6 = spec.nodes.iter().any(|(_, address)| address.is_ipv6());
         let any = if is_v6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
         let settings = QuicSettings { idle_timeout: spec.silence, ..QuicSettings::default() };
@@ -63,10 +64,12 @@ impl Members {
         let ring = Arc::new(Ring::default());
         let mut nodes = vec![(own_name.to_owned(), String::new())];
         nodes.extend(spec.nodes.iter().map(|(name, address)| (name.clone(), address.to_string())));
-        let dials: Vec<_> = spec.nodes.iter().map(|(name, address)| node.connect(*address, name)).collect();
+        let own = identity.validity();
+        let dialed = spec.nodes.iter().map(|(node, address)| Dialed { node, address: *address, own });
+        let dials: Vec<_> = dialed.map(|dialed| dialed.dial(&node)).collect();
         let mut members = Vec::new();
         for ((name, _), dial) in spec.nodes.iter().zip(dials) {
-            let connection = dial.await?;
+            let connection = dial.await.map_err(ClusterError::Unreachable)?;
             connection.set_waker(ring.waker());
             let place = u32::try_from(members.len() + 1).unwrap_or(u32::MAX);
             let silence = u64::try_from(spec.silence.as_millis()).unwrap_or(u64::MAX);

@@ -4,6 +4,8 @@
 //! nodes dials. Orders and notices travel on the management channels of the driver's connections, streams on the
 //! paths that the carriers of both ends use.
 
+mod certificate;
+mod dial;
 mod members;
 mod message;
 #[cfg(test)]
@@ -15,11 +17,13 @@ mod serve;
 mod session;
 mod way;
 
+pub(crate) use certificate::{load as load_identity, warning as certificate_warning};
 pub(crate) use members::{Members, News};
 pub use probe::{PathTrial, PeerRdma, PeerReport, Problem, Rates, examine_peers};
+pub(crate) use rdma::find_device;
 pub use serve::{Listening, ServeOptions, serve};
 
-use dflow_transport::quic::{ConnectError, IdentityError, NodeError};
+use dflow_transport::quic::{IdentityError, NodeError};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -56,12 +60,38 @@ pub enum ClusterError {
     /// Its certificate, or another's.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// Its own certificate does not hold.
+    #[error(
+        "the certificate of node {node} in {} {standing}, and no other node lets this one in with it: make another with \
+         'dflow cluster add DIR --node {node}' where DIR/authority is, and put it in the place of this one; or set the clock \
+         of this machine",
+        directory.display()
+    )]
+    Certificate {
+        /// The node.
+        node: String,
+        /// The directory with its identity.
+        directory: PathBuf,
+        /// Since when, or from when on.
+        standing: String,
+    },
+    /// The RDMA device that was named.
+    #[error(
+        "the RDMA device '{name}', which --rdma names, cannot be used: {reason} (with --rdma auto, streams go by QUIC \
+             where there is no RDMA)"
+    )]
+    Device {
+        /// What was named.
+        name: String,
+        /// Why not.
+        reason: String,
+    },
     /// Its socket.
     #[error(transparent)]
     Node(#[from] NodeError),
     /// There is no connection to another node.
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
+    #[error("{}", .0.reason)]
+    Unreachable(Problem),
     /// Another node will not take part.
     #[error("node {node} does not take part in the run: {reason}")]
     Refused {
@@ -96,6 +126,17 @@ pub enum ClusterError {
         /// The names that there are.
         known: String,
     },
+}
+
+impl ClusterError {
+    /// What to do about it, where the text does not say that already.
+    #[must_use]
+    pub fn help(&self) -> Option<&str> {
+        match self {
+            Self::Unreachable(problem) => Some(&problem.help),
+            _ => None,
+        }
+    }
 }
 
 /// Tells an event loop that something has come on a connection.

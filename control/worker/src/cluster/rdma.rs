@@ -1,6 +1,7 @@
 //! What this end of a connection has of RDMA: a device on the way to the other end, and an endpoint that waits for its
 //! counterpart.
 
+use super::ClusterError;
 use crate::options::RdmaUse;
 use dflow_shm::Idle;
 use dflow_transport::Path;
@@ -8,6 +9,22 @@ use dflow_transport::Path;
 use dflow_transport::rdma::{Prepared, RdmaConfig, RdmaDevice, RdmaPath};
 use std::net::IpAddr;
 use std::task::Waker;
+
+#[cfg(not(feature = "rdma"))]
+const NOT_BUILT: &str = "dflow was built without the feature 'rdma'";
+
+/// Whether the device is there that was asked for by its name.
+///
+/// # Errors
+/// Why it cannot be used, and which there are.
+pub(crate) fn find_device(wanted: &RdmaUse) -> Result<(), ClusterError> {
+    let RdmaUse::Device(name) = wanted else { return Ok(()) };
+    #[cfg(feature = "rdma")]
+    let found = RdmaDevice::find(name).map_err(|error| error.to_string());
+    #[cfg(not(feature = "rdma"))]
+    let found = Err(NOT_BUILT.to_owned());
+    found.map_err(|reason| ClusterError::Device { name: name.clone(), reason })
+}
 
 /// One end's part of RDMA with one other node.
 pub(super) struct RdmaEnd {
@@ -44,7 +61,9 @@ impl RdmaEnd {
     pub(super) fn allowed(&self) -> Result<(), String> {
         match self.wanted {
             RdmaUse::Off => Err("it is switched off".to_owned()),
-            _ if cfg!(not(feature = "rdma")) => Err("dflow was built without the feature 'rdma'".to_owned()),
+            #[cfg(not(feature = "rdma"))]
+            _ => Err(NOT_BUILT.to_owned()),
+            #[cfg(feature = "rdma")]
             RdmaUse::Auto | RdmaUse::Device(_) => Ok(()),
         }
     }
@@ -117,7 +136,7 @@ impl RdmaEnd {
     }
 
     pub(super) fn connect(&mut self, _: &[u8]) -> Result<Box<dyn Path>, String> {
-        Err("dflow was built without the feature 'rdma'".to_owned())
+        Err(NOT_BUILT.to_owned())
     }
 
     pub(super) fn let_go(&mut self) {}

@@ -2,19 +2,20 @@
 
 use super::message::Managed;
 use super::probe::{self, Probing};
+use super::rdma::find_device;
 use super::session::{Meeting, Session};
-use super::{ClusterError, MAX_SILENCE, MIN_SILENCE, Ring};
+use super::{ClusterError, MAX_SILENCE, MIN_SILENCE, Ring, certificate};
 use crate::check::SetupError;
 use crate::metrics::{self, Ledger, Scrapes};
 use crate::options::{NodeOptions, raise_descriptor_limit};
-use dflow_transport::quic::{Connection, Identity, QuicNode, QuicSettings};
+use dflow_transport::quic::{Connection, QuicNode, QuicSettings};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::spawn_local;
@@ -47,6 +48,8 @@ pub struct Listening {
     pub address: SocketAddr,
     /// Where it serves metrics (TCP).
     pub metrics: Option<SocketAddr>,
+    /// What is to be done soon, or else it will not work any more.
+    pub warning: Option<String>,
 }
 
 /// Serves runs until Ctrl-C or SIGTERM. `ready` is called when it listens.
@@ -62,7 +65,8 @@ pub fn serve(options: &ServeOptions, ready: impl FnOnce(&Listening)) -> Result<(
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("start the event loop"))?;
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
-        let identity = Identity::load(&options.identity).map_err(ClusterError::from)?;
+        let identity = certificate::load(&options.identity)?;
+        find_device(&options.node.rdma)?;
         // Whoever dials says how long, and the shorter holds.
         let silence = options.silence.unwrap_or(MAX_SILENCE).clamp(MIN_SILENCE, MAX_SILENCE);
         let settings = QuicSettings { idle_timeout: silence, ..QuicSettings::default() };
@@ -77,6 +81,7 @@ pub fn serve(options: &ServeOptions, ready: impl FnOnce(&Listening)) -> Result<(
             node: identity.name().to_owned(),
             address: node.local_address(),
             metrics: scrapes.as_ref().map(Scrapes::address),
+            warning: certificate::warning(&identity, &options.identity, SystemTime::now()),
         });
         let place = Rc::new(Serving {
             node,

@@ -6,6 +6,9 @@ use dflow_verbs::{Context, Devices, GidChoice, GidEntry, PortState};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+/// The port of a device that is named alone.
+const FIRST_PORT: u8 = 1;
+
 /// An RDMA device, one of its ports, and the address on it. Clones share it; with the last of them and of all paths it is
 /// let go.
 #[derive(Clone, Debug)]
@@ -48,10 +51,22 @@ impl RdmaDevice {
     /// # Errors
     /// As [`RdmaDevice::open_named`].
     pub fn open(name: &str) -> Result<Self, RdmaError> {
-        match name.rsplit_once(':').and_then(|(name, index)| Some((name, index.parse().ok()?))) {
-            Some((name, index)) => Self::open_named(name, 1, GidChoice::Index(index)),
-            None => Self::open_named(name, 1, GidChoice::Any),
+        let (name, choice) = split(name);
+        Self::open_named(name, FIRST_PORT, choice)
+    }
+
+    /// Whether what [`RdmaDevice::open`] would open is there, if perhaps without a link at present: an interface that is down
+    /// has no address of its own.
+    ///
+    /// # Errors
+    /// If there is no such device, if it cannot be opened, or if an index is given at which there is no address.
+    pub fn find(name: &str) -> Result<(), RdmaError> {
+        let (name, choice) = split(name);
+        let context = Devices::list()?.named(name)?.open()?;
+        if let GidChoice::Index(_) = choice {
+            context.choose_gid(FIRST_PORT, choice)?;
         }
+        Ok(())
     }
 
     fn new(context: Context, port: u8, gid: GidEntry) -> Result<Self, RdmaError> {
@@ -98,5 +113,13 @@ impl RdmaDevice {
 
     pub(super) fn watch(&self) -> &Watch {
         &self.inner.watch
+    }
+}
+
+/// The name of a device, and which of its addresses, as people write them.
+fn split(name: &str) -> (&str, GidChoice) {
+    match name.rsplit_once(':').and_then(|(name, index)| Some((name, index.parse().ok()?))) {
+        Some((name, index)) => (name, GidChoice::Index(index)),
+        None => (name, GidChoice::Any),
     }
 }

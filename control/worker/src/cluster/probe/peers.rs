@@ -2,19 +2,18 @@
 
 use super::report::{PeerRdma, PeerReport, Problem, Rates};
 use super::trial::{End, Trial};
-use super::{About, Measured, Probing, RELEASE};
+use super::{About, Measured, Probing};
 use crate::check::SetupError;
+use crate::cluster::dial::Dialed;
 use crate::cluster::message::Managed;
 use crate::cluster::rdma::RdmaEnd;
 use crate::cluster::{ClusterError, Ring};
 use crate::options::NodeOptions;
 use dflow_transport::Path;
-use dflow_transport::quic::{Cause, ConnectError, Connection, Identity, QuicNode, QuicPath, QuicSettings, Validity};
-use std::io;
+use dflow_transport::quic::{Cause, Connection, Identity, QuicNode, QuicPath, QuicSettings, Standing, Validity};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
-use tokio::net::UdpSocket;
 use tokio::sync::oneshot;
 
 /// Round trips of which the median is told.
@@ -43,15 +42,16 @@ pub fn examine_peers(
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("start the event loop"))?;
     runtime.block_on(async {
         let identity = Identity::load(identity).map_err(ClusterError::from)?;
-        let own = days_left(identity.validity());
+        let own = identity.validity();
         let mut reports = Vec::new();
         for (name, address) in peers {
             let any: IpAddr =
                 if address.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
             let settings = QuicSettings { handshake_timeout: PATIENCE, ..QuicSettings::default() };
             let (node, _) = QuicNode::bind(SocketAddr::new(any, 0), &identity, settings).map_err(ClusterError::from)?;
-            let mut report = PeerReport::new(name, *address, own);
-            if let Err(problem) = report.examine(&node, options).await {
+            let mut report = PeerReport::new(name, *address, days_left(own));
+            let dialed = Dialed { node: name, address: *address, own };
+            if let Err(problem) = report.examine(&node, dialed, options).await {
                 report.problem = Some(problem);
             }
             reports.push(report);
@@ -61,126 +61,32 @@ pub fn examine_peers(
 }
 
 impl PeerReport {
-    async fn examine(&mut self, node: &QuicNode, options: &NodeOptions) -> Result<(), Problem> {
-        let connection = self.dial(node).await?;
+    async fn examine(&mut self, node: &QuicNode, dialed: Dialed<'_>, options: &NodeOptions) -> Result<(), Problem> {
+        let connection = dialed.dial(node).await?;
+        // It let this node in, and then said nothing that helps.
+        let silent = |reason| Problem { cause: Cause::Closed.word(), reason, help: dialed.help(Cause::Closed) };
         self.certificate_days = Some(days_left(connection.validity()));
         let ring = Arc::new(Ring::default());
         connection.set_waker(ring.waker());
         let asking = Asking { connection, ring };
-        let about = asking.begin().await.map_err(|reason| self.silent(reason))?;
+        let about = asking.begin().await.map_err(silent)?;
         self.release = Some(about.release);
         self.slots = Some(about.slots);
-        self.round_trip_ns = Some(asking.round_trip().await.map_err(|reason| self.silent(reason))?);
+        self.round_trip_ns = Some(asking.round_trip().await.map_err(silent)?);
         self.quic = Some(asking.try_quic().await.into());
         self.packet_bytes = Some(asking.connection.stats().packet_size);
         self.rdma = Some(asking.try_rdma(options, about.rdma).await);
         Ok(())
     }
-
-    /// It let this node in, and then said nothing that helps.
-    fn silent(&self, reason: String) -> Problem {
-        let help = format!("see the log of the worker on {} (DFLOW_LOG=info dflow worker …)", self.node);
-        Problem { cause: Cause::Closed.word(), reason, help }
-    }
-
-    async fn dial(&self, node: &QuicNode) -> Result<Connection, Problem> {
-        let unreachable = async {
-            match hear_back(self.address).await {
-                Some(error) => error,
-                None => std::future::pending().await,
-            }
-        };
-        let error = tokio::select! {
-            dialed = node.connect(self.address, &self.node) => match dialed {
-                Ok(connection) => return Ok(connection),
-                Err(error) => error,
-            },
-            error = unreachable => return Err(self.unreachable(&error)),
-        };
-        let reason = error.to_string();
-        Err(match error {
-            ConnectError::Failed { cause, .. } => Problem { cause: cause.word(), reason, help: self.help(cause) },
-            ConnectError::Name(_) => Problem { cause: Cause::Name.word(), reason, help: self.help(Cause::Name) },
-            ConnectError::Closed => self.silent(reason),
-        })
-    }
-
-    /// The network itself has said that it does not get there.
-    fn unreachable(&self, error: &io::Error) -> Problem {
-        let (node, address) = (&self.node, self.address);
-        let (reason, help) = if error.kind() == io::ErrorKind::ConnectionRefused {
-            let reason =
-                format!("nothing listens on its UDP port {}, says the machine {}", address.port(), address.ip());
-            let help = format!(
-                "start 'dflow worker' on {node}, or give the port that it prints when it starts; a firewall that rejects \
-                 packets looks like this, too"
-            );
-            (reason, help)
-        } else {
-            let reason = format!("no packet gets to UDP {address}: {error}");
-            (reason, format!("correct the address, or the way to it ('ip route get {}')", address.ip()))
-        };
-        Problem { cause: Cause::Silence.word(), reason, help }
-    }
-
-    fn help(&self, cause: Cause) -> String {
-        let (node, address) = (&self.node, self.address);
-        match cause {
-            Cause::Authority => {
-                "both nodes need identities of the same cluster: give this command and the worker directories that one \
-                 'dflow cluster create', and 'dflow cluster add' on it, have made"
-                    .into()
-            }
-            Cause::Validity if self.own_certificate_days < 0 => {
-                "this node's own certificate does not hold: make another with 'dflow cluster add DIR --node NAME', or set \
-                 the clock"
-                    .into()
-            }
-            Cause::Validity => format!(
-                "make another identity with 'dflow cluster add DIR --node {node}', copy it to {node} and start its worker \
-                 again; or set the clocks of both machines"
-            ),
-            Cause::Name => {
-                format!("give the name in the certificate of the node at {address}, or the address of {node}")
-            }
-            Cause::Certificate => {
-                "make another identity with 'dflow cluster add' for whichever node's certificate is refused".into()
-            }
-            Cause::Version => format!("run the same release of dflow on both nodes (this one has {RELEASE})"),
-            Cause::Silence => format!(
-                "see that the machine is on and that 'dflow worker' runs there ('ss -lunp | grep {port}'); a firewall has \
-                 to let UDP port {port} in on {node} ('nft list ruleset', the cloud's security group), and its answers \
-                 back in here",
-                port = address.port()
-            ),
-            Cause::Busy => format!("try again in a moment; {node} has too many connections"),
-            Cause::Closed => format!("see the log of the worker on {node} (DFLOW_LOG=info dflow worker …)"),
-        }
-    }
-}
-
-/// What the network says to a packet at this address, if it says something: who listens there ignores it.
-async fn hear_back(address: SocketAddr) -> Option<io::Error> {
-    let any: IpAddr = if address.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
-    let probe = async {
-        let socket = UdpSocket::bind(SocketAddr::new(any, 0)).await?;
-        socket.connect(address).await?;
-        socket.send(&[0]).await?;
-        socket.recv(&mut [0; 16]).await
-    };
-    tokio::time::timeout(PATIENCE, probe).await.ok()?.err()
 }
 
 /// Whole days from now on.
 fn days_left(validity: Validity) -> i64 {
-    let now = SystemTime::now();
-    let days = |seconds: u64| i64::try_from(seconds / DAY).unwrap_or(i64::MAX);
-    if now < validity.from {
-        return -1;
-    }
-    match validity.until.duration_since(now) {
-        Ok(left) => days(left.as_secs()),
-        Err(error) => -1 - days(error.duration().as_secs()),
+    let days = |time: Duration| i64::try_from(time.as_secs() / DAY).unwrap_or(i64::MAX);
+    match validity.standing(SystemTime::now()) {
+        Standing::Early(_) => -1,
+        Standing::Holds(left) => days(left),
+        Standing::Expired(since) => -1 - days(since),
     }
 }
 

@@ -95,7 +95,7 @@ impl From<Result<Rates, String>> for PathTrial {
 }
 
 /// A certificate that does not hold for more days is to be renewed.
-const SOON: i64 = 14;
+pub(crate) const SOON_DAYS: u32 = 14;
 
 impl PeerReport {
     pub(super) fn new(node: &str, address: SocketAddr, own_certificate_days: i64) -> Self {
@@ -188,7 +188,7 @@ impl PeerRdma {
 
 fn certificates(node: &str, theirs: i64, own: i64) -> (Health, String) {
     let text = format!("that of {node} holds for {theirs} more days, that of this node for {own}");
-    if theirs.min(own) > SOON {
+    if theirs.min(own) > i64::from(SOON_DAYS) {
         return (Health::Good, text);
     }
     let help = "make another in time with 'dflow cluster add DIR --node NAME'";

@@ -1,0 +1,116 @@
+//! Opening a connection to another node, and what to do where there is none: `dflow run` and `dflow doctor --peer` say the
+//! same about it.
+
+use super::probe::{Problem, RELEASE};
+use dflow_transport::quic::{Cause, ConnectError, Connection, QuicNode, Standing, Validity};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, SystemTime};
+use tokio::net::UdpSocket;
+
+/// How long the network may take to say that it does not get there.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A node to be dialed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Dialed<'a> {
+    /// Its name.
+    pub(super) node: &'a str,
+    pub(super) address: SocketAddr,
+    /// When the certificate of this node holds.
+    pub(super) own: Validity,
+}
+
+impl Dialed<'_> {
+    /// Begins to open a connection, and waits for it in the future that is returned.
+    pub(super) fn dial(self, node: &QuicNode) -> impl Future<Output = Result<Connection, Problem>> {
+        let dial = node.connect(self.address, self.node);
+        async move {
+            let unreachable = async {
+                match hear_back(self.address).await {
+                    Some(error) => error,
+                    None => std::future::pending().await,
+                }
+            };
+            let error = tokio::select! {
+                dialed = dial => match dialed {
+                    Ok(connection) => return Ok(connection),
+                    Err(error) => error,
+                },
+                error = unreachable => return Err(self.unreachable(&error)),
+            };
+            let reason = error.to_string();
+            let cause = match error {
+                ConnectError::Failed { cause, .. } => cause,
+                ConnectError::Name(_) => Cause::Name,
+                ConnectError::Closed => Cause::Closed,
+            };
+            Err(Problem { cause: cause.word(), reason, help: self.help(cause) })
+        }
+    }
+
+    /// The network itself has said that it does not get there.
+    fn unreachable(&self, error: &io::Error) -> Problem {
+        let (node, address) = (self.node, self.address);
+        let (what, help) = if error.kind() == io::ErrorKind::ConnectionRefused {
+            let help = format!(
+                "start 'dflow worker' on {node}, or give the port that it prints when it starts; a firewall that rejects \
+                 packets looks like this, too"
+            );
+            ("nothing listens on this port, says the machine there".to_owned(), help)
+        } else {
+            let help = format!("correct the address, or the way to it ('ip route get {}')", address.ip());
+            (format!("no packet gets there: {error}"), help)
+        };
+        let reason = format!("no connection to node {node} at UDP {address}: {what}");
+        Problem { cause: Cause::Silence.word(), reason, help }
+    }
+
+    /// What to do about it.
+    pub(super) fn help(&self, cause: Cause) -> String {
+        let (node, address) = (self.node, self.address);
+        match cause {
+            Cause::Authority => {
+                "both nodes need identities of the same cluster: give this command and the worker directories that one \
+                 'dflow cluster create', and 'dflow cluster add' on it, have made"
+                    .into()
+            }
+            Cause::Validity if !matches!(self.own.standing(SystemTime::now()), Standing::Holds(_)) => {
+                "this node's own certificate does not hold: make another with 'dflow cluster add DIR --node NAME', or set \
+                 the clock"
+                    .into()
+            }
+            Cause::Validity => format!(
+                "make another identity with 'dflow cluster add DIR --node {node}', copy it to {node} and start its worker \
+                 again; or set the clocks of both machines"
+            ),
+            Cause::Name => {
+                format!("give the name in the certificate of the node at {address}, or the address of {node}")
+            }
+            Cause::Certificate => {
+                "make another identity with 'dflow cluster add' for whichever node's certificate is refused".into()
+            }
+            Cause::Version => format!("run the same release of dflow on both nodes (this one has {RELEASE})"),
+            Cause::Silence => format!(
+                "see that the machine is on and that 'dflow worker' runs there ('ss -lunp | grep {port}'); a firewall has \
+                 to let UDP port {port} in on {node} ('nft list ruleset', the cloud's security group), and its answers \
+                 back in here",
+                port = address.port()
+            ),
+            Cause::Busy => format!("try again in a moment; {node} has too many connections"),
+            Cause::Closed => format!("see the log of the worker on {node} (DFLOW_LOG=info dflow worker …)"),
+        }
+    }
+}
+
+/// What the network says to a packet at this address, if it says something: who listens there ignores it.
+async fn hear_back(address: SocketAddr) -> Option<io::Error> {
+    let any: IpAddr = if address.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    let probe = async {
+        let socket = UdpSocket::bind(SocketAddr::new(any, 0)).await?;
+        socket.connect(address).await?;
+        socket.send(&[0]).await?;
+        socket.recv(&mut [0; 16]).await
+    };
+    tokio::time::timeout(PATIENCE, probe).await.ok()?.err()
+}
