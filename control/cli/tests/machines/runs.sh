@@ -208,6 +208,10 @@ doctor=("$dflow" doctor --peer "b=$DFLOW_VM_LAN_PEER:7411" --identity "$exchange
 "${doctor[@]}"
 grep -A 15 '"rdma"' peers.json | grep -q '"works": true' || fail "bytes do not go by RDMA: $(cat peers.json)"
 
+echo "== a device that is not there is said at once, with those that are"
+! "$dflow" worker --identity "$exchange/lab/a" --rdma rxe9 2> missing.log || fail "a worker starts without its device"
+grep "'rxe9'" missing.log | grep "there are: rxe0" || fail "not said: $(cat missing.log)"
+
 echo "== the word count by RDMA"
 count rdma text "by RDMA" --rdma rxe0
 says rdma '"path": "RDMA"'
