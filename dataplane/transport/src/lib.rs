@@ -9,6 +9,7 @@
 mod choice;
 mod chunk;
 mod link;
+mod log_limit;
 mod path;
 pub mod quic;
 #[cfg(feature = "rdma")]
@@ -18,4 +19,5 @@ pub mod sim;
 pub use choice::{Choice, Say, Step};
 pub use chunk::Chunk;
 pub use link::{Link, LinkEvent, Local, Traffic};
+pub use log_limit::LogLimit;
 pub use path::{Path, PathError, PathEvent, PathKind, RemoteWindow};

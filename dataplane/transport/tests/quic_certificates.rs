@@ -3,10 +3,10 @@
 mod quic_common;
 
 use dflow_transport::quic::{Cause, ClusterCa, ConnectError, Identity, IdentityError, QuicNode, Standing, Validity};
-use quic_common::{DAY, lines_about, log, node, until_refused};
+use quic_common::{DAY, PATIENCE, lines_about, log, node, until_refused};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -77,6 +77,38 @@ fn an_expired_certificate_is_refused() {
     assert_client_refuses(&valid, &expired_server, "server", Cause::Validity, "expired");
     let early = ca.issue_between("client", now + DAY, now + 2 * DAY).expect("an identity");
     assert_server_refuses(&early, &server, Cause::Validity, "not valid yet");
+}
+
+#[test]
+fn many_refusals_are_counted_one_by_one_and_make_few_lines() {
+    const MANY: u64 = 50;
+    log();
+    let [ca, other] = ["test", "test"].map(|name| ClusterCa::create(name).expect("an authority"));
+    let ((client, _), (server, _incoming)) =
+        (node(&mixed(&other, &ca)), node(&ca.issue("server", DAY).expect("an identity")));
+    let start = Instant::now();
+    for _ in 0..MANY {
+        failure(&client, server.local_address(), "server");
+    }
+    while server.counters().refused < MANY {
+        assert!(start.elapsed() < PATIENCE, "{:?}", server.counters());
+        std::thread::yield_now();
+    }
+    assert_eq!(server.counters().refused, MANY);
+    // The first, and then one for each second with the number of those in it.
+    let count = |line: &String| -> u64 {
+        let rest = line.split_once("(the last of ").map(|(_, rest)| rest.split(' ').next().unwrap());
+        rest.map_or(1, |count| count.parse().unwrap())
+    };
+    let lines = loop {
+        let lines = lines_about(client.local_address());
+        if lines.iter().map(count).sum::<u64>() == MANY {
+            break lines;
+        }
+        assert!(start.elapsed() < PATIENCE, "{lines:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    assert!(lines.len() as u64 <= 2 + start.elapsed().as_secs(), "{lines:?}");
 }
 
 #[test]

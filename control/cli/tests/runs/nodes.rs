@@ -124,8 +124,18 @@ impl Cluster {
         self.start_as(node, &identity, options);
     }
 
+    /// Starts the worker of a node, which logs at this level.
+    pub fn start_logging(&mut self, node: &str, level: &str) {
+        let identity = self.identity(node);
+        self.launch(node, &identity, &[], level);
+    }
+
     /// Starts a worker that is to be taken for `node`, whatever its identity says.
     pub fn start_as(&mut self, node: &str, identity: &Path, options: &[&str]) {
+        self.launch(node, identity, options, "info");
+    }
+
+    fn launch(&mut self, node: &str, identity: &Path, options: &[&str], level: &str) {
         let log = std::fs::File::create(self.path(node)).unwrap();
         let address = self.network.as_ref().map_or("127.0.0.1".to_owned(), |network| network.address(node));
         let mut child = self
@@ -134,7 +144,7 @@ impl Cluster {
             .arg(identity)
             .args(options)
             .env("TEST_MARK", &self.mark)
-            .env("DFLOW_LOG", "info")
+            .env("DFLOW_LOG", level)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)

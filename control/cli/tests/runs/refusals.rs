@@ -194,3 +194,23 @@ fn an_identity_that_is_not_there() {
     case.run(&["--identity", &missing, "--with", "b=127.0.0.1:1"]).refused(&["nowhere", "node.pem"]);
     assert!(!case.path("out").exists());
 }
+
+#[test]
+fn packets_that_are_none_do_not_fill_the_log() {
+    let mut cluster = Cluster::without_workers(&["a", "b"]);
+    cluster.start_logging("b", "debug");
+    let address = cluster.address("b");
+    let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut packet = [0u8; 1200];
+    for number in 0..300u32 {
+        // What begins like a connection, and what begins like the middle of one.
+        packet[..5].copy_from_slice(if number % 2 == 0 { &[0xc3, 0, 0, 0, 1] } else { &[0x40; 5] });
+        packet[6..10].copy_from_slice(&number.to_le_bytes());
+        stranger.send_to(&packet, &address).unwrap();
+    }
+    let own = cluster.identity("a").display().to_string();
+    let output = dflow(&["doctor", "--rdma", "off", "--identity", &own, "--peer", &format!("b={address}")]);
+    assert_eq!(output.status.code(), Some(0), "it serves others all the same");
+    let log = cluster.log("b");
+    assert!(log.contains("a node looks at this one") && log.lines().count() < 20, "{log}");
+}

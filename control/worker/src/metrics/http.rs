@@ -2,6 +2,7 @@
 
 use super::text::Text;
 use crate::check::SetupError;
+use dflow_transport::LogLimit;
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
@@ -14,6 +15,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::task::spawn_local;
 
 /// Connections at the same time; more are closed at once.
@@ -50,6 +52,7 @@ impl Scrapes {
     /// Answers every scrape with what `page` says then. Never returns; on a `LocalSet`.
     pub(crate) async fn serve(self, page: impl Fn() -> String + 'static) {
         let page = Rc::new(page);
+        let refused = LogLimit::default();
         loop {
             let Ok((stream, from)) = self.listener.accept().await else {
                 // For want of descriptors, say: they come back.
@@ -57,7 +60,11 @@ impl Scrapes {
                 continue;
             };
             if self.open.get() >= MAX_CONNECTIONS {
-                tracing::warn!(%from, "a scrape is refused: there are {MAX_CONNECTIONS} already");
+                refused.warn(
+                    &Handle::current(),
+                    from,
+                    format!("a scrape is refused: there are {MAX_CONNECTIONS} already"),
+                );
                 continue;
             }
             self.open.set(self.open.get() + 1);

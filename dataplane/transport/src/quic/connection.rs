@@ -225,10 +225,8 @@ impl Shared {
         if self.quic.close_reason().is_some() {
             return;
         }
-        self.counters.violation();
+        self.counters.violation(&self.runtime, self.quic.remote_address(), &self.peer, error);
         self.broken(error);
-        let address = self.quic.remote_address();
-        tracing::warn!(peer = %self.peer, %address, "closed a connection: {error}");
         self.quic.close(VIOLATED, error.to_string().as_bytes());
     }
 

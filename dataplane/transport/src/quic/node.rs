@@ -7,6 +7,8 @@ use super::refusal::{Cause, Refusal, Refusals};
 use super::settings::QuicSettings;
 use super::socket::{Socket, bind};
 use super::tls::Tls;
+use crate::log_limit::LogLimit;
+use crate::path::PathError;
 use quinn::{ConnectionError, Endpoint, EndpointConfig, Runtime, TokioRuntime};
 use std::fmt;
 use std::future::Future;
@@ -113,11 +115,14 @@ pub(super) struct Counters {
     dialed: AtomicU64,
     refused: Refusals,
     violations: AtomicU64,
+    violated: LogLimit,
 }
 
 impl Counters {
-    pub(super) fn violation(&self) {
+    /// One more. `runtime`: that of the connection.
+    pub(super) fn violation(&self, runtime: &Handle, address: SocketAddr, peer: &str, error: &PathError) {
         self.violations.fetch_add(1, Ordering::Relaxed);
+        self.violated.warn(runtime, address, format!("closed a connection of node {peer}: {error}"));
     }
 }
 
@@ -369,10 +374,9 @@ fn client_config(tls: &Tls, settings: &QuicSettings, idle_timeout: Duration) -> 
 }
 
 impl NodeShared {
-    /// One line for each peer that is not trusted.
+    /// Within the runtime of an endpoint.
     fn refused(&self, address: SocketAddr, refusal: &Refusal) {
-        tracing::warn!(peer = %address, "refused a connection: {}", refusal.reason);
-        self.counters.refused.count(refusal.cause);
+        self.counters.refused.note(&Handle::current(), address, refusal);
     }
 }
 
@@ -397,7 +401,7 @@ async fn accept(shared: Arc<NodeShared>, endpoint: Endpoint) {
         let address = incoming.remote_address();
         let under_way = shared.handshakes.load(Ordering::Relaxed);
         if under_way >= MAX_HANDSHAKES || endpoint.open_connections() >= shared.settings.max_connections {
-            shared.counters.refused.count(Cause::Busy);
+            shared.refused(address, &Refusal::new(Cause::Busy, "there are too many already"));
             incoming.refuse();
         } else if under_way >= BUSY_HANDSHAKES && incoming.may_retry() && !incoming.remote_address_validated() {
             let _ = incoming.retry();

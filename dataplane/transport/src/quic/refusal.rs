@@ -1,9 +1,12 @@
 //! Why two nodes do not come together.
 
 use super::connection::REFUSED;
+use crate::log_limit::LogLimit;
 use quinn::{ConnectionError, TransportErrorCode};
 use rustls::AlertDescription;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::runtime::Handle;
 
 /// Why a connection was refused or did not come about, as far as it can be told from one end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -121,17 +124,20 @@ impl From<&ConnectionError> for Refusal {
     }
 }
 
-/// How many were refused, by the cause.
+/// How many were refused, by the cause, and what the log says of them: strangers can cause lines, but only so many.
 #[derive(Debug, Default)]
-pub(super) struct Refusals([AtomicU64; Cause::ALL.len()]);
+pub(super) struct Refusals([(AtomicU64, LogLimit); Cause::ALL.len()]);
 
 impl Refusals {
-    pub(super) fn count(&self, cause: Cause) {
-        self.0[cause as usize].fetch_add(1, Ordering::Relaxed);
+    /// One more. `runtime`: that of the endpoint.
+    pub(super) fn note(&self, runtime: &Handle, from: SocketAddr, refusal: &Refusal) {
+        let (count, lines) = &self.0[refusal.cause as usize];
+        count.fetch_add(1, Ordering::Relaxed);
+        lines.warn(runtime, from, format!("refused a connection: {}", refusal.reason));
     }
 
     pub(super) fn get(&self, cause: Cause) -> u64 {
-        self.0[cause as usize].load(Ordering::Relaxed)
+        self.0[cause as usize].0.load(Ordering::Relaxed)
     }
 }
 
