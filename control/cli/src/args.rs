@@ -111,7 +111,7 @@ pub struct RunClusterArgs {
     pub identity: Option<PathBuf>,
     /// Where the instances of a function run: spread over these nodes, by their parts. Without it those of a `foreach`
     /// are spread over all nodes, and everything else runs on this one
-    #[arg(long = "place", value_name = "FUNCTION=NODE[,NODE]…", value_parser = parse_placement)]
+    #[arg(long = "place", value_name = "FUNCTION=NODE[,NODE]…", value_parser = parse_placement, requires = "nodes")]
     pub placement: Vec<(String, Vec<String>)>,
     /// After so long (100ms to 1h) without a sign of life a node is lost, and the run with it
     #[arg(long, value_name = "DURATION", value_parser = parse_silence, default_value = "10s")]
@@ -123,7 +123,7 @@ pub struct RunClusterArgs {
 #[command(after_help = WORKER_HELP)]
 pub struct WorkerArgs {
     /// Where it listens (UDP)
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:7411")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = parse_listen, default_value = "0.0.0.0:7411")]
     pub listen: SocketAddr,
     /// The directory with this node's identity, as `dflow cluster` has made it
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, env = "DFLOW_IDENTITY")]
@@ -133,7 +133,7 @@ pub struct WorkerArgs {
     #[arg(long, value_name = "DURATION", value_parser = parse_silence)]
     pub silence: Option<Duration>,
     /// Serve metrics for Prometheus at http://ADDRESS:PORT/metrics, to whoever can connect there
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = parse_listen)]
     pub metrics: Option<SocketAddr>,
     /// What each run may use.
     #[command(flatten)]
@@ -218,12 +218,23 @@ fn parse_idle(text: &str) -> Result<Idle, String> {
 }
 
 fn parse_node(text: &str) -> Result<(String, String), String> {
-    let (name, address) = text.split_once('=').ok_or("a node is NAME=ADDRESS:PORT, as in b=10.0.0.2:7411")?;
-    Ok((name.to_owned(), address.to_owned()))
+    match text.split_once('=') {
+        Some((name, address)) if !name.is_empty() => Ok((name.to_owned(), address.to_owned())),
+        _ => Err("a node is NAME=ADDRESS:PORT, as in b=10.0.0.2:7411".into()),
+    }
+}
+
+/// An address of this machine.
+fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "it is an address in numbers and a port, as in 0.0.0.0:7411 or [::1]:7411".into())
 }
 
 fn parse_placement(text: &str) -> Result<(String, Vec<String>), String> {
-    let (function, nodes) = text.split_once('=').ok_or("a placement is FUNCTION=NODE[,NODE]…, as in count=a,b")?;
+    let wrong = || "a placement is FUNCTION=NODE[,NODE]…, as in count=a,b".to_owned();
+    let (function, nodes) = text.split_once('=').ok_or_else(wrong)?;
+    if function.is_empty() || nodes.split(',').any(str::is_empty) {
+        return Err(wrong());
+    }
     Ok((function.to_owned(), nodes.split(',').map(str::to_owned).collect()))
 }
 
@@ -532,6 +543,11 @@ mod tests {
             (["--rdma-idle", "never"], "a duration, sleep, or spin"),
             (["--silence", "10ms"], "from 100ms to 1h"),
             (["--silence", "2h"], "from 100ms to 1h"),
+            (["--place", "s="], "FUNCTION=NODE"),
+            (["--place", "=b"], "FUNCTION=NODE"),
+            (["--place", "s=a,"], "FUNCTION=NODE"),
+            (["--place", "s=b"], "--with"),
+            (["--with", "=10.0.0.2:7411"], "NAME=ADDRESS:PORT"),
             (["--spill-io", "uring"], "io_uring"),
             (["--format", "xml"], "json"),
         ] {
@@ -539,6 +555,8 @@ mod tests {
             assert_eq!(error.exit_code(), 2);
             assert!(error.to_string().contains(expected), "{error}");
         }
+        let error = parse(&["worker", "--identity", "lab/b", "--listen", "localhost:7411"]).unwrap_err();
+        assert!(error.to_string().contains("address in numbers"), "{error}");
         assert!(parse(&["run", "w.yaml", "--spin", "0"]).is_ok());
         for (text, idle) in
             [("0", Idle::SLEEP), ("sleep", Idle::SLEEP), ("1ms", Idle { spin: Duration::from_millis(1) })]

@@ -1,5 +1,6 @@
 //! `dflow worker` and `dflow cluster`: the nodes of a cluster, and how they know each other.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 
@@ -71,11 +72,16 @@ pub fn cluster(command: &ClusterCommand) -> Result<io::Result<Exit>, CallError> 
 /// The other nodes of a run, if there are any.
 ///
 /// # Errors
-/// An address cannot be used.
+/// An address cannot be used, or a function is placed twice.
 pub fn spec(args: &RunClusterArgs) -> Result<Option<ClusterSpec>, CallError> {
     let Some(identity) = args.identity.clone().filter(|_| !args.nodes.is_empty()) else { return Ok(None) };
     let nodes = addresses(&args.nodes)?;
-    let placement = args.placement.iter().cloned().collect();
+    let mut placement = BTreeMap::new();
+    for (function, nodes) in &args.placement {
+        if placement.insert(function.clone(), nodes.clone()).is_some() {
+            return Err(CallError::PlacedTwice { function: function.clone() });
+        }
+    }
     Ok(Some(ClusterSpec { identity, nodes, placement, silence: args.silence }))
 }
 

@@ -42,6 +42,12 @@ pub enum CallError {
         /// Why not.
         source: std::io::Error,
     },
+    /// Two placements of one function.
+    #[error("the function '{function}' is placed twice")]
+    PlacedTwice {
+        /// The function.
+        function: String,
+    },
     /// A certificate.
     #[error(transparent)]
     Identity(#[from] dflow_transport::quic::IdentityError),
@@ -60,6 +66,9 @@ impl CallError {
                 vec!["use off, error, warn, info, debug or trace, or a list such as info,dflow_worker=debug".into()]
             }
             Self::Address { .. } => vec!["write it as ADDRESS:PORT, as in 10.0.0.2:7411 or [fe80::2]:7411".into()],
+            Self::PlacedTwice { function } => {
+                vec![format!("name all its nodes at once, as in --place {function}=a,b")]
+            }
             Self::Setup(error) => error.help().map(str::to_owned).into_iter().collect(),
             Self::Workflow(_) | Self::Param(_) | Self::Identity(_) => Vec::new(),
         }

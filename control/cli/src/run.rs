@@ -38,9 +38,7 @@ pub fn run(args: &RunArgs) -> Result<io::Result<Exit>, CallError> {
         cluster: cluster::spec(&args.cluster)?,
     };
     let spec = RunSpec { options: cluster::named(spec.options.clone(), &args.cluster)?, ..spec };
-    for note in dflow_worker::check(&spec)? {
-        print_error(&error::render_note(&Look::of(&io::stderr()), &note));
-    }
+    let mut notes = Notes(dflow_worker::check(&spec)?);
     // Opened before the run: that it cannot be written should not come out after an hour.
     let trace = args.trace.as_deref().map(open_trace).transpose()?;
 
@@ -48,12 +46,14 @@ pub fn run(args: &RunArgs) -> Result<io::Result<Exit>, CallError> {
         let mut live = (is_live(&io::stderr()) && !log::is_on())
             .then(|| Live::new(io::stderr(), &workflow.name, || Look::of(&io::stderr())));
         dflow_worker::run(&spec, |progress: &Progress| {
+            notes.print();
             if let Some(live) = &mut live {
                 live.update(progress);
             }
         })?
     };
 
+    notes.print();
     let mut exit = match report.state {
         RunEnd::Succeeded => Exit::Success,
         RunEnd::Failed => Exit::Failed,
@@ -69,6 +69,18 @@ pub fn run(args: &RunArgs) -> Result<io::Result<Exit>, CallError> {
         exit = if exit == Exit::Success { Exit::Failed } else { exit };
     }
     Ok(printed.map(|()| exit))
+}
+
+/// What the user should know of a run that has begun: of one that could not, only why matters.
+struct Notes(Vec<String>);
+
+impl Notes {
+    /// Prints them, once.
+    fn print(&mut self) {
+        for note in self.0.drain(..) {
+            print_error(&error::render_note(&Look::of(&io::stderr()), &note));
+        }
+    }
 }
 
 /// What a node may use: what suits the machine, unless an option says otherwise.

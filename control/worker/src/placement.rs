@@ -3,6 +3,7 @@
 use crate::check::RunSpec;
 use crate::cluster::{ClusterError, ClusterSpec};
 use dflow_scheduler::Place;
+use dflow_transport::quic::check_name;
 use dflow_workflow::FunctionId;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -33,6 +34,7 @@ pub(crate) fn places(spec: &RunSpec) -> BTreeMap<FunctionId, Vec<Place>> {
 /// The first that is not.
 pub(crate) fn check(spec: &RunSpec, cluster: &ClusterSpec) -> Result<(), ClusterError> {
     let nodes: Vec<&str> = nodes(spec, cluster).collect();
+    cluster.nodes.iter().try_for_each(|(node, _)| check_name(node))?;
     if let Some(node) = nodes.iter().enumerate().find_map(|(at, node)| nodes[..at].contains(node).then_some(*node)) {
         return Err(ClusterError::NamedTwice { node: node.to_owned(), own: spec.options.node.clone() });
     }

@@ -293,7 +293,10 @@ pub(super) fn node_name(certificate: &CertificateDer<'_>) -> Result<String, Stri
 }
 
 /// Whether a node can have this name. A name is none that could also be read as an address.
-pub(super) fn check_name(name: &str) -> Result<(), IdentityError> {
+///
+/// # Errors
+/// [`IdentityError::Name`] if it cannot.
+pub fn check_name(name: &str) -> Result<(), IdentityError> {
     let label = |label: &str| {
         label.len() <= MAX_LABEL
             && label.starts_with(|first: char| first.is_ascii_lowercase())

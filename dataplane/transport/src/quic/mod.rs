@@ -23,7 +23,7 @@ mod tls;
 mod way;
 
 pub use connection::{Connection, ConnectionStats, MAX_MANAGEMENT_MESSAGE, ManagementError};
-pub use identity::{ClusterCa, Identity, Standing, Validity};
+pub use identity::{ClusterCa, Identity, Standing, Validity, check_name};
 pub use identity_error::IdentityError;
 pub use node::{ConnectError, Dial, Incoming, NodeCounters, NodeError, QuicNode, bare_endpoint, default_endpoint};
 pub use path::QuicPath;
