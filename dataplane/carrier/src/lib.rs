@@ -164,8 +164,26 @@ struct Worker<'a> {
 }
 
 impl Peer {
+    fn new(life: u64) -> Self {
+        Self { link: Link::new(life), streams: Streams::default(), told: Default::default(), number: 0 }
+    }
+
     fn passed(&self) -> (Traffic, Crossing) {
         (self.link.traffic(), self.streams.crossing())
+    }
+
+    /// Uses a new path. What became of the one before is said first, under that one's number.
+    fn connect(&mut self, id: NodeId, path: Box<dyn Path>, number: u64, report: &dyn Fn(Report)) {
+        self.tell_events(id, report);
+        self.tell(id, report);
+        self.number = number;
+        self.link.connect(path, number);
+    }
+
+    fn tell_events(&mut self, id: NodeId, report: &dyn Fn(Report)) {
+        for event in self.link.take_events() {
+            report(Report::Path(id, self.number, event));
+        }
     }
 
     fn tell(&mut self, id: NodeId, report: &dyn Fn(Report)) {
@@ -207,9 +225,7 @@ impl Worker<'_> {
             for (&id, peer) in &mut self.peers {
                 busy |= peer.streams.look(&mut peer.link, now);
                 busy |= peer.link.step(&mut peer.streams);
-                for event in peer.link.take_events() {
-                    (self.report)(Report::Path(id, peer.number, event));
-                }
+                peer.tell_events(id, self.report);
                 for failure in peer.streams.take_failures() {
                     (self.report)(failure);
                 }
@@ -238,8 +254,7 @@ impl Worker<'_> {
 
     fn peer(&mut self, id: NodeId) -> &mut Peer {
         let life = self.life;
-        let new = || Peer { link: Link::new(life), streams: Streams::default(), told: Default::default(), number: 0 };
-        self.peers.entry(id).or_insert_with(new)
+        self.peers.entry(id).or_insert_with(|| Peer::new(life))
     }
 
     fn obey(&mut self, command: Command) {
@@ -260,10 +275,7 @@ impl Worker<'_> {
             }
             Command::Connect(id, path, number) => {
                 let report = self.report;
-                let peer = self.peer(id);
-                peer.tell(id, report);
-                peer.number = number;
-                peer.link.connect(path, number);
+                self.peer(id).connect(id, path, number, report);
             }
             Command::Disconnect(id) => self.peer(id).link.disconnect(),
             Command::GiveUp(id, reason) => self.peer(id).link.give_up(&reason),
@@ -283,6 +295,7 @@ impl Worker<'_> {
     fn tick(&mut self, now: Instant) {
         for (&id, peer) in &mut self.peers {
             peer.link.tick(now, self.silence);
+            peer.tell_events(id, self.report);
             if peer.told != peer.passed() {
                 peer.tell(id, self.report);
             }
@@ -303,5 +316,35 @@ impl Worker<'_> {
             peer.streams.wait_for(&mut ports);
         }
         self.attachment.wait(&mut ports, news, limit);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dflow_transport::sim::{SimConfig, SimNet};
+    use std::cell::RefCell;
+
+    #[test]
+    fn a_loss_that_was_not_told_yet_is_not_that_of_the_next_path() {
+        let net = SimNet::new(1, SimConfig::default());
+        let lost = RefCell::new(Vec::new());
+        let report = |report| {
+            if let Report::Path(_, number, LinkEvent::PathLost(_)) = report {
+                lost.borrow_mut().push(number);
+            }
+        };
+        let (id, limit) = (NodeId(1), Duration::from_secs(1));
+        let mut peer = Peer::new(7);
+        let [(first, _other), (second, _another)] = [net.connect(), net.connect()].map(|[own, other]| (own, other));
+        peer.connect(id, Box::new(first), 1, &report);
+        let start = Instant::now();
+        for quarter in 1..100 {
+            peer.link.tick(start + limit / 4 * quarter, limit);
+        }
+        assert!(peer.link.path_kind().is_none() && lost.borrow().is_empty());
+        peer.connect(id, Box::new(second), 2, &report);
+        peer.tell_events(id, &report);
+        assert_eq!(*lost.borrow(), [1]);
     }
 }
