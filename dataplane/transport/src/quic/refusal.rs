@@ -132,12 +132,13 @@ impl Refusals {
     /// One more. `runtime`: that of the endpoint.
     pub(super) fn note(&self, runtime: &Handle, from: SocketAddr, refusal: &Refusal) {
         let (count, lines) = &self.0[refusal.cause as usize];
-        count.fetch_add(1, Ordering::Relaxed);
+        // Whoever sees it counted finds the line.
         lines.warn(runtime, from, format!("refused a connection: {}", refusal.reason));
+        count.fetch_add(1, Ordering::Release);
     }
 
     pub(super) fn get(&self, cause: Cause) -> u64 {
-        self.0[cause as usize].0.load(Ordering::Relaxed)
+        self.0[cause as usize].0.load(Ordering::Acquire)
     }
 }
 
