@@ -50,6 +50,7 @@ fn network(delay: u64) -> SimConfig {
     SimConfig {
         delay,
         loss_per_mille: 0,
+        duplicate_per_mille: 0,
         packet: 0,
         bandwidth: BANDWIDTH,
         in_flight: 128 * MIB,

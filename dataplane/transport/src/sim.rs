@@ -1,12 +1,12 @@
-//! A simulated network: paths inside of one process on a clock of its own, with delays, losses, reordering and cuts that
-//! a seed decides. The same seed gives the same run.
+//! A simulated network: paths inside of one process on a clock of its own, with delays, losses, reordering, duplicates,
+//! cuts and crashes that a seed decides. The same seed gives the same run.
 
 use crate::chunk::Chunk;
 use crate::path::{Path, PathError, PathEvent, PathKind, RemoteWindow};
 use dflow_protocol::exchange::Order;
 use dflow_protocol::wire::{FlowId, GrantId, PeerMessage};
 use dflow_shm::Landing;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
@@ -22,6 +22,9 @@ pub struct SimConfig {
     pub loss_per_mille: u64,
     /// After so many ticks a lost packet is sent again.
     pub resend_after: u64,
+    /// How many of a thousand packets come twice. The ends number their packets, and take one of each number, as QUIC
+    /// does it.
+    pub duplicate_per_mille: u64,
     /// Bytes are cut into packets of random sizes up to this many, which arrive in any order; 0: one packet a write, in
     /// the order in which they were written.
     pub packet: u64,
@@ -29,11 +32,27 @@ pub struct SimConfig {
     pub bandwidth: u64,
     /// Bytes that may be under way before [`Path::has_room`] says no.
     pub in_flight: u64,
+    /// So many times in all an end of a connection crashes: it vanishes with everything it has and without a word, and
+    /// what it has sent still arrives. See [`SimNet::take_crash`].
+    pub crashes: u32,
+    /// The least and the most age of a connection at which one of its ends crashes, in ticks. One that is closed before
+    /// that sees none.
+    pub lifetime: (u64, u64),
 }
 
 impl Default for SimConfig {
     fn default() -> Self {
-        Self { delay: (5, 50), loss_per_mille: 20, resend_after: 400, packet: 9000, bandwidth: 0, in_flight: 1 << 20 }
+        Self {
+            delay: (5, 50),
+            loss_per_mille: 20,
+            resend_after: 400,
+            duplicate_per_mille: 20,
+            packet: 9000,
+            bandwidth: 0,
+            in_flight: 1 << 20,
+            crashes: 0,
+            lifetime: (0, 1000),
+        }
     }
 }
 
@@ -52,6 +71,8 @@ struct State {
     under_way: BTreeMap<(u64, u64), Packet>,
     ends: HashMap<EndId, End>,
     next_connection: u64,
+    /// Sides that have crashed and of which nobody was told.
+    crashed: VecDeque<usize>,
 }
 
 /// Which end of which connection.
@@ -76,6 +97,9 @@ struct End {
     last_arrival: u64,
     /// When everything that this end has sent is out.
     sent_at: u64,
+    /// The number of the next packet that this end sends.
+    next_packet: u64,
+    arrived: Arrived,
     /// Bytes that this end has sent and that have not arrived.
     in_flight: u64,
     lost: bool,
@@ -91,10 +115,35 @@ impl End {
     }
 }
 
+/// The numbers of the packets that have come to an end.
+#[derive(Default)]
+struct Arrived {
+    /// All of those below have.
+    below: u64,
+    beyond: BTreeSet<u64>,
+}
+
+impl Arrived {
+    /// A packet of this number has come; whether it is the first.
+    fn insert(&mut self, number: u64) -> bool {
+        let first = number >= self.below && self.beyond.insert(number);
+        while self.beyond.remove(&self.below) {
+            self.below += 1;
+        }
+        first
+    }
+}
+
 enum Packet {
-    Message { to: EndId, bytes: Vec<u8> },
-    Bytes { to: EndId, flow: FlowId, at: u64, chunk: Chunk },
+    Data { to: EndId, number: u64, content: Content },
     Cut { end: EndId },
+    Crash { end: EndId },
+}
+
+#[derive(Clone)]
+enum Content {
+    Message(Vec<u8>),
+    Bytes { flow: FlowId, at: u64, chunk: Chunk },
 }
 
 impl SimNet {
@@ -109,6 +158,7 @@ impl SimNet {
             under_way: BTreeMap::new(),
             ends: HashMap::new(),
             next_connection: 0,
+            crashed: VecDeque::new(),
         };
         Self { state: Arc::new(Mutex::new(state)) }
     }
@@ -130,6 +180,7 @@ impl SimNet {
         let mut state = self.lock();
         state.next_connection += 1;
         let connection = state.next_connection;
+        state.foresee_crash(connection);
         let mut wakers = wakers.into_iter().flatten();
         [0, 1].map(|side| {
             let id = EndId { connection, side };
@@ -141,12 +192,18 @@ impl SimNet {
     /// Breaks every connection. Each end notices it at a time of its own; nothing arrives any more.
     pub fn cut(&self) {
         let mut state = self.lock();
-        state.under_way.retain(|_, packet| matches!(packet, Packet::Cut { .. }));
+        state.under_way.retain(|_, packet| !matches!(packet, Packet::Data { .. }));
         let ends: Vec<EndId> = state.ends.keys().copied().collect();
         for end in ends {
             let at = state.now + state.delay();
             state.post(at, Packet::Cut { end });
         }
+    }
+
+    /// Which end of its connection has crashed, as an index into what [`SimNet::connect`] returned: the one of the first
+    /// crash of which nobody was told. Whoever drives that end forgets its path and all that its node had, and begins anew.
+    pub fn take_crash(&self) -> Option<usize> {
+        self.lock().crashed.pop_front()
     }
 
     /// Lets the clock go on until the next thing arrives; `false` if nothing is under way.
@@ -198,15 +255,41 @@ impl State {
         if limit == 0 { 0 } else { self.next() % limit }
     }
 
+    /// A number from the first to the second.
+    fn between(&mut self, (least, most): (u64, u64)) -> u64 {
+        least + self.below(most.saturating_sub(least) + 1)
+    }
+
     fn delay(&mut self) -> u64 {
-        let (least, most) = self.config.delay;
         let lost = self.below(1000) < self.config.loss_per_mille;
-        least + self.below(most.saturating_sub(least) + 1) + if lost { self.config.resend_after } else { 0 }
+        self.between(self.config.delay) + if lost { self.config.resend_after } else { 0 }
+    }
+
+    /// While some are to come, every new connection has one in its future.
+    fn foresee_crash(&mut self, connection: u64) {
+        if self.config.crashes > 0 {
+            let side = usize::from(self.below(2) == 1);
+            let at = self.now + self.between(self.config.lifetime);
+            self.post(at, Packet::Crash { end: EndId { connection, side } });
+        }
     }
 
     fn post(&mut self, at: u64, packet: Packet) {
         self.sequence += 1;
         self.under_way.insert((at, self.sequence), packet);
+    }
+
+    /// Puts what leaves at `sent` on its way, once or twice. `ordered`: it does not overtake what was sent before it.
+    fn transmit(&mut self, from: EndId, sent: u64, ordered: bool, content: Content) {
+        let to = from.other();
+        let Some(end) = self.ends.get_mut(&from) else { return };
+        let number = end.next_packet;
+        end.next_packet += 1;
+        let twice = self.below(1000) < self.config.duplicate_per_mille;
+        for content in std::iter::repeat_n(content, 1 + usize::from(twice)) {
+            let at = if ordered { self.in_order(to, sent) } else { sent + self.delay() };
+            self.post(at, Packet::Data { to, number, content });
+        }
     }
 
     /// When something arrives that must not overtake what was sent before it.
@@ -228,14 +311,25 @@ impl State {
     fn deliver(&mut self, packet: Packet) {
         match packet {
             Packet::Cut { end } => self.lose(end, "it was cut"),
-            Packet::Message { to, bytes } => {
+            Packet::Crash { end } => self.crash(end),
+            Packet::Data { to, number, content } => {
+                if self.ends.get_mut(&to).is_some_and(|end| end.arrived.insert(number)) {
+                    self.take(to, content);
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, to: EndId, content: Content) {
+        match content {
+            Content::Message(bytes) => {
                 let Some(end) = self.ends.get_mut(&to) else { return };
                 match PeerMessage::decode(&bytes) {
                     Ok(message) => end.happened(PathEvent::Message(message)),
                     Err(error) => end.happened(PathEvent::Lost(error.into())),
                 }
             }
-            Packet::Bytes { to, flow, at, chunk } => {
+            Content::Bytes { flow, at, chunk } => {
                 let length = chunk.len() as u64;
                 if let Some(sender) = self.ends.get_mut(&to.other()) {
                     sender.in_flight -= length;
@@ -251,6 +345,18 @@ impl State {
                 }
             }
         }
+    }
+
+    /// The end is no more, and the other one notices it at a time of its own.
+    fn crash(&mut self, id: EndId) {
+        if self.config.crashes == 0 || self.ends.remove(&id).is_none() {
+            return;
+        }
+        self.config.crashes -= 1;
+        self.crashed.push_back(id.side);
+        self.under_way.retain(|_, packet| !matches!(packet, Packet::Data { to, .. } if *to == id));
+        let at = self.now + self.delay();
+        self.post(at, Packet::Cut { end: id.other() });
     }
 
     fn lose(&mut self, end: EndId, reason: &str) {
@@ -284,11 +390,9 @@ impl Path for SimPath {
     fn send(&mut self, message: &PeerMessage) -> Result<(), PathError> {
         let bytes = message.encode()?;
         let mut state = self.net.lock();
-        let to = self.id.other();
         if state.ends.get(&self.id).is_some_and(|end| !end.lost) {
             let now = state.now;
-            let at = state.in_order(to, now);
-            state.post(at, Packet::Message { to, bytes });
+            state.transmit(self.id, now, true, Content::Message(bytes));
         }
         Ok(())
     }
@@ -317,7 +421,6 @@ impl Path for SimPath {
 
     fn write(&mut self, order: &Order, chunk: Chunk) -> Result<(), PathError> {
         let mut state = self.net.lock();
-        let to = self.id.other();
         let Some(end) = state.ends.get_mut(&self.id).filter(|end| !end.lost) else { return Ok(()) };
         end.in_flight += chunk.len() as u64;
         let packet = state.config.packet;
@@ -329,9 +432,8 @@ impl Path for SimPath {
             let start = chunk.start() + done;
             let part = Chunk::new(Arc::clone(chunk.memory()), start..start + length);
             let sent = state.sent(self.id, length as u64);
-            let at = if packet == 0 { state.in_order(to, sent) } else { sent + state.delay() };
-            let offset = order.at + done as u64;
-            state.post(at, Packet::Bytes { to, flow: order.flow, at: offset, chunk: part });
+            let bytes = Content::Bytes { flow: order.flow, at: order.at + done as u64, chunk: part };
+            state.transmit(self.id, sent, packet == 0, bytes);
             done += length;
         }
         Ok(())
@@ -351,9 +453,9 @@ impl Drop for SimPath {
         state.ends.remove(&id);
         // Nothing of this end's memory is read any more, and nothing lands in it.
         let concerns = |packet: &Packet| match packet {
-            Packet::Message { to, .. } => *to == id,
-            Packet::Bytes { to, .. } => *to == id || *to == other,
-            Packet::Cut { end } => *end == id,
+            Packet::Data { to, content: Content::Message(_), .. } => *to == id,
+            Packet::Data { to, content: Content::Bytes { .. }, .. } => *to == id || *to == other,
+            Packet::Cut { end } | Packet::Crash { end } => *end == id,
         };
         state.under_way.retain(|_, packet| !concerns(packet));
         if state.ends.contains_key(&other) {

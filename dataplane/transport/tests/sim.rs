@@ -3,9 +3,10 @@
 mod conformance;
 
 use conformance::node::{Layout, Node};
-use conformance::world::{Network, World, stream};
-use dflow_transport::Path;
-use dflow_transport::sim::{SimConfig, SimNet};
+use conformance::world::{Network, World, epoch};
+use dflow_protocol::wire::{FlowId, PeerMessage, StreamKey};
+use dflow_transport::sim::{SimConfig, SimNet, SimPath};
+use dflow_transport::{Link, LinkEvent, Path, PathEvent};
 use proptest::prelude::*;
 use std::time::{Duration, Instant};
 
@@ -31,43 +32,209 @@ impl Network for Simulated {
 
 conformance!(Simulated(SimNet::new(1, SimConfig::default())));
 
+/// A stream that one node reads from the other, and again in a new epoch if one of the two crashes before it is read.
+struct Wanted {
+    number: u32,
+    length: u64,
+    from: usize,
+    layout: Layout,
+    epoch: u32,
+    flow: Option<FlowId>,
+}
+
+impl Wanted {
+    fn key(&self) -> StreamKey {
+        epoch(self.number, self.epoch)
+    }
+
+    fn start(&mut self, world: &mut World<Simulated>) {
+        world.nodes[self.from].write(self.key(), self.length);
+        let to = 1 - self.from;
+        let (node, link) = (&mut world.nodes[to], &mut world.links[to]);
+        self.flow = Some(node.read(link, self.key(), self.layout));
+    }
+
+    fn is_read(&self, world: &World<Simulated>) -> bool {
+        let sink = self.flow.and_then(|flow| world.nodes[1 - self.from].sinks.get(&flow));
+        sink.is_some_and(|sink| {
+            sink.stream == self.key() && sink.ended == Some(self.length) && sink.read == self.length
+        })
+    }
+}
+
+struct Run {
+    world: World<Simulated>,
+    wanted: Vec<Wanted>,
+    crashes: u64,
+    /// The nodes that have heard of the other one.
+    acquainted: [bool; 2],
+}
+
+impl Run {
+    /// Goes on until this holds or an end crashes, which is then the answer.
+    fn crash_before(&mut self, holds: impl Fn(&World<Simulated>) -> bool) -> Option<usize> {
+        let mut crashed = None;
+        self.world.until(|world| {
+            for (acquainted, link) in self.acquainted.iter_mut().zip(&world.links) {
+                *acquainted |= link.is_up();
+            }
+            crashed = crashed.or_else(|| world.network.0.take_crash());
+            crashed.is_some() || holds(world)
+        });
+        crashed
+    }
+
+    /// Goes on until this holds, whoever crashes meanwhile.
+    fn until(&mut self, mut holds: impl FnMut(&World<Simulated>) -> bool) {
+        let holds = std::cell::RefCell::new(&mut holds);
+        while let Some(side) = self.crash_before(|world| holds.borrow_mut()(world)) {
+            self.begin_anew(side);
+        }
+    }
+
+    /// The node of a side that has crashed comes back with nothing of what it had. What was not read is written again.
+    fn begin_anew(&mut self, side: usize) {
+        self.crashes += 1;
+        let survivor = 1 - side;
+        let is_survivor_acquainted = self.acquainted[survivor];
+        self.acquainted[side] = false;
+        let world = &mut self.world;
+        world.nodes[side] = Node::default();
+        world.links[side] = Link::new(100 + self.crashes);
+        // The survivor may hear of the new life before it has noticed the end of the old one.
+        if self.crashes.is_multiple_of(2) {
+            world.until(|world| world.links[survivor].path_kind().is_none());
+        }
+        world.connect();
+        // What it subscribes to before it knows of the new life is meant for the old one.
+        if let Some(other) = self.crash_before(|world| world.links[survivor].is_up()) {
+            return self.begin_anew(other);
+        }
+        for wanted in &mut self.wanted {
+            if wanted.is_read(&self.world) {
+                continue;
+            }
+            let (node, link) = (&mut self.world.nodes[survivor], &mut self.world.links[survivor]);
+            if let Some((&flow, sink)) = node.sinks.iter().find(|(_, sink)| sink.stream == wanted.key()) {
+                // Who never heard of the old life takes the new one for it.
+                assert!(sink.aborted.is_some() || !is_survivor_acquainted, "{} waits for ever", sink.stream);
+                node.close(link, flow);
+            }
+            wanted.epoch += 1;
+            wanted.start(&mut self.world);
+        }
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_happens_every_byte_arrives_once(
         seed in any::<u64>(),
         lengths in proptest::collection::vec(0u64..600_000, 1..6),
         delay in 0u64..200,
-        loss in 0u64..200,
+        loss_per_mille in 0u64..200,
+        duplicate_per_mille in 0u64..300,
         packet in prop_oneof![Just(0u64), 100u64..20_000],
         in_flight in 4096u64..1 << 20,
         cuts in proptest::collection::vec(1u64..2000, 0..5),
+        crashes in 0u32..4,
+        lifetime in 0u64..6000,
     ) {
-        let config = SimConfig { delay: (1, 1 + delay), loss_per_mille: loss, resend_after: 300, packet, bandwidth: 0, in_flight };
+        let config = SimConfig {
+            delay: (1, 1 + delay),
+            loss_per_mille,
+            resend_after: 300,
+            duplicate_per_mille,
+            packet,
+            bandwidth: 0,
+            in_flight,
+            crashes,
+            lifetime: (0, lifetime),
+        };
         let mut world = World::new(Simulated(SimNet::new(seed, config)));
-        for (number, &length) in (0..).zip(&lengths) {
-            let (from, to) = (number as usize % 2, 1 - number as usize % 2);
+        let mut wanted: Vec<Wanted> = (0..).zip(&lengths).map(|(number, &length)| {
             let layout = if seed >> number & 1 == 0 { Layout::Ring } else { Layout::Extents };
-            world.nodes[from].write(stream(number), length);
-            let (node, link) = (&mut world.nodes[to], &mut world.links[to]);
-            node.read(link, stream(number), layout);
-        }
+            Wanted { number, length, from: number as usize % 2, layout, epoch: 1, flow: None }
+        }).collect();
+        wanted.iter_mut().for_each(|wanted| wanted.start(&mut world));
+        let mut run = Run { world, wanted, crashes: 0, acquainted: [false; 2] };
         for steps in cuts {
             let mut left = steps;
-            world.until(|world| {
+            run.until(|world| {
                 left = left.saturating_sub(1);
                 left == 0 || world.nodes.iter().all(Node::is_done)
             });
             // Either side may use its end of the new path before the other has noticed anything.
-            world.network.cut();
-            world.connect();
+            run.world.network.cut();
+            run.world.connect();
         }
-        world.until_done();
-        for node in &world.nodes {
-            prop_assert!(node.sinks.values().all(|sink| sink.aborted.is_none()));
+        run.until(|world| world.nodes.iter().all(Node::is_done));
+        for wanted in &run.wanted {
+            prop_assert!(wanted.is_read(&run.world), "stream {} is not there", wanted.number);
         }
+        let restarted = Some("the node that has it was restarted");
+        for sink in run.world.nodes.iter().flat_map(|node| node.sinks.values()) {
+            prop_assert!(sink.aborted.is_none() || (run.crashes > 0 && sink.aborted.as_deref() == restarted));
+        }
+        let violation = |event: &&LinkEvent| matches!(event, LinkEvent::Violated(_));
+        prop_assert_eq!(run.world.events.iter().flatten().find(violation), None);
     }
+}
+
+/// Both ends of a connection over a network without delays and losses.
+fn ends(config: SimConfig) -> (SimNet, [SimPath; 2]) {
+    let net = SimNet::new(1, SimConfig { delay: (1, 1), loss_per_mille: 0, ..config });
+    let paths = net.connect();
+    (net, paths)
+}
+
+fn pings(path: &mut SimPath) -> Vec<u64> {
+    let mut events = Vec::new();
+    path.poll(&mut events);
+    let number = |event: &PathEvent| {
+        if let PathEvent::Message(PeerMessage::Ping(number)) = event { Some(*number) } else { None }
+    };
+    events.iter().filter_map(number).collect()
+}
+
+#[test]
+fn what_the_network_doubles_arrives_once() {
+    let (net, [mut one, mut other]) = ends(SimConfig { duplicate_per_mille: 1000, ..SimConfig::default() });
+    (0..100).for_each(|number| one.send(&PeerMessage::Ping(number)).expect("it is there"));
+    let mut arrivals = 0;
+    while net.advance() {
+        arrivals += 1;
+    }
+    assert_eq!(arrivals, 1, "all of them at the same tick");
+    assert_eq!(pings(&mut other), (0..100).collect::<Vec<_>>());
+}
+
+#[test]
+fn an_end_that_crashes_is_gone_and_what_it_has_sent_arrives() {
+    let config = SimConfig { crashes: 1, lifetime: (1, 1), ..SimConfig::default() };
+    let (net, mut paths) = ends(config);
+    // Both leave before the crash. The one to the end that crashes comes to nobody.
+    paths.iter_mut().for_each(|path| path.send(&PeerMessage::Ping(7)).expect("it is there"));
+    assert_eq!(net.take_crash(), None);
+    while net.advance() {}
+    let crashed = net.take_crash().expect("one was foreseen");
+    assert_eq!(net.take_crash(), None);
+    assert!(pings(&mut paths[crashed]).is_empty());
+    assert!(!paths[crashed].has_room());
+    let mut events = Vec::new();
+    paths[1 - crashed].poll(&mut events);
+    assert!(
+        matches!(&events[..], [PathEvent::Message(PeerMessage::Ping(7)), PathEvent::Lost(error)] if !error.is_violation()),
+        "{events:?}"
+    );
+    // It was the last one.
+    drop(paths);
+    let [mut one, mut other] = net.connect();
+    one.send(&PeerMessage::Ping(8)).expect("it is there");
+    while net.advance() {}
+    assert_eq!((pings(&mut other), net.take_crash()), (vec![8], None));
 }
 
 /// One end may come to its end of a new path long after the other has begun to ask for a sign of life.
