@@ -88,6 +88,12 @@ fn large_packets_are_cut_into_calls_that_fit() {
     conformance::suite::a_large_stream_passes_through_small_windows(network);
 }
 
+/// Each is a stream of QUIC's, of which a peer may have fewer at first.
+#[test]
+fn more_windows_than_there_may_be_streams_at_first() {
+    conformance::suite::windows_at_once(Loopback::new(true), 1500);
+}
+
 /// What passes of others before a few bytes are there is what was under way already, and a turn of each.
 #[test]
 fn a_stream_with_little_now_and_then_is_not_held_up_by_large_ones() {

@@ -95,6 +95,32 @@ pub fn thousands_of_streams_at_once(network: impl Network) {
     assert!(world.nodes[0].readers.is_empty());
 }
 
+/// Unlike those above, which travel inside of messages, each of these has a window, at the same time as all the others.
+pub fn hundreds_of_windows_at_once(network: impl Network) {
+    windows_at_once(network, 300);
+}
+
+pub fn windows_at_once(network: impl Network, count: u32) {
+    let mut world = World::new(network);
+    let open = ARENA_SLOT + 16 * KIB;
+    let length = |number: u32| open + 8 * KIB + u64::from(number);
+    for number in 0..count {
+        world.nodes[0].write(stream(number), length(number)).limit = open;
+        let layout = if number % 2 == 0 { Layout::Ring } else { Layout::Extents };
+        let (node, link) = (&mut world.nodes[1], &mut world.links[1]);
+        node.read(link, stream(number), layout);
+    }
+    world.until(|world| world.nodes[1].sinks.values().all(|sink| sink.read == open));
+    assert!(world.nodes[1].sinks.values().all(|sink| sink.ended.is_none()));
+    assert_eq!(world.nodes[0].readers.len(), count as usize);
+    world.nodes[0].sources.values_mut().for_each(|source| source.limit = u64::MAX);
+    world.until_done();
+    world.rest();
+    world.assert_undisturbed();
+    assert_eq!(world.nodes[1].sinks.values().map(|sink| sink.read).sum::<u64>(), (0..count).map(length).sum::<u64>());
+    assert!(world.nodes[0].readers.is_empty());
+}
+
 pub fn a_stream_that_is_given_up_ends_there_and_nowhere_else(network: impl Network) {
     let mut world = World::new(network);
     world.nodes[0].write(stream(1), 8 * MIB).limit = 500 * KIB;
@@ -423,6 +449,7 @@ macro_rules! conformance {
             it_does_not_matter_who_comes_first,
             a_reader_that_stops_holds_its_own_stream_alone,
             thousands_of_streams_at_once,
+            hundreds_of_windows_at_once,
             a_stream_that_is_given_up_ends_there_and_nowhere_else,
             a_new_epoch_is_a_new_stream,
             a_reader_that_leaves_is_missed_by_nobody,
