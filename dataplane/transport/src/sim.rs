@@ -377,6 +377,15 @@ pub struct SimPath {
 }
 
 impl SimPath {
+    /// Sends these bytes in place of a message, as a peer does that does not keep to the protocol.
+    pub fn send_bytes(&mut self, bytes: Vec<u8>) {
+        let mut state = self.net.lock();
+        if state.ends.get(&self.id).is_some_and(|end| !end.lost) {
+            let now = state.now;
+            state.transmit(self.id, now, true, Content::Message(bytes));
+        }
+    }
+
     fn with_end<T>(&self, otherwise: T, look: impl FnOnce(&mut End) -> T) -> T {
         self.net.lock().ends.get_mut(&self.id).map_or(otherwise, look)
     }
@@ -388,12 +397,7 @@ impl Path for SimPath {
     }
 
     fn send(&mut self, message: &PeerMessage) -> Result<(), PathError> {
-        let bytes = message.encode()?;
-        let mut state = self.net.lock();
-        if state.ends.get(&self.id).is_some_and(|end| !end.lost) {
-            let now = state.now;
-            state.transmit(self.id, now, true, Content::Message(bytes));
-        }
+        self.send_bytes(message.encode()?);
         Ok(())
     }
 

@@ -18,6 +18,7 @@ struct Loopback {
     pair: Pair,
     bell: Arc<Bell>,
     connections: Option<[Connection; 2]>,
+    beside: Vec<[Connection; 2]>,
     /// Whether the next path uses the same connection.
     keep: bool,
     incarnation: u64,
@@ -29,7 +30,14 @@ impl Loopback {
     }
 
     fn with(keep: bool, settings: QuicSettings) -> Self {
-        Self { pair: Pair::with(settings), bell: Bell::new(), connections: None, keep, incarnation: 0 }
+        Self {
+            pair: Pair::with(settings),
+            bell: Bell::new(),
+            connections: None,
+            beside: Vec::new(),
+            keep,
+            incarnation: 0,
+        }
     }
 
     fn paths(&mut self) -> [QuicPath; 2] {
@@ -38,14 +46,24 @@ impl Loopback {
         }
         let connections = self.connections.get_or_insert_with(|| self.pair.connect());
         self.incarnation += 1;
-        let (incarnation, bell) = (self.incarnation, &self.bell);
-        [0, 1].map(|side| QuicPath::new(&connections[side], incarnation, bell.waker()).expect("a connection"))
+        paths(connections, self.incarnation, &self.bell)
     }
+}
+
+fn paths(connections: &[Connection; 2], incarnation: u64, bell: &Arc<Bell>) -> [QuicPath; 2] {
+    [0, 1].map(|side| QuicPath::new(&connections[side], incarnation, bell.waker()).expect("a connection"))
 }
 
 impl Network for Loopback {
     fn connect(&mut self) -> [Box<dyn Path>; 2] {
         self.paths().map(|path| Box::new(path) as Box<dyn Path>)
+    }
+
+    fn connect_beside(&mut self) -> [Box<dyn Path>; 2] {
+        let connections = self.pair.connect();
+        let paths = paths(&connections, 1, &self.bell);
+        self.beside.push(connections);
+        paths.map(|path| Box::new(path) as Box<dyn Path>)
     }
 
     fn cut(&mut self) {

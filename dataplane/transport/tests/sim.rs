@@ -4,6 +4,7 @@ mod conformance;
 
 use conformance::node::{Layout, Node};
 use conformance::world::{Network, World, epoch};
+use dflow_protocol::limits::MAX_PEER_MESSAGE;
 use dflow_protocol::wire::{FlowId, PeerMessage, StreamKey};
 use dflow_transport::sim::{SimConfig, SimNet, SimPath};
 use dflow_transport::{Link, LinkEvent, Path, PathEvent};
@@ -209,6 +210,27 @@ fn what_the_network_doubles_arrives_once() {
     }
     assert_eq!(arrivals, 1, "all of them at the same tick");
     assert_eq!(pings(&mut other), (0..100).collect::<Vec<_>>());
+}
+
+#[test]
+fn messages_that_are_none_are_violations() {
+    let whole = PeerMessage::Inline { flow: FlowId(1), at: 0, bytes: vec![1; 100] }.encode().expect("sound");
+    let longer = [&whole[..], &[0; MAX_PEER_MESSAGE]].concat();
+    for bytes in [vec![], vec![0; 40], vec![0xa5; MAX_PEER_MESSAGE + 1], longer] {
+        let (net, [mut attacked, mut hostile]) = ends(SimConfig::default());
+        let [mut one, mut other] = net.connect();
+        hostile.send_bytes(bytes.clone());
+        one.send(&PeerMessage::Ping(7)).expect("it is there");
+        while net.advance() {}
+        let mut events = Vec::new();
+        attacked.poll(&mut events);
+        assert!(
+            matches!(&events[..], [PathEvent::Lost(error)] if error.is_violation()),
+            "{} bytes: {events:?}",
+            bytes.len()
+        );
+        assert_eq!(pings(&mut other), [7]);
+    }
 }
 
 #[test]

@@ -162,3 +162,33 @@ fn name(message: &PeerMessage) -> &'static str {
         PeerMessage::Ping(_) | PeerMessage::Pong(_) => "a sign of life",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Epoch, RunId, StreamId};
+
+    fn subscription(flow: u32) -> PeerMessage {
+        let stream = StreamKey::new(RunId(1), StreamId(flow), Epoch(1));
+        PeerMessage::Subscribe { flow: FlowId(flow), stream, received: 0, until: 0 }
+    }
+
+    #[test]
+    fn a_flood_of_subscriptions_ends_at_the_limit() {
+        let most = MAX_FLOWS as u32;
+        let mut exchange = Exchange::new(1);
+        exchange.path_up(1);
+        let begin = PeerMessage::Begin { version: PEER_VERSION, life: 2, incarnation: 1, flows: most / 2 };
+        exchange.receive(begin).expect("a beginning");
+        for flow in 1..=most {
+            exchange.receive(subscription(flow)).expect("so many there may be");
+        }
+        let refused = exchange.receive(subscription(most + 1));
+        assert_eq!(refused, Err(Violation::TooMany { what: "flows", limit: MAX_FLOWS }));
+        let refused = exchange.receive(subscription(most + 2));
+        assert!(refused.is_err(), "nor is there room for the next one");
+        // When one has ended there is room for another.
+        exchange.receive(PeerMessage::Close { flow: FlowId(7), received: 0 }).expect("it is read no more");
+        exchange.receive(subscription(most + 1)).expect("there is room");
+    }
+}

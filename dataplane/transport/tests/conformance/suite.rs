@@ -1,10 +1,9 @@
-//! What holds over every path.
+//! What holds over every path, as long as both ends keep to the protocol; [`super::hostile`] is about those that do not.
 
 use super::node::Layout;
 use super::world::{Network, World, epoch, stream};
 use dflow_protocol::limits::ARENA_SLOT;
-use dflow_protocol::wire::{FlowId, Grant, GrantId, PeerMessage};
-use dflow_transport::{Link, LinkEvent, Path};
+use dflow_transport::{Link, LinkEvent};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -342,91 +341,6 @@ pub fn a_note_on_stuck_readers_reaches_the_producer(network: impl Network) {
     world.assert_undisturbed();
 }
 
-/// What a peer does not send, behind a beginning and a subscription of flow 5 with credit for 1000 bytes.
-fn nonsense() -> Vec<PeerMessage> {
-    let flow = FlowId(5);
-    let grant = Grant { id: GrantId(1), base: 0, size: 4096, ring: true, address: 0, key: 0 };
-    vec![
-        PeerMessage::Begin { version: dflow_protocol::limits::PEER_VERSION, life: 1, incarnation: 1, flows: 0 },
-        PeerMessage::Subscribe { flow, stream: stream(1), received: 0, until: 10 },
-        PeerMessage::Subscribe { flow: FlowId(4), stream: stream(1), received: 0, until: 10 },
-        PeerMessage::Credit { flow, received: 0, until: 10 },
-        PeerMessage::Credit { flow, received: 1 << 40, until: 1 << 41 },
-        PeerMessage::Credit { flow: FlowId(6), received: 0, until: 1 },
-        PeerMessage::Grant { flow: FlowId(77), grant, until: 1 },
-        PeerMessage::Close { flow: FlowId(1000), received: 0 },
-        // Of flow 1, which the attacked side reads and of which 300 bytes have come.
-        PeerMessage::Inline { flow: FlowId(1), at: ARENA_SLOT, bytes: vec![1] },
-        PeerMessage::Inline { flow: FlowId(1), at: 0, bytes: vec![1] },
-        PeerMessage::Finished { flow: FlowId(1), length: 3 },
-    ]
-}
-
-pub fn a_peer_that_breaks_the_rules_is_cut_off(mut make: impl FnMut() -> Box<dyn NetworkBox>) {
-    for message in nonsense() {
-        let mut network = make();
-        let [attacked, mut hostile] = network.connect_boxed();
-        let mut node = super::node::Node::default();
-        let mut link = Link::new(71);
-        link.connect(attacked, 1);
-        node.write(stream(1), MIB);
-        node.read(&mut link, stream(2), Layout::Ring);
-        let version = dflow_protocol::limits::PEER_VERSION;
-        let sound = [
-            PeerMessage::Begin { version, life: 9, incarnation: 1, flows: 1 },
-            PeerMessage::Subscribe { flow: FlowId(5), stream: stream(1), received: 0, until: 1000 },
-            PeerMessage::Inline {
-                flow: FlowId(1),
-                at: 0,
-                bytes: {
-                    let mut bytes = vec![0; 300];
-                    super::pattern::fill(stream(2), 0, &mut bytes);
-                    bytes
-                },
-            },
-        ];
-        for sound in &sound {
-            hostile.send(sound).expect("a sound message");
-        }
-        let mut run = |link: &mut Link,
-                       node: &mut super::node::Node,
-                       hostile: &mut Box<dyn Path>,
-                       until: &dyn Fn(&Link, &super::node::Node) -> bool| {
-            let mut events = Vec::new();
-            while !until(link, node) {
-                let busy = node.work_on_all(link) | link.step(node);
-                hostile.poll(&mut events);
-                if !busy {
-                    assert!(network.idle_boxed(), "nothing moves any more");
-                }
-            }
-        };
-        run(&mut link, &mut node, &mut hostile, &|_, node| node.sinks.values().any(|sink| sink.read == 300));
-        hostile.send(&message).expect("a message that can be encoded");
-        run(&mut link, &mut node, &mut hostile, &|link, _| link.path_kind().is_none());
-        assert!(matches!(link.take_events()[..], [LinkEvent::Violated(_)]), "{message:?}");
-        assert_eq!(link.traffic().violations, 1);
-        // Its streams wait; nothing else has happened to them.
-        assert!(node.sinks.values().all(|sink| sink.aborted.is_none() && sink.read == 300));
-    }
-}
-
-/// A [`Network`] behind a pointer, for tests that need several.
-pub trait NetworkBox {
-    fn connect_boxed(&mut self) -> [Box<dyn Path>; 2];
-    fn idle_boxed(&mut self) -> bool;
-}
-
-impl<N: Network> NetworkBox for N {
-    fn connect_boxed(&mut self) -> [Box<dyn Path>; 2] {
-        self.connect()
-    }
-
-    fn idle_boxed(&mut self) -> bool {
-        self.idle()
-    }
-}
-
 /// The suite as tests over one kind of network; `$network` is an expression that makes one.
 #[macro_export]
 macro_rules! conformance {
@@ -438,7 +352,17 @@ macro_rules! conformance {
 
         #[test]
         fn a_peer_that_breaks_the_rules_is_cut_off() {
-            $crate::conformance::suite::a_peer_that_breaks_the_rules_is_cut_off(|| Box::new($network));
+            $crate::conformance::hostile::a_peer_that_breaks_the_rules_is_cut_off(|| $network);
+        }
+
+        #[test]
+        fn a_peer_that_begins_badly_is_cut_off() {
+            $crate::conformance::hostile::a_peer_that_begins_badly_is_cut_off(|| $network);
+        }
+
+        #[test]
+        fn bytes_past_the_credit_are_cut_off() {
+            $crate::conformance::hostile::bytes_past_the_credit_are_cut_off($network);
         }
     };
     ($network:expr) => {

@@ -11,6 +11,11 @@ pub trait Network {
     /// Both ends of a new connection.
     fn connect(&mut self) -> [Box<dyn Path>; 2];
 
+    /// Both ends of a connection between two others, which leaves those before as they are.
+    fn connect_beside(&mut self) -> [Box<dyn Path>; 2] {
+        self.connect()
+    }
+
     /// Breaks every connection, as a cable that is pulled does.
     fn cut(&mut self);
 
