@@ -3,12 +3,15 @@
 mod conformance;
 
 use conformance::node::{Layout, Node};
-use conformance::world::{Network, World, epoch};
+use conformance::world::{Network, World, epoch, stream};
+use dflow_protocol::exchange::Order;
 use dflow_protocol::limits::MAX_PEER_MESSAGE;
-use dflow_protocol::wire::{FlowId, PeerMessage, StreamKey};
+use dflow_protocol::wire::{FlowId, GrantId, PeerMessage, StreamKey};
+use dflow_shm::Landing;
 use dflow_transport::sim::{SimConfig, SimNet, SimPath};
-use dflow_transport::{Link, LinkEvent, Path, PathEvent};
+use dflow_transport::{Chunk, Link, LinkEvent, Path, PathError, PathEvent, PathKind, RemoteWindow};
 use proptest::prelude::*;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 struct Simulated(SimNet);
@@ -257,6 +260,84 @@ fn an_end_that_crashes_is_gone_and_what_it_has_sent_arrives() {
     one.send(&PeerMessage::Ping(8)).expect("it is there");
     while net.advance() {}
     assert_eq!((pings(&mut other), net.take_crash()), (vec![8], None));
+}
+
+/// A path whose node may not lock more memory, say, after so many windows or writes.
+struct Starved {
+    path: SimPath,
+    offers: u32,
+    writes: u32,
+}
+
+fn take(left: &mut u32, what: &str) -> Result<(), PathError> {
+    *left = left.checked_sub(1).ok_or_else(|| PathError::Resource(format!("cannot register {what}")))?;
+    Ok(())
+}
+
+impl Path for Starved {
+    fn kind(&self) -> PathKind {
+        self.path.kind()
+    }
+
+    fn send(&mut self, message: &PeerMessage) -> Result<(), PathError> {
+        self.path.send(message)
+    }
+
+    fn offer(&mut self, flow: FlowId, grant: GrantId, landing: &Arc<Landing>) -> Result<RemoteWindow, PathError> {
+        take(&mut self.offers, "a window")?;
+        self.path.offer(flow, grant, landing)
+    }
+
+    fn withdraw(&mut self, flow: FlowId) {
+        self.path.withdraw(flow);
+    }
+
+    fn has_room(&self) -> bool {
+        self.path.has_room()
+    }
+
+    fn write(&mut self, order: &Order, chunk: Chunk) -> Result<(), PathError> {
+        take(&mut self.writes, "what is to be sent")?;
+        self.path.write(order, chunk)
+    }
+
+    fn finish(&mut self, flow: FlowId) {
+        self.path.finish(flow);
+    }
+
+    fn poll(&mut self, events: &mut Vec<PathEvent>) {
+        self.path.poll(events);
+    }
+}
+
+/// What one node lacks ends the path and nothing else: streams go on over the next one, and nobody is blamed.
+#[test]
+fn a_node_that_runs_out_of_something_in_mid_stream_goes_on_over_the_next_path() {
+    for (offers, writes, side) in [(3, u32::MAX, 1), (0, u32::MAX, 1), (u32::MAX, 7, 0), (u32::MAX, 0, 0)] {
+        let mut world = World::new(Simulated(SimNet::new(1, SimConfig::default())));
+        let paths = world.network.0.connect();
+        let starved = paths.map(|path| Box::new(Starved { path, offers, writes }));
+        world.links.iter_mut().zip(starved).for_each(|(link, path)| link.connect(path, 99));
+        let length = 3 << 20;
+        for number in 1..=2 {
+            world.nodes[0].write(stream(number), length);
+            let (node, link) = (&mut world.nodes[1], &mut world.links[1]);
+            node.read(link, stream(number), Layout::Extents);
+        }
+        world.until(|world| world.links.iter().all(|link| link.path_kind().is_none()));
+        assert!(!world.nodes[1].is_done(), "it was in the middle");
+        let lacks = |event: &LinkEvent| matches!(event, LinkEvent::PathLost(PathError::Resource(_)));
+        assert!(matches!(&world.events[side][..], [event] if lacks(event)), "{:?}", world.events);
+        assert!(
+            matches!(&world.events[1 - side][..], [LinkEvent::PathLost(PathError::Lost { .. })]),
+            "{:?}",
+            world.events
+        );
+        world.connect();
+        world.until_done();
+        let sinks = world.nodes[1].sinks.values();
+        assert!(sinks.into_iter().all(|sink| sink.ended == Some(length) && sink.aborted.is_none()));
+    }
 }
 
 /// One end may come to its end of a new path long after the other has begun to ask for a sign of life.

@@ -40,7 +40,7 @@ impl Devices {
         let raw = unsafe { ibv_get_device_list(&raw mut count) };
         let length = usize::try_from(count).unwrap_or(0);
         let Some(start) = NonNull::new(raw).filter(|_| length > 0) else {
-            return Err(why_none(raw.is_null().then(last_error)));
+            return Err(why_none(Path::new(SYSFS), raw.is_null().then(last_error)));
         };
         let list = Arc::new(List { start, length });
         let devices = (0..length).map(|index| Device::new(list.clone(), index)).collect();
@@ -391,9 +391,9 @@ fn initialize() -> Result<(), DeviceError> {
     .map_err(|source| DeviceError::System { action: "make fork safe for", device: "(any)".to_owned(), source })
 }
 
-/// Why no device was found, with the error if there was one.
-fn why_none(error: Option<Errno>) -> DeviceError {
-    let Ok(entries) = std::fs::read_dir(SYSFS) else { return DeviceError::NoSubsystem };
+/// Why no device was found, with the error if there was one. `class`: where the kernel lists those that it has.
+fn why_none(class: &Path, error: Option<Errno>) -> DeviceError {
+    let Ok(entries) = std::fs::read_dir(class) else { return DeviceError::NoSubsystem };
     let names: Vec<_> = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     // libibverbs leaves out the devices whose file is missing.
     for device in &names {
@@ -419,5 +419,37 @@ pub(crate) fn check(code: i32) -> Result<(), Errno> {
         0 => Ok(()),
         -1 => Err(last_error()),
         code => Err(Errno::from_raw_os_error(code.saturating_abs())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_there_is_no_device_is_said_with_what_to_do() {
+        let class = tempfile::tempdir().expect("a folder");
+        let missing = why_none(&class.path().join("infiniband"), Some(Errno::NOSYS));
+        assert!(matches!(missing, DeviceError::NoSubsystem), "{missing}");
+        assert!(missing.to_string().contains("'modprobe rdma_rxe'"), "{missing}");
+
+        for error in [None, Some(Errno::NOSYS), Some(Errno::PERM)] {
+            let none = why_none(class.path(), error);
+            assert!(matches!(none, DeviceError::NoDevice), "{none}");
+            assert!(none.to_string().contains("'rdma link add rxe0 type rxe netdev INTERFACE'"), "{none}");
+        }
+
+        // No machine has these.
+        for name in ["none_7", "none_8"] {
+            std::fs::create_dir(class.path().join(name)).expect("a folder");
+        }
+        for error in [None, Some(Errno::NOSYS)] {
+            let unknown = why_none(class.path(), error);
+            let DeviceError::NoProvider { kernel } = &unknown else { panic!("{unknown}") };
+            assert!(kernel.contains("none_7") && kernel.contains("none_8"), "{kernel}");
+            assert!(unknown.to_string().contains("install the package ibverbs-providers"), "{unknown}");
+        }
+        let other = why_none(class.path(), Some(Errno::PERM));
+        assert!(matches!(other, DeviceError::System { action: "list", source: Errno::PERM, .. }), "{other}");
     }
 }
