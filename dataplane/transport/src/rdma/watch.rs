@@ -217,31 +217,50 @@ impl State {
     fn take(&self, event: AsyncEvent) {
         let device = self.context.name();
         tracing::debug!("{device}: {event:?}");
-        let broken = |what: &str| PathError::Protocol(what.to_owned());
-        let (queue_pair, error) = match event {
-            AsyncEvent::QueuePairFatal(number) => (number, lost("the device gave up its queue pair".to_owned())),
-            AsyncEvent::QueuePairRequest(number) => (number, broken("a request that makes no sense")),
-            AsyncEvent::QueuePairAccess(number) => (number, broken("an access to memory that it was not granted")),
-            AsyncEvent::DeviceFatal => {
-                return self.fail_all(going(device));
-            }
-            AsyncEvent::PortError(port) if port == self.port => {
-                return self.fail_all(format!("{device} port {port} has lost its link"));
-            }
-            AsyncEvent::GidChange(port) if port == self.port && !self.has_address() => {
-                return self.fail_all(format!("{device} port {port} has lost its address {}", self.gid.gid));
-            }
-            AsyncEvent::CompletionQueueError => {
-                return self.fail_all(format!("a completion queue of {device} has failed"));
-            }
-            _ => return,
-        };
-        self.fail(|path| path.queue_pair == queue_pair, &error);
+        match Verdict::on(event, device, self.port, || self.has_address().then_some(()).ok_or(&self.gid)) {
+            Verdict::Nothing => {}
+            Verdict::All(reason) => self.fail_all(reason),
+            Verdict::QueuePair(number, error) => self.fail(|path| path.queue_pair == number, &error),
+        }
     }
 
     fn has_address(&self) -> bool {
         let mine = |entry: &GidEntry| entry.index == self.gid.index && entry.gid == self.gid.gid;
         self.context.gids(self.port).is_ok_and(|gids| gids.iter().any(mine))
+    }
+}
+
+/// What follows from an event of the device.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Nothing,
+    /// Every path over the port is dead, for this reason.
+    All(String),
+    /// The path with the queue pair of this number is dead.
+    QueuePair(u32, PathError),
+}
+
+impl Verdict {
+    /// `port`: the one that the paths use; `address`: whether it still has theirs, which otherwise is returned.
+    fn on<'a>(event: AsyncEvent, device: &str, port: u8, address: impl FnOnce() -> Result<(), &'a GidEntry>) -> Self {
+        let broken = |what: &str| PathError::Protocol(what.to_owned());
+        match event {
+            AsyncEvent::QueuePairFatal(number) => {
+                Self::QueuePair(number, lost("the device gave up its queue pair".to_owned()))
+            }
+            AsyncEvent::QueuePairRequest(number) => Self::QueuePair(number, broken("a request that makes no sense")),
+            AsyncEvent::QueuePairAccess(number) => {
+                Self::QueuePair(number, broken("an access to memory that it was not granted"))
+            }
+            AsyncEvent::DeviceFatal => Self::All(going(device)),
+            AsyncEvent::PortError(of) if of == port => Self::All(format!("{device} port {port} has lost its link")),
+            AsyncEvent::GidChange(of) if of == port => match address() {
+                Ok(()) => Self::Nothing,
+                Err(gid) => Self::All(format!("{device} port {port} has lost its address {}", gid.gid)),
+            },
+            AsyncEvent::CompletionQueueError => Self::All(format!("a completion queue of {device} has failed")),
+            _ => Self::Nothing,
+        }
     }
 }
 
@@ -251,4 +270,59 @@ fn going(device: &str) -> String {
 
 fn lost(reason: String) -> PathError {
     PathError::Lost { kind: PathKind::Rdma, reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dflow_verbs::{Gid, GidKind};
+
+    fn gid() -> GidEntry {
+        let gid = Gid::from_ip([10, 77, 0, 1].into());
+        GidEntry { index: 1, gid, kind: GidKind::RoceV2, interface: None }
+    }
+
+    /// With paths over port 1 of a device that has their address.
+    fn verdict(event: AsyncEvent) -> Verdict {
+        Verdict::on(event, "rxe0", 1, || Ok(()))
+    }
+
+    #[test]
+    fn what_happens_to_a_queue_pair_ends_its_path_alone() {
+        let Verdict::QueuePair(7, fatal) = verdict(AsyncEvent::QueuePairFatal(7)) else { panic!("not its path") };
+        assert!(matches!(fatal, PathError::Lost { .. }), "the device's fault, not the peer's: {fatal}");
+        for event in [AsyncEvent::QueuePairRequest(7), AsyncEvent::QueuePairAccess(7)] {
+            let Verdict::QueuePair(7, error) = verdict(event) else { panic!("{event:?}") };
+            assert!(error.is_violation(), "{event:?}: {error}");
+        }
+        for event in [AsyncEvent::Established(7), AsyncEvent::QueuePairOther(7)] {
+            assert_eq!(verdict(event), Verdict::Nothing);
+        }
+    }
+
+    #[test]
+    fn what_happens_to_the_device_or_its_port_ends_all_paths() {
+        let all = |event| match verdict(event) {
+            Verdict::All(reason) => reason,
+            other => panic!("{event:?}: {other:?}"),
+        };
+        assert_eq!(all(AsyncEvent::DeviceFatal), "the device rxe0 has failed or is being removed");
+        assert_eq!(all(AsyncEvent::PortError(1)), "rxe0 port 1 has lost its link");
+        assert_eq!(all(AsyncEvent::CompletionQueueError), "a completion queue of rxe0 has failed");
+        for event in
+            [AsyncEvent::PortError(2), AsyncEvent::PortActive(1), AsyncEvent::PortChange(1), AsyncEvent::Other(99)]
+        {
+            assert_eq!(verdict(event), Verdict::Nothing, "{event:?}");
+        }
+    }
+
+    #[test]
+    fn a_changed_table_of_addresses_matters_if_that_of_the_paths_is_gone() {
+        let gid = gid();
+        let gone = |port| Verdict::on(AsyncEvent::GidChange(port), "rxe0", 1, || Err(&gid));
+        let Verdict::All(reason) = gone(1) else { panic!("its address is gone") };
+        assert!(reason.starts_with("rxe0 port 1 has lost its address") && reason.contains("10.77.0.1"), "{reason}");
+        assert_eq!(gone(2), Verdict::Nothing, "the table of another port");
+        assert_eq!(verdict(AsyncEvent::GidChange(1)), Verdict::Nothing, "another address of the port");
+    }
 }
