@@ -349,21 +349,6 @@ macro_rules! conformance {
         fn $name() {
             $crate::conformance::suite::$name($network);
         })*
-
-        #[test]
-        fn a_peer_that_breaks_the_rules_is_cut_off() {
-            $crate::conformance::hostile::a_peer_that_breaks_the_rules_is_cut_off(|| $network);
-        }
-
-        #[test]
-        fn a_peer_that_begins_badly_is_cut_off() {
-            $crate::conformance::hostile::a_peer_that_begins_badly_is_cut_off(|| $network);
-        }
-
-        #[test]
-        fn bytes_past_the_credit_are_cut_off() {
-            $crate::conformance::hostile::bytes_past_the_credit_are_cut_off($network);
-        }
     };
     ($network:expr) => {
         $crate::conformance! {
@@ -385,6 +370,21 @@ macro_rules! conformance {
             a_restarted_peer_does_not_know_its_streams,
             streams_share_the_path,
             a_note_on_stuck_readers_reaches_the_producer,
+        }
+
+        #[test]
+        fn a_peer_that_breaks_the_rules_is_cut_off() {
+            $crate::conformance::hostile::a_peer_that_breaks_the_rules_is_cut_off(|| $network);
+        }
+
+        #[test]
+        fn a_peer_that_begins_badly_is_cut_off() {
+            $crate::conformance::hostile::a_peer_that_begins_badly_is_cut_off(|| $network);
+        }
+
+        #[test]
+        fn bytes_past_the_credit_are_cut_off() {
+            $crate::conformance::hostile::bytes_past_the_credit_are_cut_off($network);
         }
     };
 }
