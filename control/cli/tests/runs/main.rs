@@ -10,6 +10,7 @@ mod namespaces;
 mod network;
 mod nodes;
 mod peers;
+mod rdma;
 mod refusals;
 mod shapes;
 mod support;

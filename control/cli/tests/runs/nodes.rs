@@ -12,6 +12,9 @@ use std::time::{Duration, SystemTime};
 /// [`Cluster::silence`], unless a test wants another.
 const SILENCE: &str = "2s";
 
+/// [`Cluster::rdma`], so that the tests mean the same on a machine that has it.
+const RDMA: &[&str] = &["--rdma", "off"];
+
 /// A cluster whose node `a` drives the runs; every other node has a worker.
 pub struct Cluster {
     dir: tempfile::TempDir,
@@ -21,6 +24,8 @@ pub struct Cluster {
     network: Option<Network>,
     /// After so long without a sign of life a node is lost.
     silence: &'static str,
+    /// What every node is told of RDMA.
+    rdma: &'static [&'static str],
 }
 
 /// A `dflow worker`.
@@ -49,7 +54,17 @@ impl Cluster {
         cluster
     }
 
-    /// The same, each node in its place in a network, which has one for `a`, too.
+    /// The same, and no node is told anything of RDMA.
+    pub fn by_default(nodes: &[&str]) -> Self {
+        let mut cluster = Self::without_workers(&[&["a"], nodes].concat());
+        cluster.rdma = &[];
+        for node in nodes {
+            cluster.start(node, &[]);
+        }
+        cluster
+    }
+
+    /// The same as [`Cluster::with_options`], each node in its place in a network, which has one for `a`, too.
     pub fn in_network(network: Network, nodes: &[&str], options: &[&str]) -> Self {
         let mut cluster = Self::without_workers(&[&["a"], nodes].concat());
         cluster.network = Some(network);
@@ -75,7 +90,7 @@ impl Cluster {
         static CLUSTERS: AtomicU32 = AtomicU32::new(0);
         let mark = format!("{}-cluster-{}", std::process::id(), CLUSTERS.fetch_add(1, Ordering::Relaxed));
         let dir = tempfile::tempdir().unwrap();
-        let cluster = Self { dir, mark, workers: Vec::new(), network: None, silence: SILENCE };
+        let cluster = Self { dir, mark, workers: Vec::new(), network: None, silence: SILENCE, rdma: RDMA };
         cluster.create(nodes);
         cluster
     }
@@ -140,7 +155,9 @@ impl Cluster {
         let address = self.network.as_ref().map_or("127.0.0.1".to_owned(), |network| network.address(node));
         let mut child = self
             .dflow(node)
-            .args(["worker", "--rdma", "off", "--listen", &format!("{address}:0"), "--identity"])
+            .arg("worker")
+            .args(self.rdma)
+            .args(["--listen", &format!("{address}:0"), "--identity"])
             .arg(identity)
             .args(options)
             .env("TEST_MARK", &self.mark)
@@ -203,8 +220,8 @@ impl Cluster {
 
     /// What `dflow run` is told about the nodes and where functions are to run.
     pub fn args(&self, places: &[&str]) -> Vec<String> {
-        // So that the tests mean the same on a machine that has it.
-        let mut args = ["--rdma", "off", "--silence", self.silence].map(str::to_owned).to_vec();
+        let mut args: Vec<String> =
+            self.rdma.iter().copied().chain(["--silence", self.silence]).map(str::to_owned).collect();
         args.extend(["--identity".to_owned(), self.identity("a").display().to_string()]);
         for worker in &self.workers {
             args.extend(["--with".to_owned(), format!("{}={}", worker.name, worker.address)]);
