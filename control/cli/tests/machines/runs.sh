@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs over two machines, with RDMA between them and QUIC on another network beside it: the word count by each of them,
-# and streams whose way breaks under them. Runs in both machines that scripts/soft-roce boots: the first drives the runs,
-# the second serves them.
+# streams whose way breaks under them, and nodes that are killed. Runs in both machines that scripts/soft-roce boots: the
+# first drives the runs, the second serves them, and does to itself what the first one asks for.
 # Usage: runs.sh FOLDER-WITH-THE-PROGRAMS
 set -euo pipefail
 
@@ -16,6 +16,11 @@ cd /tmp
 # How long anything may take until it is there, in tenths of a second.
 patience=600
 
+# After so long without a sign of life a node is lost, where one is killed; and what emulated machines take besides to
+# say so and to clean up, in seconds.
+silence=3
+slack=6
+
 # Nobody writes to it: reading it with a timeout lets time pass without a process, which an emulated processor is slow
 # to start.
 mkfifo never
@@ -26,9 +31,14 @@ pause() {
 
 fail() {
   echo "FAILED: $*" >&2
-  tail -n 40 ./*.log "$exchange/worker.log" >&2 || true
+  tail -n 40 ./*.log "$exchange"/*.log >&2 || true
   touch "$exchange/over"
   exit 1
+}
+
+# Says what comes now, and after how many seconds.
+chapter() {
+  echo "== $* (after $SECONDS s)"
 }
 
 # wait_until WHAT COMMAND…: until the command succeeds.
@@ -42,28 +52,82 @@ wait_until() {
   done
 }
 
-# ---- The second machine ----
+# What is open of the RDMA device, by everybody.
+held() {
+  local text
+  text=$(rdma resource show rxe0)
+  # Without the device's number, which is another one each time that it is made.
+  echo "${text#*: }"
+}
 
-# The node b, until the first machine has seen enough.
-serve() {
-  wait_until "certificates" [ -e "$exchange/identities" ]
-  "$dflow" worker --identity "$exchange/lab/b" --rdma rxe0 > "$exchange/worker.log" 2>&1 &
-  wait_until "the worker listens" grep -qs "listens on" "$exchange/worker.log"
-  touch "$exchange/serving"
-  until [[ -e $exchange/over ]]; do
-    if [[ -e $exchange/lossy && ! -e $exchange/lossy-too ]]; then
-      make_lossy
-      touch "$exchange/lossy-too"
-    fi
-    pause
-  done
-  kill %1
-  wait %1 || fail "the worker did not end well"
+# Nothing of a run is open any more.
+is_idle() {
+  [[ $(held) == "$idle" ]]
 }
 
 # A network that loses packets and is slow, for what this machine sends on it.
 make_lossy() {
-  tc qdisc add dev lan0 root netem delay 20ms loss 2% || fail "no netem"
+  tc qdisc add dev "$1" root netem delay "$2" loss "$3" || fail "no netem"
+}
+
+has_dropped() {
+  tc -s qdisc show dev "$1" | grep -q 'dropped [1-9]'
+}
+
+# ---- The second machine ----
+
+# What the first machine asks for, by and by.
+serve() {
+  local number=1 order
+  idle=$(held)
+  wait_until "certificates" [ -e "$exchange/identities" ]
+  start_workers
+  touch "$exchange/serving"
+  while [[ ! -e $exchange/over ]]; do
+    if [[ -e $exchange/order-$number ]]; then
+      read -ra order < "$exchange/order-$number"
+      "${order[@]}"
+      touch "$exchange/obeyed-$number"
+      number=$((number + 1))
+    fi
+    pause
+  done
+  local name
+  for name in "${!workers[@]}"; do
+    kill "${workers[$name]}"
+    wait "${workers[$name]}" || fail "the worker '$name' did not end well"
+  done
+}
+
+# The node b twice: with a device by its name, which it takes for peers on the other network, too; and as it is by
+# default, with that on which the peer is.
+start_workers() {
+  start_worker default --listen 0.0.0.0:7412
+  start_worker named "${named[@]}"
+}
+named=(--rdma rxe0 --metrics "$DFLOW_VM_LAN_ADDRESS:9411")
+
+# start_worker NAME OPTION…
+declare -A workers
+start_worker() {
+  local name=$1
+  shift
+  "$dflow" worker --identity "$exchange/lab/b" "$@" > "$exchange/$name.log" 2>&1 &
+  workers[$name]=$!
+  wait_until "the worker '$name' listens" grep -qs "listens on" "$exchange/$name.log"
+}
+
+kill_worker() {
+  kill -KILL "${workers[named]}"
+}
+
+# All that it had is free, so that the device can go; and it is there again.
+start_again() {
+  wait_until "the device is let go of" is_idle
+  rdma link delete rxe0
+  rdma link add rxe0 type rxe netdev rdma0
+  mv "$exchange/named.log" "$exchange/killed.log"
+  start_worker named "${named[@]}"
 }
 
 if [[ $DFLOW_VM_NODE == 2 ]]; then
@@ -73,11 +137,33 @@ fi
 
 # ---- The first machine ----
 
+# ask COMMAND…: the second machine does that.
+orders=0
+ask() {
+  orders=$((orders + 1))
+  echo "$*" > "$exchange/part"
+  mv "$exchange/part" "$exchange/order-$orders"
+  wait_until "the second machine: $*" [ -e "$exchange/obeyed-$orders" ]
+}
+
+# The worker's metrics have a line that matches this.
+has_metric() {
+  local page
+  exec 9<> "/dev/tcp/$DFLOW_VM_LAN_PEER/9411" || return
+  printf 'GET /metrics HTTP/1.1\r\nHost: b\r\nConnection: close\r\n\r\n' >&9
+  page=$(cat <&9)
+  exec 9>&-
+  grep -q "$1" <<< "$page"
+}
+
+# Where the node b is.
+peer=$DFLOW_VM_LAN_PEER:7411
+
 # run NAME OPTION…: a run over both machines, with its report in NAME.json.
 run() {
   local name=$1
   shift
-  "$dflow" run "$@" --output "$name" --identity "$exchange/lab/a" --with "b=$DFLOW_VM_LAN_PEER:7411" --format json \
+  "$dflow" run "$@" --output "$name" --identity "$exchange/lab/a" --with "b=$peer" --format json \
     > "$name.json" 2> "$name.log" || fail "the run '$name'"
 }
 
@@ -109,7 +195,7 @@ says() {
 # back is what was sent, and nobody was started again.
 transfer() {
   local name=$1 plot=$2 running
-  echo "== $name"
+  chapter "$name"
   {
     until [[ -e $name.enough ]]; do
       cat block
@@ -157,10 +243,18 @@ has_moved() {
   [[ $((now - before)) -gt 2000000 ]]
 }
 
-link_down() {
+link_down_and_up() {
   now_by RDMA
+  wait_until "the metrics say RDMA" has_metric '^dflow_peer_paths{peer="a",path="rdma"} 1$'
   ip link set rdma0 down
   now_by QUIC
+  wait_until "the metrics say QUIC" has_metric '^dflow_peer_paths{peer="a",path="quic"} 1$'
+  has_metric '^dflow_peer_paths{peer="a",path="rdma"} 0$' || fail "the metrics still say RDMA"
+  has_metric '^dflow_peer_without_rdma_info{peer="a",reason="..*"} 1$' || fail "the metrics do not say why"
+  wait_until "the metrics count it" has_metric '^dflow_peer_failovers_total{peer="a"} 1$'
+  grep 'no RDMA' "$log" | grep -q 'has no link' || fail "the missing link is not named"
+  ip link set rdma0 up
+  now_by RDMA
 }
 
 # What arrives is dropped; to drop what leaves would be an error for the sender.
@@ -192,34 +286,101 @@ device_removed() {
   now_by RDMA
 }
 
+# Packets are lost by chance and come late, in both directions: over RDMA or beside it, all bytes arrive.
+rdma_is_lossy() {
+  now_by RDMA
+  ask make_lossy rdma0 2ms 1%
+  make_lossy rdma0 2ms 1%
+  wait_until "packets are lost" has_dropped rdma0
+  ask wait_until "packets-are-lost" has_dropped rdma0
+}
+
 is_over() {
   ! kill -0 "$1" 2> /dev/null
 }
 
+# endless NAME: starts a stream there and back by RDMA that does not end; sets `driver`.
+endless() {
+  local name=$1
+  chapter "$name"
+  "$dflow" run "$there_and_back" --input text=- --place there=b --rdma rxe0 --silence "${silence}s" --output "$name" \
+    --identity "$exchange/lab/a" --with "b=$peer" --format json > "$name.json" 2> "$name.log" \
+    < <(while cat block; do pause; done 2> /dev/null) &
+  driver=$!
+  plot_of "$name"
+  now_by RDMA
+}
+
+# in_time SECONDS: they had not passed yet since `began`, the silence and what everything takes besides.
+in_time() {
+  local took=$((SECONDS - began))
+  echo "noticed after $took s"
+  [[ $took -le $((silence + slack)) ]] || fail "$1 was noticed only after $took s"
+}
+
+# This node says which one is lost, and it has let go of its own part when it ends.
+worker_is_killed() {
+  endless "the worker is killed"
+  ask kill_worker
+  local status=0 began=$SECONDS
+  wait "$driver" || status=$?
+  in_time "the end of the worker"
+  [[ $status -eq 1 ]] || fail "the run ended with $status"
+  says "the worker is killed" 'node b is lost'
+  [[ ! -e "the worker is killed" ]] || fail "there are outputs"
+  wait_until "nothing is held here" is_idle
+  ask start_again
+}
+
+# The worker lives on, and lets go of all that it had for the run.
+driver_is_killed() {
+  endless "the driver is killed"
+  kill -KILL "$driver"
+  local began=$SECONDS
+  wait "$driver" || true
+  ask wait_until "the-worker-has-let-go" is_idle
+  in_time "the end of the driver"
+  wait_until "nothing is held here" is_idle
+  wait_until "the metrics know of no run" has_metric '^dflow_runs 0$'
+}
+
 "$dflow" cluster create "$exchange/lab" --node a --node b
-touch "$exchange/identities"
 for i in {1..20000}; do echo "the quick brown fox $i jumps over the lazy dog"; done > block
 for _ in {1..8}; do cat block; done > text
+idle=$(held)
+touch "$exchange/identities"
 wait_until "the other machine" [ -e "$exchange/serving" ]
 
-echo "== what doctor finds"
-doctor=("$dflow" doctor --peer "b=$DFLOW_VM_LAN_PEER:7411" --identity "$exchange/lab/a" --rdma rxe0)
+# The place of the own address in the device's table.
+gids=/sys/class/infiniband/rxe0/ports/1/gids
+for index in {0..9}; do
+  read -r gid < "$gids/$index"
+  [[ $gid != *:0000:ffff:0a4d:0001 ]] || break
+done
+
+chapter "what doctor finds"
+doctor=("$dflow" doctor --peer "b=$peer" --identity "$exchange/lab/a" --rdma "rxe0:$index")
 "${doctor[@]}" --format json > peers.json || fail "doctor: $(cat peers.json)"
 "${doctor[@]}"
 grep -A 15 '"rdma"' peers.json | grep -q '"works": true' || fail "bytes do not go by RDMA: $(cat peers.json)"
+grep -q "10.77.0.1 (.*index $index)" peers.json || fail "the address is not that which was named: $(cat peers.json)"
 
-echo "== a device that is not there is said at once, with those that are"
-! "$dflow" worker --identity "$exchange/lab/a" --rdma rxe9 2> missing.log || fail "a worker starts without its device"
-grep "'rxe9'" missing.log | grep "there are: rxe0" || fail "not said: $(cat missing.log)"
+chapter "a device or an address that is not there is said at once, with those that are"
+for missing in rxe9 rxe0:99; do
+  ! "$dflow" worker --identity "$exchange/lab/a" --rdma "$missing" 2> missing.log || fail "a worker starts without its device"
+  grep "rxe9\|index 99" missing.log | grep "there are: rxe0\|it has: .*10.77.0.1" || fail "not said: $(cat missing.log)"
+done
 
-echo "== the word count by RDMA"
-count rdma text "by RDMA" --rdma rxe0
-says rdma '"path": "RDMA"'
+chapter "the word count by RDMA, which nobody has asked for"
+peer=$DFLOW_VM_PEER:7412 count default text "by RDMA"
+says default '"path": "RDMA"'
 
-transfer "the RDMA network goes down" link_down
-says "the RDMA network goes down" '"path": "QUIC"'
-says "the RDMA network goes down" '"why_not_rdma": ".*link'
-ip link set rdma0 up
+chapter "the word count by RDMA, with an address that was named"
+count named block "by RDMA" --rdma "rxe0:$index"
+says named '"path": "RDMA"'
+
+transfer "the RDMA network goes down and comes back" link_down_and_up
+says "the RDMA network goes down and comes back" '"path": "RDMA"'
 
 transfer "packets vanish without an error" packets_vanish
 says "packets vanish without an error" '"path": "RDMA"'
@@ -227,11 +388,18 @@ says "packets vanish without an error" '"path": "RDMA"'
 transfer "the device is to go away" device_removed
 says "the device is to go away" '"path": "RDMA"'
 
-echo "== the word count by QUIC, on a network that loses packets and is slow"
-make_lossy
-touch "$exchange/lossy"
-wait_until "the other machine" [ -e "$exchange/lossy-too" ]
+worker_is_killed
+driver_is_killed
+
+transfer "the RDMA network loses packets and is slow" rdma_is_lossy
+ask tc qdisc delete dev rdma0 root
+tc qdisc delete dev rdma0 root
+
+chapter "the word count by QUIC, on a network that loses packets and is slow"
+make_lossy lan0 20ms 2%
+ask make_lossy lan0 20ms 2%
 count lossy block "" --rdma off
 says lossy '"path": "QUIC"'
-tc -s qdisc show dev lan0 | grep 'dropped [1-9]' || fail "no packet was lost"
+says lossy '"why_not_rdma": "it is switched off"'
+has_dropped lan0 || fail "no packet was lost"
 touch "$exchange/over"
