@@ -302,18 +302,14 @@ pub fn doctor(limits: &str, args: &[&str]) -> Value {
 pub struct MemoryCgroup(PathBuf);
 
 impl MemoryCgroup {
-    /// `None`, and a line that says why, where this process may make none: a container often gives its processes none.
-    /// Where the environment variable `DFLOW_TEST_CGROUPS` is `required`, that is a failure.
-    pub fn limited_to(bytes: u64) -> Option<Self> {
-        match Self::make(bytes) {
-            Ok(cgroup) => Some(cgroup),
-            Err(reason) => {
-                let required = std::env::var("DFLOW_TEST_CGROUPS").is_ok_and(|value| value == "required");
-                assert!(!required, "this test needs a cgroup that limits memory, and {reason}");
-                eprintln!("NOT TESTED: no cgroup that limits memory can be made here: {reason}");
-                None
-            }
-        }
+    /// Where this process may make none, as in many a container, the test fails with the reason.
+    pub fn limited_to(bytes: u64) -> Self {
+        Self::make(bytes).unwrap_or_else(|reason| {
+            panic!(
+                "this test needs a cgroup that limits memory, and none can be made: {reason}\n\
+                 DFLOW_TEST_CGROUPS=none has scripts/test leave it out."
+            )
+        })
     }
 
     fn make(bytes: u64) -> Result<Self, String> {
@@ -329,8 +325,9 @@ impl MemoryCgroup {
             }
         };
         let number = CGROUPS.fetch_add(1, Ordering::Relaxed);
-        let cgroup = Self(base.join(format!("test-of-dflow-{}-{number}", std::process::id())));
-        std::fs::create_dir(&cgroup.0).map_err(|error| format!("{}: {error}", base.display()))?;
+        let place = base.join(format!("test-of-dflow-{}-{number}", std::process::id()));
+        std::fs::create_dir(&place).map_err(|error| format!("{}: {error}", base.display()))?;
+        let cgroup = Self(place);
         let limit = cgroup.0.join(file);
         std::fs::write(&limit, bytes.to_string()).map_err(|error| format!("{}: {error}", limit.display()))?;
         Ok(cgroup)

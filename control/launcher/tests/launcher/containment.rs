@@ -17,7 +17,7 @@ under_each_containment!(
     ending_attempts_leave_others_alone,
     containment_is_reported,
     a_memory_limit_is_enforced_or_said_not_to_be,
-    a_limit_of_memory_leaves_others_alone,
+    a_limit_by_a_cgroup_leaves_others_alone,
 );
 
 /// Starts an attempt that holds a pipe as descriptor 7, and waits until it has written a byte there.
@@ -33,7 +33,7 @@ fn start(launcher: &mut Launcher, id: u64, mut request: SpawnRequest) -> OwnedFd
 const DAEMONISED: &str = "(setsid sh -c 'trap \"\" TERM HUP INT; echo ready >&7; while :; do sleep 1000; done' &)";
 
 fn a_daemonised_grandchild_ends_with_the_attempt(containment: ContainmentChoice) {
-    let Some(mut launcher) = launcher(containment) else { return };
+    let mut launcher = launcher(containment);
     let (stdin, writer) = pipe();
     let mut request = shell(&format!("{DAEMONISED}; read line; exit 7"));
     request.fds.push((stdin, 0));
@@ -44,7 +44,7 @@ fn a_daemonised_grandchild_ends_with_the_attempt(containment: ContainmentChoice)
 }
 
 fn kill_ends_a_loop_that_forks(containment: ContainmentChoice) {
-    let Some(mut launcher) = launcher(containment) else { return };
+    let mut launcher = launcher(containment);
     let held = start(&mut launcher, 1, shell("while :; do sleep 1000 & echo >&7; done"));
     for _ in 0..50 {
         read_byte(&held);
@@ -55,7 +55,7 @@ fn kill_ends_a_loop_that_forks(containment: ContainmentChoice) {
 }
 
 fn kill_ends_a_chain_of_forks(containment: ContainmentChoice) {
-    let Some(mut launcher) = launcher(containment) else { return };
+    let mut launcher = launcher(containment);
     // The main process is a link of the chain and exits at once: the rest has to be found.
     let (held, writer) = pipe();
     let mut request = SpawnRequest::new(HOST);
@@ -67,7 +67,7 @@ fn kill_ends_a_chain_of_forks(containment: ContainmentChoice) {
 }
 
 fn kill_right_after_spawn(containment: ContainmentChoice) {
-    let Some(mut launcher) = launcher(containment) else { return };
+    let mut launcher = launcher(containment);
     for id in 0..20 {
         let (held, writer) = pipe();
         let mut request = shell(&format!("{DAEMONISED}; sleep 1000"));
@@ -80,7 +80,7 @@ fn kill_right_after_spawn(containment: ContainmentChoice) {
 }
 
 fn ending_attempts_leave_others_alone(containment: ContainmentChoice) {
-    let Some(mut launcher) = launcher(containment) else { return };
+    let mut launcher = launcher(containment);
     let (stdin, writer) = pipe();
     let mut request = shell(&format!("{DAEMONISED}; read line; echo >&7; read line; exit 3"));
     request.fds.push((stdin, 0));
@@ -100,7 +100,7 @@ fn ending_attempts_leave_others_alone(containment: ContainmentChoice) {
 }
 
 fn containment_is_reported(choice: ContainmentChoice) {
-    let Some(mut launcher) = launcher(choice) else { return };
+    let mut launcher = launcher(choice);
     let containment = launcher.containment().clone();
     let held = start(&mut launcher, 12, shell("echo >&7; sleep 1000"));
     match (choice, &containment.kind) {
@@ -126,7 +126,7 @@ fn containment_is_reported(choice: ContainmentChoice) {
 
 #[test]
 fn cgroups_that_a_function_made_are_removed() {
-    let Some(mut launcher) = launcher(ContainmentChoice::Cgroup) else { return };
+    let mut launcher = launcher(ContainmentChoice::Cgroup);
     let ContainmentKind::Cgroup { directory } = launcher.containment().kind.clone() else { panic!() };
     let attempt = directory.join("1");
     let mut request =
@@ -144,7 +144,7 @@ fn cgroups_that_a_function_made_are_removed() {
 
 #[test]
 fn a_function_that_kills_its_reaper_ends_with_it() {
-    let Some(mut launcher) = launcher(ContainmentChoice::Subreaper) else { return };
+    let mut launcher = launcher(ContainmentChoice::Subreaper);
     let (stdin, writer) = pipe();
     let mut request = shell(&format!("{DAEMONISED}; read line; kill -KILL $PPID; sleep 1000"));
     request.fds.push((stdin, 0));
@@ -171,7 +171,7 @@ fn ended(launcher: &mut Launcher) -> (u64, ExitStatus, bool) {
 }
 
 fn a_memory_limit_is_enforced_or_said_not_to_be(choice: ContainmentChoice) {
-    let Some(mut launcher) = launcher(choice) else { return };
+    let mut launcher = launcher(choice);
     let containment = launcher.containment().clone();
     let limited = containment.memory_limits();
     eprintln!("{}", containment.describe());
@@ -194,13 +194,10 @@ fn a_memory_limit_is_enforced_or_said_not_to_be(choice: ContainmentChoice) {
     }
 }
 
-fn a_limit_of_memory_leaves_others_alone(choice: ContainmentChoice) {
-    let Some(mut launcher) = launcher(choice) else { return };
-    if !launcher.containment().memory_limits() {
-        // What holds then is what the test above asserts.
-        eprintln!("no limits of memory here: {}", launcher.containment().describe());
-        return;
-    }
+fn a_limit_by_a_cgroup_leaves_others_alone(choice: ContainmentChoice) {
+    let mut launcher = launcher(choice);
+    let described = launcher.containment().describe();
+    assert!(launcher.containment().memory_limits(), "this test needs cgroups that limit memory; here {described}");
     let (stdin, writer) = pipe();
     let mut other = shell("echo >&7; read line; exit 5");
     other.fds.push((stdin, 0));

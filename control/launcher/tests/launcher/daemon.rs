@@ -22,7 +22,7 @@ under_each_containment!(
 const SCRIPT: &str = "(setsid sh -c 'trap \"\" TERM HUP; echo ready >&7; while :; do sleep 1000; done' &); sleep 1000";
 
 fn a_drop_ends_everything(containment: ContainmentChoice) {
-    let Some(mut launcher) = launcher(containment) else { return };
+    let mut launcher = launcher(containment);
     let mut held = Vec::new();
     for id in 0..5 {
         let (reader, writer) = pipe();
@@ -47,9 +47,9 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn start(containment: ContainmentChoice) -> Option<Self> {
+    fn start(containment: ContainmentChoice) -> Self {
         // Says whether the machine can do it.
-        drop(launcher(containment)?);
+        drop(launcher(containment));
         let name = match containment {
             ContainmentChoice::Cgroup => "cgroup",
             _ => "subreaper",
@@ -72,7 +72,7 @@ impl Daemon {
                 pid => pids.push(pid.parse().unwrap()),
             }
         }
-        Some(Self { process, output, pids })
+        Self { process, output, pids }
     }
 
     /// Kills the daemon; after that only the attempts hold its output.
@@ -84,7 +84,7 @@ impl Daemon {
 }
 
 fn a_killed_daemon_ends_everything(containment: ContainmentChoice) {
-    let Some(daemon) = Daemon::start(containment) else { return };
+    let daemon = Daemon::start(containment);
     let pidfds: Vec<_> = daemon.pids.iter().map(|&pid| pidfd(pid)).collect();
     let output = daemon.kill();
     for pidfd in pidfds {
@@ -95,7 +95,7 @@ fn a_killed_daemon_ends_everything(containment: ContainmentChoice) {
 }
 
 fn a_killed_launcher_ends_everything(containment: ContainmentChoice) {
-    let Some(mut launcher) = launcher(containment) else { return };
+    let mut launcher = launcher(containment);
     let (held, writer) = pipe();
     let mut request = shell(SCRIPT);
     request.fds.push((writer, 7));
@@ -123,11 +123,11 @@ fn a_killed_launcher_ends_everything(containment: ContainmentChoice) {
 }
 
 fn what_two_killed_processes_leave_ends_at_the_next_start(containment: ContainmentChoice) {
-    let Some(daemon) = Daemon::start(containment) else { return };
+    let daemon = Daemon::start(containment);
     let pidfds: Vec<_> = daemon.pids.iter().map(|&pid| pidfd(pid)).collect();
     kill_process(pid(daemon.pids[0]), Signal::KILL).unwrap();
     let mut output = daemon.kill();
-    let next = launcher(containment).unwrap();
+    let next = launcher(containment);
     // With a cgroup, the next launcher has killed what was left; with subreapers, they do it at their own time.
     if containment == ContainmentChoice::Cgroup {
         assert_nobody_holds(output.into_inner().into());
@@ -141,7 +141,7 @@ fn what_two_killed_processes_leave_ends_at_the_next_start(containment: Containme
 }
 
 fn polite_signals_do_not_end_the_launcher(containment: ContainmentChoice) {
-    let Some(mut launcher) = launcher(containment) else { return };
+    let mut launcher = launcher(containment);
     for signal in [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT, Signal::PIPE, Signal::USR1] {
         kill_process(pid(launcher.pid()), signal).unwrap();
     }

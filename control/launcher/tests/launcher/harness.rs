@@ -5,7 +5,7 @@ use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use dflow_launcher::{ContainmentChoice, Error, ExitStatus, Launcher, LauncherEvent, LauncherOptions, SpawnRequest};
+use dflow_launcher::{ContainmentChoice, ExitStatus, Launcher, LauncherEvent, LauncherOptions, SpawnRequest};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 /// The program that becomes the launcher.
@@ -18,16 +18,11 @@ pub fn options(containment: ContainmentChoice) -> LauncherOptions {
     LauncherOptions { program: HOST.into(), containment, ..LauncherOptions::default() }
 }
 
-/// A launcher, or `None` (and a line that says why) on a machine that does not allow this containment.
-pub fn launcher(containment: ContainmentChoice) -> Option<Launcher> {
-    match Launcher::start(&options(containment)) {
-        Ok(launcher) => Some(launcher),
-        Err(Error::Refused(reason)) => {
-            eprintln!("skipped: {reason}");
-            None
-        }
-        Err(error) => panic!("{error}"),
-    }
+/// A launcher. Where the machine does not allow this containment, the test fails with the reason.
+pub fn launcher(containment: ContainmentChoice) -> Launcher {
+    Launcher::start(&options(containment)).unwrap_or_else(|error| {
+        panic!("{error}\nThis test needs what is missing; DFLOW_TEST_CGROUPS=none has scripts/test leave it out.")
+    })
 }
 
 pub fn shell(script: &str) -> SpawnRequest {
