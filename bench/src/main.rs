@@ -64,8 +64,7 @@ enum Topic {
     Quic(Options),
     /// Streams between functions on different nodes, each with a real daemon; the paper's put and get.
     Nodes(Options),
-    /// All of them.
-    /// Chunks and streams between two machines by RDMA, and what it takes to set them up
+    /// Chunks and streams between two machines by RDMA, and what it takes to set them up.
     #[cfg(feature = "rdma")]
     Rdma(rdma::Arguments),
     /// All of them that take one machine.
