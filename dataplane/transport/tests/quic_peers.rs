@@ -12,7 +12,7 @@ use dflow_transport::quic::{
     QuicPath, QuicSettings, bare_endpoint,
 };
 use dflow_transport::{Path, PathError, PathEvent};
-use quic_common::{Bell, DAY, PATIENCE, Pair, localhost, node, settings, until_refused};
+use quic_common::{Bell, DAY, PATIENCE, Pair, lines_about, localhost, log, node, settings, until_refused};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -119,6 +119,7 @@ impl Hostile {
     }
 
     fn with(settings: QuicSettings) -> Self {
+        log();
         let others = Pair::new();
         let identity = others.ca.issue("server", DAY).expect("an identity");
         let (node, mut incoming) = QuicNode::bind(localhost(), &identity, settings).expect("a free port");
@@ -208,8 +209,13 @@ impl Hostile {
             if String::from_utf8_lossy(&close.reason).contains(why)),
             "{closed:?}"
         );
-        assert!(self.connection.closed().is_some());
+        for reason in [self.connection.closed(), self.connection.violation().map(str::to_owned)] {
+            assert!(reason.as_ref().is_some_and(|reason| reason.contains(why)), "{reason:?}");
+        }
         assert_eq!(self.node.counters().violations, 1);
+        let lines = lines_about(self.connection.address());
+        let is_told = |line: &String| ["WARN", "node hostile", why].iter().all(|word| line.contains(word));
+        assert!(lines.len() == 1 && lines.iter().all(is_told), "{lines:?}");
         assert!(matches!(
             QuicPath::new(&self.connection, INCARNATION + 1, self.bell.waker()),
             Err(PathError::Lost { .. })
@@ -355,6 +361,46 @@ fn a_management_message_that_is_too_long_is_a_violation() {
     });
     hostile.assert_cut_off("a management message of 262145 bytes");
     drop((send, receive));
+}
+
+#[test]
+fn a_violation_above_quic_closes_the_connection_counts_once_and_keeps_its_reason() {
+    let mut hostile = Hostile::new();
+    let ping = framed(&PeerMessage::Ping(3));
+    let _stream = hostile.open(&[messages(INCARNATION), ping].concat(), false);
+    hostile.events(|events| matches!(events, [PathEvent::Message(PeerMessage::Ping(3))]));
+    assert_eq!(hostile.connection.violation(), None);
+    hostile.connection.violated("it must not say this");
+    hostile.connection.violated("nor that");
+    hostile.connection.close("the run is over");
+    let error = hostile.lost();
+    assert!(error.to_string().contains("it must not say this"), "{error}");
+    let closed = hostile.runtime.block_on(hostile.quic.closed()).to_string();
+    assert!(closed.contains("it must not say this"), "{closed}");
+    for reason in [hostile.connection.closed().as_deref(), hostile.connection.violation()] {
+        assert_eq!(reason, Some("it must not say this"));
+    }
+    assert_eq!((hostile.node.counters().violations, lines_about(hostile.connection.address()).len()), (1, 1));
+    hostile.assert_others_unaffected();
+}
+
+#[test]
+fn a_violator_that_has_hung_up_is_counted_all_the_same() {
+    let hostile = Hostile::new();
+    hostile.connection.set_waker(hostile.bell.waker());
+    hostile.quic.close(0u32.into(), b"goodbye");
+    assert!(wait_for(&hostile.bell, || hostile.connection.closed()).contains("goodbye"));
+    hostile.connection.violated("its last message was none");
+    assert_eq!(hostile.connection.closed().as_deref(), Some("its last message was none"));
+    assert_eq!(hostile.node.counters().violations, 1);
+}
+
+#[test]
+fn why_this_node_has_closed_a_connection_is_kept() {
+    let hostile = Hostile::new();
+    hostile.connection.close("it is not needed");
+    assert_eq!(hostile.connection.closed().as_deref(), Some("it is not needed"));
+    assert_eq!((hostile.connection.violation(), hostile.node.counters().violations), (None, 0));
 }
 
 #[test]

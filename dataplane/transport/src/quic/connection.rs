@@ -10,8 +10,8 @@ use dflow_protocol::limits::PEER_VERSION;
 use quinn::{RecvStream, SendStream, VarInt};
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::Waker;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -55,8 +55,10 @@ pub(super) struct Shared {
     inbox: Mutex<mpsc::Receiver<Vec<u8>>>,
     /// Milliseconds without a packet after which the peer counts as gone.
     silence: AtomicU64,
-    /// It was closed for that reason.
-    silent: AtomicBool,
+    /// Why this side has closed it; QUIC does not keep that.
+    closing: OnceLock<String>,
+    /// What the peer has done that breaks the protocol.
+    violation: OnceLock<String>,
 }
 
 /// How a connection fares.
@@ -155,7 +157,7 @@ impl Connection {
         self.shared.silence.store(milliseconds(silence), Ordering::Relaxed);
     }
 
-    /// Why it is closed; `None` while it is not.
+    /// Why it is closed, whoever has done that; `None` while it is not.
     #[must_use]
     pub fn closed(&self) -> Option<String> {
         self.shared.quic.close_reason().map(|error| self.shared.reason(&error))
@@ -163,7 +165,20 @@ impl Connection {
 
     /// Closes it. The peer is told the reason.
     pub fn close(&self, reason: &str) {
-        self.shared.quic.close(CLOSED, reason.as_bytes());
+        self.shared.close(CLOSED, reason);
+    }
+
+    /// The peer has broken the protocol, above QUIC or on another path that was agreed on here: this is logged with the
+    /// peer's name, counted ([`super::NodeCounters::violations`]), and the connection is closed. The peer is told the
+    /// reason. Only the first violation of a connection counts, also where the connection is closed already.
+    pub fn violated(&self, reason: &str) {
+        self.shared.violated(reason);
+    }
+
+    /// What the peer has done that breaks the protocol, if it has.
+    #[must_use]
+    pub fn violation(&self) -> Option<&str> {
+        self.shared.violation.get().map(String::as_str)
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {
@@ -197,7 +212,8 @@ impl Connection {
             outbox,
             inbox: Mutex::new(inbox),
             silence: AtomicU64::new(milliseconds(silence)),
-            silent: AtomicBool::new(false),
+            closing: OnceLock::new(),
+            violation: OnceLock::new(),
         });
         tokio::spawn(serve(shared.clone()));
         tokio::spawn(listen(shared.clone()));
@@ -220,19 +236,36 @@ impl Drop for Connection {
 }
 
 impl Shared {
-    /// The peer has done what it does not do if it keeps to the protocol: nothing more is taken from it.
+    /// What has come on the connection is none of what a peer sends that keeps to the protocol. Of one that is closed
+    /// already, whatever is cut off says nothing.
     pub(super) fn violation(&self, error: &PathError) {
-        if self.quic.close_reason().is_some() {
+        if self.quic.close_reason().is_none() {
+            self.broken(error);
+            self.violated(&error.to_string());
+        }
+    }
+
+    fn violated(&self, reason: &str) {
+        if self.violation.set(reason.to_owned()).is_err() {
             return;
         }
-        self.counters.violation(&self.runtime, self.quic.remote_address(), &self.peer, error);
-        self.broken(error);
-        self.quic.close(VIOLATED, error.to_string().as_bytes());
+        self.counters.violation(&self.runtime, self.quic.remote_address(), &self.peer, reason);
+        self.close(VIOLATED, reason);
+    }
+
+    fn close(&self, code: VarInt, reason: &str) {
+        // Before it is closed, so that whoever finds it closed finds the reason.
+        let _ = self.closing.set(reason.to_owned());
+        self.quic.close(code, reason.as_bytes());
     }
 
     /// Why it is closed, in words.
     pub(super) fn reason(&self, error: &quinn::ConnectionError) -> String {
-        if self.silent.load(Ordering::Relaxed) { tls::NOTHING_HAS_COME.to_owned() } else { tls::reason(error) }
+        let own = match error {
+            quinn::ConnectionError::LocallyClosed => self.violation.get().or(self.closing.get()),
+            _ => self.violation.get(),
+        };
+        own.cloned().unwrap_or_else(|| tls::reason(error))
     }
 
     fn wake(&self) {
@@ -271,8 +304,7 @@ async fn listen(shared: Arc<Shared>) {
         quiet = if now == before { quiet + pause } else { Duration::ZERO };
         before = now;
         if quiet >= silence {
-            shared.silent.store(true, Ordering::Relaxed);
-            shared.quic.close(SILENT, tls::NOTHING_HAS_COME.as_bytes());
+            shared.close(SILENT, tls::NOTHING_HAS_COME);
         }
     }
 }

@@ -8,7 +8,6 @@ use super::settings::QuicSettings;
 use super::socket::{Socket, bind};
 use super::tls::Tls;
 use crate::log_limit::LogLimit;
-use crate::path::PathError;
 use quinn::{ConnectionError, Endpoint, EndpointConfig, Runtime, TokioRuntime};
 use std::fmt;
 use std::future::Future;
@@ -120,9 +119,9 @@ pub(super) struct Counters {
 
 impl Counters {
     /// One more. `runtime`: that of the connection.
-    pub(super) fn violation(&self, runtime: &Handle, address: SocketAddr, peer: &str, error: &PathError) {
+    pub(super) fn violation(&self, runtime: &Handle, address: SocketAddr, peer: &str, reason: &str) {
         self.violations.fetch_add(1, Ordering::Relaxed);
-        self.violated.warn(runtime, address, format!("closed a connection of node {peer}: {error}"));
+        self.violated.warn(runtime, address, format!("closed a connection of node {peer}: {reason}"));
     }
 }
 
