@@ -4,6 +4,8 @@ mod cluster;
 mod cluster_faults;
 mod deterministic;
 mod faults;
+mod hostile;
+mod impostor;
 mod limits;
 mod metrics;
 mod namespaces;

@@ -1,7 +1,7 @@
 //! The other nodes of a run, as the node that drives it has them.
 
 use super::dial::Dialed;
-use super::message::{Join, Managed, WayNow};
+use super::message::{Join, Managed, WayNow, broken};
 use super::way::Way;
 use super::{ClusterError, ClusterSpec, Ring, certificate};
 use crate::host::Host;
@@ -99,10 +99,14 @@ impl Members {
             for member in &mut self.members {
                 let refused = |reason| ClusterError::Refused { node: member.name.clone(), reason };
                 let Some(connection) = &member.connection else { continue };
-                match Managed::receive(connection).map_err(refused)? {
+                let violated = |what: &str| {
+                    connection.violated(&broken(what));
+                    refused(broken(what))
+                };
+                match Managed::receive(connection).map_err(|what| violated(&what))? {
                     Some(Managed::Joined { slots }) => member.slots = slots,
                     Some(Managed::Refused { reason }) => return Err(refused(reason)),
-                    Some(_) => return Err(refused("it answered with something else".into())),
+                    Some(_) => return Err(violated("it answered with something else")),
                     None if member.slots > 0 => {}
                     None => match connection.closed() {
                         Some(reason) => return Err(refused(reason)),
@@ -214,18 +218,24 @@ impl Members {
         for member in &mut self.members {
             let Some(way) = &mut member.way else { continue };
             let problem = loop {
-                match Managed::receive(&way.connection) {
+                let what = match Managed::receive(&way.connection) {
                     Ok(Some(Managed::Notice(mut notice))) => {
                         if let Notice::Failed { reason } = &mut *notice {
                             *reason = format!("node {}: {reason}", member.name);
                         }
                         news.push(News::Notice(*notice));
+                        continue;
                     }
-                    Ok(Some(Managed::Path(say))) => way.heard(host, say),
-                    Ok(Some(_)) => break Some("it said what only the driver of a run says".to_owned()),
+                    Ok(Some(Managed::Path(say))) => {
+                        way.heard(host, say);
+                        continue;
+                    }
+                    Ok(Some(_)) => "it said what only the driver of a run says".to_owned(),
                     Ok(None) => break way.connection.closed(),
-                    Err(reason) => break Some(reason),
-                }
+                    Err(reason) => reason,
+                };
+                way.connection.violated(&broken(&what));
+                break way.connection.closed();
             };
             if let Some(reason) = problem
                 && !std::mem::replace(&mut member.lost, true)

@@ -4,8 +4,8 @@
 
 use super::probe::Probing;
 use crate::order::{Notice, Order};
-use dflow_transport::Say;
 use dflow_transport::quic::Connection;
+use dflow_transport::{PathError, Say};
 use rkyv::{Archive, Deserialize, Serialize, rancor};
 
 /// A message between two nodes of a run.
@@ -92,6 +92,11 @@ impl Managed {
         rkyv::from_bytes::<Self, rancor::Error>(bytes)
             .map_err(|error| format!("{} bytes that are no message of this version: {error}", bytes.len()))
     }
+}
+
+/// What is said of a peer that has sent this and should not have.
+pub(super) fn broken(what: &str) -> String {
+    PathError::Protocol(what.to_owned()).to_string()
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! nodes dials. Orders and notices travel on the management channels of the driver's connections, streams on the
 //! paths that the carriers of both ends use.
 
+mod apart;
 mod certificate;
 mod dial;
 mod members;

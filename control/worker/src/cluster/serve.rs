@@ -1,6 +1,6 @@
 //! A node that serves runs which others drive.
 
-use super::message::Managed;
+use super::message::{Managed, broken};
 use super::probe::{self, Probing};
 use super::rdma::find_device;
 use super::session::{Meeting, Session};
@@ -207,11 +207,8 @@ async fn introduce(serving: Rc<Serving>, connection: Connection) {
             probe::answer(&serving.options, connection, &ring, going_on < probe::MAX_PROBES).await;
             serving.probes.set(serving.probes.get().saturating_sub(1));
         }
-        Ok(Some(_)) => connection.close("it began with something else than what it is for"),
+        Ok(Some(_)) => connection.violated(&broken("it began with something else than what it is for")),
         Ok(None) => {}
-        Err(reason) => {
-            tracing::warn!(peer = connection.peer(), reason, "a connection is refused");
-            connection.close(&reason);
-        }
+        Err(what) => connection.violated(&broken(&what)),
     }
 }

@@ -1,7 +1,8 @@
 //! A run that another node drives, on a node that serves it.
 
+use super::apart::{Apart, longer};
 use super::members::FIRST_PATH;
-use super::message::{Join, Managed, WayNow};
+use super::message::{Join, Managed, WayNow, broken};
 use super::serve::Serving;
 use super::way::Way;
 use super::{MIN_SILENCE, Ring};
@@ -11,17 +12,13 @@ use crate::nodes::Place;
 use dflow_launcher::{Launcher, LauncherOptions};
 use dflow_protocol::RunId;
 use dflow_transport::quic::Connection;
-use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::spawn_local;
 
-/// The first and the longest pause before a node is dialed again.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LAST_PAUSE: Duration = Duration::from_secs(1);
 /// How long two nodes have at least to find each other, even where one that is silent for less is lost.
 const MEETING: Duration = Duration::from_secs(2);
 /// How often the metrics are told how a run stands, and nodes are missed that there is no way to.
@@ -47,6 +44,8 @@ pub(super) struct Session {
     failovers: BTreeMap<Place, u64>,
     /// Nodes with which there is no connection.
     apart: Apart,
+    /// Nodes that have broken the protocol.
+    outcasts: BTreeSet<Place>,
     /// When the metrics were told last.
     observed: Instant,
 }
@@ -85,6 +84,7 @@ impl Session {
             dialed,
             failovers: BTreeMap::new(),
             apart: Apart::default(),
+            outcasts: BTreeSet::new(),
             observed: Instant::now(),
         };
         session.dial_others();
@@ -168,8 +168,8 @@ impl Session {
                 match Managed::receive(&way.connection) {
                     Ok(Some(Managed::Path(say))) => way.heard(&self.host, say),
                     Ok(None) => break,
-                    Ok(Some(_)) => way.connection.close("only the driver of a run gives orders"),
-                    Err(reason) => way.connection.close(&reason),
+                    Ok(Some(_)) => way.connection.violated(&broken("only the driver of a run gives orders")),
+                    Err(what) => way.connection.violated(&broken(&what)),
                 }
             }
             way.tick(&self.host);
@@ -178,28 +178,42 @@ impl Session {
             }
         }
         for place in gone {
-            let number = match self.ways.remove(&place) {
-                Some(way) => {
-                    *self.failovers.entry(place).or_default() += way.failovers();
-                    way.number() + 1
+            let Some(way) = self.ways.remove(&place) else { continue };
+            *self.failovers.entry(place).or_default() += way.failovers();
+            match way.connection.violation() {
+                Some(what) => self.cast_out(place, what),
+                None => {
+                    let reason = way.connection.closed().unwrap_or_default();
+                    let pause = self.apart.parted(place, way.has_settled(), reason);
+                    self.dial(place, way.number() + 1, pause);
                 }
-                None => FIRST_PATH,
-            };
-            self.dial(place, number);
+            }
         }
         if let Some(driver) = self.ways.get_mut(&0) {
             driver.tick(&self.host);
         }
     }
 
+    /// A node of the run has broken the protocol. The run cannot do without it, and it is not let in again.
+    fn cast_out(&mut self, place: Place, what: &str) {
+        if self.outcasts.insert(place) {
+            self.host.fail(format!("node {} is lost: {what}", self.name(place)));
+        }
+    }
+
+    fn name(&self, place: Place) -> &str {
+        self.join.nodes.get(place as usize).map_or("", |(name, _)| name.as_str())
+    }
+
     /// A node that this one is to get a stream from, and has had no connection with for as long as one may be silent, is
     /// one that the run cannot do without.
     fn miss_nodes(&mut self) {
         let awaited = self.host.links().filter(|(_, link)| link.crossing.coming > 0).map(|(place, _)| place);
-        let awaited: Vec<Place> = awaited.filter(|place| !self.ways.contains_key(place)).collect();
+        let is_there = |place| self.ways.get(&place).is_some_and(Way::has_settled);
+        let awaited: Vec<Place> = awaited.filter(|&place| !is_there(place)).collect();
         let limit = silence(&self.serving, &self.join).max(MEETING);
         let Some((place, reason)) = self.apart.note(&awaited, Instant::now(), limit) else { return };
-        let name = self.join.nodes.get(place as usize).map_or("", |(name, _)| name.as_str());
+        let name = self.name(place);
         let reason = reason.unwrap_or_else(|| format!("it has not connected for {limit:?}"));
         self.host.fail(format!(
             "there is no way to node {name}, which a stream is to come from: {reason}. The nodes of a run must reach each \
@@ -210,11 +224,11 @@ impl Session {
     /// Of two nodes the earlier one dials.
     fn dial_others(&self) {
         let count = u32::try_from(self.join.nodes.len()).unwrap_or(u32::MAX);
-        (self.join.place + 1..count).for_each(|place| self.dial(place, FIRST_PATH));
+        (self.join.place + 1..count).for_each(|place| self.dial(place, FIRST_PATH, Duration::ZERO));
     }
 
-    /// Dials a node until it answers. It ends with the session: nobody takes the connection then.
-    fn dial(&self, place: Place, incarnation: u64) {
+    /// Dials a node, after this pause, until it answers. It ends with the session: nobody takes the connection then.
+    fn dial(&self, place: Place, incarnation: u64, pause: Duration) {
         if place <= self.join.place {
             return;
         }
@@ -222,10 +236,14 @@ impl Session {
         let (serving, run, own, dialed) =
             (Rc::clone(&self.serving), self.join.run, self.join.place, self.dialed.clone());
         let silence = silence(&self.serving, &self.join);
-        let reasons = Rc::clone(&self.apart.reasons);
+        let reasons = self.apart.reasons();
         spawn_local(async move {
-            let mut pause = FIRST_PAUSE;
-            while !dialed.is_closed() {
+            let mut pause = pause;
+            loop {
+                tokio::time::sleep(pause).await;
+                if dialed.is_closed() {
+                    return;
+                }
                 let reason = match address.parse() {
                     Ok(address) => match serving.node.connect_within(address, &name, silence).await {
                         Ok(connection) => {
@@ -244,8 +262,7 @@ impl Session {
                 };
                 tracing::warn!(node = name, reason, "a node cannot be reached");
                 reasons.borrow_mut().insert(place, reason);
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LAST_PAUSE);
+                pause = longer(pause);
             }
         });
     }
@@ -255,8 +272,14 @@ impl Session {
         let Meeting { place, incarnation, connection } = meeting;
         let expected = self.join.nodes.get(place as usize).map(|(name, _)| name.as_str());
         if expected != Some(connection.peer()) || place == self.join.place {
-            tracing::warn!(peer = connection.peer(), place, "a node says that it is another one");
-            return connection.close("this place in the run belongs to another node");
+            return connection.violated(&broken("it takes the place in a run of another node"));
+        }
+        let violation = self.ways.get(&place).and_then(|way| way.connection.violation()).map(str::to_owned);
+        if let Some(what) = violation {
+            self.cast_out(place, &what);
+        }
+        if self.outcasts.contains(&place) {
+            return connection.close("it has broken the protocol, and takes part in this run no more");
         }
         connection.set_waker(self.ring.waker());
         // Whoever has dialed it has said so; whoever was dialed has not known how long.
@@ -281,11 +304,11 @@ impl Session {
                 Ok(Some(Managed::Over)) => return true,
                 Ok(None) => return false,
                 Ok(Some(_)) => {
-                    way.connection.close("a driver gives orders");
+                    way.connection.violated(&broken("a driver gives orders"));
                     return true;
                 }
-                Err(reason) => {
-                    way.connection.close(&reason);
+                Err(what) => {
+                    way.connection.violated(&broken(&what));
                     return true;
                 }
             }
@@ -328,27 +351,6 @@ impl Session {
                 }
             }
         }
-    }
-}
-
-/// Nodes with which there is no connection although a stream is to come from them.
-#[derive(Default)]
-struct Apart {
-    since: BTreeMap<Place, Instant>,
-    /// Why they could not be dialed the last time.
-    reasons: Rc<RefCell<BTreeMap<Place, String>>>,
-}
-
-impl Apart {
-    /// These are missed now; one of them that was missed all the time for so long, and why, where that is known.
-    fn note(&mut self, missed: &[Place], now: Instant, limit: Duration) -> Option<(Place, Option<String>)> {
-        self.since.retain(|place, _| missed.contains(place));
-        for &place in missed {
-            self.since.entry(place).or_insert(now);
-        }
-        let (&place, _) = self.since.iter().find(|(_, since)| now.duration_since(**since) >= limit)?;
-        self.since.remove(&place);
-        Some((place, self.reasons.borrow().get(&place).cloned()))
     }
 }
 

@@ -8,7 +8,10 @@ use crate::options::NodeOptions;
 use dflow_carrier::{Command, NodeId};
 use dflow_transport::quic::{Connection, QuicPath};
 use dflow_transport::{Choice, LinkEvent, Path, Say, Step};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// One that has been there for so long is not counted among those that come and go at once.
+const SETTLED: Duration = Duration::from_millis(200);
 
 /// The way to one other node.
 pub(super) struct Way {
@@ -48,6 +51,11 @@ impl Way {
         self.choice.path()
     }
 
+    /// Whether it has been there for a while.
+    pub(super) fn has_settled(&self) -> bool {
+        self.begun.elapsed() >= SETTLED
+    }
+
     /// How many paths were lost, so that the next one was by QUIC.
     pub(super) fn failovers(&self) -> u64 {
         self.failovers.count
@@ -64,10 +72,11 @@ impl Way {
         self.perform(host, steps);
     }
 
-    /// The path of this number is lost. A peer that breaks the protocol is left alone.
+    /// The path of this number is lost. A peer that breaks the protocol loses its connection, too: whoever finds that closed
+    /// asks why ([`Connection::violation`]) before it dials again.
     pub(super) fn lost(&mut self, host: &Host, number: u64, event: &LinkEvent) {
         match event {
-            LinkEvent::Violated(what) => self.connection.close(what),
+            LinkEvent::Violated(what) => self.connection.violated(what),
             LinkEvent::PathLost(error) if self.connection.closed().is_none() => {
                 tracing::info!(node = self.connection.peer(), number, %error, "a path is lost");
                 let steps = self.choice.lost(self.begun.elapsed(), number, error.to_string());

@@ -3,7 +3,7 @@
 use super::trial::{End, Trial};
 use super::{About, Measured, Probing, RELEASE};
 use crate::cluster::Ring;
-use crate::cluster::message::Managed;
+use crate::cluster::message::{Managed, broken};
 use crate::cluster::rdma::RdmaEnd;
 use crate::options::NodeOptions;
 use dflow_transport::Path;
@@ -35,6 +35,7 @@ pub(in crate::cluster) async fn answer(options: &NodeOptions, connection: Connec
         Answering { rdma: RdmaEnd::new(options.rdma.clone(), options.rdma_idle), number: 0, next: None, trial: None };
     let result = tokio::time::timeout(LONGEST, answering.serve(options, &connection, ring)).await;
     if let Ok(Err(reason)) = result {
+        // After a violation it is closed already.
         connection.close(&reason);
     }
 }
@@ -60,9 +61,11 @@ impl Answering {
         };
         Managed::Probe(Probing::About(about)).send(connection)?;
         loop {
-            while let Some(message) = Managed::receive(connection)? {
+            let violated = |what: &String| connection.violated(&broken(what));
+            while let Some(message) = Managed::receive(connection).inspect_err(violated)? {
                 let Managed::Probe(probing) = message else {
-                    return Err("it began with a probe and went on with something else".to_owned());
+                    return Err("it began with a probe and went on with something else".to_owned())
+                        .inspect_err(violated);
                 };
                 if let Some(answer) = self.heard(probing, connection, &results)? {
                     Managed::Probe(answer).send(connection)?;

@@ -1,0 +1,119 @@
+//! A node that has a certificate and breaks the protocol, in runs that go on: it is named and logged, counted, and not
+//! dialed again; its run fails, and no other.
+
+use crate::impostor::{Attack, Impostor, Victim};
+use crate::metrics::scrape;
+use crate::nodes::Cluster;
+use crate::support::{Case, eventually, test_bytes};
+use dflow_protocol::wire::{FlowId, PeerMessage};
+use std::time::{Duration, Instant};
+
+/// A stream without end from b to `reader`.
+fn endless() -> Case {
+    Case::new(
+        "s: { program: dflow-probe, outputs: [o], params: { bytes: 100000000000, pause_us: 1000 } }
+         r: { program: dflow-probe, inputs: { i: s.o }, params: { pause_us: 1000 } }",
+        "{}",
+    )
+}
+
+/// Each way to break the protocol, with words of the reason.
+fn attacks() -> Vec<(Attack, &'static str)> {
+    let unknown = PeerMessage::Credit { flow: FlowId(1 << 20), received: 0, until: 1 };
+    let version = PeerMessage::Begin { version: 4711, life: 1, incarnation: 1, flows: 0 };
+    vec![
+        (Attack::Message(unknown), "flow 1048576"),
+        (Attack::Beginning(version), "version 4711 of the protocol between nodes, this node"),
+        (Attack::Management(vec![0xff; 100]), "100 bytes that are no message of this version"),
+        (Attack::Stream(vec![0xff; 64]), "a stream with a header that is none"),
+    ]
+}
+
+const VIOLATED: &str = "dflow_connections_violated_total";
+
+/// Runs it with an impostor before b; the reason why it has failed, and how often the impostor was called.
+#[track_caller]
+fn run_with_impostor(cluster: &mut Cluster, places: &[&str], victim: Victim, attack: &Attack) -> (String, usize) {
+    let case = endless();
+    let impostor = Impostor::start(cluster, "b", "c", victim, attack.clone());
+    let honest = std::mem::replace(&mut cluster.worker("b").address, impostor.address.clone());
+    let (running, start) = (cluster.spawn(&case, places), Instant::now());
+    let ran = case.finish(running.wait());
+    cluster.worker("b").address = honest;
+    assert!(start.elapsed() < Duration::from_secs(6), "{attack:?} is noticed after {:?}", start.elapsed());
+    assert_eq!(ran.code, Some(1), "{attack:?}: {}\n{}", ran.stderr, ran.report);
+    (ran.report["error"]["reason"].as_str().unwrap().to_owned(), impostor.calls())
+}
+
+/// Goes through all attacks while another run goes on on the same nodes: each is said with `words` by the run, and noticed
+/// by this worker.
+fn go_through(victim: Victim, places: &[&str], noticed_by: Option<(&str, &str)>, words: &str, calls: usize) {
+    let mut cluster = Cluster::without_workers(&["a", "b", "c"]);
+    // The one that comes first dials the other.
+    for node in ["c", "b"] {
+        cluster.start(node, &["--metrics", "127.0.0.1:0"]);
+    }
+    let bystander = Case::new(
+        "t: { command: [head, -n1, GATE] }
+         s: { program: dflow-probe, outputs: [o], params: { bytes: 3000000 } }
+         r: { program: dflow-probe, inputs: { i: s.o, j: { from: t.out, gate: start } }, outputs: [o], params: { order: one-by-one } }",
+        "{ o: r.o }",
+    );
+    let mut gate = bystander.gate();
+    let going_on = cluster.spawn(&bystander, &["t=c", "s=b", "r=c"]);
+    eventually("the bystander does not begin", || cluster.probes() == 2);
+
+    for (attacks, (attack, why)) in (1u32..).zip(attacks()) {
+        let (reason, called) = run_with_impostor(&mut cluster, places, victim, &attack);
+        assert!(reason.contains(words) && reason.contains(why), "{attack:?}: {reason}");
+        assert_eq!(called, calls, "{attack:?}");
+        let Some((node, peer)) = noticed_by else { continue };
+        let peer = format!("node {peer}");
+        let is_line = |line: &str| ["WARN", peer.as_str(), why].iter().all(|word| line.contains(word));
+        // One line in each second at the most.
+        eventually("it is not logged", || cluster.log(node).lines().any(is_line));
+        let now = scrape(&cluster.metrics(node));
+        assert_eq!(now[VIOLATED], f64::from(attacks), "{attack:?}");
+    }
+    gate.open();
+    bystander.finish(going_on.wait()).succeeded();
+    assert!(bystander.output("o")[..3_000_000] == test_bytes(3_000_000));
+    cluster.assert_idle();
+    let case = Case::new(
+        "s: { program: dflow-probe, outputs: [o], params: { bytes: 1000000 } }
+         r: { program: dflow-probe, inputs: { i: s.o }, outputs: [o] }",
+        "{ o: r.o }",
+    );
+    cluster.run(&case, &["s=b", "r=c"], &[]).succeeded();
+    assert!(case.output("o") == test_bytes(1_000_000));
+}
+
+#[test]
+fn a_worker_that_breaks_the_protocol_towards_another() {
+    let words = "node c: node b is lost: the peer broke the protocol: ";
+    go_through(Victim::Caller, &["s=b", "r=c"], Some(("c", "b")), words, 2);
+}
+
+#[test]
+fn a_worker_that_breaks_the_protocol_towards_its_driver() {
+    // c takes no part in it, but is connected with b all the same.
+    let words = "node b is lost: the peer broke the protocol: ";
+    go_through(Victim::Driver, &["s=b", "r=a"], None, words, 2);
+}
+
+#[test]
+fn a_driver_that_breaks_the_protocol() {
+    let words = "node b is lost: ";
+    go_through(Victim::Worker, &["s=b", "r=a"], Some(("b", "a")), words, 2);
+}
+
+#[test]
+fn a_worker_that_always_hangs_up() {
+    let mut cluster = Cluster::new(&["c", "b"]);
+    let (reason, called) = run_with_impostor(&mut cluster, &["s=b", "r=c"], Victim::Caller, &Attack::HangUp);
+    for words in ["node c: there is no way to node b", "not today"] {
+        assert!(reason.contains(words), "{reason}");
+    }
+    assert!((4..20).contains(&called), "it was dialed {called} times");
+    cluster.assert_idle();
+}
