@@ -286,7 +286,7 @@ pub struct NodeArgs {
     #[arg(long, value_name = "WAY", value_enum, default_value_t = ContainmentArg::Auto)]
     pub containment: ContainmentArg,
     /// Whether streams from and to other nodes go by RDMA: auto (where there is a device on the way to the other node),
-    /// off, or the name of a device
+    /// off, or the name of a device. What goes by RDMA is not encrypted
     #[arg(long, value_name = "auto|off|DEVICE", value_parser = parse_rdma, default_value = "auto")]
     pub rdma: RdmaUse,
     /// How long the thread that carries streams looks for what comes by RDMA before it sleeps: a duration, sleep (it

@@ -180,7 +180,7 @@ impl Ledger {
         for (name, peer) in &counts.peers {
             family.sample(&[("peer", name)], peer.failovers);
         }
-        let help = "Messages and bytes of a node that were refused because they break the protocol.";
+        let help = "Paths of runs to a node that were closed because it broke the protocol on them.";
         let mut family = text.counter("dflow_peer_violations_total", help);
         for (name, peer) in &counts.peers {
             family.sample(&[("peer", name)], peer.violations);
