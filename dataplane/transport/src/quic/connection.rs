@@ -239,18 +239,26 @@ impl Shared {
     /// What has come on the connection is none of what a peer sends that keeps to the protocol. Of one that is closed
     /// already, whatever is cut off says nothing.
     pub(super) fn violation(&self, error: &PathError) {
-        if self.quic.close_reason().is_none() {
+        let reason = error.to_string();
+        if self.quic.close_reason().is_none() && self.blame(&reason) {
             self.broken(error);
-            self.violated(&error.to_string());
+            self.close(VIOLATED, &reason);
         }
     }
 
     fn violated(&self, reason: &str) {
+        if self.blame(reason) {
+            self.close(VIOLATED, reason);
+        }
+    }
+
+    /// Logs and counts what the peer has done; `false` if it has been blamed before.
+    fn blame(&self, reason: &str) -> bool {
         if self.violation.set(reason.to_owned()).is_err() {
-            return;
+            return false;
         }
         self.counters.violation(&self.runtime, self.quic.remote_address(), &self.peer, reason);
-        self.close(VIOLATED, reason);
+        true
     }
 
     fn close(&self, code: VarInt, reason: &str) {
