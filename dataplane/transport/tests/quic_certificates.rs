@@ -3,9 +3,14 @@
 mod quic_common;
 
 use dflow_transport::quic::{Cause, ClusterCa, ConnectError, Identity, IdentityError, QuicNode, Standing, Validity};
-use quic_common::{DAY, PATIENCE, lines_about, log, node, until_refused};
+use quic_common::{DAY, PATIENCE, lines_about, localhost, log, node, until_refused};
+use quinn::crypto::rustls::QuicClientConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -109,6 +114,43 @@ fn many_refusals_are_counted_one_by_one_and_make_few_lines() {
         std::thread::sleep(Duration::from_millis(10));
     };
     assert!(lines.len() as u64 <= 2 + start.elapsed().as_secs(), "{lines:?}");
+}
+
+#[test]
+fn a_client_without_a_certificate_is_refused() {
+    log();
+    let (ca, home) = (ClusterCa::create("test").expect("an authority"), tempfile::tempdir().expect("a directory"));
+    let identity = ca.issue("server", DAY).expect("an identity");
+    identity.save(home.path()).expect("saved");
+    let (server, mut incoming) = node(&identity);
+    // It knows the cluster's authority, which is no secret.
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(home.path().join("ca.pem")).expect("a certificate")).expect("an authority");
+    let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("a version")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"dflow".to_vec()];
+    let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(config).expect("TLS 1.3")));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let (address, closed) = runtime.block_on(async {
+        let endpoint = quinn::Endpoint::client(localhost()).expect("a port");
+        let dialing = endpoint.connect_with(config, server.local_address(), "server").expect("a name");
+        // As far as the client can tell the handshake is done when it has shown nothing; then it is told.
+        let closed = match dialing.await {
+            Ok(connection) => connection.closed().await,
+            Err(error) => error,
+        };
+        (endpoint.local_addr().expect("bound"), closed.to_string())
+    });
+    assert!(closed.contains("certificate"), "{closed}");
+    until_refused(&server);
+    assert_counted(&server, Cause::Certificate);
+    let lines = lines_about(address);
+    assert!(lines.len() == 1 && lines[0].contains("WARN") && lines[0].contains("no certificate"), "{lines:?}");
+    assert_eq!(server.counters().accepted, 0);
+    assert!(incoming.try_next().is_none());
 }
 
 #[test]

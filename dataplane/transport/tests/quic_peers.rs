@@ -2,34 +2,19 @@
 
 mod quic_common;
 
-use dflow_protocol::SegmentId;
-use dflow_protocol::limits::{MAX_INLINE, MAX_PEER_MESSAGE, PEER_VERSION};
-use dflow_protocol::message::Window;
-use dflow_protocol::wire::{FlowId, GrantId, PeerMessage};
-use dflow_shm::{Access, Landing, Segment, SegmentKind};
+use dflow_protocol::limits::{MAX_PEER_MESSAGE, PEER_VERSION};
+use dflow_protocol::wire::{FlowId, PeerMessage};
 use dflow_transport::quic::{
-    Cause, ClusterCa, ConnectError, Connection, Identity, Incoming, MAX_MANAGEMENT_MESSAGE, ManagementError, QuicNode,
-    QuicPath, QuicSettings, bare_endpoint,
+    Cause, ClusterCa, ConnectError, MAX_MANAGEMENT_MESSAGE, ManagementError, QuicNode, QuicPath, QuicSettings,
+    bare_endpoint,
 };
 use dflow_transport::{Path, PathError, PathEvent};
-use quic_common::{Bell, DAY, PATIENCE, Pair, lines_about, localhost, log, node, settings, until_refused};
+use quic_common::hostile::{FLOW, Hostile, INCARNATION, data, framed, greet, header, messages, wait_for};
+use quic_common::{Bell, DAY, Pair, lines_about, localhost, log, node, settings, until_refused};
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::runtime::Handle;
-use tokio::sync::oneshot::Sender;
 
 // ---- Connections ----
-
-fn wait_for<T>(bell: &Bell, mut look: impl FnMut() -> Option<T>) -> T {
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(bell.wait(PATIENCE), "nothing has come");
-    }
-}
 
 #[test]
 fn management_messages_arrive_in_order() {
@@ -89,189 +74,6 @@ fn several_endpoints_share_an_address() {
 }
 
 // ---- Peers that have a certificate and break the rules ----
-
-/// A peer made of bare quinn, with a certificate, connected to a node that has a path to it.
-struct Hostile {
-    runtime: Handle,
-    /// What runs it, until the other is dropped.
-    thread: Option<(JoinHandle<()>, Sender<()>)>,
-    quic: quinn::Connection,
-    management: Option<(quinn::SendStream, quinn::RecvStream)>,
-    node: QuicNode,
-    /// Others are accepted, too.
-    _incoming: Incoming,
-    connection: Connection,
-    path: QuicPath,
-    landing: Arc<Landing>,
-    bell: Arc<Bell>,
-    /// Others of the cluster, and a path between one of them and the node, at both ends.
-    others: Pair,
-    bystander: [(Connection, QuicPath); 2],
-}
-
-/// The flow that the node has offered, with room for 4096 bytes.
-const FLOW: u32 = 7;
-const INCARNATION: u64 = 5;
-
-impl Hostile {
-    fn new() -> Self {
-        Self::with(settings())
-    }
-
-    fn with(settings: QuicSettings) -> Self {
-        log();
-        let others = Pair::new();
-        let identity = others.ca.issue("server", DAY).expect("an identity");
-        let (node, mut incoming) = QuicNode::bind(localhost(), &identity, settings).expect("a free port");
-        let bell = Bell::new();
-        let dialed = others.nodes[0].connect(node.local_address(), "server").wait().expect("of the cluster");
-        let bystander = [dialed, incoming.wait().expect("it is accepted")].map(|connection| {
-            let path = QuicPath::new(&connection, INCARNATION, bell.waker()).expect("a connection");
-            (connection, path)
-        });
-        let own = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let runtime = own.handle().clone();
-        let (stop, stopped) = tokio::sync::oneshot::channel();
-        let thread = std::thread::spawn(move || drop(own.block_on(stopped)));
-        let identity = others.ca.issue("hostile", DAY).expect("an identity");
-        let (quic, management) = runtime.block_on(async {
-            let quic = connect(&identity, node.local_address()).await;
-            let management = greet(&quic, PEER_VERSION).await;
-            (quic, management)
-        });
-        let connection = incoming.wait().expect("it is accepted");
-        assert_eq!(connection.peer(), "hostile");
-        let mut path = QuicPath::new(&connection, INCARNATION, bell.waker()).expect("a connection");
-        let segment = Segment::create("test", 4096, SegmentKind::FunctionWritten).expect("memory");
-        let memory = Arc::new(segment.map(Access::Write).expect("a mapping"));
-        let window = Window { segment: SegmentId(0), segment_offset: 0, base: 0, size: 4096, ring: false };
-        let landing = Arc::new(Landing::new(&window, memory, 0));
-        landing.open(0..4096);
-        path.offer(FlowId(FLOW), GrantId(1), &landing).expect("it needs nothing");
-        Self {
-            runtime,
-            thread: Some((thread, stop)),
-            quic,
-            management: Some(management),
-            node,
-            _incoming: incoming,
-            connection,
-            path,
-            landing,
-            bell,
-            others,
-            bystander,
-        }
-    }
-
-    /// Opens a stream, writes the bytes, and ends it.
-    fn stream(&self, bytes: &[u8]) {
-        self.open(bytes, true);
-    }
-
-    fn open(&self, bytes: &[u8], finish: bool) -> Option<quinn::SendStream> {
-        self.runtime.block_on(async {
-            // It may be cut off in the middle.
-            let mut stream = self.quic.open_uni().await.ok()?;
-            stream.write_all(bytes).await.ok()?;
-            if finish {
-                stream.finish().ok()?;
-            }
-            Some(stream)
-        })
-    }
-
-    fn events(&mut self, enough: impl Fn(&[PathEvent]) -> bool) -> Vec<PathEvent> {
-        let mut events = Vec::new();
-        let (bell, path) = (&self.bell, &mut self.path);
-        wait_for(bell, || {
-            path.poll(&mut events);
-            enough(&events).then_some(())
-        });
-        events
-    }
-
-    fn lost(&mut self) -> PathError {
-        let events = self.events(|events| matches!(events.last(), Some(PathEvent::Lost(_))));
-        match events.into_iter().last() {
-            Some(PathEvent::Lost(error)) => error,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    /// The path is lost for this reason, the peer is told, it is counted, and others are not affected.
-    fn assert_cut_off(mut self, why: &str) {
-        let error = self.lost();
-        assert!(error.is_violation() && error.to_string().contains(why), "{error}");
-        let closed = self.runtime.block_on(self.quic.closed());
-        assert!(
-            matches!(&closed, quinn::ConnectionError::ApplicationClosed(close)
-            if String::from_utf8_lossy(&close.reason).contains(why)),
-            "{closed:?}"
-        );
-        for reason in [self.connection.closed(), self.connection.violation().map(str::to_owned)] {
-            assert!(reason.as_ref().is_some_and(|reason| reason.contains(why)), "{reason:?}");
-        }
-        assert_eq!(self.node.counters().violations, 1);
-        let lines = lines_about(self.connection.address());
-        let is_told = |line: &String| ["WARN", "node hostile", why].iter().all(|word| line.contains(word));
-        assert!(lines.len() == 1 && lines.iter().all(is_told), "{lines:?}");
-        assert!(matches!(
-            QuicPath::new(&self.connection, INCARNATION + 1, self.bell.waker()),
-            Err(PathError::Lost { .. })
-        ));
-
-        self.assert_others_unaffected();
-    }
-
-    /// The path that there was is still there, and new connections are accepted.
-    fn assert_others_unaffected(&mut self) {
-        for from in 0..2 {
-            self.bystander[from].1.send(&PeerMessage::Ping(from as u64)).expect("it is there");
-            let mut events = Vec::new();
-            let (bell, to) = (&self.bell, &mut self.bystander[1 - from].1);
-            wait_for(bell, || {
-                to.poll(&mut events);
-                (!events.is_empty()).then_some(())
-            });
-            let is_ping = |event: &PathEvent| matches!(event, PathEvent::Message(PeerMessage::Ping(_)));
-            assert!(events.iter().all(is_ping), "{events:?}");
-        }
-        assert!(self.bystander.iter().all(|(connection, _)| connection.closed().is_none()));
-        let address = self.node.local_address();
-        let other = self.others.nodes[0].connect(address, "server").wait().expect("others still connect");
-        assert_eq!(other.closed(), None);
-    }
-}
-
-async fn connect(identity: &Identity, address: SocketAddr) -> quinn::Connection {
-    let endpoint = bare_endpoint(localhost(), identity, &settings()).expect("a port");
-    endpoint.connect(address, "server").expect("a name").await.expect("of the cluster")
-}
-
-async fn greet(quic: &quinn::Connection, version: u32) -> (quinn::SendStream, quinn::RecvStream) {
-    let (mut send, receive) = quic.open_bi().await.expect("a stream");
-    send.write_all(b"dflow\0\r\n").await.expect("it is there");
-    send.write_all(&version.to_le_bytes()).await.expect("it is there");
-    (send, receive)
-}
-
-fn header(kind: u32, flow: u32, incarnation: u64, start: u64) -> Vec<u8> {
-    [&kind.to_le_bytes()[..], &flow.to_le_bytes(), &incarnation.to_le_bytes(), &start.to_le_bytes()].concat()
-}
-
-fn messages(incarnation: u64) -> Vec<u8> {
-    header(1, 0, incarnation, 0)
-}
-
-fn data(flow: u32, start: u64, length: usize) -> Vec<u8> {
-    [header(2, flow, INCARNATION, start), vec![3; length]].concat()
-}
-
-fn framed(message: &PeerMessage) -> Vec<u8> {
-    let bytes = message.encode().expect("a sound message");
-    [&(bytes.len() as u32).to_le_bytes()[..], &bytes].concat()
-}
 
 #[test]
 fn a_peer_that_keeps_to_the_rules_is_heard() {
@@ -461,53 +263,31 @@ fn noise_is_cut_off_sooner_or_later() {
 }
 
 #[test]
-fn a_flood_of_messages_waits_for_the_reader() {
-    let mut hostile = Hostile::new();
-    let bytes = vec![1; MAX_INLINE];
-    let message = framed(&PeerMessage::Inline { flow: FlowId(1), at: 0, bytes });
-    let count = 64 * 1024 * 1024 / message.len();
-    let quic = hostile.quic.clone();
-    let (held, is_held) = std::sync::mpsc::channel();
-    let flood = hostile.runtime.spawn(async move {
-        let mut stream = quic.open_uni().await.expect("a stream");
-        stream.write_all(&messages(INCARNATION)).await.expect("it goes on");
-        for _ in 0..count {
-            let mut write = std::pin::pin!(stream.write_all(&message));
-            if let Ok(outcome) = tokio::time::timeout(Duration::from_millis(500), &mut write).await {
-                outcome.expect("it goes on");
-            } else {
-                let _ = held.send(());
-                write.await.expect("it goes on");
-            }
-        }
-        stream.finish().expect("once");
-    });
-    is_held.recv().expect("flow control holds it before all of it is sent");
-    hostile.assert_others_unaffected();
-    let mut received = 0;
-    let mut events = Vec::new();
-    while received < count {
-        hostile.path.poll(&mut events);
-        assert!(!events.is_empty() || hostile.bell.wait(PATIENCE), "nothing has come");
-        received += events.drain(..).filter(|event| matches!(event, PathEvent::Message(_))).count();
-    }
-    hostile.runtime.block_on(flood).expect("all of it was sent");
-    assert_eq!(hostile.connection.closed(), None);
-}
-
-#[test]
 fn another_version_is_refused_and_both_are_named() {
     let ca = ClusterCa::create("test").expect("an authority");
     let (node, _incoming) = node(&ca.issue("server", DAY).expect("an identity"));
     let identity = ca.issue("hostile", DAY).expect("an identity");
+    log();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async {
-        let quic = connect(&identity, node.local_address()).await;
+    let address = runtime.block_on(async {
+        let endpoint = bare_endpoint(localhost(), &identity, &settings()).expect("a port");
+        let quic = endpoint.connect(node.local_address(), "server").expect("a name").await.expect("of the cluster");
         let _streams = greet(&quic, 4711).await;
         let closed = quic.closed().await.to_string();
-        assert!(closed.contains("4711") && closed.contains(&format!("this node {PEER_VERSION}")), "{closed}");
+        assert_names_versions(&closed);
+        endpoint.local_addr().expect("bound")
     });
     until_refused(&node);
+    assert_eq!(node.counters().causes[Cause::Version as usize], 1);
+    let lines = lines_about(address);
+    assert!(lines.len() == 1 && lines[0].contains("WARN"), "{lines:?}");
+    assert_names_versions(&lines[0]);
+}
+
+#[track_caller]
+fn assert_names_versions(text: &str) {
+    let words = ["version 4711", &format!("this node {PEER_VERSION}"), "run the same release on both"];
+    assert!(words.iter().all(|word| text.contains(word)), "{text}");
 }
 
 #[test]
@@ -525,7 +305,9 @@ fn one_that_is_dialed_and_speaks_another_version_is_told_apart() {
         send.write_all(&4711u32.to_le_bytes()).await.expect("it is there");
         let error = dial.await.expect_err("another version");
         assert!(matches!(error, ConnectError::Failed { cause: Cause::Version, .. }), "{error:?}");
-        assert!(error.to_string().contains("4711"), "{error}");
+        assert_names_versions(&error.to_string());
+        // The other side is told, too, what this one speaks.
+        assert_names_versions(&quic.closed().await.to_string());
     });
 }
 

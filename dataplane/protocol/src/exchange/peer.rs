@@ -191,4 +191,24 @@ mod tests {
         exchange.receive(PeerMessage::Close { flow: FlowId(7), received: 0 }).expect("it is read no more");
         exchange.receive(subscription(most + 1)).expect("there is room");
     }
+
+    #[test]
+    fn a_beginning_of_another_version_or_with_too_many_flows_is_refused() {
+        let begin = |version, flows| {
+            let mut exchange = Exchange::new(1);
+            exchange.path_up(1);
+            let outcome = exchange.receive(PeerMessage::Begin { version, life: 2, incarnation: 1, flows });
+            assert_eq!(exchange.is_up(), outcome.is_ok());
+            outcome
+        };
+        assert_eq!(begin(PEER_VERSION, 0), Ok(()));
+        for theirs in [0, PEER_VERSION + 1, u32::MAX] {
+            let violation = begin(theirs, 0).expect_err("another version");
+            assert_eq!(violation, Violation::Version { ours: PEER_VERSION, theirs });
+            let words = [format!("version {theirs} "), format!("this node {PEER_VERSION};")];
+            assert!(words.iter().all(|word| violation.to_string().contains(word)), "{violation}");
+        }
+        let too_many = Violation::TooMany { what: "flows", limit: MAX_FLOWS };
+        assert_eq!(begin(PEER_VERSION, MAX_FLOWS as u32 + 1), Err(too_many));
+    }
 }

@@ -1,6 +1,8 @@
 //! Nodes of one cluster on loopback, and something to wait with.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod hostile;
+
 use dflow_transport::quic::{ClusterCa, Connection, Identity, Incoming, QuicNode, QuicSettings};
 use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
