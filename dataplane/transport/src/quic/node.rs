@@ -405,11 +405,22 @@ async fn accept(shared: Arc<NodeShared>, endpoint: Endpoint) {
         } else if under_way >= BUSY_HANDSHAKES && incoming.may_retry() && !incoming.remote_address_validated() {
             let _ = incoming.retry();
         } else {
+            // At once, so that it counts as open for those that come right behind it.
+            let mut config = shared.server.clone();
+            let settings = shared.settings.on_the_way_to(address.ip());
+            config.transport_config(Arc::new(settings.transport(1, settings.idle_timeout)));
+            let connecting = match incoming.accept_with(Arc::new(config)) {
+                Ok(connecting) => connecting,
+                Err(error) => {
+                    shared.refused(address, &Refusal::from(&error));
+                    continue;
+                }
+            };
             shared.handshakes.fetch_add(1, Ordering::Relaxed);
             let shared = shared.clone();
             tokio::spawn(async move {
                 let limit = shared.settings.handshake_timeout;
-                let outcome = tokio::time::timeout(limit, accept_peer(&shared, incoming)).await;
+                let outcome = tokio::time::timeout(limit, accept_peer(&shared, connecting)).await;
                 shared.handshakes.fetch_sub(1, Ordering::Relaxed);
                 let late = || Refusal::new(Cause::Silence, format!("it has not proven who it is within {limit:?}"));
                 if let Err(refusal) = outcome.unwrap_or_else(|_| Err(late())) {
@@ -420,11 +431,7 @@ async fn accept(shared: Arc<NodeShared>, endpoint: Endpoint) {
     }
 }
 
-async fn accept_peer(shared: &NodeShared, incoming: quinn::Incoming) -> Result<(), Refusal> {
-    let mut config = shared.server.clone();
-    let settings = shared.settings.on_the_way_to(incoming.remote_address().ip());
-    config.transport_config(Arc::new(settings.transport(1, settings.idle_timeout)));
-    let connecting = incoming.accept_with(Arc::new(config)).map_err(|error| Refusal::from(&error))?;
+async fn accept_peer(shared: &NodeShared, connecting: quinn::Connecting) -> Result<(), Refusal> {
     let connection = connecting.await.map_err(|error| Refusal::from(&error))?;
     let QuicSettings { in_flight, idle_timeout, .. } = shared.settings;
     let counters = shared.counters.clone();
