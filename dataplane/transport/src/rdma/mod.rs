@@ -6,6 +6,15 @@
 //! the order in which they were posted; so the reader of a completion knows which bytes of which stream have come
 //! (`arrivals`), and the sender never sends what the other side has no receive for (`credit`).
 //!
+//! **A peer that breaks the rules.** Where it may write is checked by the device: what is outside of the windows that are
+//! open to it does not land, and the queue pair is at its end on both sides. That it was a violation, and not a device that
+//! failed, the attacked side knows if the device says so: with the receive that the write would have used up, or by an event
+//! of its own. Soft-RoCE does the first for a write of one packet and says nothing of longer ones: then the path is lost like
+//! one whose peer is gone, streams go on by QUIC, and nothing is counted. A write that is within a window and beyond what
+//! was granted, or names no grant, is found by its immediate, and is always a violation (`arrivals`). A peer that sends more
+//! than there are receives for is held back by the device, which tells it to try again, and disturbs nobody; that it has not
+//! waited for credit cannot be told.
+//!
 //! How two paths find each other is the caller's affair: [`Prepared::endpoint`] goes to the peer over an authenticated
 //! channel, and the peer's comes back.
 

@@ -338,10 +338,10 @@ impl RdmaPath {
             let count = self.completions.poll(&mut done).map_err(|error| self.dead(&error.to_string()))?;
             self.moved |= count > 0;
             let done = &done[..count];
-            if let Some(failed) = done.iter().find(|completion| completion.status != Status::Success) {
-                return Err(self.failed(failed));
-            }
             for completion in done {
+                if completion.status != Status::Success {
+                    return Err(self.failed(completion));
+                }
                 match completion.operation {
                     Operation::Receive => {
                         self.spent.push(completion.id);
@@ -405,9 +405,10 @@ impl RdmaPath {
     /// What a request says that has failed.
     fn failed(&self, completion: &Completion) -> PathError {
         match (completion.operation, completion.status) {
-            // Whatever follows a failure says no more than that there was one.
+            // It says no more than that something has failed before. What that was, where it was the peer's doing, the device
+            // says by an event, if at all ([`super`]).
             (_, Status::Flushed) => {
-                self.watched.failure().cloned().unwrap_or_else(|| self.dead("its queue pair was ended"))
+                self.watched.failure_by_now().cloned().unwrap_or_else(|| self.dead("its queue pair was ended"))
             }
             (Operation::Receive, status @ (Status::LocalLength | Status::LocalAccess | Status::RemoteAccess)) => {
                 PathError::Protocol(status.to_string())

@@ -119,6 +119,14 @@ impl Watched {
     pub(super) fn failure(&self) -> Option<&PathError> {
         self.shared.failure.get()
     }
+
+    /// The same, for one that cannot wait until the thread has looked: what the device has said by now is taken here.
+    pub(super) fn failure_by_now(&self) -> Option<&PathError> {
+        if self.failure().is_none() {
+            self.state.device();
+        }
+        self.failure()
+    }
 }
 
 impl Drop for Watched {
