@@ -405,10 +405,10 @@ async fn accept(shared: Arc<NodeShared>, endpoint: Endpoint) {
         } else if under_way >= BUSY_HANDSHAKES && incoming.may_retry() && !incoming.remote_address_validated() {
             let _ = incoming.retry();
         } else {
-            // At once, so that it counts as open for those that come right behind it.
             let mut config = shared.server.clone();
             let settings = shared.settings.on_the_way_to(address.ip());
             config.transport_config(Arc::new(settings.transport(1, settings.idle_timeout)));
+            // At once, so that it counts as open for those that come right behind it.
             let connecting = match incoming.accept_with(Arc::new(config)) {
                 Ok(connecting) => connecting,
                 Err(error) => {

@@ -3,13 +3,80 @@
 use super::{FLOW, GRANT, PATIENCE, Rdma, SIZE, landing, small, strict, works};
 use dflow_protocol::wire::PeerMessage;
 use dflow_transport::rdma::{RdmaConfig, RdmaPath};
-use dflow_transport::{Path, PathEvent};
+use dflow_transport::{Path, PathError, PathEvent};
 use dflow_verbs::{
-    Completion, CompletionQueue, Data, Devices, ProtectionDomain, QueuePair, QueuePairConfig, ReceiveRequest,
-    RemoteKey, RemoteMemory, Status,
+    Buffer, Completion, CompletionQueue, Connection, Data, Devices, MemoryRegion, Operation, ProtectionDomain,
+    QueuePair, QueuePairConfig, ReceiveRequest, RegionAccess, RemoteKey, RemoteMemory, Status,
 };
 use std::net::IpAddr;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What has come before the end is looked at first, whatever the end looks like.
+#[test]
+fn a_violation_is_one_also_where_the_connection_ends_behind_it() {
+    let mut hostile = Hostile::new(strict());
+    let landing = landing(SIZE);
+    landing.open(0..SIZE);
+    let remote = hostile.path.offer(FLOW, GRANT, &landing).expect("offered");
+    let place = RemoteMemory { address: remote.address, key: RemoteKey::from_number(remote.key) };
+    hostile.pair.write_with_immediate(1, Data::Inline(&[7; 8]), place, GRANT.0 + 1, true).expect("posted");
+    let outside = RemoteMemory { address: remote.address.wrapping_add(SIZE), ..place };
+    hostile.pair.write_with_immediate(2, Data::Inline(&[7; 8]), outside, 1 << 24 | GRANT.0, true).expect("posted");
+    hostile.refused();
+    let seen = hostile.end();
+    assert!(
+        matches!(&seen[..], [PathEvent::Lost(PathError::Protocol(why))] if why.contains("not granted")),
+        "{seen:?}"
+    );
+}
+
+/// The peer does not wait for credit, and its device tries again as often as it can be told to, or for ever.
+#[test]
+fn a_flood_waits_for_the_reader_and_disturbs_nobody() {
+    const FOR_EVER: u8 = 7;
+    for receiver_retries in [Connection::default().receiver_retries, FOR_EVER] {
+        let connection = Connection { receiver_retries, ..strict().connection };
+        let mut hostile = Hostile::new(RdmaConfig { connection, ..small() });
+        let (receives, flood) = (u64::from(small().receive_depth), 4 * u64::from(small().receive_depth));
+        for number in 0..flood {
+            hostile.pair.send(number, Data::Inline(&ping(number)), true).expect("posted");
+        }
+        // The path does not look, and so posts no receive again: as much comes as there are receives for.
+        let ended = if receiver_retries == FOR_EVER {
+            works(&hostile.network);
+            assert_eq!(hostile.completed(receives), (0..receives).collect::<Vec<_>>());
+            None
+        } else {
+            let refused = hostile.refused();
+            assert_eq!((refused.status, refused.id), (Status::ReceiverNotReady, receives), "{refused:?}");
+            Some(receives)
+        };
+        let expected = ended.unwrap_or(flood);
+        let deadline = Instant::now() + PATIENCE;
+        let mut seen = Vec::new();
+        while (seen.len() as u64) < expected {
+            assert!(Instant::now() < deadline, "only {seen:?}");
+            hostile.path.poll(&mut seen);
+        }
+        for (number, event) in (0..expected).zip(&seen) {
+            assert!(matches!(event, PathEvent::Message(PeerMessage::Ping(said)) if *said == number), "{seen:?}");
+        }
+        // That the peer has not waited for credit cannot be told: if anything becomes of the path, it is what becomes of one
+        // whose peer is gone.
+        if receiver_retries == FOR_EVER {
+            hostile.path.send(&PeerMessage::Ping(1)).expect("the path is there");
+        }
+        hostile.path.poll(&mut seen);
+        let ends: Vec<_> = seen.iter().filter(|event| !matches!(event, PathEvent::Message(_))).collect();
+        let is_loss = |event: &&PathEvent| matches!(event, PathEvent::Lost(error) if !error.is_violation());
+        assert!(ends.iter().all(is_loss) && (ends.is_empty() || receiver_retries != FOR_EVER), "{ends:?}");
+        works(&hostile.network);
+    }
+}
+
+/// The room of each of its receives, in bytes.
+const ROOM: usize = 1024;
 
 /// A queue pair of a peer that keeps no rule, connected with a path.
 struct Hostile {
@@ -17,6 +84,7 @@ struct Hostile {
     completions: CompletionQueue,
     path: RdmaPath,
     network: Rdma,
+    _receives: MemoryRegion,
 }
 
 impl Hostile {
@@ -36,7 +104,12 @@ impl Hostile {
             remote_read: false,
         };
         let pair = QueuePair::new(&domain, &completions, &completions, &own).expect("a queue pair");
-        pair.post_receives(&[ReceiveRequest { id: 1, into: None }; 8]).expect("posted");
+        let buffer = Arc::new(Buffer::zeroed(receive_depth as usize * ROOM));
+        let region = MemoryRegion::register(&domain, buffer as _, RegionAccess::Receive).expect("registered");
+        for slot in 0..receive_depth as usize {
+            let into = Some(region.slice(slot * ROOM..(slot + 1) * ROOM).expect("a part of it"));
+            pair.post_receives(&[ReceiveRequest { id: 1, into }]).expect("posted");
+        }
         let hello = [&1u32.to_le_bytes()[..], &receive_depth.to_le_bytes(), &pair.endpoint().to_bytes()].concat();
 
         let network = Rdma::new(config);
@@ -45,11 +118,42 @@ impl Hostile {
         let attacked = dflow_verbs::Endpoint::from_bytes(&attacked[8..]).expect("an endpoint");
         let path = prepared.connect(&hello).expect("connected");
         pair.connect(&attacked, &config.connection).expect("connected");
-        Self { pair, completions, path, network }
+        Self { pair, completions, path, network, _receives: region }
     }
 }
 
 impl Hostile {
+    /// The first request that has failed.
+    fn refused(&self) -> Completion {
+        let deadline = Instant::now() + PATIENCE;
+        let mut done = [Completion::default(); 32];
+        loop {
+            assert!(Instant::now() < deadline, "nobody stops it");
+            let count = self.completions.poll(&mut done).expect("polled");
+            if let Some(failed) = done[..count].iter().find(|completion| completion.status != Status::Success) {
+                return *failed;
+            }
+        }
+    }
+
+    /// Waits until so many of its requests have arrived, and as long again as that took; those that have.
+    fn completed(&self, enough: u64) -> Vec<u64> {
+        let start = Instant::now();
+        let (mut arrived, mut took) = (Vec::new(), PATIENCE);
+        let mut done = [Completion::default(); 32];
+        while start.elapsed() < 2 * took {
+            let count = self.completions.poll(&mut done).expect("polled");
+            for completion in done[..count].iter().filter(|completion| completion.operation != Operation::Receive) {
+                assert_eq!(completion.status, Status::Success, "{completion:?}");
+                arrived.push(completion.id);
+            }
+            if arrived.len() as u64 >= enough {
+                took = took.min(start.elapsed().max(Duration::from_millis(50)));
+            }
+        }
+        arrived
+    }
+
     /// What the path makes of what was sent, up to its end.
     fn end(&mut self) -> Vec<PathEvent> {
         let deadline = Instant::now() + PATIENCE;
@@ -66,33 +170,6 @@ impl Hostile {
 fn ping(number: u64) -> Vec<u8> {
     let ping = PeerMessage::Ping(number).encode().expect("sound");
     [&(number << 32).to_le_bytes()[..], &ping].concat()
-}
-
-#[test]
-fn a_flood_is_refused_by_the_device() {
-    let mut hostile = Hostile::new(small());
-    let receives = u64::from(small().receive_depth);
-    // The path does not look, and so posts no receive again.
-    for number in 0..3 * receives {
-        hostile.pair.send(number, Data::Inline(&ping(number)), true).expect("posted");
-    }
-    let deadline = Instant::now() + PATIENCE;
-    let mut done = [Completion::default(); 32];
-    let refused = loop {
-        assert!(Instant::now() < deadline, "nobody stops it");
-        let count = hostile.completions.poll(&mut done).expect("polled");
-        if let Some(failed) = done[..count].iter().find(|completion| completion.status != Status::Success) {
-            break *failed;
-        }
-    };
-    assert_eq!((refused.status, refused.id), (Status::ReceiverNotReady, receives), "{refused:?}");
-    let mut seen = Vec::new();
-    while (seen.len() as u64) < receives {
-        assert!(Instant::now() < deadline, "only {seen:?}");
-        hostile.path.poll(&mut seen);
-    }
-    assert!(seen.iter().all(|event| matches!(event, PathEvent::Message(_))), "{seen:?}");
-    works(&hostile.network);
 }
 
 #[test]

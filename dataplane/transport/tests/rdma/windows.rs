@@ -1,6 +1,6 @@
 //! Bytes land in the windows that were granted to the path, and nowhere else; the memory that they come from.
 
-use super::{FLOW, GRANT, PATIENCE, Rdma, SIZE, chunk, landing, look_until, mapped, order, strict};
+use super::{FLOW, GRANT, PATIENCE, QUIET, Rdma, SIZE, chunk, landing, look_until, mapped, order, strict};
 use dflow_protocol::exchange::Order;
 use dflow_protocol::wire::{Grant, GrantId, PeerMessage};
 use dflow_shm::{Access, Memory};
@@ -46,25 +46,40 @@ fn memory_that_can_only_be_read_is_sent_too() {
     assert!(bytes[start + 4000..start + 8000].iter().all(|&byte| byte == 8));
 }
 
+/// The device says it to the attacked side with the receive that a write of one packet uses up. Of the first packet of a
+/// longer one soft-RoCE says nothing there but that the queue pair is at its end: the path is lost like one whose peer is
+/// gone.
 #[test]
 fn a_write_outside_of_its_window_is_refused_and_ends_the_connection() {
-    for (from, length) in [(SIZE, 64), (SIZE - 10, 64), (0u64.wrapping_sub(64), 64), (0, SIZE + 1)] {
-        let mut paths = Rdma::new(strict()).pair();
+    let outside = [(SIZE, 64, true), (SIZE - 10, 64, true), (0u64.wrapping_sub(64), 64, true), (0, SIZE + 1, false)];
+    for (from, length, is_told) in outside {
+        let network = Rdma::new(strict());
+        let (mut paths, mut bystander) = (network.pair(), network.pair());
         let landing = landing(SIZE);
         landing.open(0..SIZE);
         let mut remote = paths[0].offer(FLOW, GRANT, &landing).expect("offered");
         remote.address = remote.address.wrapping_add(from);
         paths[1].write(&order(remote, 0), chunk(7, length as usize)).expect("posted");
-        paths.reverse();
-        let seen = look_until(&mut paths, |event| matches!(event, PathEvent::Lost(_)));
-        assert!(format!("{seen:?}").contains("refused the access"), "{seen:?}");
-        // The connection is over for the attacked side, too. It has been told by now, or, by soft-RoCE for some writes,
-        // learns it with its next message.
-        paths.reverse();
-        if paths[0].send(&PeerMessage::Ping(1)).is_ok() {
-            look_until(&mut paths, |event| matches!(event, PathEvent::Lost(_)));
-        }
+        // The connection is over for the attacked side, too. One that is not told learns it with its next message.
+        let [attacked, attacker] = &mut paths;
+        let (start, mut told, mut seen, mut asked) = (Instant::now(), Vec::new(), Vec::new(), false);
+        let error = loop {
+            attacker.poll(&mut told);
+            attacked.poll(&mut seen);
+            if let (Some(PathEvent::Lost(_)), Some(PathEvent::Lost(error))) = (told.last(), seen.last()) {
+                break error.clone();
+            }
+            if start.elapsed() >= QUIET && seen.is_empty() && !std::mem::replace(&mut asked, true) {
+                attacked.send(&PeerMessage::Ping(1)).expect("it does not know");
+            }
+            assert!(start.elapsed() < PATIENCE, "only {told:?} and {seen:?}");
+        };
+        assert!(format!("{told:?}").contains("refused the access"), "{told:?}");
+        assert_eq!(error.is_violation(), is_told, "from {from}, {length} bytes: {error}");
+        assert_eq!(seen.len(), 1, "{seen:?}");
         assert!(bytes(landing.memory()).iter().all(|&byte| byte == 0), "nothing of it has landed");
+        bystander[1].send(&PeerMessage::Ping(2)).expect("sent");
+        look_until(&mut bystander, |event| matches!(event, PathEvent::Message(PeerMessage::Ping(2))));
     }
 }
 
