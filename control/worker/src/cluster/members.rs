@@ -96,7 +96,8 @@ impl Members {
         let mut waiting = true;
         while waiting {
             waiting = false;
-            for member in &mut self.members {
+            // What those say that have answered already is heard when the run has begun.
+            for member in self.members.iter_mut().filter(|member| member.slots == 0) {
                 let refused = |reason| ClusterError::Refused { node: member.name.clone(), reason };
                 let Some(connection) = &member.connection else { continue };
                 let violated = |what: &str| {
@@ -107,7 +108,6 @@ impl Members {
                     Some(Managed::Joined { slots }) => member.slots = slots,
                     Some(Managed::Refused { reason }) => return Err(refused(reason)),
                     Some(_) => return Err(violated("it answered with something else")),
-                    None if member.slots > 0 => {}
                     None => match connection.closed() {
                         Some(reason) => return Err(refused(reason)),
                         None => waiting = true,
