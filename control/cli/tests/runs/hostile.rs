@@ -47,7 +47,7 @@ fn run_with_impostor(cluster: &mut Cluster, places: &[&str], victim: Victim, att
 
 /// Goes through all attacks while another run goes on on the same nodes: each is said with `words` by the run, and noticed
 /// by this worker.
-fn go_through(victim: Victim, places: &[&str], noticed_by: Option<(&str, &str)>, words: &str, calls: usize) {
+fn go_through(victim: Victim, places: &[&str], noticed_by: Option<(&str, &str)>, words: &str) {
     let mut cluster = Cluster::without_workers(&["a", "b", "c"]);
     // The one that comes first dials the other.
     for node in ["c", "b"] {
@@ -61,12 +61,15 @@ fn go_through(victim: Victim, places: &[&str], noticed_by: Option<(&str, &str)>,
     );
     let mut gate = bystander.gate();
     let going_on = cluster.spawn(&bystander, &["t=c", "s=b", "r=c"]);
-    eventually("the bystander does not begin", || cluster.probes() == 2);
+    eventually("the bystander does not begin", || cluster.probes() > 0);
 
     for (attacks, (attack, why)) in (1u32..).zip(attacks()) {
         let (reason, called) = run_with_impostor(&mut cluster, places, victim, &attack);
         assert!(reason.contains(words) && reason.contains(why), "{attack:?}: {reason}");
-        assert_eq!(called, calls, "{attack:?}");
+        if victim == Victim::Caller {
+            // By the driver and by the other worker. Who has only lost it with the end of the run may have tried again.
+            assert_eq!(called, 2, "{attack:?}");
+        }
         let Some((node, peer)) = noticed_by else { continue };
         let peer = format!("node {peer}");
         let is_line = |line: &str| ["WARN", peer.as_str(), why].iter().all(|word| line.contains(word));
@@ -91,20 +94,20 @@ fn go_through(victim: Victim, places: &[&str], noticed_by: Option<(&str, &str)>,
 #[test]
 fn a_worker_that_breaks_the_protocol_towards_another() {
     let words = "node c: node b is lost: the peer broke the protocol: ";
-    go_through(Victim::Caller, &["s=b", "r=c"], Some(("c", "b")), words, 2);
+    go_through(Victim::Caller, &["s=b", "r=c"], Some(("c", "b")), words);
 }
 
 #[test]
 fn a_worker_that_breaks_the_protocol_towards_its_driver() {
     // c takes no part in it, but is connected with b all the same.
     let words = "node b is lost: the peer broke the protocol: ";
-    go_through(Victim::Driver, &["s=b", "r=a"], None, words, 2);
+    go_through(Victim::Driver, &["s=b", "r=a"], None, words);
 }
 
 #[test]
 fn a_driver_that_breaks_the_protocol() {
     let words = "node b is lost: ";
-    go_through(Victim::Worker, &["s=b", "r=a"], Some(("b", "a")), words, 2);
+    go_through(Victim::Worker, &["s=b", "r=a"], Some(("b", "a")), words);
 }
 
 #[test]
