@@ -185,7 +185,7 @@ impl Session {
                 None => {
                     let reason = way.connection.closed().unwrap_or_default();
                     let pause = self.apart.parted(place, way.has_settled(), reason);
-                    self.dial(place, way.number() + 1, pause);
+                    self.dial(place, way.number().saturating_add(1), pause);
                 }
             }
         }
@@ -289,7 +289,12 @@ impl Session {
             Ok(way) => {
                 self.ways.insert(place, way);
             }
-            Err(reason) => tracing::warn!(reason, "a path cannot be used"),
+            // It is closed already.
+            Err(reason) => {
+                tracing::warn!(reason, "a path cannot be used");
+                let pause = self.apart.parted(place, false, reason);
+                self.dial(place, incarnation.saturating_add(1), pause);
+            }
         }
     }
 
