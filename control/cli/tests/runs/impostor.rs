@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::sync::oneshot;
 
@@ -59,6 +60,8 @@ struct Plan {
 /// The greeting, behind which there are messages with their length before them.
 const GREETING: usize = 12;
 const HEADER: usize = 24;
+/// So long its end waits until those are told that it was connected with.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 impl Impostor {
     /// Stands before the worker of `node`; `caller` is the other node that calls it.
@@ -81,7 +84,8 @@ impl Impostor {
                     () = serve(&endpoint, Arc::new(plan), &counted) => {}
                 }
                 endpoint.close(0u32.into(), b"the impostor is gone");
-                endpoint.wait_idle().await;
+                // Whoever calls meanwhile is not waited for.
+                let _ = tokio::time::timeout(FAREWELL, endpoint.wait_idle()).await;
             });
         });
         Self { address: address.recv().unwrap(), calls, thread: Some((thread, stop)) }
