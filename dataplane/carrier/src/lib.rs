@@ -19,7 +19,7 @@ use dflow_transport::{Link, LinkEvent, Path, PathKind, Traffic};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::task::Waker;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -34,6 +34,8 @@ pub struct NodeId(pub u32);
 const WATCHED: usize = 64;
 /// How often a silent path is looked at.
 const TICK: Duration = Duration::from_millis(100);
+/// A thread that has not ended so long after it was told to is cut off from the store.
+const ORDERLY: Duration = Duration::from_millis(100);
 
 /// What the carrier is told.
 pub enum Command {
@@ -86,11 +88,18 @@ pub struct Carrier {
     commands: Option<Sender<Command>>,
     bell: Arc<Doorbell>,
     thread: Option<JoinHandle<()>>,
+    /// Closed by the thread at its end.
+    ended: Receiver<()>,
+    /// The thread's socket to the store.
+    store: OwnedFd,
 }
 
 impl Carrier {
     /// Starts the thread over the other end of its socket to the store. `life`: a random number of this process;
     /// `silence`: after so long without a sign of life a path is lost; `report` is called on the thread.
+    ///
+    /// # Errors
+    /// If there are no more descriptors or threads.
     pub fn start(
         socket: OwnedFd,
         life: u64,
@@ -98,9 +107,12 @@ impl Carrier {
         report: impl Fn(Report) + Send + 'static,
     ) -> std::io::Result<Self> {
         let (commands, queue) = channel();
+        let (ending, ended) = channel();
+        let store = socket.try_clone()?;
         let bell = Arc::new(Doorbell::default());
         let (listener, watchers) = (Listener::new(Arc::clone(&bell)), Watchers::new(Arc::clone(&bell)));
         let run = move || {
+            let _ending: Sender<()> = ending;
             let result = Attachment::open(socket).map_err(|error| error.to_string()).and_then(|attachment| {
                 let peers = BTreeMap::new();
                 Worker { attachment, queue, listener, watchers, peers, life, silence, report: &report }.run()
@@ -110,7 +122,7 @@ impl Carrier {
             }
         };
         let thread = std::thread::Builder::new().name("carrier".into()).spawn(run)?;
-        Ok(Self { commands: Some(commands), bell, thread: Some(thread) })
+        Ok(Self { commands: Some(commands), bell, thread: Some(thread), ended, store })
     }
 
     /// Queues a command and wakes the thread.
@@ -137,6 +149,10 @@ impl Drop for Carrier {
     fn drop(&mut self) {
         self.commands = None;
         self.bell.ring();
+        // Whoever ends it may be the one that the store runs on: then nobody answers a thread that waits for the store.
+        if self.ended.recv_timeout(ORDERLY) == Err(RecvTimeoutError::Timeout) {
+            let _ = rustix::net::shutdown(&self.store, rustix::net::Shutdown::Both);
+        }
         if let Some(thread) = self.thread.take() {
             // It ends when its queue does; a panic there has been printed already.
             let _ = thread.join();
@@ -324,6 +340,19 @@ mod tests {
     use super::*;
     use dflow_transport::sim::{SimConfig, SimNet};
     use std::cell::RefCell;
+
+    #[test]
+    fn it_ends_also_where_the_store_does_not_answer() {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+        let (_silent, socket) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .expect("two descriptors");
+        let (say, heard) = channel();
+        let report = move |report| say.send(report).expect("the test listens");
+        let carrier = Carrier::start(socket, 1, Duration::from_secs(1), report).expect("a thread");
+        carrier.finish();
+        assert!(matches!(heard.recv(), Ok(Report::Failed(_))));
+        heard.recv().expect_err("the thread is gone");
+    }
 
     #[test]
     fn a_loss_that_was_not_told_yet_is_not_that_of_the_next_path() {

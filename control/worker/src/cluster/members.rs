@@ -142,7 +142,7 @@ impl Members {
         for (place, member) in (1..).zip(&mut self.members) {
             if let Some(connection) = member.connection.take() {
                 let way = Way::begin(connection, place, true, options, FIRST_PATH, host);
-                let refused = |reason| ClusterError::Refused { node: member.name.clone(), reason };
+                let refused = |(_, reason)| ClusterError::Refused { node: member.name.clone(), reason };
                 member.way = Some(way.map_err(refused)?);
             }
         }

@@ -70,7 +70,9 @@ impl Session {
         };
         driver.bear_silence(silence(&serving, &join));
         let joined = Managed::Joined { slots: serving.options.slots.max(1) }.send(&driver);
-        let way = joined.and_then(|()| Way::begin(driver, 0, false, &serving.options, FIRST_PATH, &host));
+        let begin =
+            |()| Way::begin(driver, 0, false, &serving.options, FIRST_PATH, &host).map_err(|(_, reason)| reason);
+        let way = joined.and_then(begin);
         let ways = match way {
             Ok(way) => BTreeMap::from([(0, way)]),
             Err(reason) => return tracing::warn!(reason, "the driver of a run is gone"),
@@ -290,11 +292,14 @@ impl Session {
                 self.ways.insert(place, way);
             }
             // It is closed already.
-            Err(reason) => {
-                tracing::warn!(reason, "a path cannot be used");
-                let pause = self.apart.parted(place, false, reason);
-                self.dial(place, incarnation.saturating_add(1), pause);
-            }
+            Err((connection, reason)) => match connection.violation() {
+                Some(what) => self.cast_out(place, what),
+                None => {
+                    tracing::warn!(reason, "a path cannot be used");
+                    let pause = self.apart.parted(place, false, reason);
+                    self.dial(place, incarnation.saturating_add(1), pause);
+                }
+            },
         }
     }
 

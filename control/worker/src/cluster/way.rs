@@ -29,7 +29,7 @@ impl Way {
     /// Uses a QUIC path of this number at once. `leads`: this end offers RDMA, not the other.
     ///
     /// # Errors
-    /// If the connection is closed already.
+    /// If the connection, which is given back, is closed already.
     pub(super) fn begin(
         connection: Connection,
         place: Place,
@@ -37,13 +37,15 @@ impl Way {
         options: &NodeOptions,
         number: u64,
         host: &Host,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, (Connection, String)> {
         let rdma = RdmaEnd::new(options.rdma.clone(), options.rdma_idle);
         let choice = Choice::new(leads, rdma.allowed(), number);
         let failovers = Failovers::default();
         let way = Self { place, choice, begun: Instant::now(), rdma, connected: None, connection, failovers };
-        way.use_quic(host, number)?;
-        Ok(way)
+        match way.use_quic(host, number) {
+            Ok(()) => Ok(way),
+            Err(reason) => Err((way.connection, reason)),
+        }
     }
 
     /// The number of the present path.
