@@ -164,8 +164,6 @@ struct Peer {
     link: Link,
     streams: Streams,
     told: (Traffic, Crossing),
-    /// The number of the last path.
-    number: u64,
 }
 
 struct Worker<'a> {
@@ -181,7 +179,7 @@ struct Worker<'a> {
 
 impl Peer {
     fn new(life: u64) -> Self {
-        Self { link: Link::new(life), streams: Streams::default(), told: Default::default(), number: 0 }
+        Self { link: Link::new(life), streams: Streams::default(), told: Default::default() }
     }
 
     fn passed(&self) -> (Traffic, Crossing) {
@@ -192,13 +190,12 @@ impl Peer {
     fn connect(&mut self, id: NodeId, path: Box<dyn Path>, number: u64, report: &dyn Fn(Report)) {
         self.tell_events(id, report);
         self.tell(id, report);
-        self.number = number;
         self.link.connect(path, number);
     }
 
     fn tell_events(&mut self, id: NodeId, report: &dyn Fn(Report)) {
         for event in self.link.take_events() {
-            report(Report::Path(id, self.number, event));
+            report(Report::Path(id, self.link.incarnation(), event));
         }
     }
 

@@ -141,6 +141,12 @@ impl Link {
         self.exchange.path_up(incarnation);
     }
 
+    /// The number of the last path ([`Link::connect`]); 0 before the first.
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
     /// Closes the path, if there is one. The flows wait for the next.
     pub fn disconnect(&mut self) {
         // Closed before the state machine is told: nothing lands and nothing is read after that.

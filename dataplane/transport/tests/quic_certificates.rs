@@ -3,7 +3,7 @@
 mod quic_common;
 
 use dflow_transport::quic::{Cause, ClusterCa, ConnectError, Identity, IdentityError, QuicNode, Standing, Validity};
-use quic_common::{DAY, PATIENCE, lines_about, localhost, log, node, until_refused};
+use quic_common::{DAY, PATIENCE, lines_about, lines_about_once, localhost, log, node, until_refused};
 use quinn::crypto::rustls::QuicClientConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls_pki_types::CertificateDer;
@@ -105,14 +105,8 @@ fn many_refusals_are_counted_one_by_one_and_make_few_lines() {
         let rest = line.split_once("(the last of ").map(|(_, rest)| rest.split(' ').next().unwrap());
         rest.map_or(1, |count| count.parse().unwrap())
     };
-    let lines = loop {
-        let lines = lines_about(client.local_address());
-        if lines.iter().map(count).sum::<u64>() == MANY {
-            break lines;
-        }
-        assert!(start.elapsed() < PATIENCE, "{lines:?}");
-        std::thread::sleep(Duration::from_millis(10));
-    };
+    let all = |lines: &[String]| lines.iter().map(count).sum::<u64>() == MANY;
+    let lines = lines_about_once(client.local_address(), all);
     assert!(lines.len() as u64 <= 2 + start.elapsed().as_secs(), "{lines:?}");
 }
 

@@ -12,7 +12,7 @@ use dflow_protocol::RunId;
 use dflow_transport::quic::{Connection, QuicNode, QuicSettings};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long nodes may take to answer that they take part.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -181,12 +181,11 @@ impl Members {
                 let _ = Managed::Sum.send(&way.connection);
             }
         }
-        let late = tokio::time::sleep(SUMMING);
-        tokio::pin!(late);
-        while self.members.iter_mut().any(Member::is_summing) {
+        let until = Instant::now() + SUMMING;
+        while self.members.iter_mut().any(|member| member.is_summing(until)) {
             tokio::select! {
                 () = self.ring.rung() => {}
-                () = &mut late => return,
+                () = tokio::time::sleep_until(until.into()) => return,
             }
         }
     }
@@ -249,16 +248,16 @@ impl Members {
 }
 
 impl Member {
-    /// Whether it still has to say what has passed.
-    fn is_summing(&mut self) -> bool {
+    /// Whether it still has to say what has passed. One that says other things until then is not heard any longer.
+    fn is_summing(&mut self, until: Instant) -> bool {
         let Some(way) = self.way.as_ref().filter(|_| !self.lost && self.ways.is_none()) else { return false };
         loop {
             match Managed::receive(&way.connection) {
                 Ok(Some(Managed::Summed(ways))) => self.ways = Some(ways),
                 // The run is over: nothing else matters any more.
-                Ok(Some(_)) => continue,
+                Ok(Some(_)) if Instant::now() < until => continue,
                 Ok(None) if way.connection.closed().is_none() => return true,
-                Ok(None) | Err(_) => {}
+                Ok(_) | Err(_) => {}
             }
             return false;
         }

@@ -5,7 +5,7 @@ pub mod hostile;
 
 use dflow_transport::quic::{ClusterCa, Connection, Identity, Incoming, QuicNode, QuicSettings};
 use std::net::SocketAddr;
-use std::sync::{Arc, Condvar, Mutex, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
 
@@ -86,29 +86,59 @@ impl Pair {
 }
 
 /// Everything that is logged at the level of warnings.
-pub fn log() -> &'static Mutex<Vec<u8>> {
+pub fn log() -> &'static Log {
     struct Writer;
     impl std::io::Write for Writer {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            log().lock().expect("nobody panics with it").extend_from_slice(bytes);
+            log().text().extend_from_slice(bytes);
+            log().written.notify_all();
             Ok(bytes.len())
         }
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
         }
     }
-    static LOG: OnceLock<Mutex<Vec<u8>>> = OnceLock::new();
+    static LOG: OnceLock<Log> = OnceLock::new();
     LOG.get_or_init(|| {
         let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_ansi(false);
         subscriber.with_writer(|| Writer).init();
-        Mutex::default()
+        Log::default()
     })
+}
+
+/// What was logged, and who waits for more of it.
+#[derive(Default)]
+pub struct Log {
+    text: Mutex<Vec<u8>>,
+    written: Condvar,
+}
+
+impl Log {
+    fn text(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.text.lock().expect("nobody panics with it")
+    }
 }
 
 /// The lines of the log in which this address is.
 pub fn lines_about(address: SocketAddr) -> Vec<String> {
-    let log = String::from_utf8(log().lock().expect("nobody panics with it").clone()).expect("text");
-    log.lines().filter(|line| line.contains(&address.to_string())).map(str::to_owned).collect()
+    lines(&log().text(), address)
+}
+
+/// The same, once this holds for them.
+#[track_caller]
+pub fn lines_about_once(address: SocketAddr, holds: impl Fn(&[String]) -> bool) -> Vec<String> {
+    let not_yet = |text: &mut Vec<u8>| !holds(&lines(text, address));
+    let waited = log().written.wait_timeout_while(log().text(), PATIENCE, not_yet);
+    let (text, time) = waited.expect("nobody panics with it");
+    let lines = lines(&text, address);
+    drop(text);
+    assert!(!time.timed_out(), "{lines:?}");
+    lines
+}
+
+fn lines(text: &[u8], address: SocketAddr) -> Vec<String> {
+    let (text, address) = (std::str::from_utf8(text).expect("text"), address.to_string());
+    text.lines().filter(|line| line.contains(&address)).map(str::to_owned).collect()
 }
 
 /// The peer may know of its refusal before the node has said so; it counts it then.
