@@ -10,7 +10,7 @@ use quic_common::{Bell, DAY, PATIENCE, Pair, localhost, settings};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::task::{Wake, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The largest packet that may be sent before anything is known of the way (`QuicSettings::first_packet`).
 const LARGEST_FIRST_PACKET: u16 = 16_000;
@@ -43,6 +43,25 @@ fn packets_grow_to_what_the_way_carries_or_the_settings_allow() {
     let limited = QuicSettings { largest_packet: 4000, ..settings() };
     let found = until_packets_have(&Pair::with(limited).connect(), |size| size > 3900);
     assert!(found <= 4000, "{found}");
+}
+
+#[test]
+fn first_packets_that_are_lost_are_soon_sent_again() {
+    let network = std::net::UdpSocket::bind(localhost()).expect("a free port");
+    network.set_read_timeout(Some(PATIENCE)).expect("not zero");
+    let ca = ClusterCa::create("test").expect("an authority");
+    let identity = ca.issue("a", DAY).expect("an identity");
+    let (node, _) = QuicNode::bind(localhost(), &identity, QuicSettings::default()).expect("a free port");
+    let dial = node.connect(network.local_addr().expect("bound"), "b");
+    let mut start = None;
+    for _ in 0..7 {
+        network.recv(&mut [0; 2000]).expect("a packet");
+        start.get_or_insert_with(Instant::now);
+    }
+    // One, and then two each time: the seventh comes after 1.05 s; with the round trip of RFC 9002, after 7 s.
+    let took = start.expect("some have come").elapsed();
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    drop(dial);
 }
 
 /// What a bare peer of a node with these settings has counted after some megabytes in both directions, in packets of a

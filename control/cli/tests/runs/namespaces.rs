@@ -108,6 +108,24 @@ fn a_node_that_is_cut_off_is_lost_after_the_silence() {
 }
 
 #[test]
+fn a_node_that_is_slow_to_answer_the_first_packet_is_not_given_up() {
+    let cluster = Cluster::in_network(Network::new(&["a", "b"]), &["b"], &[]);
+    let network = cluster.network();
+    let case = Case::new("s: { program: dflow-probe, outputs: [o], params: { bytes: 1000000 } }", "{ o: s.o }");
+    // Now each knows where the other is on the network, and every packet leaves.
+    cluster.run(&case, &["s=b"], &[]).succeeded();
+    network.silence("b", "a", true);
+    let before = network.sent("a");
+    let running = cluster.spawn(&case, &["s=b"]);
+    // One packet of 1200 bytes, then two each after 150 ms and twice as long each time. With the ninth more than the two
+    // seconds have passed for which a node may be silent later.
+    eventually("it is not called again", || network.sent("a") - before > 10_000);
+    network.silence("b", "a", false);
+    case.finish(running.wait()).succeeded();
+    assert!(case.output("o") == test_bytes(MB));
+}
+
+#[test]
 fn workers_that_cannot_reach_each_other() {
     let cluster = Cluster::in_network(Network::new(&["a", "b", "c"]), &["b", "c"], &[]);
     cluster.network().part("b", "c");

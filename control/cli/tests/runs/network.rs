@@ -58,9 +58,14 @@ impl Network {
 
     /// Two nodes cannot reach each other any more; everybody else reaches both.
     pub fn part(&self, one: &str, other: &str) {
-        for (from, to) in [(one, other), (other, one)] {
-            tool("ip", &format!("-n {} route add blackhole {}/32", self.namespace(from), self.address(to)));
-        }
+        self.silence(one, other, true);
+        self.silence(other, one, true);
+    }
+
+    /// A node answers another no more, or again; what the other sends leaves.
+    pub fn silence(&self, from: &str, to: &str, silent: bool) {
+        let what = if silent { "add" } else { "delete" };
+        ip(&format!("-n {} route {what} blackhole {}/32", self.namespace(from), self.address(to)));
     }
 
     /// The cable of a node is pulled, or put in again.

@@ -5,10 +5,11 @@ use super::probe::{Problem, RELEASE};
 use dflow_transport::quic::{Cause, ConnectError, Connection, QuicNode, Standing, Validity};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::net::UdpSocket;
 
-/// How long the network may take to say that it does not get there.
+/// How long a node may take at least to answer, also where one that is silent for less is lost later: its machine may just
+/// be up again, and have to find the way here anew. Also how long the network may take to say that it does not get there.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A node to be dialed.
@@ -24,8 +25,18 @@ pub(super) struct Dialed<'a> {
 impl Dialed<'_> {
     /// Begins to open a connection, and waits for it in the future that is returned.
     pub(super) fn dial(self, node: &QuicNode) -> impl Future<Output = Result<Connection, Problem>> {
-        let dial = node.connect(self.address, self.node);
+        let first = node.connect(self.address, self.node);
         async move {
+            let start = Instant::now();
+            let dial = async {
+                let mut dialed = first.await;
+                while let Err(ConnectError::Failed { cause: Cause::Silence, .. }) = dialed
+                    && start.elapsed() < PATIENCE
+                {
+                    dialed = node.connect(self.address, self.node).await;
+                }
+                dialed
+            };
             let unreachable = async {
                 match hear_back(self.address).await {
                     Some(error) => error,

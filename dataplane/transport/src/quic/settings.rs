@@ -42,6 +42,10 @@ pub struct QuicSettings {
     pub idle_timeout: Duration,
     /// A peer that has not proven who it is within this time is refused.
     pub handshake_timeout: Duration,
+    /// How long a round trip is taken to take until one has been measured: a first packet that is lost is sent again after
+    /// three times that, then after twice as long, and so on. RFC 9002 says 333 ms for an unknown network, which is two
+    /// tries in two seconds.
+    pub first_round_trip: Duration,
     /// Connections that other nodes may have to this node at once.
     pub max_connections: usize,
     /// Bytes that a connection may have under way: what the network carries times its round-trip time.
@@ -75,6 +79,7 @@ impl Default for QuicSettings {
             keep_alive: Duration::from_secs(1),
             idle_timeout: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(5),
+            first_round_trip: Duration::from_millis(50),
             max_connections: 4096,
             in_flight: 4 * 1024 * 1024,
             initial_window: 256 * 1024,
@@ -119,6 +124,7 @@ impl QuicSettings {
             .datagram_receive_buffer_size(None)
             .keep_alive_interval(Some(self.keep_alive.min(idle_timeout / 4)))
             .max_idle_timeout(IdleTimeout::try_from(idle_timeout).ok())
+            .initial_rtt(self.first_round_trip)
             .initial_mtu(self.first_packet.clamp(1200, 16_000))
             .enable_segmentation_offload(self.segmentation_offload);
         let mut discovery = MtuDiscoveryConfig::default();
