@@ -1,7 +1,8 @@
 //! Which path two nodes use: RDMA where both have it, QUIC otherwise, and QUIC again when RDMA is lost.
 //!
 //! [`Choice`] is a pure state machine, one at each end of a connection. One of the two *leads*: it offers RDMA, at once and
-//! again some time after it was refused or lost. Either end may fall back to QUIC. Every path has a number that is higher
+//! again some time after it was refused or lost. An end that could not make its endpoint looks now and then whether it can
+//! again, and the one that does not lead says so. Either end may fall back to QUIC. Every path has a number that is higher
 //! than those before, and both ends use the paths in the order of their numbers; so it does not matter if both notice a loss
 //! at the same time, or if messages cross.
 
@@ -11,6 +12,8 @@ use std::time::Duration;
 /// The pauses before RDMA is offered again: they double from the first to the last.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LAST_PAUSE: Duration = Duration::from_secs(60);
+/// How often an end that could not make an endpoint looks whether it can.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// A path that was used for so long has held.
 const HELD: Duration = Duration::from_secs(10);
 
@@ -49,6 +52,8 @@ pub enum Say {
         /// The path's number.
         path: u64,
     },
+    /// The other end has RDMA again, for want of which it has declined.
+    Able,
 }
 
 /// What is to be done, in this order.
@@ -60,6 +65,8 @@ pub enum Step {
     Quic(u64),
     /// Make an RDMA endpoint for the path of this number; [`Choice::prepared`] answers.
     Prepare(u64),
+    /// See whether an RDMA endpoint could be made; [`Choice::looked`] answers.
+    Look,
     /// Make an RDMA endpoint and connect it with this one, for the path of this number; [`Choice::answered`] answers. It is
     /// not to be used before [`Step::Use`]: until the other end has connected its own, whatever is sent is lost on it.
     Answer(u64, Vec<u8>),
@@ -93,8 +100,11 @@ pub struct Choice {
     state: State,
     /// The number of the present path.
     path: u64,
+    /// When to offer RDMA, or to look whether there is some.
     retry_at: Option<Duration>,
     pause: Duration,
+    /// When it was offered last.
+    tried: Duration,
     /// Since when the path is by RDMA.
     since: Duration,
     reason: String,
@@ -115,6 +125,7 @@ impl Choice {
             path,
             retry_at,
             pause: FIRST_PAUSE,
+            tried: Duration::ZERO,
             since: Duration::ZERO,
             reason,
         }
@@ -152,6 +163,10 @@ impl Choice {
             return Vec::new();
         }
         self.retry_at = None;
+        if !self.leads {
+            return vec![Step::Look];
+        }
+        self.tried = now;
         let path = self.path + 1;
         self.state = State::Offering { path, broken: false };
         vec![Step::Prepare(path)]
@@ -164,12 +179,25 @@ impl Choice {
         }
         match endpoint {
             Ok(endpoint) => vec![Step::Say(Say::Offer { path, endpoint })],
-            Err(reason) => self.refused(now, reason),
+            Err(reason) => self.refused(now, reason, LOOK_EVERY),
+        }
+    }
+
+    /// An endpoint could be made, or still not.
+    pub fn looked(&mut self, now: Duration, result: Result<(), String>) -> Vec<Step> {
+        match result {
+            Ok(()) => vec![Step::Say(Say::Able)],
+            Err(reason) => {
+                self.reason = reason;
+                self.retry_at = Some(now + LOOK_EVERY);
+                Vec::new()
+            }
         }
     }
 
     /// The other end's endpoint was connected with one of this end's; or it cannot be.
-    pub fn answered(&mut self, path: u64, endpoint: Result<Vec<u8>, String>) -> Vec<Step> {
+    pub fn answered(&mut self, now: Duration, path: u64, endpoint: Result<Vec<u8>, String>) -> Vec<Step> {
+        self.retry_at = None;
         match endpoint {
             Ok(endpoint) => {
                 self.state = State::Answered { path };
@@ -177,6 +205,7 @@ impl Choice {
             }
             Err(reason) => {
                 self.reason.clone_from(&reason);
+                self.retry_at = Some(now + LOOK_EVERY);
                 vec![Step::Say(Say::Decline { path, reason })]
             }
         }
@@ -223,7 +252,7 @@ impl Choice {
             }
             Say::Offer { path, endpoint } => vec![Step::Answer(path, endpoint)],
             Say::Accept { path, endpoint } if self.is_offering(path) => vec![Step::Complete(path, endpoint)],
-            Say::Decline { path, reason } if self.is_offering(path) => self.refused(now, reason),
+            Say::Decline { path, reason } if self.is_offering(path) => self.refused(now, reason, LAST_PAUSE),
             Say::Confirm { path } if self.state == (State::Answered { path }) => {
                 self.use_rdma(now, path);
                 vec![Step::Use(path)]
@@ -236,6 +265,12 @@ impl Choice {
                 self.fall(now, path)
             }
             Say::Fall { .. } => Vec::new(),
+            // Not more often than on its own account: the other end may say it as often as it likes.
+            Say::Able if self.leads && self.rdma && self.state == State::Quic => {
+                self.retry_at = Some(now.max(self.tried + FIRST_PAUSE));
+                Vec::new()
+            }
+            Say::Able => Vec::new(),
         }
     }
 
@@ -250,10 +285,12 @@ impl Choice {
         self.reason.clear();
     }
 
-    fn refused(&mut self, now: Duration, reason: String) -> Vec<Step> {
+    /// `most`: after so long it is offered again at the latest.
+    fn refused(&mut self, now: Duration, reason: String, most: Duration) -> Vec<Step> {
         let broken = matches!(self.state, State::Offering { broken: true, .. });
         self.state = State::Quic;
         self.reason.clone_from(&reason);
+        self.pause = self.pause.min(most);
         self.try_again(now);
         if broken { self.lost(now, self.path, reason) } else { Vec::new() }
     }
@@ -292,6 +329,8 @@ mod tests {
         now: Duration,
         /// Whether endpoints can be made and connected.
         works: bool,
+        /// The end at which they cannot.
+        broken: Option<usize>,
         /// The last path of which both ends have connected their endpoints.
         connected: u64,
     }
@@ -306,13 +345,15 @@ mod tests {
                 used,
                 now: Duration::ZERO,
                 works: true,
+                broken: None,
                 connected: 0,
             }
         }
 
         fn perform(&mut self, end: usize, steps: Vec<Step>) {
             for step in steps {
-                let result = if self.works { Ok(vec![1]) } else { Err("no device".to_owned()) };
+                let result =
+                    if self.works && self.broken != Some(end) { Ok(vec![1]) } else { Err("no device".to_owned()) };
                 let follow = match step {
                     Step::Say(say) => {
                         self.channel[1 - end].push_back(say);
@@ -323,7 +364,8 @@ mod tests {
                         Vec::new()
                     }
                     Step::Prepare(path) => self.ends[end].prepared(self.now, path, result),
-                    Step::Answer(path, _) => self.ends[end].answered(path, result),
+                    Step::Answer(path, _) => self.ends[end].answered(self.now, path, result),
+                    Step::Look => self.ends[end].looked(self.now, result.map(|_| ())),
                     Step::Use(path) => {
                         assert_eq!(self.connected, path, "nothing is sent before both ends have connected");
                         self.take(end, path, true);
@@ -363,10 +405,16 @@ mod tests {
         }
 
         fn tick(&mut self) {
-            self.now += LAST_PAUSE;
-            let steps = self.ends[0].tick(self.now);
-            self.perform(0, steps);
-            assert!(self.ends[1].tick(self.now).is_empty(), "only one offers");
+            self.tick_after(LAST_PAUSE);
+        }
+
+        fn tick_after(&mut self, pause: Duration) {
+            self.now += pause;
+            for end in 0..2 {
+                let steps = self.ends[end].tick(self.now);
+                assert!(end == 0 || !steps.iter().any(|step| matches!(step, Step::Prepare(_))), "only one offers");
+                self.perform(end, steps);
+            }
         }
 
         fn lose(&mut self, end: usize) {
@@ -399,6 +447,45 @@ mod tests {
         pair.settle();
         assert_eq!(pair.used, [(1, false); 2]);
         assert_eq!(pair.ends[0].is_rdma(), Err("built without it"));
+    }
+
+    #[test]
+    fn rdma_that_is_back_is_used_soon_at_whichever_end_it_was_gone() {
+        for end in 0..2 {
+            let mut pair = Pair::new();
+            pair.broken = Some(end);
+            // It was gone for so long that it is offered seldom, if by nothing else.
+            for _ in 0..600 {
+                pair.tick_after(FIRST_PAUSE);
+                pair.settle();
+            }
+            assert_eq!(pair.used, [(1, false); 2]);
+            assert_eq!(pair.ends[0].is_rdma(), Err("no device"));
+            pair.broken = None;
+            for _ in 0..6 {
+                pair.tick_after(FIRST_PAUSE);
+                pair.settle();
+            }
+            assert!(pair.used[0].1 && pair.used[1].1, "broken at {end}");
+        }
+    }
+
+    #[test]
+    fn an_end_that_is_able_again_and_again_is_offered_no_more_often() {
+        let mut choice = Choice::new(true, Ok(()), 1);
+        let mut offers = 0;
+        let mut now = Duration::ZERO;
+        while now < FIRST_PAUSE * 10 {
+            now += FIRST_PAUSE / 100;
+            choice.heard(now, Say::Able);
+            for step in choice.tick(now) {
+                let Step::Prepare(path) = step else { panic!("{step:?}") };
+                offers += 1;
+                choice.prepared(now, path, Ok(vec![1]));
+                choice.heard(now, Say::Decline { path, reason: "no device".into() });
+            }
+        }
+        assert!((9..=11).contains(&offers), "{offers} in ten seconds");
     }
 
     proptest! {

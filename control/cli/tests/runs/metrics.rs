@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// The status line, the head and the body of an answer.
 fn request(address: &str, head: &str) -> (String, String, String) {
@@ -81,6 +81,10 @@ fn a_scrape_while_a_run_goes_on() {
     assert_eq!(at_first["dflow_slots"], 3.0);
     assert_eq!((at_first["dflow_runs"], at_first["dflow_runs_total"]), (0.0, 0.0));
     assert_eq!(at_first[&format!("dflow_build_info{{node=\"b\",version=\"{}\"}}", env!("CARGO_PKG_VERSION"))], 1.0);
+
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
+    let days_left = (at_first["dflow_certificate_expiry_timestamp_seconds"] - now) / 86400.0;
+    assert!((1.0..400.0).contains(&days_left), "{days_left}");
 
     // s goes on until the test says so.
     let case = Case::new(

@@ -86,6 +86,7 @@ pub fn serve(options: &ServeOptions, ready: impl FnOnce(&Listening)) -> Result<(
         let place = Rc::new(Serving {
             node,
             silence,
+            certificate_until: identity.validity().until,
             options: NodeOptions { node: identity.name().to_owned(), ..options.node.clone() },
             meetings: RefCell::default(),
             probes: Cell::new(0),
@@ -113,6 +114,7 @@ pub(super) struct Serving {
     pub(super) node: QuicNode,
     /// The longest silence that it bears.
     pub(super) silence: Duration,
+    certificate_until: SystemTime,
     pub(super) options: NodeOptions,
     /// For each run, where connections from other nodes go that take part in it; whoever comes first makes it.
     meetings: RefCell<HashMap<u128, Room>>,
@@ -132,7 +134,7 @@ impl Serving {
     fn metrics(&self) -> String {
         let counters = self.node.counters();
         let (name, slots) = (self.options.node.as_str(), self.options.slots.max(1));
-        self.ledger.borrow().render(&metrics::Node { name, slots, counters })
+        self.ledger.borrow().render(&metrics::Node { name, slots, counters, certificate_until: self.certificate_until })
     }
 
     /// Where the other nodes of a run come in; there is one session for a run.

@@ -122,7 +122,9 @@ impl Way {
                 }
                 Step::Prepare(number) => {
                     let endpoint = self.prepare(host);
-                    if let Err(reason) = &endpoint {
+                    if let Err(reason) = &endpoint
+                        && self.choice.is_rdma() != Err(reason)
+                    {
                         tracing::info!(node = self.connection.peer(), reason, "no RDMA");
                     }
                     self.choice.prepared(self.begun.elapsed(), number, endpoint)
@@ -132,7 +134,11 @@ impl Way {
                         self.connected = Some(self.rdma.connect(&endpoint)?);
                         Ok(own)
                     });
-                    self.choice.answered(number, answer)
+                    self.choice.answered(self.begun.elapsed(), number, answer)
+                }
+                Step::Look => {
+                    let result = self.rdma.look(self.connection.address().ip());
+                    self.choice.looked(self.begun.elapsed(), result)
                 }
                 Step::Use(number) => {
                     if let Some(path) = self.connected.take() {

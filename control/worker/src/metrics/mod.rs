@@ -13,6 +13,7 @@ use crate::report::MemoryReport;
 use dflow_transport::PathKind;
 use dflow_transport::quic::{Cause, NodeCounters};
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 use text::Text;
 
 /// Peers that are told apart; what passes with more is told under the name [`OTHERS`].
@@ -76,6 +77,8 @@ pub(crate) struct Node<'a> {
     pub(crate) name: &'a str,
     pub(crate) slots: u32,
     pub(crate) counters: NodeCounters,
+    /// Until when its certificate holds.
+    pub(crate) certificate_until: SystemTime,
 }
 
 impl Ledger {
@@ -102,6 +105,8 @@ impl Ledger {
         text.gauge("dflow_build_info", "The release of dflow, and the node's name.")
             .sample(&[("node", node.name), ("version", env!("CARGO_PKG_VERSION"))], 1);
         self.render_runs(&mut text, node, &counts);
+        text.gauge("dflow_certificate_expiry_timestamp_seconds", "When the node's certificate expires.")
+            .sample(&[], node.certificate_until.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs());
         render_connections(&mut text, &node.counters);
         self.render_peers(&mut text, &counts);
         text.into_string()
@@ -231,6 +236,7 @@ impl PeerCounts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn sample(sent: u64, path: PathKind) -> RunSample {
         let counts = PeerCounts {
@@ -245,7 +251,8 @@ mod tests {
     }
 
     fn value(ledger: &Ledger, series: &str) -> Option<u64> {
-        let text = ledger.render(&Node { name: "a", slots: 4, counters: NodeCounters::default() });
+        let certificate_until = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let text = ledger.render(&Node { name: "a", slots: 4, counters: NodeCounters::default(), certificate_until });
         text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
     }
 
@@ -260,6 +267,7 @@ mod tests {
         let sent = "dflow_peer_sent_bytes_total{peer=\"b\",path=\"rdma\"}";
         assert_eq!(value(&ledger, sent), Some(71));
         assert_eq!(value(&ledger, "dflow_runs"), Some(2));
+        assert_eq!(value(&ledger, "dflow_certificate_expiry_timestamp_seconds"), Some(1_800_000_000));
         assert_eq!(value(&ledger, "dflow_slots_used"), Some(4));
         assert_eq!(value(&ledger, "dflow_peer_paths{peer=\"b\",path=\"rdma\"}"), Some(1));
         assert_eq!(value(&ledger, "dflow_peer_streams{peer=\"b\",direction=\"out\"}"), Some(6));
