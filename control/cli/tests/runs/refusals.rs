@@ -131,7 +131,8 @@ fn an_address_where_nobody_listens() {
     for (silent, help) in [(Some(silent), "a firewall has to let UDP port"), (None, "start 'dflow worker' on b")] {
         let start = Instant::now();
         let ran = run_with(&cluster, &["--with", &format!("b={address}"), "--place", "s=b", "--silence", "1s"]);
-        assert!(start.elapsed() < Duration::from_secs(5), "it took {:?}", start.elapsed());
+        // It is called for five seconds, and once more if that is just not over.
+        assert!(start.elapsed() < Duration::from_secs(8), "it took {:?}", start.elapsed());
         ran.refused(&["node b", &address, "help: ", help]);
         assert!(ran.report["error"]["help"][0].as_str().unwrap().contains(help), "{}", ran.report);
         let output = dflow(&["doctor", "--format", "json", "--identity", &own, "--peer", &format!("b={address}")]);
