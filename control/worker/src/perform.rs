@@ -103,7 +103,7 @@ impl Driver<'_> {
     }
 
     fn order(&mut self, place: Place, order: Order) {
-        match &self.members {
+        match &mut self.members {
             Some(members) if place > 0 => members.order(place, order),
             _ => self.host.obey(order),
         }

@@ -45,6 +45,37 @@ fn management_messages_arrive_in_order() {
 }
 
 #[test]
+fn who_has_found_no_room_is_woken_when_there_is_some() {
+    let mut pair = Pair::new();
+    let [a, b] = pair.connect();
+    let [room, news] = [Bell::new(), Bell::new()];
+    a.set_waker(room.waker());
+    b.set_waker(news.waker());
+    let mut sent = 0u32;
+    let mut fill = || {
+        while a.has_room() {
+            a.send([&sent.to_le_bytes()[..], &[7; 500]].concat()).expect("it has room");
+            sent += 1;
+        }
+        sent
+    };
+    let (mut filled, mut received) = (fill(), 0u32);
+    for _ in 0..3 {
+        // With nobody that reads there it stays like this.
+        while room.wait(Duration::from_millis(200)) {
+            filled = fill();
+        }
+        while !room.wait(Duration::ZERO) {
+            let message = wait_for(&news, || b.try_recv());
+            assert_eq!(message[..4], received.to_le_bytes());
+            received += 1;
+            assert!(received < filled, "it has room, and nobody has said so");
+        }
+        filled = fill();
+    }
+}
+
+#[test]
 fn several_endpoints_share_an_address() {
     let ca = ClusterCa::create("test").expect("an authority");
     let settings = QuicSettings { endpoints: 3, ..settings() };

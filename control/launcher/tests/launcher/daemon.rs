@@ -127,6 +127,8 @@ fn what_two_killed_processes_leave_ends_at_the_next_start(containment: Containme
     let pidfds: Vec<_> = daemon.pids.iter().map(|&pid| pidfd(pid)).collect();
     kill_process(pid(daemon.pids[0]), Signal::KILL).unwrap();
     let mut output = daemon.kill();
+    // A launcher that has not come to its end yet still holds its lock, and is left alone.
+    wait_readable(&pidfds[0]);
     let next = launcher(containment);
     // With a cgroup, the next launcher has killed what was left; with subreapers, they do it at their own time.
     if containment == ContainmentChoice::Cgroup {

@@ -1,5 +1,6 @@
 //! The other nodes of a run, as the node that drives it has them.
 
+use super::backlog::Backlog;
 use super::dial::Dialed;
 use super::message::{Join, Managed, WayNow, broken};
 use super::way::Way;
@@ -34,6 +35,8 @@ struct Member {
     /// Until the carrier is there, the connection alone.
     connection: Option<Connection>,
     way: Option<Way>,
+    /// Orders that it has no room for yet.
+    backlog: Backlog,
     slots: u32,
     lost: bool,
     /// What has passed between it and those behind it, once the run is over.
@@ -80,6 +83,7 @@ impl Members {
                 name: name.clone(),
                 connection: Some(connection),
                 way: None,
+                backlog: Backlog::default(),
                 slots: 0,
                 lost: false,
                 ways: None,
@@ -175,10 +179,10 @@ impl Members {
 
     /// The run is over: asks the members what has passed between them. A member that does not answer soon is left out.
     pub(crate) async fn sum_up(&mut self) {
-        for member in self.members.iter().filter(|member| !member.lost) {
+        for member in self.members.iter_mut().filter(|member| !member.lost) {
             if let Some(way) = &member.way {
                 // One that cannot be asked is one that does not answer.
-                let _ = Managed::Sum.send(&way.connection);
+                let _ = member.backlog.send(&Managed::Sum, &way.connection);
             }
         }
         let until = Instant::now() + SUMMING;
@@ -197,9 +201,10 @@ impl Members {
     }
 
     /// Gives an order to a member. That it cannot be given is news.
-    pub(crate) fn order(&self, place: Place, order: Order) {
-        if let Some(way) = self.members.get(place as usize - 1).and_then(|member| member.way.as_ref())
-            && let Err(reason) = Managed::Order(Box::new(order)).send(&way.connection)
+    pub(crate) fn order(&mut self, place: Place, order: Order) {
+        let Some(member) = self.members.get_mut(place as usize - 1) else { return };
+        if let Some(way) = &member.way
+            && let Err(reason) = member.backlog.send(&Managed::Order(Box::new(order)), &way.connection)
         {
             // Closed, so that the member is found to be lost, for this reason.
             way.connection.close(&reason);
@@ -216,6 +221,9 @@ impl Members {
         let mut news = Vec::new();
         for member in &mut self.members {
             let Some(way) = &mut member.way else { continue };
+            if let Err(reason) = member.backlog.flush(&way.connection) {
+                way.connection.close(&reason);
+            }
             let problem = loop {
                 let what = match Managed::receive(&way.connection) {
                     Ok(Some(Managed::Notice(mut notice))) => {
@@ -251,6 +259,9 @@ impl Member {
     /// Whether it still has to say what has passed. One that says other things until then is not heard any longer.
     fn is_summing(&mut self, until: Instant) -> bool {
         let Some(way) = self.way.as_ref().filter(|_| !self.lost && self.ways.is_none()) else { return false };
+        if self.backlog.flush(&way.connection).is_err() {
+            return false;
+        }
         loop {
             match Managed::receive(&way.connection) {
                 Ok(Some(Managed::Summed(ways))) => self.ways = Some(ways),

@@ -84,7 +84,7 @@ impl Managed {
         connection.try_recv().map(|bytes| Self::decode(&bytes)).transpose()
     }
 
-    fn encode(&self) -> Result<Vec<u8>, String> {
+    pub(super) fn encode(&self) -> Result<Vec<u8>, String> {
         rkyv::to_bytes::<rancor::Error>(self).map(rkyv::util::AlignedVec::into_vec).map_err(|error| error.to_string())
     }
 

@@ -5,6 +5,7 @@
 //! paths that the carriers of both ends use.
 
 mod apart;
+mod backlog;
 mod certificate;
 mod dial;
 mod members;

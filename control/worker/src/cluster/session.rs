@@ -1,6 +1,7 @@
 //! A run that another node drives, on a node that serves it.
 
 use super::apart::{Apart, longer};
+use super::backlog::Backlog;
 use super::members::FIRST_PATH;
 use super::message::{Join, Managed, WayNow, broken};
 use super::serve::Serving;
@@ -39,6 +40,8 @@ pub(super) struct Session {
     ring: Arc<Ring>,
     /// The ways to the other nodes of the run; that to its driver, place 0, is always there.
     ways: BTreeMap<Place, Way>,
+    /// What the driver has no room for yet.
+    backlog: Backlog,
     dialed: UnboundedSender<Meeting>,
     /// Those of ways whose connection was lost.
     failovers: BTreeMap<Place, u64>,
@@ -83,6 +86,7 @@ impl Session {
             host,
             ring: Arc::clone(&ring),
             ways,
+            backlog: Backlog::default(),
             dialed,
             failovers: BTreeMap::new(),
             apart: Apart::default(),
@@ -327,7 +331,7 @@ impl Session {
 
     /// Tells the driver what has passed between this node and those behind it: each pair is told of once, and those with the
     /// driver it knows itself.
-    fn sum_up(&self) {
+    fn sum_up(&mut self) {
         let behind = self.host.links().filter(|(place, link)| *place > self.join.place && link.traffic.paths > 0);
         let ways = behind.map(|(place, link)| WayNow {
             place,
@@ -338,15 +342,16 @@ impl Session {
             received: link.traffic.received,
             violations: link.traffic.violations,
         });
-        if let Some(driver) = self.driver()
-            && let Err(reason) = Managed::Summed(ways.collect()).send(driver)
-        {
-            driver.close(&reason);
-        }
+        self.say(Managed::Summed(ways.collect()));
     }
 
     /// Tells the driver what has happened.
     fn report(&mut self) {
+        if let Some(way) = self.ways.get(&0)
+            && let Err(reason) = self.backlog.flush(&way.connection)
+        {
+            way.connection.close(&reason);
+        }
         loop {
             let mut notices = Vec::new();
             notices.extend(std::iter::from_fn(|| self.host.next_notice()));
@@ -354,12 +359,19 @@ impl Session {
                 self.host.settle();
                 notices.extend(self.host.next_notice());
             }
-            let Some(driver) = self.driver().filter(|_| !notices.is_empty()) else { return };
-            for notice in notices {
-                if let Err(reason) = Managed::Notice(Box::new(notice)).send(driver) {
-                    return driver.close(&reason);
-                }
+            if notices.is_empty() {
+                return;
             }
+            notices.into_iter().for_each(|notice| self.say(Managed::Notice(Box::new(notice))));
+        }
+    }
+
+    /// Says this to the driver.
+    fn say(&mut self, what: Managed) {
+        if let Some(way) = self.ways.get(&0)
+            && let Err(reason) = self.backlog.send(&what, &way.connection)
+        {
+            way.connection.close(&reason);
         }
     }
 }

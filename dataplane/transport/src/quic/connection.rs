@@ -10,8 +10,8 @@ use dflow_protocol::limits::PEER_VERSION;
 use quinn::{RecvStream, SendStream, VarInt};
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::task::Waker;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -53,6 +53,8 @@ pub(super) struct Shared {
     waker: Mutex<Option<Waker>>,
     outbox: mpsc::Sender<Vec<u8>>,
     inbox: Mutex<mpsc::Receiver<Vec<u8>>>,
+    /// Somebody waits for room in the outbox.
+    crowded: AtomicBool,
     /// Milliseconds without a packet after which the peer counts as gone.
     silence: AtomicU64,
     /// Why this side has closed it; QUIC does not keep that.
@@ -139,13 +141,27 @@ impl Connection {
         })
     }
 
+    /// Whether another message would be taken, or refused for another reason than [`ManagementError::Full`]. If not, the
+    /// waker is called once half of those that wait have gone.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        let outbox = &self.shared.outbox;
+        if outbox.capacity() > 0 || outbox.is_closed() {
+            return true;
+        }
+        self.shared.crowded.store(true, Ordering::SeqCst);
+        // Whoever takes messages out sees that from now on; what was taken out before is seen here.
+        outbox.capacity() > 0
+    }
+
     /// The next message from the peer, if there is one.
     #[must_use]
     pub fn try_recv(&self) -> Option<Vec<u8>> {
         lock(&self.shared.inbox).try_recv().ok()
     }
 
-    /// Calls this one, instead of the one before, when a message has come or the connection is closed. What came before
+    /// Calls this one, instead of the one before, when a message has come, when there is room again
+    /// ([`Connection::has_room`]), or when the connection is closed. What came before
     /// is there already: look after the call.
     pub fn set_waker(&self, waker: Waker) {
         *lock(&self.shared.waker) = Some(waker);
@@ -211,13 +227,14 @@ impl Connection {
             waker: Mutex::default(),
             outbox,
             inbox: Mutex::new(inbox),
+            crowded: AtomicBool::new(false),
             silence: AtomicU64::new(milliseconds(silence)),
             closing: OnceLock::new(),
             violation: OnceLock::new(),
         });
         tokio::spawn(serve(shared.clone()));
         tokio::spawn(listen(shared.clone()));
-        tokio::spawn(send_management(outgoing, to_send));
+        tokio::spawn(send_management(Arc::downgrade(&shared), outgoing, to_send));
         tokio::spawn(receive_management(shared.clone(), incoming, received));
         Ok(Self { shared })
     }
@@ -353,8 +370,15 @@ async fn greet(quic: &quinn::Connection, dialed: bool) -> Result<(SendStream, Re
     Ok((outgoing, incoming))
 }
 
-async fn send_management(mut stream: SendStream, mut messages: mpsc::Receiver<Vec<u8>>) {
+/// `shared`: not kept by this task, which ends when nobody can queue messages any more.
+async fn send_management(shared: Weak<Shared>, mut stream: SendStream, mut messages: mpsc::Receiver<Vec<u8>>) {
     while let Some(message) = messages.recv().await {
+        if messages.len() <= MAX_QUEUED / 2
+            && let Some(shared) = shared.upgrade()
+            && shared.crowded.swap(false, Ordering::SeqCst)
+        {
+            shared.wake();
+        }
         let length = u32::try_from(message.len()).unwrap_or(u32::MAX).to_le_bytes();
         // An error means that the connection is gone, which others tell.
         if stream.write_all(&length).await.is_err() || stream.write_all(&message).await.is_err() {
