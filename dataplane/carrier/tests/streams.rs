@@ -52,6 +52,21 @@ fn streams_of_every_length_cross() {
 }
 
 #[test]
+fn streams_that_wait_for_their_first_byte_take_no_memory() {
+    const STREAMS: u32 = 30_000;
+    let mut cluster = Cluster::new(2, 64 * MIB);
+    let all: Vec<u32> = (1..=STREAMS).collect();
+    cluster.cross_all(&all, 0, 1, &[(STREAMS + 1, 0)]);
+    // What comes behind all of them finds room.
+    start_source(&cluster, 0, STREAMS, STREAMS, MIB);
+    start_sink(&cluster, 1, STREAMS + 1, STREAMS, MIB);
+    cluster.until(1, |node| node.store.traffic(common::CARRIER).written == MIB);
+    let peak = cluster.on(1, |node| node.store.usage().peak);
+    assert!(peak < 8 * MIB, "{peak} bytes");
+    cluster.finish();
+}
+
+#[test]
 fn many_readers_on_a_node_cost_one_crossing() {
     let mut cluster = Cluster::new(2, 64 * MIB);
     let length = 5 * MIB;

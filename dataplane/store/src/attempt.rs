@@ -8,12 +8,17 @@ use dflow_protocol::limits::{ARENA_SLOT, MAX_BELLS, MAX_PORTS};
 use dflow_protocol::message::{OutputStreams, SegmentUse, Setup, ToFunction};
 use dflow_protocol::{PortId, StreamId};
 use dflow_shm::{Segment, SegmentKind};
+use rustix::process::{Resource, getrlimit};
 use std::collections::{BTreeMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-/// Arena slots beyond the outputs known at the start, for discovered parts.
-const ARENA_RESERVE: u64 = 16 * 1024;
+/// Arena slots of an attempt whose outputs are not all known at the start: one for each port that it can have, so that no
+/// stream has to begin with a segment of its own. Only what is touched costs memory, but all of it is mapped by every
+/// reader of one of its streams.
+const ARENA_SLOTS: u64 = MAX_PORTS as u64;
+/// The same where processes may map only so much.
+const FEW_ARENA_SLOTS: u64 = 16 * 1024;
 
 impl Store {
     /// An attempt is being started. Its outputs are the streams given, in the order of `setup.outputs`; ports, bell and
@@ -78,9 +83,8 @@ impl Store {
             )));
         }
         let discovers = setup.outputs.iter().any(|output| output.streams == OutputStreams::Discovered);
-        let reserve = if discovers || is_carrier { ARENA_RESERVE } else { 0 };
-        // Only what is touched costs memory.
-        let slots = u64::from(process.next_port).max(1) + reserve;
+        let least = u64::from(process.next_port).max(1);
+        let slots = if discovers || is_carrier { open_arena_slots().max(least) } else { least };
         let length = usize::try_from(slots * ARENA_SLOT).unwrap_or(usize::MAX);
         let segment = Segment::create("dflow-arena", length, SegmentKind::FunctionWritten)?;
         let arena = Arc::new(Arena { id: self.budget.next_id(), segment, long_lived: is_carrier });
@@ -292,6 +296,10 @@ impl Store {
         }
         self.feed_starved()
     }
+}
+
+fn open_arena_slots() -> u64 {
+    if getrlimit(Resource::As).current.is_none() { ARENA_SLOTS } else { FEW_ARENA_SLOTS }
 }
 
 pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd, StoreError> {

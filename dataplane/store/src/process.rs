@@ -78,7 +78,13 @@ impl Process {
     /// A port for one more stream.
     pub(crate) fn new_port(&mut self) -> Result<PortId, StoreError> {
         if self.next_port >= MAX_PORTS {
-            return Err(StoreError::Limit(format!("{MAX_PORTS} streams are the most for one instance")));
+            return Err(StoreError::Limit(match self.carrier {
+                Some(_) => format!(
+                    "more than {MAX_PORTS} streams come to this node from others, or go from it: that is the most in one run. \
+                     Use fewer, larger parts, or place them on more nodes"
+                ),
+                None => format!("{MAX_PORTS} streams are the most for one instance"),
+            }));
         }
         self.next_port += 1;
         Ok(PortId(self.next_port - 1))
