@@ -28,7 +28,8 @@ pub struct PlaceOptions {
     /// made ready beyond it.
     pub prepare_ahead: u32,
     /// How many started attempts of functions may exist there at the same time, parked ones included. It is exceeded, one
-    /// instance at a time, when all of them are parked, so that no run can get stuck on it.
+    /// instance at a time, when all of them are parked, so that no run can get stuck on it. At the first place also how many
+    /// of the workflow's output streams may be taken at the same time, at least 1.
     pub max_started: u32,
 }
 

@@ -30,6 +30,8 @@ pub(crate) struct Slots {
     ready: usize,
     /// Sinks that can start. They hold no slots.
     sinks: BTreeSet<InstanceId>,
+    /// Sinks at work.
+    sinking: usize,
     places: Vec<PlaceSlots>,
 }
 
@@ -56,7 +58,7 @@ struct PlaceSlots {
 impl Slots {
     pub(crate) fn new(places: usize) -> Self {
         let places = vec![PlaceSlots::default(); places];
-        Self { live: 0, pausing: 0, moving: 0, ready: 0, sinks: BTreeSet::new(), places }
+        Self { live: 0, pausing: 0, moving: 0, ready: 0, sinks: BTreeSet::new(), sinking: 0, places }
     }
 
     pub(crate) fn live(&self) -> usize {
@@ -87,7 +89,7 @@ impl RunMachine {
     /// anything to do.
     pub(crate) fn fill_slots(&mut self) -> bool {
         let mut done = false;
-        while let Some(sink) = self.slots.sinks.first().copied() {
+        while let Some(sink) = self.next_sink() {
             self.begin_record(sink);
             self.start(sink);
             done = true;
@@ -180,6 +182,13 @@ impl RunMachine {
         if let Some(timeout) = self.plan.nodes[self.instance(id).node].timeout {
             self.set_timer(id, self.now.saturating_add(timeout));
         }
+    }
+
+    /// Sinks are at the first place. What nobody takes yet goes to disk, and nobody waits for a sink: those at work end when
+    /// their streams do, and make room for others.
+    fn next_sink(&self) -> Option<InstanceId> {
+        let most = self.options.places.first().map_or(1, |place| place.max_started.max(1));
+        self.slots.sinks.first().copied().filter(|_| self.slots.sinking < most as usize)
     }
 
     fn next_start(&self, place: usize) -> Option<InstanceId> {
@@ -277,6 +286,8 @@ impl RunMachine {
                         adjust(&mut place.running);
                         place.used = if add { place.used + need } else { place.used - need };
                     }
+                } else {
+                    adjust(&mut slots.sinking);
                 }
             }
             Phase::Stopping { started: false, .. } => adjust(&mut slots.live),

@@ -32,7 +32,7 @@ const MAX_AHEAD: u32 = 64;
 const FAR: Duration = Duration::from_secs(3600);
 /// How long other nodes are waited for to end what a cancelled run has there.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// Started processes at the same time.
+/// Started processes at the same time, and output streams that are being written to files.
 const MAX_STARTED: u32 = 1024;
 
 /// Runs a workflow on this machine and waits for its end. `progress` is called a few times a second.

@@ -1,6 +1,6 @@
 //! Who starts, and what is made ready.
 
-use crate::build::{Flow, flow, fun, out};
+use crate::build::{Flow, flow, fun, out, out_of};
 use crate::script::{Script, on_one_node, options};
 use dflow_scheduler::{InstanceState, Place, PlaceOptions, RunOptions};
 use dflow_workflow::{FunctionId, Partition, Source, SwitchOn};
@@ -37,6 +37,19 @@ fn a_dying_instance_holds_its_slots() {
     run.ready("a").expect(&["start a#1"]);
     run.ready("b").tick(5).expect(&["kill a#1"]).expect_none("start");
     run.fail("a").expect(&["start b#1"]);
+}
+
+#[test]
+fn outputs_are_taken_a_few_at_a_time() {
+    let flow = flow().add(fun("a").writes().writes().writes());
+    let flow = (0..3).fold(flow, |flow, output| flow.output(&format!("o{output}"), &[out_of(0, output)], false));
+    let mut run = run(flow, 1, 1, 2);
+    run.ready("a").bytes("a:0.0").expect(&["start output:o0#1"]);
+    run.bytes("a:1.0").expect(&["start output:o1#1"]);
+    run.bytes("a:2.0").expect_none("start");
+    run.end("a").expect_none("start");
+    run.end("output:o0").expect(&["start output:o2#1"]);
+    run.end("output:o1").end("output:o2").expect(&["committed"]);
 }
 
 #[test]
