@@ -65,10 +65,10 @@ pub enum Step {
     Quic(u64),
     /// Make an RDMA endpoint for the path of this number; [`Choice::prepared`] answers.
     Prepare(u64),
-    /// See whether an RDMA endpoint could be made; [`Choice::looked`] answers.
+    /// See whether an RDMA endpoint can be made again; [`Choice::looked`] answers.
     Look,
-    /// Make an RDMA endpoint and connect it with this one, for the path of this number; [`Choice::answered`] answers. It is
-    /// not to be used before [`Step::Use`]: until the other end has connected its own, whatever is sent is lost on it.
+    /// Make an RDMA endpoint and connect it with this one, for the path of this number; [`Choice::answered`] answers, or
+    /// [`Choice::unable`] if none can be made. It is not to be used before [`Step::Use`]: until the other end has connected its own, whatever is sent is lost on it.
     Answer(u64, Vec<u8>),
     /// Use the path of this number, which was connected for [`Step::Answer`].
     Use(u64),
@@ -183,7 +183,7 @@ impl Choice {
         }
     }
 
-    /// An endpoint could be made, or still not.
+    /// An endpoint can be made again, or still not.
     pub fn looked(&mut self, now: Duration, result: Result<(), String>) -> Vec<Step> {
         match result {
             Ok(()) => vec![Step::Say(Say::Able)],
@@ -196,7 +196,7 @@ impl Choice {
     }
 
     /// The other end's endpoint was connected with one of this end's; or it cannot be.
-    pub fn answered(&mut self, now: Duration, path: u64, endpoint: Result<Vec<u8>, String>) -> Vec<Step> {
+    pub fn answered(&mut self, path: u64, endpoint: Result<Vec<u8>, String>) -> Vec<Step> {
         self.retry_at = None;
         match endpoint {
             Ok(endpoint) => {
@@ -205,10 +205,16 @@ impl Choice {
             }
             Err(reason) => {
                 self.reason.clone_from(&reason);
-                self.retry_at = Some(now + LOOK_EVERY);
                 vec![Step::Say(Say::Decline { path, reason })]
             }
         }
+    }
+
+    /// There was no endpoint of this end's to be connected with the other's.
+    pub fn unable(&mut self, now: Duration, path: u64, reason: String) -> Vec<Step> {
+        let steps = self.answered(path, Err(reason));
+        self.retry_at = Some(now + LOOK_EVERY);
+        steps
     }
 
     /// The endpoint that was prepared is connected, and the path is in use; or it cannot be.
@@ -364,7 +370,10 @@ mod tests {
                         Vec::new()
                     }
                     Step::Prepare(path) => self.ends[end].prepared(self.now, path, result),
-                    Step::Answer(path, _) => self.ends[end].answered(self.now, path, result),
+                    Step::Answer(path, _) => match result {
+                        Err(reason) if self.broken == Some(end) => self.ends[end].unable(self.now, path, reason),
+                        result => self.ends[end].answered(path, result),
+                    },
                     Step::Look => self.ends[end].looked(self.now, result.map(|_| ())),
                     Step::Use(path) => {
                         assert_eq!(self.connected, path, "nothing is sent before both ends have connected");
@@ -468,6 +477,14 @@ mod tests {
             }
             assert!(pair.used[0].1 && pair.used[1].1, "broken at {end}");
         }
+    }
+
+    #[test]
+    fn an_end_whose_endpoint_cannot_be_connected_does_not_ask_for_more_offers() {
+        let mut choice = Choice::new(false, Ok(()), 1);
+        choice.heard(Duration::ZERO, Say::Offer { path: 2, endpoint: vec![1] });
+        choice.answered(2, Err("no way there".into()));
+        assert_eq!(choice.due(), None);
     }
 
     #[test]

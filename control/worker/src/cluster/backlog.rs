@@ -10,24 +10,21 @@ use std::collections::VecDeque;
 pub(super) struct Backlog(VecDeque<Vec<u8>>);
 
 impl Backlog {
-    /// Says this, behind what waits.
-    ///
-    /// # Errors
-    /// Why it cannot be sent.
-    pub(super) fn send(&mut self, message: &Managed, connection: &Connection) -> Result<(), String> {
-        self.0.push_back(message.encode()?);
-        self.flush(connection)
+    /// Says this, behind what waits. A connection over which it cannot be said is closed, for that reason.
+    pub(super) fn send(&mut self, message: &Managed, connection: &Connection) {
+        match message.encode() {
+            Ok(message) => self.0.push_back(message),
+            Err(reason) => connection.close(&reason),
+        }
+        self.flush(connection);
     }
 
     /// Sends what waits, as far as there is room. The connection's waker is called when there is more.
-    ///
-    /// # Errors
-    /// Why it cannot be sent.
-    pub(super) fn flush(&mut self, connection: &Connection) -> Result<(), String> {
+    pub(super) fn flush(&mut self, connection: &Connection) {
         while !self.0.is_empty() && connection.has_room() {
-            let Some(message) = self.0.pop_front() else { break };
-            connection.send(message).map_err(|error| error.to_string())?;
+            if let Some(Err(error)) = self.0.pop_front().map(|message| connection.send(message)) {
+                return connection.close(&error.to_string());
+            }
         }
-        Ok(())
     }
 }

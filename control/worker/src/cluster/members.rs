@@ -182,7 +182,7 @@ impl Members {
         for member in self.members.iter_mut().filter(|member| !member.lost) {
             if let Some(way) = &member.way {
                 // One that cannot be asked is one that does not answer.
-                let _ = member.backlog.send(&Managed::Sum, &way.connection);
+                member.backlog.send(&Managed::Sum, &way.connection);
             }
         }
         let until = Instant::now() + SUMMING;
@@ -202,12 +202,8 @@ impl Members {
 
     /// Gives an order to a member. That it cannot be given is news.
     pub(crate) fn order(&mut self, place: Place, order: Order) {
-        let Some(member) = self.members.get_mut(place as usize - 1) else { return };
-        if let Some(way) = &member.way
-            && let Err(reason) = member.backlog.send(&Managed::Order(Box::new(order)), &way.connection)
-        {
-            // Closed, so that the member is found to be lost, for this reason.
-            way.connection.close(&reason);
+        if let Some(Member { way: Some(way), backlog, .. }) = self.members.get_mut(place as usize - 1) {
+            backlog.send(&Managed::Order(Box::new(order)), &way.connection);
         }
     }
 
@@ -221,9 +217,7 @@ impl Members {
         let mut news = Vec::new();
         for member in &mut self.members {
             let Some(way) = &mut member.way else { continue };
-            if let Err(reason) = member.backlog.flush(&way.connection) {
-                way.connection.close(&reason);
-            }
+            member.backlog.flush(&way.connection);
             let problem = loop {
                 let what = match Managed::receive(&way.connection) {
                     Ok(Some(Managed::Notice(mut notice))) => {
@@ -259,9 +253,7 @@ impl Member {
     /// Whether it still has to say what has passed. One that says other things until then is not heard any longer.
     fn is_summing(&mut self, until: Instant) -> bool {
         let Some(way) = self.way.as_ref().filter(|_| !self.lost && self.ways.is_none()) else { return false };
-        if self.backlog.flush(&way.connection).is_err() {
-            return false;
-        }
+        self.backlog.flush(&way.connection);
         loop {
             match Managed::receive(&way.connection) {
                 Ok(Some(Managed::Summed(ways))) => self.ways = Some(ways),

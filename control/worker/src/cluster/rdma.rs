@@ -82,14 +82,6 @@ impl RdmaEnd {
         Ok((device.describe(), device.guard().to_owned()))
     }
 
-    /// Whether an endpoint could be made.
-    ///
-    /// # Errors
-    /// Why not.
-    pub(super) fn look(&mut self, towards: IpAddr) -> Result<(), String> {
-        self.device(towards).map(drop)
-    }
-
     /// Makes an endpoint: what the other end needs to connect with it. `waker`: of the thread that will drive the path.
     ///
     /// # Errors
@@ -137,10 +129,6 @@ impl RdmaEnd {
 impl RdmaEnd {
     pub(super) fn describe(&mut self, _: IpAddr) -> Result<(String, String), String> {
         self.allowed().map(|()| (String::new(), String::new()))
-    }
-
-    pub(super) fn look(&mut self, _: IpAddr) -> Result<(), String> {
-        self.allowed()
     }
 
     pub(super) fn prepare(&mut self, _: IpAddr, _: Waker) -> Result<Vec<u8>, String> {

@@ -347,10 +347,8 @@ impl Session {
 
     /// Tells the driver what has happened.
     fn report(&mut self) {
-        if let Some(way) = self.ways.get(&0)
-            && let Err(reason) = self.backlog.flush(&way.connection)
-        {
-            way.connection.close(&reason);
+        if let Some(way) = self.ways.get(&0) {
+            self.backlog.flush(&way.connection);
         }
         loop {
             let mut notices = Vec::new();
@@ -368,10 +366,8 @@ impl Session {
 
     /// Says this to the driver.
     fn say(&mut self, what: Managed) {
-        if let Some(way) = self.ways.get(&0)
-            && let Err(reason) = self.backlog.send(&what, &way.connection)
-        {
-            way.connection.close(&reason);
+        if let Some(way) = self.ways.get(&0) {
+            self.backlog.send(&what, &way.connection);
         }
     }
 }

@@ -129,15 +129,16 @@ impl Way {
                     }
                     self.choice.prepared(self.begun.elapsed(), number, endpoint)
                 }
-                Step::Answer(number, endpoint) => {
-                    let answer = self.prepare(host).and_then(|own| {
-                        self.connected = Some(self.rdma.connect(&endpoint)?);
-                        Ok(own)
-                    });
-                    self.choice.answered(self.begun.elapsed(), number, answer)
-                }
+                Step::Answer(number, endpoint) => match self.prepare(host) {
+                    Ok(own) => {
+                        let connected = self.rdma.connect(&endpoint).map(|path| self.connected = Some(path));
+                        self.choice.answered(number, connected.map(|()| own))
+                    }
+                    Err(reason) => self.choice.unable(self.begun.elapsed(), number, reason),
+                },
                 Step::Look => {
-                    let result = self.rdma.look(self.connection.address().ip());
+                    // It is let go of again: an offer makes another.
+                    let result = self.prepare(host).map(drop);
                     self.choice.looked(self.begun.elapsed(), result)
                 }
                 Step::Use(number) => {
