@@ -64,19 +64,6 @@ fn a_chain_from_node_to_node() {
 }
 
 #[test]
-fn more_instances_than_orders_that_wait_for_a_node() {
-    // t is ordered like the others, and fails only if its order has come.
-    let case = Case::new(
-        "s: { program: dflow-probe, outputs: { o: { partition: 20000 } }, params: { bytes: 10, parts: 20000 } }
-         t: { command: [sh, -c, 'exit 7'], inputs: { i: { from: s.o, gate: start } } }
-         p: { program: dflow-probe, foreach: s.o, inputs: { j: { from: t.out, gate: start } }, outputs: [n] }",
-        "{ o: p.n }",
-    );
-    let cluster = Cluster::new(&["b"]);
-    cluster.run(&case, &["s=a", "t=b", "p=b"], &[]).failed("t", &["exit status 7"]);
-}
-
-#[test]
 fn what_passes_between_others_is_told_too() {
     const LENGTH: u64 = 3_000_000;
     let case = Case::new(
