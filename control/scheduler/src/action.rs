@@ -3,71 +3,70 @@
 use dflow_protocol::{Epoch, InstanceId, StreamId};
 use std::time::Duration;
 
-/// Something that has to be done for a run, in the order in which the machine says it.
+/// An action that the driver must carry out for a run, in the order in which the machine emits it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// A stream exists from now on; its attempt may not run yet. A stream keeps its id over all its epochs, and each
-    /// epoch is opened by this action, after the epoch before was given up by [`Action::Abort`] or paused by
-    /// [`Action::Suspend`].
+    /// Open an epoch of a stream; its attempt may not run yet. A stream keeps its id over all its epochs. Each epoch is
+    /// opened by this action, after the previous one was ended by [`Action::Abort`] or paused by [`Action::Suspend`].
     OpenStream {
         /// The stream.
         stream: StreamId,
         /// The epoch that is opened: the number of the attempt that writes it.
         epoch: Epoch,
-        /// Who writes it.
+        /// Its producer.
         producer: Producer,
-        /// Choose the kept layout: somebody may read it late, again, or as a whole.
+        /// Choose the kept layout: a consumer may read it late, again, or as a whole.
         keep: bool,
-        /// Something in the workflow reads this output. If nothing is subscribed to it then and it is not held (look
-        /// after all actions that came together), nobody reads it any more, and its writer may be told. Where nothing
-        /// reads it by design, what is written is thrown away, and its writer is not bothered.
+        /// Something in the workflow reads this output. If it then has no subscription and no hold once all actions of
+        /// one batch are applied, it has become unread, and its writer may be told so. Where nothing reads it by
+        /// design, its bytes are discarded and the writer is not told.
         read: bool,
-        /// The epoch continues the suspended one: what it writes is compared with the old bytes up to the old
-        /// watermark, and readers go on where they are. A difference is [`crate::Event::Diverged`].
+        /// The epoch continues the suspended one: its bytes are compared with the old ones up to the old watermark, and
+        /// readers continue from where they are. A difference is reported as [`crate::Event::Diverged`].
         continues: bool,
     },
-    /// An instance reads this stream, from offset 0 on. Always comes before the consumer starts, so that no byte is
-    /// released that it needs. It holds over all epochs of the stream until [`Action::Unsubscribe`].
+    /// An instance reads this stream from offset 0. Always emitted before the consumer starts, so that no byte that it
+    /// needs is released. The subscription spans all epochs of the stream until [`Action::Unsubscribe`].
     Subscribe {
         /// The stream.
         stream: StreamId,
-        /// Who reads it.
+        /// The consumer.
         consumer: InstanceId,
         /// Index of the consumer's input.
         input: u32,
-        /// The consumer may be started again while the stream's epoch goes on, and then reads from offset 0 again:
-        /// nothing of the epoch may be released, and its producer may not be told that nobody reads, before
-        /// [`Action::Unsubscribe`], even if the reader has closed it. Otherwise the reader's position and its own
-        /// closing are what counts, for as long as the epoch lasts; it reads the next epoch from offset 0 again.
+        /// The consumer may restart within the stream's epoch and then reads from offset 0 again. So until
+        /// [`Action::Unsubscribe`] no byte of the epoch may be released, and its producer may not be told that it is
+        /// unread, even if the reader has closed the stream. If this is false, the reader's position and its closing
+        /// are final for this epoch; it reads the next epoch from offset 0.
         restartable: bool,
     },
-    /// This reader will never read this stream again.
+    /// This consumer will never read this stream again.
     Unsubscribe {
         /// The stream.
         stream: StreamId,
-        /// Who read it.
+        /// Its consumer.
         consumer: InstanceId,
         /// Index of the consumer's input.
         input: u32,
     },
-    /// Readers may appear that are not known yet: keep everything from offset 0.
+    /// More consumers may appear later: keep everything from offset 0.
     Hold {
         /// The stream.
         stream: StreamId,
     },
-    /// All readers are known: the end of [`Action::Hold`].
+    /// All consumers are known: ends [`Action::Hold`].
     Unhold {
         /// The stream.
         stream: StreamId,
     },
-    /// Make the program of an attempt ready: spawn it, map its streams. [`crate::Event::Ready`] answers.
+    /// Make the program of an attempt ready: spawn it and map its streams. Answered by [`crate::Event::Ready`].
     Prepare {
         /// The instance.
         instance: InstanceId,
         /// Its attempt.
         attempt: u32,
     },
-    /// An attempt gets one more stream on this input; comes any time after [`Action::Prepare`], for a sink before its
+    /// Give an attempt one more stream on this input: at any time after [`Action::Prepare`], or for a sink before its
     /// [`Action::Start`].
     AddInput {
         /// The instance.
@@ -76,14 +75,14 @@ pub enum Action {
         attempt: u32,
         /// Index of the input.
         input: u32,
-        /// The stream's place in the input's list; they come in order, starting at 0.
+        /// The stream's index in the input's list; indices come in order, starting at 0.
         index: u32,
         /// The stream.
         stream: StreamId,
         /// The epoch that is read.
         epoch: Epoch,
     },
-    /// An attempt gets no more streams on this input.
+    /// Tell an attempt that this input gets no more streams.
     InputsComplete {
         /// The instance.
         instance: InstanceId,
@@ -92,14 +91,14 @@ pub enum Action {
         /// Index of the input.
         input: u32,
     },
-    /// The gate is open and there is a slot: the attempt runs. A sink was not prepared before.
+    /// Start the attempt: its gate is open and it has a slot. A sink is not prepared first.
     Start {
         /// The instance.
         instance: InstanceId,
         /// Its attempt.
         attempt: u32,
     },
-    /// End an attempt. [`crate::Event::Ended`] answers, with whatever outcome.
+    /// End an attempt. Answered by [`crate::Event::Ended`] with any outcome.
     Kill {
         /// The instance.
         instance: InstanceId,
@@ -108,7 +107,7 @@ pub enum Action {
         /// Why.
         reason: String,
     },
-    /// An epoch is void: nothing of it may be read any more. Its readers are killed where they have to be.
+    /// An epoch is void and must not be read any further. Readers that must restart are killed by actions of their own.
     Abort {
         /// The stream.
         stream: StreamId,
@@ -117,25 +116,27 @@ pub enum Action {
         /// Why.
         reason: String,
     },
-    /// The attempt that wrote this epoch is gone, and another one will write the same bytes: readers stay and wait.
+    /// The attempt that wrote this epoch is gone and the next one will write the same bytes: readers stay attached and
+    /// wait.
     Suspend {
         /// The stream.
         stream: StreamId,
         /// The epoch.
         epoch: Epoch,
     },
-    /// Read a finished stream as the value of a switch. [`crate::Event::Value`] answers.
+    /// Read a finished stream as the value of a switch. Answered by [`crate::Event::Value`].
     ReadValue {
         /// The stream.
         stream: StreamId,
         /// The epoch.
         epoch: Epoch,
     },
-    /// Report [`crate::Event::TimerFired`] at this time since the run's start; replaces the time of the action before.
+    /// Report [`crate::Event::TimerFired`] at this time since the run's start. Replaces the time of the previous such
+    /// action.
     WakeAt(Duration),
-    /// The run has succeeded, nothing of it runs any more: make its outputs visible. The last action of a run.
+    /// The run has succeeded and nothing of it runs any more: make its outputs visible. The last action of a run.
     Committed,
-    /// The run has failed, nothing of it runs any more. The last action of a run; everything of it can be dropped.
+    /// The run has failed and nothing of it runs any more: release everything. The last action of a run.
     RunFailed {
         /// The instance that failed, if it was one.
         instance: Option<InstanceId>,
@@ -144,14 +145,14 @@ pub enum Action {
     },
 }
 
-/// Who writes a stream.
+/// The producer of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Producer {
-    /// The caller gives it: it is complete from the start.
+    /// The caller supplies it; it is complete from the start.
     WorkflowInput {
         /// Index of the workflow's input.
         input: u32,
-        /// Which of its streams, from 0 on.
+        /// Which of its streams, counted from 0.
         part: u32,
     },
     /// An instance.
@@ -160,7 +161,7 @@ pub enum Producer {
         instance: InstanceId,
         /// Index of its output.
         output: u32,
-        /// Which stream of that output, from 0 on.
+        /// Which stream of that output, counted from 0.
         part: u32,
     },
 }

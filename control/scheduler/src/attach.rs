@@ -1,4 +1,4 @@
-//! Giving an attempt its streams, and noticing when what it was told is no longer true.
+//! Gives an attempt its streams, and notices when what it was given no longer holds.
 
 use crate::action::Action;
 use crate::machine::RunMachine;
@@ -8,7 +8,7 @@ use dflow_protocol::{InstanceId, StreamId};
 use std::sync::Arc;
 
 impl RunMachine {
-    /// Looks at an instance after something around it has changed.
+    /// Re-evaluates an instance after something around it has changed.
     pub(crate) fn look_at(&mut self, id: InstanceId) {
         let instance = self.instance(id);
         let node = instance.node;
@@ -45,7 +45,7 @@ impl RunMachine {
         }
     }
 
-    /// Gives a living attempt the streams that it does not have yet.
+    /// Attaches the streams that a living attempt does not have yet.
     pub(crate) fn attach(&mut self, id: InstanceId) {
         let plan = Arc::clone(&self.plan);
         for (index, port) in plan.nodes[self.instance(id).node].inputs.iter().enumerate() {
@@ -65,7 +65,7 @@ impl RunMachine {
         }
     }
 
-    /// Forgets what an attempt was given; the next one starts with nothing.
+    /// Detaches all streams, so that the next attempt starts with none.
     pub(crate) fn detach(&mut self, id: InstanceId) {
         for index in 0..self.instance(id).inputs.len() {
             let input = &mut self.instance_mut(id).inputs[index];
@@ -126,7 +126,7 @@ impl RunMachine {
         let subscription = input.subscriptions.get(&stream).copied();
         let state = self.stream_mut(stream);
         let epoch = state.epoch;
-        // Every stream of a source is subscribed, except where the run has outgrown its limits and fails.
+        // Every stream of a source has a subscription, unless the run has outgrown its limits and is about to fail.
         let Some(subscription) = subscription else { return };
         state.subscriptions[subscription].attached = true;
         let input = index as u32;
@@ -137,8 +137,8 @@ impl RunMachine {
         matches!(self.stream(stream).state, StreamState::Open { .. } | StreamState::Finished)
     }
 
-    /// An attempt was given the beginning of a list, or told that it is complete, and the list is another one now.
-    /// (Streams whose epoch was given up restart their readers by themselves.)
+    /// Whether the list that an attempt was given, as a prefix or as complete, has changed since. (A stream whose epoch
+    /// was aborted restarts its readers on its own.)
     fn was_told_wrong(&self, id: InstanceId) -> bool {
         let instance = self.instance(id);
         let spec = &self.plan.nodes[instance.node];
@@ -153,7 +153,7 @@ impl RunMachine {
         })
     }
 
-    /// The order in which the winners of a k-of-n choice are given: that of the sources and their parts.
+    /// The order in which the winners of a k-of-n choice are attached: that of the sources and their parts.
     fn place_in_list(&self, id: InstanceId, index: usize, stream: StreamId) -> (usize, crate::part::PartPath) {
         let state = self.stream(stream);
         let port = PortRef { node: self.instance(state.instance).node, port: state.port };

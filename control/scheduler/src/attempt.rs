@@ -1,4 +1,4 @@
-//! The life of an attempt: it begins, its program reports, it ends well or badly.
+//! The life of an attempt: it begins, its program reports, it succeeds or fails.
 
 use crate::event::Outcome;
 use crate::limits::MAX_PARTS;
@@ -9,7 +9,7 @@ use dflow_protocol::{Epoch, InstanceId, StreamId};
 use std::sync::Arc;
 
 impl RunMachine {
-    /// The next attempt: its streams are open from now on. The one before is dead.
+    /// Begins the next attempt and opens its streams. The previous attempt is dead.
     pub(crate) fn begin_attempt(&mut self, id: InstanceId) {
         self.detach(id);
         let instance = self.instance_mut(id);
@@ -69,7 +69,7 @@ impl RunMachine {
             && state.epoch == epoch
             && state.state == StreamState::Finished
         {
-            // The end of its attempt was faster; or it is said twice.
+            // The end of its attempt arrived first, or this is a repetition.
             state.length.get_or_insert(length);
             return;
         }
@@ -102,7 +102,7 @@ impl RunMachine {
         }
         let state = &mut self.instance_mut(id).outputs[port];
         state.opened += 1;
-        // There is no stream where the run has outgrown its limits, and then it fails.
+        // There is no stream if the run has outgrown its limits and is about to fail.
         if let Some(stream) = state.streams.get(part as usize).copied() {
             self.open_stream(stream);
         }
@@ -168,7 +168,7 @@ impl RunMachine {
         }
         self.record(id, |record, now| record.ended = Some(now));
         if outcome == Outcome::Succeeded {
-            // It was faster than the kill.
+            // It ended before the kill reached it.
             self.record(id, |record, _| record.end = Some(AttemptEnd::Succeeded));
             self.set_phase(id, Phase::Ended { unread: false });
         } else {
@@ -199,8 +199,8 @@ impl RunMachine {
         }
     }
 
-    /// The producer of a stream, if it is running the attempt that writes this epoch. One that was not started yet and
-    /// writes nevertheless fails.
+    /// The producer of a stream, if it is running the attempt that writes this epoch. A producer that writes before it
+    /// was started fails.
     fn writer(&mut self, stream: StreamId, epoch: Epoch) -> Option<InstanceId> {
         let state = self.streams.get(stream.0 as usize).filter(|state| state.epoch == epoch)?;
         let producer = state.instance;
@@ -213,7 +213,7 @@ impl RunMachine {
         }
     }
 
-    /// The port on which a running attempt may open parts. One that has no business to do so fails.
+    /// The port on which a running attempt may open parts. An attempt that may not open parts there fails.
     fn discovering(&mut self, id: InstanceId, attempt: u32, output: u32) -> Option<usize> {
         let phase = self.living(id, attempt)?;
         let instance = self.instance(id);
@@ -245,7 +245,7 @@ impl RunMachine {
         self.end(id, true);
     }
 
-    /// An attempt has ended well: its streams are finished as they are.
+    /// An attempt has succeeded: its streams are finished as they are.
     fn end(&mut self, id: InstanceId, unread: bool) {
         self.set_phase(id, Phase::Ended { unread });
         let instance = self.instance_mut(id);

@@ -2,18 +2,18 @@
 
 use dflow_protocol::{Epoch, InstanceId, StreamId};
 
-/// Something that has happened in a run. Events of an attempt or an epoch that is not the present one are ignored, since
-/// they may have been on their way when it was given up.
+/// Something that has happened in a run. Events of an attempt or an epoch that is no longer current are ignored,
+/// because they may have been in flight when it was given up.
 ///
-/// What a driver owes the machine:
+/// What the driver guarantees:
 /// - every attempt that got [`crate::Action::Prepare`] (a sink: [`crate::Action::Start`]) gets exactly one
 ///   [`Event::Ended`], after which nothing of it runs any more;
-/// - before it reports a successful end, everything that the attempt committed is readable: the machine takes the
-///   attempt's streams for finished then, whether [`Event::Finished`] came or not;
-/// - a parked instance is reported as [`Event::Resumed`] when it goes on.
+/// - everything that an attempt committed is readable before its successful end is reported: the machine then considers
+///   the attempt's streams finished, whether or not [`Event::Finished`] has arrived;
+/// - a parked instance is reported as [`Event::Resumed`] when it continues.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The program of an attempt is ready: it runs as far as it can without its start.
+    /// The program of an attempt is ready: it has run as far as it can before its start.
     Ready {
         /// The instance.
         instance: InstanceId,
@@ -36,8 +36,8 @@ pub enum Event {
         /// Its length in bytes.
         length: u64,
     },
-    /// A running attempt wants one more part on an output whose number of parts is discovered. The answer is
-    /// [`crate::Action::OpenStream`]. Its parts are numbered in the order of these events.
+    /// A running attempt asks for one more part on an output whose parts are discovered. Answered by
+    /// [`crate::Action::OpenStream`]. Parts are numbered in the order of these events.
     PartOpened {
         /// The instance.
         instance: InstanceId,
@@ -46,7 +46,7 @@ pub enum Event {
         /// Index of the output.
         output: u32,
     },
-    /// A running attempt opens no more parts on this output. A successful end implies it.
+    /// A running attempt will open no more parts on this output. A successful end implies this.
     PartsComplete {
         /// The instance.
         instance: InstanceId,
@@ -61,11 +61,11 @@ pub enum Event {
         stream: StreamId,
         /// The epoch that was read.
         epoch: Epoch,
-        /// Its text with surrounding white space removed, or why it is none (not UTF-8, too long): then the attempt
-        /// that wrote it counts as failed.
+        /// Its text without surrounding white space, or why it is not a value (not UTF-8, too long); the attempt that
+        /// wrote it then counts as failed.
         text: Result<String, String>,
     },
-    /// A stream that continues an earlier epoch differs from it, or ended earlier. It has to come before the
+    /// A stream that continues an earlier epoch differs from it, or ended earlier. Must be reported before the
     /// [`Event::Ended`] of its attempt.
     Diverged {
         /// The stream.
@@ -82,14 +82,14 @@ pub enum Event {
         /// How it ended.
         outcome: Outcome,
     },
-    /// A running instance waits for data or credit, and so gives its slots back.
+    /// A running instance waits for data or credit and returns its slots.
     Parked {
         /// The instance.
         instance: InstanceId,
         /// Its attempt.
         attempt: u32,
     },
-    /// A parked instance goes on. This may exceed the slots; then nothing else starts for a while.
+    /// A parked instance continues. This may exceed the slots; then nothing else starts until enough are free.
     Resumed {
         /// The instance.
         instance: InstanceId,
@@ -98,7 +98,7 @@ pub enum Event {
     },
     /// The time of the last [`crate::Action::WakeAt`] has come.
     TimerFired,
-    /// The user wants the run to end.
+    /// The user cancels the run.
     Cancel {
         /// Why, for the report.
         reason: String,
@@ -113,10 +113,10 @@ pub enum Event {
 /// How an attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It did what it should.
+    /// It succeeded.
     Succeeded,
-    /// It ended because nobody reads any more what it has not finished. Report this only if that is what the store
-    /// knows by itself; the attempt's own word is not enough. Counts as a success.
+    /// It ended because its unfinished outputs have no reader left. Report this only if the store itself knows so; the
+    /// attempt's own claim is not enough. Counts as a success.
     Unread,
     /// It failed.
     Failed {

@@ -1,7 +1,7 @@
-//! How a run grows: instances, their streams, and who reads what.
+//! How a run grows: instances, their streams and their subscriptions.
 //!
-//! A stream brings forth the instances that exist because of it (a `foreach`, a sink), those bring forth their streams,
-//! and so on. Every pair of a stream and its reader is subscribed when the later of the two appears.
+//! A stream creates the instances that exist because of it (a `foreach`, a sink); these create their own streams, and
+//! so on. A stream and its reader are subscribed when the later of the two appears.
 
 use crate::action::Action;
 use crate::limits::{MAX_INSTANCES, MAX_STREAMS, MAX_SUBSCRIPTIONS};
@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 impl RunMachine {
-    /// Everything that is known before the run.
+    /// Creates everything that is known before the run starts.
     pub(crate) fn expand_statically(&mut self) {
         let plan = Arc::clone(&self.plan);
         for (node, spec) in plan.nodes.iter().enumerate() {
@@ -31,7 +31,7 @@ impl RunMachine {
         for node in 0..plan.nodes.len() {
             self.extend_lists(node);
         }
-        // Whose readers are all known need not be held first.
+        // A stream whose readers are all known needs no hold.
         self.refresh_statuses();
         while let Some(node) = self.todo.nodes.pop_first() {
             self.settle_node(node);
@@ -47,13 +47,13 @@ impl RunMachine {
         }
     }
 
-    /// A running attempt opens one more part of a discovered port: its stream exists from here on.
+    /// Creates the stream of one more part that a running attempt opens on a discovered port.
     pub(crate) fn list_part(&mut self, instance: InstanceId, port: usize) {
         let state = &mut self.instance_mut(instance).outputs[port];
         let part = state.listed;
         state.listed += 1;
         match state.streams.get(part as usize).copied() {
-            // An earlier attempt had this part too.
+            // An earlier attempt opened this part already.
             Some(stream) => {
                 for (_, child) in self.stream(stream).children.clone() {
                     self.set_present(child, true);
@@ -70,8 +70,8 @@ impl RunMachine {
         }
     }
 
-    /// The parts of a discovered port are void: its streams, and everything that exists because of them, are no part
-    /// of the workflow until they are opened again.
+    /// Voids the parts of a discovered port: its streams, and everything that exists because of them, leave the
+    /// workflow until they are opened again.
     pub(crate) fn unlist_parts(&mut self, instance: InstanceId, port: usize) {
         self.truncate_list(instance, port);
         let state = &mut self.instance_mut(instance).outputs[port];
@@ -88,7 +88,7 @@ impl RunMachine {
         self.extend_lists(self.instance(instance).node);
     }
 
-    /// Adds an instance, and everything that follows from it, to the workflow, or takes it out.
+    /// Adds an instance and everything that depends on its existence to the workflow, or removes them.
     fn set_present(&mut self, root: InstanceId, present: bool) {
         let plan = Arc::clone(&self.plan);
         let mut pending = vec![root];
@@ -114,7 +114,7 @@ impl RunMachine {
                     state.closed = false;
                     state.complete = false;
                     if present {
-                        // Its parts come back as it opens them.
+                        // Discovered parts return one by one, as the attempt opens them.
                         continue;
                     }
                 }
@@ -158,7 +158,7 @@ impl RunMachine {
         }
     }
 
-    /// Adds one instance with its subscriptions; returns its streams, which are still to be connected.
+    /// Adds one instance with its subscriptions. Returns its streams, which the caller still has to connect.
     fn add_instance(&mut self, node: NodeId, path: PartPath, each: Option<StreamId>) -> VecDeque<StreamId> {
         if self.instances.len() >= MAX_INSTANCES {
             self.excess = Some(Excess::Instances);
@@ -260,7 +260,8 @@ impl RunMachine {
         Some(id)
     }
 
-    /// Both sides of a new pair get here where they appear in the same step; the second call does nothing.
+    /// Subscribes a consumer to a stream. When both appear in the same step, each side calls this; the second call does
+    /// nothing.
     fn subscribe(&mut self, stream: StreamId, consumer: InstanceId, input: usize) {
         if self.instance(consumer).inputs[input].subscriptions.contains_key(&stream) {
             return;
@@ -307,14 +308,15 @@ impl RunMachine {
         self.actions.push(Action::Subscribe { stream, consumer, input: input as u32, restartable });
     }
 
-    /// The reader may read the stream's present epoch from offset 0 again.
+    /// Whether the reader may read the stream's present epoch from offset 0 again.
     pub(crate) fn reads_again(&self, stream: StreamId, consumer: InstanceId, input: usize) -> bool {
         let (stream, node) = (self.stream(stream), self.instance(consumer).node);
         let port = &self.plan.nodes[self.instance(stream.instance).node].outputs[stream.port];
         port.consumers.iter().any(|edge| edge.node == node && edge.input == input && edge.restartable)
     }
 
-    /// A workflow input: it has ended before the run, and all its streams are there.
+    /// Makes a workflow input available: it counts as an instance that ended before the run, with all its streams
+    /// finished.
     fn give_input(&mut self, instance: InstanceId) {
         self.instance_mut(instance).attempt = 1;
         self.set_phase(instance, Phase::Ended { unread: false });

@@ -1,9 +1,9 @@
-//! What is certain, and what nobody needs any more.
+//! Which results are certain, and which subscriptions can be closed.
 //!
-//! Whatever has started early is provisional: it may have read what turns out to be void. An instance is *settled* when
-//! nothing can undo its present attempt any more except the failure of the whole run: it has ended well or has no
-//! retry left, and everything that it depends on is settled. That never changes again, so it is passed on from
-//! instance to instance once. A settled instance that has ended is final, and closes its subscriptions.
+//! An instance that started early is provisional: it may have read an epoch that turns out to be void. An instance is
+//! *settled* when nothing but the failure of the whole run can undo its present attempt: it has succeeded or has no
+//! retry left, and everything that it depends on is settled. This never changes again, so it propagates from instance
+//! to instance exactly once. A settled instance that has ended is final and closes its subscriptions.
 
 use crate::action::Action;
 use crate::machine::RunMachine;
@@ -13,7 +13,7 @@ use dflow_protocol::{InstanceId, StreamId};
 use std::sync::Arc;
 
 impl RunMachine {
-    /// Looks whether an instance, or one of its choices of k of n, has become settled.
+    /// Checks whether an instance, or one of its k-of-n choices, has become settled.
     pub(crate) fn settle(&mut self, id: InstanceId) {
         self.settle_choices(id);
         let instance = self.instance(id);
@@ -27,7 +27,7 @@ impl RunMachine {
                 }
             };
             if !own || !self.is_wanted(id) || !self.depends_on_settled(id) {
-                // It may be settled together with others.
+                // It may become settled together with others.
                 self.todo.unread.insert(id);
                 return;
             }
@@ -62,7 +62,7 @@ impl RunMachine {
         }
     }
 
-    /// Looks whether the set of a node's instances, or the whole node, has become settled.
+    /// Checks whether the set of a node's instances, or the whole node, has become settled.
     pub(crate) fn settle_node(&mut self, node: NodeId) {
         let plan = Arc::clone(&self.plan);
         let spec = &plan.nodes[node];
@@ -94,7 +94,7 @@ impl RunMachine {
         }
     }
 
-    /// An instance will never read again.
+    /// Retires an instance: it will never read again.
     pub(crate) fn retire(&mut self, id: InstanceId, why: Closed) {
         if std::mem::replace(&mut self.instance_mut(id).retired, true) {
             return;
@@ -228,7 +228,7 @@ impl RunMachine {
         self.plan.nodes[node].inputs.iter().filter(|input| input.each).all(|input| self.list_is_settled(input))
     }
 
-    /// Which streams an input has, whatever is in them, never changes again.
+    /// Whether the set of streams of an input, regardless of their contents, will never change again.
     fn list_is_settled(&self, input: &InputPort) -> bool {
         input.sources.iter().all(|source| {
             let from = &self.nodes[source.node];
@@ -239,7 +239,7 @@ impl RunMachine {
         })
     }
 
-    /// The subscriptions of one input.
+    /// The subscriptions of one input: each stream with its index in [`Stream::subscriptions`](crate::state::Stream).
     pub(crate) fn places(&self, id: InstanceId, input: usize) -> Vec<(StreamId, usize)> {
         let input = &self.instance(id).inputs[input];
         input.subscriptions.iter().map(|(stream, place)| (*stream, *place)).collect()

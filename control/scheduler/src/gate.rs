@@ -1,4 +1,4 @@
-//! When an instance may start, as far as its inputs are concerned: signals of streams, gates, the choice of k of n.
+//! When the inputs of an instance allow it to start: signals of streams, gates, and k-of-n choices.
 
 use crate::machine::RunMachine;
 use crate::options::Invocation;
@@ -8,7 +8,7 @@ use dflow_protocol::{InstanceId, StreamId};
 use dflow_workflow::Gate;
 
 impl RunMachine {
-    /// Tells the readers of a stream what it says now.
+    /// Propagates the current signal of a stream to its readers.
     pub(crate) fn update_signal(&mut self, id: StreamId) {
         let new = self.signal(id);
         let old = std::mem::replace(&mut self.stream_mut(id).signal, new);
@@ -30,13 +30,13 @@ impl RunMachine {
         self.read_values(id);
     }
 
-    /// The gate of every input is open, and every stream that has to be there at the start is.
+    /// Whether the gate of every input is open and every stream that must exist at the start does.
     pub(crate) fn gates_open(&self, id: InstanceId) -> bool {
         let spec = &self.plan.nodes[self.instance(id).node];
         spec.inputs.iter().enumerate().all(|(index, port)| self.input_open(id, index, port))
     }
 
-    /// All streams of an input are known.
+    /// Whether all streams of an input are known.
     pub(crate) fn input_complete(&self, id: InstanceId, index: usize, port: &InputPort) -> bool {
         match port.need {
             _ if port.each => true,
@@ -45,7 +45,7 @@ impl RunMachine {
         }
     }
 
-    /// A stream takes part in the choice of k of n, if the input makes one, and is chosen if it is among the first.
+    /// Offers a stream to the k-of-n choice of an input, if it makes one; the first k to qualify win.
     pub(crate) fn offer(&mut self, consumer: InstanceId, input: usize, stream: StreamId) {
         let port = &self.plan.nodes[self.instance(consumer).node].inputs[input];
         let Some(need) = port.need.filter(|_| self.satisfies(port, self.stream(stream).signal)) else { return };
@@ -58,7 +58,8 @@ impl RunMachine {
         }
     }
 
-    /// A suspended stream waits to be finished again. Who was not given it yet need not wait for it.
+    /// Withdraws a suspended stream from the choices of consumers that are not attached to it: they need not wait until
+    /// it is finished again.
     pub(crate) fn reconsider(&mut self, id: StreamId) {
         for index in 0..self.stream(id).subscriptions.len() {
             let stream = self.stream(id);
@@ -71,7 +72,7 @@ impl RunMachine {
         }
     }
 
-    /// A winner of a k-of-n choice is void: the next ones take its place.
+    /// Withdraws a void winner from a k-of-n choice; the next candidates take its place.
     pub(crate) fn withdraw(&mut self, consumer: InstanceId, input: usize, stream: StreamId) {
         let winners = &mut self.instance_mut(consumer).inputs[input].winners;
         let before = winners.len();
@@ -109,7 +110,7 @@ impl RunMachine {
             }
     }
 
-    /// What a single stream has to say to count for a k-of-n choice.
+    /// Whether a stream's signal qualifies it for a k-of-n choice.
     fn satisfies(&self, port: &InputPort, signal: Signal) -> bool {
         match (self.options.invocation, port.gate) {
             (Invocation::ControlFlow, _) => signal.ended,

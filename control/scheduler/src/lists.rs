@@ -1,6 +1,6 @@
-//! The order of parts. A fan-in sees its streams in the order of their parts, whatever order they appear in, so that
-//! the same data always gives the same list. While parts are still being discovered, a list is known up to the first
-//! place where one more may come in between; it grows from there.
+//! The order of parts. A fan-in sees its streams in the order of their parts, no matter in which order they appear, so
+//! that the same data always gives the same list. While parts are still being discovered, a list is certain only up to
+//! the first position where another part may still be inserted; it grows from there.
 
 use crate::machine::RunMachine;
 use crate::plan::{NodeId, PortRef};
@@ -9,7 +9,7 @@ use dflow_protocol::{InstanceId, StreamId};
 use std::sync::Arc;
 
 impl RunMachine {
-    /// Extends the lists of a node, and of everything that runs for each of its streams, as far as they are certain.
+    /// Extends the lists of a node, and of every `foreach` over its streams, as far as they are certain.
     pub(crate) fn extend_lists(&mut self, node: NodeId) {
         let plan = Arc::clone(&self.plan);
         let mut pending = vec![node];
@@ -33,7 +33,7 @@ impl RunMachine {
         }
     }
 
-    /// Takes the streams of an instance, and everything behind them, out of the list of a port.
+    /// Removes the streams of an instance, and everything after them, from the list of a port.
     pub(crate) fn truncate_list(&mut self, instance: InstanceId, port: usize) {
         let plan = Arc::clone(&self.plan);
         let owner = self.instance(instance);
@@ -68,7 +68,7 @@ impl RunMachine {
         self.shorten_orders(self.instance(instance).node);
     }
 
-    /// The streams of a source are all known. A skipped source has none.
+    /// Whether all streams of a source are known. A skipped source has none.
     pub(crate) fn source_complete(&self, source: PortRef) -> bool {
         let node = &self.nodes[source.node];
         match node.status {
@@ -87,7 +87,7 @@ impl RunMachine {
         }
     }
 
-    /// The order of a node's instances follows the list of the streams that they exist for.
+    /// Orders a node's instances by the list of the streams that they exist for.
     fn extend_order(&mut self, node: NodeId) {
         let plan = Arc::clone(&self.plan);
         let spec = &plan.nodes[node];
@@ -105,8 +105,8 @@ impl RunMachine {
         for position in self.nodes[node].order.len()..known {
             let stream = self.nodes[source.node].ports[source.port].streams[position];
             let child = self.stream(stream).children.iter().find(|(of, _)| *of == node);
-            // There is none where the run has outgrown its limits, and then it fails, or where a switch has chosen
-            // against the node for good, and then nobody looks at its lists.
+            // It is missing if the run has outgrown its limits, and then the run fails, or if a switch has skipped the
+            // node for good, and then its lists are never used.
             let Some(&(_, child)) = child else { return };
             self.nodes[node].order.push(child);
             self.instance_mut(child).position = Some(position);
@@ -114,7 +114,7 @@ impl RunMachine {
         self.nodes[node].order_complete = self.nodes[source.node].ports[source.port].complete;
     }
 
-    /// Returns whether the list has changed.
+    /// Extends the list of a port. Returns whether it has changed.
     fn extend_port(&mut self, node: NodeId, port: usize) -> bool {
         let before = (self.nodes[node].ports[port].streams.len(), self.nodes[node].ports[port].complete);
         loop {
@@ -138,7 +138,7 @@ impl RunMachine {
         before != (self.nodes[node].ports[port].streams.len(), self.nodes[node].ports[port].complete)
     }
 
-    /// After a list was truncated: the instances for the streams behind its end have no certain place any more.
+    /// After a list was truncated, the instances for the streams beyond its end lose their position.
     fn shorten_orders(&mut self, root: NodeId) {
         let plan = Arc::clone(&self.plan);
         for (node, spec) in plan.nodes.iter().enumerate().skip(root) {

@@ -1,4 +1,4 @@
-//! The run state machine: its public face, and the loop that brings everything back into order after an event.
+//! The run state machine: its public interface, and the loop that restores its invariants after each event.
 
 use crate::action::Action;
 use crate::event::Event;
@@ -34,12 +34,12 @@ pub struct RunMachine {
     pub(crate) actions: Vec<Action>,
 }
 
-/// Where the run is.
+/// The state of the run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RunState {
     /// It goes on.
     Running,
-    /// It has failed and waits until nothing of it runs any more.
+    /// It has failed and waits until none of its processes is left.
     Failing {
         /// The instance that failed, if it was one.
         instance: Option<InstanceId>,
@@ -57,22 +57,22 @@ pub enum RunState {
     Committed,
 }
 
-/// What still has to be looked at before the machine has answered an event.
+/// The work that an event has caused and that must be done before the machine returns.
 #[derive(Debug, Default)]
 pub(crate) struct Todo {
-    /// Instances that have read what is void now. Always first, so that nothing else is decided on what they were told.
+    /// Instances that have read a void epoch. Always first, so that no other decision rests on what they were given.
     pub(crate) restarts: VecDeque<(InstanceId, String)>,
-    /// A switch has changed its mind.
+    /// The decision of a switch has changed.
     pub(crate) statuses: bool,
     /// Instances whose inputs, gate or existence may have changed.
     pub(crate) dirty: VecDeque<InstanceId>,
-    /// Nodes of which something may have become settled.
+    /// Nodes that may have become settled, wholly or in part.
     pub(crate) nodes: BTreeSet<NodeId>,
     /// Instances that may have become settled.
     pub(crate) settle: BTreeSet<InstanceId>,
     /// Switches whose decision may have become settled.
     pub(crate) switches: BTreeSet<usize>,
-    /// What was open for the readers of many instances is known now; those that have ended are looked at again.
+    /// A list of parts has become complete, which may concern every instance that has ended: re-examine them all.
     pub(crate) endings: bool,
     /// Instances that may have lost their last reader, or may be the last reader of others.
     pub(crate) unread: BTreeSet<InstanceId>,
@@ -112,9 +112,9 @@ impl RunMachine {
         Ok((machine, actions))
     }
 
-    /// Takes an event that happened at `now`, and returns what is to be done, in this order. A time before that of an
-    /// earlier event counts as that one. After [`Action::Committed`] or [`Action::RunFailed`] nothing is to be done any
-    /// more.
+    /// Handles an event that happened at `now` and returns the resulting actions, in the order in which to carry them
+    /// out. Time never moves backwards: an earlier `now` counts as that of the latest event. After
+    /// [`Action::Committed`] or [`Action::RunFailed`] there are no further actions.
     pub fn handle(&mut self, now: Duration, event: Event) -> Vec<Action> {
         self.now = self.now.max(now);
         match self.state {
@@ -135,7 +135,7 @@ impl RunMachine {
         std::mem::take(&mut self.actions)
     }
 
-    /// Where the run is.
+    /// The state of the run.
     #[must_use]
     pub fn state(&self) -> &RunState {
         &self.state
@@ -162,7 +162,7 @@ impl RunMachine {
         }
     }
 
-    /// Works off everything that follows from an event, until nothing follows any more.
+    /// Processes the consequences of an event until there are none left.
     fn bring_in_order(&mut self) {
         while matches!(self.state, RunState::Running) {
             if let Some(excess) = self.excess {
@@ -198,7 +198,7 @@ impl RunMachine {
         }
     }
 
-    /// Commits if nothing is left to do, and fails the run if what is left can never happen.
+    /// Commits the run if nothing is left to do, and fails it if it can make no progress.
     fn check_end(&mut self) {
         if self.switches.iter().any(|switch| switch.decision == Decision::Reading) {
             return;
@@ -218,8 +218,9 @@ impl RunMachine {
         }
     }
 
-    /// A value without a case or a fan-in with too few streams fails the run when it is certain. It may never become
-    /// certain, if those who could still change it wait for what comes after it; so it also does when all is still.
+    /// A switch value without a case, or a fan-in with too few streams, fails the run once it is certain. It may never
+    /// become certain when the instances that could still change it wait for something downstream; so it also fails the
+    /// run when nothing makes progress.
     fn dead_end(&self) -> Option<(Option<InstanceId>, String)> {
         let no_case = self.switches.iter().find_map(|switch| match &switch.decision {
             Decision::NoCase(reason) => Some((None, reason.clone())),
@@ -248,7 +249,7 @@ impl RunMachine {
         }
     }
 
-    /// Fails the run: everything that lives is killed, and the run is over when the last of it is dead.
+    /// Fails the run: every living attempt is killed, and the run is over when the last of them is dead.
     pub(crate) fn fail_run(&mut self, instance: Option<InstanceId>, reason: String) {
         if !matches!(self.state, RunState::Running) {
             return;
@@ -296,7 +297,8 @@ impl RunMachine {
         &mut self.streams[id.0 as usize]
     }
 
-    /// The instance is part of the run: it exists, and no switch has chosen against it or what it exists for.
+    /// Whether the instance is part of the run: it exists, and no switch has skipped it or the stream that it exists
+    /// for.
     pub(crate) fn is_wanted(&self, id: InstanceId) -> bool {
         let instance = self.instance(id);
         let active = |node: NodeId| self.nodes[node].status == Status::Active;
@@ -309,13 +311,13 @@ impl RunMachine {
         (0..self.instances.len() as u32).map(InstanceId)
     }
 
-    /// All streams of an instance that ever were.
+    /// All streams of an instance that ever existed.
     pub(crate) fn streams_of(&self, id: InstanceId) -> Vec<StreamId> {
         self.instance(id).outputs.iter().flat_map(|port| port.streams.iter().copied()).collect()
     }
 
-    /// The phase of an attempt, if it is the present one and its process was not told to end. Everything that a process
-    /// reports goes through here: ids from outside may be of any value.
+    /// The phase of an attempt, if it is the present one and has not been told to end. Every report of a process passes
+    /// through here, because ids from outside may have any value.
     pub(crate) fn living(&self, id: InstanceId, attempt: u32) -> Option<Phase> {
         let instance = self.instances.get(id.0 as usize)?;
         (instance.attempt == attempt && instance.phase.lives()).then_some(instance.phase)

@@ -1,4 +1,4 @@
-//! What a run is started with, and why it cannot be.
+//! The options of a run, and why a run may be refused.
 
 use crate::limits::{MAX_INSTANCES, MAX_STREAMS, MAX_SUBSCRIPTIONS};
 use dflow_workflow::FunctionId;
@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 /// What lets an instance start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Invocation {
-    /// The gates of the workflow: by default the first bytes of the inputs.
+    /// The gates of the workflow; by default the first bytes of the inputs.
     #[default]
     Dataflow,
-    /// Every gate opens when all predecessors have ended. Programs are made ready ahead in this mode too, so that a
-    /// comparison of the two shows the gates and nothing else.
+    /// Every gate opens when all predecessors have ended. Programs are prepared ahead in this mode too, so that a
+    /// comparison of the two modes shows the gates and nothing else.
     ControlFlow,
 }
 
@@ -22,41 +22,41 @@ pub type Place = u32;
 /// What a run may use on one of the nodes that take part in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlaceOptions {
-    /// Slots: how much may compute there at the same time; at least 1.
+    /// Slots: how many instances may compute there at the same time; at least 1.
     pub slots: u32,
-    /// How many programs may be ready there, or on their way, ahead of their start. Programs that could start at once are
-    /// made ready beyond it.
+    /// How many programs may be ready or in preparation there ahead of their start. Programs that could start at once
+    /// are prepared beyond this limit.
     pub prepare_ahead: u32,
-    /// How many started attempts of functions may exist there at the same time, parked ones included. It is exceeded, one
-    /// instance at a time, when all of them are parked, so that no run can get stuck on it. At the first place also how many
-    /// of the workflow's output streams may be taken at the same time, at least 1.
+    /// How many started attempts of functions may exist there at the same time, parked ones included. The limit is
+    /// exceeded by one instance at a time when all of them are parked, so that it cannot block a run. At the first
+    /// place it also limits how many output streams of the workflow are written at the same time (at least 1).
     pub max_started: u32,
 }
 
-/// What a run is started with.
+/// The options of a run.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
-    /// The nodes that take part, at least one. The first gives the workflow's inputs and takes its outputs.
+    /// The nodes that take part, at least one. The first supplies the workflow's inputs and receives its outputs.
     pub places: Vec<PlaceOptions>,
-    /// For a function the places of its instances: that of part 0, of part 1 and so on, and again from the first.
-    /// Functions that are not here run at the first place of all.
+    /// The places of a function's instances: of part 0, of part 1 and so on, repeating from the first. Functions
+    /// without an entry run at the first place.
     pub placement: BTreeMap<FunctionId, Vec<Place>>,
     /// What lets an instance start.
     pub invocation: Invocation,
     /// Values of workflow parameters; those without a value here keep their default.
     pub params: BTreeMap<String, String>,
-    /// How many streams each workflow input consists of: 1 for one that is not partitioned.
+    /// The number of streams of each workflow input: 1 unless it is partitioned.
     pub input_parts: Vec<u32>,
 }
 
 /// Why a workflow cannot be run with the given options.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
-    /// There is no place, or one without slots.
-    #[error("a run needs at least one slot on each of its nodes, and 0 were given; give 1 or more")]
+    /// There is no node, or one without slots.
+    #[error("a run needs at least one slot on each of its nodes, but one has 0; set --slots to 1 or more")]
     NoSlots,
-    /// A function is to run where there is no node.
-    #[error("function `{function}` is placed on node {place}, and there are only {places}; count them from 0")]
+    /// A function is placed on a node that does not exist.
+    #[error("function `{function}` is placed on node {place}, but there are only {places} nodes, counted from 0")]
     UnknownPlace {
         /// The function's name.
         function: String,
@@ -65,16 +65,16 @@ pub enum PlanError {
         /// How many places there are.
         places: usize,
     },
-    /// The number of inputs is another one than the workflow's.
-    #[error("the workflow has {expected} inputs, and streams were given for {given}; give each input its files")]
+    /// The number of inputs differs from the workflow's.
+    #[error("the workflow has {expected} inputs, but files were given for {given}; give each input its files")]
     InputCount {
         /// Inputs of the workflow.
         expected: usize,
         /// Inputs for which streams were given.
         given: usize,
     },
-    /// An input that is one stream got another number of them.
-    #[error("input `{input}` is one stream, and {given} were given; only a partitioned input can have many")]
+    /// An input that is a single stream was given a different number of streams.
+    #[error("input `{input}` is a single stream, but {given} were given; only a partitioned input can have many")]
     InputParts {
         /// The input's name.
         input: String,
@@ -82,12 +82,12 @@ pub enum PlanError {
         given: u32,
     },
     /// A parameter without a default has no value.
-    #[error("parameter `{param}` has no default and was given no value; give it one")]
+    #[error("parameter `{param}` has no default and no value; add --param {param}=VALUE")]
     MissingParam {
         /// The parameter's name.
         param: String,
     },
-    /// A value was given for a parameter that the workflow does not have.
+    /// A value was given for an unknown parameter.
     #[error("the workflow has no parameter `{param}`; it has {known}")]
     UnknownParam {
         /// The name that was given.
@@ -98,13 +98,13 @@ pub enum PlanError {
     /// No case of a switch matches the parameter that decides it, and there is no default.
     #[error("{0}")]
     NoCase(String),
-    /// The value that decides a switch does not come from exactly one stream.
-    #[error("switch `{switch}` is decided by a source of several streams; a switch needs exactly one")]
+    /// The value of a switch does not come from exactly one stream.
+    #[error("switch `{switch}` takes its value from a source with several streams, but a switch needs exactly one")]
     SwitchSource {
         /// The switch's name.
         switch: String,
     },
-    /// The workflow expands to more than a run may have.
+    /// The workflow expands beyond the limits of a run.
     #[error("the workflow expands to more than {limit} {what}; use fewer parts")]
     TooLarge {
         /// What there is too much of.
@@ -114,7 +114,7 @@ pub enum PlanError {
     },
 }
 
-/// What a run has too much of.
+/// The limit that a run exceeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Excess {
     Instances,

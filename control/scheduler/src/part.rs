@@ -2,20 +2,20 @@
 
 use std::fmt;
 
-/// The place of an instance or a stream among the parts of a `foreach`: one number for each level of partitioning that
-/// lies upstream, outermost first. Without a partition upstream it is empty. It depends on the data alone, never on the
-/// order in which things happened, and its order is the order of the parts.
+/// The position of an instance or a stream among the parts of a `foreach`: one number for each level of partitioning
+/// upstream, outermost first; empty without one. It depends on the data alone, never on timing, and sorts in the order
+/// of the parts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PartPath(Vec<u32>);
 
 impl PartPath {
-    /// The path of no partition at all.
+    /// The path without a partition.
     #[must_use]
     pub fn root() -> Self {
         Self::default()
     }
 
-    /// The path one level further down.
+    /// The path one level deeper.
     #[must_use]
     pub fn child(&self, part: u32) -> Self {
         let mut path = Vec::with_capacity(self.0.len() + 1);

@@ -1,4 +1,4 @@
-//! The workflow as the run sees it: a list of nodes with ports and edges, fixed for the whole run.
+//! The workflow as the run sees it: nodes with ports and edges, fixed for the whole run.
 //!
 //! Workflow inputs, functions and workflow outputs are all nodes, so that the rules for streams, parts and
 //! subscriptions exist once. An input is a node that has ended before the run starts; an output is a node with one
@@ -17,7 +17,7 @@ pub(crate) type NodeId = usize;
 pub(crate) struct Plan {
     pub(crate) workflow: Arc<Workflow>,
     pub(crate) nodes: Vec<Node>,
-    /// One for each switch of the workflow: the port that decides it, or the choice that a parameter has made.
+    /// One per switch of the workflow: the port that decides it, or the choice that a parameter has already made.
     pub(crate) switches: Vec<SwitchPlan>,
 }
 
@@ -37,26 +37,26 @@ pub(crate) struct Node {
     pub(crate) foreach: bool,
     /// Index of the switch that chooses this node.
     pub(crate) conditional: Option<usize>,
-    /// Edges on the longest way from a node without inputs.
+    /// The number of edges on the longest path from a node without inputs.
     pub(crate) depth: u32,
     pub(crate) slots: u32,
-    /// Where its instances run, by their parts; without any, at the first place.
+    /// Where its instances run, by part; if empty, all run at the first place.
     pub(crate) places: Vec<Place>,
     pub(crate) retries: Retries,
     pub(crate) timeout: Option<Duration>,
     pub(crate) deterministic: bool,
-    /// An instance may be started again: by its own retries or because of what it depends on.
+    /// An instance may restart, by its own retries or because something upstream restarts.
     pub(crate) restartable: bool,
 }
 
 pub(crate) struct InputPort {
     pub(crate) sources: Vec<PortRef>,
-    /// Each instance reads one stream of the sources, and exists because of it.
+    /// Each instance reads one stream of the sources and exists because of it (`foreach`).
     pub(crate) each: bool,
     pub(crate) many: bool,
     pub(crate) need: Option<usize>,
     pub(crate) gate: Gate,
-    /// All streams have to be known before the start: they become arguments of a command.
+    /// All streams must be known before the start, because they become arguments of a command.
     pub(crate) fixed_at_start: bool,
 }
 
@@ -80,7 +80,7 @@ pub(crate) struct Edge {
     pub(crate) node: NodeId,
     pub(crate) input: usize,
     pub(crate) each: bool,
-    /// The reader may read the same epoch twice.
+    /// The reader may read the same epoch more than once.
     pub(crate) restartable: bool,
 }
 
@@ -133,7 +133,7 @@ impl Plan {
         self.workflow.inputs.len() + function.0 as usize
     }
 
-    /// The functions that run when a switch sees this value, or why none is meant.
+    /// The functions that run for this value of a switch, or why no case matches.
     pub(crate) fn choose(&self, switch: usize, value: &str) -> Result<Vec<FunctionId>, String> {
         choose(&self.workflow, switch, value)
     }
@@ -167,7 +167,7 @@ impl Plan {
         }
     }
 
-    /// The ports of some sources, each once.
+    /// The ports of the given sources, without duplicates.
     fn ports(&self, sources: &[Source]) -> Vec<PortRef> {
         let mut ports: Vec<PortRef> = Vec::with_capacity(sources.len());
         for source in sources {
@@ -213,7 +213,7 @@ impl Plan {
         Ok(())
     }
 
-    /// Everything that depends on other nodes: the edges, how deep a node is, whether it may run again.
+    /// Computes what depends on other nodes: edges, depth, and whether a node may restart.
     fn connect_nodes(&mut self, invocation: Invocation) {
         for node in 0..self.nodes.len() {
             let spec = &self.nodes[node];
@@ -240,17 +240,17 @@ impl Plan {
         }
     }
 
-    /// Whether a reader may start while most of the stream is written already.
+    /// Whether a reader may start after most of the stream has been written.
     fn comes_late(&self, node: NodeId, input: usize, invocation: Invocation) -> bool {
         invocation == Invocation::ControlFlow || self.nodes[node].inputs[input].gate == Gate::Whole
     }
 
-    /// Whether a reader may read the same epoch of a stream twice: it may start again, and not only because the stream
-    /// is void.
+    /// Whether a reader may read the same epoch of a stream twice, because it may restart for reasons other than that
+    /// stream being void.
     fn reads_again(&self, node: NodeId, source: PortRef) -> bool {
         let reader = &self.nodes[node];
         let others = reader.inputs.iter().flat_map(|input| {
-            // Other instances of the same function fail on their own.
+            // Instances of the same function fail independently of each other.
             let siblings = self.nodes[source.node].foreach && !input.each;
             let others = input.sources.iter().map(|other| other.node);
             others.filter(move |other| siblings || *other != source.node)
@@ -314,7 +314,7 @@ impl OutputPort {
         matches!(self.partition, Partition::Discovered)
     }
 
-    /// How many streams the port of an instance has, if that is known before it runs.
+    /// The number of streams on the port of an instance, if it is known before the instance runs.
     pub(crate) fn fixed_parts(&self) -> Option<u32> {
         match self.partition {
             Partition::Single => Some(1),

@@ -10,7 +10,7 @@ use dflow_protocol::{Epoch, InstanceId, StreamId};
 use dflow_workflow::FunctionId;
 use std::time::Duration;
 
-/// What an instance is of.
+/// The kind of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InstanceKind {
     /// A function of the workflow.
@@ -27,7 +27,7 @@ pub enum InstanceKind {
 /// The state of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum InstanceState {
-    /// Its program is not made ready yet, or a switch has not decided about it.
+    /// Its program is not being prepared yet, or a switch upstream is undecided.
     Waiting,
     /// Its program is being made ready.
     Preparing,
@@ -37,19 +37,19 @@ pub enum InstanceState {
     Running,
     /// It waits for data or credit.
     Parked,
-    /// It is being ended, to be started again or because nobody needs it.
+    /// It is being ended, either to restart or because it is no longer needed.
     Stopping,
-    /// It waits before its next attempt.
+    /// It backs off before its next attempt.
     Pausing,
-    /// It has ended well.
+    /// It has ended successfully.
     Ended,
-    /// It has ended, or was never started, because nobody reads its outputs.
+    /// It has ended, or was never started, because its outputs have no reader.
     Unread,
-    /// A switch has chosen others.
+    /// A switch has not chosen it.
     Skipped,
-    /// It is dead because the run has failed; its last attempt says how.
+    /// It was ended because the run has failed; its last attempt says how.
     Stopped,
-    /// The part that it was for is not there any more: a new attempt opened fewer.
+    /// Its part no longer exists: a new attempt opened fewer parts.
     Gone,
 }
 
@@ -61,16 +61,16 @@ pub struct InstanceView<'a> {
     /// Its name: that of the function, with the part in a `foreach`, as `count[3]`; for a sink `output:` and the name
     /// of the workflow output.
     pub name: String,
-    /// What it is of.
+    /// Its kind.
     pub kind: InstanceKind,
-    /// In a `foreach`, and for a sink of an output of many streams: the part.
+    /// The part, in a `foreach` or for a sink of an output with many streams.
     pub part: Option<&'a PartPath>,
     /// Where it runs, over all its attempts.
     pub place: Place,
     /// Its state.
     pub state: InstanceState,
-    /// The present attempt, from 1 on; 0 before the first. It counts every epoch of its streams, so numbers may be
-    /// missing from `attempts`: those of which no program was ever spawned.
+    /// The present attempt, counted from 1; 0 before the first. It counts every epoch of its streams, so numbers for
+    /// which no program was spawned are missing from `attempts`.
     pub attempt: u32,
     /// How many of its retries are spent.
     pub retries_used: u32,
@@ -81,35 +81,35 @@ pub struct InstanceView<'a> {
 /// The times of one attempt since the start of the run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttemptRecord {
-    /// Its number, from 1 on.
+    /// Its number, counted from 1.
     pub attempt: u32,
-    /// When its program was to be made ready (a sink: when it was started).
+    /// When the preparation of its program began (for a sink: when it was started).
     pub prepared: Duration,
     /// When its program was ready.
     pub ready: Option<Duration>,
-    /// When its gate was open and it had a slot.
+    /// When it was started, that is, its gate was open and it had a slot.
     pub started: Option<Duration>,
     /// When the first bytes of any of its outputs were reported.
     pub first_output: Option<Duration>,
-    /// When it was dead.
+    /// When nothing of it ran any more.
     pub ended: Option<Duration>,
-    /// How it ended; may be known before it is dead.
+    /// How it ended; may be set before it is dead.
     pub end: Option<AttemptEnd>,
 }
 
 /// How an attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AttemptEnd {
-    /// Well.
+    /// It succeeded.
     Succeeded,
-    /// Because nobody reads it.
+    /// It ended because its outputs have no reader.
     Unread,
-    /// Badly.
+    /// It failed.
     Failed {
         /// Why.
         reason: String,
     },
-    /// It was ended, or its result thrown away, for no fault of its own.
+    /// It was ended, or its result was discarded, through no fault of its own.
     Superseded {
         /// Why.
         reason: String,
@@ -185,7 +185,7 @@ impl RunMachine {
         })
     }
 
-    /// How many of [`Self::instances`] are in which state.
+    /// The number of [`Self::instances`] in each state.
     #[must_use]
     pub fn counts(&self) -> Counts {
         let mut counts = Counts::default();
@@ -212,15 +212,15 @@ impl RunMachine {
         counts
     }
 
-    /// The slots that are held on a node at present; 0 if there is no such node. More than it has if parked instances
-    /// have gone on.
+    /// The slots that are held on a node now; 0 if there is no such node. May exceed its slots while parked instances
+    /// continue.
     #[must_use]
     pub fn slots_used(&self, place: Place) -> u64 {
         self.slots.used(place)
     }
 
-    /// The streams of a workflow output at present, in the order of its sources and their parts; those of skipped
-    /// functions are left out. Empty if there is no such output.
+    /// The current streams of a workflow output, in the order of its sources and their parts, without those of skipped
+    /// functions. Empty if there is no such output.
     #[must_use]
     pub fn output_streams(&self, output: u32) -> Vec<OutputStream> {
         let node = self.plan.nodes.iter().position(|node| node.kind == NodeKind::Sink(output));
@@ -265,7 +265,7 @@ impl RunMachine {
         }
     }
 
-    /// Changes the record of the present attempt, if a program of it was ever spawned.
+    /// Updates the record of the present attempt, if its program was ever spawned.
     pub(crate) fn record(&mut self, id: InstanceId, change: impl FnOnce(&mut AttemptRecord, Duration)) {
         let now = self.now;
         let instance = self.instance_mut(id);
@@ -319,7 +319,7 @@ impl AttemptRecord {
         Self { attempt, prepared, ready: None, started: None, first_output: None, ended: None, end: None }
     }
 
-    /// Appends a record, and forgets the oldest where there are too many.
+    /// Appends a record and drops the oldest when there are too many.
     pub(crate) fn push(records: &mut Vec<Self>, record: Self) {
         if records.len() >= MAX_RECORDS {
             records.remove(0);

@@ -1,8 +1,8 @@
-//! Failure: retries, void epochs, and everything that has read from one.
+//! Failure: retries, void epochs, and everything that has read from a void epoch.
 //!
-//! A failed attempt makes the epochs of its streams void. Every instance that was given such an epoch starts again,
-//! even if it had ended, without spending retries of its own; and so on down the workflow. A deterministic function
-//! spares its readers: its streams are suspended, and the next attempt continues them.
+//! A failed attempt voids the epochs of its streams. Every instance to which such an epoch was attached restarts, even
+//! if it had ended, without spending retries of its own; and so on downstream. A deterministic function spares its
+//! readers: its streams are suspended, and the next attempt continues them.
 
 use crate::action::{Action, Producer};
 use crate::machine::RunMachine;
@@ -13,8 +13,8 @@ use dflow_protocol::{Epoch, InstanceId, StreamId};
 use std::sync::Arc;
 
 impl RunMachine {
-    /// A living attempt fails by the machine's judgement (a time-out, nonsense from its function): it is killed, and
-    /// its process is still to die.
+    /// The machine fails a living attempt (time limit, protocol violation): it is killed, and its process still has to
+    /// die.
     pub(crate) fn fail_living(&mut self, id: InstanceId, reason: &str) {
         let ran = matches!(self.instance(id).phase, Phase::Running { .. });
         self.kill(id, reason);
@@ -39,7 +39,7 @@ impl RunMachine {
         self.fail(id, reason, ran);
     }
 
-    /// What was killed is dead: now the next attempt may begin.
+    /// A killed attempt is dead: the next attempt may begin.
     pub(crate) fn bury(&mut self, id: InstanceId) {
         if self.is_unneeded(id) {
             self.end_unread(id);
@@ -49,8 +49,8 @@ impl RunMachine {
         }
     }
 
-    /// An attempt that continues an earlier one writes something else: the function is not deterministic, whatever it
-    /// was declared. Its readers start again after all, and it does too, without spending a retry.
+    /// An attempt that continues an earlier one wrote different bytes: the function is not deterministic, although it
+    /// was declared so. It and its readers restart without spending a retry.
     pub(crate) fn diverge(&mut self, id: InstanceId, dead: bool) {
         let reason = format!("`{}` is declared deterministic, but a new attempt wrote something else", self.name(id));
         match (self.is_unneeded(id), dead) {
@@ -73,7 +73,7 @@ impl RunMachine {
         }
     }
 
-    /// Undoes an instance: what its present attempt has read, or its very existence, is void.
+    /// Undoes an instance because what its present attempt has read, or its very existence, is void.
     pub(crate) fn restart(&mut self, id: InstanceId, reason: &str) {
         let instance = self.instance(id);
         if instance.settled || instance.dropped {
@@ -82,7 +82,7 @@ impl RunMachine {
         let wanted = self.is_wanted(id);
         match instance.phase {
             Phase::Idle | Phase::Stopping { .. } => {}
-            // It has not been given anything yet.
+            // Nothing has been attached to it yet.
             Phase::Pausing | Phase::Waiting if wanted && !instance.continuing => return,
             Phase::Pausing | Phase::Waiting => {
                 self.set_phase(id, Phase::Idle);
@@ -110,7 +110,7 @@ impl RunMachine {
         self.actions.push(Action::Kill { instance: id, attempt, reason: reason.to_owned() });
     }
 
-    /// Opens the stream's next epoch: that of its producer's present attempt.
+    /// Opens the stream's next epoch, which its producer's present attempt writes.
     pub(crate) fn open_stream(&mut self, id: StreamId) {
         let plan = Arc::clone(&self.plan);
         let stream = self.stream(id);
@@ -180,7 +180,7 @@ impl RunMachine {
         }
     }
 
-    /// What a failed attempt leads to; its process is dead, or killed.
+    /// Handles a failed attempt whose process is dead or killed: retry, or fail the run.
     fn fail(&mut self, id: InstanceId, reason: &str, ran: bool) {
         let node = &self.plan.nodes[self.instance(id).node];
         let (retries, deterministic) = (node.retries, node.deterministic);
@@ -220,14 +220,15 @@ impl RunMachine {
         }
     }
 
-    /// Whatever becomes of the instance, it counts as a success.
+    /// Whether any outcome of the instance counts as a success.
     fn is_unneeded(&self, id: InstanceId) -> bool {
         let instance = self.instance(id);
         instance.dropped || instance.released
     }
 }
 
-/// Reasons nest with every stage that they pass; the outermost part says what happened here, the rest is history.
+/// Limits a reason's length: reasons nest with every stage that they pass, and the outermost part says what happened
+/// here.
 fn cut(mut reason: String) -> String {
     const LONGEST: usize = 512;
     if reason.len() > LONGEST {

@@ -1,8 +1,8 @@
-//! Who runs now. An instance holds slots of its place from its start to its end, except while it is parked.
+//! Which instances run. An instance holds slots of its node from its start to its end, except while it is parked.
 //!
-//! Among those that could start, the one furthest downstream comes first: it empties what upstream has already
-//! written, so that less of it has to be kept in memory or spilled. A large instance that does not fit does not hold
-//! up smaller ones; it starts at the latest when all others are parked or have ended.
+//! Among the instances that could start, the one furthest downstream comes first: it consumes what upstream has already
+//! written, so that less must stay in memory or be spilled. A large instance that does not fit does not hold up smaller
+//! ones; it starts at the latest when all others are parked or have ended.
 
 use crate::action::Action;
 use crate::machine::RunMachine;
@@ -18,13 +18,13 @@ use std::time::Duration;
 /// Depth, deepest first; then the id.
 type Priority = (Reverse<u32>, InstanceId);
 
-/// The instances by what the slots have to know about them.
+/// The instances, indexed by what slot decisions need to know.
 #[derive(Debug)]
 pub(crate) struct Slots {
-    /// Attempts with a process, or a sink at work.
+    /// Attempts that have a process, and sinks at work.
     live: usize,
     pausing: usize,
-    /// Attempts that go on without anything else: not parked, not waiting for a gate or a slot.
+    /// Attempts that make progress on their own: neither parked nor waiting for a gate or a slot.
     moving: usize,
     /// Functions that are ready.
     ready: usize,
@@ -35,21 +35,21 @@ pub(crate) struct Slots {
     places: Vec<PlaceSlots>,
 }
 
-/// The same for one place.
+/// The same for one node.
 #[derive(Clone, Debug, Default)]
 struct PlaceSlots {
     /// Functions and sinks that wait for their program to be made ready, producers before consumers.
     waiting: BTreeSet<(NodeId, InstanceId)>,
-    /// Those of them (functions) whose gate is open.
+    /// The functions among them whose gate is open.
     gated: BTreeSet<Priority>,
     /// Functions that are ready and whose gate is open.
     startable: BTreeSet<Priority>,
-    /// Functions that are ready or about to be.
+    /// Functions that are ready or being prepared.
     prepared: usize,
-    /// Those of them whose gate is open, and the slots that they will take.
+    /// Those among them whose gate is open, and the slots that they will take.
     claims: usize,
     claimed: u64,
-    /// Functions that are started, those of them that are not parked, and the slots that these hold.
+    /// Functions that are started, those among them that are not parked, and the slots that the latter hold.
     started: usize,
     running: usize,
     used: u64,
@@ -65,12 +65,13 @@ impl Slots {
         self.live
     }
 
-    /// Something will happen by itself: a process is at work, or about to be ready or dead, or a pause ends.
+    /// Whether something will happen without further action: a process works, starts or dies, or a back-off ends.
     pub(crate) fn busy(&self) -> bool {
         self.live > self.ready || self.pausing > 0
     }
 
-    /// Nothing goes on by itself, except sinks that empty what there is and what is parked, perhaps for good.
+    /// Whether nothing makes progress on its own, except sinks that drain their streams and instances that may be
+    /// parked for good.
     pub(crate) fn still(&self) -> bool {
         self.moving == 0
     }
@@ -85,8 +86,7 @@ impl Slots {
 }
 
 impl RunMachine {
-    /// Starts what can start and makes programs ready, as far as the slots and the limits go. Returns whether there was
-    /// anything to do.
+    /// Starts instances and prepares programs as far as slots and limits allow. Returns whether it did anything.
     pub(crate) fn fill_slots(&mut self) -> bool {
         let mut done = false;
         while let Some(sink) = self.next_sink() {
@@ -147,7 +147,7 @@ impl RunMachine {
         self.set_phase(id, Phase::Running { parked: false });
         self.record(id, |record, now| record.started = Some(now));
         if !self.instance(id).settled {
-            // Perhaps it was all that others still waited for to be released.
+            // This may have been the last thing that kept others from being released.
             self.todo.unread.insert(id);
         }
         self.arm_timeout(id);
@@ -169,8 +169,9 @@ impl RunMachine {
         AttemptRecord::push(&mut self.instance_mut(id).records, AttemptRecord::new(attempt, now));
     }
 
-    /// A program that does not get ready holds up what waits for it once its gate is open; from then on its time-out
-    /// runs. While it is ready and waits for a slot, it does not: that is not the attempt's fault.
+    /// Once its gate is open, a program that does not become ready holds up everything downstream, so its time limit
+    /// runs from then on. It does not run while the program is ready and waits for a slot, which is not the attempt's
+    /// fault.
     fn watch_preparation(&mut self, id: InstanceId) {
         let instance = self.instance(id);
         if instance.phase == Phase::Preparing && instance.gate_open && instance.timer.is_none() {
@@ -184,8 +185,8 @@ impl RunMachine {
         }
     }
 
-    /// Sinks are at the first place. What nobody takes yet goes to disk, and nobody waits for a sink: those at work end when
-    /// their streams do, and make room for others.
+    /// The next sink to start. Sinks run at the first node. Nothing waits for a sink, and bytes without one go to disk,
+    /// so limiting their number cannot deadlock: each ends with its stream and makes room for another.
     fn next_sink(&self) -> Option<InstanceId> {
         let most = self.options.places.first().map_or(1, |place| place.max_started.max(1));
         self.slots.sinks.first().copied().filter(|_| self.slots.sinking < most as usize)
@@ -200,8 +201,8 @@ impl RunMachine {
         slots.startable.iter().map(|(_, id)| *id).find(|id| self.fits(*id, slots.used))
     }
 
-    /// The next one to be made ready whose gate is open: within the limit of programs made ready ahead, and beyond it
-    /// if it could start at once.
+    /// The next instance to prepare whose gate is open: within the limit of programs prepared ahead, or beyond it if it
+    /// could start at once.
     fn next_gated(&self, place: usize) -> Option<InstanceId> {
         let (slots, options) = (&self.slots.places[place], &self.options.places[place]);
         if slots.prepared < options.prepare_ahead as usize {
@@ -221,22 +222,22 @@ impl RunMachine {
         if slots.prepared >= self.options.places[place].prepare_ahead as usize {
             return None;
         }
-        // Sinks stand behind all functions, and are not made ready.
+        // Sinks sort after all functions and are not prepared.
         slots.waiting.first().filter(|(node, _)| self.plan.nodes[*node].is_function()).map(|(_, id)| *id)
     }
 
-    /// Whether there are slots left for it where it runs, if so many are taken there.
+    /// Whether its node has enough slots left for it when `taken` are in use.
     fn fits(&self, id: InstanceId, taken: u64) -> bool {
         taken + self.need(id) <= u64::from(self.options.places[self.instance(id).place as usize].slots)
     }
 
-    /// The slots that it holds while it computes. One that wants more than there are gets all of them.
+    /// The slots that it holds while it computes. An instance that asks for more than the node has gets all of them.
     fn need(&self, id: InstanceId) -> u64 {
         let instance = self.instance(id);
         u64::from(self.plan.nodes[instance.node].slots.min(self.options.places[instance.place as usize].slots))
     }
 
-    /// Adds an instance to the counts and sets, or takes it out before something about it changes.
+    /// Adds an instance to the counters and sets, or removes it before something about it changes.
     fn count(&mut self, id: InstanceId, add: bool) {
         let instance = &self.instances[id.0 as usize];
         let node = &self.plan.nodes[instance.node];

@@ -1,4 +1,4 @@
-//! What the machine remembers of nodes, instances, streams and switches.
+//! The state that the machine keeps for nodes, instances, streams and switches.
 
 use crate::options::Place;
 use crate::part::PartPath;
@@ -8,10 +8,10 @@ use dflow_protocol::{Epoch, InstanceId, StreamId};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// What the switches have made of a node.
+/// What the switches have decided about a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Status {
-    /// A switch above it is open.
+    /// A switch upstream is undecided.
     Undecided,
     Active,
     /// Not chosen, or everything that it reads on some input is skipped.
@@ -23,11 +23,12 @@ pub(crate) struct NodeState {
     pub(crate) status: Status,
     /// The status cannot change any more.
     pub(crate) status_settled: bool,
-    /// All instances that ever were, in the order in which they appeared.
+    /// All instances that ever existed, in order of appearance.
     pub(crate) instances: Vec<InstanceId>,
-    /// Those of them that exist, in the order of their parts, as far as it is certain that none comes in between.
+    /// The instances that exist now, in the order of their parts, up to the first position where another may still be
+    /// inserted.
     pub(crate) order: Vec<InstanceId>,
-    /// `order` has all of them.
+    /// `order` is complete.
     pub(crate) order_complete: bool,
     /// The set of instances cannot change any more.
     pub(crate) members_settled: bool,
@@ -35,35 +36,35 @@ pub(crate) struct NodeState {
     /// How many instances exist, and how many of those are settled.
     pub(crate) present: usize,
     pub(crate) settled: usize,
-    /// Status, members and every instance are settled: nothing of this node is ever undone.
+    /// Status, members and every instance are settled: nothing of this node will ever be undone.
     pub(crate) sealed: bool,
 }
 
 /// The streams of one output port over all instances, in the order of their parts.
 #[derive(Debug, Default)]
 pub(crate) struct PortList {
-    /// As far as it is certain that none comes in between.
+    /// Up to the first position where another stream may still be inserted.
     pub(crate) streams: Vec<StreamId>,
     /// Index in [`NodeState::order`] of the instance whose streams come next.
     pub(crate) next: usize,
-    /// `streams` has all of them.
+    /// `streams` is complete.
     pub(crate) complete: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// No attempt: it does not exist, is not chosen, or the next attempt is about to begin.
+    /// There is no attempt: the instance does not exist, is not chosen, or is about to begin its next attempt.
     Idle,
-    /// Between two attempts; the timer says until when.
+    /// Backing off between two attempts; the timer says until when.
     Pausing,
-    /// The attempt has begun (its streams are open), its program is not made ready yet.
+    /// The attempt has begun (its streams are open), but its program is not being prepared yet.
     Waiting,
     Preparing,
     Ready,
     Running {
         parked: bool,
     },
-    /// Killed, but not dead yet. What it held as a running instance it holds until then.
+    /// Killed, but not dead yet. It keeps the slots that it held until then.
     Stopping {
         started: bool,
         parked: bool,
@@ -74,7 +75,7 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
-    /// A process of the attempt runs, and it was not told to end.
+    /// Whether a process of the attempt runs and has not been told to end.
     pub(crate) fn lives(self) -> bool {
         matches!(self, Self::Preparing | Self::Ready | Self::Running { .. })
     }
@@ -92,35 +93,35 @@ pub(crate) struct Instance {
     pub(crate) place: Place,
     /// The stream because of which it exists.
     pub(crate) each: Option<StreamId>,
-    /// That stream is part of the workflow at present.
+    /// Whether that stream is currently part of the workflow.
     pub(crate) present: bool,
     pub(crate) phase: Phase,
     /// The present attempt; 0 before the first.
     pub(crate) attempt: u32,
     pub(crate) retries_used: u32,
-    /// The next attempt begins its work no earlier.
+    /// The next attempt does not begin before this time.
     pub(crate) not_before: Duration,
-    /// The attempt's streams continue those of the one before.
+    /// The attempt's streams continue those of the previous attempt.
     pub(crate) continuing: bool,
-    /// It was declared deterministic and is not.
+    /// It was declared deterministic, but has written different bytes.
     pub(crate) diverged: bool,
     pub(crate) gate_open: bool,
     pub(crate) timer: Option<Duration>,
     pub(crate) inputs: Vec<InputState>,
     pub(crate) outputs: Vec<PortState>,
-    /// Its place in [`NodeState::order`].
+    /// Its index in [`NodeState::order`].
     pub(crate) position: Option<usize>,
     /// Subscriptions to its streams that are not closed.
     pub(crate) open_readers: usize,
-    /// Nobody needs it: a loser of a k-of-n fan-in.
+    /// It is not needed: it has lost a k-of-n fan-in.
     pub(crate) dropped: bool,
-    /// All its readers have ended: whatever becomes of it counts as a success.
+    /// All its readers have ended, so any outcome counts as a success.
     pub(crate) released: bool,
-    /// Its present attempt is never undone (unless the run fails).
+    /// Its present attempt will never be undone, unless the run fails.
     pub(crate) settled: bool,
     /// It will never read again.
     pub(crate) retired: bool,
-    /// It waits to be looked at.
+    /// It is queued for re-evaluation.
     pub(crate) queued: bool,
     pub(crate) records: Vec<AttemptRecord>,
 }
@@ -129,30 +130,30 @@ pub(crate) struct Instance {
 pub(crate) struct InputState {
     /// All subscriptions, with their index in [`Stream::subscriptions`].
     pub(crate) subscriptions: BTreeMap<StreamId, usize>,
-    /// How many of the open ones say what.
+    /// The signals of the open ones, counted.
     pub(crate) tally: Tally,
-    /// What the attempt was given so far.
+    /// The streams attached to the attempt so far.
     pub(crate) attached: u32,
-    /// Where in the sources' lists the next stream is: index of the source, index in its list.
+    /// The position of the next stream in the sources' lists: index of the source, index in its list.
     pub(crate) next: (usize, usize),
-    /// The attempt was told that it has all.
+    /// The attempt was told that the list is complete.
     pub(crate) told_complete: bool,
-    /// k-of-n: the streams that were first.
+    /// k-of-n: the winners so far.
     pub(crate) winners: Vec<StreamId>,
-    /// k-of-n: the choice is never undone.
+    /// k-of-n: the choice will never be undone.
     pub(crate) choice_settled: bool,
 }
 
 /// One output port of one instance.
 #[derive(Debug, Default)]
 pub(crate) struct PortState {
-    /// All streams that ever were; their index is their part.
+    /// All streams that ever existed; the index is the part.
     pub(crate) streams: Vec<StreamId>,
-    /// How many of them are part of the workflow at present.
+    /// How many of them are currently part of the workflow.
     pub(crate) listed: u32,
-    /// For a discovered port: how many the present attempt has opened.
+    /// For a discovered port: how many parts the present attempt has opened.
     pub(crate) opened: u32,
-    /// For a discovered port: the present attempt opens no more.
+    /// For a discovered port: the present attempt will open no more.
     pub(crate) closed: bool,
     /// There will be no more than `listed`.
     pub(crate) complete: bool,
@@ -182,13 +183,13 @@ pub(crate) struct Stream {
     pub(crate) epoch: Epoch,
     pub(crate) state: StreamState,
     pub(crate) length: Option<u64>,
-    /// It was finished, by this epoch or one that it continues.
+    /// It has been finished, by this epoch or by one that it continues.
     pub(crate) was_finished: bool,
     pub(crate) signal: Signal,
     pub(crate) subscriptions: Vec<Subscription>,
     /// The instances that exist because of this stream.
     pub(crate) children: Vec<(NodeId, InstanceId)>,
-    /// The driver knows it.
+    /// The driver has been told of it.
     pub(crate) announced: bool,
     pub(crate) held: bool,
 }
@@ -197,7 +198,7 @@ pub(crate) struct Stream {
 pub(crate) struct Subscription {
     pub(crate) consumer: InstanceId,
     pub(crate) input: usize,
-    /// The consumer's present attempt was given the present epoch (or the one that it continues).
+    /// The present epoch (or the one that it continues) is attached to the consumer's present attempt.
     pub(crate) attached: bool,
     pub(crate) announced: bool,
     pub(crate) closed: Option<Closed>,
@@ -206,15 +207,15 @@ pub(crate) struct Subscription {
 /// Why a subscription is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Closed {
-    /// The consumer has what it needs.
+    /// The consumer has all that it needs.
     Done,
-    /// The stream was not among the first of a k-of-n fan-in, or its reader is not needed any more for such a reason.
+    /// The stream lost a k-of-n fan-in, or its reader is no longer needed because of one.
     Lost,
-    /// The consumer does not run at all.
+    /// The consumer will not run.
     Gone,
 }
 
-/// What a stream says to the gates of its readers.
+/// What the gates of its readers need to know about a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Signal {
     /// It is part of the workflow and its node is active.
@@ -222,7 +223,7 @@ pub(crate) struct Signal {
     pub(crate) open: bool,
     pub(crate) bytes: bool,
     pub(crate) finished: bool,
-    /// Its producer has ended well.
+    /// Its producer has ended successfully.
     pub(crate) ended: bool,
 }
 
@@ -257,20 +258,20 @@ impl Tally {
 #[derive(Debug)]
 pub(crate) struct SwitchState {
     pub(crate) decision: Decision,
-    /// The decision is never undone.
+    /// The decision will never be undone.
     pub(crate) settled: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
-    /// The value is not known.
+    /// The value is not known yet.
     Open,
-    /// The value was asked for.
+    /// The value has been requested.
     Reading,
     /// These nodes run.
     Chosen(Vec<NodeId>),
-    /// The function that would decide is skipped itself, and so is everything under the switch.
+    /// The deciding function is skipped, and with it everything under the switch.
     Void,
-    /// The value fits no case; fails the run as soon as it is certain.
+    /// No case matches the value; the run fails as soon as the value is certain.
     NoCase(String),
 }

@@ -1,7 +1,7 @@
 //! Switches: which functions run at all.
 //!
-//! A decision is as provisional as the value that it was made on. While it is, what was not chosen keeps its
-//! subscriptions, so that the decision can be made again without a byte missing.
+//! A decision is as provisional as the value behind it. While it is provisional, functions that were not chosen keep
+//! their subscriptions, so that the decision can be made again without losing a byte.
 
 use crate::action::Action;
 use crate::machine::RunMachine;
@@ -13,7 +13,7 @@ use dflow_workflow::MAX_SWITCH_VALUE;
 use std::sync::Arc;
 
 impl RunMachine {
-    /// Asks for the value of a stream that decides a switch, if it can be had now.
+    /// Requests the value of a stream that decides a switch, if it is available now.
     pub(crate) fn read_values(&mut self, id: StreamId) {
         let stream = self.stream(id);
         let (signal, epoch) = (stream.signal, stream.epoch);
@@ -74,7 +74,7 @@ impl RunMachine {
         self.update_hold(id);
     }
 
-    /// The epoch of a value is void: so is what was decided on it.
+    /// The epoch of a value is void, and so is the decision that rests on it.
     pub(crate) fn undecide(&mut self, id: StreamId) {
         for switch in self.switches_on(id) {
             let state = &mut self.switches[switch];
@@ -89,7 +89,7 @@ impl RunMachine {
         self.update_hold(id);
     }
 
-    /// The epoch of a value is suspended; it will be finished, and read, again.
+    /// The epoch of a value is suspended; it will be finished and read again.
     pub(crate) fn stop_reading(&mut self, id: StreamId) {
         for switch in self.switches_on(id) {
             let state = &mut self.switches[switch];
@@ -99,8 +99,8 @@ impl RunMachine {
         }
     }
 
-    /// A decision is settled when the one who wrote the value is. Only then does a value without a case fail the run:
-    /// before, the next attempt may write a better one.
+    /// A decision is settled when the producer of its value is. Only then does a value without a matching case fail the
+    /// run: until then another attempt may write a different one.
     pub(crate) fn settle_switch(&mut self, switch: usize) {
         let SwitchPlan::Port(port) = self.plan.switches[switch] else { return };
         let certain = self.nodes[port.node].instances.first().is_some_and(|id| self.instance(*id).settled);
@@ -120,7 +120,7 @@ impl RunMachine {
         }
     }
 
-    /// Brings what the switches say to all nodes.
+    /// Propagates the switches' decisions to all nodes.
     pub(crate) fn refresh_statuses(&mut self) {
         let plan = Arc::clone(&self.plan);
         let mut next: Vec<(Status, bool)> = vec![(Status::Undecided, false); plan.nodes.len()];
@@ -135,7 +135,7 @@ impl RunMachine {
                 break;
             }
         }
-        // A switch that decides nothing any more does not read either.
+        // A switch that no longer decides anything does not read its value.
         for switch in &plan.switches {
             if let SwitchPlan::Port(port) = switch {
                 self.update_holds_on(*port);
@@ -155,7 +155,7 @@ impl RunMachine {
         }
     }
 
-    /// A switch whose value comes from a skipped function decides nothing.
+    /// Voids a switch whose value comes from a skipped function.
     fn void_switches(&mut self, plan: &Plan, statuses: &[(Status, bool)]) {
         for (switch, on) in plan.switches.iter().enumerate() {
             let SwitchPlan::Port(port) = on else { continue };
@@ -228,7 +228,7 @@ impl RunMachine {
         }
     }
 
-    /// A value that is no value: the attempt that wrote it has failed, even if it had ended.
+    /// Handles an invalid value: the attempt that wrote it has failed, even if it had ended.
     fn blame_writer(&mut self, id: StreamId, reason: &str) {
         let producer = self.stream(id).instance;
         let instance = self.instance(producer);

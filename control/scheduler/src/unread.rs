@@ -1,11 +1,12 @@
-//! Producers that nobody reads any more.
+//! Producers without readers.
 //!
-//! A reader may end early, as `head` does, and a k-of-n fan-in wants only the first few. Their producers may write for
-//! ever; the run must not. Where a producer has no retry left, its reader is settled as soon as it has ended, and closes
-//! its subscription. Where it has some, there is a circle: the reader's end is certain only if the producer's is. This
-//! file resolves it. If all readers of a set of running instances have ended, or are in the set themselves, and all that
-//! they and those readers depend on is settled or in the set, then the whole set is settled: nobody is left whom a
-//! failure could concern. Those that run are *released*: they go on, but however they end counts as a success.
+//! A reader may end early, as `head` does, and a k-of-n fan-in needs only the first few streams. Their producers may
+//! write for ever; the run must still end. If a producer has no retry left, its reader is settled as soon as it has
+//! ended, and closes its subscription. If it has retries left, there is a cycle: the reader's end is certain only if
+//! the producer's is. This file resolves the cycle. If all readers of a set of running instances have ended or are in
+//! the set, and everything that the set and those readers depend on is settled or in the set, then the whole set is
+//! settled: a failure could affect no reader any more. Its running members are *released*: they continue, but any
+//! outcome counts as a success.
 
 use crate::machine::RunMachine;
 use crate::plan::{NodeId, SwitchPlan};
@@ -14,7 +15,7 @@ use dflow_protocol::{InstanceId, StreamId};
 use std::collections::BTreeSet;
 
 impl RunMachine {
-    /// Looks whether an instance that has ended, or has lost a reader, allows others to be released.
+    /// Checks whether an instance that has ended, or has lost a reader, allows others to be released.
     pub(crate) fn look_for_readers(&mut self, id: InstanceId) {
         if self.has_lost(id) {
             self.drop_instance(id, "others were first, and nobody reads it");
@@ -28,7 +29,7 @@ impl RunMachine {
         }
     }
 
-    /// The store may have told this attempt that nobody reads: no reader of what it has not finished may come back.
+    /// Whether the store may tell this attempt that it is unread: no reader of its unfinished outputs may return.
     pub(crate) fn may_end_unread(&self, id: InstanceId) -> bool {
         let instance = self.instance(id);
         instance.released
@@ -43,7 +44,7 @@ impl RunMachine {
             })
     }
 
-    /// Every reader of the instance has chosen others.
+    /// Whether every reader of the instance has chosen other streams.
     fn has_lost(&self, id: InstanceId) -> bool {
         let instance = self.instance(id);
         let spec = &self.plan.nodes[instance.node];
@@ -63,8 +64,8 @@ impl RunMachine {
         known && reasons.clone().all(|why| why != Some(Closed::Done)) && reasons.any(|why| why == Some(Closed::Lost))
     }
 
-    /// A released instance has failed. Who is still at work on what it has not finished is released too, and must not
-    /// take it for complete.
+    /// A released instance has failed. Readers that still work on its unfinished streams are released too, and are
+    /// ended, because they must not take those streams for complete.
     pub(crate) fn drop_readers(&mut self, id: InstanceId) {
         let mut pending = vec![id];
         while let Some(id) = pending.pop() {
@@ -84,7 +85,7 @@ impl RunMachine {
         }
     }
 
-    /// Ends an instance that nobody needs, or does not even start it.
+    /// Ends an instance that is not needed, or never starts it.
     fn drop_instance(&mut self, id: InstanceId, reason: &str) {
         self.instance_mut(id).dropped = true;
         self.mark_settled(id);
@@ -97,7 +98,7 @@ impl RunMachine {
         }
     }
 
-    /// The smallest set with this instance that fulfils the condition above, if there is one.
+    /// The smallest set with this instance that satisfies the condition above, if there is one.
     fn unread_set(&self, start: InstanceId) -> Option<BTreeSet<InstanceId>> {
         let mut search =
             Search { machine: self, members: BTreeSet::new(), nodes: BTreeSet::new(), pending: vec![(start, false)] };
@@ -108,14 +109,13 @@ impl RunMachine {
     }
 }
 
-/// Adds what has to be in the set, given what is in it. Each step returns `None` if something would have to be in it
-/// that cannot.
+/// Computes the closure of the set. Each step returns `None` if something that cannot be in the set would have to be.
 struct Search<'a> {
     machine: &'a RunMachine,
     members: BTreeSet<InstanceId>,
-    /// Nodes whose status rests on members or on what is settled.
+    /// Nodes whose status depends only on members or on settled decisions.
     nodes: BTreeSet<NodeId>,
-    /// Instances that have to be in the set; if marked, only if they can have written anything yet.
+    /// Instances that must be in the set; if marked, only when they can have written anything yet.
     pending: Vec<(InstanceId, bool)>,
 }
 
@@ -129,7 +129,7 @@ impl Search<'_> {
         }
         self.add_status(instance.node)?;
         if !instance.present || self.machine.nodes[instance.node].status == Status::Skipped {
-            // It does not run, and that is as certain as what was added for it.
+            // It does not run, which is as certain as the status that was just added.
             return Some(());
         }
         let dying = matches!(instance.phase, Phase::Idle | Phase::Stopping { .. });
@@ -143,7 +143,7 @@ impl Search<'_> {
         self.add_dependencies(instance)
     }
 
-    /// The readers of an instance that has not ended. There are none if it is needed in any case.
+    /// Adds the readers of an instance that has not ended. Fails if the instance is needed in any case.
     fn add_readers(&mut self, instance: &Instance) -> Option<()> {
         let machine = self.machine;
         let mut unfinished = false;
@@ -161,8 +161,8 @@ impl Search<'_> {
             for edge in output.consumers.iter().filter(|edge| !edge.each) {
                 self.add_members(edge.node)?;
             }
-            // Mostly the search ends at a reader that is at work. Later parts are so more often than earlier ones, so
-            // they are looked at first, and at once; those that have ended can wait.
+            // The search usually ends at a reader that still works. Later parts are more likely to, so they are visited
+            // first and at once; readers that have ended are deferred.
             for state in port.streams.iter().rev().map(|stream| machine.stream(*stream)) {
                 unfinished |= !state.was_finished && !state.subscriptions.is_empty();
                 let open = state.subscriptions.iter().rev().filter(|subscription| subscription.closed.is_none());
@@ -174,13 +174,13 @@ impl Search<'_> {
                 }
             }
         }
-        // One that has written everything just ends in its own time, and its end counts.
+        // A producer that has finished all its streams ends on its own, and its end counts.
         unfinished.then_some(())
     }
 
     fn add_dependencies(&mut self, instance: &Instance) -> Option<()> {
         let machine = self.machine;
-        // What had written nothing when an instance ended has no part in its result.
+        // A producer that had written nothing when an instance ended has no part in its result.
         let written = instance.phase.ended();
         let writer = |stream: &StreamId| (machine.stream(*stream).instance, written);
         for (port, input) in machine.plan.nodes[instance.node].inputs.iter().zip(&instance.inputs) {
@@ -198,7 +198,7 @@ impl Search<'_> {
         Some(())
     }
 
-    /// All instances of a node, and those by which their number came about.
+    /// Adds all instances of a node, and the instances that determined their number.
     fn add_node(&mut self, node: NodeId, written: bool) -> Option<()> {
         let state = &self.machine.nodes[node];
         if state.sealed {
@@ -213,7 +213,8 @@ impl Search<'_> {
         Some(())
     }
 
-    /// Those by which the number of a node's instances came about. That can still change while parts are discovered.
+    /// Adds the instances that determined the number of a node's instances, which can still change while parts are
+    /// being discovered.
     fn add_members(&mut self, node: NodeId) -> Option<()> {
         let machine = self.machine;
         let state = &machine.nodes[node];
@@ -233,7 +234,7 @@ impl Search<'_> {
         Some(())
     }
 
-    /// Those by whose values the switches have decided about a node. They may not have decided yet.
+    /// Adds the instances whose values the switches on a node depend on. Fails if a switch is undecided.
     fn add_status(&mut self, node: NodeId) -> Option<()> {
         let machine = self.machine;
         let state = &machine.nodes[node];
