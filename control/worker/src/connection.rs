@@ -15,31 +15,30 @@ use tokio::net::UnixDatagram;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinHandle;
 
-/// Messages that wait for an attempt which does not read; with more it is given up.
+/// The number of messages that may wait for an attempt that does not read; beyond it, the attempt is ended.
 const MAX_WAITING: usize = 1 << 20;
-/// Messages that one attempt may send before the others have their turn.
+/// Messages taken from one attempt before the others have their turn.
 const BATCH: usize = 64;
 
 thread_local! {
-    /// Packets are taken in one after the other, so one buffer serves all channels.
+    /// Packets are received one after the other, so one buffer serves all channels.
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; MAX_MESSAGE]);
 }
 
 /// Something that came from an attempt.
 pub(crate) enum Arrival {
-    /// A packet that is a message, or why it is none.
+    /// A message, or why a packet is not one.
     Message(ProcessId, Result<ToDaemon, String>, Vec<OwnedFd>),
     /// The channel can take packets again.
     Writable(ProcessId),
 }
 
-/// The daemon's end of an attempt's channel. Sending never blocks: what the channel does not take waits here.
+/// The daemon's end of an attempt's channel. Sending never blocks: messages that do not fit into the channel wait here.
 pub(crate) struct Connection {
-    /// A packet socket; tokio has no type of its own for those that are connected (`SOCK_SEQPACKET`), and only readiness
-    /// is asked of it.
+    /// A `SOCK_SEQPACKET` socket. tokio has no type for it, but only its readiness is needed.
     socket: Rc<UnixDatagram>,
     waiting: VecDeque<(Vec<u8>, Option<OwnedFd>)>,
-    /// How many messages have ever been queued.
+    /// The number of messages ever queued.
     count: u64,
     bell: u32,
     process: ProcessId,
@@ -71,13 +70,13 @@ impl Connection {
         self.waiting.push_back((packet, outgoing.fd));
         self.count += 1;
         self.bell = outgoing.bell;
-        // The packet is queued: whoever sees the bell waits for it.
+        // The packet is queued before the bell is raised, because an attempt that sees the bell waits for the packet.
         bells.ring(outgoing.bell, self.count);
         self.flush();
         Ok(())
     }
 
-    /// Sends what the channel takes.
+    /// Sends as many messages as fit into the channel.
     pub(crate) fn flush(&mut self) {
         while let Some((packet, fd)) = self.waiting.front() {
             let fds: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
@@ -89,7 +88,7 @@ impl Connection {
                     self.waiting.pop_front();
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return self.wait_for_room(),
-                // Nobody is there any more, which its launcher reports.
+                // The attempt is gone, which the launcher reports.
                 Err(_) => self.waiting.clear(),
             }
         }
@@ -113,7 +112,7 @@ impl Connection {
         self.flush();
     }
 
-    /// Everything that the attempt has sent and that has not been read; it is dead.
+    /// All unread messages of an attempt that is dead.
     pub(crate) fn drain(&self) -> Vec<(Result<ToDaemon, String>, Vec<OwnedFd>)> {
         let mut messages = Vec::new();
         while let Ok(Some(message)) = receive_now(&self.socket) {
@@ -122,10 +121,10 @@ impl Connection {
         messages
     }
 
-    /// Ends a function that runs in a thread of this process: it finds its channel closed.
+    /// Ends a function that runs in a thread of this process by closing its channel.
     pub(crate) fn hang_up(&mut self, bells: &Bells) {
         let _ = rustix::net::shutdown(&*self.socket, rustix::net::Shutdown::Both);
-        // Before its first message it has no bell, and waits for the channel itself.
+        // Before its first message it has no bell and waits for the channel itself.
         if self.bell != 0 {
             self.count += 1;
             bells.ring(self.bell, self.count);
@@ -164,7 +163,7 @@ async fn read(process: ProcessId, socket: Rc<UnixDatagram>, arrivals: UnboundedS
 
 type Packet = (Result<ToDaemon, String>, Vec<OwnedFd>);
 
-/// The next packet that is there; `None` if the attempt has hung up.
+/// The next packet; `None` if the attempt has closed the channel.
 fn receive_now(socket: &UnixDatagram) -> Result<Option<Packet>, Errno> {
     BUFFER.with_borrow_mut(|buffer| {
         let (length, fds) = channel::receive(socket.as_fd(), buffer, false)?;

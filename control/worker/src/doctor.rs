@@ -1,4 +1,4 @@
-//! What this machine can do for dflow, in words.
+//! What this machine offers to dflow, as text.
 
 use crate::check::LEAST_DESCRIPTORS;
 use crate::cluster::find_device;
@@ -8,18 +8,18 @@ use dflow_shm::HUGE_PAGE;
 use dflow_store::{Config, Spiller};
 use serde::Serialize;
 
-/// One thing about the machine.
+/// One finding about the machine.
 #[derive(Clone, Debug, Serialize)]
 pub struct Finding {
     /// What it is about.
     pub topic: &'static str,
-    /// How good it is.
+    /// How it is rated.
     pub state: Health,
-    /// What was found, what follows from it, and what would make it better.
+    /// What was found, what follows from it, and what would improve it.
     pub text: String,
 }
 
-/// How good a finding is.
+/// The rating of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Health {
@@ -31,7 +31,7 @@ pub enum Health {
     Bad,
 }
 
-/// Looks at the machine.
+/// Examines the machine.
 #[must_use]
 pub fn doctor(options: &NodeOptions) -> Vec<Finding> {
     vec![
@@ -60,7 +60,7 @@ fn kernel() -> Finding {
         format!("Linux {release}: functions sleep on many streams at once (futex_waitv)")
     } else {
         format!(
-            "Linux {release}: without futex_waitv (5.16) waiting functions look again every 0.2 ms; a newer kernel avoids it"
+            "Linux {release}: without futex_waitv (5.16) waiting functions poll every 0.2 ms; a newer kernel avoids this"
         )
     };
     finding("kernel", version >= (5, 16), text)
@@ -69,7 +69,7 @@ fn kernel() -> Finding {
 fn processors() -> Finding {
     let cores = cores();
     let text = if cores > 1 {
-        format!("{cores} cores, so as many slots by default; a waiting function spins shortly before it sleeps")
+        format!("{cores} cores, and as many slots by default; a waiting function spins briefly before it sleeps")
     } else {
         "1 core: waiting functions sleep at once, and a chunk costs a wake-up".into()
     };
@@ -108,7 +108,7 @@ fn huge_pages(options: &NodeOptions) -> Finding {
     finding("huge pages", good, text)
 }
 
-/// What the texts of `/proc/meminfo` and of the kernel's setting for shared memory mean for a budget.
+/// Derives from `/proc/meminfo` and the kernel's setting for shared memory what they mean for a budget.
 fn huge_pages_in(info: &str, setting: &str, budget: u64) -> (bool, String) {
     let value = |name: &str| {
         let line = info.lines().find_map(|line| line.strip_prefix(name));
@@ -120,20 +120,17 @@ fn huge_pages_in(info: &str, setting: &str, budget: u64) -> (bool, String) {
     let wanted = budget.div_ceil(HUGE_PAGE);
     let more = format!("'sysctl vm.nr_hugepages={wanted}' reserves enough for all of --memory");
     if free >= wanted {
-        return (
-            true,
-            format!("{free} of 2 MiB are reserved and free: windows of streams that are kept consist of them"),
-        );
+        return (true, format!("{free} of 2 MiB are reserved and free: windows of kept streams use them"));
     }
     if free > 0 {
         let text = format!(
-            "{free} of 2 MiB are reserved and free: windows of streams that are kept consist of them until they are used \
+            "{free} of 2 MiB are reserved and free: windows of kept streams use them until they are used \
              up; {more}"
         );
         return (true, text);
     }
     if matches!(chosen, "always" | "within_size" | "force") {
-        return (true, format!("none is reserved, but the kernel makes them for shared memory by itself ({chosen})"));
+        return (true, format!("none are reserved, but the kernel uses them for shared memory on its own ({chosen})"));
     }
     let text = format!(
         "windows have 4 KiB pages, which take about twice the time in streams that are kept: no huge page is reserved and \

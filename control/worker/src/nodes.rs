@@ -1,9 +1,7 @@
-//! Which node of a run has what: where streams are written, and where they are read. (Where instances run is the
-//! scheduler's to say.)
+//! Where the streams of a run are written and read. (Where instances run is the scheduler's decision.)
 //!
-//! A stream that is read on other nodes than the one that writes it crosses to each of them once. The first of them gets
-//! it from its writer, each further one from the one before: so the writer's link carries it once, however many nodes
-//! read it.
+//! A stream crosses once to each node that reads it. The first node gets it from the writer and each further one from
+//! the node before it, so the writer's link carries it once, however many nodes read it.
 
 use crate::order::Order;
 use dflow_protocol::{Epoch, StreamId};
@@ -15,19 +13,19 @@ pub(crate) type Orders = Vec<(Place, Order)>;
 
 #[derive(Debug)]
 pub(crate) struct Nodes {
-    /// By their places; that of the node that drives the run is 0.
+    /// By place; the node that drives the run is place 0.
     names: Vec<String>,
     streams: HashMap<StreamId, Crossing>,
 }
 
-/// A stream, and the nodes that it crosses to.
+/// A stream and the nodes to which it crosses.
 #[derive(Debug)]
 struct Crossing {
     writer: Place,
     epoch: Epoch,
     keep: bool,
     holds: u32,
-    /// Nodes that get it, in the order in which they came.
+    /// The nodes that get it, in the order in which they subscribed.
     importers: Vec<Place>,
 }
 
@@ -50,8 +48,8 @@ impl Nodes {
         self.names.get(place as usize).map_or("", String::as_str)
     }
 
-    /// An epoch of a stream is opened on the node that writes it; `continues`: it goes on where the one before stopped,
-    /// and so do those who read it.
+    /// Opens an epoch of a stream on the node that writes it. `continues`: the epoch continues the previous one, and so
+    /// do its readers.
     pub(crate) fn open(
         &mut self,
         stream: StreamId,
@@ -68,7 +66,7 @@ impl Nodes {
             importers: Vec::new(),
         });
         if continues {
-            // To other nodes it is the same stream as before.
+            // To other nodes it is still the same stream.
             return Orders::new();
         }
         (crossing.writer, crossing.epoch, crossing.keep) = (writer, epoch, keep);
@@ -79,7 +77,7 @@ impl Nodes {
         orders
     }
 
-    /// A stream is read on a node: what has to be done before, so that it is there.
+    /// The orders that make a stream available on a node that is about to read it.
     pub(crate) fn read(&mut self, stream: StreamId, reader: Place) -> Orders {
         let Some(crossing) = self.streams.get_mut(&stream) else { return Orders::new() };
         if crossing.writer == reader || crossing.importers.contains(&reader) {
@@ -87,7 +85,7 @@ impl Nodes {
         }
         crossing.importers.push(reader);
         let mut orders = crossing.cross(stream, crossing.importers.len() - 1);
-        // Whoever may still come on that node wants all of it, too.
+        // Readers that appear on that node later need all of it, too.
         orders.extend((0..crossing.holds).map(|_| (reader, Order::Hold { stream })));
         orders
     }
@@ -99,7 +97,7 @@ impl Nodes {
         std::iter::once((crossing.writer, order.clone())).chain(importers).collect()
     }
 
-    /// Readers may come that are not known, or (`false`) are known from now on.
+    /// Further readers may appear (`true`), or all readers are known from now on (`false`).
     pub(crate) fn hold(&mut self, stream: StreamId, holds: bool) -> Orders {
         if let Some(crossing) = self.streams.get_mut(&stream) {
             crossing.holds = if holds { crossing.holds + 1 } else { crossing.holds.saturating_sub(1) };
@@ -107,7 +105,7 @@ impl Nodes {
         self.everywhere(stream, &if holds { Order::Hold { stream } } else { Order::Unhold { stream } })
     }
 
-    /// The epoch is over on every node that has the stream. To other nodes a stream that went on kept its first epoch.
+    /// Ends the epoch on every node that has the stream. Other nodes know a continued stream by its first epoch.
     pub(crate) fn abort(&self, stream: StreamId) -> Orders {
         let epoch = self.streams.get(&stream).map_or(Epoch(1), |crossing| crossing.epoch);
         self.everywhere(stream, &Order::Abort { stream, epoch })

@@ -1,4 +1,4 @@
-//! What a node may use, and what it finds on its machine.
+//! What a node may use, and what its machine offers.
 
 use crate::check::SetupError;
 use dflow_disk::IoChoice;
@@ -17,32 +17,31 @@ pub struct NodeOptions {
     pub memory: u64,
     /// The window of a stream whose readers keep up, in bytes.
     pub window: u64,
-    /// Where streams go for which there is no memory.
+    /// The directory for streams that do not fit into memory.
     pub spill_dir: PathBuf,
-    /// How they are written there.
+    /// How spilled streams are written.
     pub spill_io: IoChoice,
-    /// How the processes of an attempt are held together.
+    /// How the processes of an attempt are contained.
     pub containment: ContainmentChoice,
-    /// How long a waiting function looks at its words before it sleeps, where the cores are not crowded.
+    /// How long a waiting function spins before it sleeps, unless more threads than cores are runnable.
     pub spin: Duration,
     /// The node's name in reports.
     pub node: String,
     /// Whether streams from and to other nodes may go by RDMA.
     pub rdma: RdmaUse,
-    /// How long completions of RDMA are looked for before the thread that carries streams sleeps; `None` for what suits
-    /// the machine.
+    /// How long the carrier polls for RDMA completions before it sleeps; `None` selects the machine's default.
     pub rdma_idle: Option<Idle>,
 }
 
 /// Whether RDMA is used between nodes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum RdmaUse {
-    /// Where there is a device on the route to the other node.
+    /// If there is a device on the route to the other node.
     #[default]
     Auto,
     /// Not at all.
     Off,
-    /// By the device of this name, on whatever network it is.
+    /// With the device of this name, whatever its network.
     Device(String),
 }
 
@@ -50,7 +49,8 @@ pub enum RdmaUse {
 pub const DEFAULT_SPIN: Duration = Duration::from_micros(50);
 
 impl NodeOptions {
-    /// What suits this machine: a slot for each core that the process may use, a quarter of the memory that it may use.
+    /// Defaults for this machine: one slot per core that the process may use, and a quarter of the memory that it may
+    /// use.
     #[must_use]
     pub fn detect() -> Self {
         let cores = cores();
@@ -70,10 +70,10 @@ impl NodeOptions {
 }
 
 impl NodeOptions {
-    /// The memory budget for streams: what was asked for, or less where the limit of a cgroup does not leave so much.
+    /// The memory budget for streams: the requested amount, or less if a cgroup's limit does not leave that much.
     ///
     /// # Errors
-    /// If the cgroup leaves less than streams need at all.
+    /// If the cgroup leaves less than the minimum for streams.
     pub fn budget(&self) -> Result<u64, SetupError> {
         let Some(limit) = cgroup_limit() else { return Ok(self.memory) };
         let room = room_for_streams(limit);
@@ -84,13 +84,13 @@ impl NodeOptions {
     }
 }
 
-/// Cores that this process may use. Reads several files of the system.
+/// The number of cores that this process may use. Reads several files below /proc and /sys.
 #[must_use]
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// Bytes of memory that this process may use: the machine's, or less if its cgroup says so.
+/// The bytes of memory that this process may use: the machine's, or less if its cgroup limits it.
 #[must_use]
 pub fn memory_limit() -> u64 {
     let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
@@ -108,9 +108,9 @@ pub(crate) fn cgroup_limit() -> Option<u64> {
     least_limit(&own, Path::new("/sys/fs/cgroup"))
 }
 
-/// The least limit of the cgroups in the text of `/proc/PID/cgroup`, whose hierarchies are mounted below `root`.
+/// The lowest limit of the cgroups in `/proc/PID/cgroup`, whose hierarchies are mounted below `root`.
 fn least_limit(own: &str, root: &Path) -> Option<u64> {
-    /// Version 1 says so where there is no limit: the largest multiple of a page.
+    /// Version 1 reports no limit as the largest multiple of the page size.
     const UNLIMITED: u64 = i64::MAX as u64 / 4096 * 4096;
     let mut least: Option<u64> = None;
     for line in own.lines() {
@@ -122,7 +122,7 @@ fn least_limit(own: &str, root: &Path) -> Option<u64> {
             _ => continue,
         };
         for hierarchy in hierarchies {
-            // In a container the path may be that outside of it, and only the root is there.
+            // In a container the path may be the host's, and only the root of the hierarchy is visible.
             for ancestor in Path::new(path.trim_start_matches('/')).ancestors() {
                 let text = std::fs::read_to_string(root.join(hierarchy).join(ancestor).join(file));
                 let limit = text.ok().and_then(|text| text.trim().parse::<u64>().ok());
@@ -135,18 +135,18 @@ fn least_limit(own: &str, root: &Path) -> Option<u64> {
     least
 }
 
-/// What a cgroup's limit leaves for streams: functions, the daemon itself and what is being written to disk are under the
+/// What a cgroup's limit leaves for streams: functions, the daemon and pages being written to disk count against the
 /// same limit.
 pub(crate) fn room_for_streams(limit: u64) -> u64 {
-    /// What the daemon, its launcher and the processes of small functions take.
+    /// Memory of the daemon, its launcher and small functions.
     const LEAST_HEAD_ROOM: u64 = 8 << 20;
-    /// Enough for those and for what a late disk has not taken yet.
+    /// Head-room for these and for pages that a slow disk has not written yet.
     const AMPLE_HEAD_ROOM: u64 = 32 << 20;
     limit.saturating_sub((limit / 2).clamp(LEAST_HEAD_ROOM, AMPLE_HEAD_ROOM).max(limit / 4))
 }
 
-/// How much earlier than the daemon the kernel should end a function when memory is out: the daemon can then say which
-/// one it was, and end the run in good order.
+/// The OOM score adjustment of functions. When memory runs out, the kernel should kill a function before the daemon,
+/// which can then name it and end the run in good order.
 pub(crate) fn oom_score_of_functions() -> Option<i16> {
     const EARLIER: i16 = 300;
     const HIGHEST: i16 = 1000;
@@ -158,7 +158,7 @@ fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// Raises the limit on open descriptors as far as it may be raised; what it is then.
+/// Raises the soft limit on open descriptors to the hard limit and returns it.
 pub(crate) fn raise_descriptor_limit() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);

@@ -1,4 +1,4 @@
-//! Which nodes the instances of a run's functions are spread over.
+//! Over which nodes the instances of a run's functions are spread.
 
 use crate::check::RunSpec;
 use crate::cluster::{ClusterError, ClusterSpec};
@@ -7,8 +7,7 @@ use dflow_transport::quic::check_name;
 use dflow_workflow::FunctionId;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// For each function the nodes of its instances, by their places. Those that are not named run on the node that drives the
-/// run.
+/// The places of each function's instances. Functions without an entry run on the node that drives the run.
 pub(crate) fn places(spec: &RunSpec) -> BTreeMap<FunctionId, Vec<Place>> {
     let Some(cluster) = &spec.cluster else { return BTreeMap::new() };
     let places: HashMap<&str, Place> = nodes(spec, cluster).zip(0..).collect();
@@ -28,10 +27,10 @@ pub(crate) fn places(spec: &RunSpec) -> BTreeMap<FunctionId, Vec<Place>> {
     placement
 }
 
-/// Whether all names are those of nodes and functions.
+/// Checks that every name is that of a node or function.
 ///
 /// # Errors
-/// The first that is not.
+/// The first unknown name.
 pub(crate) fn check(spec: &RunSpec, cluster: &ClusterSpec) -> Result<(), ClusterError> {
     let nodes: Vec<&str> = nodes(spec, cluster).collect();
     cluster.nodes.iter().try_for_each(|(node, _)| check_name(node))?;
@@ -51,7 +50,7 @@ pub(crate) fn check(spec: &RunSpec, cluster: &ClusterSpec) -> Result<(), Cluster
     Ok(())
 }
 
-/// What follows from a placement that says little: who has named other nodes wants them to work.
+/// A note about nodes that get nothing to do, because a user who names other nodes expects them to work.
 pub(crate) fn note(spec: &RunSpec, cluster: &ClusterSpec) -> Option<String> {
     let own = spec.options.node.as_str();
     let used: BTreeSet<Place> = places(spec).into_values().flatten().collect();

@@ -1,4 +1,4 @@
-//! What a run looks like, while it goes on and when it is over.
+//! The progress and the final report of a run.
 
 use serde::Serialize;
 use std::path::PathBuf;
@@ -22,19 +22,19 @@ pub struct RunReport {
     pub slots: u32,
     /// The nodes that took part, first the one that drove it.
     pub nodes: Vec<NodeReport>,
-    /// When it began, on the machine's monotonic clock: a time that a function reads there, less this one, is a time of
-    /// this report.
+    /// When it began, on the machine's monotonic clock. A function's monotonic time minus this one is a time in this
+    /// report.
     pub monotonic_start_ns: u64,
     /// How long it took.
     pub duration_ns: u64,
-    /// The ways between the nodes that took part: first those of the node that drove it, then those between others.
+    /// The links between the nodes that took part: first those of the node that drove it, then the others.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub links: Vec<LinkReport>,
     /// Memory and disk.
     pub memory: MemoryReport,
-    /// Every attempt of every instance, in the order in which they were made ready.
+    /// Every attempt of every instance, in the order in which their preparation began.
     pub instances: Vec<AttemptReport>,
-    /// The files that became visible; empty unless it succeeded.
+    /// The published files; empty unless the run succeeded.
     pub outputs: Vec<OutputReport>,
 }
 
@@ -47,25 +47,25 @@ pub struct NodeReport {
     pub slots: u32,
 }
 
-/// The way between two nodes of a run.
+/// The link between two nodes of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LinkReport {
-    /// The node that tells it.
+    /// The node that reports it.
     pub from: String,
     /// The other node.
     pub node: String,
-    /// What carried the streams last: `RDMA` or `QUIC`; `None` if nothing did at the end.
+    /// The last path of the streams: `RDMA` or `QUIC`; `None` if there was none at the end.
     pub path: Option<String>,
-    /// Why it is not `RDMA`, where that is known.
+    /// Why it is not `RDMA`, if known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why_not_rdma: Option<String>,
-    /// How many paths there were, one after the other.
+    /// The number of successive paths.
     pub paths: u64,
-    /// Bytes of streams sent to the other one, those sent again among them.
+    /// Stream bytes sent to the other node, including those sent again after a fail-over.
     pub bytes_sent: u64,
-    /// Bytes of streams that came from it.
+    /// Stream bytes received from it.
     pub bytes_received: u64,
-    /// How often it broke the protocol.
+    /// The number of its protocol violations.
     pub violations: u64,
 }
 
@@ -73,11 +73,11 @@ pub struct LinkReport {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RunEnd {
-    /// Its outputs are visible.
+    /// Its outputs are published.
     Succeeded,
     /// A function, or the node, failed.
     Failed,
-    /// The user wanted it to end.
+    /// The user cancelled it.
     Cancelled,
 }
 
@@ -86,7 +86,7 @@ pub enum RunEnd {
 pub struct RunError {
     /// The instance that failed, if it was one.
     pub instance: Option<String>,
-    /// The node that it ran on, where the run had several.
+    /// The node on which it ran, if the run had several.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
     /// Why, in words, with the end of its standard error.
@@ -100,7 +100,7 @@ pub struct MemoryReport {
     pub budget_bytes: u64,
     /// In use now.
     pub used_bytes: u64,
-    /// The most that was in use.
+    /// The peak.
     pub peak_bytes: u64,
     /// Written to disk because memory was short.
     pub spilled_bytes: u64,
@@ -125,17 +125,17 @@ pub struct AttemptReport {
     /// Why, if it failed or was superseded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// When its program was to be made ready.
+    /// When the preparation of its program began.
     pub prepared_ns: u64,
-    /// When its program was ready for its gate.
+    /// When its program was ready and waited for its gate.
     pub ready_ns: Option<u64>,
-    /// When its gate was open and it had a slot.
+    /// When it started: its gate was open and it had a slot.
     pub started_ns: Option<u64>,
     /// When it had read its first byte.
     pub first_input_byte_ns: Option<u64>,
     /// When it had committed its first byte.
     pub first_output_byte_ns: Option<u64>,
-    /// When nothing of it ran any more.
+    /// When none of its processes was left.
     pub ended_ns: Option<u64>,
     /// Bytes read.
     pub bytes_read: u64,
@@ -149,12 +149,12 @@ pub struct AttemptReport {
     pub max_rss_bytes: u64,
 }
 
-/// A file that a run has made.
+/// A file that a run has published.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct OutputReport {
     /// The workflow output's name.
     pub name: String,
-    /// The part, where it is a directory of parts.
+    /// The part, if the output is a directory of parts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub part: Option<u32>,
     /// Where it is.
@@ -163,23 +163,23 @@ pub struct OutputReport {
     pub bytes: u64,
 }
 
-/// A run on its way.
+/// The progress of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Progress {
     /// Nanoseconds since its start.
     pub elapsed_ns: u64,
-    /// Instances of functions that are not started yet.
+    /// Instances of functions that have not started yet.
     pub waiting: usize,
-    /// That compute.
+    /// Instances that compute.
     pub running: usize,
-    /// That wait for data or credit.
+    /// Instances that wait for data or credit.
     pub parked: usize,
-    /// That have ended.
+    /// Instances that have ended.
     pub ended: usize,
-    /// Bytes that have been written to streams so far.
+    /// Bytes written to streams so far.
     pub bytes: u64,
     /// Memory and disk.
     pub memory: MemoryReport,
-    /// Names of some that compute or wait, for a person to see.
+    /// The names of instances that compute or wait.
     pub active: Vec<String>,
 }

@@ -1,16 +1,16 @@
-//! What a node has to say to another that has not taken in what was said before.
+//! Messages to a node that has not yet accepted earlier ones.
 
 use super::message::Managed;
 use dflow_transport::quic::Connection;
 use std::collections::VecDeque;
 
-/// Messages that wait until a connection has room for them. They are never more than a run has streams and instances to
-/// speak of; a node that takes nothing in any more is lost for other reasons.
+/// Messages that wait until a connection has room for them. Their number is bounded by the run's streams and instances;
+/// a node that stops reading is declared lost by other means.
 #[derive(Debug, Default)]
 pub(super) struct Backlog(VecDeque<Vec<u8>>);
 
 impl Backlog {
-    /// Says this, behind what waits. A connection over which it cannot be said is closed, for that reason.
+    /// Sends a message after those that wait. If it cannot be encoded, the connection is closed with that reason.
     pub(super) fn send(&mut self, message: &Managed, connection: &Connection) {
         match message.encode() {
             Ok(message) => self.0.push_back(message),
@@ -19,7 +19,7 @@ impl Backlog {
         self.flush(connection);
     }
 
-    /// Sends what waits, as far as there is room. The connection's waker is called when there is more.
+    /// Sends waiting messages as far as there is room. The connection's waker is called when there is room again.
     pub(super) fn flush(&mut self, connection: &Connection) {
         while !self.0.is_empty() && connection.has_room() {
             if let Some(Err(error)) = self.0.pop_front().map(|message| connection.send(message)) {
@@ -49,7 +49,7 @@ mod tests {
         let say = |number: usize| Managed::Refused { reason: format!("{number:>500}") };
         let mut backlog = Backlog::default();
         (0..MESSAGES).for_each(|number| backlog.send(&say(number), &near));
-        // What nobody reads fills all queues and windows on the way.
+        // Unread messages fill every queue and window between the two ends.
         assert!(!backlog.0.is_empty() && near.closed().is_none(), "{:?}", near.closed());
         for number in 0..MESSAGES {
             let message = loop {

@@ -1,4 +1,4 @@
-//! This node's own certificate: whether the others will let the node in with it.
+//! This node's own certificate: whether other nodes will accept it.
 
 use super::ClusterError;
 use super::probe::SOON_DAYS;
@@ -6,15 +6,15 @@ use dflow_transport::quic::{Identity, Standing};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-/// A certificate that has less than this part of its time left is to be renewed, or [`SOON_DAYS`] before its end where that
-/// is less.
+/// A certificate should be renewed when less than this fraction of its validity is left, or [`SOON_DAYS`] before its
+/// end, whichever is later.
 const LAST_PART: u32 = 10;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Reads the identity of this node.
 ///
 /// # Errors
-/// If it is not there, or if its certificate does not hold now: no other node would let this one in.
+/// If it is missing, or if its certificate is not valid now: no other node would accept this one.
 pub(crate) fn load(directory: &Path) -> Result<Identity, ClusterError> {
     let identity = Identity::load(directory)?;
     let standing = match identity.validity().standing(SystemTime::now()) {
@@ -25,7 +25,7 @@ pub(crate) fn load(directory: &Path) -> Result<Identity, ClusterError> {
     Err(ClusterError::Certificate { node: identity.name().to_owned(), directory: directory.to_owned(), standing })
 }
 
-/// What is to be done soon about a certificate that holds.
+/// A warning if a valid certificate should be renewed soon.
 pub(crate) fn warning(identity: &Identity, directory: &Path, now: SystemTime) -> Option<String> {
     let validity = identity.validity();
     let Standing::Holds(left) = validity.standing(now) else { return None };
@@ -41,7 +41,7 @@ pub(crate) fn warning(identity: &Identity, directory: &Path, now: SystemTime) ->
     })
 }
 
-/// A duration as people say it.
+/// A duration in words.
 fn about(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let (count, unit) = [(DAY.as_secs(), "day"), (3600, "hour"), (60, "minute")]

@@ -1,4 +1,4 @@
-//! What this end of a connection has of RDMA: a device on the way to the other end, and an endpoint that waits for its
+//! The RDMA side of one end of a connection: a device on the route to the peer, and an endpoint that waits for its
 //! counterpart.
 
 use super::ClusterError;
@@ -13,10 +13,10 @@ use std::task::Waker;
 #[cfg(not(feature = "rdma"))]
 const NOT_BUILT: &str = "dflow was built without the feature 'rdma'";
 
-/// Whether the device is there that was asked for by its name.
+/// Checks that the device named by the user exists.
 ///
 /// # Errors
-/// Why it cannot be used, and which there are.
+/// Why it cannot be used, and which devices there are.
 pub(crate) fn find_device(wanted: &RdmaUse) -> Result<(), ClusterError> {
     let RdmaUse::Device(name) = wanted else { return Ok(()) };
     #[cfg(feature = "rdma")]
@@ -26,7 +26,7 @@ pub(crate) fn find_device(wanted: &RdmaUse) -> Result<(), ClusterError> {
     found.map_err(|reason| ClusterError::Device { name: name.clone(), reason })
 }
 
-/// One end's part of RDMA with one other node.
+/// One end's RDMA state towards one other node.
 pub(super) struct RdmaEnd {
     wanted: RdmaUse,
     #[cfg(feature = "rdma")]
@@ -38,7 +38,7 @@ pub(super) struct RdmaEnd {
 }
 
 impl RdmaEnd {
-    /// `idle`: how its paths wait for completions, if not as suits the machine.
+    /// `idle`: how its paths wait for completions; `None` selects the machine's default.
     #[cfg_attr(not(feature = "rdma"), expect(unused_variables, reason = "there are no paths"))]
     pub(super) fn new(wanted: RdmaUse, idle: Option<Idle>) -> Self {
         #[cfg(feature = "rdma")]
@@ -54,7 +54,7 @@ impl RdmaEnd {
         }
     }
 
-    /// Whether it is to be tried at all.
+    /// Whether RDMA should be tried at all.
     ///
     /// # Errors
     /// Why not.
@@ -71,7 +71,7 @@ impl RdmaEnd {
 
 #[cfg(feature = "rdma")]
 impl RdmaEnd {
-    /// The device, port and address that are used towards a peer, and how they keep others out of the windows that the
+    /// The device, port and address that are used towards a peer, and what restricts access to the windows that the
     /// peer may write.
     ///
     /// # Errors
@@ -82,7 +82,8 @@ impl RdmaEnd {
         Ok((device.describe(), device.guard().to_owned()))
     }
 
-    /// Makes an endpoint: what the other end needs to connect with it. `waker`: of the thread that will drive the path.
+    /// Creates an endpoint and returns what the peer needs to connect to it. `waker`: that of the thread that will
+    /// drive the path.
     ///
     /// # Errors
     /// Why it cannot be made.
@@ -94,7 +95,7 @@ impl RdmaEnd {
         Ok(endpoint)
     }
 
-    /// Connects the endpoint that was made last with that of the other end.
+    /// Connects the endpoint that was created last with the peer's.
     ///
     /// # Errors
     /// Why it cannot be connected.
@@ -103,14 +104,14 @@ impl RdmaEnd {
         Ok(Box::new(prepared.connect(endpoint).map_err(|error| error.to_string())?))
     }
 
-    /// Nothing of RDMA is in use. A device can go away only when nobody has it; the next endpoint is made on the one that
-    /// is there then.
+    /// Releases the device while no RDMA path is in use. A device can be removed only when no process holds it open;
+    /// the next endpoint opens whichever device exists by then.
     pub(super) fn let_go(&mut self) {
         self.prepared = None;
         self.device = None;
     }
 
-    /// The device, whose port has a link.
+    /// The device, if its port has a link.
     fn device(&mut self, towards: IpAddr) -> Result<RdmaDevice, String> {
         let device = match (&self.device, &self.wanted) {
             (Some(device), _) => device.clone(),

@@ -1,4 +1,4 @@
-//! Scrapes: the one page that a worker serves over HTTP.
+//! The metrics page, the only one that a worker serves over HTTP.
 
 use super::text::Text;
 use crate::check::SetupError;
@@ -18,15 +18,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::task::spawn_local;
 
-/// Connections at the same time; more are closed at once.
+/// The number of concurrent connections; further ones are closed at once.
 const MAX_CONNECTIONS: usize = 16;
-/// What a request may take, its answer included.
+/// The time limit of a request, including its response.
 const LONGEST: Duration = Duration::from_secs(10);
 /// The largest head of a request, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
 const PLACE: &str = "/metrics";
 
-/// The socket on which scrapes come.
+/// The listening socket.
 pub(crate) struct Scrapes {
     listener: TcpListener,
     address: SocketAddr,
@@ -37,7 +37,7 @@ impl Scrapes {
     /// Listens on this address and on no other.
     ///
     /// # Errors
-    /// If it cannot be used.
+    /// If the address cannot be used.
     pub(crate) async fn bind(address: SocketAddr) -> Result<Self, SetupError> {
         let failed = |source| SetupError::Metrics { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
@@ -49,13 +49,13 @@ impl Scrapes {
         self.address
     }
 
-    /// Answers every scrape with what `page` says then. Never returns; on a `LocalSet`.
+    /// Answers every request with the current `page`. Never returns; must run on a `LocalSet`.
     pub(crate) async fn serve(self, page: impl Fn() -> String + 'static) {
         let page = Rc::new(page);
         let refused = LogLimit::default();
         loop {
             let Ok((stream, from)) = self.listener.accept().await else {
-                // For want of descriptors, say: they come back.
+                // For example when descriptors are exhausted; that passes.
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
@@ -70,7 +70,7 @@ impl Scrapes {
             self.open.set(self.open.get() + 1);
             let (open, page) = (Rc::clone(&self.open), Rc::clone(&page));
             spawn_local(async move {
-                // One that takes too long is closed.
+                // A request that exceeds the time limit is closed.
                 let _ = tokio::time::timeout(LONGEST, answer(stream, page)).await;
                 open.set(open.get() - 1);
             });

@@ -1,7 +1,8 @@
-//! What a worker counts, for Prometheus.
+//! The metrics of a worker, for Prometheus.
 //!
-//! Each run that a node serves tells the [`Ledger`] now and then how it stands; what it has counted when it is over stays
-//! in the ledger, so that counters only go up. A scrape adds both and whatever the node's sockets have counted.
+//! Each run that a node serves reports its counters to the [`Ledger`] at intervals. The final counters of a run stay in
+//! the ledger, so that counters only increase. A scrape adds up the ledger, the live runs and the counters of the
+//! node's sockets.
 
 mod http;
 mod text;
@@ -16,26 +17,26 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 use text::Text;
 
-/// Peers that are told apart; what passes with more is told under the name [`OTHERS`].
+/// The number of peers with labels of their own; further peers are counted together as [`OTHERS`].
 const MAX_PEERS: usize = 1024;
 const OTHERS: &str = "(others)";
-/// The longest reason that is told, in characters.
+/// The maximum length of a reason in a label, in characters.
 const MAX_REASON: usize = 200;
 /// The kinds of paths that there are between nodes.
 const KINDS: [(PathKind, &str); 2] = [(PathKind::Rdma, "rdma"), (PathKind::Quic, "quic")];
 
-/// How a run stands on this node.
+/// The counters of a run on this node.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RunSample {
     pub(crate) attempts: AttemptCounts,
     pub(crate) memory: MemoryReport,
     /// Bytes that functions have written.
     pub(crate) written: u64,
-    /// The ways to the other nodes that take part in it.
+    /// The links to the other nodes of the run.
     pub(crate) peers: BTreeMap<String, PeerSample>,
 }
 
-/// How the way to another node stands.
+/// The state of the link to another node.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PeerSample {
     pub(crate) path: Option<PathKind>,
@@ -45,17 +46,17 @@ pub(crate) struct PeerSample {
     pub(crate) counts: PeerCounts,
 }
 
-/// What is counted of a peer.
+/// The counters of a peer.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PeerCounts {
     pub(crate) passed: BTreeMap<PathKind, Passed>,
-    /// Paths that were lost, so that the next one was by QUIC.
+    /// Paths that were lost and replaced by QUIC.
     pub(crate) failovers: u64,
     /// How often it broke the protocol.
     pub(crate) violations: u64,
 }
 
-/// What a node has counted since it began.
+/// The counters of a node since its start.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     runs_begun: u64,
@@ -72,12 +73,12 @@ struct Counts {
     peers: BTreeMap<String, PeerCounts>,
 }
 
-/// What is known beside the ledger.
+/// What a scrape needs beyond the ledger.
 pub(crate) struct Node<'a> {
     pub(crate) name: &'a str,
     pub(crate) slots: u32,
     pub(crate) counters: NodeCounters,
-    /// Until when its certificate holds.
+    /// When its certificate expires.
     pub(crate) certificate_until: SystemTime,
 }
 
@@ -86,18 +87,18 @@ impl Ledger {
         self.runs_begun += 1;
     }
 
-    /// How a run stands now.
+    /// Updates the counters of a run.
     pub(crate) fn update(&mut self, run: u128, sample: RunSample) {
         self.runs.insert(run, sample);
     }
 
-    /// The run is over, and stood like this at last.
+    /// Records the final counters of a run.
     pub(crate) fn over(&mut self, run: u128, sample: &RunSample) {
         self.runs.remove(&run);
         self.over.add(sample);
     }
 
-    /// What a scrape gets.
+    /// The text of a scrape.
     pub(crate) fn render(&self, node: &Node<'_>) -> String {
         let mut counts = self.over.clone();
         self.runs.values().for_each(|run| counts.add(run));
@@ -117,24 +118,24 @@ impl Ledger {
     }
 
     fn render_runs(&self, text: &mut Text, node: &Node<'_>, counts: &Counts) {
-        text.gauge("dflow_runs", "Runs that the node takes part in.").sample(&[], self.runs.len());
+        text.gauge("dflow_runs", "Runs that the node currently takes part in.").sample(&[], self.runs.len());
         text.counter("dflow_runs_total", "Runs that the node has taken part in.").sample(&[], self.runs_begun);
-        text.gauge("dflow_slots", "Slots of the node, for each run.").sample(&[], node.slots);
+        text.gauge("dflow_slots", "Slots of the node, per run.").sample(&[], node.slots);
         let used = self.sum(|run| run.attempts.slots);
-        text.gauge("dflow_slots_used", "Slots that computing instances hold, in all runs.").sample(&[], used);
+        text.gauge("dflow_slots_used", "Slots held by computing instances, over all runs.").sample(&[], used);
         text.gauge("dflow_instances", "Instances of functions on the node, by state.")
             .sample(&[("state", "prepared")], self.sum(|run| run.attempts.prepared))
             .sample(&[("state", "running")], self.sum(|run| run.attempts.running))
             .sample(&[("state", "waiting")], self.sum(|run| run.attempts.waiting));
-        text.counter("dflow_attempts_ended_total", "Attempts of instances that are over, by how they ended.")
+        text.counter("dflow_attempts_ended_total", "Ended attempts of instances, by outcome.")
             .sample(&[("outcome", "succeeded")], counts.ended.succeeded)
             .sample(&[("outcome", "unread")], counts.ended.unread)
             .sample(&[("outcome", "failed")], counts.ended.failed);
         text.counter("dflow_written_bytes_total", "Bytes that functions have written to streams.")
             .sample(&[], counts.written);
-        text.gauge("dflow_memory_budget_bytes", "Memory that streams may take, in all runs that go on.")
+        text.gauge("dflow_memory_budget_bytes", "Memory budget of streams, summed over all current runs.")
             .sample(&[], self.sum(|run| run.memory.budget_bytes));
-        text.gauge("dflow_memory_used_bytes", "Memory that streams take.")
+        text.gauge("dflow_memory_used_bytes", "Memory used by streams.")
             .sample(&[], self.sum(|run| run.memory.used_bytes));
         text.counter("dflow_spilled_bytes_total", "Bytes written to disk because memory was short.")
             .sample(&[], counts.spilled);
@@ -146,14 +147,14 @@ impl Ledger {
             ways.entry(if counts.peers.contains_key(name) { name } else { OTHERS }).or_default().push(peer);
         }
         let mut family =
-            text.gauge("dflow_peer_paths", "Ways to a node that are in use, one for each run, by their path.");
+            text.gauge("dflow_peer_paths", "Links to a node that are in use, one per run, by kind of path.");
         for (name, peers) in &ways {
             for (kind, word) in KINDS {
                 let count = peers.iter().filter(|peer| peer.path == Some(kind)).count();
                 family.sample(&[("peer", name), ("path", word)], count);
             }
         }
-        let mut family = text.gauge("dflow_peer_without_rdma_info", "Why a way to a node is not by RDMA.");
+        let mut family = text.gauge("dflow_peer_without_rdma_info", "Why a link to a node does not use RDMA.");
         for (name, peers) in &ways {
             let reason = peers.iter().find_map(|peer| peer.why_not_rdma.as_deref());
             if let Some(reason) = reason {
@@ -161,8 +162,7 @@ impl Ledger {
                 family.sample(&[("peer", name), ("reason", &reason)], 1);
             }
         }
-        let mut family =
-            text.gauge("dflow_peer_streams", "Streams that are on their way between the node and another.");
+        let mut family = text.gauge("dflow_peer_streams", "Streams in transfer between the node and a peer.");
         for (name, peers) in &ways {
             let sum = |of: fn(&PeerSample) -> u64| peers.iter().map(|peer| of(peer)).fold(0, u64::saturating_add);
             family.sample(&[("peer", name), ("direction", "in")], sum(|peer| peer.coming));
@@ -176,16 +176,16 @@ impl Ledger {
                 }
             }
         };
-        let help = "Bytes of streams sent to a node, by the path; those sent again among them.";
+        let help = "Stream bytes sent to a node, by path, including retransmissions after a fail-over.";
         each(&mut text.counter("dflow_peer_sent_bytes_total", help), |passed| passed.sent);
-        let help = "Bytes of streams that came from a node, by the path.";
+        let help = "Stream bytes received from a node, by path.";
         each(&mut text.counter("dflow_peer_received_bytes_total", help), |passed| passed.received);
-        let help = "Paths to a node that were lost, so that streams went on by QUIC.";
+        let help = "Paths to a node that were lost and replaced by QUIC.";
         let mut family = text.counter("dflow_peer_failovers_total", help);
         for (name, peer) in &counts.peers {
             family.sample(&[("peer", name)], peer.failovers);
         }
-        let help = "Paths of runs to a node that were closed because it broke the protocol on them.";
+        let help = "Paths to a node that were closed because it violated the protocol.";
         let mut family = text.counter("dflow_peer_violations_total", help);
         for (name, peer) in &counts.peers {
             family.sample(&[("peer", name)], peer.violations);
@@ -194,14 +194,14 @@ impl Ledger {
 }
 
 fn render_connections(text: &mut Text, counters: &NodeCounters) {
-    text.counter("dflow_connections_total", "Connections with other nodes, by who opened them.")
+    text.counter("dflow_connections_total", "Connections with other nodes, by direction.")
         .sample(&[("direction", "in")], counters.accepted)
         .sample(&[("direction", "out")], counters.dialed);
-    let mut family = text.counter("dflow_connections_refused_total", "Connections that were refused, by the cause.");
+    let mut family = text.counter("dflow_connections_refused_total", "Refused connections, by cause.");
     for (cause, count) in Cause::ALL.into_iter().zip(counters.causes) {
         family.sample(&[("cause", cause.word())], count);
     }
-    let help = "Connections that were closed because the other side broke the protocol.";
+    let help = "Connections that were closed because the peer violated the protocol.";
     text.counter("dflow_connections_violated_total", help).sample(&[], counters.violations);
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Write};
 
-/// What a scrape gets, in the making.
+/// A metrics page under construction.
 #[derive(Debug, Default)]
 pub(super) struct Text(String);
 
@@ -13,15 +13,15 @@ pub(super) struct Family<'a> {
 }
 
 impl Text {
-    /// The content type of the whole.
+    /// The content type of the page.
     pub(super) const TYPE: &'static str = "text/plain; version=0.0.4; charset=utf-8";
 
-    /// A number that goes up and down.
+    /// A gauge.
     pub(super) fn gauge(&mut self, name: &'static str, help: &str) -> Family<'_> {
         self.family(name, "gauge", help)
     }
 
-    /// A number that only goes up; its name ends with `_total`.
+    /// A counter; its name ends with `_total`.
     pub(super) fn counter(&mut self, name: &'static str, help: &str) -> Family<'_> {
         self.family(name, "counter", help)
     }
@@ -38,7 +38,7 @@ impl Text {
 }
 
 impl Family<'_> {
-    /// One sample. The labels tell it from the others of the family.
+    /// One sample, distinguished from others of the family by its labels.
     pub(super) fn sample(&mut self, labels: &[(&str, &str)], value: impl Display) -> &mut Self {
         self.text.push_str(self.name);
         for (index, (label, value)) in labels.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! The end that is asked: a worker.
+//! The answering end of a probe: a worker.
 
 use super::trial::{End, Trial};
 use super::{About, Measured, Probing, RELEASE};
@@ -11,17 +11,17 @@ use dflow_transport::quic::{Connection, QuicPath};
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
-/// Probes of a node at the same time: each takes a few megabytes, and they disturb each other.
+/// Concurrent probes of a node. Each takes a few megabytes, and they disturb each other's measurements.
 pub(in crate::cluster) const MAX_PROBES: usize = 2;
-/// A probe that takes longer is given up.
+/// A probe that takes longer is aborted.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// Answers until the other end has closed the connection. `has_room`: fewer than [`MAX_PROBES`] go on.
+/// Answers until the asking end closes the connection. `has_room`: fewer than [`MAX_PROBES`] are in progress.
 pub(in crate::cluster) async fn answer(options: &NodeOptions, connection: Connection, ring: &Ring, has_room: bool) {
     if !has_room {
-        let reason = format!("{MAX_PROBES} others are looking at this node already; try again in a moment");
+        let reason = format!("{MAX_PROBES} other probes of this node are in progress; try again in a moment");
         let _ = Managed::Probe(Probing::Busy(reason)).send(&connection);
-        // It closes the connection when it has read that.
+        // The asking end closes the connection once it has read this.
         let closed = async {
             while connection.closed().is_none() {
                 ring.rung().await;
@@ -30,12 +30,12 @@ pub(in crate::cluster) async fn answer(options: &NodeOptions, connection: Connec
         let _ = tokio::time::timeout(Duration::from_secs(1), closed).await;
         return;
     }
-    tracing::info!(peer = connection.peer(), "a node looks at this one");
+    tracing::info!(peer = connection.peer(), "a node probes this one");
     let mut answering =
         Answering { rdma: RdmaEnd::new(options.rdma.clone(), options.rdma_idle), number: 0, next: None, trial: None };
     let result = tokio::time::timeout(LONGEST, answering.serve(options, &connection, ring)).await;
     if let Ok(Err(reason)) = result {
-        // After a violation it is closed already.
+        // After a violation the connection is closed already.
         connection.close(&reason);
     }
 }
@@ -44,7 +44,7 @@ struct Answering {
     rdma: RdmaEnd,
     /// The number of the last path.
     number: u64,
-    /// Until who asks has connected its end: this one says nothing over the path before.
+    /// This end must not send over the path before the asking end has connected its own.
     next: Option<(Trial, Box<dyn Path>, u64)>,
     trial: Option<Trial>,
 }
@@ -64,7 +64,7 @@ impl Answering {
             let violated = |what: &String| connection.violated(&broken(what));
             while let Some(message) = Managed::receive(connection).inspect_err(violated)? {
                 let Managed::Probe(probing) = message else {
-                    return Err("it began with a probe and went on with something else".to_owned())
+                    return Err("it began with a probe and continued with a different message".to_owned())
                         .inspect_err(violated);
                 };
                 if let Some(answer) = self.heard(probing, connection, &results)? {
@@ -107,7 +107,7 @@ impl Answering {
                 Probing::RdmaConnected(connected)
             }
             Probing::RdmaBegun => {
-                let (trial, path, number) = self.next.take().ok_or("it began a path that was not made")?;
+                let (trial, path, number) = self.next.take().ok_or("it began a path that does not exist")?;
                 self.begin(trial, path, number, results);
                 return Ok(None);
             }
@@ -117,12 +117,12 @@ impl Answering {
             | Probing::Pong(_)
             | Probing::QuicBegun
             | Probing::RdmaConnected(_)
-            | Probing::Received(_) => return Err("it said what only the end that is asked says".to_owned()),
+            | Probing::Received(_) => return Err("it sent a message that only the answering end may send".to_owned()),
         };
         Ok(Some(answer))
     }
 
-    /// What there was before is over.
+    /// The previous path is closed.
     fn fresh(&mut self, number: u64) -> Result<Trial, String> {
         if number <= self.number {
             return Err("the numbers of paths go up".to_owned());
@@ -135,7 +135,7 @@ impl Answering {
     fn begin(&mut self, mut trial: Trial, path: Box<dyn Path>, number: u64, results: &Results) {
         let arrived = results.clone();
         let report = move |result| {
-            // Who asks may be gone.
+            // The asking end may be gone.
             let _ = arrived.send(result);
         };
         if let Err(reason) = trial.run(path, number, End::Answers, report) {

@@ -1,7 +1,7 @@
-//! What is between two nodes: `dflow doctor --peer` asks ([`peers`]), a worker answers ([`answer`]).
+//! Probes what lies between two nodes: `dflow doctor --peer` asks ([`peers`]), a worker answers ([`answer`]).
 //!
-//! Both ends use the paths as runs do: the same connection, the same endpoints, a [`dflow_transport::Link`] on a thread of
-//! its own at each end ([`trial`]), bytes that land in a window and are compared, one by one, with what was sent.
+//! Both ends use the paths exactly as runs do: the same connection, the same endpoints, and a [`dflow_transport::Link`]
+//! on its own thread at each end ([`trial`]). The bytes land in a window, and each one is compared with what was sent.
 
 #![allow(missing_docs, reason = "rkyv's derive makes helper types without documentation; all of ours has some")]
 
@@ -20,41 +20,41 @@ use rkyv::{Archive, Deserialize, Serialize};
 /// This release.
 pub(super) const RELEASE: &str = env!("CARGO_PKG_VERSION");
 
-/// What the two ends of a probe say to each other.
+/// The messages between the two ends of a probe.
 #[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
 pub(super) enum Probing {
-    /// Who asks begins.
+    /// The asking end begins.
     Begin,
     /// The answer to it.
     About(About),
-    /// The answer to it, if there is no room for one more probe.
+    /// The answer if there are too many probes already.
     Busy(String),
     Ping(u32),
     Pong(u32),
-    /// Who asks wants to try QUIC, by a path of this number.
+    /// The asking end wants to try QUIC over a path of this number.
     Quic(u64),
     /// The other end has begun that path.
     QuicBegun,
-    /// Who asks has made an endpoint, for a path of this number.
+    /// The asking end has created an endpoint for a path of this number.
     Rdma(u64, Vec<u8>),
-    /// The other end has connected one of its own with it, or cannot.
+    /// The answering end has connected its own endpoint with it, or explains why it cannot.
     RdmaConnected(Result<Vec<u8>, String>),
-    /// Who asks has connected its own: the path may be used.
+    /// The asking end has connected its own endpoint: the path may be used.
     RdmaBegun,
-    /// What has arrived at the other end over the present path.
+    /// What has arrived at the answering end over the current path.
     Received(Result<Measured, String>),
 }
 
-/// What a node says of itself.
+/// How a node describes itself.
 #[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
 pub(super) struct About {
     pub(super) release: String,
     pub(super) slots: u32,
-    /// The device that it would use towards the other end, and how it guards its windows.
+    /// The device that it would use towards the other end, and how it protects its windows.
     pub(super) rdma: Result<(String, String), String>,
 }
 
-/// How fast bytes came. All of them were right.
+/// How fast bytes arrived; all of them were correct.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub(super) struct Measured {
     pub(super) bytes: u64,

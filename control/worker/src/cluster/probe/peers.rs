@@ -1,4 +1,4 @@
-//! The end that asks: `dflow doctor --peer`.
+//! The asking end of a probe: `dflow doctor --peer`.
 
 use super::report::{PeerRdma, PeerReport, Problem, Rates};
 use super::trial::{End, Trial};
@@ -16,22 +16,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::oneshot;
 
-/// Round trips of which the median is told.
+/// The number of round trips whose median is reported.
 const ROUND_TRIPS: u32 = 21;
-/// How long a peer may take for an answer.
+/// The time limit of an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a trial of one path may take, there and back.
+/// The time limit of a trial of one path in both directions.
 const TRIAL: Duration = Duration::from_secs(15);
 /// The numbers of the two paths.
 const QUIC_PATH: u64 = 1;
 const RDMA_PATH: u64 = 2;
 const DAY: u64 = 24 * 3600;
 
-/// Looks at these nodes, one after the other. `identity`: the directory with this node's identity; `options`: how it uses
-/// RDMA, as in a run.
+/// Probes these nodes, one after the other. `identity`: the directory with this node's identity; `options`: how this
+/// node uses RDMA, as in a run.
 ///
 /// # Errors
-/// If this node cannot be set up; a peer that cannot be used is no error but a report that says so.
+/// If this node cannot be set up. A peer that cannot be used is not an error: its report says why.
 pub fn examine_peers(
     identity: &std::path::Path,
     peers: &[(String, SocketAddr)],
@@ -63,7 +63,7 @@ pub fn examine_peers(
 impl PeerReport {
     async fn examine(&mut self, node: &QuicNode, dialed: Dialed<'_>, options: &NodeOptions) -> Result<(), Problem> {
         let connection = dialed.dial(node).await?;
-        // It let this node in, and then said nothing that helps.
+        // The peer accepted this node and then gave no usable answer.
         let silent = |reason| Problem { cause: Cause::Closed.word(), reason, help: dialed.help(Cause::Closed) };
         self.certificate_days = Some(days_left(connection.validity()));
         let ring = Arc::new(Ring::default());
@@ -80,7 +80,7 @@ impl PeerReport {
     }
 }
 
-/// Whole days from now on.
+/// Whole days from now.
 fn days_left(validity: Validity) -> i64 {
     let days = |time: Duration| i64::try_from(time.as_secs() / DAY).unwrap_or(i64::MAX);
     match validity.standing(SystemTime::now()) {
@@ -106,7 +106,7 @@ impl Asking {
         }
     }
 
-    /// The median of some.
+    /// The median of the given times.
     async fn round_trip(&self) -> Result<u64, String> {
         let mut times = Vec::new();
         for number in 0..ROUND_TRIPS {
@@ -163,7 +163,7 @@ impl Asking {
         })
     }
 
-    /// Bytes from there, then bytes there.
+    /// Transfers bytes from the peer, then to it.
     async fn try_path(&self, mut trial: Trial, path: Box<dyn Path>, number: u64) -> Result<Rates, String> {
         let (arrived, arriving) = oneshot::channel();
         let report = move |result| {
@@ -201,4 +201,4 @@ impl Asking {
     }
 }
 
-const UNEXPECTED: &str = "it answered with something else";
+const UNEXPECTED: &str = "it sent an unexpected answer";

@@ -1,30 +1,30 @@
-//! What a probe has found, for programs and in words.
+//! The findings of a probe, for programs and as text.
 
 use crate::doctor::{Finding, Health};
 use serde::Serialize;
 use std::net::SocketAddr;
 
-/// What is between this node and another one, as far as a few seconds tell.
+/// What lies between this node and another one, as far as a few seconds of measurement can tell.
 #[derive(Clone, Debug, Serialize)]
 pub struct PeerReport {
     /// The node's name.
     pub node: String,
-    /// Where it was looked for.
+    /// The address that was probed.
     pub address: SocketAddr,
-    /// Why there is nothing more to say of it.
+    /// Why nothing more is known about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<Problem>,
     /// The release of dflow that it runs.
     pub release: Option<String>,
-    /// Instances that may compute on it at the same time.
+    /// How many instances may compute on it at the same time.
     pub slots: Option<u32>,
-    /// How many whole days its certificate still holds; negative once it does not.
+    /// The whole days until its certificate expires; negative once it has expired.
     pub certificate_days: Option<i64>,
     /// The same of this node's certificate.
     pub own_certificate_days: i64,
-    /// The median time of a message to it and of the answer, in nanoseconds.
+    /// The median round-trip time of a message, in nanoseconds.
     pub round_trip_ns: Option<u64>,
-    /// The largest packets that get through to it, in bytes of UDP payload.
+    /// The largest packets that reach it, in bytes of UDP payload.
     pub packet_bytes: Option<u16>,
     /// Bytes over QUIC.
     pub quic: Option<PathTrial>,
@@ -43,26 +43,26 @@ pub struct Problem {
     pub help: String,
 }
 
-/// How fast bytes went, each of which was checked where it arrived.
+/// Throughput; every byte was verified where it arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Rates {
-    /// Bytes each second from this node to the other.
+    /// Bytes per second from this node to the other.
     #[serde(rename = "to_peer_bytes_per_second")]
     pub to_peer: u64,
-    /// And back.
+    /// Bytes per second in the other direction.
     #[serde(rename = "from_peer_bytes_per_second")]
     pub from_peer: u64,
 }
 
-/// Whether bytes went over a path and came back.
+/// Whether bytes could be transferred over a path in both directions.
 #[derive(Clone, Debug, Serialize)]
 pub struct PathTrial {
-    /// They did.
+    /// They could.
     pub works: bool,
     /// How fast.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rates: Option<Rates>,
-    /// Why they did not, and what to do about it.
+    /// They could not: why, and what to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why_not: Option<String>,
 }
@@ -77,7 +77,7 @@ pub struct PeerRdma {
     pub device_here: Option<String>,
     /// The same on the other node.
     pub device_there: Option<String>,
-    /// What keeps others than the peer of a connection out of the windows that this node grants.
+    /// What restricts access to the windows that this node grants to the peer of a connection.
     pub windows_here: Option<String>,
     /// The same on the other node.
     pub windows_there: Option<String>,
@@ -94,7 +94,7 @@ impl From<Result<Rates, String>> for PathTrial {
     }
 }
 
-/// A certificate that does not hold for more days is to be renewed.
+/// A certificate with fewer days left should be renewed.
 pub(crate) const SOON_DAYS: u32 = 14;
 
 impl PeerReport {
@@ -120,7 +120,7 @@ impl PeerReport {
         self.problem.is_none() && self.quic.as_ref().is_some_and(|quic| quic.works)
     }
 
-    /// What was found, for people.
+    /// The findings as text.
     #[must_use]
     pub fn findings(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
@@ -148,7 +148,7 @@ impl PeerReport {
             Some(PathTrial { rates: Some(rates), .. }) => note("QUIC", Health::Good, rates.describe()),
             Some(PathTrial { why_not, .. }) => {
                 let reason = why_not.as_deref().unwrap_or_default();
-                note("QUIC", Health::Bad, format!("bytes do not get through: {reason}"));
+                note("QUIC", Health::Bad, format!("bytes do not arrive: {reason}"));
             }
             None => {}
         }
@@ -187,11 +187,11 @@ impl PeerRdma {
 }
 
 fn certificates(node: &str, theirs: i64, own: i64) -> (Health, String) {
-    let text = format!("that of {node} holds for {theirs} more days, that of this node for {own}");
+    let text = format!("the certificate of {node} expires in {theirs} days, that of this node in {own}");
     if theirs.min(own) > i64::from(SOON_DAYS) {
         return (Health::Good, text);
     }
-    let help = "make another in time with 'dflow cluster add DIR --node NAME'";
+    let help = "create a new one in time with 'dflow cluster add DIR --node NAME'";
     (Health::Fair, format!("{text}; {help}, and start the worker again"))
 }
 

@@ -1,7 +1,7 @@
-//! Bytes over a path, there and back, for the sake of seeing them arrive.
+//! Transfers test bytes over a path in both directions and verifies them.
 //!
-//! The end that asks reads first and writes when it has read everything; the other end does both as it is asked to. So
-//! each direction has the way to itself. How much is written follows from how fast it is read: about [`DURATION`] of it.
+//! The asking end reads first and writes once it has read everything; the answering end follows. So each direction has
+//! the link to itself. The amount adapts to the speed of the reader: about [`DURATION`] worth of bytes.
 
 use super::Measured;
 use dflow_protocol::message::Window;
@@ -18,18 +18,19 @@ use std::time::{Duration, Instant};
 
 /// How long one end writes.
 const DURATION: Duration = Duration::from_millis(300);
-/// The most that it writes.
+/// The most bytes that one end writes.
 const MOST: u64 = 4 << 30;
-/// How far it may be ahead of the reader: at first, and at the most.
+/// How far the writer may be ahead of the reader: initially, and at most.
 const FIRST: u64 = 256 << 10;
 const AHEAD: u64 = 8 << 20;
 /// The window at the reading end.
 const WINDOW: usize = 4 << 20;
-/// The bytes repeat after so many: a prime, so that no two places of a window ever get the same ones twice.
+/// The period of the test pattern: a prime, so that a position of a window never receives the same bytes twice in a
+/// row.
 const PERIOD: usize = 1_048_573;
-/// A path on which nothing comes for so long is given up.
+/// A path on which nothing arrives for this long is considered lost.
 const SILENCE: Duration = Duration::from_secs(3);
-/// How long the thread sleeps at the most.
+/// The longest sleep of the thread.
 const NAP: Duration = Duration::from_millis(20);
 
 /// Which end this is.
@@ -47,17 +48,18 @@ pub(super) struct Trial {
 }
 
 impl Trial {
-    /// Without a path.
+    /// Starts the thread, still without a path.
     pub(super) fn new() -> Self {
         Self { bell: Arc::default(), over: Arc::default(), thread: None }
     }
 
-    /// What wakes it: for the path that is made for it.
+    /// The waker of its thread, for the path that is created for it.
     pub(super) fn waker(&self) -> Waker {
         self.bell.waker()
     }
 
-    /// Uses this path. `report` is called once, with what has arrived at this end, all of it and right; or why not.
+    /// Runs the trial over this path. `report` is called once, with the throughput at this end if every byte arrived
+    /// and was correct, or with the reason otherwise.
     ///
     /// # Errors
     /// If there is no memory or no thread for it.
@@ -87,7 +89,7 @@ impl Drop for Trial {
         self.over.store(true, Ordering::Release);
         self.bell.ring();
         if let Some(thread) = self.thread.take() {
-            // A panic there has been printed already.
+            // A panic of the thread has been printed already.
             let _ = thread.join();
         }
     }
@@ -106,14 +108,14 @@ fn stream(end: End) -> StreamKey {
 struct Ends {
     end: End,
     pattern: Pattern,
-    /// What this end writes, once the other has subscribed to it.
+    /// The flow that this end writes, once the other end has subscribed to it.
     writing: Option<Writing>,
     reading: Option<FlowId>,
     landing: Arc<Landing>,
-    /// Bytes that have arrived, and those of them that were looked at.
+    /// Bytes that have arrived, and how many of them have been verified.
     arrived: u64,
     read: u64,
-    /// When the first bytes had arrived, and how many; when the last had.
+    /// When the first bytes arrived, and how many they were; when the last arrived.
     first: Option<(Instant, u64)>,
     last: Instant,
     ended: Option<u64>,
@@ -205,7 +207,7 @@ impl Ends {
         }
     }
 
-    /// Looks at what has arrived, and writes what may be written; whether there was something.
+    /// Verifies what has arrived and writes as far as credit allows. Returns whether there was anything to do.
     fn work(&mut self, link: &mut Link, now: Instant) -> bool {
         let mut busy = false;
         if self.read < self.arrived {
@@ -239,7 +241,7 @@ impl Ends {
     fn measured(&self) -> Measured {
         let nanos = |since: Instant| crate::run::nanos(self.last.saturating_duration_since(since));
         match self.first {
-            // The first of them took the time until the other end began.
+            // The first bytes are not counted: their delay includes the time until the other end began.
             Some((at, bytes)) if self.read > bytes && self.last > at => {
                 Measured { bytes: self.read - bytes, nanos: nanos(at) }
             }
@@ -311,13 +313,13 @@ impl Local for Ends {
     }
 
     fn aborted(&mut self, _: FlowId, reason: &str) {
-        self.problem.get_or_insert(format!("the other end gave it up: {reason}"));
+        self.problem.get_or_insert(format!("the other end aborted it: {reason}"));
     }
 
     fn quiet(&mut self, _: FlowId) {}
 }
 
-/// Bytes that both ends know.
+/// The test pattern, which both ends can compute.
 struct Pattern {
     bytes: Vec<u8>,
     memory: Arc<Memory>,
@@ -325,7 +327,7 @@ struct Pattern {
 
 impl Pattern {
     fn new() -> Result<Self, SegmentError> {
-        // SplitMix64: as good as random, and the same everywhere.
+        // SplitMix64: statistically random, and the same on every machine.
         let word = |index: u64| {
             let mut word = index.wrapping_mul(0x9e37_79b9_7f4a_7c15);
             word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -341,19 +343,19 @@ impl Pattern {
         let window = Window { segment: SegmentId(0), segment_offset: 0, base: 0, size, ring: false };
         let place = Landing::new(&window, Arc::clone(&memory), 0);
         place.open(0..size);
-        // It fits by its length.
+        // The slice has this length.
         let _ = place.place(0, &bytes);
         Ok(Self { bytes, memory })
     }
 
-    /// Bytes at this offset, at most so many.
+    /// The pattern's bytes from this offset on, at most `length`.
     fn chunk(&self, at: u64, most: u64) -> Chunk {
         let start = place(at);
         let length = usize::try_from(most).unwrap_or(usize::MAX).min(PERIOD - start);
         Chunk::new(Arc::clone(&self.memory), start..start + length)
     }
 
-    /// The first of these bytes, which are at this offset, that is not what it should be.
+    /// The position of the first of these bytes that differs from the pattern at this offset.
     fn first_wrong(&self, at: u64, bytes: &[u8]) -> Option<usize> {
         let mut done = 0;
         while done < bytes.len() {
