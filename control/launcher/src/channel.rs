@@ -1,4 +1,5 @@
-//! One end of the socket between daemon and launcher: messages with descriptors, neither blocking nor losing any.
+//! One end of the socket between daemon and launcher. It carries messages with descriptors, never blocks and loses
+//! nothing.
 //!
 //! A message that fits travels in one packet. A longer one (a large environment) travels in a memfd, whose descriptor
 //! comes first.
@@ -51,7 +52,7 @@ pub(crate) enum Incoming {
     Closed,
     Message {
         bytes: Vec<u8>,
-        /// Fewer than were sent if this process's table has no room for more.
+        /// Fewer than were sent if this process's descriptor table is full.
         fds: Vec<OwnedFd>,
     },
 }
@@ -61,7 +62,7 @@ impl Channel {
         Self { socket, queue: VecDeque::new(), buffer: vec![0; MAX_PACKET].into() }
     }
 
-    /// How many messages wait to be sent.
+    /// The number of messages that wait to be sent.
     pub(crate) fn queued(&self) -> usize {
         self.queue.len()
     }
@@ -87,7 +88,7 @@ impl Channel {
         self.flush()
     }
 
-    /// Sends what is queued, as far as the socket takes it.
+    /// Sends queued messages until the socket is full.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         while let Some(packet) = self.queue.front() {
             match send_packet(self.socket.as_fd(), packet) {
@@ -108,7 +109,7 @@ impl Channel {
             match rustix::net::recvmsg(&self.socket, parts, &mut control, RecvFlags::CMSG_CLOEXEC) {
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Ok(Incoming::Nothing),
-                // The other end was closed while something of ours was unread there.
+                // The other end was closed with unread messages of ours.
                 Err(Errno::CONNRESET) => return Ok(Incoming::Closed),
                 other => break other?,
             }

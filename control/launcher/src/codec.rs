@@ -1,9 +1,9 @@
-//! Bytes of the messages between daemon and launcher: fixed-size numbers in native order (both ends are the same program
-//! on the same machine) and strings behind their length.
+//! The encoding of messages between daemon and launcher: fixed-size numbers in native order, because both ends are the
+//! same program on the same machine, and length-prefixed strings.
 
 use std::ffi::CString;
 
-/// Why a message cannot be read.
+/// Why a message cannot be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Malformed(pub(crate) &'static str);
 
@@ -11,7 +11,7 @@ pub(crate) struct Malformed(pub(crate) &'static str);
 pub(crate) struct Encoder(Vec<u8>);
 
 impl Encoder {
-    /// Starts with bytes that the caller fills in later.
+    /// Starts with a prefix that the caller fills in later.
     pub(crate) fn after(reserved: usize) -> Self {
         Self(vec![0; reserved])
     }
@@ -32,7 +32,7 @@ impl Encoder {
         self.0.extend_from_slice(&value.to_ne_bytes());
     }
 
-    /// A string longer than 4 GiB is cut; requests are refused long before.
+    /// A string longer than 4 GiB would be cut; requests are refused long before that.
     pub(crate) fn bytes(&mut self, value: &[u8]) {
         let length = u32::try_from(value.len()).unwrap_or(u32::MAX);
         self.u32(length);
@@ -108,7 +108,7 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// Room is made as values arrive, so a wrong length costs nothing.
+    /// The list grows as values arrive, so a wrong length allocates nothing.
     pub(crate) fn list<T>(
         &mut self,
         mut take: impl FnMut(&mut Self) -> Result<T, Malformed>,

@@ -1,4 +1,4 @@
-//! How the processes of an attempt are held together.
+//! How the processes of an attempt are contained.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,34 +9,34 @@ pub enum ContainmentChoice {
     /// A cgroup where the machine allows it, else a subreaper.
     #[default]
     Auto,
-    /// A cgroup; the launcher does not start without.
+    /// A cgroup; the launcher refuses to start without one.
     Cgroup,
-    /// A subreaper, even where a cgroup is possible.
+    /// A subreaper, even if a cgroup is possible.
     Subreaper,
 }
 
 /// The containment that the launcher uses, chosen when it started.
 ///
-/// With either kind, every process that an attempt starts belongs to it for good: a second session, a double fork or an
-/// ignored signal does not help it to escape.
+/// With either kind, every process that an attempt starts belongs to it for good: it cannot escape by a new session, a
+/// double fork or an ignored signal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Containment {
-    /// How the processes of an attempt are held together.
+    /// How the processes of an attempt are contained.
     pub kind: ContainmentKind,
     /// How their memory is limited.
     pub memory: MemoryLimits,
 }
 
-/// How the processes of an attempt are held together.
+/// How the processes of an attempt are contained.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ContainmentKind {
-    /// Each attempt is born into a cgroup (version 2) of its own, which the kernel kills as one.
+    /// Each attempt is created inside its own version 2 cgroup, which the kernel kills as a whole.
     Cgroup {
         /// The launcher's cgroup, the parent of those of the attempts.
         directory: PathBuf,
     },
-    /// Each attempt has a process of its own above it, to which the kernel gives all orphans of the attempt, and which
-    /// kills its children until none is left. Unlike with a cgroup, a program that keeps forking faster than it can be
+    /// Each attempt has its own reaper process above it. The kernel reparents all orphans of the attempt to the reaper,
+    /// which kills its children until none is left. Unlike with a cgroup, a program that forks faster than it can be
     /// killed may survive for a while, and so may one that runs as another user.
     Subreaper {
         /// Why it is not a cgroup.
@@ -47,9 +47,9 @@ pub enum ContainmentKind {
 /// How the memory of an attempt is limited.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MemoryLimits {
-    /// By the cgroup (version 2) that holds the attempt.
+    /// By the version 2 cgroup that contains the attempt.
     Unified,
-    /// By a cgroup of the memory controller of version 1.
+    /// By a cgroup of the version 1 memory controller.
     Version1 {
         /// The launcher's cgroup there, the parent of those of the attempts.
         directory: PathBuf,
@@ -68,7 +68,7 @@ impl Containment {
         !matches!(self.memory, MemoryLimits::None { .. })
     }
 
-    /// One or two lines for a person, as `dflow doctor` shows them.
+    /// One or two lines for a person; `dflow doctor` shows them.
     #[must_use]
     pub fn describe(&self) -> String {
         self.to_string()

@@ -1,4 +1,4 @@
-//! What can go wrong on the daemon's side.
+//! The errors on the daemon's side.
 
 use std::io;
 use std::path::PathBuf;
@@ -21,14 +21,14 @@ pub enum Error {
         /// Why it could not.
         source: io::Error,
     },
-    /// The launcher process started but cannot do its work here.
+    /// The launcher process started but cannot work here.
     #[error("the launcher cannot run here: {0}")]
     Refused(String),
     /// The launcher process did not report itself ready.
     #[error("the launcher was not ready after {0:?}: is the started program one that calls dflow_launcher::serve?")]
     NotReady(Duration),
-    /// The launcher process has ended although it was not asked to. Its attempts have been killed.
-    #[error("the launcher process has ended by itself ({0}): its attempts were killed; start a new launcher")]
+    /// The launcher process has ended unexpectedly. Its attempts have been killed.
+    #[error("the launcher process has ended unexpectedly ({0}): its attempts were killed; start a new launcher")]
     Ended(String),
     /// The socket to the launcher failed.
     #[error("the socket to the launcher failed while {action}: {source}")]
@@ -38,14 +38,14 @@ pub enum Error {
         /// Why it failed.
         source: io::Error,
     },
-    /// The launcher sent something that this version cannot read.
+    /// The launcher sent a message that this version cannot read.
     #[error("the launcher sent a message that cannot be read ({0}): do both processes run the same program?")]
     Malformed(&'static str),
     /// An attempt with this id has not ended yet.
     #[error("attempt {0} has not ended yet: an id can be used again only after its Exited or SpawnFailed event")]
     IdInUse(u64),
     /// Too many attempts live at the same time.
-    #[error("{MAX_ATTEMPTS} attempts live already, which is the limit: wait until one of them has ended")]
+    #[error("{MAX_ATTEMPTS} attempts are alive, which is the limit: wait until one of them has ended")]
     TooManyAttempts,
     /// More descriptors than one attempt can be given.
     #[error("{0} descriptors for one attempt, but the limit is {MAX_DESCRIPTORS}: pass further ones over a socket")]
@@ -61,7 +61,7 @@ pub enum Error {
     ZeroByte {
         /// Which string: the program, an argument, …
         what: &'static str,
-        /// The string, with what is no UTF-8 replaced.
+        /// The string, with invalid UTF-8 replaced.
         text: String,
     },
     /// The name of an environment variable is empty or contains `=`.

@@ -1,4 +1,4 @@
-//! What the launcher tells the daemon.
+//! The events that the launcher reports to the daemon.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,11 +11,11 @@ use crate::sys::signal_name;
 /// when the attempt was killed before its program ran.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LauncherEvent {
-    /// The program runs: `execve` has succeeded.
+    /// The program is running: `execve` has succeeded.
     Spawned {
         /// The id given to [`Launcher::spawn`](crate::Launcher::spawn).
         id: u64,
-        /// The main process, for people to look at. It may have ended already: never send a signal to it.
+        /// The main process, for display only. It may have ended already: never send it a signal.
         pid: i32,
     },
     /// The program could not be started; nothing of the attempt is left, and its id is free again.
@@ -37,9 +37,9 @@ pub enum LauncherEvent {
         /// The last bytes that were written to the captured standard error (and standard output), at most as many as
         /// [`SpawnRequest::stderr_tail`](crate::SpawnRequest::stderr_tail) says.
         stderr_tail: Vec<u8>,
-        /// How many bytes were written there in all.
+        /// The total number of bytes written there.
         stderr_bytes: u64,
-        /// What the main process used.
+        /// The resources that the main process used.
         usage: Usage,
     },
 }
@@ -57,7 +57,7 @@ impl LauncherEvent {
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitStatus {
-    /// It exited by itself with this status (0..=255).
+    /// It exited with this status (0..=255).
     Exited(i32),
     /// This signal killed it.
     Signaled(i32),
@@ -83,7 +83,7 @@ impl fmt::Display for ExitStatus {
     }
 }
 
-/// What a process, and those of its children that it waited for, have used.
+/// The resources used by a process and by the children that it has waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
     /// Processor time in user mode.

@@ -1,4 +1,4 @@
-//! Becoming the function's program: everything that happens in a new process between its birth and `execve`.
+//! Turns a new process into the function's program: everything between fork and `execve`.
 //!
 //! The parent prepares all memory ([`Plan`]); the child only makes system calls ([`Plan::run`]).
 
@@ -8,14 +8,14 @@ use std::ptr;
 
 use libc::{c_char, c_int};
 
-/// What the child does, ready to be done without allocating.
+/// The child's steps, prepared so that they need no allocation.
 pub(crate) struct Plan<'a> {
     program: &'a CStr,
     /// Pointers to the strings, and a null at the end.
     argv: Vec<*const c_char>,
     env: Vec<*const c_char>,
     cwd: Option<&'a CStr>,
-    /// Descriptors of the parent and the numbers that they get.
+    /// Descriptors of the parent and the numbers that they get in the child.
     moves: Vec<(RawFd, RawFd)>,
     /// The lowest number that is no target.
     floor: RawFd,
@@ -23,7 +23,7 @@ pub(crate) struct Plan<'a> {
     report: RawFd,
     /// Whether it reports its pid before anything else.
     report_pid: bool,
-    /// The entrance of its memory cgroup.
+    /// The `tasks` file of its memory cgroup.
     memory: Option<RawFd>,
     oom_score_adj: Option<CString>,
     open_files: libc::rlimit,
@@ -31,7 +31,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) parent: i32,
 }
 
-/// What is given to [`Plan::new`].
+/// The arguments of [`Plan::new`].
 pub(crate) struct PlanParts<'a> {
     pub(crate) program: &'a CStr,
     pub(crate) argv: &'a [CString],
@@ -45,7 +45,7 @@ pub(crate) struct PlanParts<'a> {
     pub(crate) open_files: libc::rlimit,
 }
 
-/// At which step a child failed.
+/// The step at which a child failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
     Fork = 1,
@@ -97,7 +97,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Becomes the program, or reports why not and exits.
+    /// Executes the program, or reports the failure and exits.
     ///
     /// # Safety
     /// This process is a fresh child: nobody else uses its descriptors, and it has one thread.
@@ -107,7 +107,7 @@ impl<'a> Plan<'a> {
         self.fail(failure)
     }
 
-    /// Reports `failure` and exits; what runs in place of the program when there is no child to run it.
+    /// Reports `failure` and exits, when the child cannot even be created.
     pub(crate) fn fail(&self, failure: Failure) -> ! {
         let mut bytes = [0; Failure::LENGTH];
         bytes[..4].copy_from_slice(&(failure.step as i32).to_ne_bytes());
@@ -123,7 +123,8 @@ impl<'a> Plan<'a> {
         // SAFETY: all pointers are to memory prepared by the parent, of which this process has a copy; the calls are
         // async-signal-safe; descriptors are this process's own.
         unsafe {
-            // Only a guard for the case that the parent is killed: it has one thread, so "parent" means the process.
+            // Ends the child when its parent is killed. The parent has one thread, so the signal is tied to the process
+            // and not to a thread that may end earlier.
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
             if libc::getppid() != self.parent {
                 crate::sys::exit_now(127);
@@ -131,7 +132,7 @@ impl<'a> Plan<'a> {
             if libc::setsid() == -1 {
                 return failure(Step::Session);
             }
-            // `0` is whoever writes it.
+            // `0` stands for the writing process.
             if let Some(entrance) = self.memory
                 && libc::write(entrance, c"0".as_ptr().cast(), 1) != 1
             {
@@ -143,7 +144,8 @@ impl<'a> Plan<'a> {
                 return failure(Step::OomScore);
             }
 
-            // Out of the way of every target first, so that no move overwrites what a later one needs.
+            // All sources move above every target first, so that no move overwrites a descriptor that a later one
+            // needs.
             let sources = self.moves.iter_mut().map(|(fd, _)| fd);
             for fd in sources.chain([&mut self.report]).filter(|fd| **fd < self.floor) {
                 match libc::fcntl(*fd, libc::F_DUPFD_CLOEXEC, self.floor) {

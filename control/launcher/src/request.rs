@@ -1,4 +1,4 @@
-//! What the daemon asks for: one attempt.
+//! A request of the daemon to start one attempt.
 
 use std::collections::HashSet;
 use std::ffi::{CString, OsStr, OsString};
@@ -24,7 +24,7 @@ pub struct SpawnRequest {
     /// Everything else is closed. Without an entry for 0, standard input is `/dev/null`; standard output (1) and standard
     /// error (2) go to the launcher, which keeps their end.
     pub fds: Vec<(OwnedFd, RawFd)>,
-    /// How many bytes of the end of the captured output to keep, at most [`MAX_STDERR_TAIL`].
+    /// How many of the last bytes of the captured output to keep, at most [`MAX_STDERR_TAIL`].
     pub stderr_tail: usize,
     /// The most memory that the attempt may use, in bytes; past it, the kernel kills it. Has no effect where
     /// [`Containment::memory_limits`](crate::Containment::memory_limits) is false.

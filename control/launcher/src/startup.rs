@@ -1,4 +1,4 @@
-//! How the launcher process is set up before it serves: its socket, its descriptors, its containment.
+//! Sets up the launcher process before it serves: its socket, descriptors and containment.
 
 use std::fs;
 use std::io;
@@ -14,10 +14,10 @@ use crate::message::ToLauncher;
 use crate::sys::{self, Fork, Reaped};
 use crate::{Containment, ContainmentChoice, ContainmentKind, MemoryLimits};
 
-/// How long a reaped process may still count in its cgroup.
+/// How long a reaped process may still be counted in its cgroup.
 const REAPED_DEADLINE: Duration = Duration::from_millis(64);
 
-/// Takes the socket from standard input, and puts `null` there.
+/// Takes the socket from standard input and replaces it with `null`.
 pub(crate) fn take_socket(null: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     use rustix::net::{SocketType, sockopt::socket_type};
     let stdin = io::stdin();
@@ -32,7 +32,7 @@ pub(crate) fn take_socket(null: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Keeps what the daemon itself had inherited from functions.
+/// Marks all inherited descriptors close-on-exec, so that functions do not inherit what the daemon had inherited.
 pub(crate) fn close_on_exec() -> io::Result<()> {
     for entry in fs::read_dir("/proc/self/fd")? {
         let Some(fd) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
@@ -45,7 +45,7 @@ pub(crate) fn close_on_exec() -> io::Result<()> {
     Ok(())
 }
 
-/// Lets the launcher hold as many descriptors as it is allowed to, and returns the limit as it was, for the functions.
+/// Raises the launcher's limit of descriptors as far as allowed, and returns the original limit for the functions.
 pub(crate) fn raise_open_files() -> libc::rlimit {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let before = getrlimit(Resource::Nofile);
@@ -75,7 +75,7 @@ pub(crate) fn configuration(channel: &mut Channel) -> io::Result<Option<Containm
     }
 }
 
-/// What holds attempts together and limits their memory: what to tell the daemon of it, and the launcher's own cgroups.
+/// Chooses the containment and the memory limits: the description for the daemon, and the launcher's own cgroups.
 pub(crate) struct Cages {
     pub(crate) containment: Containment,
     pub(crate) cgroups: Option<CgroupTree>,
@@ -108,7 +108,7 @@ pub(crate) fn contain(choice: ContainmentChoice) -> Result<Cages, String> {
     Ok(Cages { containment: Containment { kind, memory }, cgroups, memory: tree })
 }
 
-/// Has a process born in a cgroup, to see that all of it works here.
+/// Creates a process inside a cgroup to verify that this works here.
 fn try_cgroup(tree: CgroupTree) -> Result<CgroupTree, String> {
     let born = (|| {
         let cgroup = tree.attempt("try".to_owned(), None)?;
@@ -123,7 +123,7 @@ fn try_cgroup(tree: CgroupTree) -> Result<CgroupTree, String> {
             }
             Err(_) => {}
         }
-        // In some kernels a process counts for a moment after it was reaped.
+        // Some kernels count a process for a moment after it was reaped.
         let deadline = Instant::now() + REAPED_DEADLINE;
         while !tree.remove_attempt(&cgroup)? && Instant::now() < deadline {
             std::thread::yield_now();

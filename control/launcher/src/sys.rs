@@ -1,4 +1,4 @@
-//! The system calls that have no safe form elsewhere: creating, awaiting and killing processes, and signals.
+//! System calls without a safe wrapper elsewhere: creating, reaping and killing processes, and signals.
 
 use std::fs;
 use std::io;
@@ -22,7 +22,7 @@ pub(crate) unsafe fn fork() -> io::Result<Fork> {
     fork_result(unsafe { libc::fork() }.into())
 }
 
-/// Forks this process; the child is born in `cgroup`, which is hundreds of times faster than to move it there.
+/// Forks this process with the child inside `cgroup`, which is hundreds of times faster than moving it there.
 ///
 /// # Safety
 /// This process has one thread. The child calls only what is async-signal-safe, then `execve` or `_exit`: the C library
@@ -88,7 +88,7 @@ pub(crate) struct End {
     pub(crate) usage: Usage,
 }
 
-/// Takes one ended child, if there is one.
+/// Reaps one ended child, if there is one.
 pub(crate) fn reap() -> io::Result<Reaped> {
     let mut status = 0;
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
@@ -143,7 +143,7 @@ pub(crate) fn kill_child(pid: i32) {
 
 /// The children of this process, orphans that it adopted and ended ones that are not reaped yet included.
 ///
-/// Complete if this process has one thread: only [`reap`] takes children away, and new ones are appended.
+/// The list is complete if this process has one thread: only [`reap`] removes children, and new ones are appended.
 pub(crate) fn children() -> io::Result<Vec<i32>> {
     match fs::read_to_string("/proc/thread-self/children") {
         Ok(list) => Ok(list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect()),
@@ -217,7 +217,7 @@ pub(crate) unsafe fn close_from(first: RawFd) {
         if libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) == 0 {
             return;
         }
-        // A seccomp filter that does not know close_range.
+        // A seccomp filter may not know close_range.
         let limit = libc::sysconf(libc::_SC_OPEN_MAX).clamp(0, 1 << 16) as RawFd;
         for fd in first..limit {
             libc::close(fd);

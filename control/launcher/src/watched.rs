@@ -1,4 +1,4 @@
-//! The descriptors of attempts that the launcher waits for, all in one epoll set.
+//! The descriptors of attempts that the launcher waits for, in one epoll set.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -9,16 +9,16 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 /// Which descriptor of an attempt is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
-    /// How far the new process came.
+    /// The report of a new process on its way to `execve`.
     Report = 0,
-    /// What it writes.
+    /// Its standard error.
     Captured = 1,
-    /// Its memory cgroup.
+    /// The alarm of its memory cgroup.
     Memory = 2,
 }
 
 impl Source {
-    /// How many bits of a token it takes.
+    /// The number of bits that it takes in a token.
     const BITS: u32 = 2;
     const MASK: u64 = (1 << Self::BITS) - 1;
 
@@ -37,10 +37,10 @@ impl Source {
     }
 }
 
-/// A descriptor in the epoll set, which leaves it before it is closed.
+/// A descriptor in the epoll set that is removed explicitly before it is closed.
 ///
-/// To close it would not do: a process that has just been forked has it until it becomes its program, for as long the
-/// descriptor stays in the set, and once it is ready there is no more waiting.
+/// Closing alone is not enough: a freshly forked process holds a copy until it execs, and until then epoll keeps the
+/// descriptor in the set. Once ready, it would turn every wait into a busy loop.
 #[derive(Debug)]
 pub(crate) struct Watched {
     fd: OwnedFd,
@@ -48,8 +48,8 @@ pub(crate) struct Watched {
 }
 
 impl Watched {
-    /// Waits for a descriptor of an attempt. The attempt's number is one that is never used again, so that a late event
-    /// cannot hit another one.
+    /// Watches a descriptor of an attempt. Attempt numbers are never reused, so a late event cannot hit another
+    /// attempt.
     pub(crate) fn new(epoll: &Rc<OwnedFd>, fd: OwnedFd, attempt: u64, source: Source) -> io::Result<Self> {
         epoll::add(&**epoll, &fd, source.token(attempt), EventFlags::IN)?;
         Ok(Self { fd, epoll: Rc::clone(epoll) })
@@ -64,7 +64,7 @@ impl AsFd for Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        // It can only fail if it is not in the set, and then all is well.
+        // This can only fail if the descriptor is not in the set, which is the desired state.
         let _ = epoll::delete(&*self.epoll, &self.fd);
     }
 }

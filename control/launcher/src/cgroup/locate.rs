@@ -1,4 +1,4 @@
-//! Where cgroups can be made here, and whether they can limit memory.
+//! Locates the cgroup in which others can be created, and checks whether they can limit memory.
 
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
@@ -7,13 +7,13 @@ use std::path::{Component, Path, PathBuf};
 /// A hierarchy of cgroups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Controller {
-    /// Version 2, with whatever controllers it has.
+    /// Version 2, with whichever controllers are enabled.
     Unified,
-    /// That of the version 1 memory controller.
+    /// The hierarchy of the version 1 memory controller.
     Memory,
 }
 
-/// The cgroup of this process in a hierarchy as a directory. The error is a text for a person.
+/// The directory of this process's cgroup in a hierarchy. The error is text for a person.
 pub(super) fn locate(controller: Controller) -> Result<PathBuf, String> {
     let cgroups = fs::read_to_string("/proc/self/cgroup").map_err(|error| format!("/proc/self/cgroup: {error}"))?;
     let mounts =
@@ -27,7 +27,7 @@ pub(super) fn locate(controller: Controller) -> Result<PathBuf, String> {
     })
 }
 
-/// Where the cgroup in `/proc/PID/cgroup` is found according to `/proc/PID/mountinfo`.
+/// Maps the cgroup in `/proc/PID/cgroup` to its directory by `/proc/PID/mountinfo`.
 fn directory_of(controller: Controller, cgroups: &str, mounts: &str) -> Option<PathBuf> {
     let is_memory = |list: &str| list.split(',').any(|name| name == "memory");
     let cgroup = cgroups.lines().find_map(|line| match controller {
@@ -60,7 +60,7 @@ fn directory_of(controller: Controller, cgroups: &str, mounts: &str) -> Option<P
     })
 }
 
-/// The kernel writes white space and backslashes in paths as three octal digits.
+/// The kernel escapes white space and backslashes in paths as three octal digits.
 fn unescape(field: &str) -> PathBuf {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field.as_bytes();
@@ -79,7 +79,7 @@ fn unescape(field: &str) -> PathBuf {
     std::ffi::OsString::from_vec(bytes).into()
 }
 
-/// Makes `memory.max` appear in the cgroups below `tree`. The error is a text for a person.
+/// Enables the memory controller in the cgroups below `tree`. The error is text for a person.
 pub(super) fn enable_memory(base: &Path, tree: &Path) -> Result<(), String> {
     let has = |file: PathBuf| fs::read_to_string(file).is_ok_and(|list| list.split_whitespace().any(|c| c == "memory"));
     if !has(base.join("cgroup.controllers")) {

@@ -1,8 +1,8 @@
-//! Memory limits by the memory controller of cgroups version 1, for machines where version 2 does not have it.
+//! Memory limits by the version 1 memory controller, for machines where version 2 does not have it.
 //!
-//! Such a cgroup limits and contains nothing else: what holds an attempt together is a version 2 cgroup or a reaper, as
-//! elsewhere. Version 1 kills one process of a cgroup where version 2 kills all of it (`memory.oom.group`), so the kernel
-//! is asked for a notification, and the launcher ends the attempt.
+//! Such a cgroup only limits memory; the attempt is still contained by a version 2 cgroup or a reaper. When the limit
+//! is reached, version 1 kills a single process where version 2 kills the whole cgroup (`memory.oom.group`). So the
+//! launcher asks the kernel for a notification and ends the attempt itself.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -20,20 +20,20 @@ use super::locate::{Controller, locate};
 use super::stale::remove_stale;
 use super::{create_locked, open_directory, read, remove_at, remove_path, value_of, write};
 
-/// How deep an attempt may have nested cgroups of its own.
+/// How deep an attempt may nest cgroups of its own.
 const MAX_DEPTH: usize = 16;
 
-/// So close to its limit a cgroup is at it: the kernel charges in batches for each core.
+/// A cgroup this close to its limit counts as being at it, because the kernel charges memory in per-core batches.
 const CLOSE: u64 = 1 << 20;
 
 /// The launcher's cgroup in the hierarchy of the version 1 memory controller.
 #[derive(Debug)]
 pub(crate) struct MemoryTree {
     path: PathBuf,
-    /// Carries the lock.
+    /// Holds the lock.
     directory: OwnedFd,
     last: Cell<u64>,
-    /// Cgroups that could not be removed yet: a process may count for a moment after its end.
+    /// Cgroups that could not be removed yet: a process may be charged for a moment after its end.
     left: RefCell<Vec<String>>,
 }
 
@@ -42,16 +42,16 @@ pub(crate) struct MemoryTree {
 pub(crate) struct MemoryCgroup {
     name: String,
     directory: OwnedFd,
-    /// Who writes `0` here is moved into it.
+    /// A process that writes `0` here moves itself into the cgroup.
     entrance: OwnedFd,
-    /// Readable when the kernel has found no memory for it, or for a cgroup above.
+    /// Readable when the kernel has run out of memory in this cgroup or in one above.
     alarm: Watched,
     limit: u64,
     reached: bool,
 }
 
 impl MemoryTree {
-    /// Makes the launcher's cgroup, and one below it to see that all of it works. The error is a text for a person.
+    /// Creates the launcher's cgroup, and one below it to verify that all of it works. The error is text for a person.
     pub(crate) fn create() -> Result<Self, String> {
         let base = locate(Controller::Memory)?;
         let epoll =
@@ -74,8 +74,8 @@ impl MemoryTree {
         &self.path
     }
 
-    /// Makes the cgroup of an attempt that may use `limit` bytes; the epoll set says when
-    /// [`MemoryCgroup::take_alarm`] is to be called.
+    /// Creates the cgroup of an attempt that may use `limit` bytes. The epoll set reports when to call
+    /// [`MemoryCgroup::take_alarm`].
     pub(crate) fn attempt(&self, limit: u64, epoll: &Rc<OwnedFd>, serial: u64) -> io::Result<MemoryCgroup> {
         self.remove_left();
         self.last.set(self.last.get() + 1);
@@ -99,7 +99,7 @@ impl MemoryTree {
         Ok(MemoryCgroup { name: name.to_owned(), directory, entrance, alarm, limit, reached: false })
     }
 
-    /// Gives the cgroup of an attempt back of which nothing runs any more.
+    /// Removes the cgroup of an attempt that has ended.
     pub(crate) fn end(&self, cgroup: MemoryCgroup) {
         self.left.borrow_mut().push(cgroup.name);
         self.remove_left();
@@ -122,14 +122,14 @@ impl MemoryTree {
 }
 
 impl MemoryCgroup {
-    /// Who writes `0` here is moved into the cgroup.
+    /// A process that writes `0` here moves itself into the cgroup.
     pub(crate) fn entrance(&self) -> BorrowedFd<'_> {
         self.entrance.as_fd()
     }
 
-    /// Whether the alarm was about this cgroup's limit, not about that of one above.
+    /// Whether the alarm concerned this cgroup's limit rather than that of one above.
     pub(crate) fn take_alarm(&mut self) -> bool {
-        // Read, or it stays readable; what it counts does not matter.
+        // The counter must be read, or the descriptor stays readable; its value does not matter.
         let _ = rustix::io::read(&self.alarm, &mut [0; 8]);
         let usage = read(self.directory.as_fd(), "memory.usage_in_bytes").unwrap_or_default();
         let usage: u64 = usage.trim().parse().unwrap_or(0);

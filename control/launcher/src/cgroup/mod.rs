@@ -1,8 +1,8 @@
-//! Containment by cgroups, version 2, and limits of memory by either version.
+//! Containment by version 2 cgroups, and memory limits by either version.
 //!
-//! `dflow-<launcher's pid>` below the cgroup in which the launcher was started holds one cgroup for each attempt. The
-//! launcher holds a lock (`flock`) on its directory as long as it lives, so that the next launcher can tell what a killed
-//! one has left behind; a pid could not, since it is reused, and may be one of another pid namespace.
+//! `dflow-<launcher's pid>`, below the cgroup in which the launcher was started, holds one cgroup per attempt. The
+//! launcher keeps a lock (`flock`) on its directory while it lives, so that the next launcher can recognise what a
+//! killed one has left behind. A pid would not do: it is reused, and may belong to another pid namespace.
 
 use std::fs::{self, File};
 use std::io;
@@ -22,14 +22,14 @@ pub(crate) use stale::end_tree;
 use locate::{Controller, enable_memory, locate};
 use stale::remove_stale;
 
-/// How deep an attempt may nest cgroups of its own below its own; removing them takes a descriptor for each level.
+/// How deep an attempt may nest cgroups below its own; removing them takes a descriptor per level.
 const MAX_DEPTH: usize = 16;
 
 /// The launcher's cgroup.
 #[derive(Debug)]
 pub(crate) struct CgroupTree {
     path: PathBuf,
-    /// Carries the lock.
+    /// Holds the lock.
     directory: OwnedFd,
     no_memory_limits: Option<String>,
 }
@@ -43,7 +43,7 @@ pub(crate) struct Cgroup {
 }
 
 impl CgroupTree {
-    /// Makes the launcher's cgroup, after removing those of launchers that are dead. The error is a text for a person.
+    /// Creates the launcher's cgroup, after removing those of dead launchers. The error is text for a person.
     pub(crate) fn create() -> Result<Self, String> {
         let base = locate(Controller::Unified)?;
         remove_stale(&base);
@@ -74,7 +74,7 @@ impl CgroupTree {
         self.no_memory_limits.as_deref()
     }
 
-    /// Makes the cgroup of an attempt.
+    /// Creates the cgroup of an attempt.
     pub(crate) fn attempt(&self, name: String, memory_limit: Option<u64>) -> io::Result<Cgroup> {
         rustix::fs::mkdirat(&self.directory, &name, Mode::from_raw_mode(0o755))?;
         let directory = open_directory(self.directory.as_fd(), &name).inspect_err(|_| {
@@ -116,7 +116,7 @@ impl Cgroup {
         kill(self.directory.as_fd())
     }
 
-    /// Whether nothing runs in it, as far as one can tell.
+    /// Whether nothing runs in it, as far as the kernel reports.
     pub(crate) fn is_empty(&self) -> bool {
         read(self.directory.as_fd(), "cgroup.events").is_ok_and(|events| value_of(&events, "populated") == 0)
     }
@@ -147,7 +147,7 @@ fn create_locked(base: &Path) -> io::Result<(PathBuf, OwnedFd)> {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
             Err(error) => return Err(error),
         }
-        // Between mkdir and flock another launcher may take it for a stale one and remove it.
+        // Another launcher may take it for a stale one and remove it between mkdir and flock.
         let Ok(directory) = open_directory(rustix::fs::CWD, &path) else { continue };
         rustix::fs::flock(&directory, FlockOperation::LockExclusive)?;
         let locked = rustix::fs::fstat(&directory)?;

@@ -1,4 +1,4 @@
-//! What launchers that were killed have left behind.
+//! Cleans up after launchers that were killed.
 
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,13 +11,13 @@ use rustix::io::Errno;
 
 use super::{kill, open_directory, read, remove_path};
 
-/// How long to wait until the processes of a dead launcher, which are no children of ours, have ended.
+/// How long to wait for the processes of a dead launcher to end; they are not our children.
 const STALE_DEADLINE: Duration = Duration::from_secs(2);
 
-/// Kills and removes the cgroup of a launcher that is known to be dead. Gives up after a while.
+/// Kills and removes the cgroup of a launcher that is known to be dead. Gives up after a time limit.
 pub(crate) fn end_tree(path: &Path) {
     let deadline = Instant::now() + STALE_DEADLINE;
-    // A child that it was about to start may hold its lock for a moment.
+    // A child that it was about to exec may hold its lock for a moment.
     while end_if_stale(path) == Stale::Locked && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -27,7 +27,7 @@ pub(crate) fn end_tree(path: &Path) {
 enum Stale {
     /// Its launcher lives.
     Locked,
-    /// It is gone, or nothing more can be done.
+    /// It is gone already, or nothing more can be done.
     Done,
 }
 
@@ -54,7 +54,7 @@ fn lock_stale(path: &Path) -> Result<Option<OwnedFd>, Errno> {
     }
 }
 
-/// False if it is not empty even after a while.
+/// Removes an empty cgroup; false if it did not become empty in time.
 fn kill_and_remove(path: &Path, directory: &OwnedFd) -> Result<bool, Errno> {
     if remove_path(path) {
         return Ok(true);
@@ -72,9 +72,9 @@ fn kill_and_remove(path: &Path, directory: &OwnedFd) -> Result<bool, Errno> {
     }
 }
 
-/// Waits until nothing runs in a cgroup, or for a short while.
+/// Waits until a cgroup is empty, up to a time limit.
 fn wait_until_empty(cgroup: BorrowedFd<'_>, deadline: Instant) -> Result<(), Errno> {
-    /// A change is sometimes announced late, and dying processes count for a moment longer than they are announced.
+    /// The kernel sometimes reports a change late, and dying processes are counted for a moment after the report.
     const PAUSE: Duration = Duration::from_millis(10);
     let events = rustix::fs::openat(cgroup, "cgroup.events", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     // Reading arms the notification.
