@@ -55,6 +55,7 @@ mod diagnose;
 mod error;
 mod event;
 mod exec;
+mod executable;
 mod message;
 #[cfg(test)]
 #[path = "../../../dataplane/protocol/tests/mutation/mod.rs"]
@@ -71,6 +72,7 @@ pub use client::{Launcher, LauncherOptions};
 pub use containment::{Containment, ContainmentChoice, ContainmentKind, MemoryLimits};
 pub use error::Error;
 pub use event::{ExitStatus, LauncherEvent, Usage};
+pub use executable::{explain_exec, explain_line_ends};
 pub use request::SpawnRequest;
 pub use server::serve;
 

@@ -5,7 +5,7 @@ use dflow_launcher::{ExitStatus, LauncherEvent};
 use dflow_protocol::limits::PROTOCOL_VERSION;
 use dflow_protocol::{InstanceId, PortId, SegmentId};
 use dflow_scheduler::Outcome;
-use dflow_workflow::{ArgPiece as FileArgPiece, Function, Gate, ParamValue, Partition, Program};
+use dflow_workflow::{ArgPiece as FileArgPiece, Function, ParamValue, Partition, Program};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -145,7 +145,7 @@ pub(crate) fn setup(
     let inputs = function.inputs.iter().map(|input| InputSpec {
         name: input.name.clone(),
         many: input.many,
-        keep: keeps_all(input),
+        keep: input.is_kept(),
         stdin: input.stdin,
     });
     let outputs = function.outputs.iter().map(|output| OutputSpec {
@@ -171,11 +171,6 @@ pub(crate) fn setup(
         command,
         params,
     }
-}
-
-/// Whether an input may be looked at as a whole, so that none of its bytes is dropped while its instance runs.
-pub(crate) fn keeps_all(input: &dflow_workflow::Input) -> bool {
-    input.keep || input.gate == Gate::Whole
 }
 
 /// The setup of a thread of the daemon: one port, in or out.

@@ -96,6 +96,8 @@ pub(crate) struct Preparation {
     /// The program's file; for a command that of the program it runs.
     pub(crate) program: Vec<u8>,
     pub(crate) is_command: bool,
+    /// For a command: the exit statuses that count as success.
+    pub(crate) success: Vec<u8>,
     /// In addition to the environment of the node.
     pub(crate) env: Vec<(String, String)>,
     pub(crate) memory_limit: Option<u64>,

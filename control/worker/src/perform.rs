@@ -1,6 +1,6 @@
 //! Carrying out what the scheduler wants: each action becomes orders for the nodes that it concerns.
 
-use crate::attempt::{keeps_all, setup};
+use crate::attempt::setup;
 use crate::check::InputFiles;
 use crate::nodes::{Orders, Place};
 use crate::order::{Order, Preparation};
@@ -8,7 +8,7 @@ use crate::run::{Driver, function_of};
 use crate::sink;
 use dflow_protocol::{Epoch, InstanceId, StreamId};
 use dflow_scheduler::{Action, Event, InstanceKind, Outcome, Producer};
-use dflow_workflow::Program;
+use dflow_workflow::{Input, Program};
 use std::os::unix::ffi::OsStrExt;
 
 impl Driver<'_> {
@@ -121,7 +121,7 @@ impl Driver<'_> {
     fn input_keeps(&self, consumer: InstanceId, input: u32) -> bool {
         match function_of(&self.machine, consumer) {
             Some(InstanceKind::Function(function)) => {
-                self.workflow.function(function).inputs.get(input as usize).is_some_and(keeps_all)
+                self.workflow.function(function).inputs.get(input as usize).is_some_and(Input::is_kept)
             }
             _ => false,
         }
@@ -217,6 +217,7 @@ impl Driver<'_> {
             outputs,
             program: program.as_os_str().as_bytes().to_vec(),
             is_command: matches!(function.program, Program::Command(_)),
+            success: function.success.iter().copied().collect(),
             env: function.env.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
             memory_limit: function.resources.memory,
             slots: function.resources.slots,

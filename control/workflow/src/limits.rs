@@ -45,3 +45,6 @@ pub const MAX_RETRIES: u32 = 1000;
 
 /// The most slots that one instance may hold.
 pub const MAX_SLOTS: u32 = 4096;
+
+/// The most exit statuses that a command may list as successes: all that there are.
+pub const MAX_STATUSES: usize = 256;

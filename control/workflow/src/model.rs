@@ -3,7 +3,7 @@
 //! A [`Workflow`] exists only after validation. Names are resolved to indices, the graph is acyclic, every port has
 //! one writer, durations and sizes are numbers. Nothing in here can be wrong any more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// A function of the workflow: its index in [`Workflow::functions`].
@@ -61,6 +61,8 @@ pub struct Function {
     pub retries: Retries,
     /// A new attempt writes the same bytes as the one before, so readers need not restart.
     pub deterministic: bool,
+    /// For a command: the exit statuses that count as success.
+    pub success: BTreeSet<u8>,
     /// What one instance needs.
     pub resources: Resources,
     /// `Some`: runs only if this switch (an index in [`Workflow::switches`]) chooses it.
@@ -120,6 +122,15 @@ pub struct Input {
     pub keep: bool,
     /// For a command: this input is the standard input of the program.
     pub stdin: bool,
+}
+
+impl Input {
+    /// Whether no byte of the input is dropped while its instance runs. A command then gets a regular file instead of a
+    /// pipe.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.keep || self.gate == Gate::Whole
+    }
 }
 
 /// Where an input's bytes come from.

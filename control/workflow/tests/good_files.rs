@@ -185,3 +185,11 @@ fn parameters_of_a_run() {
     assert!(error(&[("mode", "x"), ("mode", "y")]).contains("given twice"));
     assert!(error(&[("mode", "a\0b")]).contains("zero byte"));
 }
+
+#[test]
+fn exit_statuses_that_count_as_success() {
+    let workflow =
+        parse("workflow: w\nfunctions:\n  a: { command: [grep, x], success: [1, 0, 1] }\n  b: { command: [ls] }\n");
+    let success = |name: &str| &workflow.functions[id(&workflow, name).0 as usize].success;
+    assert!(success("a").iter().eq(&[0, 1]) && success("b").iter().eq(&[0]));
+}

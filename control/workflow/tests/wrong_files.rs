@@ -535,3 +535,39 @@ fn files_that_cannot_be_read() {
     std::fs::write(&path, vec![b'#'; limits::MAX_FILE_BYTES + 10]).unwrap();
     assert!(load().to_string().contains("larger than 1024 KiB"), "{}", load());
 }
+
+#[test]
+fn exit_statuses_that_count_as_success() {
+    let command = |success: &str| format!("  a: {{ command: [grep, x], inputs: [inputs.text], success: {success} }}\n");
+    for (success, said) in [
+        ("1", "expected a list of exit statuses"),
+        ("[]", "every attempt fails"),
+        ("[256]", "is not possible here"),
+        ("[-1]", "is not possible here"),
+        ("[x]", "expected a whole number"),
+    ] {
+        let diagnostics = errors(&functions(&command(success)));
+        assert!(diagnostics.to_string().contains(said), "{success}: {diagnostics}");
+    }
+    let many = format!("[{}0]", "0, ".repeat(256));
+    let diagnostics = errors(&functions(&command(&many)));
+    assert!(diagnostics.to_string().contains("more than 256 exit statuses"), "{diagnostics}");
+    expect_in("  a: { program: x, success: [0, 1] }\n", "5:31", &["only for a `command`", "remove this key"]);
+}
+
+#[test]
+fn a_pipe_cannot_be_read_twice() {
+    let command = |argument: &str, options: &str| {
+        format!("  a: {{ command: [{argument}], inputs: {{ x: {{ from: inputs.text{options} }} }} }}\n")
+    };
+    expect_in(
+        &command("cat, \"{in.x}\", \"{in.x}\"", ""),
+        "5:32",
+        &["reads the input `x` twice", "`keep: true`", "name it once"],
+    );
+    expect_in(&command("sh, -c, \"wc {in.x}; cat {in.x}\"", ""), "5:26", &["reads the input `x` twice"]);
+    for kept in [", keep: true", ", gate: whole"] {
+        let text = functions(&command("cat, \"{in.x}\", \"{in.x}\"", kept));
+        Workflow::parse("w.yaml", &text).unwrap_or_else(|errors| panic!("{errors}"));
+    }
+}

@@ -1,14 +1,10 @@
 //! Words for what went wrong with the program.
 
 use dflow_function::{ArgPiece, Error, InputSpec, OutputSpec};
-use rustix::io::Errno;
-use std::ffi::OsStr;
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
+use dflow_launcher::{explain_exec, explain_line_ends};
+use std::io;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitStatus;
 
 /// The longest title, in bytes; more is cut.
@@ -57,16 +53,22 @@ fn quoted(word: &str) -> String {
     }
 }
 
-/// The program has ended, and not with status 0.
-pub(crate) fn ended(title: &str, status: ExitStatus) -> Error {
+/// The program has ended with a status that does not count as success. `name` is its `argv[0]`.
+pub(crate) fn ended(title: &str, name: &str, path: &Path, status: ExitStatus) -> Error {
     let how = match (status.code(), status.signal()) {
         (Some(code @ 126), _) => {
             format!("ended with exit status {code}: a shell says so of a command that it may not run")
         }
-        (Some(code @ 127), _) => {
-            format!("ended with exit status {code}: a shell says so of a command that it cannot find")
-        }
-        (Some(code), _) => format!("ended with exit status {code}"),
+        (Some(code @ 127), _) => match explain_line_ends(path) {
+            Some(line_ends) => {
+                format!("ended with exit status {code}: the name of its interpreter is wrong: {line_ends}")
+            }
+            None => format!("ended with exit status {code}: a shell says so of a command that it cannot find"),
+        },
+        (Some(code), _) => match harmless(name, code) {
+            Some(hint) => format!("ended with exit status {code}: {hint}"),
+            None => format!("ended with exit status {code}"),
+        },
         (None, Some(9)) => {
             "was killed by SIGKILL: if nobody sent it, the kernel did, for want of memory (see 'dmesg')".into()
         }
@@ -74,6 +76,25 @@ pub(crate) fn ended(title: &str, status: ExitStatus) -> Error {
         (None, None) => format!("ended in an unknown way ({status})"),
     };
     Error::new(format!("`{title}` {how}"))
+}
+
+/// Programs whose exit status 1 is an answer and no failure, and what it says.
+const ANSWERS: &[(&[&str], &str)] = &[
+    (
+        &["grep", "egrep", "fgrep", "zgrep", "zegrep", "zfgrep", "bzgrep", "xzgrep", "zstdgrep", "rg", "look"],
+        "when no line matches",
+    ),
+    (&["diff", "zdiff", "bzdiff", "xzdiff", "cmp", "zcmp", "bzcmp", "xzcmp"], "when its inputs differ"),
+    (&["pgrep", "pkill", "pidof"], "when no process matches"),
+    (&["test", "["], "when the condition is false"),
+    (&["expr"], "when the result is empty or 0"),
+];
+
+/// What an exit status of a program means if it may not be a failure, and how to accept it.
+fn harmless(name: &str, code: i32) -> Option<String> {
+    let name = Path::new(name).file_name()?.to_str()?;
+    let (_, when) = ANSWERS.iter().find(|(names, _)| code == 1 && names.contains(&name))?;
+    Some(format!("{name} ends with 1 {when}: `success: [0, 1]` accepts that"))
 }
 
 fn signal_name(signal: i32) -> String {
@@ -89,65 +110,8 @@ fn signal_name(signal: i32) -> String {
 
 /// The program could not be started.
 pub(crate) fn not_started(title: &str, program: &Path, error: &io::Error) -> Error {
-    let reason = match Errno::from_io_error(error) {
-        Some(Errno::NOENT | Errno::NOTDIR) => not_found(program),
-        Some(Errno::ACCESS) => not_allowed(program),
-        Some(Errno::NOEXEC) => "it is not a program of this machine: neither an executable for this processor nor a script \
-            whose first line names its interpreter, as in `#!/bin/sh`; name the interpreter in the command, as in [sh, FILE]"
-            .to_owned(),
-        Some(Errno::TOOBIG) => "its arguments and environment are longer than the kernel passes on (a quarter of the stack \
-            limit `ulimit -s`, and 128 KiB for each); pass large data through an input"
-            .to_owned(),
-        Some(Errno::TXTBSY) => "it is being written at this moment (by a compiler or a copy?); try again".to_owned(),
-        Some(Errno::AGAIN) => format!(
-            "no further process may be created ({error}); the limit of processes (`ulimit -u`, or pids.max of the cgroup) is \
-             reached"
-        ),
-        Some(Errno::MFILE | Errno::NFILE) => {
-            format!("there are no descriptors left ({error}); raise the limit of open files (`ulimit -n`)")
-        }
-        _ => error.to_string(),
-    };
+    let reason = explain_exec(program, error);
     Error::new(format!("cannot run `{title}`: {}: {reason}", program.display()))
-}
-
-fn not_found(program: &Path) -> String {
-    match (program.metadata(), interpreter(program)) {
-        (Err(_), _) => "there is no such file; is it installed on this machine?".to_owned(),
-        (Ok(_), Some(interpreter)) => {
-            format!("its first line names the interpreter {}, which does not exist", interpreter.display())
-        }
-        (Ok(_), None) => {
-            "the file exists, but the dynamic loader that it names does not; it was built for another system \
-            or another C library"
-                .to_owned()
-        }
-    }
-}
-
-fn not_allowed(program: &Path) -> String {
-    match program.metadata() {
-        Err(error) => format!("it cannot be reached: {error}"),
-        Ok(file) if file.is_dir() => "it is a directory, not a program".to_owned(),
-        Ok(file) if file.permissions().mode() & 0o111 == 0 => {
-            format!(
-                "it is not executable (mode {:03o}); make it so with `chmod +x`",
-                file.permissions().mode() & 0o7777
-            )
-        }
-        Ok(_) => "this user may not execute it or its interpreter, or its file system is mounted noexec".to_owned(),
-    }
-}
-
-/// The interpreter that the first line of a script names.
-fn interpreter(path: &Path) -> Option<PathBuf> {
-    /// The kernel looks no further.
-    const LONGEST: usize = 256;
-    let mut start = [0; LONGEST];
-    let length = File::open(path).ok()?.read(&mut start).ok()?;
-    let line = start[..length].strip_prefix(b"#!")?;
-    let word = line.split(|byte| byte.is_ascii_whitespace()).find(|word| !word.is_empty())?;
-    Some(OsStr::from_bytes(word).into())
 }
 
 #[cfg(test)]
@@ -180,6 +144,15 @@ mod tests {
         assert_eq!(titled(&[&[ArgPiece::Input(7)]]), "'{in.?}'");
         let long = titled(&[&[text("sh")], &[text("-c")], &[text(&"é".repeat(1000))]]);
         assert!(long.ends_with('…') && long.len() <= MAX_TITLE + '…'.len_utf8(), "{long}");
+    }
+
+    #[test]
+    fn an_answer_is_no_failure_only_of_programs_that_are_known_to_give_one() {
+        let hint = harmless("/usr/bin/grep", 1).unwrap();
+        assert_eq!(hint, "grep ends with 1 when no line matches: `success: [0, 1]` accepts that");
+        assert!(harmless("diff", 1).unwrap().contains("differ"));
+        // 2 is grep's real failure.
+        assert_eq!((harmless("grep", 2), harmless("sort", 1), harmless("", 1)), (None, None, None));
     }
 
     #[test]

@@ -19,7 +19,7 @@
 //! file of its own first: `sh -c 'zip "$TMPDIR/all.zip" … && cat "$TMPDIR/all.zip"'`.
 //!
 //! # How it ends
-//! The function ends well if the program ends with status 0; only then are its outputs finished. As in a shell's pipeline,
+//! The function succeeds if the program ends with an accepted status (0, unless `success` in the file says otherwise); only then are its outputs finished. As in a shell's pipeline,
 //! an output ends when the last process that has it open ends, which may be one that the program has left behind.
 //!
 //! A program that stops reading, as `head` does, is no error. When nobody reads any of the program's outputs any more,
@@ -37,28 +37,44 @@ mod program;
 use connect::Connections;
 use dflow_function::{Context, Error};
 use program::Program;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// The first argument with which the `dflow` binary becomes the adapter. The second, if there is one, is the path of the
-/// program; without it, the program is the first argument of the function's command, which must then be a path.
+/// program; without it, the program is the first argument of the function's command, which must then be a path. The
+/// third, if there is one, lists the exit statuses that count as success, separated by commas.
 pub const ARGUMENT: &str = "__command";
+
+/// The arguments with which the `dflow` binary runs this program as a function. Only the statuses in `success` count as
+/// success.
+#[must_use]
+pub fn arguments(program: &OsStr, success: &[u8]) -> Vec<OsString> {
+    let success: Vec<String> = success.iter().map(u8::to_string).collect();
+    vec![ARGUMENT.into(), program.into(), success.join(",").into()]
+}
 
 /// Runs the program of the function that the daemon describes; for a process that was started for nothing else.
 ///
 /// It prints an error to standard error, beside telling the daemon.
 pub fn main() -> ExitCode {
-    let program = std::env::args_os().nth(2).map(PathBuf::from);
-    dflow_function::run(|ctx| execute(ctx, program))
+    let mut arguments = std::env::args_os().skip(2);
+    let program = arguments.next().map(PathBuf::from);
+    let success = arguments.next().map_or_else(|| vec![0], |statuses| parse_statuses(&statuses));
+    dflow_function::run(|ctx| execute(ctx, program, success))
+}
+
+fn parse_statuses(statuses: &OsStr) -> Vec<i32> {
+    statuses.to_str().unwrap_or_default().split(',').filter_map(|status| status.parse().ok()).collect()
 }
 
 /// The work of the function. When it fails, the program has ended.
-fn execute(ctx: &mut Context, program: Option<PathBuf>) -> Result<(), Error> {
+fn execute(ctx: &mut Context, program: Option<PathBuf>, success: Vec<i32>) -> Result<(), Error> {
     let setup = ctx.setup();
     let Some(command) = setup.command.clone() else {
         return Err(Error::new(format!("'{}' was started as a command, but has no arguments to run", setup.instance)));
     };
     let title = explain::title(&command, &setup.inputs, &setup.outputs);
     let connections = Connections::make(ctx, &command)?;
-    Program::start(program, title, connections)?.finish()
+    Program::start(program, title, success, connections)?.finish()
 }

@@ -4,7 +4,6 @@ use crate::connect::Connections;
 use crate::explain;
 use dflow_function::Error;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -22,6 +21,12 @@ const STACK_BYTES: usize = 256 << 10;
 /// A program that runs. Dropping it kills the program and waits for its end.
 pub(crate) struct Program {
     title: String,
+    /// Its `argv[0]`.
+    name: String,
+    /// Its file.
+    path: PathBuf,
+    /// The exit statuses that count as success.
+    success: Vec<i32>,
     child: Child,
     reports: Receiver<Report>,
     /// Outputs that have not reported [`Report::Drained`].
@@ -40,10 +45,15 @@ enum Report {
 
 impl Program {
     /// Starts it, and a thread for each of its pipes. `path`: where it is, if its first argument does not say so.
-    pub(crate) fn start(path: Option<PathBuf>, title: String, mut connections: Connections) -> Result<Self, Error> {
+    pub(crate) fn start(
+        path: Option<PathBuf>,
+        title: String,
+        success: Vec<i32>,
+        mut connections: Connections,
+    ) -> Result<Self, Error> {
         let feeds = std::mem::take(&mut connections.feeds);
         let drains = std::mem::take(&mut connections.drains);
-        let (mut program, killer) = Self::spawn(path, title, connections)?;
+        let (mut program, killer) = Self::spawn(path, title, success, connections)?;
         program.draining = drains.len();
         for feed in feeds {
             killer.watch("in", move |_| feed.run())?;
@@ -60,17 +70,22 @@ impl Program {
     }
 
     /// Starts the process alone. The program's ends of its pipes are closed here: while one is open, no pipe ends.
-    fn spawn(path: Option<PathBuf>, title: String, connections: Connections) -> Result<(Self, Killer), Error> {
+    fn spawn(
+        path: Option<PathBuf>,
+        title: String,
+        success: Vec<i32>,
+        connections: Connections,
+    ) -> Result<(Self, Killer), Error> {
         let Connections { arguments, stdin, stdout, inherited, .. } = connections;
-        let mut arguments = arguments.into_iter().map(OsString::from);
+        let mut arguments = arguments.into_iter();
         let name = arguments.next().unwrap_or_default();
         let path = path.unwrap_or_else(|| PathBuf::from(&name));
         let mut command = Command::new(&path);
-        command.arg0(name).args(arguments).env_remove(SOCKET_VARIABLE).stdin(stdin).stdout(stdout);
+        command.arg0(&name).args(arguments).env_remove(SOCKET_VARIABLE).stdin(stdin).stdout(stdout);
         let child = command.spawn().map_err(|error| explain::not_started(&title, &path, &error))?;
         drop(inherited);
         let (sender, reports) = channel();
-        let program = Self { title, child, reports, draining: 0 };
+        let program = Self { title, name, path, success, child, reports, draining: 0 };
         let killer = Killer { process: Arc::new(program.descriptor()?), reports: sender };
         Ok((program, killer))
     }
@@ -81,17 +96,15 @@ impl Program {
             .child
             .wait()
             .map_err(|error| Error::new(format!("cannot learn how `{}` has ended: {error}", self.title)))?;
+        let success = status.code().is_some_and(|code| self.success.contains(&code));
         loop {
             // Somebody whom the program has left behind may still write, and that counts. After a failure nothing does.
-            let report = if status.success() && self.draining > 0 {
-                self.reports.recv().ok()
-            } else {
-                self.reports.try_recv().ok()
-            };
+            let report =
+                if success && self.draining > 0 { self.reports.recv().ok() } else { self.reports.try_recv().ok() };
             match report {
                 Some(Report::Drained) => self.draining -= 1,
                 Some(Report::Unread(error) | Report::Failed(error)) => return Err(error),
-                None if !status.success() => return Err(explain::ended(&self.title, status)),
+                None if !success => return Err(explain::ended(&self.title, &self.name, &self.path, status)),
                 None if self.draining > 0 => {
                     return Err(Error::new(format!("a thread that reads the outputs of `{}` has died", self.title)));
                 }
@@ -169,7 +182,7 @@ mod tests {
             feeds: Vec::new(),
             drains: Vec::new(),
         };
-        Program::spawn(None, "sleep 1000".into(), connections).unwrap()
+        Program::spawn(None, "sleep 1000".into(), vec![0], connections).unwrap()
     }
 
     #[test]

@@ -187,6 +187,30 @@ fn status_and_signal_are_reported() {
 }
 
 #[test]
+fn an_exit_status_that_is_an_answer_says_how_to_accept_it() {
+    let mut flow = flow();
+    let grep = flow.command(Ports::none(), &["grep", "x", "/dev/null"]);
+    let outcomes = flow.run();
+    assert_eq!(
+        outcomes.reason(grep),
+        "`grep x /dev/null` ended with exit status 1: grep ends with 1 when no line matches: `success: [0, 1]` accepts that"
+    );
+}
+
+#[test]
+fn a_script_with_windows_line_ends_that_env_starts_is_explained() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tool");
+    std::fs::write(&path, "#!/usr/bin/env sh\r\n").unwrap();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+    let mut flow = flow();
+    let tool = flow.command(Ports::none(), &[path.to_str().unwrap()]);
+    let outcomes = flow.run();
+    assert!(outcomes.reason(tool).contains("status 127") && outcomes.reason(tool).contains("Windows line ends"));
+}
+
+#[test]
 fn what_cannot_be_executed_is_explained() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
@@ -199,8 +223,9 @@ fn what_cannot_be_executed_is_explained() {
     let cases = [
         (folder.path().join("missing").to_str().unwrap().to_owned(), "there is no such file"),
         (file("plain", "text", 0o644), "chmod +x"),
-        (file("no-interpreter", "#!/no/such/sh\n", 0o755), "the interpreter /no/such/sh, which does not exist"),
-        (file("no-line", "echo\n", 0o755), "name the interpreter in the command"),
+        (file("no-interpreter", "#!/no/such/sh\n", 0o755), "the interpreter `/no/such/sh`, which does not exist"),
+        (file("no-line", "echo\n", 0o755), "or name it in the command"),
+        (file("windows", "#!/bin/sh\r\n", 0o755), "Windows line ends"),
         (folder.path().to_str().unwrap().to_owned(), "it is a directory"),
     ];
     // With and without a path, the program is started in different ways.
@@ -246,7 +271,10 @@ fn inputs_and_outputs_by_path() {
     for function in [paste, same, sort] {
         outcomes.well(function);
     }
-    assert_eq!(outcomes.reason(different), "`diff {in.a} {in.b}` ended with exit status 1");
+    assert_eq!(
+        outcomes.reason(different),
+        "`diff {in.a} {in.b}` ended with exit status 1: diff ends with 1 when its inputs differ: `success: [0, 1]` accepts that"
+    );
     // What it wrote to a standard output that is no output.
     assert!(outcomes.stderr(different).contains("< 1\n"), "{}", outcomes.stderr(different));
     assert_eq!(pasted.recv().unwrap(), "1=one\n2=two\n");

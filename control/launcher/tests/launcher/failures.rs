@@ -27,7 +27,10 @@ fn programs_that_cannot_run(containment: ContainmentChoice) {
 
     let missing = folder.path().join("missing");
     let error = error_of(SpawnRequest::new(&missing));
-    assert_eq!(error, format!("cannot run `{}`: there is no such file", missing.display()));
+    assert_eq!(
+        error,
+        format!("cannot run `{}`: there is no such file; is it installed on this machine?", missing.display())
+    );
 
     let plain = file("plain", "#!/bin/sh\n", 0o644);
     let error = error_of(SpawnRequest::new(&plain));
@@ -42,7 +45,7 @@ fn programs_that_cannot_run(containment: ContainmentChoice) {
 
     let text = file("text", "hello", 0o755);
     let error = error_of(SpawnRequest::new(text));
-    assert!(error.contains("it is not a program of this machine"), "{error}");
+    assert!(error.contains("it is a text file without `#!`"), "{error}");
 
     let mut request = shell("");
     request.cwd = Some(Path::new("/no/such/directory").into());

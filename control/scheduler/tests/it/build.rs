@@ -4,7 +4,7 @@ use dflow_workflow::{
     Function, FunctionId, Gate, Input, Output, Partition, Program, Resources, Retries, Source, Switch, SwitchOn,
     Workflow, WorkflowInput, WorkflowOutput,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// A workflow in the making. Functions are added producers first.
@@ -38,6 +38,7 @@ pub fn fun(name: &str) -> Fun {
         timeout: None,
         retries: Retries { count: 0, backoff: Duration::ZERO, max_backoff: Duration::ZERO },
         deterministic: false,
+        success: BTreeSet::from([0]),
         resources: Resources { slots: 1, memory: None },
         conditional: None,
     })

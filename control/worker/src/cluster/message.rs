@@ -151,6 +151,7 @@ mod tests {
             outputs: random.list(3, |random| random.list(3, stream)),
             program: random.bytes(20),
             is_command: random.flag(),
+            success: random.bytes(4),
             env: random.list(3, |random| (random.text(9), random.text(9))),
             memory_limit: random.option(Random::number),
             slots: random.number() as u32,

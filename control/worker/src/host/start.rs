@@ -72,8 +72,18 @@ impl Host {
 
     /// Makes the program of an attempt ready: its channel, its streams, its process.
     pub(super) fn prepare(&mut self, preparation: Preparation) -> Result<(), String> {
-        let Preparation { instance, attempt, mut setup, outputs, program, is_command, env, memory_limit, slots } =
-            preparation;
+        let Preparation {
+            instance,
+            attempt,
+            mut setup,
+            outputs,
+            program,
+            is_command,
+            success,
+            env,
+            memory_limit,
+            slots,
+        } = preparation;
         // The adapter of a command would only take the core from its program by spinning.
         setup.spin_nanos = if is_command { 0 } else { crate::run::nanos(self.spin) };
         let process = self.new_process();
@@ -86,7 +96,7 @@ impl Host {
             let mut request = if is_command {
                 let itself = std::env::current_exe().map_err(|error| format!("cannot find dflow itself: {error}"))?;
                 let mut request = SpawnRequest::new(itself);
-                request.args = vec![dflow_command::ARGUMENT.into(), program.into()];
+                request.args = dflow_command::arguments(program, &success);
                 request
             } else {
                 SpawnRequest::new(program)

@@ -24,6 +24,7 @@ pub(super) fn check(
 ) -> Vec<Vec<ArgPiece>> {
     let mut reader = Arguments { scope, declaration, inputs, outputs, params, report };
     let arguments: Vec<Vec<ArgPiece>> = command.arguments.iter().map(|argument| reader.read(argument)).collect();
+    reader.check_single_reads(command);
     let is_port = |piece: &ArgPiece| matches!(piece, ArgPiece::Input(_) | ArgPiece::Output(_));
     if let (Some(first), Some(text)) = (arguments.first(), command.arguments.first())
         && (text.text.is_empty() || first.iter().any(is_port))
@@ -182,6 +183,37 @@ impl Arguments<'_, '_, '_> {
             pieces.push(ArgPiece::Text(literal));
         }
         pieces
+    }
+
+    /// An input that is not kept is a pipe. Whoever opens it twice splits its bytes between the two readers.
+    fn check_single_reads(&mut self, command: &CommandFile) {
+        for index in 0..self.inputs.len() {
+            let input = &self.inputs[index].input;
+            let placeholder = format!("{{in.{}}}", input.name);
+            let uses: Vec<(Span, usize)> = command
+                .arguments
+                .iter()
+                .map(|argument| (argument.span, argument.text.matches(&placeholder).count()))
+                .filter(|(_, uses)| *uses > 0)
+                .collect();
+            if input.is_kept() || uses.iter().map(|(_, uses)| uses).sum::<usize>() < 2 {
+                continue;
+            }
+            let (Some((first, _)), Some((last, _))) = (uses.first(), uses.last()) else { continue };
+            let diagnostic =
+                Diagnostic::at(*last, format!("the command reads the input `{}` twice, but it is a pipe", input.name))
+                    .with_label("a pipe can be read only once")
+                    .with_help(format!(
+                        "add `keep: true` to the input `{}`: the command then gets a file, once the stream is finished",
+                        input.name
+                    ))
+                    .with_help("or name it once");
+            self.report.push(if first == last {
+                diagnostic
+            } else {
+                diagnostic.with_related(*first, "read here, too")
+            });
+        }
     }
 
     fn resolve(&mut self, (kind, name): (Kind, &str), whole: &str, alone: bool, argument: Span) -> Option<ArgPiece> {

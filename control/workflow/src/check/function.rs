@@ -1,6 +1,6 @@
 //! A function: its program, its ports, its settings.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::order::Edge;
@@ -63,6 +63,7 @@ pub(super) fn check(scope: &Scope, index: usize, edges: &mut Vec<Edge>, report: 
         timeout: timeout(file, report),
         retries: retries(file, report),
         deterministic: file.deterministic.get().is_some_and(|it| it.0),
+        success: success(file, report),
         resources: resources(file, report),
         conditional: None,
     }
@@ -167,6 +168,17 @@ fn env(file: &FunctionFile, report: &mut Report) -> BTreeMap<String, String> {
         variables.insert(entry.name.text.clone(), value.0.text.clone());
     }
     variables
+}
+
+fn success(file: &FunctionFile, report: &mut Report) -> BTreeSet<u8> {
+    let Some(statuses) = file.success.get() else { return BTreeSet::from([0]) };
+    if !file.program.is_absent() && file.command.is_absent() {
+        report.push(
+            Diagnostic::at(statuses.span, "`success` is only for a `command`")
+                .with_help("a program that links the SDK reports success or failure itself: remove this key"),
+        );
+    }
+    statuses.value.0.clone()
 }
 
 fn timeout(file: &FunctionFile, report: &mut Report) -> Option<Duration> {

@@ -1,6 +1,7 @@
 //! The keys of a workflow file. The documentation of each key is what editors show for it.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
@@ -10,7 +11,7 @@ use super::values::{Count, Files, Size, Switched, Text, Time, Words, inline_sche
 use super::{Entries, Field, FromNode, Name, OneOrMany, Ports, Reference, Spanned, Wires};
 use crate::diagnostics::{Diagnostic, Span};
 use crate::limits::{
-    MAX_ARGUMENTS, MAX_CASES, MAX_FUNCTIONS, MAX_PARAMS, MAX_PARTS, MAX_PORTS, MAX_RETRIES, MAX_SLOTS,
+    MAX_ARGUMENTS, MAX_CASES, MAX_FUNCTIONS, MAX_PARAMS, MAX_PARTS, MAX_PORTS, MAX_RETRIES, MAX_SLOTS, MAX_STATUSES,
 };
 use crate::model::{Gate, MAX_SWITCH_VALUE};
 use crate::report::{Report, quoted};
@@ -78,6 +79,9 @@ record! {
         /// depends on the time, on random numbers or on the order of threads. A difference is found, and its readers start
         /// again after all.
         deterministic: Switched,
+        /// For a command: the exit statuses that count as success, such as `[0, 1]` for `grep`, which ends with 1 when no
+        /// line matches. Only 0 if not given.
+        success: Spanned<StatusesFile>,
         /// What one instance needs.
         resources: ResourcesFile,
     }
@@ -244,6 +248,41 @@ impl FromNode for CommandFile {
 inline_schema!(CommandFile, |generator| json_schema!({
     "type": "array", "items": generator.subschema_for::<Text>(), "minItems": 1, "maxItems": MAX_ARGUMENTS,
     "examples": [["sort", "-k1,1"]],
+}));
+
+/// The exit statuses that count as success.
+#[derive(Debug)]
+pub(crate) struct StatusesFile(pub(crate) BTreeSet<u8>);
+
+/// An exit status, as the kernel keeps it.
+type Status = Count<0, { u8::MAX as u32 }>;
+
+impl FromNode for StatusesFile {
+    fn read(node: &Node, report: &mut Report) -> Option<Self> {
+        const HELP: &str = "for example `success: [0, 1]`";
+        let Value::List(items) = &node.value else {
+            let message = format!("expected a list of exit statuses, found {}", node.describe());
+            report.push(Diagnostic::at(node.span, message).with_help(HELP));
+            return None;
+        };
+        if items.is_empty() || items.len() > MAX_STATUSES {
+            let message = if items.is_empty() {
+                "without an exit status that counts as success, every attempt fails".into()
+            } else {
+                format!("more than {MAX_STATUSES} exit statuses")
+            };
+            report.push(Diagnostic::at(node.span, message).with_help(HELP));
+            return None;
+        }
+        let statuses: Vec<Status> = items.iter().filter_map(|item| Status::read(item, report)).collect();
+        let complete = statuses.len() == items.len();
+        complete.then(|| Self(statuses.iter().filter_map(|status| u8::try_from(status.0).ok()).collect()))
+    }
+}
+
+inline_schema!(StatusesFile, |generator| json_schema!({
+    "type": "array", "items": generator.subschema_for::<Status>(), "minItems": 1, "maxItems": MAX_STATUSES,
+    "examples": [[0, 1]],
 }));
 
 /// How many streams an output consists of.
