@@ -3,9 +3,10 @@
 use crate::check::LEAST_DESCRIPTORS;
 use crate::cluster::find_device;
 use crate::options::{NodeOptions, RdmaUse, cgroup_limit, cores, memory_limit};
+use dflow_disk::SpillDir;
 use dflow_launcher::{Launcher, LauncherOptions};
 use dflow_shm::HUGE_PAGE;
-use dflow_store::{Config, Spiller};
+use dflow_store::Config;
 use serde::Serialize;
 
 /// One finding about the machine.
@@ -200,10 +201,11 @@ fn isolation() -> Finding {
 }
 
 fn spill(options: &NodeOptions) -> Finding {
-    match Spiller::start(&options.spill_dir, options.spill_io, |_| ()) {
-        Ok(spiller) => {
-            let plain = spiller.description().starts_with("plain");
-            finding("spilling", !plain, format!("to {} by {}", options.spill_dir.display(), spiller.description()))
+    let usable = SpillDir::open(&options.spill_dir).and_then(|_| dflow_disk::choose(options.spill_io));
+    match usable {
+        Ok((io, why)) => {
+            let text = format!("to {} by {}: {why}", options.spill_dir.display(), io.name());
+            finding("spilling", io.name() != "plain", text)
         }
         Err(error) => Finding { topic: "spilling", state: Health::Bad, text: error.to_string() },
     }

@@ -4,7 +4,7 @@
 //! It is a courtesy: without memory to spare, or while readers are far behind, there is none, and the carrier asks again
 //! as every producer does.
 
-use crate::backer::Backed;
+use crate::back::Offer;
 use crate::process::Want;
 use crate::store::StoreError;
 use crate::stream::PieceState;
@@ -43,11 +43,11 @@ impl Store {
         let ring = self.ring_will_do(id, true);
         let (size, huge) = self.window_size(id, want, ring);
         let memory = match self.would_be_short(size) {
-            true => Backed::No,
+            true => Offer::No,
             false => self.backed_window(process, id, size, huge)?,
         };
         match memory {
-            Backed::Now(memory) => {
+            Offer::Now(memory) => {
                 if ring {
                     self.register_readers(id)?;
                 }
@@ -60,12 +60,12 @@ impl Store {
                     self.back_behind(process, id, want.at + size);
                 }
             }
-            Backed::Later => {
+            Offer::Later => {
                 if let Some(carrier) = self.processes.get_mut(&process).and_then(|process| process.carrier.as_mut()) {
                     carrier.ahead.insert(id, (port, want));
                 }
             }
-            Backed::No => self.send(process, ToFunction::Stay { port }, None),
+            Offer::No => self.send(process, ToFunction::Stay { port }, None),
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ use rustix::process::{Resource, getrlimit};
 use std::collections::{BTreeMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Arena slots of an attempt whose outputs are not all known at the start: one for each port that it can have, so that no
 /// stream has to begin with a segment of its own. Only what is touched costs memory, but all of it is mapped by every
@@ -238,7 +239,8 @@ impl Store {
     ///
     /// # Errors
     /// If somebody who waited for its memory could then not be served.
-    pub fn end(&mut self, id: ProcessId, succeeded: bool) -> Result<(), StoreError> {
+    pub fn end(&mut self, now: Duration, id: ProcessId, succeeded: bool) -> Result<(), StoreError> {
+        self.advance(now);
         let ports: Vec<_> =
             self.processes.get(&id).map(|process| process.outputs.clone()).into_iter().flatten().collect();
         let condemned = self.is_condemned(id);

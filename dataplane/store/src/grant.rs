@@ -1,7 +1,7 @@
 //! Which window a producer gets next.
 
 use crate::attempt::duplicate;
-use crate::backer::Backed;
+use crate::back::Offer;
 use crate::memory::WindowMemory;
 use crate::process::{Process, Want};
 use crate::store::StoreError;
@@ -15,7 +15,7 @@ use dflow_shm::HUGE_PAGE;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A reader that has not moved for so long on a stream counts as stuck there.
 const STUCK_AFTER: Duration = Duration::from_millis(100);
@@ -160,7 +160,7 @@ impl Store {
     fn has_no_credit(&mut self, id: StreamId, want: Want) -> bool {
         self.sample_readers(id);
         let Some(stream) = self.streams.get(&id) else { return false };
-        if stream.fingerprint.is_some() && self.hasher.is_behind(self.budget.limit()) {
+        if stream.fingerprint.is_some() && self.hash_is_behind() {
             return true;
         }
         if stream.keep || stream.holds > 0 || stream.replay.is_some() {
@@ -182,7 +182,7 @@ impl Store {
         let Some(control) = &process.control else { return true };
         if let Some(carrier) = &process.carrier {
             // It serves every stream for itself, whatever it waits for on others.
-            return carrier.stuck.contains(&port) || subscriber.since.elapsed() >= STUCK_AFTER;
+            return carrier.stuck.contains(&port) || self.since(subscriber.since) >= STUCK_AFTER;
         }
         let asleep = |port: &PortId| control.words.port(*port).is_waiting();
         let waits = |port: &PortId| {
@@ -190,14 +190,14 @@ impl Store {
         };
         if waits(&port) {
             // Its bytes are on their way to it, unless they are there and it does not run.
-            return subscriber.overslept.is_some_and(|(_, since)| since.elapsed() >= STUCK_AFTER);
+            return subscriber.overslept.is_some_and(|(_, since)| self.since(since) >= STUCK_AFTER);
         }
         if process.inputs.keys().any(|other| *other != port && waits(other)) {
             return true;
         }
         let waits_for_room = !process.starved.is_empty() || process.outputs.keys().any(asleep);
         let since = if waits_for_room { subscriber.overslept.map(|(_, since)| since) } else { Some(subscriber.since) };
-        since.is_some_and(|since| since.elapsed() >= STUCK_AFTER)
+        since.is_some_and(|since| self.since(since) >= STUCK_AFTER)
     }
 
     /// Whether a process sleeps for room in its outputs and no reader holds it any more: it was woken and does not run.
@@ -262,7 +262,7 @@ impl Store {
 
     /// Has the window backed that a stream will want at `at`, the end of its last one.
     pub(crate) fn back_behind(&mut self, process: ProcessId, id: StreamId, at: u64) {
-        let next = Want { at, least: MIN_WINDOW, since: Instant::now() };
+        let next = Want { at, least: MIN_WINDOW, since: self.now };
         let (size, huge) = self.window_size(id, next, false);
         self.back_ahead(process, id, size, huge);
     }
@@ -317,16 +317,16 @@ impl Store {
         self.spill_cold(size)?;
         loop {
             match self.backed_window(process, id, size, huge)? {
-                Backed::Now(memory) => return Ok(Some(memory)),
-                Backed::Later => return Ok(None),
-                Backed::No if size / 2 < least => break,
-                Backed::No => size = 1u64 << (size / 2).ilog2(),
+                Offer::Now(memory) => return Ok(Some(memory)),
+                Offer::Later => return Ok(None),
+                Offer::No if size / 2 < least => break,
+                Offer::No => size = 1u64 << (size / 2).ilog2(),
             }
         }
         // Nothing is on its way to disk, or being hashed, that would make room: this stream gets the least that it needs all the same. More
         // than the least of all it gets only if it turns out that nobody gives back any.
-        let hopeless = !self.spiller.is_busy() && !self.hasher.is_busy() && self.disk_full.is_none();
-        let must = least == MIN_WINDOW || want.since.elapsed() >= STUCK_AFTER;
+        let hopeless = self.spilling == 0 && self.hashing == 0 && self.disk_full.is_none();
+        let must = least == MIN_WINDOW || self.since(want.since) >= STUCK_AFTER;
         Ok(if hopeless && must { Some(self.window_beyond(process, least)?) } else { None })
     }
 
@@ -404,12 +404,13 @@ impl Store {
             let words = process.control.as_ref()?.words.port(port);
             let (position, asleep) = (words.progress().offset, words.is_waiting());
             // Its outputs may be many: they are of interest only where it has not moved for long.
-            let rests = !asleep && position == state.position && state.since.elapsed() >= STUCK_AFTER;
+            let rests = !asleep && position == state.position && self.since(state.since) >= STUCK_AFTER;
             Some((position, asleep, rests && self.oversleeps_room(process)))
         };
         let positions: Vec<_> = stream.subscribers.values().map(words).collect();
         // After the positions: a watermark read before them could be behind.
         let watermark = self.watermark_word(stream.producer).unwrap_or(0).max(stream.watermark);
+        let now = self.now;
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let dead = stream.fingerprint.is_some() && (stream.producer.is_none() || stream.replay.is_some());
         // Not the watermark: a producer that lies could take it back after this reader has believed it.
@@ -423,7 +424,7 @@ impl Store {
             };
             let has_slept = subscriber.overslept.filter(|(at, _)| *at == position);
             let oversleeps = has_room || (asleep && position < watermark && !is_ahead);
-            subscriber.overslept = oversleeps.then(|| has_slept.unwrap_or((position, Instant::now())));
+            subscriber.overslept = oversleeps.then(|| has_slept.unwrap_or((position, now)));
             if dead && position > watermark {
                 // Either it lies or the attempt that is dead did, which took back what it had published.
                 stream.overread = true;
@@ -432,7 +433,7 @@ impl Store {
                 liars.push((reader, what));
             } else if position > subscriber.position {
                 subscriber.position = position;
-                subscriber.since = Instant::now();
+                subscriber.since = now;
             }
         }
         for (reader, what) in liars {

@@ -6,18 +6,19 @@
 //! is stuck, and readers their next piece when theirs is used up. Bytes move between functions without it (`dflow-shm`).
 //!
 //! [`Store`] is one single-threaded state machine: the worker feeds it messages and ends of processes, and carries out
-//! the messages ([`Store::take_outgoing`]) and events ([`Store::take_events`]) that it produces. Only the spill thread,
-//! the hash thread and the one that backs windows run beside it. It believes no word and no message of a function: what
-//! cannot be is a [`StoreEvent::Misbehaved`] of that process alone.
+//! the messages ([`Store::take_outgoing`]) and events ([`Store::take_events`]) that it produces. It has no clock: every
+//! call that may depend on the time takes `now`, the time since an origin that is the same for all calls. It has no
+//! threads either: its slow work is done by a [`Backend`]. So a simulation drives it as a node does. It believes no word and
+//! no message of a function: what cannot be is a [`StoreEvent::Misbehaved`] of that process alone.
 
 mod ahead;
 mod attempt;
-mod backer;
+mod back;
+mod backend;
 mod deliver;
 mod fingerprint;
 mod grant;
-mod hasher;
-mod jobs;
+mod hash;
 mod memory;
 mod observe;
 mod process;
@@ -26,13 +27,16 @@ mod replay;
 mod spill;
 mod store;
 mod stream;
+mod threads;
 
-pub use backer::{BackDone, Backer};
-pub use hasher::{HashDone, Hasher};
+pub use back::BackJob;
+pub use backend::{Backend, Completion, Job, backed_segment};
+pub use hash::HashJob;
 pub use observe::{Traffic, Usage};
-pub use spill::{SpillDone, Spiller};
+pub use spill::SpillJob;
 pub use store::{Config, Outgoing, Store, StoreError, StoreEvent};
 pub use stream::Subscriber;
+pub use threads::Threads;
 
 /// An attempt of an instance, as the store knows it; unique within the daemon's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -83,12 +83,6 @@ impl Store {
         }
     }
 
-    /// Which sibling writes to disk, and why.
-    #[must_use]
-    pub fn spill_description(&self) -> &str {
-        self.spiller.description()
-    }
-
     /// The first bytes of a finished stream, at most `most`; `None` if they are not there.
     #[must_use]
     pub fn read_small(&self, id: StreamId, most: usize) -> Option<Vec<u8>> {

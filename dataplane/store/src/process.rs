@@ -7,7 +7,7 @@ use dflow_protocol::{PortId, SegmentId, StreamId};
 use dflow_shm::{PeerControl, Segment};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::os::fd::OwnedFd;
-use std::time::Instant;
+use std::time::Duration;
 
 /// The segment in which all of an attempt's outputs begin.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ pub(crate) struct Want {
     pub(crate) at: u64,
     pub(crate) least: u64,
     /// When it asked.
-    pub(crate) since: Instant,
+    pub(crate) since: Duration,
 }
 
 impl Process {

@@ -11,14 +11,21 @@ use dflow_protocol::words::{Progress, State, is_possible};
 use dflow_protocol::{PortId, StreamId};
 use dflow_shm::PeerControl;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Instant;
+use std::time::Duration;
 
 impl Store {
     /// Handles a message of an attempt.
     ///
     /// # Errors
     /// If the store itself cannot do what follows from it. What is wrong with the message is an event.
-    pub fn receive(&mut self, id: ProcessId, message: ToDaemon, fds: Vec<OwnedFd>) -> Result<(), StoreError> {
+    pub fn receive(
+        &mut self,
+        now: Duration,
+        id: ProcessId,
+        message: ToDaemon,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), StoreError> {
+        self.advance(now);
         if self.is_condemned(id) {
             return Ok(());
         }
@@ -39,7 +46,7 @@ impl Store {
                 Ok(())
             }
             ToDaemon::NeedWindow { port, at, least, held } => {
-                self.need_window(id, port, Want { at, least, since: Instant::now() }, held)
+                self.need_window(id, port, Want { at, least, since: self.now }, held)
             }
             ToDaemon::NextPiece { port, at } => self.next_piece(id, port, at),
             ToDaemon::Verify { port, at } => self.verify(id, port, at),

@@ -6,7 +6,7 @@
 //! noticed anything but a pause.
 
 use crate::fingerprint::BLOCK;
-use crate::hasher::{HashDone, HashMemory, Task};
+use crate::hash::{HashJob, HashMemory, Hashed, Task};
 use crate::process::Want;
 use crate::store::StoreError;
 use crate::stream::{PieceState, Place, Stream};
@@ -14,6 +14,7 @@ use crate::{ProcessId, Store, StoreEvent};
 use dflow_protocol::message::{ToFunction, Window};
 use dflow_protocol::{PortId, StreamId};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The part of a stream that is written again.
 #[derive(Debug)]
@@ -59,7 +60,8 @@ impl Store {
 
     /// The attempt that wrote this stream is dead, and the next one will write the same bytes ([`Store::remember`] was
     /// called for it). Readers stay, and wait where its bytes end.
-    pub fn continue_stream(&mut self, id: StreamId, keep: bool) {
+    pub fn continue_stream(&mut self, now: Duration, id: StreamId, keep: bool) {
+        self.advance(now);
         self.sample_readers(id);
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.keep = keep;
@@ -102,10 +104,10 @@ impl Store {
     ///
     /// # Errors
     /// If a waiting producer or reader could then not be served.
-    pub fn hashed(&mut self, done: HashDone) -> Result<(), StoreError> {
-        let HashDone { job, result } = done;
+    pub(crate) fn hashed(&mut self, done: Hashed) -> Result<(), StoreError> {
+        let Hashed { job, result } = done;
         let id = job.stream;
-        self.hasher.done(&job);
+        self.hashing -= job.bytes();
         let found = self.streams.get_mut(&id).and_then(|stream| {
             let replayed = stream.replay.iter_mut().flat_map(|replay| &mut replay.pieces);
             stream.pieces.iter_mut().chain(replayed).find(|piece| piece.base == job.base && job.memory.is(&piece.place))
@@ -143,7 +145,8 @@ impl Store {
             // The begun block once more, with what has come to it.
             let start = (stream.hashed / BLOCK * BLOCK).max(piece.base);
             stream.hashed = end;
-            self.hasher.submit(id, piece, start..end, Task::Record, fingerprint);
+            let job = HashJob::new(id, piece, start..end, Task::Record, fingerprint);
+            self.submit_hash(job);
         }
     }
 
@@ -228,7 +231,8 @@ impl Store {
         piece.end = Some(end);
         replay.written = end;
         if end > piece.base {
-            self.hasher.submit(id, piece, piece.base..end, Task::Compare, fingerprint);
+            let job = HashJob::new(id, piece, piece.base..end, Task::Compare, fingerprint);
+            self.submit_hash(job);
         }
     }
 

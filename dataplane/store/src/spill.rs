@@ -1,14 +1,13 @@
-//! The spill thread: writes cold windows to disk while the store goes on.
+//! What goes to disk: cold windows, while more is in memory than the high mark.
 
-use crate::jobs::JobThread;
+use crate::backend::{Completion, Job, Outcome};
 use crate::memory::WindowMemory;
 use crate::store::StoreError;
 use crate::stream::{Held, Place};
 use crate::{Store, StoreEvent};
-use dflow_disk::{DiskError, IoChoice, SpillDir, SpillFile, SpillIo};
+use dflow_disk::{DiskError, SpillFile, SpillIo};
 use dflow_protocol::StreamId;
 use dflow_shm::Access;
-use std::path::Path;
 use std::sync::Arc;
 
 /// Above this share of the budget, cold bytes go to disk (in percent).
@@ -16,8 +15,9 @@ const HIGH_MARK: u64 = 75;
 /// Bytes on their way to disk at the same time, as a share of the budget (in percent).
 const IN_FLIGHT: u64 = 40;
 
-/// A window on its way to disk.
-struct Job {
+/// Writes a window to disk.
+#[derive(Debug)]
+pub struct SpillJob {
     stream: StreamId,
     base: u64,
     length: u64,
@@ -25,60 +25,33 @@ struct Job {
     file: Arc<SpillFile>,
 }
 
-/// A window that has arrived on disk, or has not: to be given to [`Store::spilled`].
-pub struct SpillDone {
-    job: Job,
-    result: Result<(), StoreError>,
-}
-
-/// The spill directory and the thread that writes to it.
-pub struct Spiller {
-    // It ends before the directory is let go.
-    thread: JobThread<Job>,
-    dir: SpillDir,
-    /// Which sibling moves the bytes, and why.
-    description: String,
-    in_flight: u64,
-}
-
-impl Spiller {
-    /// Starts the thread. `done` is called on it for every window.
-    ///
-    /// # Errors
-    /// If the directory cannot be used, or the I/O that is asked for cannot be had.
-    pub fn start(dir: &Path, choice: IoChoice, done: impl Fn(SpillDone) + Send + 'static) -> Result<Self, DiskError> {
-        let dir = SpillDir::open(dir)?;
-        let (mut io, why) = dflow_disk::choose(choice)?;
-        let description = format!("{}: {why}", io.name());
-        let act = move |job: Job| {
-            let result = write(&job, io.as_mut());
-            done(SpillDone { job, result });
-        };
-        let thread = JobThread::start("spill", act).map_err(|source| DiskError::Io {
-            op: "start a thread for",
-            path: dir.path().to_owned(),
-            source,
-        })?;
-        Ok(Self { thread, dir, description, in_flight: 0 })
-    }
-
-    /// Whether windows are on their way to disk.
-    pub(crate) fn is_busy(&self) -> bool {
-        self.in_flight > 0
-    }
-
-    /// Which sibling moves the bytes, and why.
+impl SpillJob {
+    /// How many bytes it writes.
     #[must_use]
-    pub fn description(&self) -> &str {
-        &self.description
+    pub fn bytes(&self) -> u64 {
+        self.length
+    }
+
+    /// Writes them.
+    #[must_use]
+    pub fn run(self, io: &mut dyn SpillIo) -> Completion {
+        let result = self.write(io);
+        Completion(Outcome::Spill(Spilled { job: self, result }))
+    }
+
+    fn write(&self, io: &mut dyn SpillIo) -> Result<(), StoreError> {
+        // Mapped for the transfer alone. The segment cannot shrink, so its pages are there whatever its writer does.
+        let memory = self.memory.segment.map(Access::Read)?;
+        io.write(&self.file, self.base, memory.shared(0..usize::try_from(self.length).unwrap_or(0)))?;
+        Ok(())
     }
 }
 
-fn write(job: &Job, io: &mut dyn SpillIo) -> Result<(), StoreError> {
-    // Mapped for the transfer alone. The segment cannot shrink, so its pages are there whatever its writer does.
-    let memory = job.memory.segment.map(Access::Read)?;
-    io.write(&job.file, job.base, memory.shared(0..usize::try_from(job.length).unwrap_or(0)))?;
-    Ok(())
+/// A window that has arrived on disk, or has not.
+#[derive(Debug)]
+pub(crate) struct Spilled {
+    job: SpillJob,
+    result: Result<(), StoreError>,
 }
 
 impl Store {
@@ -102,8 +75,8 @@ impl Store {
         streams.reverse();
         for stream in streams {
             loop {
-                let excess = (self.budget.busy() + wanted).saturating_sub(high + self.spiller.in_flight);
-                if excess == 0 || self.spiller.in_flight >= most || !self.spill_one(stream)? {
+                let excess = (self.budget.busy() + wanted).saturating_sub(high + self.spilling);
+                if excess == 0 || self.spilling >= most || !self.spill_one(stream)? {
                     break;
                 }
             }
@@ -125,16 +98,16 @@ impl Store {
         let file = match &stream.spill {
             Some(file) => Arc::clone(file),
             None => {
-                let file = Arc::new(self.spiller.dir.create()?);
+                let file = Arc::new(self.backend.spill_file()?);
                 stream.spill = Some(Arc::clone(&file));
                 file
             }
         };
         let length = end - piece.base;
-        let job = Job { stream: id, base: piece.base, length, memory: Arc::clone(memory), file };
+        let job = SpillJob { stream: id, base: piece.base, length, memory: Arc::clone(memory), file };
         piece.lent = true;
-        self.spiller.in_flight += length;
-        self.spiller.thread.submit(job);
+        self.spilling += length;
+        self.backend.submit(Job::Spill(job));
         Ok(true)
     }
 
@@ -142,9 +115,9 @@ impl Store {
     ///
     /// # Errors
     /// If a waiting producer or reader could then not be served.
-    pub fn spilled(&mut self, done: SpillDone) -> Result<(), StoreError> {
-        let SpillDone { job, result } = done;
-        self.spiller.in_flight -= job.length;
+    pub(crate) fn spilled(&mut self, done: Spilled) -> Result<(), StoreError> {
+        let Spilled { job, result } = done;
+        self.spilling -= job.length;
         let piece = self.streams.get_mut(&job.stream).and_then(|stream| {
             let same =
                 |place: &Place| matches!(place, Place::Window { memory, .. } if Arc::ptr_eq(memory, &job.memory));

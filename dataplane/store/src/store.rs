@@ -1,11 +1,9 @@
 //! The store: streams come and go.
 
 use crate::ProcessId;
-use crate::backer::Backer;
-use crate::hasher::Hasher;
+use crate::backend::{Backend, Completion, Outcome};
 use crate::memory::Budget;
 use crate::process::{Arena, Process};
-use crate::spill::Spiller;
 use crate::stream::{PieceState, Place, Stream, Subscriber, SubscriberState};
 use dflow_disk::DiskError;
 use dflow_protocol::limits::{ARENA_SLOT, MIN_WINDOW};
@@ -13,11 +11,11 @@ use dflow_protocol::message::ToFunction;
 use dflow_protocol::{PortId, StreamId};
 use dflow_shm::{Bells, SegmentError};
 use rustix::io::Errno;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How much the store may use, and how.
 #[derive(Clone, Debug)]
@@ -40,9 +38,15 @@ impl Config {
 pub struct Store {
     pub(crate) config: Config,
     pub(crate) budget: Budget,
-    pub(crate) spiller: Spiller,
-    pub(crate) hasher: Hasher,
-    pub(crate) backer: Option<Backer>,
+    pub(crate) backend: Box<dyn Backend>,
+    /// The latest time that the store was told.
+    pub(crate) now: Duration,
+    /// Bytes on their way to disk.
+    pub(crate) spilling: u64,
+    /// Bytes that wait to be hashed.
+    pub(crate) hashing: u64,
+    /// Streams for which a window is being backed.
+    pub(crate) backing: BTreeSet<StreamId>,
     pub(crate) streams: BTreeMap<StreamId, Stream>,
     pub(crate) processes: BTreeMap<ProcessId, Process>,
     pub(crate) outgoing: Vec<Outgoing>,
@@ -50,7 +54,7 @@ pub struct Store {
     /// Why the last window could not be written to disk.
     pub(crate) disk_full: Option<String>,
     /// Since when nothing has moved although somebody waits for memory and the disk is full.
-    stalled: Option<(u64, Instant)>,
+    stalled: Option<(u64, Duration)>,
     pub(crate) spilled: u64,
     /// The arenas of live processes; pieces keep those of others.
     pub(crate) arenas: BTreeMap<ProcessId, Arc<Arena>>,
@@ -107,6 +111,14 @@ pub enum StoreError {
     /// A descriptor cannot be duplicated.
     #[error("cannot hand over a descriptor: {0}; if there are too many, raise the limit with 'ulimit -n'")]
     Descriptor(Errno),
+    /// A thread.
+    #[error("cannot start the {name} thread: {source}")]
+    Thread {
+        /// What it would do.
+        name: &'static str,
+        /// Why there is none.
+        source: std::io::Error,
+    },
     /// Too many of something.
     #[error("{0}")]
     Limit(String),
@@ -117,7 +129,7 @@ impl Store {
     ///
     /// # Errors
     /// If the budget is too small, or there is no memory for the page of bells.
-    pub fn new(config: Config, spiller: Spiller, hasher: Hasher) -> Result<Self, StoreError> {
+    pub fn new(config: Config, backend: Box<dyn Backend>) -> Result<Self, StoreError> {
         if config.memory < Config::MIN_MEMORY {
             return Err(StoreError::Limit(format!(
                 "a memory budget of {} bytes is too small for streams: {} bytes (256 KiB) is the least, 64 MiB a sensible one",
@@ -128,9 +140,11 @@ impl Store {
         Ok(Self {
             budget: Budget::new(config.memory),
             config,
-            spiller,
-            hasher,
-            backer: None,
+            backend,
+            now: Duration::ZERO,
+            spilling: 0,
+            hashing: 0,
+            backing: BTreeSet::new(),
             streams: BTreeMap::new(),
             processes: BTreeMap::new(),
             outgoing: Vec::new(),
@@ -143,6 +157,29 @@ impl Store {
             free_bells: Vec::new(),
             next_bell: 1,
         })
+    }
+
+    /// A job that the backend was given is done, or has failed.
+    ///
+    /// # Errors
+    /// If a producer or reader that waited for it could then not be served.
+    pub fn complete(&mut self, now: Duration, completion: Completion) -> Result<(), StoreError> {
+        self.advance(now);
+        match completion.0 {
+            Outcome::Spill(done) => self.spilled(done),
+            Outcome::Hash(done) => self.hashed(done),
+            Outcome::Back(done) => self.backed(done),
+        }
+    }
+
+    /// Takes note of the time. Calls may come from several places that looked at the clock in another order.
+    pub(crate) fn advance(&mut self, now: Duration) {
+        self.now = self.now.max(now);
+    }
+
+    /// How long ago something was.
+    pub(crate) fn since(&self, then: Duration) -> Duration {
+        self.now.saturating_sub(then)
     }
 
     /// Messages to be queued, in this order, since the last call.
@@ -217,7 +254,8 @@ impl Store {
     }
 
     /// An input of an instance will read this stream. `keep`: it may do so more than once, or wants all of it at once.
-    pub fn subscribe(&mut self, id: StreamId, subscriber: Subscriber, keep: bool) {
+    pub fn subscribe(&mut self, now: Duration, id: StreamId, subscriber: Subscriber, keep: bool) {
+        self.advance(now);
         if let Some(stream) = self.streams.get_mut(&id) {
             let state = SubscriberState {
                 keep,
@@ -228,7 +266,7 @@ impl Store {
                 closed: false,
                 gone: false,
                 position: 0,
-                since: Instant::now(),
+                since: self.now,
                 overslept: None,
             };
             stream.subscribers.insert(subscriber, state);
@@ -310,9 +348,10 @@ impl Store {
     ///
     /// # Errors
     /// If a waiting producer could not be served.
-    pub fn tick(&mut self) -> Result<(), StoreError> {
+    pub fn tick(&mut self, now: Duration) -> Result<(), StoreError> {
         /// So long nothing moves before a run that lacks disk is given up.
         const PATIENCE: Duration = Duration::from_secs(3);
+        self.advance(now);
         self.serve_put_off()?;
         self.feed_starved()?;
         let waiting = self.processes.values().any(|process| !process.starved.is_empty());
@@ -328,12 +367,12 @@ impl Store {
             .fold(0u64, |sum, traffic| sum.wrapping_add(traffic.read).wrapping_add(traffic.written));
         match self.stalled {
             Some((before, since)) if before == moved => {
-                if since.elapsed() >= PATIENCE {
+                if self.since(since) >= PATIENCE {
                     self.stalled = None;
                     self.events.push(StoreEvent::Failed(format!("no stream can go on: {reason}")));
                 }
             }
-            _ => self.stalled = Some((moved, Instant::now())),
+            _ => self.stalled = Some((moved, self.now)),
         }
         Ok(())
     }

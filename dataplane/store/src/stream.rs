@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::Duration;
 
 /// A reader of a stream: an input of an instance, whichever attempt of it is running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -120,10 +120,10 @@ pub(crate) struct SubscriberState {
     pub(crate) gone: bool,
     /// The position last seen, and since when it has been this.
     pub(crate) position: u64,
-    pub(crate) since: Instant,
+    pub(crate) since: Duration,
     /// Since when it was seen to sleep at this position although there is more to read, or room in its outputs: it was
     /// woken and does not run.
-    pub(crate) overslept: Option<(u64, Instant)>,
+    pub(crate) overslept: Option<(u64, Duration)>,
 }
 
 impl Stream {

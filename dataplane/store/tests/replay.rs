@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Function, Node, byte_at, produce, verify, verify_slice};
+use common::{Function, Node, byte_at, now, produce, verify, verify_slice};
 use dflow_function::{Context, Error};
 use dflow_protocol::limits::PROTOCOL_VERSION;
 use dflow_protocol::message::ToDaemon;
@@ -42,7 +42,7 @@ fn node(memory: u64, readers: &[(u32, &Function)]) -> Node {
 /// Starts an attempt of the producer.
 fn attempt(node: &mut Node, number: u32, work: impl FnOnce(&mut Context) -> Result<(), Error> + Send + 'static) {
     if number > 0 {
-        node.store.continue_stream(STREAM, false);
+        node.store.continue_stream(now(), STREAM, false);
     }
     node.start(FIRST + number, &source(), work);
 }
@@ -240,7 +240,7 @@ fn after_a_difference_everything_begins_again() {
     fail_at(&mut node, 0, MIB, 50_000);
     attempt(&mut node, 1, move |ctx| produce_wrong(ctx, length, 10));
     node.run_until(diverged);
-    node.store.end(ProcessId(u64::from(FIRST) + 1), false).unwrap();
+    node.store.end(now(), ProcessId(u64::from(FIRST) + 1), false).unwrap();
     node.store.abort(STREAM);
     node.store.reopen_stream(STREAM, false);
     node.store.remember(STREAM);
@@ -422,7 +422,7 @@ fn a_thousand_tiny_streams_are_continued() {
     node.start(FIRST, &producer, write(60, true));
     node.run_until(|node| node.is_gone(FIRST));
     for &stream in &streams {
-        node.store.continue_stream(StreamId(stream), false);
+        node.store.continue_stream(now(), StreamId(stream), false);
     }
     node.start(FIRST + 1, &producer, write(100, false));
     node.run();

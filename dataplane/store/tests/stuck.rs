@@ -1,22 +1,24 @@
 //! Which readers hold back their producer: the words of all attempts are this test's own.
 
 mod common;
+mod sim;
 
 use common::{Function, setup};
-use dflow_disk::IoChoice;
 use dflow_protocol::limits::{ARENA_SLOT, PROTOCOL_VERSION};
 use dflow_protocol::message::{ToDaemon, ToFunction, Window};
 use dflow_protocol::words::{Progress, Sleeper};
 use dflow_protocol::{InstanceId, PortId, StreamId};
 use dflow_shm::{Control, Kernel};
-use dflow_store::{Config, Hasher, ProcessId, Spiller, Store, Subscriber};
+use dflow_store::{Config, ProcessId, Store, Subscriber};
+use sim::machine::{Machine, Speed};
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
-/// After so long a reader that does not move is stuck for certain.
-const LONG: Duration = Duration::from_millis(300);
+/// After so long a reader that does not move is stuck.
+const STUCK_AFTER: Duration = Duration::from_millis(100);
+const LONG: Duration = Duration::from_secs(60);
 
 /// Who writes stream 1, who reads that and writes stream 2, and who reads that one.
 const FIRST: usize = 1;
@@ -27,24 +29,22 @@ struct Chain {
     store: Store,
     controls: Vec<Control>,
     ports: [PortId; 4],
-    _dir: tempfile::TempDir,
+    machine: Machine,
 }
 
 impl Chain {
     /// All of them run, and the first one has filled a ring that the one in the middle holds.
     fn with_held_ring() -> (Self, u64) {
-        let dir = tempfile::tempdir().unwrap();
-        let spiller = Spiller::start(dir.path(), IoChoice::Plain, |_| ()).unwrap();
-        let hasher = Hasher::start(|_| ()).unwrap();
-        let store = Store::new(Config { memory: 64 * MIB, window: Config::WINDOW }, spiller, hasher).unwrap();
+        let machine = Machine::new(Speed { back: Duration::ZERO, ..Speed::default() });
+        let store = Store::new(Config { memory: 64 * MIB, window: Config::WINDOW }, machine.backend()).unwrap();
         let controls = (0..4).map(|_| Control::create().unwrap()).collect();
-        let mut chain = Self { store, controls, ports: [PortId(0); 4], _dir: dir };
+        let mut chain = Self { store, controls, ports: [PortId(0); 4], machine };
         let input = |stream| vec![("in", vec![stream], false)];
         let output = |stream| vec![("out", vec![stream])];
         for stream in [1, 2] {
             chain.store.open_stream(StreamId(stream), false);
             let reader = Subscriber { instance: InstanceId(stream + 1), input: 0 };
-            chain.store.subscribe(StreamId(stream), reader, false);
+            chain.store.subscribe(Duration::ZERO, StreamId(stream), reader, false);
         }
         chain.begin(FIRST, &Function { outputs: output(1), ..Function::default() });
         chain.begin(MIDDLE, &Function { inputs: input(1), outputs: output(2), ..Function::default() });
@@ -63,7 +63,9 @@ impl Chain {
             function.outputs.iter().map(|(_, ids)| ids.iter().map(|&id| StreamId(id)).collect()).collect();
         self.store.begin(process, setup(process, function), &outputs).unwrap();
         let page = self.controls[which].segment().as_fd().try_clone_to_owned().unwrap();
-        self.store.receive(process, ToDaemon::Hello { version: PROTOCOL_VERSION }, vec![page]).unwrap();
+        self.store
+            .receive(self.machine.now(), process, ToDaemon::Hello { version: PROTOCOL_VERSION }, vec![page])
+            .unwrap();
         for (_, ids, _) in &function.inputs {
             let subscriber = Subscriber { instance: InstanceId(which as u32), input: 0 };
             self.store.add_input(process, subscriber, StreamId(ids[0])).unwrap();
@@ -88,7 +90,11 @@ impl Chain {
     /// The first one asks for a window; `None` if it is to stay where it is.
     fn ask(&mut self, at: u64, held: bool) -> Option<Window> {
         let first = ProcessId(FIRST as u64);
-        self.store.receive(first, ToDaemon::NeedWindow { port: PortId(0), at, least: 1, held }, Vec::new()).unwrap();
+        let question = ToDaemon::NeedWindow { port: PortId(0), at, least: 1, held };
+        self.store.receive(self.machine.now(), first, question, Vec::new()).unwrap();
+        while let Some(completion) = self.machine.take_done() {
+            self.store.complete(self.machine.now(), completion).unwrap();
+        }
         let said = self.store.take_outgoing().into_iter().filter(|it| it.process == first);
         let answers: Vec<_> = said
             .filter_map(|it| match it.message {
@@ -101,15 +107,18 @@ impl Chain {
         answers[0]
     }
 
-    /// Asks until it gets a window or the time is up.
-    fn ask_for(&mut self, at: u64, limit: Duration) -> Option<Window> {
-        let start = Instant::now();
+    /// Asks every few milliseconds until it gets a window; how long that took, `None` if it was [`LONG`].
+    fn ask_for(&mut self, at: u64) -> Option<(Window, Duration)> {
+        let start = self.machine.now();
         loop {
-            let window = self.ask(at, true);
-            if window.is_some() || start.elapsed() >= limit {
-                return window;
+            let waited = self.machine.now() - start;
+            if let Some(window) = self.ask(at, true) {
+                return Some((window, waited));
             }
-            std::thread::sleep(Duration::from_millis(5));
+            if waited >= LONG {
+                return None;
+            }
+            self.machine.advance(Duration::from_millis(5));
         }
     }
 }
@@ -117,7 +126,9 @@ impl Chain {
 #[test]
 fn who_neither_moves_nor_waits_holds_its_producer_for_a_moment() {
     let (mut chain, full) = Chain::with_held_ring();
-    assert!(chain.ask_for(full, Duration::from_secs(10)).is_some_and(|window| !window.ring));
+    let (window, waited) = chain.ask_for(full).expect("a window");
+    assert!(!window.ring);
+    assert_eq!(waited, STUCK_AFTER);
 }
 
 /// Whoever reads the output decides: if it moves, so will this one.
@@ -126,7 +137,7 @@ fn who_waits_for_room_in_its_output_holds_its_producer() {
     let (mut chain, full) = Chain::with_held_ring();
     chain.publish(LAST, 100);
     chain.middle_sleeps_for_room(100);
-    assert_eq!(chain.ask_for(full, LONG), None);
+    assert_eq!(chain.ask_for(full).map(|(window, _)| window), None);
 }
 
 /// A process that was stopped while it waited for room, which has come since.
@@ -135,8 +146,10 @@ fn who_was_woken_for_room_and_does_not_run_holds_its_producer_for_a_moment() {
     let (mut chain, full) = Chain::with_held_ring();
     chain.publish(LAST, 100);
     chain.middle_sleeps_for_room(100);
-    assert_eq!(chain.ask_for(full, LONG), None);
+    assert_eq!(chain.ask_for(full).map(|(window, _)| window), None);
     chain.publish(LAST, 101);
     assert_eq!(chain.ask(full, true), None, "it has only just been woken");
-    assert!(chain.ask_for(full, Duration::from_secs(10)).is_some_and(|window| !window.ring));
+    let (window, waited) = chain.ask_for(full).expect("a window");
+    assert!(!window.ring);
+    assert_eq!(waited, STUCK_AFTER);
 }

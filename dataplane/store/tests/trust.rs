@@ -1,17 +1,19 @@
 //! Words that lie: whoever wrote them is found out, and nobody else is blamed.
 
 mod common;
+mod sim;
 
 use common::{Function, Node};
-use dflow_disk::IoChoice;
 use dflow_protocol::limits::PROTOCOL_VERSION;
 use dflow_protocol::message::{InputSpec, OutputSpec, OutputStreams, Piece, Setup, ToDaemon, ToFunction};
 use dflow_protocol::words::{Progress, State};
 use dflow_protocol::{InstanceId, PortId, SegmentId, StreamId};
 use dflow_shm::{Control, channel};
-use dflow_store::{Config, Hasher, ProcessId, Spiller, Store, StoreEvent, Subscriber};
+use dflow_store::{Config, ProcessId, Store, StoreEvent, Subscriber};
+use sim::machine::{Machine, Speed};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 const STREAM: StreamId = StreamId(1);
 const PRODUCER: ProcessId = ProcessId(1);
@@ -23,7 +25,6 @@ struct Pair {
     store: Store,
     producer: Control,
     reader: Control,
-    _dir: tempfile::TempDir,
 }
 
 fn setup(inputs: Vec<InputSpec>, outputs: Vec<OutputSpec>) -> Setup {
@@ -45,24 +46,23 @@ fn setup(inputs: Vec<InputSpec>, outputs: Vec<OutputSpec>) -> Setup {
 
 impl Pair {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let spiller = Spiller::start(dir.path(), IoChoice::Plain, |_| ()).unwrap();
-        let hasher = Hasher::start(|_| ()).unwrap();
-        let mut store = Store::new(Config { memory: 1 << 20, window: Config::WINDOW }, spiller, hasher).unwrap();
+        let machine = Machine::new(Speed::default());
+        let mut store = Store::new(Config { memory: 1 << 20, window: Config::WINDOW }, machine.backend()).unwrap();
         let subscriber = Subscriber { instance: InstanceId(2), input: 0 };
         store.open_stream(STREAM, false);
-        store.subscribe(STREAM, subscriber, false);
+        store.subscribe(Duration::ZERO, STREAM, subscriber, false);
         let output = OutputSpec { name: "o".into(), streams: OutputStreams::Single(PORT), stdout: false };
         store.begin(PRODUCER, setup(Vec::new(), vec![output]), &[vec![STREAM]]).unwrap();
         let input = InputSpec { name: "i".into(), many: false, keep: false, stdin: false };
         store.begin(READER, setup(vec![input], Vec::new()), &[]).unwrap();
         store.add_input(READER, subscriber, STREAM).unwrap();
-        let mut pair =
-            Self { store, producer: Control::create().unwrap(), reader: Control::create().unwrap(), _dir: dir };
+        let mut pair = Self { store, producer: Control::create().unwrap(), reader: Control::create().unwrap() };
         for process in [PRODUCER, READER] {
             let control = if process == PRODUCER { &pair.producer } else { &pair.reader };
             let page = control.segment().as_fd().try_clone_to_owned().unwrap();
-            pair.store.receive(process, ToDaemon::Hello { version: PROTOCOL_VERSION }, vec![page]).unwrap();
+            pair.store
+                .receive(Duration::ZERO, process, ToDaemon::Hello { version: PROTOCOL_VERSION }, vec![page])
+                .unwrap();
             pair.store.start(process);
         }
         pair.blamed();
@@ -99,7 +99,7 @@ impl Pair {
     }
 
     fn say(&mut self, process: ProcessId, message: ToDaemon) {
-        self.store.receive(process, message, Vec::new()).unwrap();
+        self.store.receive(Duration::ZERO, process, message, Vec::new()).unwrap();
     }
 
     /// Who has been found to lie since the last call.
@@ -154,7 +154,7 @@ fn an_end_counts_when_its_producer_has_said_so() {
     pair.publish_state(PRODUCER, 1000, State::Finished);
     pair.reader_at(1000);
     pair.verify(1000);
-    pair.store.tick().unwrap();
+    pair.store.tick(Duration::ZERO).unwrap();
     assert_eq!(pair.told(), []);
     pair.say(PRODUCER, ToDaemon::Finished { port: PORT });
     assert!(pair.told().contains(&ToFunction::StreamEnd { port: PORT, end: Ok(1000) }));
@@ -179,13 +179,13 @@ fn an_end_that_was_shown_cannot_be_taken_back() {
         pair.verify(1000);
         assert_eq!(pair.blamed(), []);
         pair.publish_state(PRODUCER, offset, state);
-        pair.store.tick().unwrap();
+        pair.store.tick(Duration::ZERO).unwrap();
         assert_eq!((pair.blamed(), pair.told()), (vec![PRODUCER], vec![]), "{state:?} at {offset}");
         // What it says from now on does not count, even if it could be true.
         pair.publish_state(PRODUCER, 1000, State::Finished);
         pair.say(PRODUCER, ToDaemon::Finished { port: PORT });
         pair.say(PRODUCER, ToDaemon::Done);
-        pair.store.end(PRODUCER, true).unwrap();
+        pair.store.end(Duration::ZERO, PRODUCER, true).unwrap();
         assert!(!pair.is_finished() && pair.told().iter().all(|it| !matches!(it, ToFunction::StreamEnd { .. })));
     }
 }
@@ -309,7 +309,7 @@ fn a_reader_leaves_the_judgement_to_the_daemon() {
             assert!(!node.events.iter().any(|event| matches!(event, StoreEvent::Finished(..))), "{:?}", node.events);
             if remembered && state != State::Finished {
                 // What its readers have seen is anybody's guess.
-                node.store.continue_stream(STREAM, false);
+                node.store.continue_stream(common::now(), STREAM, false);
                 node.start(3, &writer, |ctx| common::produce(ctx, "out", 1, 5000, 1000));
                 node.run_until(|node| node.events.iter().any(|event| matches!(event, StoreEvent::Diverged(..))));
             }

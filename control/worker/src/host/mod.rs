@@ -20,9 +20,7 @@ use dflow_launcher::{Launcher, LauncherEvent};
 use dflow_protocol::{Epoch, InstanceId, RunId, StreamId};
 use dflow_scheduler::Outcome;
 use dflow_shm::now_nanos;
-use dflow_store::{
-    BackDone, Backer, Config, HashDone, Hasher, ProcessId, SpillDone, Spiller, Store, StoreError, StoreEvent,
-};
+use dflow_store::{Completion, Config, ProcessId, Store, StoreError, StoreEvent, Threads};
 use dflow_transport::LinkEvent;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::AsFd;
@@ -68,9 +66,8 @@ pub(crate) struct Host {
     tick: tokio::time::Interval,
     arrivals: UnboundedSender<Arrival>,
     arriving: UnboundedReceiver<Arrival>,
-    spilling: UnboundedReceiver<SpillDone>,
-    hashing: UnboundedReceiver<HashDone>,
-    backing: UnboundedReceiver<BackDone>,
+    /// Jobs of the store that its threads have done.
+    completing: UnboundedReceiver<Completion>,
     /// Processes that are gone while what they wrote is still being compared.
     comparing: Vec<LauncherEvent>,
     thread_ends: UnboundedSender<(ProcessId, Result<(), String>)>,
@@ -109,6 +106,11 @@ impl Ended {
     }
 }
 
+/// The time as the store and the functions count it.
+fn now() -> Duration {
+    Duration::from_nanos(now_nanos())
+}
+
 impl Host {
     /// Without streams and attempts. Must be called on a tokio `LocalSet`.
     ///
@@ -118,21 +120,12 @@ impl Host {
         let system = |what| move |source| SetupError::System { what, source };
         let socket = launcher.as_fd().try_clone_to_owned().map_err(system("watch the launcher"))?;
         let launcher_socket = UnixDatagram::from_std(socket.into()).map_err(system("watch the launcher"))?;
-        let (spilled, spilling) = unbounded_channel();
-        let spiller = Spiller::start(&options.spill_dir, options.spill_io, move |done| {
+        let (completed, completing) = unbounded_channel();
+        let threads = Threads::start(&options.spill_dir, options.spill_io, move |completion| {
             // When the run is over nobody listens, and nobody has to.
-            let _ = spilled.send(done);
+            let _ = completed.send(completion);
         })?;
-        let (hashed, hashing) = unbounded_channel();
-        let hasher = Hasher::start(move |done| {
-            let _ = hashed.send(done);
-        })?;
-        let (backed, backing) = unbounded_channel();
-        let backer = Backer::start(move |done| {
-            let _ = backed.send(done);
-        })?;
-        let mut store = Store::new(Config { memory: options.budget()?, window: options.window }, spiller, hasher)?;
-        store.back_aside(backer);
+        let store = Store::new(Config { memory: options.budget()?, window: options.window }, Box::new(threads))?;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (arrivals, arriving) = unbounded_channel();
@@ -162,9 +155,7 @@ impl Host {
             tick,
             arrivals,
             arriving,
-            spilling,
-            hashing,
-            backing,
+            completing,
             comparing: Vec::new(),
             thread_ends,
             ending,
@@ -184,25 +175,17 @@ impl Host {
                 }
             }
             _ = self.launcher_socket.readable() => self.launcher_readable(),
-            Some(done) = self.spilling.recv() => {
-                let result = self.store.spilled(done);
-                self.note(result);
-            }
-            Some(done) = self.hashing.recv() => {
-                let result = self.store.hashed(done);
+            Some(completion) = self.completing.recv() => {
+                let result = self.store.complete(now(), completion);
                 self.note(result);
                 for exit in std::mem::take(&mut self.comparing) {
                     self.process_exited(&exit);
                 }
             }
-            Some(done) = self.backing.recv() => {
-                let result = self.store.backed(done);
-                self.note(result);
-            }
             Some((process, result)) = self.ending.recv() => self.thread_ended(process, result),
             Some(report) = self.carrying.recv() => self.carrier_report(report),
             _ = self.tick.tick() => {
-                let result = self.store.tick();
+                let result = self.store.tick(now());
                 self.note(result);
             }
         }
@@ -371,7 +354,7 @@ impl Host {
     fn arrived(&mut self, arrival: Arrival) {
         match arrival {
             Arrival::Message(process, Ok(message), fds) => {
-                let result = self.store.receive(process, message, fds);
+                let result = self.store.receive(now(), process, message, fds);
                 self.note(result);
             }
             Arrival::Message(process, Err(what), _) => self.store.condemn(process, what),
@@ -448,7 +431,7 @@ impl Host {
         let Some(attempt) = self.attempts.remove(&process) else { return };
         self.connections.remove(&process);
         let well = !matches!(outcome, Outcome::Failed { .. });
-        let result = self.store.end(process, well);
+        let result = self.store.end(now(), process, well);
         self.note(result);
         for event in self.store.take_events() {
             self.store_event(event);

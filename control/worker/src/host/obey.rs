@@ -1,6 +1,6 @@
 //! Carrying out orders: streams, subscriptions, attempts.
 
-use super::{Host, LinkState};
+use super::{Host, LinkState, now};
 use crate::order::{End, Notice, Order, Record};
 use dflow_carrier::{Carrier, Command, NodeId, Report};
 use dflow_protocol::wire::StreamKey;
@@ -20,7 +20,7 @@ impl Host {
             Order::OpenStream { stream, epoch, producer, keep, continues, remember } => {
                 self.epochs.insert(stream, epoch);
                 if continues {
-                    self.store.continue_stream(stream, keep);
+                    self.store.continue_stream(now(), stream, keep);
                 } else {
                     self.store.reopen_stream(stream, keep);
                     if remember {
@@ -37,7 +37,7 @@ impl Host {
                 self.note(result);
             }
             Order::Subscribe { stream, instance, input, keep } => {
-                self.store.subscribe(stream, Subscriber { instance, input }, keep);
+                self.store.subscribe(now(), stream, Subscriber { instance, input }, keep);
             }
             Order::Unsubscribe { stream, instance, input } => {
                 self.store.unsubscribe(stream, Subscriber { instance, input });
@@ -183,7 +183,7 @@ impl Host {
     fn export(&mut self, stream: StreamId, epoch: Epoch, to: u32) -> Result<(), StoreError> {
         // What is kept for readers that start again is kept on their node.
         let reader = Subscriber { instance: InstanceId(u32::MAX - to), input: 0 };
-        self.store.subscribe(stream, reader, false);
+        self.store.subscribe(now(), stream, reader, false);
         if let (Some(port), Some(carrier)) = (self.store.export(CARRIER, reader, stream)?, &self.carrier) {
             carrier.tell(Command::Export(NodeId(to), self.key(stream, epoch), port));
         }

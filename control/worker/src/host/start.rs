@@ -117,7 +117,7 @@ impl Host {
             self.attempts.remove(&process);
             self.connections.remove(&process);
             self.processes.remove(&(instance, attempt));
-            let ended = self.store.end(process, false);
+            let ended = self.store.end(super::now(), process, false);
             self.note(ended);
         }
         result

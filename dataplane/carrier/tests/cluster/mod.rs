@@ -4,7 +4,7 @@
 
 pub mod crowd;
 
-use crate::common::{Arrival, Node};
+use crate::common::{Arrival, Node, now};
 use dflow_carrier::{Carrier, Command, NodeId, Report};
 use dflow_protocol::wire::StreamKey;
 use dflow_protocol::{Epoch, InstanceId, RunId, StreamId};
@@ -164,7 +164,7 @@ impl Cluster {
                 node.store.open_stream(StreamId(stream), false);
                 for &(instance, input) in &readers {
                     let subscriber = Subscriber { instance: InstanceId(instance), input };
-                    node.store.subscribe(StreamId(stream), subscriber, keep);
+                    node.store.subscribe(now(), StreamId(stream), subscriber, keep);
                 }
             }
         });
@@ -186,7 +186,7 @@ impl Cluster {
         let read = self.on(from, move |node| {
             let mut export = |(instance, stream)| {
                 let remote = Subscriber { instance: InstanceId(instance), input: 0 };
-                node.store.subscribe(StreamId(stream), remote, false);
+                node.store.subscribe(now(), StreamId(stream), remote, false);
                 node.store.export(carrier, remote, StreamId(stream)).expect("a port").expect("a carrier")
             };
             (first..).zip(opened).map(&mut export).collect::<Vec<_>>()
@@ -215,7 +215,7 @@ impl Cluster {
         self.on(to, move |node| {
             let subscriber = |instance| Subscriber { instance: InstanceId(instance), input: 0 };
             node.store.unsubscribe(StreamId(stream), subscriber(reader));
-            node.store.subscribe(StreamId(stream), subscriber(next), false);
+            node.store.subscribe(now(), StreamId(stream), subscriber(next), false);
         });
         self.attach_all(&[stream], from, to);
     }

@@ -8,9 +8,7 @@ use dflow_protocol::limits::{MAX_MESSAGE, PROTOCOL_VERSION};
 use dflow_protocol::message::ToDaemon;
 use dflow_protocol::{InstanceId, PortId, SegmentId, StreamId};
 use dflow_shm::channel;
-use dflow_store::{
-    BackDone, Backer, Config, HashDone, Hasher, ProcessId, SpillDone, Spiller, Store, StoreEvent, Subscriber,
-};
+use dflow_store::{Completion, Config, ProcessId, Store, StoreEvent, Subscriber, Threads};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -22,9 +20,8 @@ use std::time::Duration;
 pub enum Arrival {
     Message(ProcessId, ToDaemon, Vec<OwnedFd>),
     Gone(ProcessId),
-    Spilled(SpillDone),
-    Hashed(HashDone),
-    Backed(BackDone),
+    /// A job of the store is done.
+    Completed(Completion),
     /// The channel can take packets again.
     Writable(ProcessId),
     /// Something that another thread wants to be done.
@@ -79,22 +76,11 @@ impl Node {
     pub fn spilling_to(memory: u64, path: std::path::PathBuf, dir: tempfile::TempDir) -> Self {
         let (sender, arrivals) = queue();
         let done = sender.clone();
-        let spiller = Spiller::start(&path, IoChoice::Auto, move |spilled| {
-            let _ = done.send(Arrival::Spilled(spilled));
-        })
-        .unwrap();
-        let done = sender.clone();
-        let hasher = Hasher::start(move |hashed| {
-            let _ = done.send(Arrival::Hashed(hashed));
-        })
-        .unwrap();
-        let done = sender.clone();
-        let backer = Backer::start(move |backed| {
-            let _ = done.send(Arrival::Backed(backed));
-        })
-        .unwrap();
-        let mut store = Store::new(Config { memory, window: Config::WINDOW }, spiller, hasher).unwrap();
-        store.back_aside(backer);
+        let threads = Threads::start(&path, IoChoice::Auto, move |completion| {
+            let _ = done.send(Arrival::Completed(completion));
+        });
+        let config = Config { memory, window: Config::WINDOW };
+        let store = Store::new(config, Box::new(threads.unwrap())).unwrap();
         Self {
             store,
             arrivals,
@@ -122,7 +108,7 @@ impl Node {
             for (input, (_, streams, keep)) in function.inputs.iter().enumerate() {
                 for &stream in streams {
                     let subscriber = Subscriber { instance: InstanceId(*instance), input: input as u32 };
-                    self.store.subscribe(StreamId(stream), subscriber, *keep || function.restartable);
+                    self.store.subscribe(now(), StreamId(stream), subscriber, *keep || function.restartable);
                 }
             }
         }
@@ -253,7 +239,7 @@ impl Node {
     /// Handles one arrival; gives up after a minute.
     pub fn step(&mut self) {
         match self.arrivals.recv_timeout(Duration::from_millis(20)) {
-            Ok(Arrival::Message(process, message, fds)) => self.store.receive(process, message, fds).unwrap(),
+            Ok(Arrival::Message(process, message, fds)) => self.store.receive(now(), process, message, fds).unwrap(),
             Ok(Arrival::Gone(process)) if self.store.is_comparing(process) => {
                 let _ = self.sender.send(Arrival::Gone(process));
             }
@@ -265,17 +251,15 @@ impl Node {
                     self.told_unread.insert(process);
                 }
                 let well = matches!(self.outcomes.get(&process), Some(Ok(())));
-                self.store.end(process, well).unwrap();
+                self.store.end(now(), process, well).unwrap();
                 // The carrier is no function.
                 self.live -= usize::from(process != CARRIER);
                 self.gone.insert(process);
             }
-            Ok(Arrival::Spilled(done)) => self.store.spilled(done).unwrap(),
-            Ok(Arrival::Hashed(done)) => self.store.hashed(done).unwrap(),
-            Ok(Arrival::Backed(done)) => self.store.backed(done).unwrap(),
+            Ok(Arrival::Completed(completion)) => self.store.complete(now(), completion).unwrap(),
             Ok(Arrival::Writable(process)) => self.send_waiting(process),
             Ok(Arrival::Work(work)) => work(self),
-            Err(_) => self.store.tick().unwrap(),
+            Err(_) => self.store.tick(now()).unwrap(),
         }
         for event in self.store.take_events() {
             match &event {
@@ -331,6 +315,11 @@ impl Socket {
     fn new(socket: &Arc<OwnedFd>) -> Self {
         Self { socket: Arc::clone(socket), waiting: VecDeque::new() }
     }
+}
+
+/// The time as the store of a test counts it.
+pub fn now() -> Duration {
+    Duration::from_nanos(dflow_shm::now_nanos())
 }
 
 pub fn setup(process: ProcessId, function: &Function) -> Setup {

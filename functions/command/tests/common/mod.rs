@@ -7,7 +7,7 @@ use dflow_protocol::limits::{MAX_MESSAGE, PROTOCOL_VERSION};
 use dflow_protocol::message::ToDaemon;
 use dflow_protocol::{InstanceId, PortId, SegmentId, StreamId};
 use dflow_shm::channel;
-use dflow_store::{Config, Hasher, ProcessId, SpillDone, Spiller, Store, StoreEvent, Subscriber};
+use dflow_store::{Completion, Config, ProcessId, Store, StoreEvent, Subscriber, Threads};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io::Read;
@@ -240,7 +240,7 @@ impl Flow {
         for (id, function) in self.functions.iter().enumerate() {
             for (index, (spec, streams)) in function.inputs.iter().enumerate() {
                 for &stream in streams {
-                    node.store.subscribe(StreamId(stream), subscriber(id, index), spec.keep);
+                    node.store.subscribe(now(), StreamId(stream), subscriber(id, index), spec.keep);
                 }
             }
         }
@@ -296,6 +296,11 @@ fn resolve(name: &str) -> PathBuf {
     std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.exists()).unwrap_or(name.into())
 }
 
+/// The time as the store counts it.
+fn now() -> Duration {
+    Duration::from_nanos(dflow_shm::now_nanos())
+}
+
 fn subscriber(function: usize, input: usize) -> Subscriber {
     Subscriber { instance: InstanceId(function as u32), input: input as u32 }
 }
@@ -303,7 +308,7 @@ fn subscriber(function: usize, input: usize) -> Subscriber {
 enum Arrival {
     Message(ProcessId, ToDaemon, Vec<OwnedFd>),
     Gone(ProcessId),
-    Spilled(SpillDone),
+    Completed(Completion),
 }
 
 struct Node {
@@ -323,11 +328,11 @@ impl Node {
         let dir = tempfile::tempdir().unwrap();
         let (sender, arrivals) = queue();
         let done = sender.clone();
-        let spiller = Spiller::start(dir.path(), IoChoice::Auto, move |spilled| {
-            let _ = done.send(Arrival::Spilled(spilled));
+        let threads = Threads::start(dir.path(), IoChoice::Auto, move |completion| {
+            let _ = done.send(Arrival::Completed(completion));
         });
-        let hasher = Hasher::start(|_| ()).unwrap();
-        let store = Store::new(Config { memory: MEMORY, window: Config::WINDOW }, spiller.unwrap(), hasher).unwrap();
+        let config = Config { memory: MEMORY, window: Config::WINDOW };
+        let store = Store::new(config, Box::new(threads.unwrap())).unwrap();
         let (sockets, counts, outcomes, finished) = Default::default();
         Self { store, arrivals, sender, sockets, counts, outcomes, finished, live: 0, _dir: dir }
     }
@@ -397,14 +402,14 @@ impl Node {
 
     fn step(&mut self) {
         match self.arrivals.recv_timeout(Duration::from_millis(20)) {
-            Ok(Arrival::Message(process, message, fds)) => self.store.receive(process, message, fds).unwrap(),
+            Ok(Arrival::Message(process, message, fds)) => self.store.receive(now(), process, message, fds).unwrap(),
             Ok(Arrival::Gone(process)) => {
                 let well = matches!(self.outcomes.get(&process), Some(Ok(())));
-                self.store.end(process, well).unwrap();
+                self.store.end(now(), process, well).unwrap();
                 self.live -= 1;
             }
-            Ok(Arrival::Spilled(done)) => self.store.spilled(done).unwrap(),
-            Err(_) => self.store.tick().unwrap(),
+            Ok(Arrival::Completed(completion)) => self.store.complete(now(), completion).unwrap(),
+            Err(_) => self.store.tick(now()).unwrap(),
         }
         for event in self.store.take_events() {
             match event {

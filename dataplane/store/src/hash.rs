@@ -1,10 +1,10 @@
-//! The hash thread: reads what was written to streams whose next attempts will be compared, while the store goes on.
+//! Hashing of what was written to streams whose next attempts will be compared, while the store goes on.
 
+use crate::Store;
+use crate::backend::{Completion, Job, Outcome};
 use crate::fingerprint::{BLOCK, Fingerprint};
-use crate::jobs::JobThread;
 use crate::memory::WindowMemory;
 use crate::process::Arena;
-use crate::store::StoreError;
 use crate::stream::{PieceState, Place};
 use dflow_protocol::StreamId;
 use dflow_shm::Segment;
@@ -24,8 +24,9 @@ pub(crate) enum Task {
     Compare,
 }
 
-/// Bytes to be hashed.
-pub(crate) struct HashJob {
+/// Hashes a part of a window.
+#[derive(Debug)]
+pub struct HashJob {
     pub(crate) stream: StreamId,
     /// Where the piece starts.
     pub(crate) base: u64,
@@ -37,6 +38,7 @@ pub(crate) struct HashJob {
 }
 
 /// Where the bytes are. It keeps the memory from being written again before they have been read.
+#[derive(Debug)]
 pub(crate) enum HashMemory {
     Arena(Arc<Arena>, u64),
     Window(Arc<WindowMemory>),
@@ -61,75 +63,65 @@ impl HashMemory {
     }
 }
 
-/// Bytes that have been hashed: to be given to [`crate::Store::hashed`].
-pub struct HashDone {
+impl HashJob {
+    /// How many bytes it reads.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.range.end - self.range.start
+    }
+
+    /// Reads and hashes them.
+    #[must_use]
+    pub fn run(self) -> Completion {
+        let result = hash(&self);
+        Completion(Outcome::Hash(Hashed { job: self, result }))
+    }
+}
+
+/// Bytes that have been hashed, or could not be read.
+#[derive(Debug)]
+pub(crate) struct Hashed {
     pub(crate) job: HashJob,
     /// Where the first block begins that differs.
     pub(crate) result: Result<Option<u64>, Errno>,
 }
 
-/// The hash thread. It takes one job after the other, so what an attempt wrote is known before that of the next one is
-/// compared with it.
-pub struct Hasher {
-    thread: JobThread<HashJob>,
-    /// Bytes that wait for it.
-    in_flight: u64,
-}
-
-impl Hasher {
-    /// Starts the thread. `done` is called on it for every piece.
-    ///
-    /// # Errors
-    /// If there can be no more threads.
-    pub fn start(done: impl Fn(HashDone) + Send + 'static) -> Result<Self, StoreError> {
-        let mut block = vec![0; usize::try_from(BLOCK).unwrap_or(usize::MAX)];
-        let act = move |job: HashJob| {
-            let result = hash(&job, &mut block);
-            done(HashDone { job, result });
-        };
-        let thread = JobThread::start("hash", act)
-            .map_err(|error| StoreError::Limit(format!("cannot start the hash thread: {error}")))?;
-        Ok(Self { thread, in_flight: 0 })
-    }
-
-    /// Whether pieces are being read.
-    pub(crate) fn is_busy(&self) -> bool {
-        self.in_flight > 0
-    }
-
-    /// Whether so much waits for it that nothing should be written before it has caught up.
-    pub(crate) fn is_behind(&self, budget: u64) -> bool {
-        self.in_flight > budget / 100 * IN_FLIGHT
-    }
-
-    /// Takes note that a job is done.
-    pub(crate) fn done(&mut self, job: &HashJob) {
-        self.in_flight -= job.range.end - job.range.start;
-    }
-
-    /// Hashes a part of a piece in memory.
-    pub(crate) fn submit(
-        &mut self,
+impl HashJob {
+    /// A job for a part of a piece in memory, which is lent until it is done; `None` for one that is not in memory.
+    pub(crate) fn new(
         stream: StreamId,
         piece: &mut PieceState,
         range: Range<u64>,
         task: Task,
         fingerprint: &Arc<Mutex<Fingerprint>>,
-    ) {
+    ) -> Option<Self> {
         let memory = match &piece.place {
             Place::Arena { arena, offset, .. } => HashMemory::Arena(Arc::clone(arena), *offset),
             Place::Window { memory, .. } => HashMemory::Window(Arc::clone(memory)),
-            Place::Spill(_) | Place::Input(_) => return,
+            Place::Spill(_) | Place::Input(_) => return None,
         };
         piece.lent = true;
-        self.in_flight += range.end - range.start;
-        let job = HashJob { stream, base: piece.base, range, task, memory, fingerprint: Arc::clone(fingerprint) };
-        self.thread.submit(job);
+        Some(Self { stream, base: piece.base, range, task, memory, fingerprint: Arc::clone(fingerprint) })
+    }
+}
+
+impl Store {
+    pub(crate) fn submit_hash(&mut self, job: Option<HashJob>) {
+        if let Some(job) = job {
+            self.hashing += job.bytes();
+            self.backend.submit(Job::Hash(job));
+        }
+    }
+
+    /// Whether so much waits to be hashed that nothing should be written before that has been done.
+    pub(crate) fn hash_is_behind(&self) -> bool {
+        self.hashing > self.budget.limit() / 100 * IN_FLIGHT
     }
 }
 
 /// The bytes are copied out block by block: their writer may be hostile and change them under a slice.
-fn hash(job: &HashJob, block: &mut [u8]) -> Result<Option<u64>, Errno> {
+fn hash(job: &HashJob) -> Result<Option<u64>, Errno> {
+    let mut block = vec![0; usize::try_from(BLOCK.min(job.bytes())).unwrap_or(usize::MAX)];
     let mut fingerprint = job.fingerprint.lock().unwrap_or_else(PoisonError::into_inner);
     let (segment, start) = job.memory.segment();
     let mut at = job.range.start;
