@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
+use std::time::Instant;
 
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
@@ -26,6 +27,8 @@ pub(crate) struct Nursery {
     pub(crate) null: OwnedFd,
     /// The limit of open files as the daemon had it.
     pub(crate) open_files: libc::rlimit,
+    /// The signals that functions go on ignoring.
+    pub(crate) ignored: u64,
     /// What the launcher waits for.
     pub(crate) epoll: Rc<OwnedFd>,
 }
@@ -42,6 +45,10 @@ pub(crate) struct Attempt {
     tail: Tail,
     end: Option<End>,
     out_of_memory: bool,
+    /// When its grace is over, from its SIGTERM until it is killed.
+    grace_until: Option<Instant>,
+    /// Something of it ran when it was killed at the daemon's request.
+    killed: bool,
     /// Its reaper was killed, so that its processes have become the launcher's own children.
     orphaned: bool,
 }
@@ -100,6 +107,8 @@ impl Attempt {
                 tail: Tail::new(message.stderr_tail),
                 end: None,
                 out_of_memory: false,
+                grace_until: None,
+                killed: false,
                 orphaned: false,
             }),
             Err(error) => {
@@ -149,6 +158,7 @@ impl Attempt {
             memory: memory.map(|memory| memory.entrance().as_raw_fd()),
             oom_score_adj: message.oom_score_adj,
             open_files: nursery.open_files,
+            ignored: nursery.ignored,
         });
         let (child, cage) = match &nursery.cgroups {
             Some(tree) => {
@@ -162,6 +172,53 @@ impl Attempt {
         };
         let report = Report { pipe: Some(report_reader), bytes: Vec::new(), has_pid: nursery.cgroups.is_none() };
         Ok((child, cage, report, captured.map(|(reader, _)| reader)))
+    }
+
+    /// Has everything of the attempt end until then: sends SIGTERM, unless that has been done, and kills at once if there
+    /// is no time. When the grace is over, if that has changed.
+    pub(crate) fn stop(&mut self, until: Option<Instant>) -> Option<Instant> {
+        let Some(until) = until.filter(|_| !self.killed) else {
+            self.kill_now();
+            return None;
+        };
+        match self.grace_until {
+            Some(before) if before <= until => return None,
+            Some(_) => {}
+            None => self.terminate(),
+        }
+        self.grace_until = Some(until);
+        self.grace_until
+    }
+
+    /// Whether it has a grace that is over by now.
+    pub(crate) fn is_late(&self, now: Instant) -> bool {
+        self.grace_until.is_some_and(|until| until <= now)
+    }
+
+    /// At the daemon's request.
+    pub(crate) fn kill_now(&mut self) {
+        self.grace_until = None;
+        self.killed = true;
+        self.kill();
+    }
+
+    fn terminate(&self) {
+        match &self.cage {
+            Cage::Cgroup(cgroup) => {
+                let list = || {
+                    let mut all = cgroup.processes()?;
+                    // A privileged function may have left its cgroup.
+                    if self.end.is_none() && !all.contains(&self.child) {
+                        all.push(self.child);
+                    }
+                    Ok(all)
+                };
+                if let Err(error) = sys::terminate(list) {
+                    tracing::warn!(attempt = self.id, %error, "its cgroup cannot be read");
+                }
+            }
+            Cage::Reaper(reaper) => reaper.terminate(),
+        }
     }
 
     /// Has everything of the attempt killed.
@@ -238,7 +295,8 @@ impl Attempt {
         self.orphaned
     }
 
-    /// After the end of the child: kills what is left of the attempt, and says whether there was anything.
+    /// After the end of the child: kills what is left of the attempt, unless that still has time, and says whether there was
+    /// anything.
     pub(crate) fn finish(&mut self, nursery: &Nursery) -> Progress {
         let (Cage::Cgroup(cgroup), Some(tree)) = (&self.cage, &nursery.cgroups) else {
             // A reaper ends after all that it had adopted.
@@ -254,7 +312,9 @@ impl Attempt {
             }
             Err(error) => tracing::warn!(attempt = self.id, %error, "its cgroup cannot be removed yet"),
         }
-        self.kill();
+        if self.grace_until.is_none() {
+            self.kill();
+        }
         Progress::Ending
     }
 
@@ -277,6 +337,7 @@ impl Attempt {
         LauncherEvent::Exited {
             id,
             status: end.status,
+            killed: self.killed,
             out_of_memory: self.out_of_memory,
             stderr_tail,
             stderr_bytes,

@@ -21,6 +21,9 @@ use crate::{
 
 /// How long [`Launcher::start`] waits for the launcher.
 const START_DEADLINE: Duration = Duration::from_secs(10);
+/// How long [`Launcher::shutdown`] waits for the launcher, before it kills it: longer than the launcher itself goes on
+/// killing what does not end.
+const END_DEADLINE: Duration = Duration::from_secs(15);
 /// How long to wait for the reapers of a launcher that was killed.
 const REAPERS_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -130,16 +133,27 @@ impl Launcher {
         Ok(())
     }
 
-    /// Kills an attempt, everything of it, with SIGKILL; its `Exited` event follows when nothing of it runs any more.
-    /// Does nothing if it has ended already.
+    /// Ends an attempt: SIGTERM to each of its processes (and SIGCONT, for those that are stopped), then SIGKILL to what is
+    /// left of it after `grace`. Its `Exited` event follows when nothing of it runs any more, which may be long before
+    /// that. A second call can shorten the grace, not prolong it. Does nothing if the attempt has ended already.
+    ///
+    /// Processes that the attempt starts after the SIGTERM do not get one: they are most likely what cleans up.
     ///
     /// # Errors
     /// [`Error::QueueFull`], [`Error::Ended`] and [`Error::Socket`].
-    pub fn kill(&mut self, id: u64) -> Result<(), Error> {
+    pub fn stop(&mut self, id: u64, grace: Duration) -> Result<(), Error> {
         if !self.alive.contains(&id) {
             return Ok(());
         }
-        self.send(ToLauncher::Kill { id }.encode(), Vec::new())
+        self.send(ToLauncher::Stop { id, grace }.encode(), Vec::new())
+    }
+
+    /// Kills an attempt, everything of it, with SIGKILL: [`Self::stop`] without any grace.
+    ///
+    /// # Errors
+    /// As [`Self::stop`].
+    pub fn kill(&mut self, id: u64) -> Result<(), Error> {
+        self.stop(id, Duration::ZERO)
     }
 
     /// The next event, or `None` if there is none yet. Also sends what waits.
@@ -206,7 +220,17 @@ impl Launcher {
             return Ok(());
         }
         // The descriptor itself stays open: somebody may have registered it.
-        let _ = rustix::net::shutdown(&self.channel, Shutdown::Both);
+        let closed = rustix::net::shutdown(&self.channel, Shutdown::Both);
+        // A sandbox may forbid shutdown(2), and the launcher may be stopped; without either, it ends by itself.
+        let ends =
+            closed.is_ok() && wait_readable(self.lifeline.as_fd(), Instant::now() + END_DEADLINE).unwrap_or(false);
+        if !ends {
+            tracing::warn!(?closed, "the launcher does not end, and is killed");
+            // It fails only if the process has ended meanwhile.
+            let _ = self.process.kill();
+            self.bury();
+            return Ok(());
+        }
         match self.process.wait() {
             Ok(status) if status.success() => Ok(()),
             Ok(status) => Err(Error::Ended(status.to_string())),

@@ -31,6 +31,10 @@ pub enum LauncherEvent {
         id: u64,
         /// How the main process ended.
         status: ExitStatus,
+        /// Whether something of the attempt still ran when its grace was over, or it was given none, so that the launcher
+        /// killed it: see [`Launcher::stop`](crate::Launcher::stop). What is left when the main process has ended by
+        /// itself is always killed, and does not count.
+        killed: bool,
         /// Whether the kernel killed a process of the attempt because its memory limit was reached. Always false where
         /// [`Containment::memory_limits`](crate::Containment::memory_limits) is false.
         out_of_memory: bool,

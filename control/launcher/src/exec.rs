@@ -27,6 +27,8 @@ pub(crate) struct Plan<'a> {
     memory: Option<RawFd>,
     oom_score_adj: Option<CString>,
     open_files: libc::rlimit,
+    /// Signals that stay ignored: see [`sys::ignored_signals`](crate::sys::ignored_signals).
+    ignored: u64,
     /// The process that creates the child.
     pub(crate) parent: i32,
 }
@@ -43,6 +45,7 @@ pub(crate) struct PlanParts<'a> {
     pub(crate) memory: Option<RawFd>,
     pub(crate) oom_score_adj: Option<i16>,
     pub(crate) open_files: libc::rlimit,
+    pub(crate) ignored: u64,
 }
 
 /// The step at which a child failed.
@@ -93,6 +96,7 @@ impl<'a> Plan<'a> {
             memory: parts.memory,
             oom_score_adj: parts.oom_score_adj.and_then(|adjustment| CString::new(adjustment.to_string()).ok()),
             open_files: parts.open_files,
+            ignored: parts.ignored,
             parent: std::process::id() as i32,
         }
     }
@@ -169,7 +173,7 @@ impl<'a> Plan<'a> {
             {
                 return failure(Step::Directory);
             }
-            default_signals();
+            default_signals(self.ignored);
             libc::execve(self.program.as_ptr(), self.argv.as_ptr(), self.env.as_ptr());
             failure(Step::Exec)
         }
@@ -203,12 +207,12 @@ unsafe fn write_file(path: &CStr, text: &CStr) -> bool {
     }
 }
 
-/// Gives every signal its default action and lets all of them in: the launcher blocks them, Rust ignores SIGPIPE, and the
-/// daemon may have been started under nohup.
+/// Gives every signal its default action, except those that are to stay ignored, and unblocks all of them: the launcher
+/// blocks them, and Rust ignores SIGPIPE.
 ///
 /// # Safety
 /// As for [`Plan::run`].
-unsafe fn default_signals() {
+unsafe fn default_signals(ignored: u64) {
     const LAST_SIGNAL: c_int = 64;
     /// `sizeof(sigset_t)` of the kernel.
     const SET_SIZE: usize = 8;
@@ -217,7 +221,7 @@ unsafe fn default_signals() {
     // SAFETY: the kernel reads `default`, and refuses the signals that nobody may change. Not by the C library's
     // sigaction, which refuses two more; those may have been inherited ignored as well.
     unsafe {
-        for signal in 1..=LAST_SIGNAL {
+        for signal in (1..=LAST_SIGNAL).filter(|signal| ignored & (1 << (signal - 1)) == 0) {
             let nothing = ptr::null_mut::<u64>();
             libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), nothing, SET_SIZE);
         }

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //!   dflow (daemon)                     dflow __launcher                      function processes
-//!   Launcher ── SpawnRequest, kill ──▶ serve() ── clone3 / fork, exec ──────▶ attempt 1, attempt 2, …
+//!   Launcher ── SpawnRequest, stop ──▶ serve() ── clone3 / fork, exec ──────▶ attempt 1, attempt 2, …
 //!            ◀───── LauncherEvent ────         ◀── SIGCHLD, stderr ─────────
 //! ```
 //!
@@ -17,8 +17,11 @@
 //!   (background jobs, daemonised grandchildren) is killed, and only then is [`LauncherEvent::Exited`] sent.
 //! - **Nothing outlives the daemon.** When the daemon's end of the socket closes, for whatever reason, every attempt is
 //!   killed and the launcher ends. When the launcher itself is killed, its attempts die too.
+//! - **An attempt has time to clean up.** [`Launcher::stop`] sends SIGTERM to all of it, and kills only what is left after
+//!   its grace.
 //! - **An attempt inherits only what it was given**: its descriptors, its environment, its directory; default signal
-//!   dispositions, an empty signal mask, a session of its own.
+//!   dispositions, except that a signal which the daemon ignored stays ignored, as with a shell (SIGHUP under nohup); an
+//!   empty signal mask, a session of its own.
 //!
 //! How the processes of an attempt are held together is its [`Containment`]: a cgroup of its own where the machine
 //! allows it, else a subreaper process of its own.
@@ -94,6 +97,9 @@ pub const MAX_REQUEST_BYTES: usize = 8 << 20;
 
 /// How much of the end of an attempt's standard error can be kept, in bytes.
 pub const MAX_STDERR_TAIL: usize = 32 << 10;
+
+/// The longest grace of an attempt: see [`Launcher::stop`]. A longer one is cut.
+pub const MAX_GRACE: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
 
 /// How many messages may wait to be sent in either direction.
 pub const MAX_QUEUED: usize = 4096;

@@ -21,8 +21,10 @@ pub(crate) enum ToLauncher {
         containment: ContainmentChoice,
     },
     Spawn(SpawnMessage),
-    Kill {
+    /// SIGTERM to all of an attempt, and SIGKILL to what is left after `grace`.
+    Stop {
         id: u64,
+        grace: Duration,
     },
 }
 
@@ -65,9 +67,10 @@ impl ToLauncher {
                 to.u8(1);
                 message.encode(&mut to);
             }
-            Self::Kill { id } => {
+            Self::Stop { id, grace } => {
                 to.u8(2);
                 to.u64(*id);
+                put_duration(&mut to, *grace);
             }
         }
         to.finish()
@@ -85,7 +88,7 @@ impl ToLauncher {
                 },
             },
             1 => Self::Spawn(SpawnMessage::decode(&mut from)?),
-            2 => Self::Kill { id: from.u64()? },
+            2 => Self::Stop { id: from.u64()?, grace: take_duration(&mut from)? },
             _ => return Err(Malformed("an unknown request")),
         };
         from.end()?;
@@ -167,11 +170,20 @@ impl ToDaemon {
                 to.u64(*id);
                 to.bytes(error.as_bytes());
             }
-            Self::Event(LauncherEvent::Exited { id, status, out_of_memory, stderr_tail, stderr_bytes, usage }) => {
+            Self::Event(LauncherEvent::Exited {
+                id,
+                status,
+                killed,
+                out_of_memory,
+                stderr_tail,
+                stderr_bytes,
+                usage,
+            }) => {
                 to.u8(4);
                 to.u64(*id);
                 let (status, usage) = (*status, *usage);
                 put_end(&mut to, End { status, usage });
+                to.u8(u8::from(*killed));
                 to.u8(u8::from(*out_of_memory));
                 to.bytes(stderr_tail);
                 to.u64(*stderr_bytes);
@@ -205,6 +217,7 @@ impl ToDaemon {
                 Self::Event(LauncherEvent::Exited {
                     id,
                     status,
+                    killed: from.u8()? != 0,
                     out_of_memory: from.u8()? != 0,
                     stderr_tail: from.bytes()?.to_vec(),
                     stderr_bytes: from.u64()?,
@@ -294,7 +307,8 @@ mod tests {
         prop_oneof![
             prop::sample::select(choices.to_vec()).prop_map(|containment| ToLauncher::Configure { containment }),
             spawn().prop_map(ToLauncher::Spawn),
-            any::<u64>().prop_map(|id| ToLauncher::Kill { id }),
+            (any::<u64>(), 0..u64::MAX / 2)
+                .prop_map(|(id, grace)| ToLauncher::Stop { id, grace: Duration::from_micros(grace) }),
         ]
     }
 
@@ -306,10 +320,12 @@ mod tests {
             system: Duration::from_micros(system),
             max_rss,
         });
-        (any::<u64>(), status, any::<bool>(), prop::collection::vec(any::<u8>(), 0..50), any::<u64>(), usage).prop_map(
-            |(id, status, out_of_memory, stderr_tail, stderr_bytes, usage)| LauncherEvent::Exited {
+        let flags = any::<(bool, bool)>();
+        (any::<u64>(), status, flags, prop::collection::vec(any::<u8>(), 0..50), any::<u64>(), usage).prop_map(
+            |(id, status, (killed, out_of_memory), stderr_tail, stderr_bytes, usage)| LauncherEvent::Exited {
                 id,
                 status,
+                killed,
                 out_of_memory,
                 stderr_tail,
                 stderr_bytes,
@@ -374,7 +390,7 @@ mod tests {
         };
         match random.below(3) {
             0 => ToLauncher::Configure { containment: ContainmentChoice::Cgroup },
-            1 => ToLauncher::Kill { id: random.number() },
+            1 => ToLauncher::Stop { id: random.number(), grace: Duration::from_micros(random.number()) },
             _ => ToLauncher::Spawn(SpawnMessage {
                 id: random.number(),
                 program: string(random),
@@ -400,6 +416,7 @@ mod tests {
             _ => ToDaemon::Event(LauncherEvent::Exited {
                 id: random.number(),
                 status: ExitStatus::Signaled(9),
+                killed: random.flag(),
                 out_of_memory: random.flag(),
                 stderr_tail: random.bytes(40),
                 stderr_bytes: random.number(),

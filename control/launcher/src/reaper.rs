@@ -1,9 +1,10 @@
 //! Containment by a subreaper: a process between the launcher and the main process of an attempt.
 //!
 //! It is a subreaper, so the kernel makes it the parent of every orphan of the attempt, whatever sessions and groups that
-//! has made. It kills its children until there is none, and then ends itself: its end is the end of the attempt. Only
-//! its own, unreaped children are ever killed, so no signal can hit a stranger's reused pid. When the launcher dies, its
-//! end of the socket closes, and the attempt is killed as well.
+//! has made. When the main process has ended, or it is told to, it kills its children until there is none, and then ends
+//! itself: its end is the end of the attempt. Only its own, unreaped children are ever killed, so no signal can hit a
+//! stranger's reused pid. Told to terminate the attempt, it sends SIGTERM to all of it, and waits. When the launcher dies,
+//! its end of the socket closes, and the attempt is killed as well.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -22,6 +23,9 @@ use crate::sys::{self, End, Fork, Reaped};
 const SOCKET: RawFd = 3;
 /// The longest pause between two attempts to kill what does not end at once.
 const MAX_PAUSE: Duration = Duration::from_millis(64);
+/// What the launcher sends.
+const KILL: u8 = b'k';
+const TERMINATE: u8 = b't';
 /// Length of the report about the main process.
 const REPORT_LENGTH: usize = 29;
 
@@ -46,8 +50,17 @@ impl Reaper {
 
     /// Has the attempt killed.
     pub(crate) fn kill(&self) {
-        // If it is full, it has been asked before; if it is closed, the reaper is dead.
-        let _ = rustix::net::send(&self.socket, b"k", SendFlags::NOSIGNAL);
+        self.tell(KILL);
+    }
+
+    /// Sends SIGTERM to everything of the attempt.
+    pub(crate) fn terminate(&self) {
+        self.tell(TERMINATE);
+    }
+
+    fn tell(&self, what: u8) {
+        // Two messages always fit; if it is closed, the reaper is dead.
+        let _ = rustix::net::send(&self.socket, &[what], SendFlags::NOSIGNAL);
     }
 
     /// How the main process ended, as the reaper said before its own end. `None` if somebody killed the reaper; its
@@ -109,10 +122,12 @@ unsafe fn run(plan: &mut Plan<'_>, socket: BorrowedFd<'_>) -> ! {
     sys::exit_now(0)
 }
 
-/// Reaps until the main process has ended, then kills until no child is left, and reports.
+/// Reaps until the main process has ended, then kills until no child is left, and reports. Once it has been told to
+/// terminate the attempt, it kills nothing before it is told to, whatever the main process does.
 fn supervise(main: i32, socket: &OwnedFd, signals: &OwnedFd) {
     let mut ended = None;
     let mut killing = false;
+    let mut terminated = false;
     let mut pause = Duration::from_millis(1);
     loop {
         loop {
@@ -121,7 +136,7 @@ fn supervise(main: i32, socket: &OwnedFd, signals: &OwnedFd) {
                     pause = Duration::from_millis(1);
                     if pid == main {
                         ended = Some(end);
-                        killing = true;
+                        killing |= !terminated;
                     }
                 }
                 Ok(Reaped::None) => break,
@@ -151,6 +166,18 @@ fn supervise(main: i32, socket: &OwnedFd, signals: &OwnedFd) {
             Err(_) => killing = true,
         }
         sys::clear_signal(signals.as_fd());
-        killing |= !fds[1].revents().is_empty();
+        if !fds[1].revents().is_empty() {
+            let mut message = [0];
+            match rustix::net::recv(socket, &mut message, RecvFlags::empty()) {
+                Ok((1, _)) if message == [TERMINATE] => {
+                    terminated = true;
+                    // Without /proc, what is left is killed when the grace is over.
+                    let _ = sys::terminate(sys::descendants);
+                }
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                // To be killed, or the launcher is dead.
+                Ok(_) | Err(_) => killing = true,
+            }
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The launcher process: one thread, one loop, no waiting outside of `epoll_wait`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,7 +13,6 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::LauncherEvent;
 use crate::attempt::{Attempt, Nursery, Progress};
 use crate::cgroup::{CgroupTree, MemoryTree};
 use crate::channel::{Channel, Incoming};
@@ -21,6 +20,7 @@ use crate::message::{SpawnMessage, ToDaemon, ToLauncher};
 use crate::startup::{Cages, close_on_exec, configuration, contain, raise_open_files, take_socket};
 use crate::sys::{self, Reaped};
 use crate::watched::Source;
+use crate::{LauncherEvent, MAX_GRACE};
 
 /// How long the launcher goes on killing after the daemon has gone, before it ends nevertheless.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
@@ -76,6 +76,8 @@ struct Server {
     by_child: HashMap<i32, u64>,
     /// Attempts whose child is reaped, but of which something may still run.
     ending: Vec<u64>,
+    /// When the grace of an attempt is over. That of one that has ended meanwhile is passed over when its time comes.
+    graces: BTreeSet<(Instant, u64)>,
     pause: Duration,
     buffer: Box<[u8]>,
 }
@@ -91,6 +93,7 @@ impl Server {
         }
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
         let mut channel = Channel::new(take_socket(null.as_fd())?);
+        let ignored = sys::ignored_signals();
         let signals = sys::children_signal()?;
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         let _ = rustix::thread::set_name(c"dflow-launcher");
@@ -115,12 +118,13 @@ impl Server {
             channel_interest: EventFlags::IN,
             epoll: Rc::clone(&epoll),
             signals,
-            nursery: Nursery { cgroups, memory, null, open_files, epoll },
+            nursery: Nursery { cgroups, memory, null, open_files, ignored, epoll },
             attempts: HashMap::new(),
             last_serial: CHILDREN,
             by_id: HashMap::new(),
             by_child: HashMap::new(),
             ending: Vec::new(),
+            graces: BTreeSet::new(),
             pause: MIN_PAUSE,
             buffer: vec![0; 64 << 10].into(),
         }))
@@ -139,10 +143,9 @@ impl Server {
     fn serve_daemon(&mut self) -> io::Result<()> {
         let mut ready = Vec::with_capacity(64);
         loop {
-            let timeout = timespec(self.pause);
-            let timeout = (!self.ending.is_empty()).then_some(&timeout);
+            let timeout = self.timeout();
             ready.clear();
-            match epoll::wait(&*self.epoll, rustix::buffer::spare_capacity(&mut ready), timeout) {
+            match epoll::wait(&*self.epoll, rustix::buffer::spare_capacity(&mut ready), timeout.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
@@ -164,9 +167,29 @@ impl Server {
             if !open {
                 return Ok(());
             }
+            self.end_graces();
             self.finish_ending()?;
             self.channel.flush()?;
             self.update_interest()?;
+        }
+    }
+
+    /// How long to wait at most: until a grace is over, or an attempt that does not end at once is looked at again.
+    fn timeout(&self) -> Option<Timespec> {
+        let grace = self.graces.first().map(|(until, _)| until.saturating_duration_since(Instant::now()));
+        let pause = (!self.ending.is_empty()).then_some(self.pause);
+        grace.into_iter().chain(pause).min().map(timespec)
+    }
+
+    /// Kills what has not ended in its grace.
+    fn end_graces(&mut self) {
+        let now = Instant::now();
+        while let Some(&(until, serial)) = self.graces.first().filter(|(until, _)| *until <= now) {
+            self.graces.remove(&(until, serial));
+            if let Some(attempt) = self.attempts.get_mut(&serial).filter(|attempt| attempt.is_late(now)) {
+                attempt.kill_now();
+                self.pause = MIN_PAUSE;
+            }
         }
     }
 
@@ -183,10 +206,13 @@ impl Server {
             };
             match ToLauncher::decode(&bytes) {
                 Ok(ToLauncher::Spawn(message)) => self.spawn(&message, &fds)?,
-                Ok(ToLauncher::Kill { id }) => {
+                Ok(ToLauncher::Stop { id, grace }) => {
                     // It may have ended while the request was under way.
-                    if let Some(attempt) = self.by_id.get(&id).and_then(|serial| self.attempts.get(serial)) {
-                        attempt.kill();
+                    if let Some(&serial) = self.by_id.get(&id)
+                        && let Some(attempt) = self.attempts.get_mut(&serial)
+                    {
+                        let until = (!grace.is_zero()).then(|| Instant::now() + grace.min(MAX_GRACE));
+                        self.graces.extend(attempt.stop(until).map(|until| (until, serial)));
                     }
                 }
                 Ok(ToLauncher::Configure { .. }) => return Err(io::Error::other("the daemon configures it twice")),
@@ -341,5 +367,6 @@ impl Server {
 }
 
 fn timespec(duration: Duration) -> Timespec {
-    Timespec { tv_sec: 0, tv_nsec: duration.subsec_nanos().into() }
+    let tv_sec = duration.as_secs().try_into().unwrap_or(i64::MAX);
+    Timespec { tv_sec, tv_nsec: duration.subsec_nanos().into() }
 }

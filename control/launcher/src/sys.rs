@@ -1,11 +1,15 @@
 //! System calls without a safe wrapper elsewhere: creating, reaping and killing processes, and signals.
 
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use crate::{ExitStatus, Usage};
+
+/// How often [`terminate`] looks for processes that were forked meanwhile. Each round stops those of the one before.
+const MAX_ROUNDS: u32 = 32;
 
 /// Which side of a fork this is.
 pub(crate) enum Fork {
@@ -139,6 +143,79 @@ pub(crate) fn kill_child(pid: i32) {
     debug_assert!(pid > 0, "0 and negative numbers mean whole groups");
     // SAFETY: `kill` touches no memory.
     unsafe { libc::kill(pid, libc::SIGKILL) };
+}
+
+/// Asks the processes of a list to end: SIGTERM, then SIGCONT for those that are stopped. The list may change at any time.
+pub(crate) fn terminate(list: impl Fn() -> io::Result<Vec<i32>>) -> io::Result<()> {
+    use rustix::process::{Signal, pidfd_send_signal};
+    let send = |process: &OwnedFd, signal| {
+        // It has ended, or runs as somebody else: what is left when the grace is over is killed.
+        let _ = pidfd_send_signal(process, signal);
+    };
+    let mut processes: HashMap<i32, OwnedFd> = HashMap::new();
+    // They are stopped first. Otherwise a child that one of them forks just before its SIGTERM would be missed, and one that
+    // it forks just after, to clean up, would be hit. No fork is under way in a process that has a signal pending.
+    for _ in 0..MAX_ROUNDS {
+        let new = open_all(&list, &processes)?;
+        if new.is_empty() {
+            break;
+        }
+        new.iter().for_each(|(_, process)| send(process, Signal::STOP));
+        processes.extend(new);
+    }
+    for signal in [Signal::TERM, Signal::CONT] {
+        processes.values().for_each(|process| send(process, signal));
+    }
+    Ok(())
+}
+
+/// The processes of a list but for those that are known, as descriptors: a number in the list may be that of a stranger by
+/// the time it is used.
+fn open_all(
+    list: &impl Fn() -> io::Result<Vec<i32>>,
+    known: &HashMap<i32, OwnedFd>,
+) -> io::Result<Vec<(i32, OwnedFd)>> {
+    let new = list()?.into_iter().filter(|pid| !known.contains_key(pid));
+    let mut opened: Vec<_> = new.filter_map(|pid| Some((pid, open_process(pid)?))).collect();
+    // A stranger has the number only if the process had left the list; and if the number is in the list again, the stranger
+    // has ended, and no signal reaches anybody.
+    let still: HashSet<i32> = list()?.into_iter().collect();
+    opened.retain(|(pid, _)| still.contains(pid));
+    Ok(opened)
+}
+
+fn open_process(pid: i32) -> Option<OwnedFd> {
+    rustix::process::pidfd_open(rustix::process::Pid::from_raw(pid)?, rustix::process::PidfdFlags::empty()).ok()
+}
+
+/// All processes below this one. One that is forked meanwhile may be missing.
+pub(crate) fn descendants() -> io::Result<Vec<i32>> {
+    let mut all = children()?;
+    let mut next = 0;
+    while let Some(&pid) = all.get(next) {
+        next += 1;
+        // None of one that has just ended: its children have become this process's own.
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
+        for task in tasks.filter_map(Result::ok) {
+            let list = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            all.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
+        }
+    }
+    Ok(all)
+}
+
+/// The signals that this process ignores, as a mask whose lowest bit is signal 1, and that its functions go on ignoring, as
+/// with any POSIX shell: SIGHUP under nohup, say. Not SIGPIPE, which Rust itself ignores, and without which `yes | head`
+/// would not end; nor SIGCHLD, without which a program cannot wait for its children; nor those that the C library keeps for
+/// itself.
+pub(crate) fn ignored_signals() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+    mask.unwrap_or(0) & !(bit(libc::SIGPIPE) | bit(libc::SIGCHLD) | bit(32) | bit(33))
+}
+
+fn bit(signal: i32) -> u64 {
+    1 << (signal - 1)
 }
 
 /// The children of this process, orphans that it adopted and ended ones that are not reaped yet included.

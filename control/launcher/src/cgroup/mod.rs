@@ -116,6 +116,13 @@ impl Cgroup {
         kill(self.directory.as_fd())
     }
 
+    /// Everything that runs in it and in those below it.
+    pub(crate) fn processes(&self) -> io::Result<Vec<i32>> {
+        let mut all = Vec::new();
+        processes_at(self.directory.as_fd(), MAX_DEPTH, &mut all)?;
+        Ok(all)
+    }
+
     /// Whether nothing runs in it, as far as the kernel reports.
     pub(crate) fn is_empty(&self) -> bool {
         read(self.directory.as_fd(), "cgroup.events").is_ok_and(|events| value_of(&events, "populated") == 0)
@@ -205,6 +212,24 @@ fn remove_at(parent: BorrowedFd<'_>, name: &str, depth: usize) -> Result<bool, E
         Err(Errno::BUSY) => Ok(false),
         Err(errno) => Err(errno),
     }
+}
+
+fn processes_at(cgroup: BorrowedFd<'_>, depth: usize, all: &mut Vec<i32>) -> io::Result<()> {
+    all.extend(read(cgroup, "cgroup.procs")?.lines().filter_map(|pid| pid.parse::<i32>().ok()).filter(|pid| *pid > 0));
+    for entry in rustix::fs::Dir::read_from(cgroup)? {
+        let entry = entry?;
+        if depth > 0
+            && entry.file_type() == rustix::fs::FileType::Directory
+            && let Ok(name) = entry.file_name().to_str()
+            && name != "."
+            && name != ".."
+            && let Ok(directory) = open_directory(cgroup, name)
+        {
+            // The attempt may remove it at any time.
+            let _ = processes_at(directory.as_fd(), depth - 1, all);
+        }
+    }
+    Ok(())
 }
 
 fn open_directory<P: rustix::path::Arg>(parent: BorrowedFd<'_>, name: P) -> Result<OwnedFd, Errno> {

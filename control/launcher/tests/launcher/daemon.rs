@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 
 use dflow_launcher::{ContainmentChoice, Error, LauncherEvent, MemoryLimits};
@@ -16,6 +16,7 @@ under_each_containment!(
     a_killed_launcher_ends_everything,
     what_two_killed_processes_leave_ends_at_the_next_start,
     polite_signals_do_not_end_the_launcher,
+    where_shutdown_is_forbidden_everything_ends,
 );
 
 /// A child and a daemonised grandchild, both of which hold descriptor 7; a line is written once both run.
@@ -36,6 +37,35 @@ fn a_drop_ends_everything(containment: ContainmentChoice) {
     drop(launcher);
     held.into_iter().for_each(assert_nobody_holds);
     assert!(rustix::process::pidfd_send_signal(pidfd, Signal::TERM).is_err(), "the launcher still exists");
+}
+
+/// Has shutdown(2) fail in this thread, and in the processes that it starts.
+fn forbid_shutdown() {
+    use seccompiler::{SeccompAction, SeccompFilter, TargetArch};
+    let rules = [(libc::SYS_shutdown, Vec::new())].into_iter().collect();
+    let denied = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+    let arch = TargetArch::try_from(std::env::consts::ARCH).unwrap();
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, denied, arch).unwrap();
+    let program: seccompiler::BpfProgram = filter.try_into().unwrap();
+    seccompiler::apply_filter(&program).unwrap();
+}
+
+fn where_shutdown_is_forbidden_everything_ends(containment: ContainmentChoice) {
+    let (held, writer) = pipe();
+    let sandboxed = std::thread::spawn(move || {
+        forbid_shutdown();
+        let mut launcher = launcher(containment);
+        let mut request = shell(SCRIPT);
+        request.fds.push((writer, 7));
+        launcher.spawn(1, request).unwrap();
+        // As the daemon does: the socket stays open although the launcher is dropped.
+        let registered = launcher.as_fd().try_clone_to_owned().unwrap();
+        read_byte(&held);
+        launcher.shutdown().unwrap();
+        drop(registered);
+        held
+    });
+    assert_nobody_holds(sandboxed.join().unwrap());
 }
 
 /// A daemon with three attempts in a process of its own.

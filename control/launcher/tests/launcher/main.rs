@@ -15,5 +15,6 @@ macro_rules! under_each_containment {
 mod containment;
 mod daemon;
 mod failures;
+mod grace;
 mod harness;
 mod programs;
