@@ -141,17 +141,16 @@ impl RdmaPath {
         Ok(Prepared { path, config: *config })
     }
 
-    /// Moves its queue pair to the error state, as a device does that gives it up. For tests of what follows.
+    /// Moves its queue pair to the error state, as a failing device does, so that a test can see what follows.
     ///
     /// # Errors
     /// If the device is gone.
-    #[cfg(feature = "vm-tests")]
     pub fn fail_queue_pair(&self) -> Result<(), RdmaError> {
         Ok(self.pair.fail()?)
     }
 
-    /// How many memories were registered only with their first chunk. For tests of [`Path::ready`].
-    #[cfg(feature = "vm-tests")]
+    /// The number of regions that were registered only when their first chunk was sent, because [`Path::ready`] had not
+    /// announced them in time.
     #[must_use]
     pub fn registered_late(&self) -> u64 {
         self.sources.late()

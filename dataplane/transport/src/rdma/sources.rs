@@ -20,7 +20,7 @@ pub(super) struct Sources {
     known: HashMap<usize, Source, FixedState>,
     /// What is going to be used.
     ahead: VecDeque<Weak<Memory>>,
-    /// How much was registered only with its first chunk.
+    /// The number of regions that were registered only when their first chunk was sent.
     late: u64,
     swept: Instant,
     copying: bool,
@@ -71,8 +71,7 @@ impl Sources {
         }
     }
 
-    /// How much was registered only with its first chunk.
-    #[cfg(feature = "vm-tests")]
+    /// The number of regions that were registered only when their first chunk was sent.
     pub(super) fn late(&self) -> u64 {
         self.late
     }
