@@ -1,17 +1,17 @@
 //! The thread that carries a node's streams to and from other nodes.
 //!
-//! To the store it is an attempt like any other ([`dflow_function::Attachment`]), so epochs, credit, retention and
+//! To the store it is an attempt like any other ([`dflow_ports::Attachment`]), so epochs, credit, retention and
 //! spilling need nothing of their own between nodes: a stream that another node reads has one more reader here, and a
 //! stream that comes from another node has a producer here. So a stream crosses to a node once, however many read it
 //! there, and a node that has a stream can pass it on.
 //!
-//! Above it are `dflow-transport`, whose [`Link`] decides what is sent, and the SDK, through which it reads and writes;
+//! Above it are `dflow-transport`, whose [`Link`] decides what is sent, and `dflow-ports`, through which it reads and writes;
 //! the worker tells it which streams cross ([`Command`]).
 
 mod ports;
 mod streams;
 
-use dflow_function::Attachment;
+use dflow_ports::Attachment;
 use dflow_protocol::PortId;
 use dflow_protocol::wire::StreamKey;
 use dflow_shm::{Doorbell, Listener, Wait, Watchers};

@@ -2,7 +2,7 @@
 
 use crate::ports::Ports;
 use crate::{Crossing, Report};
-use dflow_function::{Incoming, Outgoing, RoomFor};
+use dflow_ports::{Incoming, Outgoing, ReadError, RoomFor, WriteError};
 use dflow_protocol::PortId;
 use dflow_protocol::limits::ARENA_SLOT;
 use dflow_protocol::wire::{FlowId, StreamKey};
@@ -286,7 +286,7 @@ impl Export {
         self.flow.is_some() && !self.finished && self.stream.position() >= self.told
     }
 
-    fn look(&mut self, link: &mut Link) -> Result<bool, dflow_function::Error> {
+    fn look(&mut self, link: &mut Link) -> Result<bool, ReadError> {
         let (Some(flow), false) = (self.flow, self.finished) else { return Ok(false) };
         match self.stream.look() {
             Ok((length, finished)) => {
@@ -313,7 +313,7 @@ impl Export {
         }
     }
 
-    fn chunk(&mut self, at: u64, most: u64, staging: &mut Staging) -> Result<Option<Chunk>, dflow_function::Error> {
+    fn chunk(&mut self, at: u64, most: u64, staging: &mut Staging) -> Result<Option<Chunk>, ReadError> {
         let cut = |offset: u64, chunk: &Chunk| {
             let skip = usize::try_from(at - offset).ok()?;
             let length = chunk.len().checked_sub(skip)?.min(usize::try_from(most).ok()?);
@@ -357,7 +357,7 @@ impl Import {
         !self.closing && self.stream.written() >= self.told
     }
 
-    fn look(&mut self, link: &mut Link, flow: FlowId, now: Instant) -> Result<bool, dflow_function::Error> {
+    fn look(&mut self, link: &mut Link, flow: FlowId, now: Instant) -> Result<bool, WriteError> {
         if self.closing {
             return Ok(false);
         }
@@ -426,7 +426,7 @@ impl Streams {
         Some(import)
     }
 
-    fn note(&mut self, key: StreamKey, result: Result<(), dflow_function::Error>) {
+    fn note(&mut self, key: StreamKey, result: Result<(), WriteError>) {
         if let Err(error) = result {
             self.failures.push(Report::ImportFailed(key, error.to_string()));
         }

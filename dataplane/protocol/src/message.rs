@@ -276,6 +276,9 @@ pub enum ToDaemon {
         port: PortId,
         /// The reader's position.
         at: u64,
+        /// Bytes of the piece below that position are still lent or viewed. Its memory has to stay until
+        /// [`ToDaemon::GivenUp`], or until the published position has passed it.
+        lends: bool,
     },
     /// The producer's words say that the stream ends here, or what cannot be. That is for the daemon to judge: the attempt
     /// reads nothing more of it until [`ToFunction::StreamEnd`], [`ToFunction::Piece`] or [`ToFunction::Stay`] answers.
@@ -297,8 +300,8 @@ pub enum ToDaemon {
         /// Whether they are stuck.
         stuck: bool,
     },
-    /// From an attempt that carries streams: it has used up pieces and lent their bytes, and the other node has those
-    /// below its position now.
+    /// Bytes of pieces that were used up ([`ToDaemon::NextPiece`] with `lends`) are not needed any more below the published
+    /// position.
     GivenUp {
         /// The reading port.
         port: PortId,

@@ -4,7 +4,7 @@ use crate::futex::Kernel;
 use crate::wait::Wait;
 use dflow_protocol::words::Platform;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::task::{Wake, Waker};
 
 /// A word of this process that other threads ring, so that one which waits for control words ([`crate::wait`]) can wait
@@ -12,16 +12,17 @@ use std::task::{Wake, Waker};
 #[derive(Debug, Default)]
 pub struct Doorbell {
     rings: AtomicU64,
-    asleep: AtomicBool,
+    /// How many listeners sleep, or are about to.
+    asleep: AtomicU32,
 }
 
 impl Doorbell {
-    /// Wakes the listener, or keeps it from falling asleep. A system call only if it sleeps.
+    /// Wakes the listeners that sleep and keeps the others from falling asleep. A system call only if one sleeps.
     pub fn ring(&self) {
         self.rings.fetch_add(1, Ordering::Release);
-        // Either the listener sees the new count when it looks again, or it is seen here that it sleeps.
+        // Either a listener sees the new count when it looks again, or this thread sees that it sleeps.
         fence(Ordering::SeqCst);
-        if self.asleep.load(Ordering::Relaxed) {
+        if self.asleep.load(Ordering::Relaxed) > 0 {
             Kernel::wake(&self.rings);
         }
     }
@@ -43,19 +44,19 @@ impl Wake for Doorbell {
     }
 }
 
-/// The side that waits for a [`Doorbell`]; there is one.
+/// The side that waits for a [`Doorbell`]. Any number of threads may have one each.
 #[derive(Debug)]
 pub struct Listener {
     bell: Arc<Doorbell>,
     heard: u64,
-    announced: u64,
+    announced: Option<u64>,
 }
 
 impl Listener {
     /// Listens to this doorbell.
     #[must_use]
     pub fn new(bell: Arc<Doorbell>) -> Self {
-        Self { bell, heard: 0, announced: 0 }
+        Self { bell, heard: 0, announced: None }
     }
 
     /// Takes note of all rings so far: call it before looking at what they are for.
@@ -72,17 +73,21 @@ impl Wait for Listener {
     fn settle(&mut self) {}
 
     fn announce(&mut self) {
-        self.announced = self.heard;
-        self.bell.asleep.store(true, Ordering::Relaxed);
+        // A wait announces again after each sleep, but is counted once.
+        if self.announced.replace(self.heard).is_none() {
+            self.bell.asleep.fetch_add(1, Ordering::Relaxed);
+        }
         fence(Ordering::SeqCst);
     }
 
     fn word(&self) -> Option<(&AtomicU64, u64)> {
-        Some((&self.bell.rings, self.announced))
+        Some((&self.bell.rings, self.announced?))
     }
 
     fn retract(&mut self) {
-        self.bell.asleep.store(false, Ordering::Relaxed);
+        if self.announced.take().is_some() {
+            self.bell.asleep.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 

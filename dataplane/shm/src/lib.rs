@@ -4,7 +4,7 @@
 //! This is the fast path of DStore on one node. A producer's [`Writer`] fills a window in place and publishes its
 //! watermark; each consumer's [`Reader`] maps the same pages read-only and reads in place. Between them there is no
 //! daemon, no copy and, while nobody has to sleep, no system call. Who gets which window, and what happens when it is
-//! full, is not decided here: `dflow-store` decides it and `dflow-function` carries it in.
+//! full, is not decided here: `dflow-store` decides it, and `dflow-ports` carries the decision out.
 //!
 //! Every `unsafe` of shared memory is in this crate. The rules for the words are `dflow_protocol::words`.
 
@@ -26,6 +26,7 @@ mod segment;
 mod shared;
 mod span;
 mod staging;
+mod view;
 mod wait;
 mod watchers;
 mod writer;
@@ -41,6 +42,7 @@ pub use segment::{HUGE_PAGE, Segment, SegmentError, SegmentKind};
 pub use shared::SharedBytes;
 pub use span::Span;
 pub use staging::{Staging, StagingError};
-pub use wait::{Idle, Park, Wait, Woken, now_nanos, wait, wait_at_most};
+pub use view::{Ledger, View};
+pub use wait::{Idle, Park, Wait, Woken, now_nanos, wait, wait_at_most, wait_until};
 pub use watchers::{PeerWord, Watchers};
 pub use writer::{Room, Writer, finish};

@@ -3,6 +3,7 @@
 use crate::control::{Control, PeerControl, PortWords};
 use crate::futex::Kernel;
 use crate::memory::Memory;
+use crate::view::{Ledger, View};
 use crate::wait::{Wait, now_nanos};
 use crate::watchers::PeerWord;
 use dflow_protocol::PortId;
@@ -181,6 +182,29 @@ impl Reader {
     pub fn hold(&mut self, offset: u64) {
         self.held = offset;
         self.publish_step();
+    }
+
+    /// An owned view of `length` bytes from the reader's position on, with the rules of [`Reader::bytes`]; moves past them.
+    /// The producer does not overwrite them while the view lives: from now on the published position is held at the
+    /// lowest view of `ledger`, which is this reader's. `None` if there are no such bytes.
+    ///
+    /// When views are dropped ([`Ledger::take_changed`]) the reader's owner calls [`Reader::hold`] with
+    /// [`Ledger::lowest`], and it closes the reader by [`Reader::close_after_views`]. The daemon must take the piece for
+    /// used until then.
+    pub fn view(&mut self, length: u64, ledger: &Arc<Ledger>) -> Option<View> {
+        let bytes = self.bytes(length);
+        if bytes.is_empty() {
+            return None;
+        }
+        let view = View::mapped(&self.piece.as_ref()?.memory, bytes, self.position, ledger);
+        self.held = self.held.min(self.position);
+        self.position += view.len() as u64;
+        Some(view)
+    }
+
+    /// Closes the reader and calls `then` as soon as no view of `ledger` is live, which may be now.
+    pub fn close_after_views(self, ledger: &Arc<Ledger>, then: impl FnOnce() + Send + 'static) {
+        ledger.close(self, Box::new(then));
     }
 
     fn publish_step(&mut self) {

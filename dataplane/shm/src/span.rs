@@ -2,10 +2,12 @@
 
 use crate::reader::MemoryPiece;
 use crate::segment::{HUGE_PAGE, SegmentError};
+use crate::view::{Ledger, View};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, MremapFlags, ProtFlags};
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 /// The address space tried for a span, in bytes, largest first. It costs no memory.
 const RESERVATIONS: [usize; 3] = [1 << 40, 1 << 36, 1 << 32];
@@ -17,15 +19,16 @@ const PAGE: u64 = 4096;
 /// that come from files are copied to private memory at theirs.
 #[derive(Debug, Default)]
 pub struct Span {
-    reservation: Option<Reservation>,
+    reservation: Option<Arc<Reservation>>,
     /// Up to which offset bytes can be read once they are committed.
     covered: u64,
     /// Up to where private pages have been made, if the last piece was a copy.
     private_end: u64,
 }
 
+/// Addresses for a whole stream, with the pieces that were placed there.
 #[derive(Debug)]
-struct Reservation {
+pub(crate) struct Reservation {
     mapped: NonNull<u8>,
     /// The first multiple of [`HUGE_PAGE`] in it.
     start: NonNull<u8>,
@@ -127,10 +130,7 @@ impl Span {
             return Err(SegmentError::Unfit { expected: bytes.len(), problem });
         }
         if !offset.is_multiple_of(PAGE) && self.private_end < offset {
-            // The page where they begin is a file's: a private copy takes its place.
-            let page = offset / PAGE * PAGE;
-            let head = self.slice(offset)[page as usize..].to_vec();
-            self.copy(page, &head)?;
+            self.make_private(offset)?;
         }
         let first = if self.private_end >= offset { self.private_end } else { offset };
         if end > first {
@@ -145,10 +145,34 @@ impl Span {
             self.private_end = first + length;
         }
         let to = self.address(offset, bytes.len() as u64)?;
-        // SAFETY: the target lies in private pages of this span (just made, or by an earlier copy), and `&mut self` means
-        // that nobody has a slice of them.
+        // SAFETY: the target lies in private pages of this span (just made, or by an earlier copy). Nobody has a slice of these
+        // bytes: slices and views end at `covered`, and what they cover is not copied again.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
         self.covered = self.covered.max(end);
+        Ok(())
+    }
+
+    /// Puts a private copy in the place of the file's page that `offset` lies in, so that bytes can follow there.
+    ///
+    /// The copy is filled elsewhere and moved into place by one call: a view may be reading the page meanwhile.
+    fn make_private(&mut self, offset: u64) -> Result<(), SegmentError> {
+        let page = offset / PAGE * PAGE;
+        let length = PAGE as usize;
+        let os = |source| SegmentError::Os { action: "map", length, source };
+        let head = self.slice(offset)[page as usize..].to_vec();
+        let to = self.address(page, PAGE)?;
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new page at an address of the kernel's choice touches nothing that exists, and `head` is shorter.
+        let from = unsafe {
+            let from = rustix::mm::mmap_anonymous(std::ptr::null_mut(), length, protection, MapFlags::PRIVATE);
+            let from = from.map_err(os)?;
+            std::ptr::copy_nonoverlapping(head.as_ptr(), from.cast(), head.len());
+            from
+        };
+        // SAFETY: the target is a page of this span's own reservation; the bytes of it that a slice can have been made of
+        // are the same in the page that takes its place.
+        unsafe { rustix::mm::mremap_fixed(from, length, length, MremapFlags::MAYMOVE, to.cast()) }.map_err(os)?;
+        self.private_end = page + PAGE;
         Ok(())
     }
 
@@ -161,10 +185,18 @@ impl Span {
         unsafe { std::slice::from_raw_parts(reservation.start.as_ptr(), length.min(self.covered) as usize) }
     }
 
+    /// An owned view of the first `length` bytes, with the rules of [`Span::slice`]. What is placed later leaves it as it
+    /// is. The reader of the stream is closed by [`crate::Reader::close_after_views`] with this ledger.
+    #[must_use]
+    pub fn view(&self, length: u64, ledger: &Arc<Ledger>) -> Option<View> {
+        let reservation = self.reservation.as_ref()?;
+        Some(View::whole(reservation, self.slice(length), ledger))
+    }
+
     fn address(&mut self, offset: u64, length: u64) -> Result<*mut u8, SegmentError> {
         let reservation = match &mut self.reservation {
             Some(reservation) => reservation,
-            none => none.insert(Reservation::make()?),
+            none => none.insert(Arc::new(Reservation::make()?)),
         };
         if offset + length > reservation.length as u64 {
             return Err(SegmentError::Os { action: "map", length: (offset + length) as usize, source: Errno::NOMEM });

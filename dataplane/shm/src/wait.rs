@@ -56,18 +56,11 @@ pub type Park<'a> = (Duration, &'a mut dyn FnMut());
 /// Waits until one of `ports` is ready or the bell's count differs from the one given. A sleep that lasts longer than
 /// `park` says calls its function, with everything still announced.
 ///
-/// At most 127 ports are watched while asleep; with more, the sleep is cut into short ones. Who has more leaves those that
-/// are not active to [`crate::Watchers`].
-pub fn wait(ports: &mut [&mut dyn Wait], bell: Option<(&Bell, u64)>, idle: Idle, mut park: Option<Park<'_>>) -> Woken {
-    let after = park.as_ref().map(|(after, _)| *after);
-    let mut parked = || {
-        if let Some((_, parked)) = park.take() {
-            parked();
-        }
-        None
-    };
+/// At most 127 ports are watched while asleep; with more, the sleep is cut into short ones. A caller with more ports leaves
+/// the inactive ones to [`crate::Watchers`].
+pub fn wait(ports: &mut [&mut dyn Wait], bell: Option<(&Bell, u64)>, idle: Idle, park: Option<Park<'_>>) -> Woken {
     // Without a limit the wait ends only when something has happened.
-    wait_until(ports, bell, idle, after, &mut parked).unwrap_or(Woken::Bell)
+    wait_until(ports, bell, idle, None, park).unwrap_or(Woken::Bell)
 }
 
 /// Waits as [`wait`] does, but not longer than `limit`; `None` if the time was up.
@@ -77,17 +70,16 @@ pub fn wait_at_most(
     idle: Idle,
     limit: Duration,
 ) -> Option<Woken> {
-    let mut stop = || Some(());
-    wait_until(ports, bell, idle, Some(limit), &mut stop)
+    wait_until(ports, bell, idle, Some(limit), None)
 }
 
-/// Waits; after `limit`, once, `over` says whether to stop.
-fn wait_until(
+/// Waits as [`wait`] does, but not longer than `limit` if there is one; `None` if the time was up.
+pub fn wait_until(
     ports: &mut [&mut dyn Wait],
     bell: Option<(&Bell, u64)>,
     idle: Idle,
-    mut limit: Option<Duration>,
-    over: &mut dyn FnMut() -> Option<()>,
+    limit: Option<Duration>,
+    mut park: Option<Park<'_>>,
 ) -> Option<Woken> {
     let mut look = |ports: &mut [&mut dyn Wait]| {
         if ports.iter_mut().any(|port| port.ready()) {
@@ -106,11 +98,14 @@ fn wait_until(
         if let Some(woken) = look(ports) {
             break Some(woken);
         }
-        let left = limit.map(|limit| limit.saturating_sub(start.elapsed()));
+        let next = park.as_ref().map(|(after, _)| *after).into_iter().chain(limit).min();
+        let left = next.map(|next| next.saturating_sub(start.elapsed()));
         if left == Some(Duration::ZERO) {
-            limit = None;
-            if over().is_some() {
+            if limit == next {
                 break None;
+            }
+            if let Some((_, parked)) = park.take() {
+                parked();
             }
             continue;
         }

@@ -12,8 +12,15 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 impl Store {
-    /// A reader has used up its piece and wants what comes at this offset.
-    pub(crate) fn next_piece(&mut self, process: ProcessId, port: PortId, at: u64) -> Result<(), StoreError> {
+    /// A reader has used up its piece and wants what comes at this offset. With `lends` it still needs the bytes of earlier
+    /// pieces from its published position on.
+    pub(crate) fn next_piece(
+        &mut self,
+        process: ProcessId,
+        port: PortId,
+        at: u64,
+        lends: bool,
+    ) -> Result<(), StoreError> {
         let Some(&(id, subscriber)) = self.processes.get(&process).and_then(|process| process.inputs.get(&port)) else {
             return Ok(());
         };
@@ -26,7 +33,7 @@ impl Store {
         }
         (state.asked, state.verifies) = (Some(at), false);
         let state = self.processes.get(&process);
-        if state.is_some_and(|process| process.carrier.is_some()) {
+        if lends {
             stream.leave_pieces((process, port));
         } else if !state.is_some_and(|process| process.slicing.contains(&subscriber.input)) {
             for piece in &mut stream.pieces {
@@ -71,7 +78,7 @@ impl Store {
         word.offset > at || (is_live && word.state == State::Open)
     }
 
-    /// What a reader had lent of its earlier pieces has arrived where it was lent to.
+    /// A reader needs the bytes of its earlier pieces only from its published position on.
     pub(crate) fn given_up(&mut self, process: ProcessId, port: PortId) -> Result<(), StoreError> {
         let Some(&(id, _)) = self.processes.get(&process).and_then(|process| process.inputs.get(&port)) else {
             return Ok(());

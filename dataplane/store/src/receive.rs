@@ -48,7 +48,7 @@ impl Store {
             ToDaemon::NeedWindow { port, at, least, held } => {
                 self.need_window(id, port, Want { at, least, since: self.now }, held)
             }
-            ToDaemon::NextPiece { port, at } => self.next_piece(id, port, at),
+            ToDaemon::NextPiece { port, at, lends } => self.next_piece(id, port, at, lends),
             ToDaemon::Verify { port, at } => self.verify(id, port, at),
             ToDaemon::CloseInput { port } => self.close_input(id, port),
             ToDaemon::ReaderStuck { port, stuck } => {
@@ -122,9 +122,7 @@ impl Store {
         };
         match message {
             ToDaemon::Hello { .. } => Err("it said hello twice".into()),
-            ToDaemon::ReaderStuck { .. } | ToDaemon::GivenUp { .. } | ToDaemon::CloseOutput { .. }
-                if process.carrier.is_none() =>
-            {
+            ToDaemon::ReaderStuck { .. } | ToDaemon::CloseOutput { .. } if process.carrier.is_none() => {
                 Err("it said what only those do that carry streams between nodes".into())
             }
             ToDaemon::FirstBytes { port } | ToDaemon::Finished { port } | ToDaemon::NeedWindow { port, .. }
@@ -151,15 +149,25 @@ impl Store {
                 }
                 Ok(word.map(|word| (*port, word)))
             }
-            ToDaemon::NextPiece { port, .. } | ToDaemon::Verify { port, .. } | ToDaemon::CloseInput { port }
+            ToDaemon::NextPiece { port, .. }
+            | ToDaemon::Verify { port, .. }
+            | ToDaemon::CloseInput { port }
+            | ToDaemon::GivenUp { port }
                 if !process.inputs.contains_key(port) =>
             {
                 Err(format!("it named input port {port}, which it does not have"))
             }
-            ToDaemon::NextPiece { port, at } | ToDaemon::Verify { port, at } => {
+            ToDaemon::NextPiece { port, at, .. } | ToDaemon::Verify { port, at } => {
                 let word = process.control.as_ref().map(|control| control.words.port(*port).progress().offset);
-                // Who lends what it has read is ahead of what it has given up.
-                if word == Some(*at) || (process.carrier.is_some() && word.is_some_and(|word| word <= *at)) {
+                let stream = process.inputs.get(port).and_then(|(stream, _)| self.streams.get(stream));
+                let granted = stream.map_or(0, |stream| stream.granted.max(stream.watermark));
+                // A reader that lends bytes, or has views of them, is ahead of the position that it publishes.
+                let may_be_ahead = match message {
+                    ToDaemon::NextPiece { lends, .. } => *lends,
+                    _ => true,
+                };
+                let is_ahead = word.is_some_and(|word| word <= *at) && (process.carrier.is_some() || *at <= granted);
+                if word == Some(*at) || (may_be_ahead && is_ahead) {
                     Ok(None)
                 } else {
                     Err(format!("it asked for bytes at {at}, where it does not read"))

@@ -80,7 +80,7 @@ impl Pair {
 
     /// The reader has its first piece and has read so far in it.
     fn reader_at(&mut self, offset: u64) {
-        self.say(READER, ToDaemon::NextPiece { port: PORT, at: 0 });
+        self.say(READER, ToDaemon::NextPiece { port: PORT, at: 0, lends: false });
         self.publish(READER, offset);
         self.told();
     }
@@ -118,7 +118,7 @@ fn a_reader_is_not_blamed_for_a_watermark_that_its_producer_took_back() {
     pair.publish(PRODUCER, 1000);
     pair.publish(READER, 1000);
     pair.publish(PRODUCER, 10);
-    pair.say(READER, ToDaemon::NextPiece { port: PORT, at: 1000 });
+    pair.say(READER, ToDaemon::NextPiece { port: PORT, at: 1000, lends: false });
     assert_eq!(pair.blamed(), []);
     // The producer is, as soon as somebody knows what it had said before.
     pair.publish(PRODUCER, 1000);
@@ -136,10 +136,10 @@ fn positions_that_go_back_or_leave_the_room_are_found_out() {
         let mut pair = Pair::new();
         pair.publish(PRODUCER, 1000);
         pair.publish(READER, 500);
-        pair.say(READER, ToDaemon::NextPiece { port: PORT, at: 500 });
+        pair.say(READER, ToDaemon::NextPiece { port: PORT, at: 500, lends: false });
         assert_eq!(pair.blamed(), []);
         pair.publish(READER, wrong);
-        pair.say(READER, ToDaemon::NextPiece { port: PORT, at: wrong });
+        pair.say(READER, ToDaemon::NextPiece { port: PORT, at: wrong, lends: false });
         assert_eq!(pair.blamed(), [READER]);
     }
     let mut pair = Pair::new();
@@ -251,7 +251,7 @@ fn a_ring_is_never_further_than_a_window_past_its_reader() {
     pair.publish(PRODUCER, 1000);
     pair.reader_at(1000);
     pair.say(PRODUCER, ToDaemon::NeedWindow { port: PORT, at: 1000, least: 100_000, held: false });
-    pair.say(READER, ToDaemon::NextPiece { port: PORT, at: 1000 });
+    pair.say(READER, ToDaemon::NextPiece { port: PORT, at: 1000, lends: false });
     let told = pair.told();
     let size = told.iter().find_map(|message| match message {
         ToFunction::Piece { piece: Piece::Memory { window, .. }, .. } if window.ring => Some(window.size),

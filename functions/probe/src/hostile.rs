@@ -83,7 +83,7 @@ fn words(control: &Control, random: &mut Random, socket: &OwnedFd) -> Result<(),
         let message = match random.next() % 3 {
             0 => ToDaemon::FirstBytes { port },
             1 => ToDaemon::Parked,
-            _ => ToDaemon::NextPiece { port, at: value },
+            _ => ToDaemon::NextPiece { port, at: value, lends: value.is_multiple_of(2) },
         };
         channel::send(socket.as_fd(), &message.encode()?, &[], true)?;
     }
@@ -101,7 +101,7 @@ fn message(random: &mut Random, socket: &OwnedFd) -> Result<(), Box<dyn std::err
             least: random.next(),
             held: random.next().is_multiple_of(2),
         },
-        3 => ToDaemon::NextPiece { port, at: random.next() },
+        3 => ToDaemon::NextPiece { port, at: random.next(), lends: random.next().is_multiple_of(2) },
         4 => ToDaemon::CloseInput { port },
         5 => ToDaemon::Parked,
         6 => ToDaemon::Finished { port },

@@ -1,14 +1,10 @@
 //! Where a function begins: its parameters and its ports.
 
 use crate::error::Error;
-use crate::fanin::Inputs;
-use crate::input::{Input, Poll};
+use crate::input::Input;
+use crate::inputs::Inputs;
 use crate::output::Output;
-use crate::session::Session;
-use dflow_protocol::PortId;
-use dflow_protocol::limits::MAX_REASON;
-use dflow_protocol::message::{OutputStreams, Setup, ToDaemon};
-use dflow_shm::{Wait, finish};
+use dflow_ports::{Available, FanIn, OutPort, OutputStreams, Parts, Port, PortId, Session, Setup};
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
@@ -42,19 +38,15 @@ pub fn run(work: impl FnOnce(&mut Context) -> Result<(), Error>) -> ExitCode {
 /// # Errors
 /// What `work` returned, or why it could not be begun; the daemon has been told.
 pub fn serve(socket: OwnedFd, work: impl FnOnce(&mut Context) -> Result<(), Error>) -> Result<(), Error> {
-    let session = Arc::new(Session::open(socket)?);
+    let session = Session::open(socket)?;
     session.wait_for_start()?;
-    let mut context = Context { session: Arc::clone(&session), taken: HashSet::new(), parts: Arc::default() };
-    let result = work(&mut context).and_then(|()| context.finish_outputs());
-    let message = match &result {
-        Ok(()) => ToDaemon::Done,
-        Err(error) => {
-            let mut reason = error.to_string();
-            reason.truncate(reason.floor_char_boundary(MAX_REASON));
-            ToDaemon::Failed { reason, unread: error.is_unread() || session.was_unread() }
-        }
-    };
-    session.send(&message)?;
+    let mut context = Context::new(Arc::clone(&session));
+    let result = work(&mut context);
+    if result.is_ok() {
+        context.finish_outputs();
+    }
+    let unread = result.as_ref().is_err_and(Error::is_unread);
+    session.end(result.as_ref().map(|_| ()).map_err(ToString::to_string), unread)?;
     result
 }
 
@@ -78,34 +70,38 @@ pub struct Context {
 }
 
 impl Context {
+    pub(crate) fn new(session: Arc<Session>) -> Self {
+        Self { session, taken: HashSet::new(), parts: Arc::default() }
+    }
+
     /// Everything that the daemon has said about this attempt.
     #[must_use]
     pub fn setup(&self) -> &Setup {
-        &self.session.setup
+        self.session.setup()
     }
 
     /// The name of this instance, as `count[3]`.
     #[must_use]
     pub fn instance(&self) -> &str {
-        &self.session.setup.instance
+        &self.session.setup().instance
     }
 
     /// In a `foreach`, the number of the part that this instance works on.
     #[must_use]
     pub fn part(&self) -> Option<u32> {
-        self.session.setup.part
+        self.session.setup().part
     }
 
     /// 1 for the first attempt of this instance.
     #[must_use]
     pub fn attempt(&self) -> u32 {
-        self.session.setup.attempt
+        self.session.setup().attempt
     }
 
     /// The text of a parameter.
     #[must_use]
     pub fn param_text(&self, name: &str) -> Option<&str> {
-        self.session.setup.params.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.session.setup().params.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     /// The value of a parameter; `None` if the workflow file does not set it.
@@ -155,7 +151,8 @@ impl Context {
     pub fn output(&mut self, name: &str) -> Result<Output, Error> {
         match self.find_output(name)? {
             (_, OutputStreams::Single(port)) => {
-                Ok(Output::new(Arc::clone(&self.session), self.take(false, name)?, port))
+                let name = self.take(false, name)?;
+                Ok(self.open(&name, port))
             }
             _ => Err(Error::new(format!("the output '{name}' is partitioned: take it with outputs or partition"))),
         }
@@ -174,9 +171,7 @@ impl Context {
             }
         };
         let name = self.take(false, name)?;
-        Ok((0..count)
-            .map(|part| Output::new(Arc::clone(&self.session), Arc::clone(&name), PortId(first.0 + part)))
-            .collect())
+        Ok((0..count).map(|part| self.open(&name, PortId(first.0 + part))).collect())
     }
 
     /// An output whose parts are opened while the function runs.
@@ -185,13 +180,10 @@ impl Context {
     /// If there is no such output, it has been taken already, or its number of parts is fixed.
     pub fn partition(&mut self, name: &str) -> Result<Partition, Error> {
         match self.find_output(name)? {
-            (index, OutputStreams::Discovered) => Ok(Partition {
-                session: Arc::clone(&self.session),
-                name: self.take(false, name)?,
-                index,
-                seen: 0,
-                parts: Arc::clone(&self.parts),
-            }),
+            (index, OutputStreams::Discovered) => {
+                let parts = Parts::new(Arc::clone(&self.session), self.take(false, name)?, index);
+                Ok(Partition { parts, opened: Arc::clone(&self.parts) })
+            }
             _ => Err(Error::new(format!("the parts of '{name}' are fixed: take it with outputs"))),
         }
     }
@@ -203,36 +195,34 @@ impl Context {
     pub fn wait_any(&mut self, inputs: &mut [&mut Input]) -> Result<Option<usize>, Error> {
         loop {
             let mut ended = 0;
-            // Whatever comes after this is news to the sleep below.
-            let mut oldest = u64::MAX;
             for (index, input) in inputs.iter_mut().enumerate() {
-                match input.poll()? {
-                    Poll::Bytes(_) => return Ok(Some(index)),
-                    Poll::End => ended += 1,
-                    Poll::Nothing => oldest = oldest.min(input.seen()),
+                match input.port.poll()? {
+                    Available::Bytes(_) => return Ok(Some(index)),
+                    Available::End => ended += 1,
+                    Available::Nothing => {}
                 }
             }
             if ended == inputs.len() {
                 return Ok(None);
             }
-            let mut ports: Vec<&mut dyn Wait> =
-                inputs.iter_mut().filter(|input| !input.ended()).map(|input| &mut **input as &mut dyn Wait).collect();
-            self.session.wait(&mut ports, oldest, &ToDaemon::Parked);
+            let open = inputs.iter_mut().map(|input| &mut input.port).filter(|port| !port.is_at_end());
+            let mut ports: Vec<&mut dyn Port> = open.map(|port| port as &mut dyn Port).collect();
+            self.session.wait_any(&mut ports, None);
         }
     }
 
     fn take_input(&mut self, name: &str) -> Result<(Inputs, bool), Error> {
-        let setup = &self.session.setup;
+        let setup = self.session.setup();
         let Some((index, spec)) = setup.inputs.iter().enumerate().find(|(_, spec)| spec.name == name) else {
             return Err(Error::new(format!("'{}' has no input '{name}'", self.instance())));
         };
         let (index, many, keep) = (u32::try_from(index)?, spec.many, spec.keep);
         let name = self.take(true, name)?;
-        Ok((Inputs::new(Arc::clone(&self.session), name, index, keep), many))
+        Ok((Inputs::new(FanIn::new(Arc::clone(&self.session), name, index, keep)), many))
     }
 
     fn find_output(&self, name: &str) -> Result<(u32, OutputStreams), Error> {
-        let found = self.session.setup.outputs.iter().zip(0..).find(|(spec, _)| spec.name == name);
+        let found = self.session.setup().outputs.iter().zip(0..).find(|(spec, _)| spec.name == name);
         match found {
             Some((spec, index)) => Ok((index, spec.streams)),
             None => Err(Error::new(format!("'{}' has no output '{name}'", self.instance()))),
@@ -247,48 +237,35 @@ impl Context {
         }
     }
 
+    fn open(&self, name: &Arc<str>, port: PortId) -> Output {
+        Output::new(OutPort::new(Arc::clone(&self.session), Arc::clone(name), port))
+    }
+
     /// Finishes every output that is still open, taken or not.
-    fn finish_outputs(&self) -> Result<(), Error> {
-        for output in &self.session.setup.outputs {
-            let (first, count) = match output.streams {
-                OutputStreams::Single(port) => (port, 1),
-                OutputStreams::Fixed(port, count) => (port, count),
-                OutputStreams::Discovered => continue,
-            };
-            for port in first.0..first.0 + count {
-                finish(&self.session.control, PortId(port));
-            }
-        }
-        for &port in self.parts.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            finish(&self.session.control, port);
-        }
-        Ok(())
+    pub(crate) fn finish_outputs(&self) {
+        self.session.finish_outputs(self.parts.lock().unwrap_or_else(PoisonError::into_inner).iter().copied());
     }
 }
 
 /// An output whose parts are opened while the function runs: [`Context::partition`].
 pub struct Partition {
-    session: Arc<Session>,
-    name: Arc<str>,
-    index: u32,
-    seen: u64,
-    parts: Arc<Mutex<Vec<PortId>>>,
+    parts: Parts,
+    opened: Arc<Mutex<Vec<PortId>>>,
 }
 
 impl Partition {
-    /// Opens one more part. An instance of every `foreach` over this output starts to read it at once.
+    /// Opens one more part. Every `foreach` over this output gets one more instance, which starts to read at once.
     ///
     /// # Errors
     /// If there are too many parts.
     pub fn open(&mut self) -> Result<Output, Error> {
-        self.session.send(&ToDaemon::OpenPart { output: self.index })?;
         loop {
-            if let Some(answer) = self.session.part(self.index, &mut self.seen)? {
-                let port = answer.map_err(Error::new)?;
-                self.parts.lock().unwrap_or_else(PoisonError::into_inner).push(port);
-                return Ok(Output::new(Arc::clone(&self.session), Arc::clone(&self.name), port));
+            if let Some(port) = self.parts.try_open()? {
+                self.opened.lock().unwrap_or_else(PoisonError::into_inner).push(port.id());
+                return Ok(Output::new(port));
             }
-            self.session.wait(&mut [], self.seen, &ToDaemon::Parked);
+            let session = Arc::clone(self.parts.session());
+            session.wait(&mut self.parts, None);
         }
     }
 }

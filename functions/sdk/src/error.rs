@@ -1,10 +1,24 @@
 //! The error that a function returns.
 
+use dflow_ports::WriteError;
 use std::fmt;
 
-/// Why a function failed. Any error converts into it with `?`, and a text does with [`Error::new`].
+/// Why a function failed. Any error converts into it with `?`; a text does with [`Error::new`].
 ///
-/// It does not implement [`std::error::Error`] itself, so that every type which does can be converted.
+/// The text of an error includes those of its causes. It goes to the daemon, which prints it with the name of the instance
+/// and retries the function if its workflow says so. So name what could not be done, on what, and why:
+///
+/// ```
+/// use dflow_function::Error;
+///
+/// fn parse(line: &str) -> Result<u32, Error> {
+///     line.trim().parse().map_err(|error| Error::new(format!("'{line}' is not a number of visitors: {error}")))
+/// }
+///
+/// assert_eq!(parse("many").unwrap_err().to_string(), "'many' is not a number of visitors: invalid digit found in string");
+/// ```
+///
+/// It does not implement [`std::error::Error`] itself, so that every type that does can be converted.
 pub struct Error {
     message: String,
     kind: Kind,
@@ -22,12 +36,7 @@ impl Error {
         Self { message: message.into(), kind: Kind::Failed }
     }
 
-    pub(crate) fn unread(output: &str) -> Self {
-        Self { message: format!("nobody reads the output '{output}' any more"), kind: Kind::Unread }
-    }
-
-    /// Whether the reason is that nobody reads the function's output any more: it may end for this reason without
-    /// failing the run.
+    /// Whether the reason is that nobody reads the function's output any more: a function that ends with it has not failed.
     #[must_use]
     pub fn is_unread(&self) -> bool {
         self.kind == Kind::Unread
@@ -55,15 +64,22 @@ impl fmt::Debug for Error {
     }
 }
 
-impl<E: std::error::Error> From<E> for Error {
+impl<E: std::error::Error + 'static> From<E> for Error {
     fn from(error: E) -> Self {
+        let unread = (&error as &(dyn std::error::Error + 'static))
+            .downcast_ref::<WriteError>()
+            .is_some_and(WriteError::is_unread);
         let mut message = error.to_string();
         let mut source = error.source();
         while let Some(cause) = source {
-            message.push_str(": ");
-            message.push_str(&cause.to_string());
+            let text = cause.to_string();
+            // Many errors print their cause themselves.
+            if !message.ends_with(&text) {
+                message.push_str(": ");
+                message.push_str(&text);
+            }
             source = cause.source();
         }
-        Self::new(message)
+        Self { message, kind: if unread { Kind::Unread } else { Kind::Failed } }
     }
 }

@@ -24,18 +24,19 @@
 //! no async runtime in here and no thread: a function is a plain program that starts in well under a millisecond.
 //! Everything can be sent to other threads; each input and output is used by one thread at a time.
 
-mod attachment;
 mod context;
 mod error;
-mod fanin;
+mod framing;
 mod input;
+mod inputs;
 mod output;
-mod session;
 
-pub use attachment::{Attachment, Incoming, Outgoing, RoomFor};
 pub use context::{Context, Partition, run, serve};
-pub use dflow_protocol::message::{ArgPiece, InputSpec, OutputSpec, OutputStreams, Setup};
+pub use dflow_ports::View;
+#[doc(hidden)]
+pub use dflow_ports::{ArgPiece, InputSpec, OutputSpec, OutputStreams, Setup};
 pub use error::Error;
-pub use fanin::Inputs;
-pub use input::{Input, Lent, Lines, Records};
+pub use framing::{Lines, Records};
+pub use input::Input;
+pub use inputs::Inputs;
 pub use output::{Output, Reservation};

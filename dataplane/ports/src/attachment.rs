@@ -1,14 +1,14 @@
 //! Many streams served by one thread that never waits for one of them: how a node's daemon carries streams from and to
 //! other nodes.
 //!
-//! To the store an attachment is an attempt like any other, so epochs, credit and spilling need no second mechanism.
-//! The difference is that its bytes are not touched here: an [`Outgoing`] stream lends them where they lie, an
-//! [`Incoming`] one offers the room where they should land.
+//! The store treats an attachment as one more attempt, so epochs, credit and spilling need no second mechanism. The bytes
+//! are not touched here: an [`Outgoing`] stream lends them where they lie, an [`Incoming`] one offers the room where they
+//! land.
 
-use crate::error::Error;
-use crate::input::{Input, Lent, Poll};
-use crate::output::{Output, RoomNow};
-use crate::session::Session;
+use crate::error::{ReadError, SessionError, WriteError};
+use crate::input::{Available, InPort, Lent};
+use crate::output::{OutPort, RoomNow};
+use crate::session::{Port, Session};
 use dflow_protocol::PortId;
 use dflow_shm::{Landing, Memory, Staging, Wait};
 use std::os::fd::OwnedFd;
@@ -26,23 +26,23 @@ impl Attachment {
     ///
     /// # Errors
     /// If the daemon is gone or speaks another version.
-    pub fn open(socket: OwnedFd) -> Result<Self, Error> {
-        let session = Arc::new(Session::open(socket)?);
+    pub fn open(socket: OwnedFd) -> Result<Self, SessionError> {
+        let session = Session::open(socket)?;
         session.wait_for_start()?;
-        let name = Arc::from(session.setup.instance.as_str());
+        let name = Arc::from(session.setup().instance.as_str());
         Ok(Self { session, name })
     }
 
     /// The stream that the store has given this reading port.
     #[must_use]
     pub fn outgoing(&self, port: PortId) -> Outgoing {
-        Outgoing { input: Input::lending(Arc::clone(&self.session), Arc::clone(&self.name), port), stuck: false }
+        Outgoing { input: InPort::lending(Arc::clone(&self.session), Arc::clone(&self.name), port), stuck: false }
     }
 
     /// The stream that the store has given this writing port.
     #[must_use]
     pub fn incoming(&self, port: PortId) -> Incoming {
-        let output = Output::new(Arc::clone(&self.session), Arc::clone(&self.name), port);
+        let output = OutPort::new(Arc::clone(&self.session), Arc::clone(&self.name), port);
         Incoming { output: Some(output), landing: None, next: None }
     }
 
@@ -57,19 +57,19 @@ impl Attachment {
     ///
     /// # Errors
     /// If the daemon is gone.
-    pub fn ports_with_mail(&self) -> Result<Vec<PortId>, Error> {
+    pub fn ports_with_mail(&self) -> Result<Vec<PortId>, SessionError> {
         self.session.ports_with_mail()
     }
 
     /// Sleeps until one of `ports` can go on, the store has sent messages since `news` was read, or the time is up.
     pub fn wait(&self, ports: &mut [&mut dyn Wait], news: u64, limit: Duration) {
-        self.session.wait_at_most(ports, news, limit);
+        self.session.wait_on(ports, news, Some(limit), false);
     }
 }
 
 /// A stream of this node's that another one reads.
 pub struct Outgoing {
-    input: Input,
+    input: InPort,
     stuck: bool,
 }
 
@@ -78,13 +78,13 @@ impl Outgoing {
     ///
     /// # Errors
     /// If the stream was given up or cannot be read.
-    pub fn look(&mut self) -> Result<(u64, bool), Error> {
+    pub fn look(&mut self) -> Result<(u64, bool), ReadError> {
         let found = self.input.poll()?;
         let position = self.input.position();
         Ok(match found {
-            Poll::Bytes(length) => (position + length, false),
-            Poll::Nothing => (position, false),
-            Poll::End => (position, true),
+            Available::Bytes(length) => (position + length, false),
+            Available::Nothing => (position, false),
+            Available::End => (position, true),
         })
     }
 
@@ -93,7 +93,7 @@ impl Outgoing {
     ///
     /// # Errors
     /// If the stream was given up or cannot be read.
-    pub fn lend(&mut self, most: u64, staging: &mut Staging) -> Result<Option<Lent>, Error> {
+    pub fn lend(&mut self, most: u64, staging: &mut Staging) -> Result<Option<Lent>, ReadError> {
         self.input.lend(most, staging)
     }
 
@@ -114,7 +114,7 @@ impl Outgoing {
     ///
     /// # Errors
     /// If the daemon is gone.
-    pub fn take_back(&mut self, offset: u64) -> Result<(), Error> {
+    pub fn take_back(&mut self, offset: u64) -> Result<(), SessionError> {
         self.input.take_back(offset)
     }
 
@@ -122,7 +122,7 @@ impl Outgoing {
     ///
     /// # Errors
     /// If the daemon is gone.
-    pub fn set_stuck(&mut self, stuck: bool) -> Result<(), Error> {
+    pub fn set_stuck(&mut self, stuck: bool) -> Result<(), SessionError> {
         if std::mem::replace(&mut self.stuck, stuck) == stuck {
             return Ok(());
         }
@@ -137,7 +137,7 @@ impl Outgoing {
 
 /// A stream of another node's that is read on this one.
 pub struct Incoming {
-    output: Option<Output>,
+    output: Option<OutPort>,
     /// The window that is filled at present.
     landing: Option<Arc<Landing>>,
     /// The one behind it, once there is one.
@@ -163,9 +163,9 @@ impl Incoming {
     ///
     /// # Errors
     /// If the daemon is gone.
-    pub fn room(&mut self, now: Instant) -> Result<RoomFor, Error> {
+    pub fn room(&mut self, now: Instant) -> Result<RoomFor, WriteError> {
         let Some(output) = &mut self.output else { return Ok(RoomFor::Nothing) };
-        let until = match output.poll_room(now)? {
+        let until = match output.poll_landing(now)? {
             RoomNow::Until(until) => until,
             RoomNow::None => return Ok(RoomFor::Nothing),
             RoomNow::Stuck => return Ok(RoomFor::Stuck),
@@ -218,14 +218,14 @@ impl Incoming {
     /// How many bytes have been committed.
     #[must_use]
     pub fn written(&self) -> u64 {
-        self.output.as_ref().map_or(0, Output::written)
+        self.output.as_ref().map_or(0, OutPort::written)
     }
 
     /// All bytes below `upto` have landed: they are readable from now on.
     ///
     /// # Errors
     /// If the daemon is gone.
-    pub fn commit(&mut self, upto: u64) -> Result<(), Error> {
+    pub fn commit(&mut self, upto: u64) -> Result<(), WriteError> {
         let Some(output) = &mut self.output else { return Ok(()) };
         // First of all: what is readable is not written any more.
         for landing in self.landing.iter().chain(&self.next) {
@@ -240,24 +240,24 @@ impl Incoming {
     ///
     /// # Errors
     /// If the daemon is gone.
-    pub fn finish(&mut self) -> Result<(), Error> {
+    pub fn finish(&mut self) -> Result<(), WriteError> {
         (self.landing, self.next) = (None, None);
-        self.output.take().map_or(Ok(()), Output::finish)
+        self.output.take().map_or(Ok(()), OutPort::finish)
     }
 
     /// Nothing of it lands any more, by nobody, and the store may use its windows for something else.
     ///
     /// # Errors
     /// If the daemon is gone.
-    pub fn give_up(&mut self) -> Result<(), Error> {
+    pub fn give_up(&mut self) -> Result<(), WriteError> {
         (self.landing, self.next) = (None, None);
-        self.output.take().map_or(Ok(()), |output| output.give_up())
+        self.output.take().map_or(Ok(()), |output| Ok(output.give_up()?))
     }
 
     /// When [`Incoming::room`] should be asked again although nothing has happened.
     #[must_use]
     pub fn look_again_at(&self) -> Option<Instant> {
-        self.output.as_ref().and_then(Output::look_again_at)
+        self.output.as_ref().and_then(Port::try_again_at)
     }
 
     /// What it waits for: its readers.

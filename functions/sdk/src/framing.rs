@@ -1,12 +1,31 @@
-//! A stream as records or as lines, in place where one lies in one piece.
+//! A stream as records or as lines: in place where one lies in one piece, otherwise copied together.
 
-use super::Input;
 use crate::error::Error;
+use crate::input::Input;
 use dflow_protocol::limits::MAX_RECORD;
 
 /// The length-delimited records of an input: [`Input::records`].
+///
+/// ```
+/// # use dflow_function::{Context, Error, testing::{Test, record}};
+/// fn longest(ctx: &mut Context) -> Result<(), Error> {
+///     let mut words = ctx.input("words")?;
+///     let mut records = words.records();
+///     let mut longest = Vec::new();
+///     while let Some(word) = records.next()? {
+///         if word.len() > longest.len() {
+///             longest = word.to_vec();
+///         }
+///     }
+///     ctx.output("longest")?.record(&longest)
+/// }
+/// let words = [record(b"red"), record(b"green"), record(b"blue")].concat();
+/// let run = Test::new(longest).input("words", words).run()?;
+/// assert_eq!(run.records("longest")?, [b"green"]);
+/// # Ok::<(), Error>(())
+/// ```
 pub struct Records<'a> {
-    pub(super) input: &'a mut Input,
+    pub(crate) input: &'a mut Input,
 }
 
 impl Records<'_> {
@@ -20,18 +39,18 @@ impl Records<'_> {
         let input = &mut *self.input;
         let cut = |name: &str| Error::new(format!("the input '{name}' ends in the middle of a record"));
         let Some(have) = input.wait()? else { return Ok(None) };
-        let head: [u8; HEADER] = match input.bytes(have).first_chunk() {
+        let head: [u8; HEADER] = match input.port.bytes(have).first_chunk() {
             Some(head) => {
                 let head = *head;
-                input.advance(HEADER as u64);
+                input.port.advance(HEADER as u64);
                 head
             }
             None => {
                 input.joined.clear();
                 if !input.join(HEADER)? {
-                    return Err(cut(&input.name));
+                    return Err(cut(input.name()));
                 }
-                *input.joined.first_chunk().ok_or_else(|| cut(&input.name))?
+                *input.joined.first_chunk().ok_or_else(|| cut(input.name()))?
             }
         };
         let length = u32::from_le_bytes(head);
@@ -39,29 +58,45 @@ impl Records<'_> {
             return Err(Error::new(format!(
                 "the input '{}' has a record of {length} bytes at offset {}; {MAX_RECORD} is the most, so these are \
                  probably no records",
-                input.name,
+                input.name(),
                 input.position() - HEADER as u64
             )));
         }
         if length == 0 {
             return Ok(Some(&[]));
         }
-        let Some(have) = input.wait()? else { return Err(cut(&input.name)) };
+        let Some(have) = input.wait()? else { return Err(cut(input.name())) };
         if have >= u64::from(length) {
-            input.lent = u64::from(length);
-            return Ok(Some(&input.bytes(have)[..length as usize]));
+            return Ok(Some(input.port.take(u64::from(length))));
         }
         input.joined.clear();
         if !input.join(length as usize)? {
-            return Err(cut(&input.name));
+            return Err(cut(input.name()));
         }
         Ok(Some(&input.joined))
     }
 }
 
 /// The lines of an input: [`Input::lines_bytes`].
+///
+/// ```
+/// # use dflow_function::{Context, Error, testing::Test};
+/// fn grep(ctx: &mut Context) -> Result<(), Error> {
+///     let (mut text, mut found) = (ctx.input("text")?, ctx.output("found")?);
+///     let mut lines = text.lines_bytes();
+///     while let Some(line) = lines.next()? {
+///         if line.starts_with(b"ERROR") {
+///             found.write_all(&[line, b"\n"].concat())?;
+///         }
+///     }
+///     Ok(())
+/// }
+/// let run = Test::new(grep).input("text", b"ok\nERROR 1\nok").run()?;
+/// assert_eq!(run.output("found"), b"ERROR 1\n");
+/// # Ok::<(), Error>(())
+/// ```
 pub struct Lines<'a> {
-    pub(super) input: &'a mut Input,
+    pub(crate) input: &'a mut Input,
 }
 
 impl Lines<'_> {
@@ -78,24 +113,23 @@ impl Lines<'_> {
             let Some(have) = input.wait()? else {
                 return Ok((!input.joined.is_empty()).then_some(&input.joined[..]));
             };
-            let found = memchr::memchr(b'\n', input.bytes(have));
+            let found = memchr::memchr(b'\n', input.port.bytes(have));
             match found {
                 Some(at) if input.joined.is_empty() => {
-                    input.lent = at as u64 + 1;
-                    return Ok(Some(&input.bytes(have)[..at]));
+                    return Ok(Some(&input.port.take(at as u64 + 1)[..at]));
                 }
                 Some(at) => {
                     let mut joined = std::mem::take(&mut input.joined);
-                    joined.extend_from_slice(&input.bytes(have)[..at]);
+                    joined.extend_from_slice(&input.port.bytes(have)[..at]);
                     input.joined = joined;
-                    input.advance(at as u64 + 1);
+                    input.port.advance(at as u64 + 1);
                     return Ok(Some(&input.joined));
                 }
                 None => {
                     let mut joined = std::mem::take(&mut input.joined);
-                    joined.extend_from_slice(input.bytes(have));
+                    joined.extend_from_slice(input.port.bytes(have));
                     input.joined = joined;
-                    input.advance(have);
+                    input.port.advance(have);
                 }
             }
         }
@@ -109,9 +143,9 @@ impl Input {
             let Some(have) = self.wait()? else { return Ok(false) };
             let take = (length - self.joined.len()).min(have as usize);
             let mut joined = std::mem::take(&mut self.joined);
-            joined.extend_from_slice(&self.bytes(have)[..take]);
+            joined.extend_from_slice(&self.port.bytes(have)[..take]);
             self.joined = joined;
-            self.advance(take as u64);
+            self.port.advance(take as u64);
         }
         Ok(true)
     }

@@ -1,0 +1,67 @@
+//! A process's ends of its streams: non-blocking, with waits that have a limit and can be interrupted, and with owned views.
+//!
+//! The floors below know nothing of the daemon's messages (`dflow-shm`) or nothing of memory (`dflow-protocol`); this crate
+//! ties them together for one attempt. What stands on it: the Rust SDK (`dflow-function`), which blocks; the carrier, which
+//! serves many streams with one thread; the daemon's own threads; and bindings for other languages. There is no runtime in
+//! here, and no thread unless one is asked for.
+//!
+//! | type | is |
+//! | --- | --- |
+//! | [`Session`] | the connection of one attempt to its daemon; waits |
+//! | [`InPort`], [`FanIn`] | the reading end of a stream, and those of a list of streams |
+//! | [`OutPort`], [`Parts`] | the writing end of a stream, and an output that opens more of them |
+//! | [`View`] | bytes of a stream that outlive the call that found them |
+//! | [`Interrupter`] | ends the waits of a session from another thread |
+//! | [`Attachment`] | many streams lent to, and landing from, other nodes |
+//!
+//! # Try, then wait
+//! A call that starts with `try_` or `poll` never waits for another process: it answers [`Next::WouldBlock`], and
+//! [`Session::wait`] waits until it is worth to try again. It may wait for microseconds for a message that the daemon has
+//! announced already.
+//!
+//! ```no_run
+//! use dflow_ports::{InPort, Next, ReadError, Session, Waited};
+//! use std::time::Duration;
+//!
+//! /// How many bytes come within ten seconds of each other.
+//! fn count(session: &Session, input: &mut InPort) -> Result<u64, ReadError> {
+//!     let mut bytes = 0;
+//!     loop {
+//!         match input.try_next_chunk()? {
+//!             Next::Ready(chunk) => bytes += chunk.len() as u64,
+//!             Next::End => return Ok(bytes),
+//!             Next::WouldBlock => {
+//!                 if session.wait(input, Some(Duration::from_secs(10))) == Waited::TimedOut {
+//!                     return Ok(bytes);
+//!                 }
+//!             }
+//!         }
+//!     }
+//! }
+//! ```
+//!
+//! # Borrowed and owned
+//! [`InPort::try_next_chunk`] borrows: it costs two loads and no reference count, and the next call gives the bytes back to
+//! the producer. [`InPort::try_next_view`] owns: a [`View`] may be cloned, sent to other threads and kept after the port and
+//! the session are gone. While it lives, the position that the producer knows stays at or below it, so a view that is kept
+//! for ever costs the producer what a slow reader costs it.
+
+mod attachment;
+mod error;
+mod fan_in;
+mod inbox;
+mod input;
+mod output;
+mod parts;
+mod session;
+
+pub use attachment::{Attachment, Incoming, Outgoing, RoomFor};
+pub use dflow_protocol::PortId;
+pub use dflow_protocol::message::{ArgPiece, InputSpec, OutputSpec, OutputStreams, Setup};
+pub use dflow_shm::View;
+pub use error::{ReadError, SessionError, WriteError};
+pub use fan_in::FanIn;
+pub use input::{Available, InPort, Lent, MAX_VIEWED, Next};
+pub use output::{OutPort, Reservation, Reserve, Space};
+pub use parts::Parts;
+pub use session::{Interrupter, Port, Session, Waited};
