@@ -14,6 +14,9 @@ use rows::Row;
 /// The widest column of names.
 const MAX_LABEL: usize = 32;
 
+/// The widest column of nodes.
+const MAX_NODE: usize = 16;
+
 /// The shortest bar; on a terminal that is too narrow for it, lines wrap.
 const MIN_BAR: usize = 10;
 
@@ -31,14 +34,17 @@ pub fn render(report: &RunReport, look: &Look) -> String {
     }
     let glyphs = Glyphs::of(look.unicode);
     let clock = Clock::up_to(report.duration_ns);
-    let cells: Vec<Cells> = table.rows.iter().map(|row| Cells::of(row, &clock, look)).collect();
-    let heads = Cells::heads(&clock);
+    // Where a run has one node, a column that repeats its name would only make the bars shorter.
+    let several = report.nodes.len() > 1;
+    let cells: Vec<Cells> = table.rows.iter().map(|row| Cells::of(row, several, &clock, look)).collect();
+    let heads = Cells::heads(several, &clock);
 
     let width_of = |column: fn(&Cells) -> &str| {
         cells.iter().chain([&heads]).map(|cells| column(cells).chars().count()).max().unwrap_or(0)
     };
     let widths = Widths {
         label: width_of(|cells| &cells.label),
+        node: several.then(|| width_of(|cells| &cells.node)),
         start: width_of(|cells| &cells.start),
         end: width_of(|cells| &cells.end),
         read: width_of(|cells| &cells.read),
@@ -94,6 +100,8 @@ fn legend(glyphs: &Glyphs, width: usize) -> Vec<String> {
 /// The texts of a row.
 struct Cells {
     label: String,
+    /// Empty where no nodes are shown.
+    node: String,
     start: String,
     end: String,
     read: String,
@@ -102,9 +110,10 @@ struct Cells {
 }
 
 impl Cells {
-    fn heads(clock: &Clock) -> Self {
+    fn heads(nodes: bool, clock: &Clock) -> Self {
         Self {
             label: String::new(),
+            node: if nodes { "node".into() } else { String::new() },
             start: format!("start {}", clock.unit),
             end: format!("end {}", clock.unit),
             read: "in".into(),
@@ -113,11 +122,12 @@ impl Cells {
         }
     }
 
-    fn of(row: &Row<'_>, clock: &Clock, look: &Look) -> Self {
+    fn of(row: &Row<'_>, nodes: bool, clock: &Clock, look: &Look) -> Self {
         let time = |time: Option<u64>| time.map_or_else(|| "-".into(), |time| clock.show(time));
         let written = if row.is_outputs() { String::new() } else { size(row.bytes_written()) };
         Self {
-            label: shorten(&row.label, look.more()),
+            label: shorten(&row.label, MAX_LABEL, look.more()),
+            node: if nodes { shorten(&row.nodes(), MAX_NODE, look.more()) } else { String::new() },
             start: time(row.started()),
             end: time(row.ended()),
             read: size(row.bytes_read()),
@@ -130,6 +140,8 @@ impl Cells {
 /// The widths of the columns.
 struct Widths {
     label: usize,
+    /// `None` where no nodes are shown.
+    node: Option<usize>,
     start: usize,
     end: usize,
     read: usize,
@@ -142,15 +154,20 @@ impl Widths {
     fn bar(&self, total: usize) -> usize {
         let columns = [self.label, self.start, self.end, self.read, self.written];
         let state = if self.state > 0 { GAP.len() + self.state } else { 0 };
-        let others = columns.iter().sum::<usize>() + columns.len() * GAP.len() + state;
+        let node = self.node.map_or(0, |node| GAP.len() + node);
+        let others = columns.iter().sum::<usize>() + columns.len() * GAP.len() + node + state;
         total.saturating_sub(others).max(MIN_BAR)
     }
 
     /// A line; the bar has its width already and may hold colours.
     fn line(&self, cells: &Cells, bar: &str) -> String {
-        let Self { label, start, end, read, written, .. } = *self;
+        let Self { label, node, start, end, read, written, .. } = *self;
+        let name = match node {
+            Some(node) => format!("{:label$}{GAP}{:node$}", cells.label, cells.node),
+            None => format!("{:label$}", cells.label),
+        };
         [
-            format!("{:label$}", cells.label),
+            name,
             format!("{:>start$}", cells.start),
             format!("{:>end$}", cells.end),
             bar.to_owned(),
@@ -163,12 +180,12 @@ impl Widths {
 }
 
 /// A name with its middle left out if it is too long: beginnings and parts at the end are what tells names apart.
-fn shorten(label: &str, more: &str) -> String {
+fn shorten(label: &str, width: usize, more: &str) -> String {
     let length = label.chars().count();
-    if length <= MAX_LABEL {
+    if length <= width {
         return label.into();
     }
-    let kept = MAX_LABEL - more.chars().count();
+    let kept = width - more.chars().count();
     let (front, back) = (kept.div_ceil(2), kept / 2);
     label.chars().take(front).chain(more.chars()).chain(label.chars().skip(length - back)).collect()
 }

@@ -1,6 +1,6 @@
 //! Which rows a timeline has.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use dflow_worker::report::AttemptReport;
 
@@ -76,6 +76,15 @@ impl Row<'_> {
     /// Whether it shows the outputs of the workflow and not a function.
     pub fn is_outputs(&self) -> bool {
         self.lives.iter().all(|life| life.function.is_none())
+    }
+
+    /// The node that it ran on, or how many there were.
+    pub fn nodes(&self) -> String {
+        let nodes: BTreeSet<&str> = self.lives.iter().map(|life| life.node.as_str()).collect();
+        match nodes.first() {
+            Some(node) if nodes.len() == 1 => (*node).into(),
+            _ => format!("{} nodes", nodes.len()),
+        }
     }
 
     /// When the first of it started.

@@ -1,3 +1,5 @@
+use dflow_worker::report::NodeReport;
+
 use super::*;
 use crate::samples::{LOOK, MS, attempt, wordcount};
 
@@ -22,6 +24,29 @@ fn a_word_count() {
         "· ready, waits for its gate or slot   ░ runs, no byte yet   ▒ reads   █ since its first output byte",
     ];
     let text = render(&wordcount(), &LOOK);
+    assert_eq!(text.lines().collect::<Vec<_>>(), expected, "\n{text}");
+}
+
+#[test]
+fn several_nodes_have_a_column() {
+    let mut report = wordcount();
+    report.nodes = ["here", "there"].map(|name| NodeReport { name: name.into(), slots: 2 }).into();
+    for life in &mut report.instances[2..8] {
+        life.node = "there".into();
+    }
+    report.instances[9].node = "a-node-with-a-long-name".into();
+    let expected = [
+        "                     node              start ms  end ms  0                100 ms        in       out",
+        "split                here                   2.0    70.0  ▒████████████████        1.00 MiB  1.00 KiB",
+        "count[0]             here                   6.0    80.0  ·▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒███      1.00 MiB  1.00 KiB",
+        "count[1]             there                  7.0    81.0  ·░▒▒▒▒▒▒▒▒▒▒▒▒▒▒███      1.00 MiB  1.00 KiB",
+        "count[2]             there                  8.0    82.0  ·░▒▒▒▒▒▒▒▒▒▒▒▒▒▒███      1.00 MiB  1.00 KiB",
+        "count[3…7] (5 more)  2 nodes                9.0    87.0  ··▒▒▒▒▒▒▒▒▒▒▒▒▒▒█████    5.00 MiB  5.00 KiB",
+        "merge                a-node-w…ng-name      75.0    99.0  ·················▒▒▒███  1.00 MiB  1.00 KiB",
+        "output:total         here                  91.0    99.0                      ███     300 B",
+        "· ready, waits for its gate or slot   ░ runs, no byte yet   ▒ reads   █ since its first output byte",
+    ];
+    let text = render(&report, &LOOK);
     assert_eq!(text.lines().collect::<Vec<_>>(), expected, "\n{text}");
 }
 
