@@ -152,6 +152,15 @@ pub(crate) enum InputFiles {
     Live(OwnedFd),
 }
 
+/// How an input that is neither a file nor a directory is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OpenLive {
+    /// For reading.
+    Read,
+    /// Without any effect on whoever has the other end of a pipe: the descriptor only proves that the path exists.
+    PathOnly,
+}
+
 /// A run all of whose parts have been found.
 #[derive(Debug)]
 pub(crate) struct Checked {
@@ -159,7 +168,18 @@ pub(crate) struct Checked {
     /// For each function the program's file; for a command that of the program it runs.
     pub(crate) programs: Vec<PathBuf>,
     /// What the user should know.
-    notes: Vec<String>,
+    pub(crate) notes: Vec<String>,
+}
+
+impl Checked {
+    /// For each input of the workflow, of how many parts it consists.
+    pub(crate) fn input_parts(&self) -> Vec<u32> {
+        let parts = |input: &InputFiles| match input {
+            InputFiles::Files(streams) => u32::try_from(streams.len()).unwrap_or(u32::MAX),
+            InputFiles::Live(_) => 1,
+        };
+        self.inputs.iter().map(parts).collect()
+    }
 }
 
 /// Checks what can be checked without starting anything: inputs, programs, the output directory. What the user should know
@@ -168,7 +188,7 @@ pub(crate) struct Checked {
 /// # Errors
 /// The first thing that is wrong.
 pub fn check(spec: &RunSpec) -> Result<Vec<String>, SetupError> {
-    let checked = examine(spec)?;
+    let checked = examine(spec, OpenLive::Read)?;
     spec.options.budget()?;
     crate::outputs::Staging::check(&spec.output)?;
     Ok(checked.notes)
@@ -185,7 +205,7 @@ fn check_descriptors() -> Result<(), SetupError> {
     }
 }
 
-pub(crate) fn examine(spec: &RunSpec) -> Result<Checked, SetupError> {
+pub(crate) fn examine(spec: &RunSpec, live: OpenLive) -> Result<Checked, SetupError> {
     check_descriptors()?;
     let notes = match &spec.cluster {
         Some(cluster) => check_cluster(spec, cluster)?,
@@ -214,7 +234,7 @@ pub(crate) fn examine(spec: &RunSpec) -> Result<Checked, SetupError> {
         if paths.is_empty() {
             return Err(SetupError::MissingInput { name: input.name.clone() });
         }
-        inputs.push(open_input(&input.name, input.partitioned, &paths)?);
+        inputs.push(open_input(&input.name, input.partitioned, &paths, live)?);
     }
     Ok(Checked { inputs, programs, notes })
 }
@@ -228,7 +248,7 @@ fn check_cluster(spec: &RunSpec, cluster: &ClusterSpec) -> Result<Vec<String>, C
     Ok(warning.into_iter().chain(placement::note(spec, cluster)).collect())
 }
 
-fn open_input(name: &str, partitioned: bool, paths: &[&PathBuf]) -> Result<InputFiles, SetupError> {
+fn open_input(name: &str, partitioned: bool, paths: &[&PathBuf], live: OpenLive) -> Result<InputFiles, SetupError> {
     let unreadable =
         |path: &Path, reason: String| SetupError::UnreadableInput { name: name.into(), path: path.to_owned(), reason };
     let mut files = Vec::new();
@@ -261,6 +281,8 @@ fn open_input(name: &str, partitioned: bool, paths: &[&PathBuf]) -> Result<Input
             let live = if is_stdin {
                 rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)
                     .map_err(|error| unreadable(path, error.to_string()))?
+            } else if live == OpenLive::PathOnly {
+                open_path_only(path).map_err(|error| unreadable(path, error.to_string()))?
             } else {
                 std::fs::File::open(path).map_err(|error| unreadable(path, error.to_string()))?.into()
             };
@@ -268,6 +290,13 @@ fn open_input(name: &str, partitioned: bool, paths: &[&PathBuf]) -> Result<Input
         }
     }
     Ok(InputFiles::Files(if partitioned { files.into_iter().map(|file| vec![file]).collect() } else { vec![files] }))
+}
+
+/// A descriptor of a path that may be read. Opening a pipe would wake its writer, and closing it again would kill it.
+fn open_path_only(path: &Path) -> rustix::io::Result<OwnedFd> {
+    use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags};
+    rustix::fs::accessat(CWD, path, Access::READ_OK, AtFlags::EACCESS)?;
+    rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// Finds the file of a function's program.

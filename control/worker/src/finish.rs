@@ -2,9 +2,11 @@
 
 use crate::cluster::Members;
 use crate::outputs::Staging;
-use crate::report::{AttemptReport, LinkReport, NodeReport, OutputReport, RunEnd, RunError, RunReport};
+use crate::report::{
+    AttemptReport, LinkReport, NodeReport, OutputReport, RunEnd, RunError, RunReport, invocation_name,
+};
 use crate::run::{Driver, nanos};
-use dflow_scheduler::{AttemptEnd, InstanceKind, Invocation};
+use dflow_scheduler::{AttemptEnd, InstanceKind};
 use std::time::Duration;
 
 impl Driver<'_> {
@@ -39,10 +41,7 @@ impl Driver<'_> {
             workflow: self.workflow.name.clone(),
             state,
             error: failure,
-            invocation: match self.spec.invocation {
-                Invocation::Dataflow => "dataflow",
-                Invocation::ControlFlow => "control-flow",
-            },
+            invocation: invocation_name(self.spec.invocation),
             slots: self.spec.options.slots,
             nodes: self.node_reports(),
             monotonic_start_ns: self.host.start_nanos(),

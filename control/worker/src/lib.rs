@@ -18,6 +18,7 @@ mod order;
 mod outputs;
 mod perform;
 mod placement;
+mod preview;
 pub mod report;
 mod run;
 mod sink;
@@ -30,4 +31,5 @@ pub use cluster::{
 pub use dflow_shm::Idle;
 pub use doctor::{Finding, Health, doctor};
 pub use options::{DEFAULT_SPIN, NodeOptions, RdmaUse, cores, memory_limit};
+pub use preview::{FunctionPreview, InputPreview, NodePreview, OutputPreview, RunPreview, preview};
 pub use run::run;

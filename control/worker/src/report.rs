@@ -1,5 +1,6 @@
 //! The progress and the final report of a run.
 
+use dflow_scheduler::Invocation;
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -36,6 +37,14 @@ pub struct RunReport {
     pub instances: Vec<AttemptReport>,
     /// The published files; empty unless the run succeeded.
     pub outputs: Vec<OutputReport>,
+}
+
+/// The name of an invocation mode in reports.
+pub(crate) fn invocation_name(invocation: Invocation) -> &'static str {
+    match invocation {
+        Invocation::Dataflow => "dataflow",
+        Invocation::ControlFlow => "control-flow",
+    }
 }
 
 /// A node that took part in a run.

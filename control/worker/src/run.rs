@@ -1,6 +1,6 @@
 //! A run, driven from this node: the loop between the scheduler and the nodes that take part.
 
-use crate::check::{Checked, InputFiles, RunSpec, SetupError, examine};
+use crate::check::{Checked, OpenLive, RunSpec, SetupError, examine};
 use crate::cluster::{Members, News};
 use crate::host::Host;
 use crate::nodes::{Nodes, Place};
@@ -46,7 +46,7 @@ pub fn run(spec: &RunSpec, progress: impl FnMut(&Progress)) -> Result<RunReport,
     let options = LauncherOptions { containment: spec.options.containment, ..LauncherOptions::default() };
     let launcher = Launcher::start(&options)?;
     raise_descriptor_limit();
-    let checked = examine(spec)?;
+    let checked = examine(spec, OpenLive::Read)?;
     let system = |what| move |source| SetupError::System { what, source };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("start the event loop"))?;
@@ -110,21 +110,13 @@ impl<'a> Driver<'a> {
     ) -> Result<Self, SetupError> {
         let workflow = Arc::clone(&spec.workflow);
         sink::spool_where_needed(spec, &mut checked)?;
-        let input_parts = checked
-            .inputs
-            .iter()
-            .map(|input| match input {
-                InputFiles::Files(streams) => u32::try_from(streams.len()).unwrap_or(u32::MAX),
-                InputFiles::Live(_) => 1,
-            })
-            .collect();
         let slots = members.as_ref().map(Members::slots).unwrap_or_default();
         let options = RunOptions {
             places: std::iter::once(spec.options.slots).chain(slots).map(place).collect(),
             placement: placement::places(spec),
             invocation: spec.invocation,
             params: spec.params.clone(),
-            input_parts,
+            input_parts: checked.input_parts(),
         };
         let mut host = Host::new(&spec.options, id, launcher)?;
         let mut names = vec![spec.options.node.clone()];
@@ -327,7 +319,7 @@ async fn changed(members: Option<&Members>) {
 }
 
 /// What a run may use on a node with so many slots.
-fn place(slots: u32) -> PlaceOptions {
+pub(crate) fn place(slots: u32) -> PlaceOptions {
     let prepare_ahead = slots.saturating_mul(AHEAD_PER_SLOT).clamp(4, MAX_AHEAD);
     PlaceOptions { slots, prepare_ahead, max_started: MAX_STARTED }
 }

@@ -32,6 +32,21 @@ impl Config {
     /// The usual window. Twice a core's own cache is better than once: what the producer writes next has then left the
     /// reader's cache, and a shared cache hands it over faster than the other core takes it back.
     pub const WINDOW: u64 = 2 << 20;
+
+    /// Whether a store can work with this.
+    ///
+    /// # Errors
+    /// If the budget is smaller than [`Config::MIN_MEMORY`].
+    pub fn check(&self) -> Result<(), StoreError> {
+        if self.memory < Self::MIN_MEMORY {
+            return Err(StoreError::Limit(format!(
+                "a memory budget of {} bytes is too small for streams: {} bytes (256 KiB) is the least, 64 MiB a sensible one",
+                self.memory,
+                Self::MIN_MEMORY
+            )));
+        }
+        Ok(())
+    }
 }
 
 /// DStore on one node.
@@ -128,15 +143,9 @@ impl Store {
     /// An empty store.
     ///
     /// # Errors
-    /// If the budget is too small, or there is no memory for the page of bells.
+    /// If the budget is too small ([`Config::check`]), or there is no memory for the page of bells.
     pub fn new(config: Config, backend: Box<dyn Backend>) -> Result<Self, StoreError> {
-        if config.memory < Config::MIN_MEMORY {
-            return Err(StoreError::Limit(format!(
-                "a memory budget of {} bytes is too small for streams: {} bytes (256 KiB) is the least, 64 MiB a sensible one",
-                config.memory,
-                Config::MIN_MEMORY
-            )));
-        }
+        config.check()?;
         Ok(Self {
             budget: Budget::new(config.memory),
             config,

@@ -21,6 +21,7 @@ mod way;
 
 pub(crate) use certificate::{load as load_identity, warning as certificate_warning};
 pub(crate) use members::{Members, News};
+pub(crate) use probe::reach;
 pub use probe::{PathTrial, PeerRdma, PeerReport, Problem, Rates, examine_peers};
 pub(crate) use rdma::find_device;
 pub use serve::{Listening, ServeOptions, serve};

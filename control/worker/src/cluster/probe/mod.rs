@@ -12,6 +12,7 @@ mod trial;
 
 pub(super) use answer::{MAX_PROBES, answer};
 pub use peers::examine_peers;
+pub(crate) use peers::reach;
 pub(super) use report::SOON_DAYS;
 pub use report::{PathTrial, PeerRdma, PeerReport, Problem, Rates};
 

@@ -7,7 +7,7 @@ use crate::check::SetupError;
 use crate::cluster::dial::Dialed;
 use crate::cluster::message::Managed;
 use crate::cluster::rdma::RdmaEnd;
-use crate::cluster::{ClusterError, Ring};
+use crate::cluster::{ClusterError, ClusterSpec, Ring, load_identity};
 use crate::options::NodeOptions;
 use dflow_transport::Path;
 use dflow_transport::quic::{Cause, Connection, Identity, QuicNode, QuicPath, QuicSettings, Standing, Validity};
@@ -60,15 +60,61 @@ pub fn examine_peers(
     })
 }
 
+/// A node that would take part in a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Reached {
+    /// The release of dflow that it runs.
+    pub(crate) release: String,
+    /// How many instances may compute on it at the same time.
+    pub(crate) slots: u32,
+}
+
+/// Connects to the nodes of a run, all at once as a run does, and asks each for its release and slots. Nothing is started
+/// on them.
+///
+/// # Errors
+/// If this node cannot be set up, or the first node that cannot be reached or does not answer.
+pub(crate) fn reach(cluster: &ClusterSpec) -> Result<Vec<Reached>, SetupError> {
+    let system = |what| move |source| SetupError::System { what, source };
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("start the event loop"))?;
+    let reached = runtime.block_on(async {
+        let identity = load_identity(&cluster.identity)?;
+        let own = identity.validity();
+        let any: IpAddr = if cluster.nodes.iter().any(|(_, address)| address.is_ipv6()) {
+            Ipv6Addr::UNSPECIFIED.into()
+        } else {
+            Ipv4Addr::UNSPECIFIED.into()
+        };
+        let settings = QuicSettings { handshake_timeout: PATIENCE, ..QuicSettings::default() };
+        let (node, _) = QuicNode::bind(SocketAddr::new(any, 0), &identity, settings)?;
+        let dialed = cluster.nodes.iter().map(|(name, address)| Dialed { node: name, address: *address, own });
+        // Every dial starts here, so that several silent nodes cost the patience of one.
+        let dials: Vec<_> = dialed.map(|dialed| (dialed, dialed.dial(&node))).collect();
+        let mut reached = Vec::new();
+        for (dialed, dial) in dials {
+            let asking = Asking::new(dial.await.map_err(ClusterError::Unreachable)?);
+            let about = asking.begin().await.map_err(|reason| ClusterError::Unreachable(dialed.no_answer(reason)))?;
+            reached.push(Reached { release: about.release, slots: about.slots });
+        }
+        Ok::<_, ClusterError>(reached)
+    });
+    Ok(reached?)
+}
+
+impl Dialed<'_> {
+    /// The peer accepted this node and then gave no usable answer.
+    fn no_answer(self, reason: String) -> Problem {
+        Problem { cause: Cause::Closed.word(), reason, help: self.help(Cause::Closed) }
+    }
+}
+
 impl PeerReport {
     async fn examine(&mut self, node: &QuicNode, dialed: Dialed<'_>, options: &NodeOptions) -> Result<(), Problem> {
         let connection = dialed.dial(node).await?;
-        // The peer accepted this node and then gave no usable answer.
-        let silent = |reason| Problem { cause: Cause::Closed.word(), reason, help: dialed.help(Cause::Closed) };
+        let silent = |reason| dialed.no_answer(reason);
         self.certificate_days = Some(days_left(connection.validity()));
-        let ring = Arc::new(Ring::default());
-        connection.set_waker(ring.waker());
-        let asking = Asking { connection, ring };
+        let asking = Asking::new(connection);
         let about = asking.begin().await.map_err(silent)?;
         self.release = Some(about.release);
         self.slots = Some(about.slots);
@@ -97,6 +143,12 @@ struct Asking {
 }
 
 impl Asking {
+    fn new(connection: Connection) -> Self {
+        let ring = Arc::new(Ring::default());
+        connection.set_waker(ring.waker());
+        Self { connection, ring }
+    }
+
     async fn begin(&self) -> Result<About, String> {
         self.say(Probing::Begin)?;
         match self.hear(PATIENCE).await? {

@@ -1,0 +1,218 @@
+//! What a run would do, found without starting or creating anything: `dflow run --dry-run`.
+
+use crate::check::{Checked, InputFiles, OpenLive, RunSpec, SetupError, examine};
+use crate::cluster::reach;
+use crate::outputs::Staging;
+use crate::placement;
+use crate::report::invocation_name;
+use crate::run::place;
+use dflow_disk::SpillDir;
+use dflow_scheduler::{InstanceKind, InstanceState, Place, RunMachine, RunOptions};
+use dflow_store::Config;
+use dflow_workflow::{FunctionId, Source, Streams, SwitchOn, Workflow};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What a run would do. `dflow run --dry-run --format json` prints it as one JSON document.
+#[derive(Clone, Debug, Serialize)]
+pub struct RunPreview {
+    /// The workflow's name.
+    pub workflow: String,
+    /// `dataflow` or `control-flow`.
+    pub invocation: &'static str,
+    /// The nodes that would take part, first the one that would drive the run.
+    pub nodes: Vec<NodePreview>,
+    /// The workflow's inputs, in the order of the file.
+    pub inputs: Vec<InputPreview>,
+    /// The functions, producers before consumers.
+    pub functions: Vec<FunctionPreview>,
+    /// The directory in which the outputs would be published.
+    pub output_directory: PathBuf,
+    /// Whether that directory exists and would be replaced.
+    pub replaces: bool,
+    /// What would be published.
+    pub outputs: Vec<OutputPreview>,
+    /// What the user should know, although it is not an error.
+    pub notes: Vec<String>,
+}
+
+/// A node that would take part.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NodePreview {
+    /// Its name.
+    pub name: String,
+    /// Where it was reached; `None` for the node that would drive the run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<SocketAddr>,
+    /// The release of dflow that it runs.
+    pub release: String,
+    /// How many instances may compute on it at the same time.
+    pub slots: u32,
+}
+
+/// An input of the workflow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct InputPreview {
+    /// Its name.
+    pub name: String,
+    /// How many files it consists of; `None` if it is read as it comes (standard input, a pipe, a device).
+    pub files: Option<usize>,
+    /// The size of those files, in bytes.
+    pub bytes: Option<u64>,
+}
+
+/// A function of the workflow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FunctionPreview {
+    /// Its name.
+    pub name: String,
+    /// The file that would be executed, as it was found on the node that would drive the run.
+    pub program: PathBuf,
+    /// How many instances there would be; `None` if that becomes known only while the run goes on.
+    pub instances: Option<usize>,
+    /// The stream whose parts decide how many instances there are, if `instances` is `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parts_of: Option<String>,
+    /// The switch that decides at run time whether the function runs at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub switch: Option<String>,
+    /// The nodes that the instances would run on.
+    pub nodes: Vec<String>,
+}
+
+/// An output of the workflow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OutputPreview {
+    /// Its name.
+    pub name: String,
+    /// The streams that it would be made of, as `function.output` or `inputs.name`.
+    pub sources: Vec<String>,
+    /// Where it would be published.
+    pub path: PathBuf,
+    /// Whether that would be a directory with a file for each stream.
+    pub directory: bool,
+}
+
+/// Makes every check that a run makes before it starts, and says what that run would do. Other nodes are connected to.
+/// Nothing is started or created, and no byte of a pipe is read.
+///
+/// # Errors
+/// The first error that would keep the run from starting.
+pub fn preview(spec: &RunSpec) -> Result<RunPreview, SetupError> {
+    let checked = examine(spec, OpenLive::PathOnly)?;
+    Config { memory: spec.options.budget()?, window: spec.options.window }.check()?;
+    SpillDir::open(&spec.options.spill_dir).and_then(|_| dflow_disk::choose(spec.options.spill_io))?;
+    Staging::check(&spec.output)?;
+    let nodes = nodes(spec)?;
+    let options = RunOptions {
+        places: nodes.iter().map(|node| place(node.slots)).collect(),
+        placement: placement::places(spec),
+        invocation: spec.invocation,
+        params: spec.params.clone(),
+        input_parts: checked.input_parts(),
+    };
+    // The scheduler itself says which instances there are: its first actions are dropped instead of being carried out.
+    let (machine, _actions) = RunMachine::new(Arc::clone(&spec.workflow), options)?;
+    let output_directory = std::path::absolute(&spec.output).unwrap_or_else(|_| spec.output.clone());
+    Ok(RunPreview {
+        workflow: spec.workflow.name.clone(),
+        invocation: invocation_name(spec.invocation),
+        functions: functions(spec, &checked, &machine, &nodes),
+        nodes,
+        inputs: inputs(&spec.workflow, &checked),
+        replaces: output_directory.exists(),
+        outputs: spec
+            .workflow
+            .outputs
+            .iter()
+            .map(|output| OutputPreview {
+                name: output.name.clone(),
+                sources: output.sources.iter().map(|source| name_of(&spec.workflow, *source)).collect(),
+                path: output_directory.join(&output.name),
+                directory: output.many,
+            })
+            .collect(),
+        output_directory,
+        notes: checked.notes,
+    })
+}
+
+fn nodes(spec: &RunSpec) -> Result<Vec<NodePreview>, SetupError> {
+    let mut nodes = vec![NodePreview {
+        name: spec.options.node.clone(),
+        address: None,
+        release: env!("CARGO_PKG_VERSION").into(),
+        slots: spec.options.slots,
+    }];
+    if let Some(cluster) = &spec.cluster {
+        for ((name, address), reached) in cluster.nodes.iter().zip(reach(cluster)?) {
+            let (release, slots) = (reached.release, reached.slots);
+            nodes.push(NodePreview { name: name.clone(), address: Some(*address), release, slots });
+        }
+    }
+    Ok(nodes)
+}
+
+fn inputs(workflow: &Workflow, checked: &Checked) -> Vec<InputPreview> {
+    let one = |name: &str, input: &InputFiles| match input {
+        InputFiles::Files(streams) => InputPreview {
+            name: name.into(),
+            files: Some(streams.iter().map(Vec::len).sum()),
+            bytes: Some(streams.iter().flatten().map(|(_, length)| *length).fold(0, u64::saturating_add)),
+        },
+        InputFiles::Live(_) => InputPreview { name: name.into(), files: None, bytes: None },
+    };
+    workflow.inputs.iter().zip(&checked.inputs).map(|(input, files)| one(&input.name, files)).collect()
+}
+
+fn functions(spec: &RunSpec, checked: &Checked, machine: &RunMachine, nodes: &[NodePreview]) -> Vec<FunctionPreview> {
+    let workflow = &spec.workflow;
+    let mut counts: BTreeMap<FunctionId, usize> = BTreeMap::new();
+    let mut places: BTreeMap<FunctionId, BTreeSet<Place>> = BTreeMap::new();
+    for view in machine.instances() {
+        if let InstanceKind::Function(function) = view.kind
+            && view.state != InstanceState::Skipped
+        {
+            *counts.entry(function).or_default() += 1;
+            places.entry(function).or_default().insert(view.place);
+        }
+    }
+    let placement = placement::places(spec);
+    let name = |place: &Place| nodes.get(*place as usize).map(|node| node.name.clone());
+    (0..)
+        .map(FunctionId)
+        .zip(workflow.functions.iter().zip(&checked.programs))
+        .map(|(id, (function, program))| {
+            let discovered = function.foreach.filter(|over| workflow.streams(*over) == Streams::Discovered);
+            let switch = function.conditional.map(|switch| &workflow.switches[switch as usize]);
+            let switch = switch.filter(|switch| matches!(switch.on, SwitchOn::Value(_)));
+            let places = match discovered {
+                // Instances that do not exist yet go round the nodes of the placement.
+                Some(_) => placement.get(&id).map_or_else(|| BTreeSet::from([0]), |all| all.iter().copied().collect()),
+                None => places.remove(&id).unwrap_or_default(),
+            };
+            FunctionPreview {
+                name: function.name.clone(),
+                program: program.clone(),
+                instances: discovered.is_none().then(|| counts.get(&id).copied().unwrap_or(0)),
+                parts_of: discovered.map(|over| name_of(workflow, over)),
+                switch: switch.map(|switch| switch.name.clone()),
+                nodes: places.iter().filter_map(name).collect(),
+            }
+        })
+        .collect()
+}
+
+/// A source as the workflow file names it.
+fn name_of(workflow: &Workflow, source: Source) -> String {
+    match source {
+        Source::WorkflowInput(input) => format!("inputs.{}", workflow.inputs[input as usize].name),
+        Source::Output { function, output } => {
+            let function = workflow.function(function);
+            format!("{}.{}", function.name, function.outputs[output as usize].name)
+        }
+    }
+}
