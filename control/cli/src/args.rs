@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::builder::PossibleValue;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap_complete::engine::ArgValueCompleter;
 use dflow_disk::IoChoice;
 use dflow_launcher::ContainmentChoice;
 use dflow_scheduler::Invocation;
@@ -14,6 +15,8 @@ use dflow_worker::{Idle, MAX_SILENCE, MIN_SILENCE, RdmaUse};
 use dflow_workflow::units;
 
 use crate::cluster::AUTHORITY;
+use crate::completions::{self, CompletionsArgs};
+use crate::man::ManArgs;
 
 /// Runs workflows of functions by their data: a function starts when the first bytes that it reads exist.
 #[derive(Debug, Parser)]
@@ -53,6 +56,10 @@ pub enum Command {
     Cluster(ClusterArgs),
     /// Show what this machine offers to dflow, what is missing, and the defaults of `dflow run`
     Doctor(DoctorArgs),
+    /// Print the script that completes dflow's commands, options and workflow inputs in a shell
+    Completions(CompletionsArgs),
+    /// Write the manual pages of dflow and its commands
+    Man(ManArgs),
 }
 
 const SCHEMA_HELP: &str = "\
@@ -72,10 +79,10 @@ pub struct RunArgs {
     pub file: PathBuf,
     /// The data of an input of the workflow: a file, a directory (its files in the order of their names), or `-` for
     /// standard input. Repeat it for further files and inputs. With one input in the workflow, PATH alone is enough
-    #[arg(short, long = "input", value_name = "NAME=PATH", value_hint = ValueHint::AnyPath)]
+    #[arg(short, long = "input", value_name = "NAME=PATH", add = ArgValueCompleter::new(completions::inputs))]
     pub inputs: Vec<OsString>,
     /// The value of a parameter of the workflow
-    #[arg(short, long = "param", value_name = "NAME=VALUE")]
+    #[arg(short, long = "param", value_name = "NAME=VALUE", add = ArgValueCompleter::new(completions::params))]
     pub params: Vec<String>,
     /// The directory for the outputs; it appears, or is replaced, in one step when the run has succeeded
     /// [default: dflow-out/WORKFLOW, its name in the file]
@@ -91,6 +98,12 @@ pub struct RunArgs {
     /// Write the times of all instances to a file that ui.perfetto.dev and chrome://tracing open
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub trace: Option<PathBuf>,
+    /// Make all checks of a run and print what it would do; start nothing, create nothing
+    #[arg(long, conflicts_with = "trace")]
+    pub dry_run: bool,
+    /// Print errors only, and with --format json the report
+    #[arg(short, long)]
+    pub quiet: bool,
     /// Other machines that take part.
     #[command(flatten)]
     pub cluster: RunClusterArgs,
@@ -248,7 +261,9 @@ Examples:
   zcat books.gz | dflow run wordcount.yaml -i -     (from standard input)
   dflow run logs.yaml -i logs=/var/log/web -p top=20 -o result
   dflow run wordcount.yaml -i book.txt --memory 64MiB --slots 1
+  dflow run wordcount.yaml -i book.txt --dry-run    (what would run where; starts nothing)
   dflow run wordcount.yaml -i book.txt --format json > report.json
+  dflow run wordcount.yaml -i book.txt --quiet || mail -s 'wordcount failed' root
   dflow run wordcount.yaml -i book.txt --trace trace.json
   dflow run wordcount.yaml -i book.txt --identity lab/a --with b=10.0.0.2:7411 --place count=a,b
 

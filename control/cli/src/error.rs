@@ -32,6 +32,14 @@ pub enum CallError {
         /// Why.
         source: std::io::Error,
     },
+    /// A manual page cannot be written.
+    #[error("the manual page {path} cannot be written: {source}")]
+    Man {
+        /// The page, or its directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A node's address.
     #[error("the address '{address}' of node '{node}' cannot be used: {source}")]
     Address {
@@ -62,6 +70,7 @@ impl CallError {
         match self {
             Self::Input(error) => error.help(),
             Self::Trace { .. } => vec!["name a file in a folder that exists and that you may write to".into()],
+            Self::Man { .. } => vec!["name a directory that you may write to".into()],
             Self::Log(_) => {
                 vec!["use off, error, warn, info, debug or trace, or a list such as info,dflow_worker=debug".into()]
             }

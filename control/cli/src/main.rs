@@ -8,6 +8,8 @@
 //! | --- | --- |
 //! | `args` | commands, options, units, defaults, help |
 //! | `run`, `check`, `graph`, `doctor`, `cluster` | a command each (`cluster` also has `dflow worker`) |
+//! | `dry_run` | `dflow run --dry-run`: what a run would do |
+//! | `completions`, `man` | completions for shells, manual pages |
 //! | `inputs` | `--input` and `--param` against what the workflow asks for |
 //! | `progress` | the live lines while a run goes on |
 //! | `timeline`, `summary`, `trace` | what a run has been, for a person and for trace viewers |
@@ -17,12 +19,15 @@
 mod args;
 mod check;
 mod cluster;
+mod completions;
 mod doctor;
+mod dry_run;
 mod error;
 mod exit;
 mod graph;
 mod inputs;
 mod log;
+mod man;
 mod progress;
 mod run;
 #[cfg(test)]
@@ -53,6 +58,7 @@ fn main() -> ExitCode {
             return dflow_command::main();
         }
     }
+    completions::answer();
     let args: Vec<OsString> = std::env::args_os().collect();
     let exit = match Cli::try_parse_from(&args) {
         Ok(cli) => dispatch(cli.command),
@@ -74,7 +80,12 @@ fn dispatch(command: Command) -> io::Result<Exit> {
         Command::Run(args) => args.format,
         Command::Check(args) => args.format,
         Command::Doctor(args) => args.format,
-        Command::Graph(_) | Command::Schema | Command::Worker(_) | Command::Cluster(_) => Format::Human,
+        Command::Graph(_)
+        | Command::Schema
+        | Command::Worker(_)
+        | Command::Cluster(_)
+        | Command::Completions(_)
+        | Command::Man(_) => Format::Human,
     };
     if let Err(error) = log::start() {
         return refuse(&error, format);
@@ -95,6 +106,11 @@ fn dispatch(command: Command) -> io::Result<Exit> {
         Command::Check(args) => check::check(&args),
         Command::Graph(args) => graph::graph(&args),
         Command::Schema => graph::schema(),
+        Command::Completions(args) => completions::completions(&args),
+        Command::Man(args) => match man::man(&args) {
+            Ok(exit) => exit,
+            Err(error) => refuse(&error, format),
+        },
         Command::Doctor(args) => match doctor::doctor(&args) {
             Ok(exit) => exit,
             Err(error) => refuse(&error, format),

@@ -11,6 +11,7 @@ use dflow_workflow::Workflow;
 
 use crate::args::{Format, NodeArgs, RunArgs};
 use crate::cluster;
+use crate::dry_run::dry_run;
 use crate::error::{self, CallError};
 use crate::exit::Exit;
 use crate::inputs;
@@ -38,12 +39,18 @@ pub fn run(args: &RunArgs) -> Result<io::Result<Exit>, CallError> {
         cluster: cluster::spec(&args.cluster)?,
     };
     let spec = RunSpec { options: cluster::named(spec.options.clone(), &args.cluster)?, ..spec };
+    if args.dry_run {
+        return dry_run(&spec, args.format, args.quiet);
+    }
     let mut notes = Notes(dflow_worker::check(&spec)?);
+    if args.quiet {
+        notes.0.clear();
+    }
     // Opened before the run: that it cannot be written should not come out after an hour.
     let trace = args.trace.as_deref().map(open_trace).transpose()?;
 
     let report = {
-        let mut live = (is_live(&io::stderr()) && !log::is_on())
+        let mut live = (is_live(&io::stderr()) && !log::is_on() && !args.quiet)
             .then(|| Live::new(io::stderr(), &workflow.name, || Look::of(&io::stderr())));
         dflow_worker::run(&spec, |progress: &Progress| {
             notes.print();
@@ -59,7 +66,10 @@ pub fn run(args: &RunArgs) -> Result<io::Result<Exit>, CallError> {
         RunEnd::Failed => Exit::Failed,
         RunEnd::Cancelled => Exit::Cancelled,
     };
-    let printed = show(&report, args.format);
+    let printed = match args.format {
+        Format::Human if args.quiet => Ok(()),
+        format => show(&report, format),
+    };
     let look = Look::of(&io::stderr());
     print_error(&summary::failure(&report, &workflow, &output, &look));
     if let Some((path, file)) = trace

@@ -5,7 +5,7 @@ use crate::harness::Folder;
 #[test]
 fn every_command_has_help_with_examples_and_exit_status() {
     let folder = Folder::with(&[]);
-    for command in [&[][..], &["run"], &["check"], &["graph"], &["schema"], &["doctor"]] {
+    for command in [&[][..], &["run"], &["check"], &["graph"], &["schema"], &["doctor"], &["completions"], &["man"]] {
         let call = folder.call(&[command, &["--help"]].concat());
         assert_eq!(call.status, Some(0), "{call:#?}");
         assert!(call.out.contains("Examples:") && call.out.contains("Exit status:"), "{}", call.out);
@@ -35,6 +35,8 @@ fn help_of_run_states_units_and_defaults() {
         "--invocation",
         "--format",
         "--trace",
+        "--dry-run",
+        "--quiet",
     ] {
         assert!(call.out.contains(option), "{option} is missing in {}", call.out);
     }

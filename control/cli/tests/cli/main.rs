@@ -2,7 +2,10 @@
 
 mod check;
 mod cluster;
+mod completions;
+mod dry_run;
 mod harness;
 mod help;
 mod interrupt;
+mod man;
 mod run;

@@ -75,6 +75,24 @@ fn a_run_for_a_person() {
 }
 
 #[test]
+fn a_quiet_run_prints_errors_only() {
+    let folder = folder();
+    let run = ["run", "sorted.yaml", "-i", "text", "-p", "order=-r", "--quiet"];
+    let call = folder.call(&run);
+    assert_eq!((call.status, call.out.as_str(), call.err.as_str()), (Some(0), "", ""), "{call:#?}");
+    assert_eq!(std::fs::read_to_string(folder.path("dflow-out/sorted/lines")).unwrap(), "c\nb\na\n");
+    let call = folder.call(&[&run[..], &["--format", "json"]].concat());
+    assert_eq!((&call.json()["state"], call.err.as_str()), (&json!("succeeded"), ""));
+
+    let call = folder.call(&["run", "failing.yaml", "-q"]);
+    assert_eq!((call.status, call.out.as_str()), (Some(1), ""), "{call:#?}");
+    assert!(call.err.starts_with("error: break failed: ") && call.err.contains("what a pity"), "{}", call.err);
+    let call = folder.call(&["run", "sorted.yaml", "-q"]);
+    assert_eq!((call.status, call.out.as_str()), (Some(2), ""), "{call:#?}");
+    assert!(call.err.starts_with("error: workflow `sorted` needs"), "{}", call.err);
+}
+
+#[test]
 fn a_run_for_a_program() {
     let folder = folder();
     let args = "run sorted.yaml -i text -p order=-r -o out --format json --trace trace.json --slots 1 --memory 16MiB \

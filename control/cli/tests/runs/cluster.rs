@@ -2,6 +2,7 @@
 
 use crate::nodes::Cluster;
 use crate::support::{Case, Ran, eventually, switch_on_what_was_written, test_bytes};
+use serde_json::json;
 
 /// Runs a case on one node, then on several: the outputs are the same, and each attempt says where it ran.
 #[track_caller]
@@ -451,4 +452,33 @@ fn two_runs_at_the_same_time() {
         }
     }
     cluster.assert_idle();
+}
+
+#[test]
+fn a_dry_run_reaches_the_nodes_and_starts_nothing_there() {
+    let case = Case::new(
+        "x: { program: dflow-probe, outputs: { o: { partition: 3 } } }
+         y: { program: dflow-probe, foreach: x.o, outputs: [o] }
+         z: { program: dflow-probe, inputs: { i: y.o }, outputs: [o] }",
+        "{ o: z.o }",
+    );
+    let mut cluster = Cluster::with_options(&["b"], &["--slots", "3"]);
+    let preview = cluster.run(&case, &["z=b"], &["--dry-run", "--slots", "2"]);
+    assert_eq!((preview.code, preview.stderr.as_str()), (Some(0), ""), "{}", preview.report);
+    let nodes = preview.report["nodes"].as_array().unwrap();
+    let slots: Vec<_> = nodes.iter().map(|node| (node["name"].as_str(), node["slots"].as_u64())).collect();
+    assert_eq!(slots, [(Some("a"), Some(2)), (Some("b"), Some(3))]);
+    let functions = preview.report["functions"].as_array().unwrap();
+    let places: Vec<_> = functions.iter().map(|function| (&function["instances"], &function["nodes"])).collect();
+    let [here, both, there] = [json!(["a"]), json!(["a", "b"]), json!(["b"])];
+    assert_eq!(places, [(&json!(1), &here), (&json!(3), &both), (&json!(1), &there)]);
+    assert!(!case.path("out").exists());
+    assert!(!cluster.log("b").contains("the run begins"), "{}", cluster.log("b"));
+
+    let args = cluster.args(&["z=b"]);
+    cluster.kill("b");
+    let args: Vec<&str> = args.iter().map(String::as_str).chain(["--dry-run"]).collect();
+    let preview = case.run(&args);
+    assert_eq!(preview.code, Some(2), "{}", preview.report);
+    assert!(preview.stderr.contains("no connection to node b"), "{}", preview.stderr);
 }

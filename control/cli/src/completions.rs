@@ -1,0 +1,150 @@
+//! `dflow completions`: what a shell offers when Tab is pressed.
+//!
+//! The script that a shell loads calls this binary for each completion ([`answer`]). So it knows the release that is
+//! installed, and the inputs and parameters of the workflow file on the command line.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{self, Path, PathBuf};
+
+use clap::{Args, CommandFactory, ValueEnum};
+use clap_complete::engine::{CompletionCandidate, PathCompleter, ValueCompleter};
+use clap_complete::env::{Bash, CompleteEnv, EnvCompleter, Fish, Shells, Zsh};
+use dflow_workflow::Workflow;
+
+use crate::args::Cli;
+use crate::exit::Exit;
+use crate::terminal::print;
+
+/// The environment variable with which the script calls this binary. Not clap's usual `COMPLETE`, which could be set for
+/// another purpose.
+const VARIABLE: &str = "DFLOW_COMPLETE";
+
+/// The shells that there are scripts for.
+const SHELLS: Shells<'static> = Shells(&[&Bash, &Zsh, &Fish]);
+
+/// Makes bash's words those that were typed.
+const JOIN_WORDS: &str = include_str!("completions.bash");
+
+/// What `dflow completions` takes.
+#[derive(Debug, Args)]
+#[command(after_help = HELP)]
+pub struct CompletionsArgs {
+    /// The shell that the script is for
+    #[arg(value_enum)]
+    pub shell: Shell,
+}
+
+const HELP: &str = "\
+The script calls dflow each time Tab is pressed, so load it when the shell starts instead of saving it to a file that the \
+next release would not match. After `dflow run FILE`, the names of the inputs and parameters of FILE are completed too.
+
+Examples:
+  bash, in ~/.bashrc:                       source <(dflow completions bash)
+  zsh, in ~/.zshrc, after compinit:         source <(dflow completions zsh)
+  fish, in ~/.config/fish/config.fish:      dflow completions fish | source
+
+Exit status: 0.";
+
+/// A shell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    /// The Bourne-again shell
+    Bash,
+    /// The Z shell
+    Zsh,
+    /// The friendly interactive shell
+    Fish,
+}
+
+/// Prints the script for a shell.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub fn completions(args: &CompletionsArgs) -> io::Result<Exit> {
+    let shell: &dyn EnvCompleter = match args.shell {
+        Shell::Bash => &Bash,
+        Shell::Zsh => &Zsh,
+        Shell::Fish => &Fish,
+    };
+    let mut script = Vec::new();
+    shell.write_registration(VARIABLE, "dflow", "dflow", &own_command(), &mut script)?;
+    let more = if args.shell == Shell::Bash { JOIN_WORDS } else { "" };
+    print(&format!("{}{more}", String::from_utf8_lossy(&script)))?;
+    Ok(Exit::Success)
+}
+
+/// Answers a call of the script and ends the process; returns at once if this is no such call.
+pub fn answer() {
+    CompleteEnv::with_factory(Cli::command).var(VARIABLE).shells(SHELLS).complete();
+}
+
+/// How the script calls this binary: as the user did, but from any folder.
+fn own_command() -> String {
+    let called = PathBuf::from(env::args_os().next().unwrap_or_else(|| "dflow".into()));
+    let by_path = called.components().count() > 1;
+    let command = if by_path { path::absolute(&called).unwrap_or(called) } else { called };
+    command.to_string_lossy().into_owned()
+}
+
+/// Completes `--input NAME=PATH`.
+pub fn inputs(current: &OsStr) -> Vec<CompletionCandidate> {
+    let workflow = workflow();
+    let names: Vec<&str> = workflow.iter().flat_map(|w| &w.inputs).map(|input| input.name.as_str()).collect();
+    let paths = PathCompleter::any().stdio();
+    if let Some((name, path)) = split(current)
+        && names.contains(&name)
+    {
+        let candidates = paths.complete(path);
+        return candidates.into_iter().map(|candidate| candidate.add_prefix(format!("{name}="))).collect();
+    }
+    let mut candidates = named(current, names.iter().map(|name| (*name, None)));
+    // A workflow with one input, and one that cannot be read, take a path without a name.
+    if names.len() <= 1 {
+        candidates.extend(paths.complete(current));
+    }
+    candidates
+}
+
+/// Completes `--param NAME=VALUE`; a value, with its default.
+pub fn params(current: &OsStr) -> Vec<CompletionCandidate> {
+    let Some(workflow) = workflow() else { return Vec::new() };
+    if let Some((name, value)) = split(current) {
+        let default = workflow.params.get(name).and_then(Option::as_ref);
+        let fits = default.filter(|default| default.as_bytes().starts_with(value.as_bytes()));
+        return fits.map(|default| CompletionCandidate::new(format!("{name}={default}"))).into_iter().collect();
+    }
+    let params = workflow.params.iter();
+    named(current, params.map(|(name, default)| (name.as_str(), default.as_deref())))
+}
+
+/// `NAME=` for each name that begins with what was typed, with its default as help.
+fn named<'a>(current: &OsStr, names: impl Iterator<Item = (&'a str, Option<&'a str>)>) -> Vec<CompletionCandidate> {
+    names
+        .filter(|(name, _)| name.as_bytes().starts_with(current.as_bytes()))
+        .map(|(name, default)| {
+            let help = default.map(|default| format!("default {default:?}").into());
+            CompletionCandidate::new(format!("{name}=")).help(help)
+        })
+        .collect()
+}
+
+/// A value at its first `=`, if what stands before that is text.
+fn split(current: &OsStr) -> Option<(&str, &OsStr)> {
+    let bytes = current.as_bytes();
+    let at = bytes.iter().position(|&byte| byte == b'=')?;
+    Some((std::str::from_utf8(&bytes[..at]).ok()?, OsStr::from_bytes(&bytes[at + 1..])))
+}
+
+/// The workflow of the command line that is being completed, if it has a correct one. clap gives a completer only the word
+/// itself; the other words stand after `--` in this process's own arguments.
+fn workflow() -> Option<Workflow> {
+    let words: Vec<OsString> = env::args_os().skip_while(|word| word != "--").skip(1).collect();
+    let is_workflow = |word: &&OsString| {
+        let path = Path::new(word);
+        path.extension().is_some_and(|ending| ending == "yaml" || ending == "yml") && path.is_file()
+    };
+    Workflow::load(Path::new(words.iter().find(is_workflow)?)).ok()
+}
