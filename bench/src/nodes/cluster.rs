@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use clap::Args;
-use dflow_transport::quic::ClusterCa;
+use dflow_transport::identity::ClusterCa;
 use dflow_worker::{NodeOptions, RdmaUse, ServeOptions};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use tempfile::TempDir;

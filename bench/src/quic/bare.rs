@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::mpsc;
 
-use dflow_transport::quic::{Identity, NodeError, QuicSettings, bare_endpoint, default_endpoint};
+use dflow_transport::identity::Identity;
+use dflow_transport::quic::{NodeError, QuicSettings, bare_endpoint, default_endpoint};
 use hdrhistogram::Histogram;
 use quinn::{Connection, Endpoint, RecvStream, SendStream};
 use tokio::runtime::{Builder, Handle};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 
-use dflow_transport::quic::{ClusterCa, Identity};
+use dflow_transport::identity::{ClusterCa, Identity};
 use dflow_worker::{ClusterError, ClusterSpec, NodeOptions, ServeOptions, SetupError};
 
 use crate::args::{ClusterCommand, RunClusterArgs, WorkerArgs};

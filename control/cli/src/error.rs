@@ -58,7 +58,7 @@ pub enum CallError {
     },
     /// A certificate.
     #[error(transparent)]
-    Identity(#[from] dflow_transport::quic::IdentityError),
+    Identity(#[from] dflow_transport::identity::IdentityError),
     /// `DFLOW_LOG` is no filter.
     #[error("DFLOW_LOG is not a log filter: {0}")]
     Log(String),

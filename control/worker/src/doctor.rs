@@ -2,11 +2,12 @@
 
 use crate::check::LEAST_DESCRIPTORS;
 use crate::cluster::find_device;
-use crate::options::{NodeOptions, RdmaUse, cgroup_limit, cores, memory_limit};
+use crate::options::{NodeOptions, cgroup_limit, cores, memory_limit};
 use dflow_disk::SpillDir;
 use dflow_launcher::{Launcher, LauncherOptions};
 use dflow_shm::HUGE_PAGE;
 use dflow_store::Config;
+use dflow_transport::RdmaUse;
 use serde::Serialize;
 
 /// One finding about the machine.

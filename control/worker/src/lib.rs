@@ -29,7 +29,8 @@ pub use cluster::{
     Problem, Rates, ServeOptions, examine_peers, serve,
 };
 pub use dflow_shm::Idle;
+pub use dflow_transport::RdmaUse;
 pub use doctor::{Finding, Health, doctor};
-pub use options::{DEFAULT_SPIN, NodeOptions, RdmaUse, cores, memory_limit};
+pub use options::{DEFAULT_SPIN, NodeOptions, cores, memory_limit};
 pub use preview::{FunctionPreview, InputPreview, NodePreview, OutputPreview, RunPreview, preview};
 pub use run::run;

@@ -5,6 +5,7 @@ use dflow_disk::IoChoice;
 use dflow_launcher::ContainmentChoice;
 use dflow_shm::Idle;
 use dflow_store::Config;
+use dflow_transport::{PathSettings, RdmaUse};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -33,18 +34,6 @@ pub struct NodeOptions {
     pub rdma_idle: Option<Idle>,
 }
 
-/// Whether RDMA is used between nodes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum RdmaUse {
-    /// If there is a device on the route to the other node.
-    #[default]
-    Auto,
-    /// Not at all.
-    Off,
-    /// With the device of this name, whatever its network.
-    Device(String),
-}
-
 /// The default of [`NodeOptions::spin`]: about what waking a sleeper costs on a virtual machine.
 pub const DEFAULT_SPIN: Duration = Duration::from_micros(50);
 
@@ -70,6 +59,11 @@ impl NodeOptions {
 }
 
 impl NodeOptions {
+    /// How this node uses the kinds of paths between nodes.
+    pub(crate) fn paths(&self) -> PathSettings {
+        PathSettings { rdma: self.rdma.clone(), rdma_idle: self.rdma_idle }
+    }
+
     /// The memory budget for streams: the requested amount, or less if a cgroup's limit does not leave that much.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use crate::check::RunSpec;
 use crate::cluster::{ClusterError, ClusterSpec};
 use dflow_scheduler::Place;
-use dflow_transport::quic::check_name;
+use dflow_transport::identity::check_name;
 use dflow_workflow::FunctionId;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

@@ -4,6 +4,7 @@ use crate::chunk::Chunk;
 use dflow_protocol::exchange::Order;
 use dflow_protocol::wire::{FlowId, GrantId, PeerMessage, WireError};
 use dflow_shm::{Landing, Memory, OutOfRoom};
+use rkyv::{Archive, Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
 
@@ -66,8 +67,10 @@ pub trait Path: Send {
     fn rest(&mut self) {}
 }
 
-/// What kind a path is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// The kind of a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Archive, Serialize, Deserialize)]
+#[rkyv(derive(PartialEq, Eq, PartialOrd, Ord))]
+#[allow(missing_docs, reason = "rkyv's derive makes helper types without documentation; all of ours has some")]
 pub enum PathKind {
     /// RDMA writes between registered memories.
     Rdma,

@@ -2,7 +2,8 @@
 
 mod quic_common;
 
-use dflow_transport::quic::{Cause, ClusterCa, ConnectError, Identity, IdentityError, QuicNode, Standing, Validity};
+use dflow_transport::identity::{ClusterCa, Identity, IdentityError, Standing, Validity};
+use dflow_transport::quic::{Cause, ConnectError, QuicNode};
 use quic_common::{DAY, PATIENCE, lines_about, lines_about_once, localhost, log, node, until_refused};
 use quinn::crypto::rustls::QuicClientConfig;
 use rustls::crypto::aws_lc_rs;

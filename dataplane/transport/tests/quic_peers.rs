@@ -4,9 +4,9 @@ mod quic_common;
 
 use dflow_protocol::limits::{MAX_PEER_MESSAGE, PEER_VERSION};
 use dflow_protocol::wire::{FlowId, PeerMessage};
+use dflow_transport::identity::ClusterCa;
 use dflow_transport::quic::{
-    Cause, ClusterCa, ConnectError, MAX_MANAGEMENT_MESSAGE, ManagementError, QuicNode, QuicPath, QuicSettings,
-    bare_endpoint,
+    Cause, ConnectError, MAX_MANAGEMENT_MESSAGE, ManagementError, QuicNode, QuicPath, QuicSettings, bare_endpoint,
 };
 use dflow_transport::{Path, PathError, PathEvent};
 use quic_common::hostile::{FLOW, Hostile, INCARNATION, data, framed, greet, header, messages, wait_for};

@@ -3,8 +3,9 @@
 mod quic_common;
 
 use dflow_protocol::limits::PEER_VERSION;
+use dflow_transport::identity::ClusterCa;
 use dflow_transport::quic::{
-    ClusterCa, Connection, MAX_MANAGEMENT_MESSAGE, ManagementError, QuicNode, QuicSettings, bare_endpoint,
+    Connection, MAX_MANAGEMENT_MESSAGE, ManagementError, QuicNode, QuicSettings, bare_endpoint,
 };
 use quic_common::{Bell, DAY, PATIENCE, Pair, localhost, settings};
 use std::collections::BTreeSet;

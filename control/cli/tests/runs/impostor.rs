@@ -3,7 +3,8 @@
 
 use crate::nodes::Cluster;
 use dflow_protocol::wire::PeerMessage;
-use dflow_transport::quic::{Identity, QuicSettings, bare_endpoint};
+use dflow_transport::identity::Identity;
+use dflow_transport::quic::{QuicSettings, bare_endpoint};
 use quinn::{Connection, Endpoint, RecvStream, SendStream};
 use std::future::Future;
 use std::net::SocketAddr;

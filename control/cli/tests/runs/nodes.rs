@@ -2,7 +2,8 @@
 
 use crate::network::Network;
 use crate::support::{Case, Ran, Running, eventually, marked};
-use dflow_transport::quic::{ClusterCa, Identity, QuicNode, QuicSettings};
+use dflow_transport::identity::{ClusterCa, Identity};
+use dflow_transport::quic::{QuicNode, QuicSettings};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

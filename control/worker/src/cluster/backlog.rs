@@ -1,7 +1,7 @@
 //! Messages to a node that has not yet accepted earlier ones.
 
 use super::message::Managed;
-use dflow_transport::quic::Connection;
+use dflow_transport::Connection;
 use std::collections::VecDeque;
 
 /// Messages that wait until a connection has room for them. Their number is bounded by the run's streams and instances;
@@ -32,7 +32,8 @@ impl Backlog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dflow_transport::quic::{ClusterCa, QuicNode, QuicSettings};
+    use dflow_transport::identity::ClusterCa;
+    use dflow_transport::{Node, NodeSettings};
     use std::net::{Ipv4Addr, SocketAddr};
     use std::time::Duration;
 
@@ -42,7 +43,7 @@ mod tests {
         let ca = ClusterCa::create("test").unwrap();
         let [(a, _), (b, mut incoming)] = ["a", "b"].map(|name| {
             let identity = ca.issue(name, Duration::from_secs(3600)).unwrap();
-            QuicNode::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), &identity, QuicSettings::default()).unwrap()
+            Node::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), &identity, NodeSettings::default()).unwrap()
         });
         let near = a.connect(b.local_address(), "b").wait().unwrap();
         let far = incoming.wait().unwrap();

@@ -2,7 +2,7 @@
 
 use super::ClusterError;
 use super::probe::SOON_DAYS;
-use dflow_transport::quic::{Identity, Standing};
+use dflow_transport::identity::{Identity, Standing};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -54,7 +54,7 @@ fn about(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dflow_transport::quic::ClusterCa;
+    use dflow_transport::identity::ClusterCa;
 
     fn issued(from: SystemTime, days: u32) -> (tempfile::TempDir, Identity) {
         let directory = tempfile::tempdir().unwrap();

@@ -2,7 +2,8 @@
 //! same about it.
 
 use super::probe::{Problem, RELEASE};
-use dflow_transport::quic::{Cause, ConnectError, Connection, QuicNode, Standing, Validity};
+use dflow_transport::identity::{Standing, Validity};
+use dflow_transport::{Cause, ConnectError, Connection, Node};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant, SystemTime};
@@ -24,7 +25,7 @@ pub(super) struct Dialed<'a> {
 
 impl Dialed<'_> {
     /// Begins to open a connection, and waits for it in the future that is returned.
-    pub(super) fn dial(self, node: &QuicNode) -> impl Future<Output = Result<Connection, Problem>> {
+    pub(super) fn dial(self, node: &Node) -> impl Future<Output = Result<Connection, Problem>> {
         let first = node.connect(self.address, self.node);
         async move {
             let start = Instant::now();

@@ -10,7 +10,7 @@ use crate::nodes::Place;
 use crate::options::NodeOptions;
 use crate::order::{Notice, Order};
 use dflow_protocol::RunId;
-use dflow_transport::quic::{Connection, QuicNode, QuicSettings};
+use dflow_transport::{Connection, Node, NodeSettings};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,7 +27,7 @@ pub(crate) struct Members {
     members: Vec<Member>,
     ring: Arc<Ring>,
     /// Serves the connections.
-    _node: QuicNode,
+    _node: Node,
 }
 
 struct Member {
@@ -62,8 +62,8 @@ impl Members {
         let identity = certificate::load(&spec.identity)?;
         let is_v6 = spec.nodes.iter().any(|(_, address)| address.is_ipv6());
         let any = if is_v6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
-        let settings = QuicSettings { idle_timeout: spec.silence, ..QuicSettings::default() };
-        let (node, _) = QuicNode::bind(SocketAddr::new(any, 0), &identity, settings)?;
+        let settings = NodeSettings { idle_timeout: spec.silence, ..NodeSettings::default() };
+        let (node, _) = Node::bind(SocketAddr::new(any, 0), &identity, settings)?;
         let ring = Arc::new(Ring::default());
         let mut nodes = vec![(own_name.to_owned(), String::new())];
         nodes.extend(spec.nodes.iter().map(|(name, address)| (name.clone(), address.to_string())));
@@ -227,8 +227,8 @@ impl Members {
                         news.push(News::Notice(*notice));
                         continue;
                     }
-                    Ok(Some(Managed::Path(say))) => {
-                        way.heard(host, say);
+                    Ok(Some(Managed::Path(signal))) => {
+                        way.heard(host, signal);
                         continue;
                     }
                     Ok(Some(_)) => "it said what only the driver of a run says".to_owned(),

@@ -4,8 +4,8 @@
 
 use super::probe::Probing;
 use crate::order::{Notice, Order};
-use dflow_transport::quic::Connection;
-use dflow_transport::{PathError, Say};
+use dflow_transport::Connection;
+use dflow_transport::{PathError, Signal};
 use rkyv::{Archive, Deserialize, Serialize, rancor};
 
 /// A message between two nodes of a run.
@@ -29,7 +29,7 @@ pub(super) enum Managed {
     },
     Order(Box<Order>),
     /// About the path between the two.
-    Path(Say),
+    Path(Signal),
     Notice(Box<Notice>),
     /// From the driver, at the end: what has passed between that node and those behind it?
     Sum,
@@ -106,6 +106,7 @@ mod tests {
     use crate::order::{End, Preparation, Record};
     use dflow_protocol::message::{InputSpec, OutputSpec, OutputStreams, Setup};
     use dflow_protocol::{Epoch, InstanceId, PortId, SegmentId, StreamId};
+    use dflow_transport::PathKind;
 
     fn stream(random: &mut Random) -> StreamId {
         StreamId(random.number() as u32)
@@ -213,7 +214,9 @@ mod tests {
             2 => Managed::Joined { slots: random.number() as u32 },
             3 => Managed::Refused { reason: random.text(30) },
             4 => Managed::Order(Box::new(order(random))),
-            5 => Managed::Path(Say::Offer { path: random.number(), endpoint: random.bytes(40) }),
+            5 => {
+                Managed::Path(Signal::Offer { path: random.number(), kind: PathKind::Rdma, endpoint: random.bytes(40) })
+            }
             6 => Managed::Notice(Box::new(notice(random))),
             7 => Managed::Sum,
             8 => Managed::Summed(random.list(3, |random| WayNow {

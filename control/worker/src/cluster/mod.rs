@@ -14,7 +14,6 @@ mod message;
 #[path = "../../../../dataplane/protocol/tests/mutation/mod.rs"]
 mod mutation;
 mod probe;
-mod rdma;
 mod serve;
 mod session;
 mod way;
@@ -23,10 +22,10 @@ pub(crate) use certificate::{load as load_identity, warning as certificate_warni
 pub(crate) use members::{Members, News};
 pub(crate) use probe::reach;
 pub use probe::{PathTrial, PeerRdma, PeerReport, Problem, Rates, examine_peers};
-pub(crate) use rdma::find_device;
 pub use serve::{Listening, ServeOptions, serve};
 
-use dflow_transport::quic::{IdentityError, NodeError};
+use dflow_transport::identity::IdentityError;
+use dflow_transport::{NodeError, RdmaUse};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -140,6 +139,17 @@ impl ClusterError {
             _ => None,
         }
     }
+}
+
+/// Checks that the device named by the user exists.
+///
+/// # Errors
+/// [`ClusterError::Device`]: why it cannot be used.
+pub(crate) fn find_device(wanted: &RdmaUse) -> Result<(), ClusterError> {
+    wanted.find_device().map_err(|error| {
+        let name = if let RdmaUse::Device(name) = wanted { name.clone() } else { String::new() };
+        ClusterError::Device { name, reason: error.to_string() }
+    })
 }
 
 /// Tells an event loop that something has come on a connection.

@@ -1,14 +1,14 @@
 //! A node that serves runs which others drive.
 
+use super::find_device;
 use super::message::{Managed, broken};
 use super::probe::{self, Probing};
-use super::rdma::find_device;
 use super::session::{Meeting, Session};
 use super::{ClusterError, MAX_SILENCE, MIN_SILENCE, Ring, certificate};
 use crate::check::SetupError;
 use crate::metrics::{self, Ledger, Scrapes};
 use crate::options::{NodeOptions, raise_descriptor_limit};
-use dflow_transport::quic::{Connection, QuicNode, QuicSettings};
+use dflow_transport::{Connection, Node, NodeSettings};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -69,8 +69,8 @@ pub fn serve(options: &ServeOptions, ready: impl FnOnce(&Listening)) -> Result<(
         find_device(&options.node.rdma)?;
         // Whoever dials says how long, and the shorter holds.
         let silence = options.silence.unwrap_or(MAX_SILENCE).clamp(MIN_SILENCE, MAX_SILENCE);
-        let settings = QuicSettings { idle_timeout: silence, ..QuicSettings::default() };
-        let (node, mut incoming) = QuicNode::bind(options.listen, &identity, settings).map_err(ClusterError::from)?;
+        let settings = NodeSettings { idle_timeout: silence, ..NodeSettings::default() };
+        let (node, mut incoming) = Node::bind(options.listen, &identity, settings).map_err(ClusterError::from)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(system("watch for Ctrl-C"))?;
         let mut terminate = signal(SignalKind::terminate()).map_err(system("watch for SIGTERM"))?;
         let scrapes = match options.metrics {
@@ -111,7 +111,7 @@ pub fn serve(options: &ServeOptions, ready: impl FnOnce(&Listening)) -> Result<(
 
 /// What all sessions of a node share.
 pub(super) struct Serving {
-    pub(super) node: QuicNode,
+    pub(super) node: Node,
     /// The longest silence that it bears.
     pub(super) silence: Duration,
     certificate_until: SystemTime,

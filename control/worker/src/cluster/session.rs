@@ -12,7 +12,7 @@ use crate::metrics::{PeerCounts, PeerSample, RunSample};
 use crate::nodes::Place;
 use dflow_launcher::{Launcher, LauncherOptions};
 use dflow_protocol::RunId;
-use dflow_transport::quic::Connection;
+use dflow_transport::Connection;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -172,7 +172,7 @@ impl Session {
         for (&place, way) in self.ways.iter_mut().filter(|(place, _)| **place != 0) {
             loop {
                 match Managed::receive(&way.connection) {
-                    Ok(Some(Managed::Path(say))) => way.heard(&self.host, say),
+                    Ok(Some(Managed::Path(signal))) => way.heard(&self.host, signal),
                     Ok(None) => break,
                     Ok(Some(_)) => way.connection.violated(&broken("only the driver of a run gives orders")),
                     Err(what) => way.connection.violated(&broken(&what)),
@@ -313,7 +313,7 @@ impl Session {
             let Some(way) = self.ways.get_mut(&0) else { return true };
             match Managed::receive(&way.connection) {
                 Ok(Some(Managed::Order(order))) => self.host.obey(*order),
-                Ok(Some(Managed::Path(say))) => way.heard(&self.host, say),
+                Ok(Some(Managed::Path(signal))) => way.heard(&self.host, signal),
                 Ok(Some(Managed::Sum)) => self.host.sum(),
                 Ok(Some(Managed::Over)) => return true,
                 Ok(None) => return false,

@@ -12,7 +12,7 @@ pub(crate) use http::Scrapes;
 use crate::host::{AttemptCounts, Ended, Passed};
 use crate::report::MemoryReport;
 use dflow_transport::PathKind;
-use dflow_transport::quic::{Cause, NodeCounters};
+use dflow_transport::{Cause, NodeCounters};
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 use text::Text;

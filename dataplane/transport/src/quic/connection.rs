@@ -1,11 +1,12 @@
 //! A connection to one other node, and the channel on it over which the two manage it.
 
-use super::identity::Validity;
 use super::node::Counters;
+use super::path::QuicPath;
 use super::refusal::{Cause, Refusal};
 use super::routes::{Routes, over, route};
 use super::{lock, tls};
-use crate::path::PathError;
+use crate::identity::Validity;
+use crate::path::{Path, PathError};
 use dflow_protocol::limits::PEER_VERSION;
 use quinn::{RecvStream, SendStream, VarInt};
 use std::fmt;
@@ -195,6 +196,14 @@ impl Connection {
     #[must_use]
     pub fn violation(&self) -> Option<&str> {
         self.shared.violation.get().map(String::as_str)
+    }
+
+    /// A path on this connection, in place of the one before: see [`QuicPath::new`].
+    ///
+    /// # Errors
+    /// If the connection is closed, or the number is not higher than those of the paths before.
+    pub fn path(&self, number: u64, waker: Waker) -> Result<Box<dyn Path>, PathError> {
+        Ok(Box::new(QuicPath::new(self, number, waker)?))
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {

@@ -1,7 +1,7 @@
 //! Streams between nodes over QUIC: the path that every pair of nodes has.
 //!
 //! A [`QuicNode`] holds the sockets and the threads on which quinn runs. It accepts and dials [`Connection`]s, each with a
-//! node that has shown a certificate of the same cluster ([`ClusterCa`], [`Identity`]). A connection carries a management
+//! node that has shown a certificate of the same cluster ([`crate::identity`]). A connection carries a management
 //! channel, over which the two nodes agree on paths (of this kind or of another), and one [`QuicPath`] after the other.
 //!
 //! Each endpoint has one thread, with all tasks of its connections: a connection's state is never fought over. The link's
@@ -9,8 +9,6 @@
 
 mod connection;
 mod header;
-mod identity;
-mod identity_error;
 mod incoming;
 mod node;
 mod outgoing;
@@ -23,8 +21,6 @@ mod tls;
 mod way;
 
 pub use connection::{Connection, ConnectionStats, MAX_MANAGEMENT_MESSAGE, ManagementError};
-pub use identity::{ClusterCa, Identity, Standing, Validity, check_name};
-pub use identity_error::IdentityError;
 pub use node::{ConnectError, Dial, Incoming, NodeCounters, NodeError, QuicNode, bare_endpoint, default_endpoint};
 pub use path::QuicPath;
 pub use refusal::Cause;

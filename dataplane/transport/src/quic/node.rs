@@ -1,12 +1,11 @@
 //! This node's end of QUIC: sockets, threads, and the connections that come and go.
 
 use super::connection::{CLOSED, Connection};
-use super::identity::{Identity, check_name};
-use super::identity_error::IdentityError;
 use super::refusal::{Cause, Refusal, Refusals};
 use super::settings::QuicSettings;
 use super::socket::{Socket, bind};
 use super::tls::Tls;
+use crate::identity::{Identity, IdentityError, check_name};
 use crate::log_limit::LogLimit;
 use quinn::{ConnectionError, Endpoint, EndpointConfig, Runtime, TokioRuntime};
 use std::fmt;

@@ -1,23 +1,18 @@
-//! Mutual TLS between nodes of one cluster.
+//! TLS as QUIC uses it, and what its errors mean.
 
-use super::identity::{Identity, Validity, node_name};
-use super::identity_error::IdentityError;
+use crate::identity::{Identity, IdentityError, TlsConfigs, Validity, verified_peer};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{ConnectionError, TransportErrorCode};
-use rustls::client::{Resumption, WebPkiServerVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::sign::CertifiedKey;
-use rustls::{AlertDescription, ClientConfig, RootCertStore, ServerConfig};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::AlertDescription;
+use rustls_pki_types::CertificateDer;
 use std::sync::Arc;
 
-/// What both sides say they speak, within TLS.
+/// The application protocol that both sides name within TLS.
 const ALPN: &[u8] = b"dflow";
-/// The longest reason that is taken from a peer, in characters.
+/// The longest reason that is accepted from a peer, in characters.
 const MAX_REASON: usize = 300;
 
-/// Both sides of TLS for one identity.
+/// Both sides of TLS over QUIC for one identity.
 pub(super) struct Tls {
     pub(super) client: Arc<QuicClientConfig>,
     pub(super) server: Arc<QuicServerConfig>,
@@ -26,38 +21,7 @@ pub(super) struct Tls {
 impl Tls {
     pub(super) fn new(identity: &Identity) -> Result<Self, IdentityError> {
         let unusable = |error: &dyn std::fmt::Display| IdentityError::Unusable(error.to_string());
-        let provider = Arc::new(provider());
-        let mut roots = RootCertStore::empty();
-        roots.add(identity.authority().clone()).map_err(|error| unusable(&error))?;
-        let roots = Arc::new(roots);
-        let versions = &[&rustls::version::TLS13];
-
-        let verifier = WebPkiServerVerifier::builder_with_provider(roots.clone(), provider.clone())
-            .build()
-            .map_err(|error| unusable(&error))?;
-        let mut client = ClientConfig::builder_with_provider(provider.clone())
-            .with_protocol_versions(versions)
-            .map_err(|error| unusable(&error))?
-            .with_webpki_verifier(verifier)
-            .with_client_auth_cert(identity.chain(), identity.key())
-            .map_err(|error| unusable(&error))?;
-        client.alpn_protocols = vec![ALPN.to_vec()];
-        // Every connection looks at the certificates anew: one that has expired meanwhile does not get in.
-        client.resumption = Resumption::disabled();
-
-        let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
-            .build()
-            .map_err(|error| unusable(&error))?;
-        let mut server = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(versions)
-            .map_err(|error| unusable(&error))?
-            .with_client_cert_verifier(verifier)
-            .with_single_cert(identity.chain(), identity.key())
-            .map_err(|error| unusable(&error))?;
-        server.alpn_protocols = vec![ALPN.to_vec()];
-        server.session_storage = Arc::new(NoServerSessionStorage {});
-        server.send_tls13_tickets = 0;
-
+        let TlsConfigs { client, server } = TlsConfigs::new(identity, ALPN)?;
         Ok(Self {
             client: Arc::new(QuicClientConfig::try_from(client).map_err(|error| unusable(&error))?),
             server: Arc::new(QuicServerConfig::try_from(server).map_err(|error| unusable(&error))?),
@@ -65,42 +29,19 @@ impl Tls {
     }
 }
 
-/// Whether a key is that of a certificate.
+/// The verified name of the peer, and the validity of its certificate.
 ///
 /// # Errors
-/// If it is no key that can be used.
-pub(super) fn belong_together(
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
-) -> Result<bool, String> {
-    match CertifiedKey::from_der(chain, key, &provider()) {
-        Ok(_) => Ok(true),
-        Err(rustls::Error::InconsistentKeys(_)) => Ok(false),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-/// AES-128 first: as strong as the rest of it, and the fastest.
-fn provider() -> CryptoProvider {
-    use aws_lc_rs::cipher_suite::{TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256};
-    CryptoProvider {
-        cipher_suites: vec![TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256],
-        ..aws_lc_rs::default_provider()
-    }
-}
-
-/// The name in the certificate that the other side has shown, and that was verified; and how long it holds.
+/// Why its certificate cannot be that of a node.
 pub(super) fn peer(connection: &quinn::Connection) -> Result<(String, Validity), String> {
     let chain = connection.peer_identity().and_then(|identity| identity.downcast::<Vec<CertificateDer<'_>>>().ok());
-    let certificate = chain.as_ref().and_then(|chain| chain.first()).ok_or("it has shown no certificate")?;
-    let name = node_name(certificate).and_then(|name| Ok((name, Validity::of(certificate)?)));
-    name.map_err(|problem| format!("its certificate cannot be used: {problem}"))
+    verified_peer(chain.as_deref().map(Vec::as_slice))
 }
 
-/// Why a connection is closed on which nothing comes any more.
+/// The reason with which a silent connection is closed.
 pub(super) const NOTHING_HAS_COME: &str = "nothing has come from the other side for too long";
 
-/// Why a connection has ended, or has not come about, for people to read.
+/// Why a connection has ended or was not established, for people.
 pub(super) fn reason(error: &ConnectionError) -> String {
     match error {
         ConnectionError::TransportError(error) => clean(&error.reason, &error.code.to_string()) + advice(error.code),
@@ -119,7 +60,7 @@ pub(super) fn reason(error: &ConnectionError) -> String {
     }
 }
 
-/// What an alert of TLS means among nodes, where the reason has the words of certificates only.
+/// What a TLS alert means among nodes: the reason that comes with it speaks of certificates only.
 fn advice(code: TransportErrorCode) -> &'static str {
     let is = |alert: AlertDescription| code == TransportErrorCode::crypto(alert.into());
     if is(AlertDescription::UnknownCA) || is(AlertDescription::DecryptError) {
@@ -131,7 +72,7 @@ fn advice(code: TransportErrorCode) -> &'static str {
     }
 }
 
-/// Text that came from outside, fit for a line of a log.
+/// Text from a peer, made safe for a line of the log.
 fn clean(text: &str, or: &str) -> String {
     let text: String = text.chars().take(MAX_REASON).map(|c| if c.is_control() { ' ' } else { c }).collect();
     if text.trim().is_empty() { or.to_owned() } else { text }

@@ -27,6 +27,7 @@ mod flight;
 mod inbox;
 mod outbox;
 mod path;
+mod provider;
 mod sequence;
 mod sources;
 mod watch;
@@ -34,6 +35,7 @@ mod watch;
 pub use device::RdmaDevice;
 pub use dflow_verbs::probe;
 pub use path::{Prepared, RdmaPath};
+pub use provider::RdmaProvider;
 
 use dflow_shm::Idle;
 use dflow_verbs::{Connection, DeviceError, EndpointError, MemoryError, PostError, QueueError};

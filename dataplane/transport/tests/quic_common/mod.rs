@@ -3,7 +3,8 @@
 
 pub mod hostile;
 
-use dflow_transport::quic::{ClusterCa, Connection, Identity, Incoming, QuicNode, QuicSettings};
+use dflow_transport::identity::{ClusterCa, Identity};
+use dflow_transport::quic::{Connection, Incoming, QuicNode, QuicSettings};
 use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::task::{Wake, Waker};

@@ -4,10 +4,8 @@ use super::trial::{End, Trial};
 use super::{About, Measured, Probing, RELEASE};
 use crate::cluster::Ring;
 use crate::cluster::message::{Managed, broken};
-use crate::cluster::rdma::RdmaEnd;
 use crate::options::NodeOptions;
-use dflow_transport::Path;
-use dflow_transport::quic::{Connection, QuicPath};
+use dflow_transport::{Connection, Path, Provider, ProviderError, rdma_provider};
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
@@ -31,8 +29,8 @@ pub(in crate::cluster) async fn answer(options: &NodeOptions, connection: Connec
         return;
     }
     tracing::info!(peer = connection.peer(), "a node probes this one");
-    let mut answering =
-        Answering { rdma: RdmaEnd::new(options.rdma.clone(), options.rdma_idle), number: 0, next: None, trial: None };
+    let rdma = rdma_provider(connection.address().ip(), &options.paths());
+    let mut answering = Answering { rdma, number: 0, next: None, trial: None };
     let result = tokio::time::timeout(LONGEST, answering.serve(options, &connection, ring)).await;
     if let Ok(Err(reason)) = result {
         // After a violation the connection is closed already.
@@ -41,7 +39,7 @@ pub(in crate::cluster) async fn answer(options: &NodeOptions, connection: Connec
 }
 
 struct Answering {
-    rdma: RdmaEnd,
+    rdma: Box<dyn Provider>,
     /// The number of the last path.
     number: u64,
     /// This end must not send over the path before the asking end has connected its own.
@@ -54,11 +52,8 @@ type Results = UnboundedSender<Result<Measured, String>>;
 impl Answering {
     async fn serve(&mut self, options: &NodeOptions, connection: &Connection, ring: &Ring) -> Result<(), String> {
         let (results, mut arriving) = unbounded_channel();
-        let about = About {
-            release: RELEASE.to_owned(),
-            slots: options.slots,
-            rdma: self.rdma.describe(connection.address().ip()),
-        };
+        let about =
+            About { release: RELEASE.to_owned(), slots: options.slots, rdma: super::describe(self.rdma.as_mut()) };
         Managed::Probe(Probing::About(about)).send(connection)?;
         loop {
             let violated = |what: &String| connection.violated(&broken(what));
@@ -91,19 +86,13 @@ impl Answering {
             Probing::Ping(number) => Probing::Pong(number),
             Probing::Quic(number) => {
                 let trial = self.fresh(number)?;
-                let path = QuicPath::new(connection, number, trial.waker()).map_err(|error| error.to_string())?;
-                self.begin(trial, Box::new(path), number, results);
+                let path = connection.path(number, trial.waker()).map_err(|error| error.to_string())?;
+                self.begin(trial, path, number, results);
                 Probing::QuicBegun
             }
             Probing::Rdma(number, endpoint) => {
                 let trial = self.fresh(number)?;
-                let towards = connection.address().ip();
-                let own = self.rdma.allowed().and_then(|()| self.rdma.prepare(towards, trial.waker()));
-                let connected = own.and_then(|own| {
-                    let path = self.rdma.connect(&endpoint)?;
-                    self.next = Some((trial, path, number));
-                    Ok(own)
-                });
+                let connected = self.connect(trial, number, &endpoint).map_err(|error| error.to_string());
                 Probing::RdmaConnected(connected)
             }
             Probing::RdmaBegun => {
@@ -120,6 +109,13 @@ impl Answering {
             | Probing::Received(_) => return Err("it sent a message that only the answering end may send".to_owned()),
         };
         Ok(Some(answer))
+    }
+
+    /// Connects an endpoint of this node to the asking end's; returns what that end needs to connect in turn.
+    fn connect(&mut self, trial: Trial, number: u64, endpoint: &[u8]) -> Result<Vec<u8>, ProviderError> {
+        let own = self.rdma.prepare(trial.waker())?;
+        self.next = Some((trial, self.rdma.connect(endpoint)?, number));
+        Ok(own)
     }
 
     /// The previous path is closed.

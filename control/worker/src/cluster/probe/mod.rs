@@ -16,6 +16,7 @@ pub(crate) use peers::reach;
 pub(super) use report::SOON_DAYS;
 pub use report::{PathTrial, PeerRdma, PeerReport, Problem, Rates};
 
+use dflow_transport::{Description, Provider};
 use rkyv::{Archive, Deserialize, Serialize};
 
 /// This release.
@@ -53,6 +54,14 @@ pub(super) struct About {
     pub(super) slots: u32,
     /// The device that it would use towards the other end, and how it protects its windows.
     pub(super) rdma: Result<(String, String), String>,
+}
+
+/// The device that a kind of path uses, and how it protects its windows.
+///
+/// # Errors
+/// Why there is none.
+fn describe(provider: &mut dyn Provider) -> Result<(String, String), String> {
+    provider.describe().map(|Description { device, guard }| (device, guard)).map_err(|error| error.to_string())
 }
 
 /// How fast bytes arrived; all of them were correct.

@@ -6,11 +6,10 @@ use super::{About, Measured, Probing};
 use crate::check::SetupError;
 use crate::cluster::dial::Dialed;
 use crate::cluster::message::Managed;
-use crate::cluster::rdma::RdmaEnd;
 use crate::cluster::{ClusterError, ClusterSpec, Ring, load_identity};
 use crate::options::NodeOptions;
-use dflow_transport::Path;
-use dflow_transport::quic::{Cause, Connection, Identity, QuicNode, QuicPath, QuicSettings, Standing, Validity};
+use dflow_transport::identity::{Identity, Standing, Validity};
+use dflow_transport::{Cause, Connection, Node, NodeSettings, Path, Provider, rdma_provider};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -47,8 +46,8 @@ pub fn examine_peers(
         for (name, address) in peers {
             let any: IpAddr =
                 if address.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
-            let settings = QuicSettings { handshake_timeout: PATIENCE, ..QuicSettings::default() };
-            let (node, _) = QuicNode::bind(SocketAddr::new(any, 0), &identity, settings).map_err(ClusterError::from)?;
+            let settings = NodeSettings { handshake_timeout: PATIENCE, ..NodeSettings::default() };
+            let (node, _) = Node::bind(SocketAddr::new(any, 0), &identity, settings).map_err(ClusterError::from)?;
             let mut report = PeerReport::new(name, *address, days_left(own));
             let dialed = Dialed { node: name, address: *address, own };
             if let Err(problem) = report.examine(&node, dialed, options).await {
@@ -86,8 +85,8 @@ pub(crate) fn reach(cluster: &ClusterSpec) -> Result<Vec<Reached>, SetupError> {
         } else {
             Ipv4Addr::UNSPECIFIED.into()
         };
-        let settings = QuicSettings { handshake_timeout: PATIENCE, ..QuicSettings::default() };
-        let (node, _) = QuicNode::bind(SocketAddr::new(any, 0), &identity, settings)?;
+        let settings = NodeSettings { handshake_timeout: PATIENCE, ..NodeSettings::default() };
+        let (node, _) = Node::bind(SocketAddr::new(any, 0), &identity, settings)?;
         let dialed = cluster.nodes.iter().map(|(name, address)| Dialed { node: name, address: *address, own });
         // Every dial starts here, so that several silent nodes cost the patience of one.
         let dials: Vec<_> = dialed.map(|dialed| (dialed, dialed.dial(&node))).collect();
@@ -110,7 +109,7 @@ impl Dialed<'_> {
 }
 
 impl PeerReport {
-    async fn examine(&mut self, node: &QuicNode, dialed: Dialed<'_>, options: &NodeOptions) -> Result<(), Problem> {
+    async fn examine(&mut self, node: &Node, dialed: Dialed<'_>, options: &NodeOptions) -> Result<(), Problem> {
         let connection = dialed.dial(node).await?;
         let silent = |reason| dialed.no_answer(reason);
         self.certificate_days = Some(days_left(connection.validity()));
@@ -180,15 +179,15 @@ impl Asking {
             _ => return Err(UNEXPECTED.to_owned()),
         }
         let trial = Trial::new();
-        let path = QuicPath::new(&self.connection, QUIC_PATH, trial.waker()).map_err(|error| error.to_string())?;
-        self.try_path(trial, Box::new(path), QUIC_PATH).await
+        let path = self.connection.path(QUIC_PATH, trial.waker()).map_err(|error| error.to_string())?;
+        self.try_path(trial, path, QUIC_PATH).await
     }
 
     async fn try_rdma(&self, options: &NodeOptions, there: Result<(String, String), String>) -> PeerRdma {
-        let mut own = RdmaEnd::new(options.rdma.clone(), options.rdma_idle);
-        let here = own.describe(self.connection.address().ip());
+        let mut own = rdma_provider(self.connection.address().ip(), &options.paths());
+        let here = super::describe(own.as_mut());
         let result = match (&here, &there) {
-            (Ok(_), Ok(_)) => self.connect_rdma(&mut own).await,
+            (Ok(_), Ok(_)) => self.connect_rdma(own.as_mut()).await,
             (Err(reason), _) => Err(format!("this node has none: {reason}")),
             (_, Err(reason)) => Err(format!("{} has none: {reason}", self.connection.peer())),
         };
@@ -197,15 +196,15 @@ impl Asking {
         PeerRdma { trial: result.into(), device_here, device_there, windows_here, windows_there }
     }
 
-    async fn connect_rdma(&self, own: &mut RdmaEnd) -> Result<Rates, String> {
+    async fn connect_rdma(&self, own: &mut dyn Provider) -> Result<Rates, String> {
         let trial = Trial::new();
-        let endpoint = own.prepare(self.connection.address().ip(), trial.waker())?;
+        let endpoint = own.prepare(trial.waker()).map_err(|error| error.to_string())?;
         self.say(Probing::Rdma(RDMA_PATH, endpoint))?;
         let theirs = match self.hear(PATIENCE).await? {
             Probing::RdmaConnected(theirs) => theirs?,
             _ => return Err(UNEXPECTED.to_owned()),
         };
-        let path = own.connect(&theirs)?;
+        let path = own.connect(&theirs).map_err(|error| error.to_string())?;
         self.say(Probing::RdmaBegun)?;
         self.try_path(trial, path, RDMA_PATH).await.map_err(|reason| {
             format!(

@@ -1,10 +1,10 @@
-//! What can be wrong with the files by which nodes know each other, and what to do about it.
+//! What can be wrong with the files of an authority or an identity, and what to do about it.
 
-use super::identity::MAX_NAME;
+use super::MAX_NAME;
 use std::io;
 use std::path::PathBuf;
 
-/// Why an authority or an identity cannot be made, saved or loaded.
+/// Why an authority or an identity cannot be created, saved or loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// A name that cannot be in a certificate.
@@ -19,58 +19,58 @@ pub enum IdentityError {
     /// A file cannot be read or written.
     #[error("cannot {action} {}: {source}", path.display())]
     File {
-        /// What was tried.
+        /// The operation.
         action: &'static str,
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// Why it failed.
         source: io::Error,
     },
-    /// A key that others can read.
-    #[error("{} holds a private key and can be read by others (mode {mode:o}): run chmod 600 on it", path.display())]
+    /// Other users can read a key.
+    #[error("{} holds a private key, but other users can read it (mode {mode:o}): run chmod 600 on it", path.display())]
     Exposed {
         /// The file.
         path: PathBuf,
         /// Its mode.
         mode: u32,
     },
-    /// There is no node's identity where one is looked for.
+    /// A directory holds no identity of a node.
     #[error(
-        "there is no identity of a node in {}: {file} is missing; give the directory DIR/NAME that 'dflow cluster create \
+        "{} holds no identity of a node: {file} is missing; give the directory DIR/NAME that 'dflow cluster create \
          DIR --node NAME', or 'dflow cluster add' of the same form, has made for this node",
         directory.display()
     )]
     NoIdentity {
-        /// Where it was looked for.
+        /// The directory.
         directory: PathBuf,
-        /// The file that is missing.
+        /// The missing file.
         file: &'static str,
     },
-    /// There is no authority where one is looked for.
+    /// A directory holds no authority.
     #[error(
-        "there is no authority of a cluster in {}: {file} is missing; give the directory of a cluster that 'dflow cluster \
+        "{} holds no authority of a cluster: {file} is missing; give the directory of a cluster that 'dflow cluster \
          create DIR --node NAME' has made, or make a new one",
         directory.display()
     )]
     NoAuthority {
-        /// Where it was looked for.
+        /// The directory.
         directory: PathBuf,
-        /// The file that is missing.
+        /// The missing file.
         file: &'static str,
     },
-    /// An authority is never replaced.
+    /// The directory holds an authority already, which is never replaced.
     #[error(
-        "there is an authority in {} already, and another one in its place would part its cluster; 'dflow cluster add DIR \
-         --node NAME' makes more nodes of it",
+        "{} holds an authority already; a new one in its place would split its cluster; 'dflow cluster add DIR \
+         --node NAME' adds nodes to it",
         directory.display()
     )]
     AuthorityExists {
-        /// Where it is.
+        /// The directory.
         directory: PathBuf,
     },
-    /// A key that belongs to another certificate.
+    /// A key does not belong to the certificate beside it.
     #[error(
-        "{} is not the key of the certificate {}: copy both again from where 'dflow cluster' has made them; for a node, 'dflow \
+        "{} is not the key of the certificate {}: copy both again from where 'dflow cluster' made them; for a node, 'dflow \
          cluster add DIR --node NAME' makes another pair",
         key.display(), certificate.display()
     )]
@@ -80,9 +80,9 @@ pub enum IdentityError {
         /// The certificate's file.
         certificate: PathBuf,
     },
-    /// A file with other contents.
+    /// A file is malformed.
     #[error(
-        "{} is no {what}: {detail}; copy it again from where 'dflow cluster' has made it, or make another with 'dflow \
+        "{} is not a {what}: {detail}; copy it again from where 'dflow cluster' made it, or make another with 'dflow \
          cluster add DIR --node NAME'",
         path.display()
     )]
@@ -91,13 +91,13 @@ pub enum IdentityError {
         path: PathBuf,
         /// What it should be.
         what: &'static str,
-        /// What is wrong with it.
+        /// What is wrong.
         detail: String,
     },
-    /// The certificate, its key and the authority do not belong together, or cannot be used.
+    /// TLS does not accept the certificate, its key or the authority.
     #[error("this certificate cannot be used: {0}; issue another one with the cluster's authority")]
     Unusable(String),
-    /// The certificate could not be made.
-    #[error("cannot make a certificate: {0}")]
+    /// A certificate could not be made.
+    #[error("cannot create a certificate: {0}")]
     Make(#[from] rcgen::Error),
 }
