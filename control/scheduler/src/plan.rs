@@ -6,8 +6,9 @@
 
 use crate::options::{Invocation, Place, PlanError, RunOptions};
 use dflow_workflow::{
-    Function, FunctionId, Gate, Partition, Program, Retries, Source, SwitchOn, Workflow, keeps, may_restart,
+    Causes, Function, FunctionId, Gate, Partition, Program, Retention, Retries, Source, SwitchOn, Workflow,
 };
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,7 +69,7 @@ pub(crate) struct OutputPort {
     pub(crate) keep: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct PortRef {
     pub(crate) node: NodeId,
     pub(crate) port: usize,
@@ -169,14 +170,8 @@ impl Plan {
 
     /// The ports of the given sources, without duplicates.
     fn ports(&self, sources: &[Source]) -> Vec<PortRef> {
-        let mut ports: Vec<PortRef> = Vec::with_capacity(sources.len());
-        for source in sources {
-            let port = self.port(*source);
-            if !ports.contains(&port) {
-                ports.push(port);
-            }
-        }
-        ports
+        let mut seen = HashSet::with_capacity(sources.len());
+        sources.iter().map(|source| self.port(*source)).filter(|port| seen.insert(*port)).collect()
     }
 
     fn port(&self, source: Source) -> PortRef {
@@ -215,23 +210,29 @@ impl Plan {
 
     /// Computes what depends on other nodes: edges, depth, and whether a node may restart.
     fn connect_nodes(&mut self, invocation: Invocation) {
+        let retention = Retention::of(&self.workflow);
         for node in 0..self.nodes.len() {
             let spec = &self.nodes[node];
             let before: Vec<NodeId> = spec.inputs.iter().flat_map(|input| &input.sources).map(|s| s.node).collect();
             let depth = before.iter().chain(&self.decider(node)).map(|node| self.nodes[*node].depth + 1).max();
             let restartable = match spec.kind {
                 NodeKind::Input(_) => false,
-                NodeKind::Function(function) => may_restart(&self.workflow, function),
+                NodeKind::Function(function) => retention.may_restart(function),
                 NodeKind::Sink(_) => before.iter().any(|node| self.nodes[*node].restartable),
             };
             let spec = &mut self.nodes[node];
             (spec.depth, spec.restartable) = (depth.unwrap_or(0), restartable);
+            let causes = self.causes(node);
             for input in 0..self.nodes[node].inputs.len() {
                 let late = self.comes_late(node, input, invocation);
                 let each = self.nodes[node].inputs[input].each;
                 for source in self.nodes[node].inputs[input].sources.clone() {
-                    let restartable = self.reads_again(node, source);
-                    let kept = self.source(source).is_some_and(|source| keeps(&self.workflow, source));
+                    let reader = &self.nodes[node];
+                    // A reader reads the same epoch of a stream twice if it starts again, and not only because the stream
+                    // is void.
+                    let restartable =
+                        !reader.is_sink() && (reader.retries.count > 0 || causes.beside(Some(source.node)));
+                    let kept = self.source(source).is_some_and(|source| retention.keeps(source));
                     let output = &mut self.nodes[source.node].outputs[source.port];
                     output.consumers.push(Edge { node, input, each, restartable });
                     output.keep |= late || restartable || kept;
@@ -245,19 +246,15 @@ impl Plan {
         invocation == Invocation::ControlFlow || self.nodes[node].inputs[input].gate == Gate::Whole
     }
 
-    /// Whether a reader may read the same epoch of a stream twice, because it may restart for reasons other than that
-    /// stream being void.
-    fn reads_again(&self, node: NodeId, source: PortRef) -> bool {
-        let reader = &self.nodes[node];
-        let others = reader.inputs.iter().flat_map(|input| {
+    /// The nodes because of which one may start again.
+    fn causes(&self, node: NodeId) -> Causes<NodeId> {
+        let producers = self.nodes[node].inputs.iter().flat_map(|input| {
             // Instances of the same function fail independently of each other.
-            let siblings = self.nodes[source.node].foreach && !input.each;
-            let others = input.sources.iter().map(|other| other.node);
-            others.filter(move |other| siblings || *other != source.node)
+            let producers = input.sources.iter().map(|source| source.node);
+            producers.map(|producer| (producer, !input.each && self.nodes[producer].foreach))
         });
-        let decider = self.decider(node).filter(|decider| *decider != source.node);
-        let mut others = others.chain(decider);
-        !reader.is_sink() && (reader.retries.count > 0 || others.any(|other| self.nodes[other].restartable))
+        let decider = self.decider(node).map(|decider| (decider, false));
+        Causes::of(producers.chain(decider).filter(|(producer, _)| self.nodes[*producer].restartable))
     }
 
     /// The node whose value decides whether this one runs.

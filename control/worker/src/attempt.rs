@@ -5,7 +5,7 @@ use dflow_launcher::{ExitStatus, LauncherEvent};
 use dflow_protocol::limits::PROTOCOL_VERSION;
 use dflow_protocol::{InstanceId, PortId, SegmentId};
 use dflow_scheduler::Outcome;
-use dflow_workflow::{ArgPiece as FileArgPiece, Function, ParamValue, Partition, Program};
+use dflow_workflow::{ArgPiece as FileArgPiece, Function, Partition, Program};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -116,17 +116,8 @@ pub(crate) fn setup(
     part: Option<u32>,
     number: u32,
 ) -> Setup {
-    let params: Vec<(String, String)> = function
-        .params
-        .iter()
-        .map(|(name, value)| {
-            let text = match value {
-                ParamValue::Literal(text) => text.clone(),
-                ParamValue::Workflow(param) => run_params.get(param).cloned().unwrap_or_default(),
-            };
-            (name.clone(), text)
-        })
-        .collect();
+    let params: Vec<(String, String)> =
+        function.params.iter().map(|(name, value)| (name.clone(), value.fill(run_params))).collect();
     let command = match &function.program {
         Program::Sdk(_) => None,
         Program::Command(arguments) => {

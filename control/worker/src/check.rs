@@ -216,7 +216,8 @@ pub(crate) fn examine(spec: &RunSpec, live: OpenLive) -> Result<Checked, SetupEr
         .functions
         .iter()
         .map(|function| {
-            find_program(&function.program, &spec.workflow_dir, function.env.get("PATH").map(String::as_str))
+            let path = function.env.get("PATH").or(spec.workflow.env.get("PATH")).map(|path| path.fill(&spec.params));
+            find_program(&function.program, &spec.workflow_dir, path.as_deref())
                 .map_err(|reason| SetupError::Program { function: function.name.clone(), reason })
         })
         .collect::<Result<_, _>>()?;

@@ -8,7 +8,8 @@ use crate::run::{Driver, function_of};
 use crate::sink;
 use dflow_protocol::{Epoch, InstanceId, StreamId};
 use dflow_scheduler::{Action, Event, InstanceKind, Outcome, Producer};
-use dflow_workflow::{Input, Program};
+use dflow_workflow::{Function, Input, Program, Workflow};
+use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
 
 impl Driver<'_> {
@@ -218,9 +219,15 @@ impl Driver<'_> {
             program: program.as_os_str().as_bytes().to_vec(),
             is_command: matches!(function.program, Program::Command(_)),
             success: function.success.iter().copied().collect(),
-            env: function.env.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
+            env: environment(&self.workflow, function, &self.spec.params),
             memory_limit: function.resources.memory,
             slots: function.resources.slots,
         })
     }
+}
+
+/// The variables that the workflow file gives to a function: its own, then those of the file that it does not replace.
+fn environment(workflow: &Workflow, function: &Function, params: &BTreeMap<String, String>) -> Vec<(String, String)> {
+    let of_file = workflow.env.iter().filter(|(name, _)| !function.env.contains_key(*name));
+    function.env.iter().chain(of_file).map(|(name, value)| (name.clone(), value.fill(params))).collect()
 }

@@ -51,6 +51,6 @@ mod yaml;
 pub use diagnostics::{Diagnostic, Diagnostics, Location};
 pub use model::*;
 pub use params::ParamError;
-pub use retention::{Consumer, consumers, keeps, may_restart};
+pub use retention::{Causes, Retention};
 pub use schema::schema;
 pub use streams::Streams;

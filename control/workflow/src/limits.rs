@@ -1,11 +1,11 @@
 //! How large a workflow may be. Every count that a file can state has its limit here.
 
-/// The largest workflow file, in bytes.
-pub const MAX_FILE_BYTES: usize = 1 << 20;
+/// The largest workflow file, in bytes: 100,000 functions at 600 bytes each.
+pub const MAX_FILE_BYTES: usize = 64 << 20;
 
 /// The most values that a file may consist of after its aliases are put in: what makes a few lines of nested aliases
 /// ("billion laughs") an error and not a full memory.
-pub const MAX_YAML_NODES: usize = 200_000;
+pub const MAX_YAML_NODES: usize = 4_000_000;
 
 /// How deep lists and maps may be nested.
 pub const MAX_YAML_DEPTH: usize = 32;
@@ -13,17 +13,21 @@ pub const MAX_YAML_DEPTH: usize = 32;
 /// How many errors a report lists; the others are only counted.
 pub const MAX_DIAGNOSTICS: usize = 50;
 
-/// The longest name of a function, port or parameter, in bytes.
-pub const MAX_NAME_BYTES: usize = 64;
+/// The longest name of a function, port or parameter, in bytes: the longest name of a file on Linux.
+pub const MAX_NAME_BYTES: usize = 255;
 
 /// The most entries under `functions` (functions and switches together).
-pub const MAX_FUNCTIONS: usize = 1024;
+pub const MAX_FUNCTIONS: usize = 100_000;
+
+/// The most switches. Under which branches a function can run is worked out for every switch above it, so that switches
+/// in a row take memory with the square of their number.
+pub const MAX_SWITCHES: usize = 1024;
 
 /// The most ports in one list: inputs of a workflow, outputs of a workflow, inputs or outputs of one function.
-pub const MAX_PORTS: usize = 256;
+pub const MAX_PORTS: usize = 16_384;
 
 /// The most sources that one input or one workflow output may list.
-pub const MAX_SOURCES: usize = 1024;
+pub const MAX_SOURCES: usize = 65_536;
 
 /// The most parts that an output may be partitioned into by a number in the file.
 pub const MAX_PARTS: u32 = 65_536;
@@ -31,8 +35,8 @@ pub const MAX_PARTS: u32 = 65_536;
 /// The most parameters or environment variables in one list.
 pub const MAX_PARAMS: usize = 256;
 
-/// The most arguments of a command.
-pub const MAX_ARGUMENTS: usize = 4096;
+/// The most arguments of a command: one, and an option before it, for each of its ports.
+pub const MAX_ARGUMENTS: usize = 4 * MAX_PORTS;
 
 /// The longest text of an argument, parameter or environment variable, in bytes (what Linux takes for one argument).
 pub const MAX_TEXT_BYTES: usize = 128 << 10;

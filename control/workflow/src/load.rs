@@ -41,7 +41,7 @@ impl Workflow {
         if text.len() > MAX_FILE_BYTES {
             return Err(Diagnostics::of_file(
                 name,
-                Diagnostic::of_file(format!("the workflow file {name} is larger than {} KiB", MAX_FILE_BYTES >> 10))
+                Diagnostic::of_file(format!("the workflow file {name} is larger than {} MiB", MAX_FILE_BYTES >> 20))
                     .with_help("data belongs into inputs, not into the workflow"),
             ));
         }

@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::streams::Streams;
+
 /// A function of the workflow: its index in [`Workflow::functions`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FunctionId(pub u32);
@@ -19,6 +21,8 @@ pub struct Workflow {
     pub inputs: Vec<WorkflowInput>,
     /// Parameters that the caller may set, with their default; `None` means that the caller must set it.
     pub params: BTreeMap<String, Option<String>>,
+    /// Environment variables for every function.
+    pub env: BTreeMap<String, Template>,
     /// The functions, producers before consumers.
     pub functions: Vec<Function>,
     /// The switches, each of which decides which of some functions run.
@@ -47,14 +51,18 @@ pub struct Function {
     /// `Some`: one instance for each part of this source; the part is the input named `part`, which stands first in
     /// [`Function::inputs`] with [`Input::each`] set.
     pub foreach: Option<Source>,
+    /// How many instances there are: [`Streams::One`], or as many as `foreach` has parts.
+    pub instances: Streams,
     /// Input ports, in the order of the file.
     pub inputs: Vec<Input>,
     /// Output ports, in the order of the file.
     pub outputs: Vec<Output>,
-    /// Parameters handed to the function; values may come from workflow parameters.
-    pub params: BTreeMap<String, ParamValue>,
-    /// Additional environment variables.
-    pub env: BTreeMap<String, String>,
+    /// Parameters handed to the function.
+    pub params: BTreeMap<String, Template>,
+    /// Environment variables; they replace those of the workflow.
+    pub env: BTreeMap<String, Template>,
+    /// The working directory, relative to the folder of the workflow file; `None`: that folder.
+    pub dir: Option<Template>,
     /// How long one attempt may take, from the opening of its gate.
     pub timeout: Option<Duration>,
     /// What happens after a failed attempt.
@@ -72,8 +80,8 @@ pub struct Function {
 /// What is executed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Program {
-    /// A program that links the SDK: a name searched beside the workflow file, beside the `dflow` binary and in
-    /// `PATH`, or a path (relative paths are relative to the workflow file).
+    /// A program that links the SDK: a name searched in the working directory, beside the `dflow` binary and in `PATH`,
+    /// or a path (relative paths are relative to the working directory).
     Sdk(String),
     /// Any existing program with its arguments.
     Command(Vec<Vec<ArgPiece>>),
@@ -93,13 +101,29 @@ pub enum ArgPiece {
     Param(String),
 }
 
-/// Where the value of a function's parameter comes from.
+/// A text with parameters of the workflow in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Template(pub Vec<TemplatePiece>);
+
+/// A piece of a [`Template`]; the pieces are joined.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ParamValue {
-    /// A value that stands in the file.
-    Literal(String),
-    /// The workflow parameter of this name.
-    Workflow(String),
+pub enum TemplatePiece {
+    /// Text as it stands.
+    Text(String),
+    /// The value of the workflow parameter of this name.
+    Param(String),
+}
+
+impl Template {
+    /// The text with these values of the workflow's parameters.
+    #[must_use]
+    pub fn fill(&self, params: &BTreeMap<String, String>) -> String {
+        let piece = |piece: &'_ TemplatePiece| match piece {
+            TemplatePiece::Text(text) => text.clone(),
+            TemplatePiece::Param(name) => params.get(name).cloned().unwrap_or_default(),
+        };
+        self.0.iter().map(piece).collect()
+    }
 }
 
 /// One input port of a function.

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use crate::model::{ArgPiece, Partition, Program, Source, SwitchOn, Workflow};
 use crate::streams::Streams;
-use crate::{Diagnostics, graph, keeps, may_restart};
+use crate::{Diagnostics, Retention, graph};
 
 /// The good files.
 pub(crate) const GOOD: [&str; 4] = [
@@ -163,6 +163,7 @@ fn check_promises(workflow: &Workflow) {
         }
     };
     let count = workflow.functions.len();
+    let retention = Retention::of(workflow);
     for (index, function) in workflow.functions.iter().enumerate() {
         for input in &function.inputs {
             assert!(!input.sources.is_empty() && input.sources.iter().all(|source| exists(source, index)), "{input:?}");
@@ -211,9 +212,9 @@ fn check_promises(workflow: &Workflow) {
         }
         assert!(function.resources.slots >= 1 && function.retries.backoff <= function.retries.max_backoff);
         let id = crate::FunctionId(u32::try_from(index).unwrap());
-        let _ = may_restart(workflow, id);
+        let _ = retention.may_restart(id);
         for output in 0..function.outputs.len() {
-            let _ = keeps(workflow, Source::Output { function: id, output: u32::try_from(output).unwrap() });
+            let _ = retention.keeps(Source::Output { function: id, output: u32::try_from(output).unwrap() });
         }
     }
     for output in &workflow.outputs {

@@ -6,6 +6,9 @@ use crate::limits::{MAX_DIAGNOSTICS, MAX_NAME_BYTES};
 /// How many known names a hint lists.
 const MAX_LISTED: usize = 12;
 
+/// How many pairs of characters are compared in a search for the name that was meant.
+const MAX_COMPARISONS: usize = 4_000_000;
+
 /// How many characters of a text are repeated in a message.
 const MAX_QUOTED: usize = 60;
 
@@ -26,7 +29,7 @@ impl<'s> Report<'s> {
         if self.list.contains(&diagnostic) {
             return;
         }
-        if self.list.len() < MAX_DIAGNOSTICS {
+        if self.is_open() {
             self.list.push(diagnostic);
         } else {
             self.omitted += 1;
@@ -43,7 +46,7 @@ impl<'s> Report<'s> {
         known: impl Iterator<Item = &'k str> + Clone,
     ) {
         // Searching for the nearest name is the only expensive thing here: not for what will not be shown.
-        if self.list.len() < MAX_DIAGNOSTICS {
+        if self.is_open() {
             if let Some(nearest) = nearest(given, known.clone()) {
                 diagnostic = diagnostic.with_help(format!("did you mean `{nearest}`?"));
             }
@@ -53,6 +56,11 @@ impl<'s> Report<'s> {
             });
         }
         self.push(diagnostic);
+    }
+
+    /// One more error would be shown, and not only counted.
+    pub(crate) fn is_open(&self) -> bool {
+        self.list.len() < MAX_DIAGNOSTICS
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -84,7 +92,15 @@ pub(crate) fn nearest<'k>(given: &str, known: impl Iterator<Item = &'k str>) -> 
     }
     let given = given.to_lowercase();
     let allowed = (given.chars().count() / 3).max(1);
+    // A comparison takes time with the product of the lengths. Names of very different lengths are not alike, and with
+    // very many names the first ones have to do: a report shows up to fifty errors, each with a search.
+    let mut budget = MAX_COMPARISONS;
     known
+        .filter(|name| name.len().abs_diff(given.len()) <= 4 * allowed)
+        .take_while(|name| {
+            budget = budget.saturating_sub(given.len() * name.len());
+            budget > 0
+        })
         .map(|name| (strsim::osa_distance(&given, &name.to_lowercase()), name))
         .filter(|&(distance, name)| distance <= allowed && distance < name.len())
         .min_by_key(|&(distance, _)| distance)

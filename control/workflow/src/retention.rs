@@ -1,76 +1,101 @@
-//! Who reads a stream, and for how long its bytes have to be kept.
+//! How long the bytes of a stream have to be kept.
 //!
-//! All of these are pure functions of the workflow, so that every node comes to the same answer by itself.
+//! This is a pure function of the workflow, so that every node comes to the same answer by itself.
+
+use std::collections::HashSet;
+use std::hash::Hash;
 
 use crate::model::{Function, FunctionId, Source, SwitchOn, Workflow};
 use crate::streams::Streams;
 
-/// Something that reads a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Consumer {
-    /// An input of a function.
-    Input {
-        /// The function.
-        function: FunctionId,
-        /// The index in its [`Function::inputs`].
-        input: u32,
-    },
-    /// The value decides a switch: its index in [`Workflow::switches`].
-    Switch(u32),
-    /// The stream becomes visible when the run commits: the index in [`Workflow::outputs`].
-    Output(u32),
+/// What has to be kept of which stream of a workflow, worked out in one pass over all inputs.
+#[derive(Clone, Debug)]
+pub struct Retention {
+    /// For each function whether it may restart.
+    restarting: Vec<bool>,
+    kept: HashSet<Source>,
 }
 
-/// Everything that reads a source: inputs of functions in their order, then switches, then outputs of the workflow.
-#[must_use]
-pub fn consumers(workflow: &Workflow, source: Source) -> Vec<Consumer> {
-    let inputs = (0..).zip(&workflow.functions).flat_map(|(id, function)| {
-        let inputs = (0..).zip(&function.inputs).filter(|(_, input)| input.sources.contains(&source));
-        inputs.map(move |(input, _)| Consumer::Input { function: FunctionId(id), input })
-    });
-    let switches = (0..).zip(&workflow.switches).filter(|(_, switch)| switch.on == SwitchOn::Value(source));
-    let outputs = (0..).zip(&workflow.outputs).filter(|(_, output)| output.sources.contains(&source));
-    inputs
-        .chain(switches.map(|(index, _)| Consumer::Switch(index)))
-        .chain(outputs.map(|(index, _)| Consumer::Output(index)))
-        .collect()
+impl Retention {
+    /// Looks at every reader of every stream.
+    #[must_use]
+    pub fn of(workflow: &Workflow) -> Self {
+        let restarting = restarting(workflow);
+        let mut kept = HashSet::new();
+        for function in &workflow.functions {
+            let all = function.retries.count > 0 || matches!(decider(workflow, function), Some(SwitchOn::Value(_)));
+            let late = discovers_instances(workflow, function);
+            let producers = function.inputs.iter().flat_map(|input| {
+                let producers = input.sources.iter().filter_map(producer).filter(|id| restarting[id.0 as usize]);
+                producers.map(|id| (id, !input.each && workflow.function(id).foreach.is_some()))
+            });
+            let causes = Causes::of(producers);
+            for input in &function.inputs {
+                let all = all || input.keep || input.need.is_some() || (late && !input.each);
+                let sources = input.sources.iter();
+                kept.extend(sources.filter(|source| all || causes.beside(producer(source))));
+            }
+        }
+        Self { restarting, kept }
+    }
+
+    /// Whether an instance of a function can be started again after it has read something: because it may be retried, or
+    /// because one of the functions that it reads from, or that decides whether it runs, may be started again.
+    ///
+    /// That a producer is `deterministic` does not help: when its new attempt differs after all, its readers start again.
+    #[must_use]
+    pub fn may_restart(&self, function: FunctionId) -> bool {
+        self.restarting[function.0 as usize]
+    }
+
+    /// Whether the bytes of a stream have to be kept from offset 0 on, although all present readers have consumed them.
+    ///
+    /// So it is if one of its readers
+    /// - has retries of its own,
+    /// - may start again because of another stream that it reads, while this stream goes on (another instance of the same
+    ///   `foreach` counts as another producer),
+    /// - has asked to `keep` it,
+    /// - comes to be only later: it stands under a switch that a stream decides, its fan-in is k-of-n, or it is a
+    ///   `foreach` over parts that are still being discovered and this is an input that all its instances read.
+    ///
+    /// An input of the workflow is treated as if it could not be read again, as is true of the standard input; what
+    /// consists of files never has to be kept.
+    #[must_use]
+    pub fn keeps(&self, source: Source) -> bool {
+        self.kept.contains(&source)
+    }
 }
 
-/// Whether an instance of a function can be started again after it has read something: because it may be retried, or
-/// because one of the functions that it reads from, or that decides whether it runs, may be started again.
-///
-/// That a producer is `deterministic` does not help: when its new attempt differs after all, its readers start again.
-#[must_use]
-pub fn may_restart(workflow: &Workflow, function: FunctionId) -> bool {
-    restarting(workflow)[function.0 as usize]
+/// The producers because of which a reader may start again.
+#[derive(Clone, Debug)]
+pub struct Causes<P> {
+    /// One of them, and whether there are others.
+    one: Option<P>,
+    several: bool,
+    /// Those of which the reader reads several instances: one may start again while another goes on.
+    collections: HashSet<P>,
 }
 
-/// Whether the bytes of a stream have to be kept from offset 0 on, although all present readers have consumed them.
-///
-/// So it is if one of its readers
-/// - has retries of its own,
-/// - may start again because of another stream that it reads, while this stream goes on (another instance of the same
-///   `foreach` counts as another producer),
-/// - has asked to `keep` it,
-/// - comes to be only later: it stands under a switch that a stream decides, its fan-in is k-of-n, or it is a `foreach`
-///   over parts that are still being discovered and this is an input that all its instances read.
-///
-/// An input of the workflow is treated as if it could not be read again, as is true of the standard input; what
-/// consists of files never has to be kept.
-#[must_use]
-pub fn keeps(workflow: &Workflow, source: Source) -> bool {
-    let restarting = restarting(workflow);
-    workflow.functions.iter().any(|function| {
-        let mut reading = function.inputs.iter().filter(|input| input.sources.contains(&source));
-        reading.any(|input| {
-            input.keep
-                || input.need.is_some()
-                || function.retries.count > 0
-                || matches!(decider(workflow, function), Some(SwitchOn::Value(_)))
-                || (!input.each && discovers_instances(workflow, function))
-                || another_restarts(workflow, &restarting, function, source)
-        })
-    })
+impl<P: Copy + Eq + Hash> Causes<P> {
+    /// From producers that may start again; each with whether the reader reads several instances of it.
+    pub fn of(producers: impl Iterator<Item = (P, bool)>) -> Self {
+        let mut causes = Self { one: None, several: false, collections: HashSet::new() };
+        for (producer, is_collection) in producers {
+            causes.several |= *causes.one.get_or_insert(producer) != producer;
+            if is_collection {
+                causes.collections.insert(producer);
+            }
+        }
+        causes
+    }
+
+    /// Whether the reader may start again while a stream of this producer goes on.
+    #[must_use]
+    pub fn beside(&self, producer: Option<P>) -> bool {
+        self.several
+            || (self.one.is_some() && self.one != producer)
+            || producer.is_some_and(|producer| self.collections.contains(&producer))
+    }
 }
 
 /// For each function whether it may restart; one pass, for producers come first.
@@ -82,17 +107,6 @@ fn restarting(workflow: &Workflow) -> Vec<bool> {
         restarting.push(function.retries.count > 0 || needed.any(|id| restarting[id.0 as usize]));
     }
     restarting
-}
-
-/// Whether a function may start again because of another stream than this one.
-fn another_restarts(workflow: &Workflow, restarting: &[bool], function: &Function, source: Source) -> bool {
-    let this = producer(&source);
-    function.inputs.iter().any(|input| {
-        input.sources.iter().filter_map(producer).any(|other| {
-            let instances = workflow.functions[other.0 as usize].foreach.is_some();
-            restarting[other.0 as usize] && (Some(other) != this || (instances && !input.each))
-        })
-    })
 }
 
 /// Whether it becomes known only while the run goes on how many instances a function has.
@@ -136,7 +150,7 @@ mod tests {
 
     fn kept(functions: &str, of: &str) -> bool {
         let workflow = parse(functions);
-        keeps(&workflow, output(&workflow, of))
+        Retention::of(&workflow).keeps(output(&workflow, of))
     }
 
     const CHAIN: &str = "
@@ -148,7 +162,7 @@ mod tests {
     #[test]
     fn restarts_spread_downstream_only() {
         let workflow = parse(&CHAIN.replace("program: b,", "program: b, retries: 1,"));
-        let restarting: Vec<bool> = (0..3).map(|id| may_restart(&workflow, FunctionId(id))).collect();
+        let restarting: Vec<bool> = (0..3).map(|id| Retention::of(&workflow).may_restart(FunctionId(id))).collect();
         assert_eq!(restarting, [false, true, true]);
     }
 
@@ -217,25 +231,8 @@ mod tests {
     #[test]
     fn workflow_inputs_count_as_read_once() {
         let workflow = parse(CHAIN);
-        assert!(!keeps(&workflow, Source::WorkflowInput(0)));
+        assert!(!Retention::of(&workflow).keeps(Source::WorkflowInput(0)));
         let workflow = parse(&CHAIN.replace("program: a,", "program: a, retries: 1,"));
-        assert!(keeps(&workflow, Source::WorkflowInput(0)));
-    }
-
-    #[test]
-    fn all_kinds_of_consumers() {
-        let workflow = parse(
-            "
-  probe: { program: p, inputs: [inputs.a], outputs: [kind] }
-  b: { program: b, inputs: [probe.kind] }
-  c: { program: c }
-  route: { switch: probe.kind, cases: { x: c } }
-outputs: { kind: probe.kind }
-",
-        );
-        let expected =
-            [Consumer::Input { function: FunctionId(1), input: 0 }, Consumer::Switch(0), Consumer::Output(0)];
-        assert_eq!(consumers(&workflow, output(&workflow, "probe")), expected);
-        assert_eq!(consumers(&workflow, Source::WorkflowInput(1)), []);
+        assert!(Retention::of(&workflow).keeps(Source::WorkflowInput(0)));
     }
 }

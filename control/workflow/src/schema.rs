@@ -82,7 +82,7 @@ mod tests {
             };
             own.count() + children.into_iter().map(|(path, value)| check(value, &path)).sum::<usize>()
         }
-        assert_eq!(check(&schema, "#"), 34, "the number of keys");
+        assert_eq!(check(&schema, "#"), 38, "the number of keys");
     }
 
     #[test]
@@ -115,11 +115,11 @@ mod tests {
         let wrong = [
             "workflow: w\n".to_owned(),
             "functions: {}\n".to_owned(),
-            "workflow: W\nfunctions: {}\n".to_owned(),
+            "workflow: .w\nfunctions: {}\n".to_owned(),
             "workflow: w\nfunctions: {}\ninput: []\n".to_owned(),
             "workflow: w\nfunctions: {}\ninputs: text\n".to_owned(),
             "workflow: w\nfunctions: {}\ninputs: { a: { parts: lines } }\n".to_owned(),
-            "workflow: w\nfunctions: { A: { program: x } }\n".to_owned(),
+            "workflow: w\nfunctions: { a/b: { program: x } }\n".to_owned(),
             function("{}"),
             function("{ program: x, command: [y] }"),
             function("{ program: 7 }"),

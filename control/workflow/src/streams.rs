@@ -31,19 +31,17 @@ impl Workflow {
     /// The source is of another workflow.
     #[must_use]
     pub fn streams(&self, source: Source) -> Streams {
-        let mut source = source;
-        loop {
-            let (function, output) = match source {
-                Source::WorkflowInput(input) if self.inputs[input as usize].partitioned => return Streams::Files,
-                Source::WorkflowInput(_) => return Streams::One,
-                Source::Output { function, output } => (self.function(function), output),
-            };
-            match (function.foreach, function.outputs[output as usize].partition) {
-                // The graph has no cycles, so this ends.
-                (Some(over), _) => source = over,
-                (None, Partition::Single) => return Streams::One,
-                (None, Partition::Fixed(parts)) => return Streams::Fixed(parts),
-                (None, Partition::Discovered) => return Streams::Discovered,
+        match source {
+            Source::WorkflowInput(input) if self.inputs[input as usize].partitioned => Streams::Files,
+            Source::WorkflowInput(_) => Streams::One,
+            Source::Output { function, output } => {
+                let function = self.function(function);
+                match function.outputs[output as usize].partition {
+                    _ if function.foreach.is_some() => function.instances,
+                    Partition::Single => Streams::One,
+                    Partition::Fixed(parts) => Streams::Fixed(parts),
+                    Partition::Discovered => Streams::Discovered,
+                }
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dflow_workflow::{ArgPiece, FunctionId, Gate, Partition, Program, Source, Streams, SwitchOn, Workflow};
+use dflow_workflow::{ArgPiece, FunctionId, Gate, Partition, Program, Source, Streams, SwitchOn, Template, Workflow};
 
 fn load(name: &str) -> Workflow {
     let path = format!("{}/tests/good/{name}", env!("CARGO_MANIFEST_DIR"));
@@ -93,6 +93,12 @@ fn everything() {
     assert_eq!(merge.resources.memory, Some(1 << 30));
     assert_eq!((merge.inputs[0].need, merge.inputs[0].keep, merge.inputs[0].gate), (Some(2), true, Gate::Whole));
     assert_eq!(merge.inputs[2].gate, Gate::Start);
+    let params = workflow.resolve_params(&[("mode".into(), "fast".into())]).unwrap();
+    let fill = |text: &Option<Template>| text.as_ref().map(|text| text.fill(&params));
+    assert_eq!(fill(&merge.dir).as_deref(), Some("/srv"));
+    assert_eq!(fill(&workflow.functions[0].dir).as_deref(), Some("data/fast"));
+    assert_eq!(merge.env["HOW"].fill(&params), "fast");
+    assert_eq!(workflow.env["TOP"].fill(&params), "top-10");
     let count = &workflow.functions[0];
     assert!(count.inputs[0].keep && count.inputs.iter().all(|input| input.gate == Gate::Whole));
     assert_eq!((count.retries.count, count.retries.max_backoff), (2, Duration::from_secs(10)));
@@ -192,4 +198,64 @@ fn exit_statuses_that_count_as_success() {
         parse("workflow: w\nfunctions:\n  a: { command: [grep, x], success: [1, 0, 1] }\n  b: { command: [ls] }\n");
     let success = |name: &str| &workflow.functions[id(&workflow, name).0 as usize].success;
     assert!(success("a").iter().eq(&[0, 1]) && success("b").iter().eq(&[0]));
+}
+
+/// Names as other systems have them: capital letters, digits first, extensions, up to 255 characters.
+#[test]
+fn names_of_published_workflows() {
+    let long = "x".repeat(255);
+    let workflow = parse(
+        &format!(
+            "
+workflow: Montage-2.0
+inputs: [region.hdr]
+functions:
+  mProject_00000001: {{ command: [cat], inputs: [inputs.region.hdr], outputs: [p2mass-atlas-001.fits, 7.tbl] }}
+  00000002: {{ command: [cat, '{{in.a.b}}'], inputs: {{ a.b: mProject_00000001.p2mass-atlas-001.fits }} }}
+  a: {{ command: [cat], inputs: [00000002] }}
+  a.b: {{ command: [cat], inputs: [mProject_00000001.7.tbl], outputs: [x.y] }}
+  {long}: {{ command: [cat], inputs: [a.b.x.y], outputs: [{long}] }}
+  last: {{ command: [cat, '{{in.a}}'], inputs: [a, {long}.{long}] }}
+outputs: [a.b.x.y, {long}]
+"
+        )
+        .replace(
+            "outputs: [p2mass-atlas-001.fits, 7.tbl] ",
+            "outputs: { p2mass-atlas-001.fits: { stdout: true }, 7.tbl: } ",
+        )
+        .replace(
+            "command: [cat], inputs: [inputs.region.hdr]",
+            "command: [sh, -c, '{out.7.tbl}'], inputs: [inputs.region.hdr]",
+        ),
+    );
+    let names = |id: usize| workflow.functions[id].inputs.iter().map(|input| input.name.as_str()).collect::<Vec<_>>();
+    assert_eq!(names(0), ["region.hdr"]);
+    assert_eq!(names(id(&workflow, "a.b").0 as usize), ["7.tbl"]);
+    assert_eq!(names(id(&workflow, &long).0 as usize), ["x.y"]);
+    assert_eq!(names(id(&workflow, "last").0 as usize), ["a", &long]);
+    let outputs: Vec<&str> = workflow.outputs.iter().map(|output| output.name.as_str()).collect();
+    assert_eq!(outputs, ["x.y", &long]);
+}
+
+/// `${params.NAME}` and `{params.NAME}` are the same in a command, and other `${…}` belong to the shell.
+#[test]
+fn parameters_in_commands() {
+    let workflow = parse(
+        "
+workflow: w
+params: { top: 10, mode: fast }
+functions:
+  f: { command: [sh, -c, 'echo ${HOME} ${in} $${params.top} x{params.top}', '${params.top}', '-n${params.top}'] }
+  g: { command: [cat], params: { both: 'a ${params.top} ${HOME} b ${params.mode}' } }
+  s: { switch: '${params.mode}', cases: { fast: f } }
+  t: { switch: params.mode, cases: { fast: g } }
+",
+    );
+    let Program::Command(arguments) = &workflow.functions[0].program else { panic!() };
+    let (text, top) = (|text: &str| ArgPiece::Text(text.into()), || ArgPiece::Param("top".into()));
+    assert_eq!(arguments[2], [text("echo ${HOME} ${in} $"), top(), text(" x"), top()]);
+    assert_eq!(arguments[3..], [vec![top()], vec![text("-n"), top()]]);
+    let params = workflow.resolve_params(&[]).unwrap();
+    assert_eq!(workflow.functions[1].params["both"].fill(&params), "a 10 ${HOME} b fast");
+    assert_eq!(workflow.switches[0].on, workflow.switches[1].on);
 }

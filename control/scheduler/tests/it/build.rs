@@ -1,8 +1,8 @@
 //! Workflows written by hand, without a file.
 
 use dflow_workflow::{
-    Function, FunctionId, Gate, Input, Output, Partition, Program, Resources, Retries, Source, Switch, SwitchOn,
-    Workflow, WorkflowInput, WorkflowOutput,
+    Function, FunctionId, Gate, Input, Output, Partition, Program, Resources, Retries, Source, Streams, Switch,
+    SwitchOn, Workflow, WorkflowInput, WorkflowOutput,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -20,6 +20,7 @@ pub fn flow() -> Flow {
         name: "test".to_owned(),
         inputs: Vec::new(),
         params: BTreeMap::new(),
+        env: BTreeMap::new(),
         functions: Vec::new(),
         switches: Vec::new(),
         outputs: Vec::new(),
@@ -31,10 +32,12 @@ pub fn fun(name: &str) -> Fun {
         name: name.to_owned(),
         program: Program::Sdk(name.to_owned()),
         foreach: None,
+        instances: Streams::One,
         inputs: Vec::new(),
         outputs: Vec::new(),
         params: BTreeMap::new(),
         env: BTreeMap::new(),
+        dir: None,
         timeout: None,
         retries: Retries { count: 0, backoff: Duration::ZERO, max_backoff: Duration::ZERO },
         deterministic: false,
@@ -64,8 +67,9 @@ impl Flow {
         self
     }
 
-    pub fn add(mut self, function: Fun) -> Self {
-        self.0.functions.push(function.0);
+    pub fn add(mut self, Fun(mut function): Fun) -> Self {
+        function.instances = function.foreach.map_or(Streams::One, |source| self.0.streams(source));
+        self.0.functions.push(function);
         self
     }
 

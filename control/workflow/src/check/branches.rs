@@ -4,6 +4,7 @@
 //! From this follows which functions can never run, and which sources of an output exclude each other.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use super::scope::Scope;
 use crate::diagnostics::Diagnostic;
@@ -15,17 +16,17 @@ use crate::report::Report;
 pub(super) type Branches = BTreeMap<u32, BTreeSet<usize>>;
 
 /// The branches of each function (by its index in the file); `order` has producers before consumers.
-pub(super) fn of(functions: &[Function], switches: &[Switch], order: &[FunctionId]) -> Vec<Branches> {
-    let mut all: Vec<Branches> = vec![Branches::new(); functions.len()];
+///
+/// Most functions of a large workflow can run under the same branches as what they read from: these share one map.
+pub(super) fn of(functions: &[Function], switches: &[Switch], order: &[FunctionId]) -> Vec<Rc<Branches>> {
+    let own = own_branches(functions.len(), switches);
+    let mut all: Vec<Rc<Branches>> = vec![Rc::default(); functions.len()];
     for &id in order {
         let function = &functions[id.0 as usize];
-        let mut branches = Branches::new();
+        let mut branches = Rc::<Branches>::default();
         if let Some(index) = function.conditional {
-            let switch = &switches[index as usize];
-            let cases = switch.cases.iter().map(|(_, targets)| targets).chain(switch.default.iter()).enumerate();
-            let own = cases.filter(|(_, targets)| targets.contains(&id)).map(|(branch, _)| branch).collect();
-            branches.insert(index, own);
-            if let SwitchOn::Value(Source::Output { function, .. }) = switch.on {
+            branches = Rc::new(Branches::from([(index, own[id.0 as usize].clone())]));
+            if let SwitchOn::Value(Source::Output { function, .. }) = switches[index as usize].on {
                 narrow(&mut branches, &all[function.0 as usize]);
             }
         }
@@ -36,11 +37,13 @@ pub(super) fn of(functions: &[Function], switches: &[Switch], order: &[FunctionI
             });
             // One source is enough for an input of several: it can run under the branches of any of them.
             let Some(Some(first)) = producers.next() else { continue };
-            let any = producers.try_fold(first.clone(), |any, producer| {
+            let any = producers.try_fold(Rc::clone(first), |any, producer| {
                 let producer = producer?;
-                Some(
-                    any.into_iter().filter_map(|(switch, set)| Some((switch, &set | producer.get(&switch)?))).collect(),
-                )
+                if Rc::ptr_eq(&any, producer) || any.is_empty() {
+                    return Some(any);
+                }
+                let both = any.iter().filter_map(|(switch, set)| Some((*switch, set | producer.get(switch)?)));
+                Some(Rc::new(both.collect()))
             });
             if let Some(any) = any {
                 narrow(&mut branches, &any);
@@ -51,13 +54,27 @@ pub(super) fn of(functions: &[Function], switches: &[Switch], order: &[FunctionI
     all
 }
 
+/// For each function the branches of its own switch that choose it.
+fn own_branches(functions: usize, switches: &[Switch]) -> Vec<BTreeSet<usize>> {
+    let mut own = vec![BTreeSet::new(); functions];
+    for switch in switches {
+        let cases = switch.cases.iter().map(|(_, targets)| targets).chain(switch.default.iter());
+        for (branch, targets) in cases.enumerate() {
+            for id in targets {
+                own[id.0 as usize].insert(branch);
+            }
+        }
+    }
+    own
+}
+
 /// Whether two functions can never both run.
 pub(super) fn exclude(one: &Branches, other: &Branches) -> bool {
     one.iter().any(|(switch, set)| other.get(switch).is_some_and(|others| set.is_disjoint(others)))
 }
 
 /// Reports functions that can never run.
-pub(super) fn check_reachable(scope: &Scope, branches: &[Branches], report: &mut Report) {
+pub(super) fn check_reachable(scope: &Scope, branches: &[Rc<Branches>], report: &mut Report) {
     for (function, branches) in scope.functions.iter().zip(branches) {
         if let Some((&switch, _)) = branches.iter().find(|(_, set)| set.is_empty()) {
             let (name, switch) = (&function.name, &scope.switches[switch as usize].0.text);
@@ -72,8 +89,13 @@ pub(super) fn check_reachable(scope: &Scope, branches: &[Branches], report: &mut
     }
 }
 
-fn narrow(branches: &mut Branches, by: &Branches) {
-    for (switch, set) in by {
-        branches.entry(*switch).and_modify(|own| *own = &*own & set).or_insert_with(|| set.clone());
+fn narrow(branches: &mut Rc<Branches>, by: &Rc<Branches>) {
+    if branches.is_empty() {
+        *branches = Rc::clone(by);
+    } else if !Rc::ptr_eq(branches, by) && !by.is_empty() {
+        let branches = Rc::make_mut(branches);
+        for (switch, set) in by.iter() {
+            branches.entry(*switch).and_modify(|own| *own = &*own & set).or_insert_with(|| set.clone());
+        }
     }
 }

@@ -1,30 +1,31 @@
 //! Commands: which arguments name which ports, and which ports are the standard input and output.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::function::stdout_marks;
 use super::inputs::Checked;
 use super::scope::{Declaration, Scope};
 use crate::diagnostics::{Diagnostic, Span};
 use crate::file::{CommandFile, Text};
-use crate::model::{ArgPiece, Output, ParamValue};
+use crate::model::{ArgPiece, Output, Template, TemplatePiece};
 use crate::report::{Report, quoted};
 
 /// Takes the arguments apart, and sets `stdin` and `stdout` of the ports that no argument names.
 ///
-/// `{params.NAME}` of a parameter that only the workflow has makes it a parameter of the function, too.
+/// `{params.NAME}` or `${params.NAME}` of a parameter that only the workflow has makes it a parameter of the function, too.
 pub(super) fn check(
     scope: &Scope,
     declaration: &Declaration,
     command: &CommandFile,
     inputs: &mut [Checked],
     outputs: &mut [Output],
-    params: &mut BTreeMap<String, ParamValue>,
+    params: &mut BTreeMap<String, Template>,
     report: &mut Report,
 ) -> Vec<Vec<ArgPiece>> {
-    let mut reader = Arguments { scope, declaration, inputs, outputs, params, report };
+    let input_names = (0..).zip(inputs.iter()).map(|(index, checked)| (checked.input.name.clone(), index)).collect();
+    let mut reader = Arguments { scope, declaration, inputs, input_names, outputs, params, report };
     let arguments: Vec<Vec<ArgPiece>> = command.arguments.iter().map(|argument| reader.read(argument)).collect();
-    reader.check_single_reads(command);
+    reader.check_single_reads(command, &arguments);
     let is_port = |piece: &ArgPiece| matches!(piece, ArgPiece::Input(_) | ArgPiece::Output(_));
     if let (Some(first), Some(text)) = (arguments.first(), command.arguments.first())
         && (text.text.is_empty() || first.iter().any(is_port))
@@ -35,13 +36,14 @@ pub(super) fn check(
                 .with_help("a script that is an input is run by its interpreter: `[\"sh\", \"{in.script}\"]`"),
         );
     }
-    let named = |wanted: ArgPiece| arguments.iter().flatten().any(|piece| *piece == wanted);
-
+    let pieces = || arguments.iter().flatten();
+    let named: HashSet<u32> =
+        pieces().filter_map(|piece| if let ArgPiece::Input(index) = piece { Some(*index) } else { None }).collect();
     let ports = (0..).zip(inputs.iter()).map(|(index, checked)| Port {
         name: checked.input.name.clone(),
         span: checked.span,
         mark: checked.stdin,
-        named: named(ArgPiece::Input(index)),
+        named: named.contains(&index),
     });
     if let Some(index) = standard(&INPUT, &ports.collect::<Vec<_>>(), report) {
         inputs[index].input.stdin = true;
@@ -51,11 +53,13 @@ pub(super) fn check(
         declaration.file.outputs.get().map_or(&[][..], |outputs| &outputs.0).iter().map(|entry| entry.name.span);
     let spans = spans.chain(std::iter::repeat(command.span));
     let marks = stdout_marks(declaration, outputs);
+    let named: HashSet<u32> =
+        pieces().filter_map(|piece| if let ArgPiece::Output(index) = piece { Some(*index) } else { None }).collect();
     let ports = (0..).zip(outputs.iter()).zip(spans).zip(marks).map(|(((index, output), span), mark)| Port {
         name: output.name.clone(),
         span,
         mark,
-        named: named(ArgPiece::Output(index)),
+        named: named.contains(&index),
     });
     if let Some(index) = standard(&OUTPUT, &ports.collect::<Vec<_>>(), report) {
         outputs[index].stdout = true;
@@ -149,13 +153,15 @@ struct Arguments<'a, 'f, 's> {
     scope: &'a Scope<'f>,
     declaration: &'a Declaration<'f>,
     inputs: &'a [Checked],
+    input_names: HashMap<String, usize>,
     outputs: &'a [Output],
-    params: &'a mut BTreeMap<String, ParamValue>,
+    params: &'a mut BTreeMap<String, Template>,
     report: &'a mut Report<'s>,
 }
 
 impl Arguments<'_, '_, '_> {
-    /// The pieces of an argument. Braces that hold no port and no parameter are text, as in `awk '{print $1}'`.
+    /// The pieces of an argument. Braces that hold no port and no parameter are text, as in `awk '{print $1}'`. `${in.NAME}`
+    /// and the like are the same as `{in.NAME}`: no shell has variables with dots in their names.
     fn read(&mut self, argument: &Text) -> Vec<ArgPiece> {
         let mut pieces = Vec::new();
         let mut literal = String::new();
@@ -163,13 +169,18 @@ impl Arguments<'_, '_, '_> {
         while let Some(start) = rest.find('{') {
             literal.push_str(&rest[..start]);
             rest = &rest[start..];
-            let Some((placeholder, after)) = placeholder(rest) else {
+            let has_dollar = literal.ends_with('$');
+            let found = placeholder(rest).filter(|((_, name), _)| !(has_dollar && name.is_empty()));
+            let Some((placeholder, after)) = found else {
                 literal.push('{');
                 rest = &rest[1..];
                 continue;
             };
             let whole = &rest[..rest.len() - after.len()];
-            let alone = whole.len() == argument.text.len();
+            let alone = whole.len() + usize::from(has_dollar) == argument.text.len();
+            if has_dollar {
+                literal.pop();
+            }
             if let Some(piece) = self.resolve(placeholder, whole, alone, argument.span) {
                 if !literal.is_empty() {
                     pieces.push(ArgPiece::Text(std::mem::take(&mut literal)));
@@ -185,21 +196,22 @@ impl Arguments<'_, '_, '_> {
         pieces
     }
 
-    /// An input that is not kept is a pipe. Whoever opens it twice splits its bytes between the two readers.
-    fn check_single_reads(&mut self, command: &CommandFile) {
-        for index in 0..self.inputs.len() {
-            let input = &self.inputs[index].input;
-            let placeholder = format!("{{in.{}}}", input.name);
-            let uses: Vec<(Span, usize)> = command
-                .arguments
-                .iter()
-                .map(|argument| (argument.span, argument.text.matches(&placeholder).count()))
-                .filter(|(_, uses)| *uses > 0)
-                .collect();
-            if input.is_kept() || uses.iter().map(|(_, uses)| uses).sum::<usize>() < 2 {
+    /// An input that is not kept is a pipe. Opening it twice splits its bytes between the two readers.
+    fn check_single_reads(&mut self, command: &CommandFile, arguments: &[Vec<ArgPiece>]) {
+        let mut uses: BTreeMap<u32, Vec<Span>> = BTreeMap::new();
+        for (argument, pieces) in command.arguments.iter().zip(arguments) {
+            for piece in pieces {
+                if let ArgPiece::Input(input) = piece {
+                    uses.entry(*input).or_default().push(argument.span);
+                }
+            }
+        }
+        for (index, spans) in uses {
+            let input = &self.inputs[index as usize].input;
+            let [first, .., last] = &spans[..] else { continue };
+            if input.is_kept() {
                 continue;
             }
-            let (Some((first, _)), Some((last, _))) = (uses.first(), uses.last()) else { continue };
             let diagnostic =
                 Diagnostic::at(*last, format!("the command reads the input `{}` twice, but it is a pipe", input.name))
                     .with_label("a pipe can be read only once")
@@ -221,8 +233,7 @@ impl Arguments<'_, '_, '_> {
         let owner = &self.declaration.name.text;
         match kind {
             Kind::Input => {
-                let found = self.inputs.iter().position(|checked| checked.input.name == name);
-                let Some(index) = found else {
+                let Some(&index) = self.input_names.get(name) else {
                     let diagnostic = Diagnostic::at(span, format!("function `{owner}` has no input {}", quoted(name)));
                     let known = self.inputs.iter().map(|checked| checked.input.name.as_str());
                     if !self.declaration.file.inputs.is_broken() && !self.declaration.file.foreach.is_broken() {
@@ -248,7 +259,7 @@ impl Arguments<'_, '_, '_> {
                 Some(ArgPiece::Input(u32::try_from(index).ok()?))
             }
             Kind::Output => {
-                let found = self.outputs.iter().position(|output| output.name == name);
+                let found = self.scope.output_of(self.declaration.id, name);
                 if found.is_none() && !self.declaration.file.outputs.is_broken() {
                     let diagnostic = Diagnostic::at(span, format!("function `{owner}` has no output {}", quoted(name)));
                     let known = self.outputs.iter().map(|output| output.name.as_str());
@@ -259,11 +270,11 @@ impl Arguments<'_, '_, '_> {
                         known,
                     );
                 }
-                Some(ArgPiece::Output(u32::try_from(found?).ok()?))
+                found.map(ArgPiece::Output)
             }
             Kind::Param => {
                 if !self.params.contains_key(name) && self.scope.params.contains_key(name) {
-                    self.params.insert(name.into(), ParamValue::Workflow(name.into()));
+                    self.params.insert(name.into(), Template(vec![TemplatePiece::Param(name.into())]));
                 }
                 if self.params.contains_key(name) {
                     return Some(ArgPiece::Param(name.into()));

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use super::order::Edge;
 use super::scope::{Declaration, Scope};
+use super::text::template;
 use super::{command, inputs};
 use crate::diagnostics::{Diagnostic, Span};
-use crate::file::{Field, FunctionFile, ParamText, PartitionFile, Text};
-use crate::model::{Function, FunctionId, Output, ParamValue, Program, Resources, Retries};
-use crate::report::{Report, quoted};
+use crate::file::{Entries, EnvText, Field, FunctionFile, ParamText, PartitionFile, Text, Words};
+use crate::model::{Function, FunctionId, Output, Program, Resources, Retries, Template};
+use crate::report::Report;
 
 /// The pause before the first retry, if the file does not say.
 const DEFAULT_BACKOFF: Duration = Duration::from_millis(100);
@@ -56,10 +57,12 @@ pub(super) fn check(scope: &Scope, index: usize, edges: &mut Vec<Edge>, report: 
         name: declaration.name.text.clone(),
         program,
         foreach: declaration.foreach,
+        instances: declaration.instances.streams,
         inputs: inputs.into_iter().map(|checked| checked.input).collect(),
         outputs,
         params,
-        env: env(file, report),
+        env: env(scope, &file.env, report),
+        dir: dir(scope, file.dir.get().or(scope.dir), report),
         timeout: timeout(file, report),
         retries: retries(file, report),
         deterministic: file.deterministic.get().is_some_and(|it| it.0),
@@ -128,46 +131,35 @@ fn check_partitions(declaration: &Declaration, report: &mut Report) {
     }
 }
 
-fn params(scope: &Scope, file: &FunctionFile, report: &mut Report) -> BTreeMap<String, ParamValue> {
+fn params(scope: &Scope, file: &FunctionFile, report: &mut Report) -> BTreeMap<String, Template> {
     let entries = file.params.get().map_or(&[][..], |params| &params.0);
     let values = entries.iter().filter_map(|entry| {
         let ParamText(text) = entry.value.as_ref()?;
-        Some((entry.name.text.clone(), param(scope, text, report)?))
+        Some((entry.name.text.clone(), template(scope, text, report)?))
     });
     values.collect()
 }
 
-fn param(scope: &Scope, text: &Text, report: &mut Report) -> Option<ParamValue> {
-    let Some(start) = text.text.find("${params.") else { return Some(ParamValue::Literal(text.text.clone())) };
-    let name =
-        text.text.strip_prefix("${params.").and_then(|rest| rest.strip_suffix('}')).filter(|name| !name.contains('}'));
-    match name {
-        Some(name) => scope.has_param(name, text.span, report).then(|| ParamValue::Workflow(name.into())),
-        None => {
-            report.push(
-                Diagnostic::at(text.span, format!("{} mixes a text with a parameter", quoted(&text.text[start..])))
-                    .with_help(
-                        "a value is either a text or exactly `${params.NAME}`; hand over two parameters instead",
-                    ),
-            );
-            None
-        }
-    }
+/// Environment variables, those of a function or those of the file.
+pub(super) fn env(scope: &Scope, env: &Field<Entries<EnvText>>, report: &mut Report) -> BTreeMap<String, Template> {
+    let values = env.get().map_or(&[][..], |env| &env.0).iter().filter_map(|entry| {
+        let EnvText(text) = entry.value.as_ref()?;
+        Some((entry.name.text.clone(), template(scope, text, report)?))
+    });
+    values.collect()
 }
 
-fn env(file: &FunctionFile, report: &mut Report) -> BTreeMap<String, String> {
-    let mut variables = BTreeMap::new();
-    for entry in file.env.get().map_or(&[][..], |env| &env.0) {
-        let Some(value) = &entry.value else { continue };
-        if value.0.text.contains("${params.") {
-            report.push(
-                Diagnostic::at(value.0.span, "an environment variable cannot be a parameter")
-                    .with_help("hand it over as a parameter: `params: { NAME: \"${params.NAME}\" }`"),
-            );
-        }
-        variables.insert(entry.name.text.clone(), value.0.text.clone());
+fn dir(scope: &Scope, dir: Option<&Words>, report: &mut Report) -> Option<Template> {
+    let Words { text, span } = dir?;
+    if text.trim().is_empty() {
+        report.push(
+            Diagnostic::at(*span, "the name of the working directory is empty").with_help(
+                "leave the key out for the folder of the workflow file, or write a path, such as `/srv/data`",
+            ),
+        );
+        return None;
     }
-    variables
+    template(scope, &Text { text: text.clone(), span: *span }, report)
 }
 
 fn success(file: &FunctionFile, report: &mut Report) -> BTreeSet<u8> {

@@ -1,9 +1,11 @@
 //! The inputs of a function: their sources, and what the shape of these allows.
 
+use std::collections::HashSet;
+
 use super::order::Edge;
 use super::scope::Scope;
 use crate::diagnostics::{Diagnostic, Span};
-use crate::file::{Field, FunctionFile, InputDetails, PART, Reference};
+use crate::file::{Field, FunctionFile, InputDetails, InputFile, PART, Reference};
 use crate::limits::MAX_SOURCES;
 use crate::model::{FunctionId, Gate, Input, Source};
 use crate::report::Report;
@@ -23,12 +25,13 @@ pub(super) struct Checked {
 /// Checks the inputs of the function `id`, the part of a `foreach` first.
 pub(super) fn check(scope: &Scope, id: FunctionId, edges: &mut Vec<Edge>, report: &mut Report) -> Vec<Checked> {
     let declaration = scope.function(id);
-    let entries = declaration.file.inputs.get().map_or(&[][..], |inputs| &inputs.0);
+    let wires = declaration.file.inputs.get();
+    let (entries, names) = wires.map_or((&[][..], Vec::new()), |wires| (&wires.entries, scope.names(wires, report)));
     let mut inputs = Vec::with_capacity(entries.len() + 1);
     inputs.extend(part(scope, id, edges, report));
-    for entry in entries {
-        let Some(details) = entry.value.as_ref().map(|value| &value.0) else { continue };
-        if entry.name.text == PART && !declaration.file.foreach.is_absent() {
+    for (entry, name) in entries.iter().zip(&names) {
+        let Some((InputFile(details), name)) = entry.value.as_ref().zip(name.as_ref()) else { continue };
+        if name.text == PART && !declaration.file.foreach.is_absent() {
             if let Field::Given(from) = &details.from {
                 report.push(
                     Diagnostic::at(from.span, "the input `part` has its source from `foreach`")
@@ -40,23 +43,22 @@ pub(super) fn check(scope: &Scope, id: FunctionId, edges: &mut Vec<Edge>, report
             }
             continue;
         }
-        let mut checked = Checked::new(declaration.file, &entry.name.text, entry.name.span, details);
+        let mut checked = Checked::new(declaration.file, &name.text, name.span, details);
         match &details.from {
             Field::Given(from) => {
                 let count = from.values.len();
                 if count == 0 || count > MAX_SOURCES {
                     report.push(
-                        Diagnostic::at(from.span, format!("the input `{}` has {count} sources", entry.name.text))
-                            .with_help(format!(
-                                "list from 1 to {MAX_SOURCES} sources, such as `FUNCTION.OUTPUT` or `inputs.NAME`"
-                            )),
+                        Diagnostic::at(from.span, format!("the input `{}` has {count} sources", name.text)).with_help(
+                            format!("list from 1 to {MAX_SOURCES} sources, such as `FUNCTION.OUTPUT` or `inputs.NAME`"),
+                        ),
                     );
                 } else {
                     sources(scope, id, &from.values, &mut checked, edges, report);
                 }
             }
             Field::Absent => report.push(
-                Diagnostic::at(entry.name.span, format!("the input `{}` has no source", entry.name.text))
+                Diagnostic::at(name.span, format!("the input `{}` has no source", name.text))
                     .with_label("where does it come from?")
                     .with_help("add `from: FUNCTION.OUTPUT` or `from: inputs.NAME`"),
             ),
@@ -96,7 +98,7 @@ fn part(scope: &Scope, id: FunctionId, edges: &mut Vec<Edge>, report: &mut Repor
         });
     }
     let default = InputDetails::default();
-    let entries = file.inputs.get().map_or(&[][..], |inputs| &inputs.0);
+    let entries = file.inputs.get().filter(|wires| !wires.listed).map_or(&[][..], |wires| &wires.entries);
     let entry = entries.iter().find(|entry| entry.name.text == PART);
     let details = entry.and_then(|entry| entry.value.as_ref()).map_or(&default, |value| &value.0);
     let span = entry.map_or(reference.span, |entry| entry.name.span);
@@ -140,18 +142,45 @@ fn sources(
     edges: &mut Vec<Edge>,
     report: &mut Report,
 ) {
+    let mut seen = HashSet::with_capacity(references.len());
     for reference in references {
         match scope.source(reference, report) {
-            Some(source) if checked.input.sources.contains(&source) => report.push(
+            Some(source) if !seen.insert(source) => report.push(
                 Diagnostic::at(reference.span, format!("`{}` is listed twice", reference.text()))
                     .with_help("an input reads each stream once: remove one of the two"),
             ),
-            Some(source) => checked.add(source, reader, reference.span, edges),
+            Some(source) => {
+                refuse_pairs(scope, reader, source, reference, report);
+                checked.add(source, reader, reference.span, edges);
+            }
             None => checked.complete = false,
         }
     }
     let collection = checked.input.sources.iter().any(|&source| scope.streams(source) != Streams::One);
     checked.input.many = collection || references.len() > 1;
+}
+
+/// Refuses that an instance of a `foreach` reads what another `foreach` over the same source has written: it is meant to
+/// get the part that belongs to its own, and would get all of them.
+fn refuse_pairs(scope: &Scope, reader: FunctionId, source: Source, reference: &Reference, report: &mut Report) {
+    let Source::Output { function, .. } = source else { return };
+    let (reader, producer) = (scope.function(reader), scope.function(function));
+    let Some(origin) = reader.instances.origin.filter(|&origin| producer.instances.origin == Some(origin)) else {
+        return;
+    };
+    let (reading, writing, parts) = (&reader.name.text, &producer.name.text, scope.describe(origin));
+    report.push(
+        Diagnostic::at(
+            reference.span,
+            format!("`{reading}` and `{writing}` both run for each part of `{parts}`, and parts cannot be paired"),
+        )
+        .with_label(format!("every instance of `{reading}` would get all streams of `{}`", reference.text()))
+        .with_help(format!(
+            "do both steps in one function, or let `{writing}` write all that `{reading}` needs into the output that it \
+             runs over"
+        ))
+        .with_help("if all streams are meant for every instance, gather them first in a function of their own: `[cat]`"),
+    );
 }
 
 fn check_need(scope: &Scope, details: &InputDetails, checked: &Checked, report: &mut Report) {

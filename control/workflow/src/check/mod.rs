@@ -6,8 +6,10 @@ mod function;
 mod inputs;
 mod order;
 mod outputs;
+mod resolve;
 mod scope;
 mod switch;
+mod text;
 
 use crate::file::WorkflowFile;
 use crate::model::{Function, FunctionId, Source, Switch, SwitchOn, Workflow};
@@ -16,6 +18,7 @@ use crate::report::Report;
 /// Resolves every name and checks every rule. `None` if something was reported, here or before.
 pub(crate) fn check(file: &WorkflowFile, report: &mut Report) -> Option<Workflow> {
     let scope = scope::Scope::new(file, report);
+    let env = function::env(&scope, &file.env, report);
     let mut edges = Vec::new();
     let mut functions: Vec<Function> =
         (0..scope.functions.len()).map(|index| function::check(&scope, index, &mut edges, report)).collect();
@@ -59,6 +62,7 @@ pub(crate) fn check(file: &WorkflowFile, report: &mut Report) -> Option<Workflow
         name: file.workflow.get()?.text.clone(),
         inputs: scope.inputs,
         params: scope.params,
+        env,
         functions: sorted.into_iter().map(|(_, function)| function).collect(),
         switches,
         outputs,

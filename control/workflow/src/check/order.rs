@@ -1,15 +1,18 @@
 //! The order of functions: producers before consumers, otherwise as in the file; and the cycles that prevent it.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 
 use super::scope::Scope;
 use crate::diagnostics::{Diagnostic, Span};
 use crate::model::FunctionId;
 use crate::report::Report;
 
-/// How many places of a cycle are shown; the path in the message has all of them.
+/// How many places of a cycle are shown.
 const MAX_SHOWN_EDGES: usize = 8;
+
+/// How many functions of a cycle are named.
+const MAX_NAMED: usize = 32;
 
 /// `to` needs what `from` writes.
 #[derive(Clone, Copy, Debug)]
@@ -47,33 +50,74 @@ pub(super) fn sort(scope: &Scope, edges: &[Edge], report: &mut Report) -> Option
     if order.len() == count {
         return Some(order);
     }
-    let mut reported = vec![false; count];
-    for start in (0..count).filter(|&index| missing[index] > 0) {
-        if reported[start] {
-            continue;
-        }
-        let Some(cycle) = shortest_cycle(start, &consumers, &missing) else { continue };
-        if !cycle.iter().any(|edge| reported[edge.from.0 as usize]) {
+    for members in components(&consumers, &missing) {
+        if let Some(cycle) = shortest_cycle(&members, &consumers) {
             report.push(describe(scope, &cycle));
-        }
-        for edge in &cycle {
-            reported[edge.from.0 as usize] = true;
         }
     }
     None
 }
 
-/// The shortest way from a function back to itself, among those that no order was found for.
-fn shortest_cycle(start: usize, consumers: &[Vec<Edge>], missing: &[usize]) -> Option<Vec<Edge>> {
-    let mut reached_by: Vec<Option<Edge>> = vec![None; consumers.len()];
+/// The strongly connected components (Tarjan) of the functions that no order was found for: each is a cycle or several
+/// that hang together, or a single function. Every function and edge is looked at once, so that a large file with cycles
+/// is reported as fast as a right one is sorted.
+fn components(consumers: &[Vec<Edge>], missing: &[usize]) -> Vec<Vec<usize>> {
+    const UNSEEN: usize = usize::MAX;
+    let count = consumers.len();
+    let (mut index, mut low, mut on_path) = (vec![UNSEEN; count], vec![0; count], vec![false; count]);
+    let mut components = Vec::new();
+    let mut path = Vec::new();
+    let mut next = 0;
+    for start in (0..count).filter(|&start| missing[start] > 0) {
+        // Functions being looked at, each with the edge to follow next: a chain may be longer than a thread's stack.
+        let mut open = vec![(start, 0)];
+        while let Some((at, edge)) = open.pop() {
+            if edge == 0 {
+                if index[at] != UNSEEN {
+                    continue;
+                }
+                (index[at], low[at], on_path[at]) = (next, next, true);
+                next += 1;
+                path.push(at);
+            } else {
+                let before = consumers[at][edge - 1].to.0 as usize;
+                if on_path[before] {
+                    low[at] = low[at].min(low[before]);
+                }
+            }
+            if let Some(follow) = consumers[at].get(edge) {
+                open.push((at, edge + 1));
+                let to = follow.to.0 as usize;
+                if missing[to] > 0 && index[to] == UNSEEN {
+                    open.push((to, 0));
+                }
+                continue;
+            }
+            if low[at] == index[at] {
+                let from = path.iter().rposition(|&member| member == at).unwrap_or(0);
+                let mut members = path.split_off(from);
+                members.iter().for_each(|&member| on_path[member] = false);
+                members.sort_unstable();
+                components.push(members);
+            }
+        }
+    }
+    components.sort_unstable();
+    components
+}
+
+/// The shortest way from the first of these functions back to itself, if there is one among them.
+fn shortest_cycle(members: &[usize], consumers: &[Vec<Edge>]) -> Option<Vec<Edge>> {
+    let start = *members.first()?;
+    let mut reached_by: HashMap<usize, Edge> = HashMap::new();
     let mut queue = VecDeque::from([start]);
     while let Some(index) = queue.pop_front() {
         for edge in &consumers[index] {
             let to = edge.to.0 as usize;
-            if missing[to] == 0 || reached_by[to].is_some() {
+            if reached_by.contains_key(&to) || members.binary_search(&to).is_err() {
                 continue;
             }
-            reached_by[to] = Some(*edge);
+            reached_by.insert(to, *edge);
             if to != start {
                 queue.push_back(to);
                 continue;
@@ -81,8 +125,8 @@ fn shortest_cycle(start: usize, consumers: &[Vec<Edge>], missing: &[usize]) -> O
             let mut cycle = vec![*edge];
             let mut at = edge.from.0 as usize;
             while at != start {
-                let edge = reached_by[at]?;
-                cycle.push(edge);
+                let edge = reached_by.get(&at)?;
+                cycle.push(*edge);
                 at = edge.from.0 as usize;
             }
             cycle.reverse();
@@ -95,7 +139,11 @@ fn shortest_cycle(start: usize, consumers: &[Vec<Edge>], missing: &[usize]) -> O
 fn describe(scope: &Scope, cycle: &[Edge]) -> Diagnostic {
     let name = |id: FunctionId| scope.function(id).name.text.as_str();
     let mut path = String::new();
-    for edge in cycle {
+    for (index, edge) in cycle.iter().enumerate() {
+        if index == MAX_NAMED {
+            path.push_str(&format!("… ({} more) -> ", cycle.len() - MAX_NAMED));
+            break;
+        }
         path.push_str(name(edge.from));
         path.push_str(" -> ");
         if let Some(switch) = edge.switch {

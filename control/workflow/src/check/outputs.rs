@@ -1,5 +1,8 @@
 //! The outputs of the workflow.
 
+use std::collections::HashSet;
+use std::rc::Rc;
+
 use super::branches::{Branches, exclude};
 use super::scope::Scope;
 use crate::diagnostics::Diagnostic;
@@ -13,23 +16,26 @@ use crate::streams::Streams;
 pub(super) fn check(
     scope: &Scope,
     file: &WorkflowFile,
-    branches: Option<&[Branches]>,
+    branches: Option<&[Rc<Branches>]>,
     report: &mut Report,
 ) -> Vec<WorkflowOutput> {
     let mut outputs = Vec::new();
-    for entry in file.outputs.get().map_or(&[][..], |outputs| &outputs.0) {
-        let Some(references) = &entry.value else { continue };
+    let wires = file.outputs.get();
+    let (entries, names) = wires.map_or((&[][..], Vec::new()), |wires| (&wires.entries, scope.names(wires, report)));
+    for (entry, name) in entries.iter().zip(names) {
+        let Some((references, name)) = entry.value.as_ref().zip(name) else { continue };
         if references.values.is_empty() || references.values.len() > MAX_SOURCES {
             report.push(
                 Diagnostic::at(
                     references.span,
-                    format!("the output `{}` has {} sources", entry.name.text, references.values.len()),
+                    format!("the output `{}` has {} sources", name.text, references.values.len()),
                 )
                 .with_help(format!("list from 1 to {MAX_SOURCES} sources, such as `FUNCTION.OUTPUT`")),
             );
             continue;
         }
         let mut sources: Vec<Source> = Vec::with_capacity(references.values.len());
+        let mut seen = HashSet::with_capacity(references.values.len());
         for reference in &references.values {
             match scope.source(reference, report) {
                 Some(Source::WorkflowInput(_)) => report.push(
@@ -39,7 +45,7 @@ pub(super) fn check(
                             "the caller has these bytes already; to copy them all the same, use `command: [\"cat\"]`",
                         ),
                 ),
-                Some(source) if sources.contains(&source) => report.push(
+                Some(source) if !seen.insert(source) => report.push(
                     Diagnostic::at(reference.span, format!("`{}` is listed twice", reference.text()))
                         .with_help("remove one of the two"),
                 ),
@@ -49,13 +55,13 @@ pub(super) fn check(
         }
         let many = sources.iter().any(|&source| scope.streams(source) != Streams::One)
             || branches.is_some_and(|branches| any_two_together(&sources, branches));
-        outputs.push(WorkflowOutput { name: entry.name.text.clone(), sources, many });
+        outputs.push(WorkflowOutput { name: name.text, sources, many });
     }
     outputs
 }
 
 /// Whether two of the sources can be written in one run; branches of a switch exclude each other.
-fn any_two_together(sources: &[Source], branches: &[Branches]) -> bool {
+fn any_two_together(sources: &[Source], branches: &[Rc<Branches>]) -> bool {
     let of = |source: &Source| match source {
         Source::WorkflowInput(_) => None,
         Source::Output { function, .. } => branches.get(function.0 as usize),

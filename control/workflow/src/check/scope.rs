@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::diagnostics::{Diagnostic, Span};
 use crate::file::{
-    DEFAULT_OUTPUT, Field, FunctionFile, Name, PartitionFile, Reference, StepFile, SwitchFile, WorkflowFile,
+    DEFAULT_OUTPUT, Field, FunctionFile, INPUTS, Name, PARAMS, PartitionFile, StepFile, SwitchFile, Words, WorkflowFile,
 };
+use crate::limits::MAX_SWITCHES;
 use crate::model::{FunctionId, Output, Partition, Source, WorkflowInput};
 use crate::report::{Report, quoted};
 use crate::streams::Streams;
@@ -14,23 +15,46 @@ use crate::streams::Streams;
 pub(super) struct Scope<'f> {
     pub(super) inputs: Vec<WorkflowInput>,
     /// `false` if `inputs` could not be read, so that nothing can be said of what is not in it.
-    inputs_known: bool,
+    pub(super) inputs_known: bool,
+    input_names: HashMap<&'f str, u32>,
+    /// The working directory of functions that have none of their own.
+    pub(super) dir: Option<&'f Words>,
     pub(super) params: BTreeMap<String, Option<String>>,
     params_known: bool,
     pub(super) functions: Vec<Declaration<'f>>,
     pub(super) switches: Vec<(&'f Name, &'f SwitchFile)>,
-    steps: HashMap<&'f str, Step>,
+    /// `false` if `functions` could not be read.
+    pub(super) functions_known: bool,
+    pub(super) steps: HashMap<&'f str, Step>,
+    output_names: HashMap<(FunctionId, &'f str), u32>,
 }
 
 /// A function as far as others see it.
 pub(super) struct Declaration<'f> {
+    pub(super) id: FunctionId,
     pub(super) name: &'f Name,
     pub(super) file: &'f FunctionFile,
     pub(super) outputs: Vec<Output>,
     /// `false` if `outputs` could not be read.
-    outputs_known: bool,
+    pub(super) outputs_known: bool,
     /// The source of its `foreach`, if it has one that could be resolved.
     pub(super) foreach: Option<Source>,
+    pub(super) instances: Instances,
+}
+
+/// How many instances a function has.
+#[derive(Clone, Copy)]
+pub(super) struct Instances {
+    /// One, or one for each of these.
+    pub(super) streams: Streams,
+    /// The source at the start of its chain of `foreach`: functions with the same one have instances that correspond.
+    pub(super) origin: Option<Source>,
+}
+
+impl Default for Instances {
+    fn default() -> Self {
+        Self { streams: Streams::One, origin: None }
+    }
 }
 
 /// What a name in `functions` is.
@@ -47,14 +71,19 @@ impl<'f> Scope<'f> {
         let mut scope = Self {
             inputs: Vec::new(),
             inputs_known: !file.inputs.is_broken(),
+            input_names: HashMap::new(),
+            dir: file.dir.get(),
             params: BTreeMap::new(),
             params_known: !file.params.is_broken(),
             functions: Vec::new(),
             switches: Vec::new(),
+            functions_known: !file.functions.is_broken(),
             steps: HashMap::new(),
+            output_names: HashMap::new(),
         };
         for entry in file.inputs.get().map_or(&[][..], |inputs| &inputs.0) {
             let partitioned = entry.value.as_ref().is_some_and(|input| input.parts.get().is_some());
+            scope.input_names.insert(&entry.name.text, index_of(&scope.inputs));
             scope.inputs.push(WorkflowInput { name: entry.name.text.clone(), partitioned });
         }
         for entry in file.params.get().map_or(&[][..], |params| &params.0) {
@@ -62,12 +91,12 @@ impl<'f> Scope<'f> {
             scope.params.insert(entry.name.text.clone(), default);
         }
         for entry in file.functions.get().map_or(&[][..], |functions| &functions.0) {
-            if matches!(entry.name.text.as_str(), "inputs" | "params") {
-                let (name, text) = (&entry.name, quoted(&entry.name.text));
+            let first = entry.name.text.split_once('.').map_or(entry.name.text.as_str(), |(first, _)| first);
+            if matches!(first, INPUTS | PARAMS) {
                 report.push(
-                    Diagnostic::at(name.span, format!("the name {text} is reserved"))
+                    Diagnostic::at(entry.name.span, format!("the name {} is reserved", quoted(&entry.name.text)))
                         .with_label("a function cannot have this name")
-                        .with_help(format!("{text} in front of a dot means the {} of the workflow", name.text)),
+                        .with_help(format!("`{first}` in front of a dot means the {first} of the workflow")),
                 );
             }
             let step = match &entry.value {
@@ -77,9 +106,10 @@ impl<'f> Scope<'f> {
                     Step::Switch
                 }
                 Some(StepFile::Function(function)) => {
-                    // The number of functions is limited far below 32 bits.
-                    let id = FunctionId(u32::try_from(scope.functions.len()).unwrap_or(u32::MAX));
-                    scope.functions.push(Declaration::new(&entry.name, function));
+                    let id = FunctionId(index_of(&scope.functions));
+                    let declaration = Declaration::new(id, &entry.name, function);
+                    scope.name_outputs(id, &declaration);
+                    scope.functions.push(declaration);
                     Step::Function(id)
                 }
             };
@@ -89,52 +119,22 @@ impl<'f> Scope<'f> {
             scope.functions[index].foreach =
                 scope.functions[index].file.foreach.get().and_then(|reference| scope.source(reference, report));
         }
+        scope.count_instances();
+        if let Some((name, _)) = scope.switches.get(MAX_SWITCHES) {
+            report.push(
+                Diagnostic::at(name.span, format!("more than {MAX_SWITCHES} switches"))
+                    .with_help("a case may list several functions, and functions read what chosen ones have written"),
+            );
+        }
         scope
     }
 
-    /// What a name in `functions` is; reports one that is not there.
-    pub(super) fn step(&self, name: &str, span: Span, report: &mut Report) -> Option<Step> {
-        let step = self.steps.get(name).copied();
-        if step.is_none() {
-            let names = self.functions.iter().map(|function| function.name.text.as_str());
-            let mut diagnostic = Diagnostic::at(span, format!("there is no function {}", quoted(name)));
-            if self.inputs.iter().any(|input| input.name == name) {
-                diagnostic = diagnostic.with_help(format!("the input of the workflow is called `inputs.{name}`"));
-            }
-            report.push_unknown(diagnostic.with_label("unknown function"), name, "functions", names);
-        }
-        step
-    }
-
-    /// The stream or streams that a reference means; reports what is wrong with it.
-    pub(super) fn source(&self, reference: &Reference, report: &mut Report) -> Option<Source> {
-        match (reference.owner.as_str(), reference.port.as_deref()) {
-            ("inputs", Some(name)) => self.input(name, reference, report),
-            ("inputs", None) => {
-                let diagnostic = Diagnostic::at(reference.span, "`inputs` alone is not a source");
-                let known = self.inputs.iter().map(|input| input.name.as_str());
-                report.push_unknown(diagnostic.with_help("write `inputs.NAME`"), "", "workflow inputs", known);
-                None
-            }
-            ("params", _) => {
-                report.push(
-                    Diagnostic::at(reference.span, "a parameter is not a stream")
-                        .with_help("hand it to the function: `params: { NAME: \"${params.NAME}\" }`"),
-                );
-                None
-            }
-            (owner, port) => match self.step(owner, reference.span, report)? {
-                Step::Function(function) => self.output(function, port, reference, report),
-                Step::Switch => {
-                    report.push(
-                        Diagnostic::at(reference.span, format!("`{owner}` is a switch, which writes nothing"))
-                            .with_help("read from the functions that it chooses, several of them as a list"),
-                    );
-                    None
-                }
-                Step::Broken => None,
-            },
-        }
+    fn name_outputs(&mut self, id: FunctionId, declaration: &Declaration<'f>) {
+        let names: Box<dyn Iterator<Item = &'f str>> = match declaration.file.outputs.get() {
+            Some(outputs) => Box::new(outputs.0.iter().map(|entry| entry.name.text.as_str())),
+            None => Box::new(declaration.outputs.iter().map(|_| DEFAULT_OUTPUT)),
+        };
+        self.output_names.extend((0..).zip(names).map(|(index, name)| ((id, name), index)));
     }
 
     /// Reports a workflow parameter that does not exist.
@@ -154,31 +154,19 @@ impl<'f> Scope<'f> {
 
     /// Of how many streams a source consists: a `foreach` has as many as what it runs over.
     pub(super) fn streams(&self, source: Source) -> Streams {
-        let mut source = source;
-        let mut many = false;
-        // A chain of `foreach` is no longer than there are functions, unless it is a cycle, which is reported elsewhere.
-        for _ in 0..=self.functions.len() {
-            let (function, output) = match source {
-                Source::WorkflowInput(input) if self.inputs[input as usize].partitioned => return Streams::Files,
-                Source::WorkflowInput(_) => break,
-                Source::Output { function, output } => (self.function(function), output),
-            };
-            if !function.file.foreach.is_absent() {
-                many = true;
-                match function.foreach {
-                    Some(over) => source = over,
-                    None => return Streams::Discovered,
+        match source {
+            Source::WorkflowInput(input) if self.inputs[input as usize].partitioned => Streams::Files,
+            Source::WorkflowInput(_) => Streams::One,
+            Source::Output { function, output } => {
+                let function = self.function(function);
+                match function.outputs[output as usize].partition {
+                    _ if !function.file.foreach.is_absent() => function.instances.streams,
+                    Partition::Fixed(parts) => Streams::Fixed(parts),
+                    Partition::Discovered => Streams::Discovered,
+                    Partition::Single => Streams::One,
                 }
-                continue;
-            }
-            match function.outputs[output as usize].partition {
-                Partition::Fixed(parts) => return Streams::Fixed(parts),
-                Partition::Discovered => return Streams::Discovered,
-                Partition::Single => break,
             }
         }
-        // What a `foreach` runs over can be wrong: then it counts as many, for it was meant to be.
-        if many { Streams::Discovered } else { Streams::One }
     }
 
     /// A source as it is written in a file.
@@ -192,49 +180,57 @@ impl<'f> Scope<'f> {
         }
     }
 
-    fn input(&self, name: &str, reference: &Reference, report: &mut Report) -> Option<Source> {
-        let found = self.inputs.iter().position(|input| input.name == name);
-        if found.is_none() && self.inputs_known {
-            let message = format!("the workflow has no input {}", quoted(name));
-            let known = self.inputs.iter().map(|input| input.name.as_str());
-            let diagnostic = Diagnostic::at(reference.span, message).with_label("unknown input");
-            report.push_unknown(diagnostic, name, "workflow inputs", known);
-        }
-        Some(Source::WorkflowInput(u32::try_from(found?).ok()?))
+    /// The index of an input of the workflow.
+    pub(super) fn input_of(&self, name: &str) -> Option<u32> {
+        self.input_names.get(name).copied()
     }
 
-    fn output(
-        &self,
-        function: FunctionId,
-        port: Option<&str>,
-        reference: &Reference,
-        report: &mut Report,
-    ) -> Option<Source> {
-        let declaration = self.function(function);
-        let name = &declaration.name.text;
-        let found = match port {
-            Some(port) => declaration.outputs.iter().position(|output| output.name == port),
-            None if declaration.outputs.len() == 1 => Some(0),
-            None => None,
-        };
-        if found.is_none() && declaration.outputs_known {
-            let known = declaration.outputs.iter().map(|output| output.name.as_str());
-            let (message, label) = match port {
-                Some(port) => (format!("function `{name}` has no output {}", quoted(port)), "unknown output"),
-                None if declaration.outputs.is_empty() => {
-                    (format!("function `{name}` has no output"), "nothing to read")
+    /// The index of an output of a function.
+    pub(super) fn output_of(&self, function: FunctionId, name: &str) -> Option<u32> {
+        self.output_names.get(&(function, name)).copied()
+    }
+
+    /// How many instances each function has. Chains of `foreach` are followed once, whatever their length and order.
+    fn count_instances(&mut self) {
+        let mut known: Vec<Option<Instances>> = vec![None; self.functions.len()];
+        let mut chain: Vec<usize> = Vec::new();
+        for start in 0..self.functions.len() {
+            let mut at = start;
+            let instances = loop {
+                // A cycle is reported elsewhere.
+                if let Some(instances) = known[at] {
+                    break instances;
                 }
-                None => (format!("function `{name}` has several outputs"), "which of them?"),
+                let function = &self.functions[at];
+                if function.file.foreach.is_absent() {
+                    break Instances::default();
+                }
+                chain.push(at);
+                known[at] = Some(Instances { streams: Streams::Discovered, origin: function.foreach });
+                match function.foreach {
+                    Some(Source::Output { function, .. }) if !self.function(function).file.foreach.is_absent() => {
+                        at = function.0 as usize;
+                    }
+                    origin => {
+                        // A `foreach` over one stream is reported elsewhere; it was meant to be over many.
+                        let streams = origin.map_or(Streams::One, |source| self.streams(source));
+                        let streams = if streams == Streams::One { Streams::Discovered } else { streams };
+                        break Instances { streams, origin };
+                    }
+                }
             };
-            let diagnostic = Diagnostic::at(reference.span, message).with_label(label);
-            report.push_unknown(diagnostic, port.unwrap_or(""), &format!("outputs of `{name}`"), known);
+            for at in chain.drain(..) {
+                known[at] = Some(instances);
+            }
         }
-        Some(Source::Output { function, output: u32::try_from(found?).ok()? })
+        for (function, instances) in self.functions.iter_mut().zip(known) {
+            function.instances = instances.unwrap_or_default();
+        }
     }
 }
 
 impl<'f> Declaration<'f> {
-    fn new(name: &'f Name, file: &'f FunctionFile) -> Self {
+    fn new(id: FunctionId, name: &'f Name, file: &'f FunctionFile) -> Self {
         let outputs = match &file.outputs {
             Field::Given(outputs) => outputs
                 .0
@@ -254,6 +250,19 @@ impl<'f> Declaration<'f> {
             }
             Field::Absent | Field::Broken => Vec::new(),
         };
-        Self { name, file, outputs, outputs_known: !file.outputs.is_broken(), foreach: None }
+        Self {
+            id,
+            name,
+            file,
+            outputs,
+            outputs_known: !file.outputs.is_broken(),
+            foreach: None,
+            instances: Instances::default(),
+        }
     }
+}
+
+/// The index of the next entry of a list; every list of a file is limited far below 32 bits.
+fn index_of<T>(list: &[T]) -> u32 {
+    u32::try_from(list.len()).unwrap_or(u32::MAX)
 }

@@ -1,9 +1,11 @@
 //! Switches: what decides, and which functions each value chooses.
 
+use std::collections::HashSet;
+
 use super::order::Edge;
 use super::scope::{Scope, Step};
 use crate::diagnostics::{Diagnostic, Span};
-use crate::file::{Field, Name, Reference, SwitchFile};
+use crate::file::{Field, Name, Reference, Referent, SwitchFile};
 use crate::model::{Function, FunctionId, Source, Switch, SwitchOn};
 use crate::report::Report;
 use crate::streams::Streams;
@@ -48,14 +50,15 @@ pub(super) fn check(
 }
 
 fn decider(scope: &Scope, reference: &Reference, report: &mut Report) -> Option<SwitchOn> {
-    if reference.owner == "params" {
-        let Some(name) = &reference.port else {
+    if let Referent::Param(name) = reference.referent() {
+        let Some(name) = name else {
             report.push(
-                Diagnostic::at(reference.span, "`params` alone decides nothing").with_help("write `params.NAME`"),
+                Diagnostic::at(reference.span, "`params` alone decides nothing")
+                    .with_help("write `params.NAME` or `${params.NAME}`"),
             );
             return None;
         };
-        return scope.has_param(name, reference.span, report).then(|| SwitchOn::Param(name.clone()));
+        return scope.has_param(name, reference.span, report).then(|| SwitchOn::Param(name.into()));
     }
     let source = scope.source(reference, report)?;
     if scope.streams(source) != Streams::One {
@@ -78,9 +81,10 @@ type Targets = (Vec<(String, Vec<FunctionId>)>, Option<Vec<FunctionId>>);
 fn targets(scope: &Scope, file: &SwitchFile, chosen: &mut Vec<(FunctionId, Span)>, report: &mut Report) -> Targets {
     let mut resolve = |names: &[Name], report: &mut Report| {
         let mut ids: Vec<FunctionId> = Vec::with_capacity(names.len());
+        let mut seen = HashSet::with_capacity(names.len());
         for name in names {
             match scope.step(&name.text, name.span, report) {
-                Some(Step::Function(id)) if ids.contains(&id) => {
+                Some(Step::Function(id)) if !seen.insert(id) => {
                     report.push(
                         Diagnostic::at(name.span, format!("`{}` is listed twice in this case", name.text))
                             .with_help("remove one of the two"),

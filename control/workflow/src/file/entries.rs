@@ -1,6 +1,7 @@
 //! Maps and lists of named things, in the several ways in which they may be written.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
@@ -19,6 +20,8 @@ pub(crate) trait Declared: FromNode {
     const TWICE: &'static str;
     /// How many there may be in one map or list.
     const LIMIT: usize;
+    /// What to do about too many.
+    const TOO_MANY: &'static str = "put what is many into a file, and make that an input";
     /// The pattern of its name in JSON Schema.
     const KEY_PATTERN: &'static str = NAME_PATTERN;
 
@@ -42,12 +45,12 @@ pub(crate) struct Entries<T>(pub(crate) Vec<Entry<T>>);
 
 impl<T: Declared> FromNode for Entries<T> {
     fn read(node: &Node, report: &mut Report) -> Option<Self> {
-        let mut list = NameList::new(node.span);
         // Keys that occur twice are reported here in the words of what they name, so not by `pairs`.
         let Value::Map(all) = &node.value else {
             pairs(node, &format!("a map from the name of each {} to what it is", T::NOUN), report)?;
             return None;
         };
+        let mut list = NameList::new(all.len(), node.span, report)?;
         for (key, value) in all {
             list.push(T::key(key, report), report, |report| T::read(value, report));
         }
@@ -78,21 +81,24 @@ pub(crate) struct Ports<T>(pub(crate) Vec<Entry<T>>);
 
 impl<T: Declared + Default> FromNode for Ports<T> {
     fn read(node: &Node, report: &mut Report) -> Option<Self> {
-        let mut list = NameList::new(node.span);
-        match &node.value {
+        let list = match &node.value {
             Value::List(items) => {
+                let mut list = NameList::new(items.len(), node.span, report)?;
                 for item in items {
                     if let Some(name) = Name::read(item, report) {
                         list.push(name, report, |_| Some(T::default()));
                     }
                 }
+                list
             }
             Value::Map(all) => {
+                let mut list = NameList::new(all.len(), node.span, report)?;
                 for (key, value) in all {
                     let read =
                         |report: &mut Report| if value.is_null() { Some(T::default()) } else { T::read(value, report) };
                     list.push(T::key(key, report), report, read);
                 }
+                list
             }
             Value::Scalar(_) => {
                 report.push(not_a_collection(
@@ -101,7 +107,7 @@ impl<T: Declared + Default> FromNode for Ports<T> {
                 ));
                 return None;
             }
-        }
+        };
         Some(Self(list.entries))
     }
 }
@@ -117,34 +123,47 @@ inline_schema!(Ports<T>, |generator| {
 }, T: DeclaredSchema);
 
 /// Names that are tied to sources: a map from names to sources, or a list of sources that pass on their own names.
-#[derive(Debug, Default)]
-pub(crate) struct Wires<T>(pub(crate) Vec<Entry<T>>);
+#[derive(Debug)]
+pub(crate) struct Wires<T> {
+    pub(crate) entries: Vec<Entry<T>>,
+    /// They are given as a list. Only the functions of the file tell which part of a reference is the name of a port, so
+    /// the name of each entry is still the whole reference.
+    pub(crate) listed: bool,
+}
 
-impl<T: Declared + From<Reference>> FromNode for Wires<T> {
+/// What a list of sources can give without more words: one source.
+pub(crate) trait Wired: Declared + From<Reference> {
+    /// The source, where it is exactly one.
+    fn reference(&self) -> Option<&Reference>;
+}
+
+impl<T: Wired> FromNode for Wires<T> {
     fn read(node: &Node, report: &mut Report) -> Option<Self> {
-        let mut list = NameList::new(node.span);
         match &node.value {
             Value::List(items) => {
-                for item in items {
-                    if let Some(source) = Reference::read(item, report) {
-                        list.push(source.port_name(), report, |_| Some(T::from(source)));
-                    }
-                }
+                within_limit::<T>(items.len(), node.span, report)?;
+                let sources = items.iter().filter_map(|item| Reference::read(item, report));
+                let entries = sources.map(|source| Entry {
+                    name: Name { text: source.text().into(), span: source.span },
+                    value: Some(T::from(source)),
+                });
+                Some(Self { entries: entries.collect(), listed: true })
             }
             Value::Map(all) => {
+                let mut list = NameList::new(all.len(), node.span, report)?;
                 for (key, value) in all {
                     list.push(T::key(key, report), report, |report| T::read(value, report));
                 }
+                Some(Self { entries: list.entries, listed: false })
             }
             Value::Scalar(_) => {
                 report.push(not_a_collection(
                     node,
                     &format!("a map from the name of each {} to its source, or a list of sources", T::NOUN),
                 ));
-                return None;
+                None
             }
         }
-        Some(Self(list.entries))
     }
 }
 
@@ -190,37 +209,46 @@ inline_schema!(OneOrMany<T>, |generator| {
     json_schema!({ "anyOf": [one, { "type": "array", "items": one }] })
 }, T: JsonSchema);
 
-/// Takes entries with different names, up to the limit.
+/// Takes entries with different names.
 struct NameList<T> {
     entries: Vec<Entry<T>>,
-    first: std::collections::HashMap<String, Span>,
-    span: Span,
+    first: HashMap<String, Span>,
 }
 
 impl<T: Declared> NameList<T> {
-    fn new(span: Span) -> Self {
-        Self { entries: Vec::new(), first: std::collections::HashMap::new(), span }
+    /// For so many entries; `None`, and one report that names the limit, if they are too many.
+    fn new(count: usize, span: Span, report: &mut Report) -> Option<Self> {
+        within_limit::<T>(count, span, report)?;
+        Some(Self { entries: Vec::with_capacity(count), first: HashMap::with_capacity(count) })
     }
 
     fn push(&mut self, name: Name, report: &mut Report, read: impl FnOnce(&mut Report) -> Option<T>) {
         if let Some(&first) = self.first.get(&name.text) {
-            let message = format!("the {} {} is given twice", T::NOUN, quoted(&name.text));
-            report.push(
-                Diagnostic::at(name.span, message)
-                    .with_label("given a second time")
-                    .with_related(first, "given here first")
-                    .with_help(T::TWICE),
-            );
-            return;
-        }
-        if self.entries.len() == T::LIMIT {
-            let message = format!("there are more than {} entries of the kind {}", T::LIMIT, T::NOUN);
-            report.push(Diagnostic::at(self.span, message).with_help(format!("at most {} are allowed", T::LIMIT)));
+            report.push(given_twice::<T>(&name, first));
             return;
         }
         self.first.insert(name.text.clone(), name.span);
         self.entries.push(Entry { name, value: read(report) });
     }
+}
+
+/// What is wrong with a name that was given before.
+pub(crate) fn given_twice<T: Declared>(name: &Name, first: Span) -> Diagnostic {
+    Diagnostic::at(name.span, format!("the {} {} is given twice", T::NOUN, quoted(&name.text)))
+        .with_label("given a second time")
+        .with_related(first, "given here first")
+        .with_help(T::TWICE)
+}
+
+/// Reports a map or list that has too many entries. Nothing of it is read then: what is beyond the limit would only be
+/// reported a second time, as a name that does not exist.
+fn within_limit<T: Declared>(count: usize, span: Span, report: &mut Report) -> Option<()> {
+    if count <= T::LIMIT {
+        return Some(());
+    }
+    let message = format!("there are {count} entries of the kind {}; at most {} are allowed", T::NOUN, T::LIMIT);
+    report.push(Diagnostic::at(span, message).with_help(T::TOO_MANY));
+    None
 }
 
 fn not_a_collection(node: &Node, expected: &str) -> Diagnostic {

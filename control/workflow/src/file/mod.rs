@@ -8,14 +8,22 @@
 mod entries;
 mod record;
 mod shape;
+mod shell;
 mod values;
 
-pub(crate) use entries::{Entries, OneOrMany, Ports, Wires};
+pub(crate) use entries::{Entries, OneOrMany, Ports, Wired, Wires, given_twice};
 pub(crate) use record::{Field, FromNode};
 pub(crate) use shape::{
-    CommandFile, FunctionFile, InputDetails, ParamText, PartitionFile, StepFile, SwitchFile, WorkflowFile,
+    CommandFile, EnvText, FunctionFile, InputDetails, InputFile, ParamText, PartitionFile, StepFile, SwitchFile,
+    WorkflowFile,
 };
-pub(crate) use values::{Name, Reference, Spanned, Text};
+pub(crate) use values::{Name, Reference, Referent, Spanned, Text, Words};
+
+/// What stands before the dot in a reference to an input of the workflow.
+pub(crate) const INPUTS: &str = "inputs";
+
+/// What stands before the dot in a reference to a parameter of the workflow.
+pub(crate) const PARAMS: &str = "params";
 
 /// The name of the input that a `foreach` gives.
 pub(crate) const PART: &str = "part";

@@ -7,8 +7,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::entries::Declared;
 use super::record::record;
+use super::shell;
 use super::values::{Count, Files, Size, Switched, Text, Time, Words, inline_schema};
-use super::{Entries, Field, FromNode, Name, OneOrMany, Ports, Reference, Spanned, Wires};
+use super::{Entries, Field, FromNode, Name, OneOrMany, Ports, Reference, Spanned, Wired, Wires};
 use crate::diagnostics::{Diagnostic, Span};
 use crate::limits::{
     MAX_ARGUMENTS, MAX_CASES, MAX_FUNCTIONS, MAX_PARAMS, MAX_PARTS, MAX_PORTS, MAX_RETRIES, MAX_SLOTS, MAX_STATUSES,
@@ -20,7 +21,7 @@ use crate::yaml::{Key, Node, ScalarKind, Value};
 record! {
     /// A dflow workflow: functions and the streams between them.
     WorkflowFile: "a workflow" {
-        /// The name of the workflow: small letters, digits, `_` and `-`.
+        /// The name of the workflow: letters, digits, `_`, `-` and `.`.
         workflow [required]: Name,
         /// What the workflow does, for people.
         description: Words,
@@ -28,8 +29,14 @@ record! {
         /// A function reads one as `inputs.NAME`.
         inputs: Ports<WorkflowInputFile>,
         /// The parameters that the caller may set, with their default values; `null` means that the caller has to
-        /// set it. A function gets one by `params: { NAME: "${params.NAME}" }`.
+        /// set it. `${params.NAME}` stands for its value in commands, in `params`, `env` and `dir` of a function, and in
+        /// `switch`.
         params: Entries<ParamDefault>,
+        /// The working directory of every function; relative to the folder of the workflow file, which it is by default.
+        dir: Words,
+        /// Environment variables for every function. A function has the environment of `dflow run`, except for the
+        /// variables that describe a node, then these, then its own.
+        env: Entries<EnvText>,
         /// The functions and switches by name.
         functions [required]: Entries<StepFile>,
         /// The streams that are the result: a map from names to sources (or to a list of sources, such as the branches
@@ -51,11 +58,11 @@ record! {
     /// A function: a program, what it reads and what it writes.
     FunctionFile: "a function" {
         /// A program that links the dflow SDK: a name, searched beside the workflow file, beside `dflow` and in `PATH`,
-        /// or a path, relative to the workflow file.
+        /// or a path, relative to the working directory. It is searched on the node that runs the function.
         program: Words,
         /// Any existing program and its arguments. `{in.NAME}` and `{out.NAME}` stand for the paths of inputs and
-        /// outputs, `{params.NAME}` for the value of a parameter. The input that no argument names is the standard
-        /// input, the output that no argument names is the standard output.
+        /// outputs, `${params.NAME}` or `{params.NAME}` for the value of a parameter. The input that no argument names is
+        /// the standard input, the output that no argument names is the standard output.
         command: CommandFile,
         /// Run one instance for each part of this source: a partitioned output, an output of another `foreach`, or a
         /// workflow input with `parts: files`. The part is the input named `part`.
@@ -66,10 +73,13 @@ record! {
         outputs: Ports<OutputFile>,
         /// When an instance starts, for every input that does not say so itself.
         gate: Gate,
-        /// Parameters for the function: texts, or `"${params.NAME}"` for a parameter of the workflow.
+        /// Parameters for the function: texts, in which `${params.NAME}` stands for a parameter of the workflow.
         params: Entries<ParamText>,
-        /// Environment variables for the function, in addition to those of `dflow` itself.
+        /// Environment variables for the function; they replace those of the file and of the caller.
         env: Entries<EnvText>,
+        /// The working directory, relative to the folder of the workflow file. It must be there on every node that runs
+        /// the function.
+        dir: Words,
         /// How long one attempt may take, from the opening of its gate, such as `30s` or `5m`.
         timeout: Spanned<Time>,
         /// How often a failed attempt is repeated: a number, or a number with pauses.
@@ -138,7 +148,8 @@ record! {
 record! {
     /// Chooses which functions run.
     SwitchFile: "a switch" {
-        /// What decides: the text of a small stream (`FUNCTION.OUTPUT`) or a parameter (`params.NAME`).
+        /// What decides: the text of a small stream (`FUNCTION.OUTPUT`) or a parameter (`${params.NAME}` or
+        /// `params.NAME`).
         switch [required]: Reference,
         /// For each value the function, or the list of functions, that runs.
         cases [required]: Entries<CaseTargets>,
@@ -221,11 +232,7 @@ impl FromNode for CommandFile {
             );
             report.push(match &node.value {
                 Value::Scalar(scalar) if scalar.kind() == ScalarKind::Text => {
-                    let line: String = scalar.text.chars().take(80).collect();
-                    let words = line.split_whitespace().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(", ");
-                    diagnostic
-                        .with_help(format!("write `command: [{words}]`"))
-                        .with_help(format!("or, for what a shell has to read, `command: [\"sh\", \"-c\", {line:?}]`"))
+                    diagnostic.with_help(format!("write `command: {}`", shell::as_list(&scalar.text)))
                 }
                 _ => diagnostic.with_help("for example `command: [\"sort\", \"-k1,1\"]`"),
             });
@@ -386,6 +393,7 @@ impl FromNode for CaseTargets {
 inline_schema!(CaseTargets, |generator| generator.subschema_for::<OneOrMany<Name>>());
 
 impl Declared for WorkflowInputFile {
+    const TOO_MANY: &'static str = "one input with `parts: files` takes many files";
     const NOUN: &'static str = "workflow input";
     const TWICE: &'static str = "give each workflow input a name of its own";
     const LIMIT: usize = MAX_PORTS;
@@ -398,19 +406,37 @@ impl Declared for ParamDefault {
 }
 
 impl Declared for StepFile {
+    const TOO_MANY: &'static str = "one function with `foreach` runs once for each part of its source";
     const NOUN: &'static str = "function";
     const TWICE: &'static str = "two functions cannot have the same name: rename one of them";
     const LIMIT: usize = MAX_FUNCTIONS;
 }
 
+impl Wired for OneOrMany<Reference> {
+    fn reference(&self) -> Option<&Reference> {
+        match &self.values[..] {
+            [one] => Some(one),
+            _ => None,
+        }
+    }
+}
+
 impl Declared for OneOrMany<Reference> {
+    const TOO_MANY: &'static str = "list many sources under one name: they become the files of one directory";
     const NOUN: &'static str = "workflow output";
     const TWICE: &'static str = "an output cannot have two writers: give them names of their own, as in \
                                  `outputs: { first: a.x, second: b.x }`, or list both under one name";
     const LIMIT: usize = MAX_PORTS;
 }
 
+impl Wired for InputFile {
+    fn reference(&self) -> Option<&Reference> {
+        self.0.from.get().and_then(Wired::reference)
+    }
+}
+
 impl Declared for InputFile {
+    const TOO_MANY: &'static str = "list many sources under one name: `{ from: [a.x, b.x] }`";
     const NOUN: &'static str = "input";
     const TWICE: &'static str =
         "give each input a name of its own, or list both sources under one name: `{ from: [a.x, b.x] }`";
@@ -418,6 +444,7 @@ impl Declared for InputFile {
 }
 
 impl Declared for OutputFile {
+    const TOO_MANY: &'static str = "one output with `partition: 8` has many streams";
     const NOUN: &'static str = "output";
     const TWICE: &'static str = "an output cannot have two writers: rename one of the two";
     const LIMIT: usize = MAX_PORTS;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-use super::FromNode;
+use super::{FromNode, INPUTS, PARAMS};
 use crate::diagnostics::{Diagnostic, Span};
 use crate::limits::{MAX_NAME_BYTES, MAX_TEXT_BYTES};
 use crate::model::Gate;
@@ -14,7 +14,7 @@ use crate::units::{parse_duration, parse_size};
 use crate::yaml::{Node, Scalar, ScalarKind, Value};
 
 /// The pattern of a name in JSON Schema.
-pub(super) const NAME_PATTERN: &str = "^[a-z][a-z0-9_-]{0,63}$";
+pub(super) const NAME_PATTERN: &str = "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}$";
 
 /// Implements [`JsonSchema`] for a type whose schema stands where it is used.
 macro_rules! inline_schema {
@@ -67,7 +67,7 @@ impl Name {
                 diagnostic.with_help(format!("a name has at most {MAX_NAME_BYTES} characters"))
             } else {
                 let diagnostic = diagnostic
-                    .with_help("a name starts with a small letter; small letters, digits, `_` and `-` follow");
+                    .with_help("a name starts with a letter, a digit or `_`; letters, digits, `_`, `-` and `.` follow");
                 match name_like(text) {
                     Some(name) => diagnostic.with_help(format!("for example `{name}`")),
                     None => diagnostic,
@@ -78,18 +78,29 @@ impl Name {
     }
 }
 
+/// Whether a text is a name. Names become the names of files and directories, so a name cannot be `.` or `..`, cannot
+/// contain a `/`, is not hidden, and is not taken for an option by a program that gets it as an argument.
 pub(super) fn is_name(text: &str) -> bool {
-    text.len() <= MAX_NAME_BYTES
-        && text.starts_with(|c: char| c.is_ascii_lowercase())
-        && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-')
+    text.len() <= MAX_NAME_BYTES && has_characters_of_a_name(text)
 }
 
-/// The name that a text would be with other letters: `Word Count` becomes `word-count`.
+fn has_characters_of_a_name(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.'))
+}
+
+/// Whether a text may be two names with a dot between them, or one name.
+fn is_reference(text: &str) -> bool {
+    text.len() <= 2 * MAX_NAME_BYTES + 1 && has_characters_of_a_name(text)
+}
+
+/// The name closest to a text that is none: `Word Count` becomes `Word-Count`.
 fn name_like(text: &str) -> Option<String> {
     let name: String = text
         .trim()
+        .trim_start_matches(['.', '-'])
         .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || c == '_' { c.to_ascii_lowercase() } else { '-' })
+        .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '_' | '.') { c } else { '-' })
         .collect();
     (text.is_ascii() && is_name(&name)).then_some(name)
 }
@@ -105,23 +116,41 @@ inline_schema!(Name, |_generator| json_schema!({ "type": "string", "pattern": NA
 
 /// Where bytes come from: `FUNCTION.OUTPUT`, `FUNCTION` (if it has one output), `inputs.NAME`, or, for a switch,
 /// `params.NAME`.
+///
+/// Names may contain dots, so only the declarations of the file tell where a function's name ends: a reference is kept
+/// as it is written until those are known.
 #[derive(Clone, Debug)]
 pub(crate) struct Reference {
-    pub(crate) owner: String,
-    pub(crate) port: Option<String>,
+    text: String,
     pub(crate) span: Span,
 }
 
+/// What the first word of a [`Reference`] already tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Referent<'r> {
+    /// `inputs.NAME`, or `inputs` alone.
+    Input(Option<&'r str>),
+    /// `params.NAME`, or `params` alone.
+    Param(Option<&'r str>),
+    /// A function, and perhaps one of its outputs.
+    Function(&'r str),
+}
+
 impl Reference {
-    /// The name that a port gets that is not named: that of the last part.
-    pub(super) fn port_name(&self) -> Name {
-        Name { text: self.port.as_ref().unwrap_or(&self.owner).clone(), span: self.span }
+    /// The reference as it is written, `${params.NAME}` as `params.NAME`.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
     }
 
-    pub(crate) fn text(&self) -> String {
-        match &self.port {
-            Some(port) => format!("{}.{port}", self.owner),
-            None => self.owner.clone(),
+    pub(crate) fn referent(&self) -> Referent<'_> {
+        let (first, rest) = match self.text.split_once('.') {
+            Some((first, rest)) => (first, Some(rest)),
+            None => (self.text.as_str(), None),
+        };
+        match first {
+            INPUTS => Referent::Input(rest),
+            PARAMS => Referent::Param(rest),
+            _ => Referent::Function(&self.text),
         }
     }
 }
@@ -139,22 +168,21 @@ impl FromNode for Reference {
             report.push(Diagnostic::at(node.span, "a source is missing here").with_help(HELP));
             return None;
         }
-        let (owner, port) = match scalar.text.split_once('.') {
-            Some((owner, port)) => (owner, Some(port)),
-            None => (scalar.text.as_str(), None),
-        };
-        if !is_name(owner) || port.is_some_and(|port| !is_name(port)) {
+        let parameter = scalar.text.strip_prefix("${").or_else(|| scalar.text.strip_prefix('{'));
+        let parameter = parameter.and_then(|text| text.strip_suffix('}')).filter(|text| text.starts_with("params."));
+        let text = parameter.unwrap_or(&scalar.text);
+        if !is_reference(text) {
             let text = quoted(&scalar.text);
             report.push(Diagnostic::at(node.span, format!("{text} is not a source")).with_help(HELP));
             return None;
         }
-        Some(Self { owner: owner.into(), port: port.map(Into::into), span: node.span })
+        Some(Self { text: text.into(), span: node.span })
     }
 }
 
 inline_schema!(Reference, |_generator| json_schema!({
     "type": "string",
-    "pattern": "^[a-z][a-z0-9_-]{0,63}(\\.[a-z][a-z0-9_-]{0,63})?$",
+    "pattern": "^([A-Za-z0-9_][A-Za-z0-9_.-]{0,510}|\\$?\\{params\\.[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}\\})$",
     "examples": ["inputs.text", "split.parts"],
 }));
 

@@ -1,0 +1,187 @@
+//! References: which stream, parameter or function the text of a reference means.
+
+use super::scope::{Scope, Step};
+use crate::diagnostics::{Diagnostic, Span};
+use crate::file::{Name, Reference, Referent, Wired, Wires, given_twice};
+use crate::model::{FunctionId, Source};
+use crate::report::{Report, nearest, quoted};
+use std::collections::HashMap;
+
+/// How many ways to divide a misspelled reference are looked at for a name that was probably meant.
+const MAX_GUESSES: usize = 3;
+
+/// A way to divide a reference so that both parts exist.
+struct Reading<'r> {
+    function: FunctionId,
+    output: u32,
+    /// The name of the output, if the reference has one.
+    port: Option<&'r str>,
+}
+
+impl Scope<'_> {
+    /// The stream or streams that a reference means; reports what is wrong with it.
+    pub(super) fn source(&self, reference: &Reference, report: &mut Report) -> Option<Source> {
+        match reference.referent() {
+            Referent::Input(Some(name)) => self.input(name, reference, report),
+            Referent::Input(None) => {
+                let diagnostic = Diagnostic::at(reference.span, "`inputs` alone is not a source");
+                let known = self.inputs.iter().map(|input| input.name.as_str());
+                report.push_unknown(diagnostic.with_help("write `inputs.NAME`"), "", "workflow inputs", known);
+                None
+            }
+            Referent::Param(_) => {
+                report.push(
+                    Diagnostic::at(reference.span, "a parameter is not a stream")
+                        .with_help("hand it to the function: `params: { NAME: \"${params.NAME}\" }`"),
+                );
+                None
+            }
+            Referent::Function(text) => self.output(text, reference.span, report),
+        }
+    }
+
+    /// The names of the entries: those that are given, or those that listed sources pass on. `None` for one that was
+    /// there before, which is reported.
+    pub(super) fn names<T: Wired>(&self, wires: &Wires<T>, report: &mut Report) -> Vec<Option<Name>> {
+        if !wires.listed {
+            return wires.entries.iter().map(|entry| Some(entry.name.clone())).collect();
+        }
+        let mut first: HashMap<String, Span> = HashMap::with_capacity(wires.entries.len());
+        let mut name = |wired: &T| {
+            let reference = wired.reference()?;
+            let name = Name { text: self.port_name(reference).into(), span: reference.span };
+            if let Some(&first) = first.get(&name.text) {
+                report.push(given_twice::<T>(&name, first));
+                return None;
+            }
+            first.insert(name.text.clone(), name.span);
+            Some(name)
+        };
+        wires.entries.iter().map(|entry| entry.value.as_ref().and_then(&mut name)).collect()
+    }
+
+    /// What a name in `functions` is; reports one that is not there.
+    pub(super) fn step(&self, name: &str, span: Span, report: &mut Report) -> Option<Step> {
+        let step = self.steps.get(name).copied();
+        if step.is_none() {
+            self.no_function(name, span, report);
+        }
+        step
+    }
+
+    /// The name that a source gives to an input or output that has none of its own: that of the output, or that of the
+    /// function where the reference names no output.
+    fn port_name<'r>(&self, reference: &'r Reference) -> &'r str {
+        match reference.referent() {
+            Referent::Input(name) | Referent::Param(name) => name.unwrap_or(reference.text()),
+            Referent::Function(text) => match self.readings(text).first() {
+                Some(reading) => reading.port.unwrap_or(text),
+                None => text.split_once('.').map_or(text, |(_, port)| port),
+            },
+        }
+    }
+
+    /// All ways in which a reference means an output that exists, the longest name of a function first.
+    fn readings<'r>(&self, text: &'r str) -> Vec<Reading<'r>> {
+        let single = match self.steps.get(text) {
+            Some(&Step::Function(function)) if self.function(function).outputs.len() == 1 => {
+                Some(Reading { function, output: 0, port: None })
+            }
+            _ => None,
+        };
+        let divided = text.rmatch_indices('.').filter_map(|(dot, _)| {
+            let Some(&Step::Function(function)) = self.steps.get(&text[..dot]) else { return None };
+            let port = &text[dot + 1..];
+            Some(Reading { function, output: self.output_of(function, port)?, port: Some(port) })
+        });
+        single.into_iter().chain(divided).collect()
+    }
+
+    fn output(&self, text: &str, span: Span, report: &mut Report) -> Option<Source> {
+        match &self.readings(text)[..] {
+            [Reading { function, output, .. }] => Some(Source::Output { function: *function, output: *output }),
+            [one, other, ..] => {
+                let describe = |reading: &Reading| {
+                    let Reading { function, output, .. } = *reading;
+                    let function = self.function(function);
+                    format!("the output `{}` of `{}`", function.outputs[output as usize].name, function.name.text)
+                };
+                report.push(
+                    Diagnostic::at(span, format!("{} has two meanings", quoted(text)))
+                        .with_label(format!("{} or {}", describe(one), describe(other)))
+                        .with_help("rename one of the two functions or outputs"),
+                );
+                None
+            }
+            [] => {
+                self.no_output(text, span, report);
+                None
+            }
+        }
+    }
+
+    /// Reports a reference that no function and output fit.
+    fn no_output(&self, text: &str, span: Span, report: &mut Report) {
+        let divisions = || text.rmatch_indices('.').map(|(dot, _)| (&text[..dot], Some(&text[dot + 1..])));
+        let declared = std::iter::once((text, None))
+            .chain(divisions())
+            .find_map(|(owner, port)| Some((*self.steps.get(owner)?, owner, port)));
+        match declared {
+            Some((Step::Function(function), owner, port)) => self.no_such_output(function, owner, port, span, report),
+            Some((Step::Switch, owner, _)) => report.push(
+                Diagnostic::at(span, format!("`{owner}` is a switch, which writes nothing"))
+                    .with_help("read from the functions that it chooses, several of them as a list"),
+            ),
+            Some((Step::Broken, ..)) => {}
+            None => {
+                let known = || self.steps.keys().copied();
+                let misspelled = divisions().map(|(owner, _)| owner).take(MAX_GUESSES);
+                let misspelled =
+                    misspelled.filter(|_| report.is_open()).find(|owner| nearest(owner, known()).is_some());
+                let first = text.split_once('.').map_or(text, |(owner, _)| owner);
+                self.no_function(misspelled.unwrap_or(first), span, report);
+            }
+        }
+    }
+
+    fn no_such_output(&self, id: FunctionId, owner: &str, port: Option<&str>, span: Span, report: &mut Report) {
+        let declaration = self.function(id);
+        if !declaration.outputs_known {
+            return;
+        }
+        let (message, label) = match port {
+            Some(port) => (format!("function `{owner}` has no output {}", quoted(port)), "unknown output"),
+            None if declaration.outputs.is_empty() => (format!("function `{owner}` has no output"), "nothing to read"),
+            None => (format!("function `{owner}` has several outputs"), "which of them?"),
+        };
+        let known = declaration.outputs.iter().map(|output| output.name.as_str());
+        let diagnostic = Diagnostic::at(span, message).with_label(label);
+        report.push_unknown(diagnostic, port.unwrap_or(""), &format!("outputs of `{owner}`"), known);
+    }
+
+    fn no_function(&self, name: &str, span: Span, report: &mut Report) {
+        if !self.functions_known {
+            return;
+        }
+        let mut diagnostic = Diagnostic::at(span, format!("there is no function {}", quoted(name)));
+        if self.input_of(name).is_some() {
+            diagnostic = diagnostic.with_help(format!("the input of the workflow is called `inputs.{name}`"));
+        }
+        if self.params.contains_key(name) {
+            diagnostic = diagnostic.with_help(format!("the parameter of the workflow is called `params.{name}`"));
+        }
+        let names = self.functions.iter().map(|function| function.name.text.as_str());
+        report.push_unknown(diagnostic.with_label("unknown function"), name, "functions", names);
+    }
+
+    fn input(&self, name: &str, reference: &Reference, report: &mut Report) -> Option<Source> {
+        let found = self.input_of(name);
+        if found.is_none() && self.inputs_known {
+            let message = format!("the workflow has no input {}", quoted(name));
+            let known = self.inputs.iter().map(|input| input.name.as_str());
+            let diagnostic = Diagnostic::at(reference.span, message).with_label("unknown input");
+            report.push_unknown(diagnostic, name, "workflow inputs", known);
+        }
+        found.map(Source::WorkflowInput)
+    }
+}
