@@ -13,6 +13,7 @@
 //! | [`View`] | bytes of a stream that outlive the call that found them |
 //! | [`Interrupter`] | ends the waits of a session from another thread |
 //! | [`Attachment`] | many streams lent to, and landing from, other nodes |
+//! | [`local`] | a node for one attempt in its own process: streams from files, pipes and bytes |
 //!
 //! # Try, then wait
 //! A call that starts with `try_` or `poll` never waits for another process: it answers [`Next::WouldBlock`], and
@@ -51,6 +52,7 @@ mod error;
 mod fan_in;
 mod inbox;
 mod input;
+pub mod local;
 mod output;
 mod parts;
 mod session;

@@ -8,9 +8,15 @@ use rustix::mm::{MapFlags, MremapFlags, ProtFlags};
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The address space tried for a span, in bytes, largest first. It costs no memory.
 const RESERVATIONS: [usize; 3] = [1 << 40, 1 << 36, 1 << 32];
+/// With this many spans in the process, the next one starts with the size behind. A process has 128 TiB of addresses: these
+/// numbers leave room for 8000 spans of the smallest size, where spans of the largest alone would end at 127.
+const CROWDS: [usize; 2] = [32, 1024];
+/// How many spans this process has.
+static SPANS: AtomicUsize = AtomicUsize::new(0);
 const PAGE: u64 = 4096;
 
 /// Gathers the pieces of a stream that keeps all its bytes, so that one slice covers them.
@@ -211,7 +217,9 @@ impl Reservation {
         let mut failure = Errno::NOMEM;
         // Huge pages can only be placed where both the stream's offset and the address are multiples of theirs.
         let huge = HUGE_PAGE as usize;
-        for length in RESERVATIONS {
+        let spans = SPANS.load(Ordering::Relaxed);
+        let first = CROWDS.iter().filter(|&&crowd| spans >= crowd).count();
+        for &length in &RESERVATIONS[first..] {
             let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
             // SAFETY: a new reservation at an address of the kernel's choice touches nothing that exists.
             match unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), length, ProtFlags::empty(), flags) } {
@@ -220,6 +228,7 @@ impl Reservation {
                         let before = mapped.as_ptr().align_offset(huge);
                         // SAFETY: `before` is below `huge`, far less than the length.
                         let start = unsafe { mapped.add(before) };
+                        SPANS.fetch_add(1, Ordering::Relaxed);
                         return Ok(Self { mapped, start, length: length - before });
                     }
                 }
@@ -237,5 +246,17 @@ impl Drop for Reservation {
             let before = self.start.as_ptr().offset_from_unsigned(self.mapped.as_ptr());
             rustix::mm::munmap(self.mapped.as_ptr().cast(), before + self.length)
         };
+        SPANS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_of_spans_find_addresses() {
+        let spans: Vec<Reservation> = (0..3000).map(|_| Reservation::make().expect("there are addresses")).collect();
+        assert!(spans.iter().all(|span| span.length > 1 << 31));
     }
 }

@@ -61,7 +61,7 @@ pub fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(2);
     let program = arguments.next().map(PathBuf::from);
     let success = arguments.next().map_or_else(|| vec![0], |statuses| parse_statuses(&statuses));
-    dflow_function::run(|ctx| execute(ctx, program, success))
+    dflow_function::run_under_daemon(|ctx| execute(ctx, program, success))
 }
 
 fn parse_statuses(statuses: &OsStr) -> Vec<i32> {

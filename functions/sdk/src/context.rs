@@ -4,6 +4,7 @@ use crate::error::Error;
 use crate::input::Input;
 use crate::inputs::Inputs;
 use crate::output::Output;
+use dflow_ports::local::{Declarer, LocalOutput, LocalStreams};
 use dflow_ports::{Available, FanIn, OutPort, OutputStreams, Parts, Port, PortId, Session, Setup};
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
@@ -14,9 +15,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// The environment variable in which a function finds the number of its socket to the daemon.
 const SOCKET_VARIABLE: &str = "DFLOW_SOCKET";
 
-/// Runs `work` as a function of a workflow: call this from `main`. Returns when the function has ended; outputs are
-/// finished if `work` returned `Ok`.
+/// Runs `work` as a function: call this from `main`. Returns when the function has ended; outputs are finished if `work`
+/// returned `Ok`.
+///
+/// Under dflow, the program talks to the daemon that has started it. Started by hand, it runs alone on the files that its
+/// arguments name: `my-filter --in lines=x.txt --out table=-`. `my-filter --help` says how.
+///
+/// The exit status is 0 if `work` returned `Ok`, or if nobody reads its output any more; 1 if it failed, and 2 if the
+/// program was called wrongly.
 pub fn run(work: impl FnOnce(&mut Context) -> Result<(), Error>) -> ExitCode {
+    if std::env::var_os(SOCKET_VARIABLE).is_none() {
+        return crate::standalone::run(std::env::args_os(), work);
+    }
+    run_under_daemon(work)
+}
+
+/// [`run`] for a program that is of no use alone.
+#[doc(hidden)]
+pub fn run_under_daemon(work: impl FnOnce(&mut Context) -> Result<(), Error>) -> ExitCode {
     let socket = match inherited_socket() {
         Ok(socket) => socket,
         Err(message) => {
@@ -37,13 +53,23 @@ pub fn run(work: impl FnOnce(&mut Context) -> Result<(), Error>) -> ExitCode {
 ///
 /// # Errors
 /// What `work` returned, or why it could not be begun; the daemon has been told.
+#[doc(hidden)]
 pub fn serve(socket: OwnedFd, work: impl FnOnce(&mut Context) -> Result<(), Error>) -> Result<(), Error> {
+    serve_from(socket, Origin::Workflow, work)
+}
+
+/// Runs `work` over a socket, with names from this origin.
+pub(crate) fn serve_from(
+    socket: OwnedFd,
+    origin: Origin,
+    work: impl FnOnce(&mut Context) -> Result<(), Error>,
+) -> Result<(), Error> {
     let session = Session::open(socket)?;
     session.wait_for_start()?;
-    let mut context = Context::new(Arc::clone(&session));
+    let mut context = Context::new(Arc::clone(&session), origin);
     let result = work(&mut context);
     if result.is_ok() {
-        context.finish_outputs();
+        context.finish_outputs()?;
     }
     let unread = result.as_ref().is_err_and(Error::is_unread);
     session.end(result.as_ref().map(|_| ()).map_err(ToString::to_string), unread)?;
@@ -52,8 +78,7 @@ pub fn serve(socket: OwnedFd, work: impl FnOnce(&mut Context) -> Result<(), Erro
 
 fn inherited_socket() -> Result<OwnedFd, String> {
     let number = std::env::var(SOCKET_VARIABLE).map_err(|_| {
-        "this program is a function of a dflow workflow and runs inside of one: name it as 'program' in a workflow file \
-         and call 'dflow run FILE'"
+        "this program is a function of a dflow workflow: name it as 'program' in a workflow file and call 'dflow run FILE'"
             .to_owned()
     })?;
     let number: i32 = number.parse().map_err(|_| format!("{SOCKET_VARIABLE}={number} is not a descriptor's number"))?;
@@ -62,19 +87,46 @@ fn inherited_socket() -> Result<OwnedFd, String> {
 }
 
 /// What a function has: its parameters, its inputs and its outputs, under the names of the workflow file.
+///
+/// Each input and output can be taken once. It then belongs to the function, and may be sent to another thread. An input
+/// that is not taken holds its producer back like one that is not read; an output that is not taken is finished, empty,
+/// with the others.
 pub struct Context {
     session: Arc<Session>,
+    origin: Origin,
     /// Ports that have been handed out: whether it is an input, and its name.
     taken: HashSet<(bool, String)>,
+    /// Outputs that were declared by taking them.
+    declared: Vec<(String, u32, OutputStreams)>,
     parts: Arc<Mutex<Vec<PortId>>>,
 }
 
+/// Where the names of a function's ports come from.
+pub(crate) enum Origin {
+    /// A workflow file.
+    Workflow,
+    /// Arguments: these outputs were given, each with its number of parts if that was given.
+    Arguments(Declarer, Vec<(String, Option<u32>)>),
+    /// A test: every output that the function takes exists. For these the number of parts was given.
+    Test(Declarer, Vec<(String, u32)>),
+}
+
+impl Origin {
+    fn declarer(&self) -> Option<&Declarer> {
+        match self {
+            Self::Workflow => None,
+            Self::Arguments(declarer, _) | Self::Test(declarer, _) => Some(declarer),
+        }
+    }
+}
+
 impl Context {
-    pub(crate) fn new(session: Arc<Session>) -> Self {
-        Self { session, taken: HashSet::new(), parts: Arc::default() }
+    pub(crate) fn new(session: Arc<Session>, origin: Origin) -> Self {
+        Self { session, origin, taken: HashSet::new(), declared: Vec::new(), parts: Arc::default() }
     }
 
     /// Everything that the daemon has said about this attempt.
+    #[doc(hidden)]
     #[must_use]
     pub fn setup(&self) -> &Setup {
         self.session.setup()
@@ -130,7 +182,7 @@ impl Context {
         let (mut inputs, many) = self.take_input(name)?;
         if many {
             return Err(Error::new(format!(
-                "the input '{name}' is a list of streams: take it with inputs(\"{name}\")"
+                "the input '{name}' is a list of streams: take it with ctx.inputs(\"{name}\")"
             )));
         }
         inputs.next()?.ok_or_else(|| Error::new(format!("the input '{name}' has no stream")))
@@ -147,27 +199,63 @@ impl Context {
     /// The output of this name, which is one stream.
     ///
     /// # Errors
-    /// If there is no such output, it has been taken already, or it is partitioned.
+    /// If there is no such output, it has been taken already, or it has parts.
     pub fn output(&mut self, name: &str) -> Result<Output, Error> {
-        match self.find_output(name)? {
+        match self.find_output(name, LocalStreams::Single)? {
             (_, OutputStreams::Single(port)) => {
                 let name = self.take(false, name)?;
                 Ok(self.open(&name, port))
             }
-            _ => Err(Error::new(format!("the output '{name}' is partitioned: take it with outputs or partition"))),
+            (_, OutputStreams::Fixed(_, count)) => {
+                Err(Error::new(format!("the output '{name}' has {count} parts: take it with ctx.outputs(\"{name}\")")))
+            }
+            (_, OutputStreams::Discovered) => Err(Error::new(format!(
+                "the parts of the output '{name}' are discovered: take it with ctx.partition(\"{name}\")"
+            ))),
         }
     }
 
     /// The streams of an output with a fixed number of parts; a single stream is a list of one.
     ///
+    /// ```
+    /// # use dflow_function::{Context, Error, testing::Test};
+    /// /// Deals lines to the parts by their length.
+    /// fn deal(ctx: &mut Context) -> Result<(), Error> {
+    ///     let mut text = ctx.input("text")?;
+    ///     let mut parts = ctx.outputs("parts")?;
+    ///     let mut lines = text.lines_bytes();
+    ///     while let Some(line) = lines.next()? {
+    ///         let part = line.len() % parts.len();
+    ///         parts[part].write_all(&[line, b"\n"].concat())?;
+    ///     }
+    ///     Ok(())
+    /// }
+    /// let run = Test::new(deal).input("text", b"one\nfour\n").parts("parts", 2).run()?;
+    /// assert_eq!(run.parts("parts"), [b"four\n", &b"one\n"[..]]);
+    /// # Ok::<(), Error>(())
+    /// ```
+    ///
     /// # Errors
     /// If there is no such output, it has been taken already, or its parts are discovered.
     pub fn outputs(&mut self, name: &str) -> Result<Vec<Output>, Error> {
-        let (first, count) = match self.find_output(name)?.1 {
+        let wanted = match &self.origin {
+            Origin::Workflow => LocalStreams::Single,
+            Origin::Arguments(_, given) => {
+                let parts = given.iter().find(|(known, _)| known == name).and_then(|(_, parts)| *parts);
+                parts.map_or(LocalStreams::Single, LocalStreams::Fixed)
+            }
+            Origin::Test(_, parts) => {
+                let parts = parts.iter().find(|(known, _)| known == name);
+                parts.map_or(LocalStreams::Single, |(_, parts)| LocalStreams::Fixed(*parts))
+            }
+        };
+        let (first, count) = match self.find_output(name, wanted)?.1 {
             OutputStreams::Single(port) => (port, 1),
             OutputStreams::Fixed(port, count) => (port, count),
             OutputStreams::Discovered => {
-                return Err(Error::new(format!("the parts of '{name}' are discovered: take it with partition")));
+                return Err(Error::new(format!(
+                    "the parts of the output '{name}' are discovered: take it with ctx.partition(\"{name}\")"
+                )));
             }
         };
         let name = self.take(false, name)?;
@@ -176,15 +264,40 @@ impl Context {
 
     /// An output whose parts are opened while the function runs.
     ///
+    /// ```
+    /// # use dflow_function::{Context, Error, testing::Test};
+    /// /// Opens one part for each paragraph.
+    /// fn paragraphs(ctx: &mut Context) -> Result<(), Error> {
+    ///     let mut text = ctx.input("text")?;
+    ///     let mut parts = ctx.partition("paragraphs")?;
+    ///     let mut part = parts.open()?;
+    ///     let mut lines = text.lines_bytes();
+    ///     while let Some(line) = lines.next()? {
+    ///         if line.is_empty() {
+    ///             part.finish()?;
+    ///             part = parts.open()?;
+    ///         } else {
+    ///             part.write_all(&[line, b"\n"].concat())?;
+    ///         }
+    ///     }
+    ///     Ok(())
+    /// }
+    /// let run = Test::new(paragraphs).input("text", b"a\nb\n\nc\n").run()?;
+    /// assert_eq!(run.parts("paragraphs"), [b"a\nb\n", &b"c\n"[..]]);
+    /// # Ok::<(), Error>(())
+    /// ```
+    ///
     /// # Errors
     /// If there is no such output, it has been taken already, or its number of parts is fixed.
     pub fn partition(&mut self, name: &str) -> Result<Partition, Error> {
-        match self.find_output(name)? {
+        match self.find_output(name, LocalStreams::Discovered)? {
             (index, OutputStreams::Discovered) => {
                 let parts = Parts::new(Arc::clone(&self.session), self.take(false, name)?, index);
                 Ok(Partition { parts, opened: Arc::clone(&self.parts) })
             }
-            _ => Err(Error::new(format!("the parts of '{name}' are fixed: take it with outputs"))),
+            _ => Err(Error::new(format!(
+                "the number of parts of the output '{name}' is fixed: take it with ctx.outputs(\"{name}\")"
+            ))),
         }
     }
 
@@ -214,19 +327,49 @@ impl Context {
     fn take_input(&mut self, name: &str) -> Result<(Inputs, bool), Error> {
         let setup = self.session.setup();
         let Some((index, spec)) = setup.inputs.iter().enumerate().find(|(_, spec)| spec.name == name) else {
-            return Err(Error::new(format!("'{}' has no input '{name}'", self.instance())));
+            return Err(self.missing("input", name, setup.inputs.iter().map(|spec| &*spec.name)));
         };
         let (index, many, keep) = (u32::try_from(index)?, spec.many, spec.keep);
         let name = self.take(true, name)?;
         Ok((Inputs::new(FanIn::new(Arc::clone(&self.session), name, index, keep)), many))
     }
 
-    fn find_output(&self, name: &str) -> Result<(u32, OutputStreams), Error> {
-        let found = self.session.setup().outputs.iter().zip(0..).find(|(spec, _)| spec.name == name);
-        match found {
-            Some((spec, index)) => Ok((index, spec.streams)),
-            None => Err(Error::new(format!("'{}' has no output '{name}'", self.instance()))),
+    /// The output's place and streams. One that can be declared by taking it is declared as `wanted`.
+    fn find_output(&mut self, name: &str, wanted: LocalStreams) -> Result<(u32, OutputStreams), Error> {
+        let outputs = &self.session.setup().outputs;
+        if let Some((spec, index)) = outputs.iter().zip(0..).find(|(spec, _)| spec.name == name) {
+            return Ok((index, spec.streams));
         }
+        if let Some((_, index, streams)) = self.declared.iter().find(|(known, ..)| known == name) {
+            return Ok((*index, *streams));
+        }
+        let declarer = match &self.origin {
+            Origin::Workflow => return Err(self.missing("output", name, outputs.iter().map(|spec| &*spec.name))),
+            Origin::Arguments(_, given) if given.iter().all(|(known, _)| known != name) => {
+                return Err(self.missing("output", name, given.iter().map(|(known, _)| &**known)));
+            }
+            Origin::Arguments(declarer, _) | Origin::Test(declarer, _) => declarer,
+        };
+        let (index, streams) = declarer.declare(LocalOutput { name: name.to_owned(), streams: wanted })?;
+        self.declared.push((name.to_owned(), index, streams));
+        Ok((index, streams))
+    }
+
+    /// The error for a port that is not there: what there is, and how to get it.
+    fn missing<'a>(&self, what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> Error {
+        let known: Vec<&str> = known.collect();
+        let list = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        let instance = self.instance();
+        Error::new(match &self.origin {
+            Origin::Workflow => {
+                format!("'{instance}' has no {what} '{name}'; those of it in the workflow file: {list}")
+            }
+            Origin::Arguments(..) => {
+                let option = if what == "input" { "--in" } else { "--out" };
+                format!("'{instance}' needs the {what} '{name}': add {option} {name}=FILE; given were: {list}")
+            }
+            Origin::Test(..) => format!("the test gives no {what} '{name}' to its function; it gives: {list}"),
+        })
     }
 
     fn take(&mut self, is_input: bool, name: &str) -> Result<Arc<str>, Error> {
@@ -242,8 +385,19 @@ impl Context {
     }
 
     /// Finishes every output that is still open, taken or not.
-    pub(crate) fn finish_outputs(&self) {
-        self.session.finish_outputs(self.parts.lock().unwrap_or_else(PoisonError::into_inner).iter().copied());
+    fn finish_outputs(&mut self) -> Result<(), Error> {
+        if let Origin::Arguments(_, given) = &self.origin {
+            for (name, _) in given.clone() {
+                if !self.taken.contains(&(false, name.clone())) {
+                    eprintln!("{}: note: it does not write the output '{name}' in this run", self.instance());
+                    self.find_output(&name, LocalStreams::Single)?;
+                }
+            }
+        }
+        let mut opened = self.parts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        opened.extend(self.origin.declarer().map(Declarer::ports).unwrap_or_default());
+        self.session.finish_outputs(opened);
+        Ok(())
     }
 }
 

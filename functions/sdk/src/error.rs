@@ -42,14 +42,35 @@ impl Error {
         self.kind == Kind::Unread
     }
 
-    /// The same error as an [`std::io::Error`]; [`std::io::ErrorKind::BrokenPipe`] if nobody reads any more.
+    /// The same error as an [`std::io::Error`]; [`std::io::ErrorKind::BrokenPipe`] if nobody reads any more. Converted back,
+    /// it is still [`Error::is_unread`].
     #[must_use]
     pub fn into_io(self) -> std::io::Error {
         match self.kind {
-            Kind::Unread => std::io::Error::new(std::io::ErrorKind::BrokenPipe, self.message),
+            Kind::Unread => std::io::Error::new(std::io::ErrorKind::BrokenPipe, Unread(self.message)),
             Kind::Failed => std::io::Error::other(self.message),
         }
     }
+}
+
+/// An unread output as it travels inside of an [`std::io::Error`].
+#[derive(Debug)]
+struct Unread(String);
+
+impl fmt::Display for Unread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unread {}
+
+/// Whether an error, or one that is wrapped in it, says that nobody reads an output.
+fn is_unread(error: &(dyn std::error::Error + 'static)) -> bool {
+    let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    error.downcast_ref::<WriteError>().is_some_and(WriteError::is_unread)
+        || wrapped.is_some_and(|inner| inner.is::<Unread>())
+        || error.source().is_some_and(is_unread)
 }
 
 impl fmt::Display for Error {
@@ -66,9 +87,7 @@ impl fmt::Debug for Error {
 
 impl<E: std::error::Error + 'static> From<E> for Error {
     fn from(error: E) -> Self {
-        let unread = (&error as &(dyn std::error::Error + 'static))
-            .downcast_ref::<WriteError>()
-            .is_some_and(WriteError::is_unread);
+        let unread = is_unread(&error);
         let mut message = error.to_string();
         let mut source = error.source();
         while let Some(cause) = source {

@@ -38,3 +38,20 @@ fn write(counts: &Counts, output: &mut Output) -> Result<(), Error> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dflow_function::testing::Test;
+    use wordcount::decode;
+
+    #[test]
+    fn one_record_for_each_word_in_their_order() {
+        for piece in [1, 3, 1000] {
+            let run = Test::new(count).input("part", "b a B c a b").pieces(piece).run().unwrap();
+            let records = run.records("counts").unwrap();
+            let counts: Vec<(&[u8], u64)> = records.iter().map(|record| decode(record).unwrap()).collect();
+            assert_eq!(counts, [(&b"a"[..], 2), (b"b", 3), (b"c", 1)]);
+        }
+    }
+}

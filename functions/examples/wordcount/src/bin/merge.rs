@@ -39,3 +39,36 @@ fn merge(ctx: &mut Context) -> Result<(), Error> {
     lines.flush()?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dflow_function::testing::Test;
+    use wordcount::{Counter, encode};
+
+    /// The records that `count` writes for a part.
+    fn counted(part: &str) -> Vec<u8> {
+        let mut counter = Counter::default();
+        counter.feed(part.as_bytes()).unwrap();
+        let mut records = Vec::new();
+        for word in counter.finish().sorted() {
+            encode(&word, &mut records).unwrap();
+        }
+        records
+    }
+
+    #[test]
+    fn adds_up_and_ranks() {
+        for piece in [1, 7, 1000] {
+            let parts = [counted("a b b"), counted(""), counted("b c a b")];
+            let run = Test::new(merge).inputs("counts", &parts).param("top", 2).pieces(piece).run().unwrap();
+            assert_eq!(run.output("total"), b"4 b\n2 a\n");
+        }
+    }
+
+    #[test]
+    fn records_that_are_none_are_an_error() {
+        let error = Test::new(merge).inputs("counts", ["not records"]).run().unwrap_err().to_string();
+        assert!(error.contains("'counts'"), "{error}");
+    }
+}
