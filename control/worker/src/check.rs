@@ -5,7 +5,7 @@ use crate::options::NodeOptions;
 use crate::placement;
 use dflow_disk::DiskError;
 use dflow_scheduler::{Invocation, PlanError};
-use dflow_store::StoreError;
+use dflow_store::{Refusal, StoreError};
 use dflow_workflow::{ArgPiece, Program, Workflow};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -85,6 +85,9 @@ pub enum SetupError {
     /// The store cannot be set up.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The store has no room for the run.
+    #[error(transparent)]
+    Admission(#[from] Refusal),
     /// The spill directory cannot be used.
     #[error(transparent)]
     Disk(#[from] DiskError),

@@ -103,7 +103,7 @@ pub struct OutputPreview {
 /// The first error that would keep the run from starting.
 pub fn preview(spec: &RunSpec) -> Result<RunPreview, SetupError> {
     let checked = examine(spec, OpenLive::PathOnly)?;
-    Config { memory: spec.options.budget()?, window: spec.options.window }.check()?;
+    Config { window: spec.options.window, ..Config::new(spec.options.budget()?) }.check()?;
     SpillDir::open(&spec.options.spill_dir).and_then(|_| dflow_disk::choose(spec.options.spill_io))?;
     Staging::check(&spec.output)?;
     let nodes = nodes(spec)?;

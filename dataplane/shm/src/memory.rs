@@ -122,6 +122,15 @@ impl Memory {
         unsafe { SharedBytes::new(self.start().as_ptr(), self.length()) }.slice(range)
     }
 
+    /// Overwrites all of it with zeros, if it can be written.
+    pub(crate) fn zero(&mut self) {
+        if self.access == Access::Write {
+            // SAFETY: the whole mapping is writable and stays mapped while it is borrowed. The borrow is exclusive, so no
+            // slice of it was made in this process; other processes only have addresses of their own.
+            unsafe { self.start().as_ptr().write_bytes(0, self.length()) };
+        }
+    }
+
     /// Whether it can be written.
     #[must_use]
     pub fn access(&self) -> Access {

@@ -176,6 +176,17 @@ impl Segment {
         let _ = rustix::fs::fallocate(&self.fd, flags, offset, length);
     }
 
+    /// Overwrites all of it with zeros. It must be in use by nobody: what others see of it meanwhile is a mixture.
+    ///
+    /// # Errors
+    /// If it cannot be mapped.
+    pub fn zero(&self) -> Result<(), SegmentError> {
+        // Through a mapping, because huge pages cannot be written by `pwrite`. Punching a hole would zero it, too, but the
+        // pages would have to be found again.
+        Memory::window(self.fd.as_fd(), 0, self.length, Access::Write)?.zero();
+        Ok(())
+    }
+
     /// Maps all of it.
     ///
     /// # Errors

@@ -5,44 +5,47 @@
 //! as every producer does.
 
 use crate::back::Offer;
+use crate::error::StoreError;
+use crate::pieces::Piece;
 use crate::process::Want;
-use crate::store::StoreError;
-use crate::stream::PieceState;
-use crate::{ProcessId, Store};
+use crate::{ProcessId, RunStream, Store};
+use dflow_protocol::PortId;
 use dflow_protocol::message::ToFunction;
 use dflow_protocol::words::Progress;
-use dflow_protocol::{PortId, StreamId};
 
 impl Store {
     /// Whether a carrier may ask for a window at `at`, where its words say `word`: it may before its present window is
     /// full, and then says where that ends. Its stream may have ended since.
     pub(crate) fn may_ask_ahead(&self, process: ProcessId, port: PortId, at: u64, word: Progress) -> bool {
-        let Some(stream) = self.processes.get(&process).and_then(|process| process.outputs.get(&port)) else {
+        let Some(stream) = self.processes.output(process, port) else {
             return false;
         };
-        let is_room = self.streams.get(stream).is_some_and(|stream| {
-            stream.replay.is_none()
-                && stream.room() == at
-                && stream.live().is_some_and(|piece| !piece.is_ring())
-                && stream.ahead.as_ref().is_none_or(|ahead| !ahead.is_ring())
+        let is_room = self.runs.stream(stream).is_some_and(|stream| {
+            stream.epoch.replay.is_none()
+                && stream.epoch.room() == at
+                && stream.epoch.pieces.live().is_some_and(|piece| !piece.is_ring())
+                && stream.epoch.ahead.as_ref().is_none_or(|ahead| !ahead.is_ring())
         });
-        is_room && self.is_carrier(process) && word.offset <= at
+        is_room && self.processes.is_carrier(process) && word.offset <= at
     }
 
     /// Gives a carrier the window behind its present one, or lets it stay where it is.
     pub(crate) fn grant_ahead(&mut self, process: ProcessId, port: PortId, want: Want) -> Result<(), StoreError> {
-        let Some(&id) = self.processes.get(&process).and_then(|process| process.outputs.get(&port)) else {
+        let Some(id) = self.processes.output(process, port) else {
             return Ok(());
         };
         self.enter_ahead(id);
-        let may = self.streams.get(&id).is_some_and(|stream| stream.ahead.is_none() && stream.fingerprint.is_none());
+        let may = self
+            .runs
+            .stream(id)
+            .is_some_and(|stream| stream.epoch.ahead.is_none() && stream.epoch.fingerprint.is_none());
         if !may || self.is_held_back(process, id, want) {
             self.send(process, ToFunction::Stay { port }, None);
             return Ok(());
         }
         let ring = self.ring_will_do(id, true);
         let (size, huge) = self.window_size(id, want, ring);
-        let memory = match self.would_be_short(size) {
+        let memory = match self.would_be_short(id.run, size) {
             true => Offer::No,
             false => self.backed_window(process, id, size, huge)?,
         };
@@ -52,16 +55,15 @@ impl Store {
                     self.register_readers(id)?;
                 }
                 self.send_window(process, port, &memory, want.at, memory.size, ring)?;
-                if let Some(stream) = self.streams.get_mut(&id) {
-                    stream.granted = stream.granted.max(if ring { u64::MAX } else { want.at + memory.size });
-                    stream.ahead = Some(PieceState::window(want.at, memory, ring));
+                if let Some(stream) = self.runs.stream_mut(id) {
+                    stream.epoch.add_ahead(Piece::window(want.at, memory, ring));
                 }
                 if !ring {
                     self.back_behind(process, id, want.at + size);
                 }
             }
             Offer::Later => {
-                if let Some(carrier) = self.processes.get_mut(&process).and_then(|process| process.carrier.as_mut()) {
+                if let Some(carrier) = self.processes.carrier_mut(process) {
                     carrier.ahead.insert(id, (port, want));
                 }
             }
@@ -71,10 +73,10 @@ impl Store {
     }
 
     /// The memory for a window of this stream has come, or will not come.
-    pub(crate) fn grant_backed_ahead(&mut self, id: StreamId, has_come: bool) -> Result<(), StoreError> {
-        let producer = self.streams.get(&id).and_then(|stream| stream.producer);
+    pub(crate) fn grant_backed_ahead(&mut self, id: RunStream, has_come: bool) -> Result<(), StoreError> {
+        let producer = self.runs.stream(id).and_then(|stream| stream.epoch.producer);
         let Some((process, port)) = producer else { return Ok(()) };
-        let carrier = self.processes.get_mut(&process).and_then(|process| process.carrier.as_mut());
+        let carrier = self.processes.carrier_mut(process);
         match carrier.and_then(|carrier| carrier.ahead.remove(&id)) {
             Some((asked, want)) if asked == port && has_come => return self.grant_ahead(process, port, want),
             Some((asked, _)) if asked == port => self.send(process, ToFunction::Stay { port }, None),
@@ -84,29 +86,30 @@ impl Store {
     }
 
     /// If the producer has come to the window behind the one that was its present one, that is the present one now.
-    pub(crate) fn enter_ahead(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.get(&id) else { return };
-        let Some(base) = stream.ahead.as_ref().map(|ahead| ahead.base) else { return };
-        let watermark = self.watermark_word(stream.producer).unwrap_or(0).max(stream.watermark);
-        if watermark < base {
+    pub(crate) fn enter_ahead(&mut self, id: RunStream) {
+        let Some(stream) = self.runs.stream(id) else { return };
+        let Some(base) = stream.epoch.ahead.as_ref().map(|ahead| ahead.base) else { return };
+        if self.producer_watermark(id) < base {
             return;
         }
         self.end_live(id, base);
-        if let Some(stream) = self.streams.get_mut(&id) {
-            stream.watermark = stream.watermark.max(base);
-            stream.pieces.extend(stream.ahead.take());
+        if let Some(stream) = self.runs.stream_mut(id) {
+            stream.epoch.watermark = stream.epoch.watermark.max(base);
+            if let Some(piece) = stream.epoch.ahead.take() {
+                stream.epoch.pieces.push(piece);
+            }
         }
     }
 
     /// Nobody comes to the window behind the present one any more, and nothing can land there.
-    pub(crate) fn drop_ahead(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
-        if let Some((process, _)) = stream.producer
-            && let Some(carrier) = self.processes.get_mut(&process).and_then(|process| process.carrier.as_mut())
+    pub(crate) fn drop_ahead(&mut self, id: RunStream) {
+        let Some(stream) = self.runs.stream_mut(id) else { return };
+        if let Some((process, _)) = stream.epoch.producer
+            && let Some(carrier) = self.processes.carrier_mut(process)
         {
             carrier.ahead.remove(&id);
         }
-        if let Some(piece) = stream.ahead.take() {
+        if let Some(piece) = stream.epoch.ahead.take() {
             self.free(piece);
         }
     }

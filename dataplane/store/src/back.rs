@@ -2,10 +2,9 @@
 //! takes longer than anything that the store itself does.
 
 use crate::backend::{Completion, Job, Outcome, backed_segment};
-use crate::memory::WindowMemory;
-use crate::store::StoreError;
-use crate::{ProcessId, Store};
-use dflow_protocol::StreamId;
+use crate::error::{RunFailure, StoreError};
+use crate::memory::{Owner, WindowMemory};
+use crate::{ProcessId, RunStream, Store};
 use dflow_shm::{Segment, SegmentError};
 use std::sync::Arc;
 
@@ -15,7 +14,8 @@ const LEAST: u64 = 1 << 20;
 /// Backs a window with memory. A stream has at most one such job under way.
 #[derive(Debug)]
 pub struct BackJob {
-    stream: StreamId,
+    stream: RunStream,
+    owner: Owner,
     writer: ProcessId,
     size: u64,
     huge: bool,
@@ -42,6 +42,34 @@ impl BackJob {
     }
 }
 
+/// Zeroes a window, so that it can be used by another tenant than the one whose bytes are in it.
+#[derive(Debug)]
+pub struct CleanJob {
+    memory: Arc<WindowMemory>,
+}
+
+impl CleanJob {
+    /// The window's size in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.memory.size
+    }
+
+    /// Zeroes it.
+    #[must_use]
+    pub fn run(self) -> Completion {
+        let result = self.memory.segment.zero();
+        Completion(Outcome::Clean(Cleaned { memory: self.memory, result }))
+    }
+}
+
+/// A window that is zeroed, or could not be.
+#[derive(Debug)]
+pub(crate) struct Cleaned {
+    memory: Arc<WindowMemory>,
+    result: Result<(), SegmentError>,
+}
+
 /// A window that has its memory, or cannot have it.
 #[derive(Debug)]
 pub(crate) struct Backed {
@@ -59,55 +87,45 @@ pub(crate) enum Offer {
 }
 
 impl Store {
-    /// Whether a window for this stream is on its way.
-    pub(crate) fn is_being_backed(&self, stream: StreamId) -> bool {
-        self.backing.contains(&stream)
-    }
-
     /// A window of exactly `size` bytes, warm if there is such a one.
     pub(crate) fn backed_window(
         &mut self,
         writer: ProcessId,
-        stream: StreamId,
+        stream: RunStream,
         size: u64,
         huge: bool,
     ) -> Result<Offer, StoreError> {
-        if let Some(memory) = self.budget.warm(writer, size, huge) {
+        let Some(owner) = self.memory.owner(stream.run) else { return Err(StoreError::Unknown(stream.run)) };
+        if let Some(memory) = self.memory.warm(owner, writer, size, huge) {
             return Ok(Offer::Now(memory));
         }
-        if self.is_being_backed(stream) {
+        if self.backing.contains(&stream) {
             return Ok(Offer::Later);
         }
-        if !self.budget.reserve(size) {
+        if !self.memory.reserve(stream.run, size) {
             return Ok(Offer::No);
         }
         if size >= LEAST {
-            self.back_aside(BackJob { stream, writer, size, huge });
+            self.back_aside(BackJob { stream, owner, writer, size, huge });
             return Ok(Offer::Later);
         }
         match self.backend.allocate(size, huge) {
-            Ok(segment) => Ok(Offer::Now(Arc::new(WindowMemory { segment, size, writer }))),
+            Ok(segment) => Ok(Offer::Now(Arc::new(WindowMemory { segment, size, owner, writer }))),
             Err(error) => {
-                self.budget.discharge(size);
+                self.memory.discharge(stream.run, size);
                 Err(error.into())
             }
         }
     }
 
-    /// A window of `size` bytes whatever the budget says: for what a stream must have.
-    pub(crate) fn window_beyond(&mut self, writer: ProcessId, size: u64) -> Result<Arc<WindowMemory>, StoreError> {
-        let segment = self.backend.allocate(size, false)?;
-        self.budget.charge(size);
-        Ok(Arc::new(WindowMemory { segment, size, writer }))
-    }
-
     /// Has the window backed that a stream will want after its present one, while there is memory enough.
-    pub(crate) fn back_ahead(&mut self, writer: ProcessId, stream: StreamId, size: u64, huge: bool) {
-        if size < LEAST || self.is_being_backed(stream) || self.would_be_short(size) {
+    pub(crate) fn back_ahead(&mut self, writer: ProcessId, stream: RunStream, size: u64, huge: bool) {
+        if size < LEAST || self.backing.contains(&stream) || self.would_be_short(stream.run, size) {
             return;
         }
-        if !self.budget.has_warm(writer, size, huge) && self.budget.reserve(size) {
-            self.back_aside(BackJob { stream, writer, size, huge });
+        let Some(owner) = self.memory.owner(stream.run) else { return };
+        if !self.memory.has_warm(owner, writer, size, huge) && self.memory.reserve(stream.run, size) {
+            self.back_aside(BackJob { stream, owner, writer, size, huge });
         }
     }
 
@@ -117,30 +135,58 @@ impl Store {
     }
 
     /// A window has its memory, or cannot have it.
-    ///
-    /// # Errors
-    /// If there is no memory for a window that somebody waits for.
-    pub(crate) fn backed(&mut self, done: Backed) -> Result<(), StoreError> {
-        let Backed { job: BackJob { stream, writer, size, .. }, result } = done;
+    pub(crate) fn backed(&mut self, done: Backed) {
+        let Backed { job: BackJob { stream, owner, writer, size, .. }, result } = done;
         self.backing.remove(&stream);
         let has_come = result.is_ok();
         match result {
-            // Its writer finds it there; if it is gone, others do.
-            Ok(segment) => self.budget.free(Arc::new(WindowMemory { segment, size, writer })),
+            Ok(segment) => {
+                let memory = Arc::new(WindowMemory { segment, size, owner, writer });
+                if self.memory.is_admitted(writer) {
+                    // Its writer finds it there.
+                    self.memory.free(memory, self.now);
+                } else {
+                    self.memory.pool_fresh(memory, self.now);
+                }
+            }
             Err(error) => {
-                self.budget.discharge(size);
-                if self.is_starved(stream) {
-                    return Err(error.into());
+                self.memory.discharge(owner.run, size);
+                if self.is_waited_for(stream) {
+                    self.fail_run(stream.run, RunFailure::Store(error.into()));
                 }
             }
         }
-        self.grant_backed_ahead(stream, has_come)?;
-        self.feed_starved()
+        let result = self.grant_backed_ahead(stream, has_come);
+        self.attribute(stream.run, result);
+        self.feed_starved(None);
     }
 
-    fn is_starved(&self, id: StreamId) -> bool {
-        self.processes
-            .values()
-            .any(|process| process.starved.keys().any(|port| process.outputs.get(port).is_some_and(|it| *it == id)))
+    /// Whether the producer of a stream waits for a window.
+    fn is_waited_for(&self, id: RunStream) -> bool {
+        let producer = self.runs.stream(id).and_then(|stream| stream.epoch.producer);
+        producer.is_some_and(|producer| self.runs.get(id.run).is_some_and(|run| run.is_starved(producer)))
+    }
+
+    /// Has the next window zeroed that a tenant has left which has no runs here any more. One at a time: until it is done,
+    /// nobody can have its memory.
+    pub(crate) fn clean_next(&mut self) {
+        if self.cleaning {
+            return;
+        }
+        if let Some(memory) = self.memory.take_unclean() {
+            self.cleaning = true;
+            self.backend.submit(Job::Clean(CleanJob { memory }));
+        }
+    }
+
+    /// A window is zeroed, or could not be.
+    pub(crate) fn cleaned(&mut self, done: Cleaned) {
+        self.cleaning = false;
+        if let Err(error) = &done.result {
+            tracing::debug!(%error, "a window is given back because it cannot be zeroed");
+        }
+        self.memory.cleaned(done.memory, done.result.is_ok(), self.now);
+        self.clean_next();
+        self.feed_starved(None);
     }
 }

@@ -4,7 +4,7 @@
 //! a thread: it hands a [`Job`] to its [`Backend`] and gets a [`Completion`] back by [`crate::Store::complete`]. A node runs
 //! jobs on [`crate::Threads`]; a simulation runs them on its own thread, at times and with failures of its choice.
 
-use crate::back::{BackJob, Backed};
+use crate::back::{BackJob, Backed, CleanJob, Cleaned};
 use crate::hash::{HashJob, Hashed};
 use crate::spill::{SpillJob, Spilled};
 use dflow_disk::{DiskError, SpillFile};
@@ -38,6 +38,8 @@ pub enum Job {
     Hash(HashJob),
     /// Back a window with memory.
     Back(BackJob),
+    /// Zero a window.
+    Clean(CleanJob),
 }
 
 /// A job that is done, or has failed: to be given to [`crate::Store::complete`].
@@ -49,6 +51,7 @@ pub(crate) enum Outcome {
     Spill(Spilled),
     Hash(Hashed),
     Back(Backed),
+    Clean(Cleaned),
 }
 
 /// A window of `size` bytes, backed with memory so that nobody pays for its first touch later. Its pages are huge if

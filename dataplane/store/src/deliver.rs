@@ -1,13 +1,14 @@
 //! Which piece a reader gets next.
 
 use crate::attempt::duplicate;
-use crate::process::Arena;
-use crate::store::StoreError;
-use crate::stream::{Place, Stream, Subscriber};
-use crate::{ProcessId, Store};
+use crate::error::StoreError;
+use crate::pieces::Place;
+use crate::process::{Arena, Endpoint};
+use crate::subscription::{Question, Subscriber};
+use crate::{ProcessId, RunStream, Store};
 use dflow_protocol::message::{Piece, SegmentUse, ToFunction, Window};
 use dflow_protocol::words::State;
-use dflow_protocol::{PortId, SegmentId, StreamId};
+use dflow_protocol::{PortId, RunId, SegmentId, StreamId};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -21,50 +22,51 @@ impl Store {
         at: u64,
         lends: bool,
     ) -> Result<(), StoreError> {
-        let Some(&(id, subscriber)) = self.processes.get(&process).and_then(|process| process.inputs.get(&port)) else {
+        let Some((id, subscriber)) = self.processes.input(process, port) else {
             return Ok(());
         };
         self.sample_readers(id);
-        let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
+        let Some(stream) = self.runs.stream_mut(id) else { return Ok(()) };
         let Some(state) = stream.subscribers.get_mut(&subscriber) else { return Ok(()) };
         if state.reader != Some((process, port)) {
             // The stream has begun again, and this reader is not the one that reads it now.
             return Ok(());
         }
-        (state.asked, state.verifies) = (Some(at), false);
-        let state = self.processes.get(&process);
+        state.question = Some(Question { at, verifies: false });
+        let state = self.processes.get(process);
         if lends {
-            stream.leave_pieces((process, port));
+            stream.leave_read_pieces((process, port));
         } else if !state.is_some_and(|process| process.slicing.contains(&subscriber.input)) {
-            for piece in &mut stream.pieces {
-                piece.leave((process, port));
-            }
+            stream.epoch.pieces.leave((process, port));
         }
+        self.runs.note_question(id);
         self.release(id);
         self.serve(id, subscriber)?;
-        self.feed_starved()
+        self.feed_starved(Some(id.run));
+        Ok(())
     }
 
     /// A producer's words say to a reader that its stream ends here, or what cannot be. The reader waits until they turn
     /// out to be a lie, and then this attempt is not charged with it; or until the producer has said by message that it has
     /// finished, so that nobody ends well on an end which is none; or it reads on.
     pub(crate) fn verify(&mut self, process: ProcessId, port: PortId, at: u64) -> Result<(), StoreError> {
-        let Some(&(id, subscriber)) = self.processes.get(&process).and_then(|process| process.inputs.get(&port)) else {
+        let Some((id, subscriber)) = self.processes.input(process, port) else {
             return Ok(());
         };
         self.sample_readers(id);
-        let state = self.streams.get_mut(&id).and_then(|stream| stream.subscribers.get_mut(&subscriber));
+        let state = self.runs.stream_mut(id).and_then(|stream| stream.subscribers.get_mut(&subscriber));
         let Some(state) = state.filter(|state| state.reader == Some((process, port))) else { return Ok(()) };
-        (state.asked, state.verifies) = (Some(at), true);
+        state.question = Some(Question { at, verifies: true });
+        self.runs.note_question(id);
         self.serve(id, subscriber)
     }
 
     /// Whether the stream goes on at `at`, in the piece that its reader has; `false` as long as that is not certain.
-    fn goes_on(&mut self, id: StreamId, at: u64, index: usize) -> bool {
-        let Some((stream, piece)) = self.streams.get(&id).and_then(|it| Some((it, it.pieces.get(index)?))) else {
+    fn goes_on(&mut self, id: RunStream, at: u64, index: usize) -> bool {
+        let Some((stream, piece)) = self.runs.stream(id).and_then(|it| Some((it, it.epoch.pieces.get(index)?))) else {
             return false;
         };
-        let Some((writer, port)) = stream.producer else { return false };
+        let Some((writer, port)) = stream.epoch.producer else { return false };
         let (is_live, is_ring, size) = (piece.end.is_none(), piece.is_ring(), piece.capacity());
         let Some(word) = self.sample_output(writer, port) else { return false };
         if is_live && is_ring && word.offset.saturating_sub(at) > size {
@@ -78,66 +80,67 @@ impl Store {
         word.offset > at || (is_live && word.state == State::Open)
     }
 
-    /// A reader needs the bytes of its earlier pieces only from its published position on.
-    pub(crate) fn given_up(&mut self, process: ProcessId, port: PortId) -> Result<(), StoreError> {
-        let Some(&(id, _)) = self.processes.get(&process).and_then(|process| process.inputs.get(&port)) else {
-            return Ok(());
-        };
+    /// What a reader had lent of its earlier pieces has arrived where it was lent to.
+    pub(crate) fn given_up(&mut self, process: ProcessId, port: PortId) {
+        let Some((id, _)) = self.processes.input(process, port) else { return };
         self.sample_readers(id);
-        if let Some(stream) = self.streams.get_mut(&id) {
-            stream.leave_pieces((process, port));
+        if let Some(stream) = self.runs.stream_mut(id) {
+            stream.leave_read_pieces((process, port));
         }
         self.release(id);
-        self.feed_starved()
+        self.feed_starved(Some(id.run));
     }
 
     /// Serves readers of a stream that wait for their next piece.
-    pub(crate) fn serve_waiting_readers(&mut self, id: StreamId) -> Result<(), StoreError> {
-        let Some(stream) = self.streams.get(&id) else { return Ok(()) };
+    pub(crate) fn serve_waiting_readers(&mut self, id: RunStream) -> Result<(), StoreError> {
+        let Some(stream) = self.runs.stream(id) else { return Ok(()) };
         let waiting: Vec<Subscriber> =
-            stream.subscribers.iter().filter(|(_, state)| state.asked.is_some()).map(|(&key, _)| key).collect();
+            stream.subscribers.iter().filter(|(_, state)| state.question.is_some()).map(|(&key, _)| key).collect();
         waiting.into_iter().try_for_each(|subscriber| self.serve(id, subscriber))
     }
 
-    fn serve(&mut self, id: StreamId, subscriber: Subscriber) -> Result<(), StoreError> {
+    fn serve(&mut self, id: RunStream, subscriber: Subscriber) -> Result<(), StoreError> {
         self.enter_ahead(id);
-        let Some(stream) = self.streams.get(&id) else { return Ok(()) };
+        let Some(stream) = self.runs.stream(id) else { return Ok(()) };
         let Some(state) = stream.subscribers.get(&subscriber) else { return Ok(()) };
-        let (Some(at), Some((process, port))) = (state.asked, state.reader) else { return Ok(()) };
-        let Some(index) = stream.piece_at(at) else {
-            if stream.finished.is_some_and(|length| at >= length) {
+        let (Some(question), Some((process, port))) = (state.question, state.reader) else { return Ok(()) };
+        let at = question.at;
+        let Some(index) = stream.epoch.pieces.position(at) else {
+            if stream.epoch.finished.is_some_and(|length| at >= length) {
                 let end = ToFunction::StreamEnd { port, end: Ok(at) };
                 self.send(process, end, None);
                 self.answered(id, subscriber);
             }
             return Ok(());
         };
-        let piece = &stream.pieces[index];
-        let says_hello = |(writer, _)| self.processes.get(&writer).is_some_and(|process| process.control.is_none());
-        if piece.end.is_none() && stream.producer.is_some_and(says_hello) {
+        let Some(piece) = stream.epoch.pieces.get(index) else { return Ok(()) };
+        let is_silent =
+            |(writer, _): Endpoint| self.processes.get(writer).is_some_and(|process| process.control.is_none());
+        if piece.end.is_none() && stream.epoch.producer.is_some_and(is_silent) {
             // Served when the producer has its control page.
             return Ok(());
         }
-        if state.verifies && piece.users.contains(&(process, port)) {
+        if question.verifies && piece.users.contains(&(process, port)) {
             if self.goes_on(id, at, index) {
                 self.send(process, ToFunction::Stay { port }, None);
                 self.answered(id, subscriber);
             }
             return Ok(());
         }
-        if self.is_better_read_from_disk(&piece.place, process, subscriber) {
+        if self.is_better_read_from_disk(id, &piece.place, process, subscriber) {
             // Served when it is there, or when memory is no longer short.
-            if let Some(piece) = self.streams.get_mut(&id).and_then(|stream| stream.pieces.get_mut(index)) {
+            if let Some(piece) = self.runs.stream_mut(id).and_then(|stream| stream.epoch.pieces.get_mut(index)) {
                 piece.wanted_on_disk = true;
             }
-            return self.spill_cold(0);
+            self.spill_cold(id.run, 0);
+            return Ok(());
         }
-        let (base, end, producer) = (piece.base, piece.end, stream.producer);
+        let (base, end, producer) = (piece.base, piece.end, stream.epoch.producer);
         let place = piece.place.clone();
         let capacity = piece.capacity();
         let message = match place {
             Place::Spill(_) | Place::Input(_) => {
-                let file = self.budget.next_id();
+                let file = self.outbox.next_segment();
                 let (fd, file_offset, end) = self.file_piece(id, index)?;
                 self.send(process, ToFunction::Segment { segment: file, kind: SegmentUse::Once }, Some(fd));
                 Piece::File { file, file_offset, base, end }
@@ -146,9 +149,9 @@ impl Store {
                 let (segment, segment_offset, ring) = match &place {
                     Place::Arena { arena, offset, .. } => (self.send_arena(process, arena)?, *offset, false),
                     Place::Window { memory, ring } => {
-                        let segment = self.budget.next_id();
+                        let segment = self.outbox.next_segment();
                         // A network card's driver wants memory that can be written, even to send from it.
-                        let fd = if self.is_carrier(process) {
+                        let fd = if self.processes.is_carrier(process) {
                             duplicate(memory.segment.as_fd())?
                         } else {
                             memory.segment.read_only()?
@@ -171,7 +174,7 @@ impl Store {
                 Piece::Memory { window, producer, end }
             }
         };
-        if let Some(piece) = self.streams.get_mut(&id).and_then(|stream| stream.pieces.get_mut(index)) {
+        if let Some(piece) = self.runs.stream_mut(id).and_then(|stream| stream.epoch.pieces.get_mut(index)) {
             piece.users.insert((process, port));
         }
         self.send(process, ToFunction::Piece { port, piece: message }, None);
@@ -181,59 +184,60 @@ impl Store {
 
     /// Whether a reader has to wait until a piece is on disk: it would keep the memory for its slice over everything, and
     /// memory is short.
-    fn is_better_read_from_disk(&self, place: &Place, process: ProcessId, subscriber: Subscriber) -> bool {
-        let slices = self.processes.get(&process).is_some_and(|process| process.slicing.contains(&subscriber.input));
-        slices && matches!(place, Place::Window { .. }) && self.is_short_of_memory() && self.disk_full.is_none()
+    fn is_better_read_from_disk(
+        &self,
+        id: RunStream,
+        place: &Place,
+        process: ProcessId,
+        subscriber: Subscriber,
+    ) -> bool {
+        let slices = self.processes.get(process).is_some_and(|process| process.slicing.contains(&subscriber.input));
+        let disk_is_full = self.runs.get(id.run).is_none_or(|run| run.disk.is_full());
+        slices && matches!(place, Place::Window { .. }) && self.is_short_of_memory(id.run) && !disk_is_full
     }
 
     /// Serves those who had to wait for the disk, as far as they need not any more.
-    pub(crate) fn serve_put_off(&mut self) -> Result<(), StoreError> {
-        let asked = |stream: &Stream| stream.subscribers.values().any(|state| state.asked.is_some());
-        let streams: Vec<StreamId> =
-            self.streams.iter().filter(|(_, stream)| asked(stream)).map(|(&id, _)| id).collect();
-        streams.into_iter().try_for_each(|id| self.serve_waiting_readers(id))
+    pub(crate) fn serve_put_off(&mut self) {
+        let asked = self.runs.iter().map(|(run, state)| (run, state.asked.iter().copied().collect()));
+        let asked: Vec<(RunId, Vec<StreamId>)> = asked.collect();
+        for (run, streams) in asked {
+            for stream in streams {
+                let id = RunStream { run, stream };
+                let result = self.serve_waiting_readers(id);
+                self.attribute(run, result);
+                self.runs.forget_answered(id);
+            }
+        }
     }
 
-    fn answered(&mut self, id: StreamId, subscriber: Subscriber) {
-        if let Some(state) = self.streams.get_mut(&id).and_then(|stream| stream.subscribers.get_mut(&subscriber)) {
-            state.asked = None;
+    fn answered(&mut self, id: RunStream, subscriber: Subscriber) {
+        if let Some(state) = self.runs.stream_mut(id).and_then(|stream| stream.subscribers.get_mut(&subscriber)) {
+            state.question = None;
         }
     }
 
     /// Whether a reader waits for an answer.
-    pub(crate) fn has_asked(&self, process: ProcessId, port: PortId, input: &(StreamId, Subscriber)) -> bool {
+    pub(crate) fn has_asked(&self, reader: Endpoint, input: &(RunStream, Subscriber)) -> bool {
         let (stream, subscriber) = input;
-        self.streams
-            .get(stream)
-            .and_then(|stream| stream.subscribers.get(subscriber))
-            .is_some_and(|state| state.asked.is_some() && state.reader == Some((process, port)))
+        let subscription = self.runs.stream(*stream).and_then(|stream| stream.subscribers.get(subscriber));
+        subscription.is_some_and(|state| state.question.is_some() && state.reader == Some(reader))
     }
 
     /// A read-only descriptor of a file, where the piece starts in it, and where it ends in the stream. Spilled pieces
     /// that follow each other in the file are one.
-    fn file_piece(&self, id: StreamId, index: usize) -> Result<(std::os::fd::OwnedFd, u64, u64), StoreError> {
+    fn file_piece(&self, id: RunStream, index: usize) -> Result<(std::os::fd::OwnedFd, u64, u64), StoreError> {
         let lost = || StoreError::Limit("a stream vanished while it was read".into());
-        let stream = self.streams.get(&id).ok_or_else(lost)?;
-        let piece = &stream.pieces[index];
-        let end = piece.end.unwrap_or(piece.base);
+        let stream = self.runs.stream(id).ok_or_else(lost)?;
+        let piece = stream.epoch.pieces.get(index).ok_or_else(lost)?;
         match &piece.place {
-            Place::Spill(file) => {
-                let mut end = end;
-                for piece in &stream.pieces[index + 1..] {
-                    match (&piece.place, piece.end) {
-                        (Place::Spill(_), Some(next)) if piece.base == end => end = next,
-                        _ => break,
-                    }
-                }
-                Ok((file.reader()?, piece.base, end))
-            }
-            Place::Input(file) => Ok((duplicate(file.as_fd())?, 0, end)),
+            Place::Spill(file) => Ok((file.reader()?, piece.base, stream.epoch.pieces.spilled_end(index))),
+            Place::Input(file) => Ok((duplicate(file.as_fd())?, 0, piece.end.unwrap_or(piece.base))),
             Place::Arena { .. } | Place::Window { .. } => Err(lost()),
         }
     }
 
     fn send_arena(&mut self, to: ProcessId, arena: &Arc<Arena>) -> Result<SegmentId, StoreError> {
-        if self.processes.get_mut(&to).is_some_and(|process| process.known.insert(arena.id)) {
+        if self.processes.get_mut(to).is_some_and(|process| process.known.insert(arena.id)) {
             let kind = SegmentUse::Arena(arena.segment.length() as u64);
             let fd = arena.segment.read_only()?;
             self.send(to, ToFunction::Segment { segment: arena.id, kind }, Some(fd));
@@ -243,25 +247,25 @@ impl Store {
 
     fn send_control(&mut self, to: ProcessId, of: ProcessId) -> Result<SegmentId, StoreError> {
         let lost = || StoreError::Limit("a process has no control page".into());
-        let control = self.processes.get(&of).and_then(|process| process.control.as_ref()).ok_or_else(lost)?;
+        let control = self.processes.get(of).and_then(|process| process.control.as_ref()).ok_or_else(lost)?;
         let id = control.id;
         let fd = duplicate(control.fd.as_fd())?;
-        if self.processes.get_mut(&to).is_some_and(|process| process.known.insert(id)) {
+        if self.processes.get_mut(to).is_some_and(|process| process.known.insert(id)) {
             self.send(to, ToFunction::Segment { segment: id, kind: SegmentUse::Control }, Some(fd));
         }
         Ok(id)
     }
 
     /// Tells the producer of every reader that runs.
-    pub(crate) fn register_readers(&mut self, id: StreamId) -> Result<(), StoreError> {
-        let Some(stream) = self.streams.get(&id) else { return Ok(()) };
+    pub(crate) fn register_readers(&mut self, id: RunStream) -> Result<(), StoreError> {
+        let Some(stream) = self.runs.stream(id) else { return Ok(()) };
         let all: Vec<Subscriber> = stream.subscribers.keys().copied().collect();
         all.into_iter().try_for_each(|subscriber| self.register_reader(id, subscriber))
     }
 
-    fn register_reader(&mut self, id: StreamId, subscriber: Subscriber) -> Result<(), StoreError> {
-        let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
-        let producer = stream.producer;
+    fn register_reader(&mut self, id: RunStream, subscriber: Subscriber) -> Result<(), StoreError> {
+        let Some(stream) = self.runs.stream_mut(id) else { return Ok(()) };
+        let producer = stream.epoch.producer;
         let Some(state) = stream.subscribers.get_mut(&subscriber) else { return Ok(()) };
         let (Some((producer, out)), Some((reader, port))) = (producer, state.reader) else { return Ok(()) };
         if state.registered || state.closed {

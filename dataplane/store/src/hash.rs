@@ -1,12 +1,11 @@
 //! Hashing of what was written to streams whose next attempts will be compared, while the store goes on.
 
-use crate::Store;
 use crate::backend::{Completion, Job, Outcome};
 use crate::fingerprint::{BLOCK, Fingerprint};
 use crate::memory::WindowMemory;
+use crate::pieces::{Piece, Place};
 use crate::process::Arena;
-use crate::stream::{PieceState, Place};
-use dflow_protocol::StreamId;
+use crate::{RunStream, Store};
 use dflow_shm::Segment;
 use rustix::io::Errno;
 use std::ops::Range;
@@ -27,7 +26,7 @@ pub(crate) enum Task {
 /// Hashes a part of a window.
 #[derive(Debug)]
 pub struct HashJob {
-    pub(crate) stream: StreamId,
+    pub(crate) stream: RunStream,
     /// Where the piece starts.
     pub(crate) base: u64,
     /// The offsets in the stream; the first is the begin of a block.
@@ -89,8 +88,8 @@ pub(crate) struct Hashed {
 impl HashJob {
     /// A job for a part of a piece in memory, which is lent until it is done; `None` for one that is not in memory.
     pub(crate) fn new(
-        stream: StreamId,
-        piece: &mut PieceState,
+        stream: RunStream,
+        piece: &mut Piece,
         range: Range<u64>,
         task: Task,
         fingerprint: &Arc<Mutex<Fingerprint>>,
@@ -115,7 +114,7 @@ impl Store {
 
     /// Whether so much waits to be hashed that nothing should be written before that has been done.
     pub(crate) fn hash_is_behind(&self) -> bool {
-        self.hashing > self.budget.limit() / 100 * IN_FLIGHT
+        self.hashing > self.memory.limit() / 100 * IN_FLIGHT
     }
 }
 

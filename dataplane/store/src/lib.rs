@@ -15,29 +15,62 @@ mod ahead;
 mod attempt;
 mod back;
 mod backend;
+mod credit;
 mod deliver;
+mod epoch;
+mod error;
 mod fingerprint;
 mod grant;
 mod hash;
 mod memory;
 mod observe;
+mod outbox;
+mod pieces;
 mod process;
 mod receive;
 mod replay;
+mod run;
+mod shares;
 mod spill;
 mod store;
 mod stream;
+mod subscription;
 mod threads;
+mod window_size;
 
-pub use back::BackJob;
+pub use back::{BackJob, CleanJob};
 pub use backend::{Backend, Completion, Job, backed_segment};
+pub use error::{Refusal, RunFailure, StoreError};
 pub use hash::HashJob;
-pub use observe::{Traffic, Usage};
+pub use observe::{RunUsage, Traffic, Usage};
+pub use outbox::Outgoing;
 pub use spill::SpillJob;
-pub use store::{Config, Outgoing, Store, StoreError, StoreEvent};
-pub use stream::Subscriber;
+pub use store::{Config, Store, StoreEvent};
+pub use subscription::Subscriber;
 pub use threads::Threads;
+
+use dflow_protocol::{RunId, StreamId};
+use std::fmt;
 
 /// An attempt of an instance, as the store knows it; unique within the daemon's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ProcessId(pub u64);
+
+/// Whom a run belongs to. Memory is shared fairly between tenants, and none sees bytes of another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TenantId(pub u64);
+
+/// A stream, among those of all runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RunStream {
+    /// The run.
+    pub run: RunId,
+    /// The stream, unique within it.
+    pub stream: StreamId,
+}
+
+impl fmt::Display for RunStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "stream {} of run {}", self.stream, self.run)
+    }
+}

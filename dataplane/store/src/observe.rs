@@ -1,20 +1,34 @@
 //! Looking at the store from outside: who waits, how much has passed, how much is in use.
 
-use crate::stream::Place;
-use crate::{ProcessId, Store};
-use dflow_protocol::{PortId, StreamId};
+use crate::pieces::Place;
+use crate::{ProcessId, RunStream, Store};
+use dflow_protocol::{PortId, RunId};
 use std::os::fd::AsFd;
-use std::sync::atomic::Ordering;
 
 /// How much the store uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Bytes of memory in use for streams.
     pub memory: u64,
-    /// The most there have been.
+    /// Bytes of windows that wait to be used again; they make room when memory is short.
+    pub idle: u64,
+    /// The most there have been, in use or idle.
     pub peak: u64,
     /// The budget.
     pub limit: u64,
+    /// Bytes written to disk so far.
+    pub spilled: u64,
+}
+
+/// How much one run uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RunUsage {
+    /// Bytes of memory in use for its streams.
+    pub memory: u64,
+    /// Bytes that no other run can take.
+    pub minimum: u64,
+    /// Bytes that it gets at the most.
+    pub cap: u64,
     /// Bytes written to disk so far.
     pub spilled: u64,
 }
@@ -36,63 +50,53 @@ impl Store {
     /// Whether an attempt waits: it sleeps on something, or for an answer of the store.
     #[must_use]
     pub fn is_waiting(&self, id: ProcessId) -> bool {
-        let Some(process) = self.processes.get(&id) else { return false };
-        let Some(control) = &process.control else { return false };
-        let asleep = |port: &PortId| control.words.port(*port).is_waiting();
+        let Some(process) = self.processes.get(id).filter(|process| process.control.is_some()) else { return false };
+        let Some(run) = self.runs.get(process.run) else { return false };
+        let asleep = |port: &PortId| process.sleeps_at(*port);
         // A window that is being backed is there at once.
-        let starved = |port: &PortId| !process.outputs.get(port).is_some_and(|stream| self.is_being_backed(*stream));
-        process.starved.keys().any(starved)
+        let starved = |port: PortId| !process.outputs.get(&port).is_some_and(|stream| self.backing.contains(stream));
+        run.starved_of(id).any(starved)
             || process.inputs.keys().any(asleep)
             || process.outputs.keys().any(asleep)
-            || process.inputs.iter().any(|(port, input)| self.has_asked(id, *port, input))
+            || process.inputs.iter().any(|(port, input)| self.has_asked((id, *port), input))
     }
 
     /// Bytes read and written so far, and when the first of each passed, in nanoseconds of the monotonic clock.
     #[must_use]
     pub fn traffic(&self, id: ProcessId) -> Traffic {
-        let mut traffic = Traffic::default();
-        let Some((process, control)) = self.processes.get(&id).and_then(|p| Some((p, p.control.as_ref()?))) else {
-            return traffic;
-        };
-        let earliest = |at: &mut Option<u64>, nanos: u64| {
-            if nanos != 0 {
-                *at = Some(at.map_or(nanos, |earlier| earlier.min(nanos)));
-            }
-        };
-        for &port in process.inputs.keys() {
-            let words = control.words.port(port);
-            traffic.read = traffic.read.saturating_add(words.progress().offset);
-            earliest(&mut traffic.first_read, words.first_byte.load(Ordering::Relaxed));
-        }
-        for &port in process.outputs.keys() {
-            let words = control.words.port(port);
-            traffic.written = traffic.written.saturating_add(words.progress().offset);
-            earliest(&mut traffic.first_written, words.first_byte.load(Ordering::Relaxed));
-        }
-        traffic
+        self.processes.traffic(id)
     }
 
     /// How much is in use.
     #[must_use]
     pub fn usage(&self) -> Usage {
         Usage {
-            memory: self.budget.busy(),
-            peak: self.budget.peak(),
-            limit: self.budget.limit(),
+            memory: self.memory.busy(),
+            idle: self.memory.idle(),
+            peak: self.memory.peak(),
+            limit: self.memory.limit(),
             spilled: self.spilled,
         }
     }
 
+    /// How much a run uses; `None` if it is not a guest.
+    #[must_use]
+    pub fn run_usage(&self, run: RunId) -> Option<RunUsage> {
+        let account = self.memory.account(run)?;
+        let spilled = self.runs.get(run)?.spilled;
+        Some(RunUsage { memory: account.used, minimum: account.minimum, cap: account.cap, spilled })
+    }
+
     /// The first bytes of a finished stream, at most `most`; `None` if they are not there.
     #[must_use]
-    pub fn read_small(&self, id: StreamId, most: usize) -> Option<Vec<u8>> {
-        let stream = self.streams.get(&id)?;
-        let length = usize::try_from(stream.finished?).ok()?.min(most);
+    pub fn read_small(&self, id: RunStream, most: usize) -> Option<Vec<u8>> {
+        let epoch = &self.runs.stream(id)?.epoch;
+        let length = usize::try_from(epoch.finished?).ok()?.min(most);
         let mut bytes = vec![0; length];
         if length == 0 {
             return Some(bytes);
         }
-        let piece = stream.pieces.get(stream.piece_at(0)?).filter(|piece| piece.base == 0)?;
+        let piece = epoch.pieces.get(epoch.pieces.position(0)?).filter(|piece| piece.base == 0)?;
         let read = match &piece.place {
             Place::Arena { arena, offset, .. } => rustix::io::pread(&arena.segment, &mut bytes[..], *offset),
             Place::Window { memory, .. } => rustix::io::pread(&memory.segment, &mut bytes[..], 0),

@@ -1,17 +1,27 @@
-//! What the store knows of one attempt.
+//! What the store knows of one attempt, and the table of all of them.
 
-use crate::store::StoreError;
-use crate::stream::{PieceState, Subscriber};
-use dflow_protocol::limits::MAX_PORTS;
-use dflow_protocol::{PortId, SegmentId, StreamId};
+use crate::error::StoreError;
+use crate::observe::Traffic;
+use crate::pieces::Piece;
+use crate::subscription::Subscriber;
+use crate::{ProcessId, RunStream};
+use dflow_protocol::limits::{MAX_BELLS, MAX_PORTS, MIN_WINDOW};
+use dflow_protocol::words::Progress;
+use dflow_protocol::{PortId, RunId, SegmentId};
 use dflow_shm::{PeerControl, Segment};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
+
+/// A port of an attempt.
+pub(crate) type Endpoint = (ProcessId, PortId);
 
 /// The segment in which all of an attempt's outputs begin.
 #[derive(Debug)]
 pub(crate) struct Arena {
+    pub(crate) run: RunId,
     pub(crate) id: SegmentId,
     pub(crate) segment: Segment,
     /// It outlives its streams by far: their slots are given back to the system one by one.
@@ -30,25 +40,25 @@ pub(crate) struct ControlPage {
 /// One attempt.
 #[derive(Debug)]
 pub(crate) struct Process {
+    pub(crate) run: RunId,
     pub(crate) bell: u32,
     pub(crate) control: Option<ControlPage>,
+    pub(crate) arena: Arc<Arena>,
     /// Segments that it keeps for its life and has been sent.
     pub(crate) known: HashSet<SegmentId>,
-    pub(crate) outputs: BTreeMap<PortId, StreamId>,
-    pub(crate) inputs: BTreeMap<PortId, (StreamId, Subscriber)>,
+    pub(crate) outputs: BTreeMap<PortId, RunStream>,
+    pub(crate) inputs: BTreeMap<PortId, (RunStream, Subscriber)>,
     /// Inputs that are read as slices over everything: what they were given stays mapped.
     pub(crate) slicing: BTreeSet<u32>,
-    pub(crate) next_port: u32,
+    next_port: u32,
     /// Its gate has opened.
     pub(crate) started: bool,
     /// It has been told of an output that nobody reads it any more.
     pub(crate) unread_told: bool,
     /// An output that somebody still read when that was looked for last.
     pub(crate) read_output: PortId,
-    /// It has done what cannot be, and is being ended.
+    /// It has broken the protocol, and is being ended.
     pub(crate) condemned: bool,
-    /// Outputs that wait for a window: port, watermark, least size, held.
-    pub(crate) starved: BTreeMap<PortId, Want>,
     /// For one that carries streams from and to other nodes.
     pub(crate) carrier: Option<Carrier>,
 }
@@ -58,11 +68,11 @@ pub(crate) struct Process {
 #[derive(Debug, Default)]
 pub(crate) struct Carrier {
     /// Reading ports whose readers on other nodes do not move.
-    pub(crate) stuck: HashSet<PortId>,
-    /// Pieces of streams that were aborted, by the port through which something may still land in them.
-    pub(crate) quarantine: HashMap<PortId, Vec<PieceState>>,
-    /// Who waits for the window behind the present one, which is being backed.
-    pub(crate) ahead: HashMap<StreamId, (PortId, Want)>,
+    pub(crate) stuck: BTreeSet<PortId>,
+    /// Pieces of streams that were aborted, by the port through which bytes may still land in them.
+    pub(crate) quarantine: BTreeMap<PortId, Vec<Piece>>,
+    /// Ports that wait for the window behind the present one, which is being backed.
+    pub(crate) ahead: BTreeMap<RunStream, (PortId, Want)>,
 }
 
 /// A window that a producer has asked for.
@@ -74,7 +84,34 @@ pub(crate) struct Want {
     pub(crate) since: Duration,
 }
 
+impl Want {
+    /// The size of the least window that will do.
+    pub(crate) fn window(self) -> u64 {
+        self.least.next_power_of_two().max(MIN_WINDOW)
+    }
+}
+
 impl Process {
+    /// An attempt without ports.
+    pub(crate) fn new(bell: u32, arena: Arc<Arena>, slicing: BTreeSet<u32>, is_carrier: bool) -> Self {
+        Self {
+            run: arena.run,
+            bell,
+            control: None,
+            known: HashSet::from([arena.id]),
+            arena,
+            outputs: BTreeMap::new(),
+            inputs: BTreeMap::new(),
+            slicing,
+            next_port: 0,
+            started: false,
+            unread_told: false,
+            read_output: PortId(0),
+            condemned: false,
+            carrier: is_carrier.then(Carrier::default),
+        }
+    }
+
     /// A port for one more stream.
     pub(crate) fn new_port(&mut self) -> Result<PortId, StoreError> {
         if self.next_port >= MAX_PORTS {
@@ -88,5 +125,153 @@ impl Process {
         }
         self.next_port += 1;
         Ok(PortId(self.next_port - 1))
+    }
+
+    /// Ports for these streams, which it writes from the start; the first one.
+    pub(crate) fn add_outputs(&mut self, streams: impl Iterator<Item = RunStream>) -> PortId {
+        let first = PortId(self.next_port);
+        for stream in streams {
+            self.outputs.insert(PortId(self.next_port), stream);
+            self.next_port += 1;
+        }
+        first
+    }
+
+    /// Whether its program has said hello and its gate is open.
+    pub(crate) fn runs(&self) -> bool {
+        self.started && self.control.is_some()
+    }
+
+    /// What it has published for one of its ports.
+    pub(crate) fn progress(&self, port: PortId) -> Option<Progress> {
+        Some(self.control.as_ref()?.words.port(port).progress())
+    }
+
+    /// What has passed through its ports.
+    pub(crate) fn traffic(&self) -> Traffic {
+        let mut traffic = Traffic::default();
+        let Some(control) = &self.control else { return traffic };
+        let earliest = |at: &mut Option<u64>, nanos: u64| {
+            if nanos != 0 {
+                *at = Some(at.map_or(nanos, |earlier| earlier.min(nanos)));
+            }
+        };
+        for &port in self.inputs.keys() {
+            let words = control.words.port(port);
+            traffic.read = traffic.read.saturating_add(words.progress().offset);
+            earliest(&mut traffic.first_read, words.first_byte.load(Ordering::Relaxed));
+        }
+        for &port in self.outputs.keys() {
+            let words = control.words.port(port);
+            traffic.written = traffic.written.saturating_add(words.progress().offset);
+            earliest(&mut traffic.first_written, words.first_byte.load(Ordering::Relaxed));
+        }
+        traffic
+    }
+
+    /// Whether it sleeps on something that concerns this port, or is about to.
+    pub(crate) fn sleeps_at(&self, port: PortId) -> bool {
+        self.control.as_ref().is_some_and(|control| control.words.port(port).is_waiting())
+    }
+}
+
+/// The attempts, and the numbers of their bells.
+#[derive(Debug)]
+pub(crate) struct Processes {
+    table: BTreeMap<ProcessId, Process>,
+    free_bells: Vec<u32>,
+    next_bell: u32,
+}
+
+impl Processes {
+    pub(crate) fn new() -> Self {
+        // Bells are numbered from 1: the place of bell 0 says whether the cores are crowded.
+        Self { table: BTreeMap::new(), free_bells: Vec::new(), next_bell: 1 }
+    }
+
+    pub(crate) fn get(&self, id: ProcessId) -> Option<&Process> {
+        self.table.get(&id)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: ProcessId) -> Option<&mut Process> {
+        self.table.get_mut(&id)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (ProcessId, &Process)> {
+        self.table.iter().map(|(&id, process)| (id, process))
+    }
+
+    /// The attempts of a run.
+    pub(crate) fn of_run(&self, run: RunId) -> impl Iterator<Item = ProcessId> {
+        self.iter().filter(move |(_, process)| process.run == run).map(|(id, _)| id)
+    }
+
+    /// What has passed through an attempt's ports.
+    pub(crate) fn traffic(&self, id: ProcessId) -> Traffic {
+        self.get(id).map(Process::traffic).unwrap_or_default()
+    }
+
+    /// The run that an attempt belongs to.
+    pub(crate) fn run(&self, id: ProcessId) -> Option<RunId> {
+        Some(self.get(id)?.run)
+    }
+
+    /// A bell that no attempt has.
+    pub(crate) fn take_bell(&mut self) -> Result<u32, StoreError> {
+        if let Some(bell) = self.free_bells.pop() {
+            return Ok(bell);
+        }
+        if self.next_bell as usize >= MAX_BELLS {
+            return Err(StoreError::Limit(format!("{MAX_BELLS} processes at the same time is the most")));
+        }
+        self.next_bell += 1;
+        Ok(self.next_bell - 1)
+    }
+
+    pub(crate) fn insert(&mut self, id: ProcessId, process: Process) {
+        self.table.insert(id, process);
+    }
+
+    /// The attempt is over; its bell is for others.
+    pub(crate) fn remove(&mut self, id: ProcessId) -> Option<Process> {
+        let process = self.table.remove(&id)?;
+        self.free_bells.push(process.bell);
+        Some(process)
+    }
+
+    /// The stream that an attempt writes through a port.
+    pub(crate) fn output(&self, id: ProcessId, port: PortId) -> Option<RunStream> {
+        self.get(id)?.outputs.get(&port).copied()
+    }
+
+    /// The stream that an attempt reads through a port, and as which subscriber.
+    pub(crate) fn input(&self, id: ProcessId, port: PortId) -> Option<(RunStream, Subscriber)> {
+        self.get(id)?.inputs.get(&port).copied()
+    }
+
+    /// The streams that an attempt writes, by port.
+    pub(crate) fn outputs(&self, id: ProcessId) -> Vec<(PortId, RunStream)> {
+        let outputs = self.get(id).map(|process| process.outputs.iter());
+        outputs.into_iter().flatten().map(|(&port, &stream)| (port, stream)).collect()
+    }
+
+    /// What an attempt has published for one of its ports.
+    pub(crate) fn progress(&self, (id, port): Endpoint) -> Option<Progress> {
+        self.get(id)?.progress(port)
+    }
+
+    /// The state of an attempt that carries streams.
+    pub(crate) fn carrier_mut(&mut self, id: ProcessId) -> Option<&mut Carrier> {
+        self.get_mut(id)?.carrier.as_mut()
+    }
+
+    /// Whether an attempt carries streams from and to other nodes.
+    pub(crate) fn is_carrier(&self, id: ProcessId) -> bool {
+        self.get(id).is_some_and(|process| process.carrier.is_some())
+    }
+
+    /// Whether an attempt has broken the protocol.
+    pub(crate) fn is_condemned(&self, id: ProcessId) -> bool {
+        self.get(id).is_some_and(|process| process.condemned)
     }
 }

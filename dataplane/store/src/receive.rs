@@ -1,46 +1,41 @@
 //! What attempts say, believed only as far as it can be true.
 
 use crate::attempt::duplicate;
+use crate::error::StoreError;
 use crate::process::{ControlPage, Want};
-use crate::store::StoreError;
 use crate::stream::Stream;
-use crate::{ProcessId, Store, StoreEvent};
+use crate::{ProcessId, RunStream, Store, StoreEvent};
+use dflow_protocol::PortId;
 use dflow_protocol::limits::PROTOCOL_VERSION;
 use dflow_protocol::message::ToDaemon;
-use dflow_protocol::words::{Progress, State, is_possible};
-use dflow_protocol::{PortId, StreamId};
+use dflow_protocol::words::{Progress, State};
 use dflow_shm::PeerControl;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 impl Store {
-    /// Handles a message of an attempt.
-    ///
-    /// # Errors
-    /// If the store itself cannot do what follows from it. What is wrong with the message is an event.
-    pub fn receive(
-        &mut self,
-        now: Duration,
-        id: ProcessId,
-        message: ToDaemon,
-        fds: Vec<OwnedFd>,
-    ) -> Result<(), StoreError> {
+    /// Handles a message of an attempt. What is wrong with it is an event, and so is what the store cannot do for the run.
+    pub fn receive(&mut self, now: Duration, id: ProcessId, message: ToDaemon, fds: Vec<OwnedFd>) {
         self.advance(now);
-        if self.is_condemned(id) {
-            return Ok(());
+        // An attempt whose run is over may still speak.
+        let Some(run) = self.processes.run(id) else { return };
+        if self.processes.is_condemned(id) {
+            return;
         }
         match self.check(id, &message) {
             Ok(None) => {}
             Ok(Some((port, progress))) => self.note_progress(id, port, progress),
-            Err(what) => {
-                self.condemn(id, what);
-                return Ok(());
-            }
+            Err(what) => return self.condemn(id, what),
         }
+        let result = self.act_on(id, message, fds);
+        self.attribute(run, result);
+    }
+
+    fn act_on(&mut self, id: ProcessId, message: ToDaemon, fds: Vec<OwnedFd>) -> Result<(), StoreError> {
         match message {
             ToDaemon::Hello { .. } => self.hello(id, fds),
             ToDaemon::FirstBytes { port } => {
-                if let Some(stream) = self.output(id, port) {
+                if let Some(stream) = self.processes.output(id, port) {
                     self.note_first_bytes(stream);
                 }
                 Ok(())
@@ -50,9 +45,12 @@ impl Store {
             }
             ToDaemon::NextPiece { port, at, lends } => self.next_piece(id, port, at, lends),
             ToDaemon::Verify { port, at } => self.verify(id, port, at),
-            ToDaemon::CloseInput { port } => self.close_input(id, port),
+            ToDaemon::CloseInput { port } => {
+                self.close_input(id, port);
+                Ok(())
+            }
             ToDaemon::ReaderStuck { port, stuck } => {
-                if let Some(carrier) = self.processes.get_mut(&id).and_then(|process| process.carrier.as_mut()) {
+                if let Some(carrier) = self.processes.carrier_mut(id) {
                     if stuck {
                         carrier.stuck.insert(port)
                     } else {
@@ -61,15 +59,21 @@ impl Store {
                 }
                 Ok(())
             }
-            ToDaemon::GivenUp { port } => self.given_up(id, port),
-            ToDaemon::CloseOutput { port } => self.close_output(id, port),
+            ToDaemon::GivenUp { port } => {
+                self.given_up(id, port);
+                Ok(())
+            }
+            ToDaemon::CloseOutput { port } => {
+                self.close_output(id, port);
+                Ok(())
+            }
             ToDaemon::Parked => {
-                self.events.push(StoreEvent::Parked(id));
+                self.outbox.tell(StoreEvent::Parked(id));
                 Ok(())
             }
             ToDaemon::Finished { port } => {
-                if let Some(stream) = self.output(id, port) {
-                    let was_read = self.streams.get(&stream).is_some_and(Stream::is_read);
+                if let Some(stream) = self.processes.output(id, port) {
+                    let was_read = self.runs.stream(stream).is_some_and(Stream::is_read);
                     self.finish(id, port, stream)?;
                     if was_read {
                         self.tell_about_the_rest(id);
@@ -79,20 +83,20 @@ impl Store {
                 Ok(())
             }
             ToDaemon::OpenPart { output } => {
-                self.events.push(StoreEvent::PartWanted(id, output));
+                self.outbox.tell(StoreEvent::PartWanted(id, output));
                 Ok(())
             }
             ToDaemon::Done => {
                 self.examine(id);
-                if self.is_condemned(id) {
+                if self.processes.is_condemned(id) {
                     return Ok(());
                 }
                 self.finish_all(id)?;
-                self.events.push(StoreEvent::Ended(id, Ok(())));
+                self.outbox.tell(StoreEvent::Ended(id, Ok(())));
                 Ok(())
             }
             ToDaemon::Failed { reason, unread } => {
-                self.events.push(StoreEvent::Ended(id, Err((reason, unread))));
+                self.outbox.tell(StoreEvent::Ended(id, Err((reason, unread))));
                 Ok(())
             }
         }
@@ -101,7 +105,7 @@ impl Store {
     /// What is wrong with a message. If it is about an output: the words of that, which are looked at once only, because
     /// who lies may change them between two looks.
     fn check(&self, id: ProcessId, message: &ToDaemon) -> Result<Option<(PortId, Progress)>, String> {
-        let Some(process) = self.processes.get(&id) else { return Err("it is not known".into()) };
+        let Some(process) = self.processes.get(id) else { return Err("it is not known".into()) };
         if process.control.is_none() {
             return match message {
                 ToDaemon::Hello { version: PROTOCOL_VERSION } => Ok(None),
@@ -140,11 +144,11 @@ impl Store {
             ToDaemon::NeedWindow { port, at, least, .. } => {
                 let word = self.check_words(id, *port, output(port)?)?;
                 let wrong = |word| word != Progress::open(*at) && !self.may_ask_ahead(id, *port, *at, word);
-                if word.is_some_and(wrong) || *least == 0 || process.starved.contains_key(port) {
+                if word.is_some_and(wrong) || *least == 0 || self.is_starving(id, *port) {
                     return Err(format!("it asked for {least} bytes at {at}, which is not where it writes"));
                 }
-                let stream = self.streams.get(&output(port)?);
-                if stream.is_some_and(|stream| stream.fingerprint.is_some() && *at != stream.room()) {
+                let stream = self.runs.stream(output(port)?);
+                if stream.is_some_and(|stream| stream.epoch.fingerprint.is_some() && *at != stream.epoch.room()) {
                     return Err(format!("it asked for {least} bytes at {at}, before its window was full"));
                 }
                 Ok(word.map(|word| (*port, word)))
@@ -159,8 +163,8 @@ impl Store {
             }
             ToDaemon::NextPiece { port, at, .. } | ToDaemon::Verify { port, at } => {
                 let word = process.control.as_ref().map(|control| control.words.port(*port).progress().offset);
-                let stream = process.inputs.get(port).and_then(|(stream, _)| self.streams.get(stream));
-                let granted = stream.map_or(0, |stream| stream.granted.max(stream.watermark));
+                let stream = process.inputs.get(port).and_then(|(stream, _)| self.runs.stream(*stream));
+                let granted = stream.map_or(0, |stream| stream.epoch.granted.max(stream.epoch.watermark));
                 // A reader that lends bytes, or has views of them, is ahead of the position that it publishes.
                 let may_be_ahead = match message {
                     ToDaemon::NextPiece { lends, .. } => *lends,
@@ -177,52 +181,32 @@ impl Store {
         }
     }
 
-    /// What a producer's words say, if they can be true: a watermark never goes back and never passes the room that was
-    /// granted, an end stays what it is, and that an attempt has given up is for the daemon to say. `None` if the stream
-    /// is not, or no more, written through this port.
-    fn check_words(&self, id: ProcessId, port: PortId, stream: StreamId) -> Result<Option<Progress>, String> {
-        let stream = self.streams.get(&stream).filter(|stream| stream.producer == Some((id, port)));
-        let (Some(stream), Some(word)) = (stream, self.progress_word(id, port)) else { return Ok(None) };
-        match stream.ended {
-            Some(ended) if ended == word => return Ok(Some(word)),
-            Some(ended) => {
-                return Err(format!(
-                    "its output had ended at {}, and then its words said '{:?}' at {}",
-                    ended.offset, word.state, word.offset
-                ));
-            }
-            None if word.state == State::Aborted => {
-                return Err("its words say that its output was given up, which no function says".into());
-            }
-            None => {}
-        }
-        let (written, room) = (stream.written(), stream.room());
-        if !is_possible(written, word.offset, room) {
-            return Err(format!(
-                "its watermark jumped from {written} to {}, but it was granted room up to {room}",
-                word.offset
-            ));
-        }
+    /// What a producer's words say, if they can be true: see [`crate::epoch::Epoch::check`]. `None` if the stream is not, or
+    /// no more, written through this port.
+    fn check_words(&self, id: ProcessId, port: PortId, stream: RunStream) -> Result<Option<Progress>, String> {
+        let stream = self.runs.stream(stream).filter(|stream| stream.epoch.producer == Some((id, port)));
+        let (Some(stream), Some(word)) = (stream, self.processes.progress((id, port))) else { return Ok(None) };
+        stream.epoch.check(word)?;
         Ok(Some(word))
     }
 
-    /// Remembers what a producer's words have said, so that they cannot take it back.
+    fn is_starving(&self, id: ProcessId, port: PortId) -> bool {
+        let run = self.processes.run(id).and_then(|run| self.runs.get(run));
+        run.is_some_and(|run| run.is_starved((id, port)))
+    }
+
     fn note_progress(&mut self, id: ProcessId, port: PortId, progress: Progress) {
-        let Some(stream) = self.output(id, port).and_then(|stream| self.streams.get_mut(&stream)) else { return };
-        if stream.replay.is_none() {
-            stream.watermark = stream.watermark.max(progress.offset);
-        }
-        if progress.state == State::Finished {
-            stream.ended = Some(progress);
+        if let Some(stream) = self.processes.output(id, port).and_then(|stream| self.runs.stream_mut(stream)) {
+            stream.epoch.note(progress);
         }
     }
 
     /// Looks at the words of an output. `None` if its attempt does not write it, or not any more, or has been condemned.
     pub(crate) fn sample_output(&mut self, id: ProcessId, port: PortId) -> Option<Progress> {
-        let stream = self.output(id, port)?;
+        let stream = self.processes.output(id, port)?;
         match self.check_words(id, port, stream) {
             Ok(word) => {
-                let word = word.filter(|_| !self.is_condemned(id))?;
+                let word = word.filter(|_| !self.processes.is_condemned(id))?;
                 self.note_progress(id, port, word);
                 Some(word)
             }
@@ -236,13 +220,11 @@ impl Store {
     /// An attempt writes nothing any more: the words of its outputs are looked at for the last time, and what they say is
     /// what it has written. To be called before [`Store::end`], and before it is decided how the attempt ended.
     pub fn examine(&mut self, id: ProcessId) {
-        let outputs: Vec<(PortId, StreamId)> =
-            self.processes.get(&id).map(|process| process.outputs.clone()).into_iter().flatten().collect();
-        for (port, stream) in outputs {
+        for (port, stream) in self.processes.outputs(id) {
             if let Some(progress) = self.sample_output(id, port)
-                && let Some(stream) = self.streams.get_mut(&stream)
+                && let Some(stream) = self.runs.stream_mut(stream)
             {
-                stream.ended = Some(progress);
+                stream.epoch.ended = Some(progress);
             }
         }
     }
@@ -250,15 +232,11 @@ impl Store {
     /// An attempt has done what cannot be. Nothing that it says is heard any more, and whatever it is said to end with,
     /// none of its outputs is complete.
     pub fn condemn(&mut self, id: ProcessId, what: String) {
-        if let Some(process) = self.processes.get_mut(&id)
+        if let Some(process) = self.processes.get_mut(id)
             && !std::mem::replace(&mut process.condemned, true)
         {
-            self.events.push(StoreEvent::Misbehaved(id, what));
+            self.outbox.tell(StoreEvent::Misbehaved(id, what));
         }
-    }
-
-    pub(crate) fn is_condemned(&self, id: ProcessId) -> bool {
-        self.processes.get(&id).is_some_and(|process| process.condemned)
     }
 
     fn hello(&mut self, id: ProcessId, mut fds: Vec<OwnedFd>) -> Result<(), StoreError> {
@@ -274,11 +252,11 @@ impl Store {
                 return Ok(());
             }
         };
-        let page = self.budget.next_id();
-        if let Some(process) = self.processes.get_mut(&id) {
+        let page = self.outbox.next_segment();
+        if let Some(process) = self.processes.get_mut(id) {
             process.control = Some(ControlPage { id: page, fd, words });
-            self.events.push(StoreEvent::Ready(id));
-            let outputs: Vec<StreamId> = process.outputs.values().copied().collect();
+            self.outbox.tell(StoreEvent::Ready(id));
+            let outputs: Vec<RunStream> = process.outputs.values().copied().collect();
             for stream in outputs {
                 self.serve_waiting_readers(stream)?;
             }
@@ -286,68 +264,58 @@ impl Store {
         Ok(())
     }
 
-    fn output(&self, id: ProcessId, port: PortId) -> Option<StreamId> {
-        self.processes.get(&id)?.outputs.get(&port).copied()
-    }
-
-    fn note_first_bytes(&mut self, id: StreamId) {
-        if let Some(stream) = self.streams.get_mut(&id)
-            && !stream.first_bytes
+    fn note_first_bytes(&mut self, id: RunStream) {
+        if let Some(stream) = self.runs.stream_mut(id)
+            && !stream.epoch.first_bytes
         {
-            stream.first_bytes = true;
-            self.events.push(StoreEvent::FirstBytes(id));
+            stream.epoch.first_bytes = true;
+            self.outbox.tell(StoreEvent::FirstBytes(id));
         }
     }
 
     /// The stream of an output is complete.
-    pub(crate) fn finish(&mut self, id: ProcessId, port: PortId, stream_id: StreamId) -> Result<(), StoreError> {
-        let Some(word) = self.watermark_word(Some((id, port))) else { return Ok(()) };
-        let Some(stream) = self.streams.get_mut(&stream_id) else { return Ok(()) };
-        if stream.finished.is_some() || stream.producer != Some((id, port)) {
+    pub(crate) fn finish(&mut self, id: ProcessId, port: PortId, stream_id: RunStream) -> Result<(), StoreError> {
+        let Some(word) = self.processes.progress((id, port)) else { return Ok(()) };
+        let Some(stream) = self.runs.stream_mut(stream_id) else { return Ok(()) };
+        if stream.epoch.finished.is_some() || stream.epoch.producer != Some((id, port)) {
             return Ok(());
         }
-        let word = stream.ended.map_or(word, |ended| ended.offset);
-        if let Some(process) = self.processes.get_mut(&id) {
-            // A carrier asks before it knows whether more will come.
-            process.starved.remove(&port);
+        let replayed = stream.epoch.replay.is_some();
+        let ended = stream.epoch.ended.map_or(word.offset, |ended| ended.offset);
+        let length = stream.epoch.length(word.offset);
+        // A carrier asks before it knows whether more will come.
+        self.unstarve(stream_id.run, (id, port));
+        if replayed {
+            return self.finish_replay(stream_id, ended);
         }
-        if stream.replay.is_some() {
-            return self.finish_replay(stream_id, word);
-        }
-        // Never more than the memory that was granted holds, whatever the word says.
-        let length = word.min(stream.room()).max(stream.watermark);
-        stream.watermark = length;
-        stream.finished = Some(length);
+        let Some(stream) = self.runs.stream_mut(stream_id) else { return Ok(()) };
+        stream.epoch.watermark = length;
+        stream.epoch.finished = Some(length);
         if length > 0 {
             self.note_first_bytes(stream_id);
         }
         self.close_live(stream_id);
-        self.events.push(StoreEvent::Finished(stream_id, length));
+        self.outbox.tell(StoreEvent::Finished(stream_id, length));
         self.release(stream_id);
         Ok(())
     }
 
     fn finish_all(&mut self, id: ProcessId) -> Result<(), StoreError> {
-        let Some(process) = self.processes.get(&id) else { return Ok(()) };
-        let outputs: Vec<(PortId, StreamId)> = process.outputs.iter().map(|(&port, &stream)| (port, stream)).collect();
-        for (port, stream) in outputs {
+        for (port, stream) in self.processes.outputs(id) {
             self.finish(id, port, stream)?;
             self.serve_waiting_readers(stream)?;
         }
         Ok(())
     }
 
-    fn close_input(&mut self, id: ProcessId, port: PortId) -> Result<(), StoreError> {
-        let Some(&(stream_id, subscriber)) = self.processes.get(&id).and_then(|process| process.inputs.get(&port))
-        else {
-            return Ok(());
-        };
+    fn close_input(&mut self, id: ProcessId, port: PortId) {
+        let Some((stream_id, subscriber)) = self.processes.input(id, port) else { return };
         self.sample_readers(stream_id);
-        if let Some(stream) = self.streams.get_mut(&stream_id) {
+        if let Some(stream) = self.runs.stream_mut(stream_id) {
             stream.close_reader(subscriber, (id, port));
         }
         self.tell_unread(stream_id);
         self.release(stream_id);
-        self.feed_starved()
+        self.feed_starved(Some(stream_id.run));
     }
 }

@@ -1,12 +1,12 @@
 //! What goes to disk: cold windows, while more is in memory than the high mark.
 
 use crate::backend::{Completion, Job, Outcome};
+use crate::error::{RunFailure, StoreError};
 use crate::memory::WindowMemory;
-use crate::store::StoreError;
-use crate::stream::{Held, Place};
-use crate::{Store, StoreEvent};
+use crate::pieces::Place;
+use crate::{RunStream, Store};
 use dflow_disk::{DiskError, SpillFile, SpillIo};
-use dflow_protocol::StreamId;
+use dflow_protocol::{RunId, StreamId};
 use dflow_shm::Access;
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ const IN_FLIGHT: u64 = 40;
 /// Writes a window to disk.
 #[derive(Debug)]
 pub struct SpillJob {
-    stream: StreamId,
+    stream: RunStream,
     base: u64,
     length: u64,
     memory: Arc<WindowMemory>,
@@ -55,100 +55,124 @@ pub(crate) struct Spilled {
 }
 
 impl Store {
-    /// Whether more is in memory than the high mark.
-    pub(crate) fn is_short_of_memory(&self) -> bool {
-        self.would_be_short(0)
+    /// Whether more is in memory than the high mark, of the budget or of what the run may have.
+    pub(crate) fn is_short_of_memory(&self, run: RunId) -> bool {
+        self.would_be_short(run, 0)
     }
 
     /// Whether it would be, with so many bytes more.
-    pub(crate) fn would_be_short(&self, more: u64) -> bool {
-        self.budget.busy() + more > self.budget.limit() / 100 * HIGH_MARK
+    pub(crate) fn would_be_short(&self, run: RunId, more: u64) -> bool {
+        let of_run = self.memory.account(run).is_some_and(|account| account.used + more > high_mark(account.cap));
+        of_run || self.memory.busy() + more > high_mark(self.memory.limit())
     }
 
-    /// Sends cold windows to disk while there is more in memory than the high mark. A window is cold when its producer
-    /// has left it and nobody reads in it, or somebody who would keep it for long waits for it.
-    pub(crate) fn spill_cold(&mut self, wanted: u64) -> Result<(), StoreError> {
-        let high = self.budget.limit() / 100 * HIGH_MARK;
-        let most = (self.budget.limit() / 100 * IN_FLIGHT).max(wanted);
-        let mut streams: Vec<StreamId> = self.streams.keys().copied().collect();
-        // The last bytes of a stream first: a reader that comes begins with the first ones, which then are in memory.
-        streams.reverse();
+    /// Sends cold windows to disk while there is more in memory than the high mark, if `run` is about to have `wanted` bytes
+    /// more. A window is cold when its producer has left it and nobody reads in it, or somebody who would keep it for long
+    /// waits for it. The windows of the run that is most above its share go first.
+    pub(crate) fn spill_cold(&mut self, run: RunId, wanted: u64) {
+        let most = (self.memory.limit() / 100 * IN_FLIGHT).max(wanted);
+        let of_run = |store: &Self| {
+            let used = store.memory.account(run).map_or(0, |account| account.used + wanted);
+            let spilling = store.runs.get(run).map_or(0, |run| run.spilling);
+            let cap = store.memory.account(run).map_or(0, |account| account.cap);
+            used.saturating_sub(high_mark(cap).saturating_add(spilling))
+        };
+        self.spill_of(run, most, of_run);
+        let high = high_mark(self.memory.limit());
+        let of_all = |store: &Self| (store.memory.busy() + wanted).saturating_sub(high + store.spilling);
+        if of_all(self) == 0 {
+            return;
+        }
+        for (victim, _) in self.memory.excesses(high, Some((run, wanted))) {
+            self.spill_of(victim, most, of_all);
+        }
+        // No other run has a cold window that it must give.
+        self.spill_of(run, most, of_all);
+    }
+
+    /// Sends cold windows of a run to disk while there is an excess and not too much is on its way.
+    fn spill_of(&mut self, run: RunId, most: u64, excess: impl Fn(&Self) -> u64) {
+        if excess(self) == 0 {
+            return;
+        }
+        let Some(state) = self.runs.get(run).filter(|state| state.disk.may_be_tried(self.now)) else { return };
+        // The streams that came last first: the earlier ones are more likely to be read soon.
+        let streams: Vec<StreamId> = state.spillable.iter().rev().copied().collect();
         for stream in streams {
-            loop {
-                let excess = (self.budget.busy() + wanted).saturating_sub(high + self.spilling);
-                if excess == 0 || self.spilling >= most || !self.spill_one(stream)? {
-                    break;
+            while excess(self) > 0 && self.spilling < most {
+                match self.spill_one(RunStream { run, stream }) {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(error) => return self.fail_run(run, RunFailure::Store(error)),
                 }
             }
         }
-        Ok(())
     }
 
-    fn spill_one(&mut self, id: StreamId) -> Result<bool, StoreError> {
-        let Some(stream) = self.streams.get_mut(&id) else { return Ok(false) };
-        let needed = stream.needed_from();
-        let cold = stream.pieces.iter_mut().rev().find(|piece| {
-            (piece.users.is_empty() || piece.wanted_on_disk)
-                && !piece.lent
-                && piece.end.is_some_and(|end| end > needed && end > piece.base)
-                && matches!(piece.place, Place::Window { ring: false, .. })
-        });
-        let Some(piece) = cold else { return Ok(false) };
-        let (Place::Window { memory, .. }, Some(end)) = (&piece.place, piece.end) else { return Ok(false) };
-        let file = match &stream.spill {
-            Some(file) => Arc::clone(file),
-            None => {
-                let file = Arc::new(self.backend.spill_file()?);
-                stream.spill = Some(Arc::clone(&file));
-                file
-            }
+    fn spill_one(&mut self, id: RunStream) -> Result<bool, StoreError> {
+        let Some(run) = self.runs.get_mut(id.run) else { return Ok(false) };
+        let Some(stream) = run.streams.get_mut(&id.stream) else {
+            run.spillable.remove(&id.stream);
+            return Ok(false);
         };
-        let length = end - piece.base;
-        let job = SpillJob { stream: id, base: piece.base, length, memory: Arc::clone(memory), file };
-        piece.lent = true;
+        let needed = stream.needed_from();
+        let Some(piece) = stream.epoch.pieces.coldest(needed) else {
+            if !stream.epoch.pieces.has_closed_window() {
+                run.spillable.remove(&id.stream);
+            }
+            return Ok(false);
+        };
+        let (Place::Window { memory, .. }, Some(end)) = (&piece.place, piece.end) else { return Ok(false) };
+        let (base, length, memory) = (piece.base, end - piece.base, Arc::clone(memory));
+        let file = match &stream.epoch.spill {
+            Some(file) => Arc::clone(file),
+            None => Arc::clone(stream.epoch.spill.insert(Arc::new(self.backend.spill_file()?))),
+        };
+        if let Some(piece) = stream.epoch.pieces.with_memory(base, &memory) {
+            piece.lent = true;
+        }
+        run.spilling += length;
         self.spilling += length;
-        self.backend.submit(Job::Spill(job));
+        self.backend.submit(Job::Spill(SpillJob { stream: id, base, length, memory, file }));
         Ok(true)
     }
 
     /// A window has arrived on disk, or has not.
-    ///
-    /// # Errors
-    /// If a waiting producer or reader could then not be served.
-    pub(crate) fn spilled(&mut self, done: Spilled) -> Result<(), StoreError> {
+    pub(crate) fn spilled(&mut self, done: Spilled) {
         let Spilled { job, result } = done;
+        let id = job.stream;
         self.spilling -= job.length;
-        let piece = self.streams.get_mut(&job.stream).and_then(|stream| {
-            let same =
-                |place: &Place| matches!(place, Place::Window { memory, .. } if Arc::ptr_eq(memory, &job.memory));
-            stream.pieces.iter_mut().find(|piece| piece.base == job.base && same(&piece.place))
+        let now = self.now;
+        let run = self.runs.get_mut(id.run).and_then(|run| {
+            run.spilling -= job.length;
+            let piece = run.streams.get_mut(&id.stream)?.epoch.pieces.with_memory(job.base, &job.memory)?;
+            Some((&mut run.disk, &mut run.spilled, piece))
         });
-        match (piece, result) {
-            (Some(piece), Ok(())) => {
-                piece.lent = false;
-                piece.place = Place::Spill(job.file);
-                // Who came while it was written goes on in memory.
-                piece.held = Some(Held { memory: job.memory, users: std::mem::take(&mut piece.users) });
-                if let Some(stream) = self.streams.get_mut(&job.stream) {
-                    stream.spilled += job.length;
-                }
+        match (run, result) {
+            (Some((disk, spilled, piece)), Ok(())) => {
+                piece.move_to(job.file, job.memory);
+                disk.works();
+                *spilled += job.length;
                 self.spilled += job.length;
-                self.disk_full = None;
             }
-            (Some(piece), Err(error)) => {
+            (Some((disk, _, piece)), Err(error)) => {
                 piece.lent = false;
-                if let StoreError::Disk(DiskError::NoSpace { .. } | DiskError::FileTooLarge { .. }) = error {
-                    // Not fatal yet: while streams move, room may come. `Store::tick` decides.
-                    self.disk_full = Some(error.to_string());
-                } else {
-                    self.events.push(StoreEvent::Failed(error.to_string()));
+                match error {
+                    StoreError::Disk(DiskError::NoSpace { .. } | DiskError::FileTooLarge { .. }) => {
+                        disk.fill(error.to_string(), now);
+                    }
+                    error => self.fail_run(id.run, RunFailure::Store(error)),
                 }
             }
             // The piece was released while it was written.
-            (None, _) => self.budget.free(job.memory),
+            (None, _) => self.memory.free(job.memory, now),
         }
-        self.release(job.stream);
-        self.serve_put_off()?;
-        self.feed_starved()
+        self.release(id);
+        self.serve_put_off();
+        self.feed_starved(None);
     }
+}
+
+fn high_mark(bytes: u64) -> u64 {
+    bytes / 100 * HIGH_MARK
 }

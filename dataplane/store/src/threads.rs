@@ -3,7 +3,7 @@
 use crate::backend::{Backend, Completion, Job, backed_segment};
 use crate::hash::HashJob;
 use crate::spill::SpillJob;
-use crate::{BackJob, StoreError};
+use crate::{BackJob, CleanJob, StoreError};
 use dflow_disk::{DiskError, IoChoice, SpillDir, SpillFile};
 use dflow_shm::{Segment, SegmentError};
 use std::path::Path;
@@ -16,8 +16,13 @@ pub struct Threads {
     // Fields are dropped in this order: the spill thread ends before its directory is closed.
     spill: JobThread<SpillJob>,
     hash: JobThread<HashJob>,
-    back: JobThread<BackJob>,
+    memory: JobThread<MemoryJob>,
     dir: SpillDir,
+}
+
+enum MemoryJob {
+    Back(BackJob),
+    Clean(CleanJob),
 }
 
 impl Threads {
@@ -38,8 +43,13 @@ impl Threads {
         let spill = JobThread::start("spill", move |job: SpillJob| spilled(job.run(io.as_mut())))?;
         let hashed = Arc::clone(&done);
         let hash = JobThread::start("hash", move |job: HashJob| hashed(job.run()))?;
-        let back = JobThread::start("back", move |job: BackJob| done(job.run()))?;
-        Ok(Self { spill, hash, back, dir })
+        let memory = JobThread::start("memory", move |job| {
+            done(match job {
+                MemoryJob::Back(job) => job.run(),
+                MemoryJob::Clean(job) => job.run(),
+            });
+        })?;
+        Ok(Self { spill, hash, memory, dir })
     }
 }
 
@@ -56,7 +66,8 @@ impl Backend for Threads {
         match job {
             Job::Spill(job) => self.spill.submit(job),
             Job::Hash(job) => self.hash.submit(job),
-            Job::Back(job) => self.back.submit(job),
+            Job::Back(job) => self.memory.submit(MemoryJob::Back(job)),
+            Job::Clean(job) => self.memory.submit(MemoryJob::Clean(job)),
         }
     }
 }

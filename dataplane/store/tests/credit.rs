@@ -3,9 +3,8 @@
 
 mod common;
 
-use common::{Function, Node, byte_at, produce, verify};
+use common::{Function, Node, byte_at, key, produce, verify};
 use dflow_function::{Context, Error, Input, Output};
-use dflow_protocol::StreamId;
 use dflow_protocol::limits::{ARENA_SLOT, MIN_WINDOW};
 use proptest::prelude::*;
 use std::time::Duration;
@@ -245,7 +244,7 @@ fn what_is_kept_for_others_holds_no_memory() {
     let source = Function { outputs: vec![("out", vec![1])], ..Function::default() };
     let reader = Function { inputs: vec![("in", vec![1], false)], ..Function::default() };
     node.plan(&[1], &[(2, &reader)]);
-    node.store.reopen_stream(StreamId(1), true);
+    node.store.reopen_stream(key(1), true);
     node.start(2, &reader, |ctx| verify(&mut ctx.input("in")?, 1).map(|_| ()));
     node.start(1, &source, move |ctx| produce(ctx, "out", 1, length, 30_000));
     node.run();

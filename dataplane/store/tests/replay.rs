@@ -2,14 +2,14 @@
 
 mod common;
 
-use common::{Function, Node, byte_at, now, produce, verify, verify_slice};
+use common::{Function, Node, RUN, byte_at, key, now, produce, verify, verify_slice};
 use dflow_function::{Context, Error};
 use dflow_protocol::limits::PROTOCOL_VERSION;
 use dflow_protocol::message::ToDaemon;
 use dflow_protocol::words::Progress;
 use dflow_protocol::{PortId, StreamId};
 use dflow_shm::{Control, channel};
-use dflow_store::{ProcessId, StoreEvent};
+use dflow_store::{ProcessId, RunStream, StoreEvent};
 use proptest::prelude::*;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering::SeqCst;
@@ -21,7 +21,7 @@ const MIB: u64 = 1 << 20;
 const BLOCK: u64 = 64 * KIB;
 /// Ids of the producer's attempts; its readers have those below.
 const FIRST: u32 = 100;
-const STREAM: StreamId = StreamId(1);
+const STREAM: RunStream = RunStream { run: RUN, stream: StreamId(1) };
 
 fn source() -> Function {
     Function { outputs: vec![("out", vec![1])], ..Function::default() }
@@ -240,7 +240,7 @@ fn after_a_difference_everything_begins_again() {
     fail_at(&mut node, 0, MIB, 50_000);
     attempt(&mut node, 1, move |ctx| produce_wrong(ctx, length, 10));
     node.run_until(diverged);
-    node.store.end(now(), ProcessId(u64::from(FIRST) + 1), false).unwrap();
+    node.store.end(now(), ProcessId(u64::from(FIRST) + 1), false);
     node.store.abort(STREAM);
     node.store.reopen_stream(STREAM, false);
     node.store.remember(STREAM);
@@ -399,7 +399,7 @@ fn a_thousand_tiny_streams_are_continued() {
         }
     };
     for &stream in &streams {
-        node.store.remember(StreamId(stream));
+        node.store.remember(key(stream));
     }
     node.start(2, &reader, |ctx| {
         let mut parts = ctx.inputs("parts")?;
@@ -422,7 +422,7 @@ fn a_thousand_tiny_streams_are_continued() {
     node.start(FIRST, &producer, write(60, true));
     node.run_until(|node| node.is_gone(FIRST));
     for &stream in &streams {
-        node.store.continue_stream(now(), StreamId(stream), false);
+        node.store.continue_stream(now(), key(stream), false);
     }
     node.start(FIRST + 1, &producer, write(100, false));
     node.run();

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Function, Node, byte_at, produce, verify, verify_slice};
+use common::{Function, Node, byte_at, key, produce, verify, verify_slice};
 use dflow_function::{Error, Output};
 use dflow_store::ProcessId;
 use std::time::{Duration, Instant};
@@ -109,7 +109,7 @@ fn a_reader_that_had_left_reads_the_next_epoch() {
         node.start(reader, &b, |ctx| ctx.input("in")?.chunk().map(|_| ()));
     }
     node.run();
-    node.store.reopen_stream(dflow_protocol::StreamId(1), false);
+    node.store.reopen_stream(key(1), false);
     node.start(11, &a, |ctx| produce(ctx, "out", 1, 3 * MIB, 50_000));
     node.start(2, &b, |ctx| expect(verify(&mut ctx.input("in")?, 1)?, 3 * MIB));
     node.run_until(|node| node.is_gone(11) && node.is_gone(2));

@@ -3,13 +3,13 @@
 mod common;
 mod sim;
 
-use common::{Function, setup};
+use common::{Function, RUN, key, setup};
 use dflow_protocol::limits::{ARENA_SLOT, PROTOCOL_VERSION};
 use dflow_protocol::message::{ToDaemon, ToFunction, Window};
 use dflow_protocol::words::{Progress, Sleeper};
 use dflow_protocol::{InstanceId, PortId, StreamId};
 use dflow_shm::{Control, Kernel};
-use dflow_store::{Config, ProcessId, Store, Subscriber};
+use dflow_store::{Config, ProcessId, Store, Subscriber, TenantId};
 use sim::machine::{Machine, Speed};
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
@@ -36,15 +36,16 @@ impl Chain {
     /// All of them run, and the first one has filled a ring that the one in the middle holds.
     fn with_held_ring() -> (Self, u64) {
         let machine = Machine::new(Speed { back: Duration::ZERO, ..Speed::default() });
-        let store = Store::new(Config { memory: 64 * MIB, window: Config::WINDOW }, machine.backend()).unwrap();
+        let mut store = Store::new(Config::new(64 * MIB), machine.backend()).unwrap();
+        store.admit(RUN, TenantId(1), Config::MIN_MEMORY, 64 * MIB).unwrap();
         let controls = (0..4).map(|_| Control::create().unwrap()).collect();
         let mut chain = Self { store, controls, ports: [PortId(0); 4], machine };
         let input = |stream| vec![("in", vec![stream], false)];
         let output = |stream| vec![("out", vec![stream])];
         for stream in [1, 2] {
-            chain.store.open_stream(StreamId(stream), false);
+            chain.store.open_stream(key(stream), false);
             let reader = Subscriber { instance: InstanceId(stream + 1), input: 0 };
-            chain.store.subscribe(Duration::ZERO, StreamId(stream), reader, false);
+            chain.store.subscribe(Duration::ZERO, key(stream), reader, false);
         }
         chain.begin(FIRST, &Function { outputs: output(1), ..Function::default() });
         chain.begin(MIDDLE, &Function { inputs: input(1), outputs: output(2), ..Function::default() });
@@ -61,14 +62,12 @@ impl Chain {
         let process = ProcessId(which as u64);
         let outputs: Vec<_> =
             function.outputs.iter().map(|(_, ids)| ids.iter().map(|&id| StreamId(id)).collect()).collect();
-        self.store.begin(process, setup(process, function), &outputs).unwrap();
+        self.store.begin(RUN, process, setup(process, function), &outputs).unwrap();
         let page = self.controls[which].segment().as_fd().try_clone_to_owned().unwrap();
-        self.store
-            .receive(self.machine.now(), process, ToDaemon::Hello { version: PROTOCOL_VERSION }, vec![page])
-            .unwrap();
+        self.store.receive(self.machine.now(), process, ToDaemon::Hello { version: PROTOCOL_VERSION }, vec![page]);
         for (_, ids, _) in &function.inputs {
             let subscriber = Subscriber { instance: InstanceId(which as u32), input: 0 };
-            self.store.add_input(process, subscriber, StreamId(ids[0])).unwrap();
+            self.store.add_input(process, subscriber, key(ids[0])).unwrap();
             // Ports are given in order: those of the outputs first.
             self.ports[which] = PortId(function.outputs.len() as u32);
         }
@@ -91,9 +90,9 @@ impl Chain {
     fn ask(&mut self, at: u64, held: bool) -> Option<Window> {
         let first = ProcessId(FIRST as u64);
         let question = ToDaemon::NeedWindow { port: PortId(0), at, least: 1, held };
-        self.store.receive(self.machine.now(), first, question, Vec::new()).unwrap();
+        self.store.receive(self.machine.now(), first, question, Vec::new());
         while let Some(completion) = self.machine.take_done() {
-            self.store.complete(self.machine.now(), completion).unwrap();
+            self.store.complete(self.machine.now(), completion);
         }
         let said = self.store.take_outgoing().into_iter().filter(|it| it.process == first);
         let answers: Vec<_> = said

@@ -3,19 +3,19 @@
 mod common;
 mod sim;
 
-use common::{Function, Node};
+use common::{Function, Node, RUN};
 use dflow_protocol::limits::PROTOCOL_VERSION;
 use dflow_protocol::message::{InputSpec, OutputSpec, OutputStreams, Piece, Setup, ToDaemon, ToFunction};
 use dflow_protocol::words::{Progress, State};
 use dflow_protocol::{InstanceId, PortId, SegmentId, StreamId};
 use dflow_shm::{Control, channel};
-use dflow_store::{Config, ProcessId, Store, StoreEvent, Subscriber};
+use dflow_store::{Config, ProcessId, RunStream, Store, StoreEvent, Subscriber, TenantId};
 use sim::machine::{Machine, Speed};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-const STREAM: StreamId = StreamId(1);
+const STREAM: RunStream = RunStream { run: RUN, stream: StreamId(1) };
 const PRODUCER: ProcessId = ProcessId(1);
 const READER: ProcessId = ProcessId(2);
 const PORT: PortId = PortId(0);
@@ -47,22 +47,21 @@ fn setup(inputs: Vec<InputSpec>, outputs: Vec<OutputSpec>) -> Setup {
 impl Pair {
     fn new() -> Self {
         let machine = Machine::new(Speed::default());
-        let mut store = Store::new(Config { memory: 1 << 20, window: Config::WINDOW }, machine.backend()).unwrap();
+        let mut store = Store::new(Config::new(1 << 20), machine.backend()).unwrap();
+        store.admit(RUN, TenantId(1), Config::MIN_MEMORY, 1 << 20).unwrap();
         let subscriber = Subscriber { instance: InstanceId(2), input: 0 };
         store.open_stream(STREAM, false);
         store.subscribe(Duration::ZERO, STREAM, subscriber, false);
         let output = OutputSpec { name: "o".into(), streams: OutputStreams::Single(PORT), stdout: false };
-        store.begin(PRODUCER, setup(Vec::new(), vec![output]), &[vec![STREAM]]).unwrap();
+        store.begin(RUN, PRODUCER, setup(Vec::new(), vec![output]), &[vec![STREAM.stream]]).unwrap();
         let input = InputSpec { name: "i".into(), many: false, keep: false, stdin: false };
-        store.begin(READER, setup(vec![input], Vec::new()), &[]).unwrap();
+        store.begin(RUN, READER, setup(vec![input], Vec::new()), &[]).unwrap();
         store.add_input(READER, subscriber, STREAM).unwrap();
         let mut pair = Self { store, producer: Control::create().unwrap(), reader: Control::create().unwrap() };
         for process in [PRODUCER, READER] {
             let control = if process == PRODUCER { &pair.producer } else { &pair.reader };
             let page = control.segment().as_fd().try_clone_to_owned().unwrap();
-            pair.store
-                .receive(Duration::ZERO, process, ToDaemon::Hello { version: PROTOCOL_VERSION }, vec![page])
-                .unwrap();
+            pair.store.receive(Duration::ZERO, process, ToDaemon::Hello { version: PROTOCOL_VERSION }, vec![page]);
             pair.store.start(process);
         }
         pair.blamed();
@@ -99,7 +98,7 @@ impl Pair {
     }
 
     fn say(&mut self, process: ProcessId, message: ToDaemon) {
-        self.store.receive(Duration::ZERO, process, message, Vec::new()).unwrap();
+        self.store.receive(Duration::ZERO, process, message, Vec::new());
     }
 
     /// Who has been found to lie since the last call.
@@ -154,7 +153,7 @@ fn an_end_counts_when_its_producer_has_said_so() {
     pair.publish_state(PRODUCER, 1000, State::Finished);
     pair.reader_at(1000);
     pair.verify(1000);
-    pair.store.tick(Duration::ZERO).unwrap();
+    pair.store.tick(Duration::ZERO);
     assert_eq!(pair.told(), []);
     pair.say(PRODUCER, ToDaemon::Finished { port: PORT });
     assert!(pair.told().contains(&ToFunction::StreamEnd { port: PORT, end: Ok(1000) }));
@@ -179,13 +178,13 @@ fn an_end_that_was_shown_cannot_be_taken_back() {
         pair.verify(1000);
         assert_eq!(pair.blamed(), []);
         pair.publish_state(PRODUCER, offset, state);
-        pair.store.tick(Duration::ZERO).unwrap();
+        pair.store.tick(Duration::ZERO);
         assert_eq!((pair.blamed(), pair.told()), (vec![PRODUCER], vec![]), "{state:?} at {offset}");
         // What it says from now on does not count, even if it could be true.
         pair.publish_state(PRODUCER, 1000, State::Finished);
         pair.say(PRODUCER, ToDaemon::Finished { port: PORT });
         pair.say(PRODUCER, ToDaemon::Done);
-        pair.store.end(Duration::ZERO, PRODUCER, true).unwrap();
+        pair.store.end(Duration::ZERO, PRODUCER, true);
         assert!(!pair.is_finished() && pair.told().iter().all(|it| !matches!(it, ToFunction::StreamEnd { .. })));
     }
 }
@@ -285,8 +284,8 @@ fn a_reader_leaves_the_judgement_to_the_daemon() {
     for (offset, state) in [(1000, State::Aborted), (1000, State::Finished), (65_537, State::Open)] {
         for remembered in [false, true] {
             let mut node = Node::new(1 << 20);
-            let reader = Function { inputs: vec![("in", vec![STREAM.0], false)], ..Function::default() };
-            node.plan(&[STREAM.0], &[(2, &reader)]);
+            let reader = Function { inputs: vec![("in", vec![STREAM.stream.0], false)], ..Function::default() };
+            node.plan(&[STREAM.stream.0], &[(2, &reader)]);
             if remembered {
                 node.store.remember(STREAM);
             }
@@ -295,7 +294,7 @@ fn a_reader_leaves_the_judgement_to_the_daemon() {
                 while input.chunk()?.is_some() {}
                 Ok(())
             });
-            let writer = Function { outputs: vec![("out", vec![STREAM.0])], ..Function::default() };
+            let writer = Function { outputs: vec![("out", vec![STREAM.stream.0])], ..Function::default() };
             let (tell, enough) = std::sync::mpsc::channel();
             node.start_raw(1, &writer, move |socket| lie(&socket, Progress { offset, state }, &enough));
             let has_read = |node: &Node| node.store.traffic(READER).read >= 1000 && node.store.is_waiting(READER);

@@ -20,7 +20,7 @@ use dflow_launcher::{Launcher, LauncherEvent};
 use dflow_protocol::{Epoch, InstanceId, RunId, StreamId};
 use dflow_scheduler::Outcome;
 use dflow_shm::now_nanos;
-use dflow_store::{Completion, Config, ProcessId, Store, StoreError, StoreEvent, Threads};
+use dflow_store::{Completion, Config, ProcessId, RunStream, Store, StoreError, StoreEvent, TenantId, Threads};
 use dflow_transport::LinkEvent;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::AsFd;
@@ -125,7 +125,11 @@ impl Host {
             // When the run is over nobody listens, and nobody has to.
             let _ = completed.send(completion);
         })?;
-        let store = Store::new(Config { memory: options.budget()?, window: options.window }, Box::new(threads))?;
+        let memory = options.budget()?;
+        let config = Config { window: options.window, ..Config::new(memory) };
+        let mut store = Store::new(config, Box::new(threads))?;
+        // As long as each run has a store of its own, all of its memory is the run's.
+        store.admit(id, TenantId::default(), Config::MIN_MEMORY, memory)?;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (arrivals, arriving) = unbounded_channel();
@@ -176,18 +180,14 @@ impl Host {
             }
             _ = self.launcher_socket.readable() => self.launcher_readable(),
             Some(completion) = self.completing.recv() => {
-                let result = self.store.complete(now(), completion);
-                self.note(result);
+                self.store.complete(now(), completion);
                 for exit in std::mem::take(&mut self.comparing) {
                     self.process_exited(&exit);
                 }
             }
             Some((process, result)) = self.ending.recv() => self.thread_ended(process, result),
             Some(report) = self.carrying.recv() => self.carrier_report(report),
-            _ = self.tick.tick() => {
-                let result = self.store.tick(now());
-                self.note(result);
-            }
+            _ = self.tick.tick() => self.store.tick(now()),
         }
     }
 
@@ -354,8 +354,7 @@ impl Host {
     fn arrived(&mut self, arrival: Arrival) {
         match arrival {
             Arrival::Message(process, Ok(message), fds) => {
-                let result = self.store.receive(now(), process, message, fds);
-                self.note(result);
+                self.store.receive(now(), process, message, fds);
             }
             Arrival::Message(process, Err(what), _) => self.store.condemn(process, what),
             Arrival::Writable(process) => {
@@ -431,8 +430,7 @@ impl Host {
         let Some(attempt) = self.attempts.remove(&process) else { return };
         self.connections.remove(&process);
         let well = !matches!(outcome, Outcome::Failed { .. });
-        let result = self.store.end(now(), process, well);
-        self.note(result);
+        self.store.end(now(), process, well);
         for event in self.store.take_events() {
             self.store_event(event);
         }
@@ -484,15 +482,15 @@ impl Host {
                 }
                 None => self.store.start(process),
             },
-            StoreEvent::FirstBytes(stream) => {
+            StoreEvent::FirstBytes(RunStream { stream, .. }) => {
                 let epoch = self.epoch(stream);
                 self.notices.push_back(Notice::FirstBytes { stream, epoch });
             }
-            StoreEvent::Finished(stream, length) => {
+            StoreEvent::Finished(RunStream { stream, .. }, length) => {
                 let epoch = self.epoch(stream);
                 self.notices.push_back(Notice::Finished { stream, epoch, length });
             }
-            StoreEvent::Diverged(stream, what) => {
+            StoreEvent::Diverged(RunStream { stream, .. }, what) => {
                 let epoch = self.epoch(stream);
                 tracing::warn!(%stream, what, "a function that is declared deterministic is not");
                 self.notices.push_back(Notice::Diverged { stream, epoch });
@@ -521,8 +519,13 @@ impl Host {
                 }
             }
             StoreEvent::Misbehaved(process, what) => self.misbehaved(process, what),
-            StoreEvent::Failed(reason) => self.notices.push_back(Notice::Failed { reason }),
+            StoreEvent::Failed(_, failure) => self.notices.push_back(Notice::Failed { reason: failure.to_string() }),
         }
+    }
+
+    /// A stream of the run, as the store knows it.
+    fn of_run(&self, stream: StreamId) -> RunStream {
+        RunStream { run: self.id, stream }
     }
 
     fn epoch(&self, stream: StreamId) -> Epoch {

@@ -20,15 +20,15 @@ impl Host {
             Order::OpenStream { stream, epoch, producer, keep, continues, remember } => {
                 self.epochs.insert(stream, epoch);
                 if continues {
-                    self.store.continue_stream(now(), stream, keep);
+                    self.store.continue_stream(now(), self.of_run(stream), keep);
                 } else {
-                    self.store.reopen_stream(stream, keep);
+                    self.store.reopen_stream(self.of_run(stream), keep);
                     if remember {
-                        self.store.remember(stream);
+                        self.store.remember(self.of_run(stream));
                     }
                 }
                 if let Some(process) = self.wanted_parts.get_mut(&producer).and_then(|wanted| wanted.pop_front()) {
-                    self.store.open_part(process, producer.1, Ok(stream));
+                    self.store.open_part(process, producer.1, Ok(self.of_run(stream)));
                 }
             }
             Order::Import { stream, epoch, from, keep } => self.import(stream, epoch, from, keep),
@@ -37,13 +37,13 @@ impl Host {
                 self.note(result);
             }
             Order::Subscribe { stream, instance, input, keep } => {
-                self.store.subscribe(now(), stream, Subscriber { instance, input }, keep);
+                self.store.subscribe(now(), self.of_run(stream), Subscriber { instance, input }, keep);
             }
             Order::Unsubscribe { stream, instance, input } => {
-                self.store.unsubscribe(stream, Subscriber { instance, input });
+                self.store.unsubscribe(self.of_run(stream), Subscriber { instance, input });
             }
-            Order::Hold { stream } => self.store.hold(stream),
-            Order::Unhold { stream } => self.store.unhold(stream),
+            Order::Hold { stream } => self.store.hold(self.of_run(stream)),
+            Order::Unhold { stream } => self.store.unhold(self.of_run(stream)),
             Order::Prepare(preparation) => {
                 let (instance, attempt) = (preparation.instance, preparation.attempt);
                 if let Err(reason) = self.prepare(*preparation) {
@@ -53,7 +53,7 @@ impl Host {
             }
             Order::AddInput { instance, attempt, input, stream } => {
                 if let Some(&process) = self.processes.get(&(instance, attempt)) {
-                    let result = self.store.add_input(process, Subscriber { instance, input }, stream);
+                    let result = self.store.add_input(process, Subscriber { instance, input }, self.of_run(stream));
                     self.note(result);
                 }
             }
@@ -81,7 +81,7 @@ impl Host {
                 }
             }
             Order::Abort { stream, epoch } => {
-                self.store.abort(stream);
+                self.store.abort(self.of_run(stream));
                 if let Some(carrier) = &self.carrier {
                     carrier.tell(Command::Drop(self.key(stream, epoch)));
                 }
@@ -95,7 +95,7 @@ impl Host {
 
     /// A finished stream that consists of these files.
     pub(crate) fn open_files(&mut self, stream: StreamId, files: Vec<(OwnedFd, u64)>) {
-        self.store.open_files(stream, files);
+        self.store.open_files(self.of_run(stream), files);
     }
 
     /// Whether an attempt has a process, or a thread.
@@ -108,7 +108,7 @@ impl Host {
     pub(crate) fn carry(&mut self, life: u64, silence: Duration) -> Result<&Carrier, String> {
         let setup = crate::attempt::carrier_setup(&self.id.to_string(), self.spin);
         let theirs = self.connect(CARRIER, None, 1, "carrier", true)?;
-        self.store.begin_carrier(CARRIER, setup).map_err(|error| error.to_string())?;
+        self.store.begin_carrier(self.id, CARRIER, setup).map_err(|error| error.to_string())?;
         let reports = self.carried.clone();
         let report = move |report| {
             let _ = reports.send(report);
@@ -168,8 +168,8 @@ impl Host {
 
     fn import(&mut self, stream: StreamId, epoch: Epoch, from: u32, keep: bool) {
         self.epochs.insert(stream, epoch);
-        self.store.reopen_stream(stream, keep);
-        match self.store.import(CARRIER, stream) {
+        self.store.reopen_stream(self.of_run(stream), keep);
+        match self.store.import(CARRIER, self.of_run(stream)) {
             Ok(Some(port)) => {
                 if let Some(carrier) = &self.carrier {
                     carrier.tell(Command::Import(NodeId(from), self.key(stream, epoch), port));
@@ -183,8 +183,8 @@ impl Host {
     fn export(&mut self, stream: StreamId, epoch: Epoch, to: u32) -> Result<(), StoreError> {
         // What is kept for readers that start again is kept on their node.
         let reader = Subscriber { instance: InstanceId(u32::MAX - to), input: 0 };
-        self.store.subscribe(now(), stream, reader, false);
-        if let (Some(port), Some(carrier)) = (self.store.export(CARRIER, reader, stream)?, &self.carrier) {
+        self.store.subscribe(now(), self.of_run(stream), reader, false);
+        if let (Some(port), Some(carrier)) = (self.store.export(CARRIER, reader, self.of_run(stream))?, &self.carrier) {
             carrier.tell(Command::Export(NodeId(to), self.key(stream, epoch), port));
         }
         Ok(())
@@ -216,7 +216,7 @@ impl Host {
     }
 
     fn value(&self, stream: StreamId) -> Result<String, String> {
-        match self.store.read_small(stream, MAX_SWITCH_VALUE + 1) {
+        match self.store.read_small(self.of_run(stream), MAX_SWITCH_VALUE + 1) {
             Some(bytes) if bytes.len() > MAX_SWITCH_VALUE => {
                 Err(format!("the value of a switch is longer than {MAX_SWITCH_VALUE} bytes"))
             }

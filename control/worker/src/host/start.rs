@@ -37,7 +37,7 @@ impl Host {
         let process = self.new_process();
         let setup = thread_setup(&self.id.to_string(), name, attempt, instance.is_some());
         let theirs = self.connect(process, instance, attempt, name, true)?;
-        self.store.begin(process, setup, outputs).map_err(|error| error.to_string())?;
+        self.store.begin(self.id, process, setup, outputs).map_err(|error| error.to_string())?;
         let ends = self.thread_ends.clone();
         let ended = move |result| {
             // When the run is over nobody listens, and nobody has to.
@@ -91,34 +91,35 @@ impl Host {
         if let Some(attempt) = self.attempts.get_mut(&process) {
             attempt.slots = slots;
         }
-        let result = self.store.begin(process, setup, &outputs).map_err(|error| error.to_string()).and_then(|()| {
-            let program = OsStr::from_bytes(&program);
-            let mut request = if is_command {
-                let itself = std::env::current_exe().map_err(|error| format!("cannot find dflow itself: {error}"))?;
-                let mut request = SpawnRequest::new(itself);
-                request.args = dflow_command::arguments(program, &success);
-                request
-            } else {
-                SpawnRequest::new(program)
-            };
-            request.env = std::env::vars_os().filter(|(name, _)| !name.is_empty()).collect();
-            for (key, value) in env {
-                request.env.retain(|(name, _)| name != &OsString::from(&key));
-                request.env.push((key.into(), value.into()));
-            }
-            request.env.retain(|(name, _)| name != "DFLOW_SOCKET");
-            request.env.push(("DFLOW_SOCKET".into(), CHANNEL.to_string().into()));
-            request.memory_limit = memory_limit;
-            request.oom_score_adj = crate::options::oom_score_of_functions();
-            request.fds = vec![(theirs, CHANNEL)];
-            self.launcher.spawn(process.0, request).map_err(|error| error.to_string())
-        });
+        let result =
+            self.store.begin(self.id, process, setup, &outputs).map_err(|error| error.to_string()).and_then(|()| {
+                let program = OsStr::from_bytes(&program);
+                let mut request = if is_command {
+                    let itself =
+                        std::env::current_exe().map_err(|error| format!("cannot find dflow itself: {error}"))?;
+                    let mut request = SpawnRequest::new(itself);
+                    request.args = dflow_command::arguments(program, &success);
+                    request
+                } else {
+                    SpawnRequest::new(program)
+                };
+                request.env = std::env::vars_os().filter(|(name, _)| !name.is_empty()).collect();
+                for (key, value) in env {
+                    request.env.retain(|(name, _)| name != &OsString::from(&key));
+                    request.env.push((key.into(), value.into()));
+                }
+                request.env.retain(|(name, _)| name != "DFLOW_SOCKET");
+                request.env.push(("DFLOW_SOCKET".into(), CHANNEL.to_string().into()));
+                request.memory_limit = memory_limit;
+                request.oom_score_adj = crate::options::oom_score_of_functions();
+                request.fds = vec![(theirs, CHANNEL)];
+                self.launcher.spawn(process.0, request).map_err(|error| error.to_string())
+            });
         if result.is_err() {
             self.attempts.remove(&process);
             self.connections.remove(&process);
             self.processes.remove(&(instance, attempt));
-            let ended = self.store.end(super::now(), process, false);
-            self.note(ended);
+            self.store.end(super::now(), process, false);
         }
         result
     }

@@ -4,7 +4,7 @@
 
 pub mod crowd;
 
-use crate::common::{Arrival, Node, now};
+use crate::common::{Arrival, Node, key, now};
 use dflow_carrier::{Carrier, Command, NodeId, Report};
 use dflow_protocol::wire::StreamKey;
 use dflow_protocol::{Epoch, InstanceId, RunId, StreamId};
@@ -148,7 +148,7 @@ impl Cluster {
     pub fn cross_all(&mut self, streams: &[u32], from: usize, to: usize, readers: &[(u32, u32)]) {
         let (opened, keep) = (streams.to_vec(), self.keep);
         self.epochs.extend(streams.iter().map(|&stream| (stream, 1)));
-        self.on(from, move |node| opened.into_iter().for_each(|stream| node.store.open_stream(StreamId(stream), keep)));
+        self.on(from, move |node| opened.into_iter().for_each(|stream| node.store.open_stream(key(stream), keep)));
         self.pass_on_all(streams, from, to, readers);
     }
 
@@ -161,10 +161,10 @@ impl Cluster {
         let (opened, readers, keep) = (streams.to_vec(), readers.to_vec(), self.keep);
         self.on(to, move |node| {
             for stream in opened {
-                node.store.open_stream(StreamId(stream), false);
+                node.store.open_stream(key(stream), false);
                 for &(instance, input) in &readers {
                     let subscriber = Subscriber { instance: InstanceId(instance), input };
-                    node.store.subscribe(now(), StreamId(stream), subscriber, keep);
+                    node.store.subscribe(now(), key(stream), subscriber, keep);
                 }
             }
         });
@@ -175,7 +175,7 @@ impl Cluster {
     pub fn forget(&self, stream: u32, from: usize, to: usize, reader: u32) {
         for (node, instance) in [(from, self.next_subscriber), (to, reader)] {
             let subscriber = Subscriber { instance: InstanceId(instance), input: 0 };
-            self.on(node, move |node| node.store.unsubscribe(StreamId(stream), subscriber));
+            self.on(node, move |node| node.store.unsubscribe(key(stream), subscriber));
         }
     }
 
@@ -186,15 +186,15 @@ impl Cluster {
         let read = self.on(from, move |node| {
             let mut export = |(instance, stream)| {
                 let remote = Subscriber { instance: InstanceId(instance), input: 0 };
-                node.store.subscribe(now(), StreamId(stream), remote, false);
-                node.store.export(carrier, remote, StreamId(stream)).expect("a port").expect("a carrier")
+                node.store.subscribe(now(), key(stream), remote, false);
+                node.store.export(carrier, remote, key(stream)).expect("a port").expect("a carrier")
             };
             (first..).zip(opened).map(&mut export).collect::<Vec<_>>()
         });
         let opened = streams.to_vec();
         let written = self.on(to, move |node| {
             let mut import =
-                |stream| node.store.import(carrier, StreamId(stream)).expect("a port").expect("a carrier and a stream");
+                |stream| node.store.import(carrier, key(stream)).expect("a port").expect("a carrier and a stream");
             opened.into_iter().map(&mut import).collect::<Vec<_>>()
         });
         for ((&stream, read), written) in streams.iter().zip(read).zip(written) {
@@ -208,14 +208,14 @@ impl Cluster {
     pub fn abort(&mut self, stream: u32, from: usize, to: usize, reader: u32, next: u32) {
         let old = self.key(stream);
         for node in [from, to] {
-            self.on(node, move |node| node.store.abort(StreamId(stream)));
+            self.on(node, move |node| node.store.abort(key(stream)));
             self.nodes[node].tell(Command::Drop(old));
         }
         *self.epochs.get_mut(&stream).expect("it was opened") += 1;
         self.on(to, move |node| {
             let subscriber = |instance| Subscriber { instance: InstanceId(instance), input: 0 };
-            node.store.unsubscribe(StreamId(stream), subscriber(reader));
-            node.store.subscribe(now(), StreamId(stream), subscriber(next), false);
+            node.store.unsubscribe(key(stream), subscriber(reader));
+            node.store.subscribe(now(), key(stream), subscriber(next), false);
         });
         self.attach_all(&[stream], from, to);
     }

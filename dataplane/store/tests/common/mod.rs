@@ -6,9 +6,9 @@ use dflow_disk::IoChoice;
 use dflow_function::{Context, Error, InputSpec, OutputSpec, OutputStreams, Setup, serve};
 use dflow_protocol::limits::{MAX_MESSAGE, PROTOCOL_VERSION};
 use dflow_protocol::message::ToDaemon;
-use dflow_protocol::{InstanceId, PortId, SegmentId, StreamId};
+use dflow_protocol::{InstanceId, PortId, RunId, SegmentId, StreamId};
 use dflow_shm::channel;
-use dflow_store::{Completion, Config, ProcessId, Store, StoreEvent, Subscriber, Threads};
+use dflow_store::{Completion, Config, ProcessId, RunStream, Store, StoreEvent, Subscriber, TenantId, Threads};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -79,8 +79,8 @@ impl Node {
         let threads = Threads::start(&path, IoChoice::Auto, move |completion| {
             let _ = done.send(Arrival::Completed(completion));
         });
-        let config = Config { memory, window: Config::WINDOW };
-        let store = Store::new(config, Box::new(threads.unwrap())).unwrap();
+        let mut store = Store::new(Config::new(memory), Box::new(threads.unwrap())).unwrap();
+        store.admit(RUN, TenantId(1), Config::MIN_MEMORY, memory).unwrap();
         Self {
             store,
             arrivals,
@@ -102,13 +102,13 @@ impl Node {
     #[allow(dead_code, reason = "not every test needs it")]
     pub fn plan(&mut self, streams: &[u32], functions: &[(u32, &Function)]) {
         for &stream in streams {
-            self.store.open_stream(StreamId(stream), false);
+            self.store.open_stream(key(stream), false);
         }
         for (instance, function) in functions {
             for (input, (_, streams, keep)) in function.inputs.iter().enumerate() {
                 for &stream in streams {
                     let subscriber = Subscriber { instance: InstanceId(*instance), input: input as u32 };
-                    self.store.subscribe(now(), StreamId(stream), subscriber, *keep || function.restartable);
+                    self.store.subscribe(now(), key(stream), subscriber, *keep || function.restartable);
                 }
             }
         }
@@ -138,11 +138,11 @@ impl Node {
         self.sockets.insert(process, Socket::new(&ours));
         let outputs: Vec<Vec<StreamId>> =
             function.outputs.iter().map(|(_, streams)| streams.iter().map(|&id| StreamId(id)).collect()).collect();
-        self.store.begin(process, setup, &outputs).unwrap();
+        self.store.begin(RUN, process, setup, &outputs).unwrap();
         for (input, (_, streams, _)) in function.inputs.iter().enumerate() {
             let subscriber = Subscriber { instance: InstanceId(id), input: input as u32 };
             for &stream in streams {
-                self.store.add_input(process, subscriber, StreamId(stream)).unwrap();
+                self.store.add_input(process, subscriber, key(stream)).unwrap();
             }
             self.store.inputs_complete(process, input as u32);
         }
@@ -160,7 +160,7 @@ impl Node {
         let (ours, theirs) = channel::pair().unwrap();
         let ours = Arc::new(ours);
         self.sockets.insert(CARRIER, Socket::new(&ours));
-        self.store.begin_carrier(CARRIER, setup).unwrap();
+        self.store.begin_carrier(RUN, CARRIER, setup).unwrap();
         self.store.start(CARRIER);
         self.listen(CARRIER, ours);
         self.flush();
@@ -239,7 +239,7 @@ impl Node {
     /// Handles one arrival; gives up after a minute.
     pub fn step(&mut self) {
         match self.arrivals.recv_timeout(Duration::from_millis(20)) {
-            Ok(Arrival::Message(process, message, fds)) => self.store.receive(now(), process, message, fds).unwrap(),
+            Ok(Arrival::Message(process, message, fds)) => self.store.receive(now(), process, message, fds),
             Ok(Arrival::Gone(process)) if self.store.is_comparing(process) => {
                 let _ = self.sender.send(Arrival::Gone(process));
             }
@@ -251,15 +251,15 @@ impl Node {
                     self.told_unread.insert(process);
                 }
                 let well = matches!(self.outcomes.get(&process), Some(Ok(())));
-                self.store.end(now(), process, well).unwrap();
+                self.store.end(now(), process, well);
                 // The carrier is no function.
                 self.live -= usize::from(process != CARRIER);
                 self.gone.insert(process);
             }
-            Ok(Arrival::Completed(completion)) => self.store.complete(now(), completion).unwrap(),
+            Ok(Arrival::Completed(completion)) => self.store.complete(now(), completion),
             Ok(Arrival::Writable(process)) => self.send_waiting(process),
             Ok(Arrival::Work(work)) => work(self),
-            Err(_) => self.store.tick(now()).unwrap(),
+            Err(_) => self.store.tick(now()),
         }
         for event in self.store.take_events() {
             match &event {
@@ -267,7 +267,7 @@ impl Node {
                     self.outcomes.insert(*process, outcome.clone());
                 }
                 StoreEvent::Misbehaved(process, what) => self.misbehaved.push((*process, what.clone())),
-                StoreEvent::Failed(what) => self.failed = Some(what.clone()),
+                StoreEvent::Failed(_, why) => self.failed = Some(why.to_string()),
                 _ => {}
             }
             self.events.push(event);
@@ -315,6 +315,14 @@ impl Socket {
     fn new(socket: &Arc<OwnedFd>) -> Self {
         Self { socket: Arc::clone(socket), waiting: VecDeque::new() }
     }
+}
+
+/// The run of a test that has one.
+pub const RUN: RunId = RunId(7);
+
+/// A stream of that run.
+pub fn key(stream: u32) -> RunStream {
+    RunStream { run: RUN, stream: StreamId(stream) }
 }
 
 /// The time as the store of a test counts it.

@@ -114,6 +114,7 @@ impl Machine {
             Job::Spill(job) => job.run(&mut state.disk),
             Job::Hash(job) => job.run(),
             Job::Back(job) => job.run(),
+            Job::Clean(job) => job.run(),
         })
     }
 }
@@ -133,6 +134,7 @@ impl Backend for Machine {
             Job::Spill(job) => (0, job.bytes(), state.speed.spill),
             Job::Hash(job) => (1, job.bytes(), state.speed.hash),
             Job::Back(job) => (2, job.bytes(), state.speed.back),
+            Job::Clean(job) => (2, job.bytes(), state.speed.back),
         };
         let took = Duration::from_nanos(((u128::from(bytes) * speed.as_nanos()) >> 20) as u64);
         let done = state.busy[kind].max(state.now) + took;

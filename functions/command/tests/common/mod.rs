@@ -5,9 +5,9 @@ use dflow_disk::IoChoice;
 use dflow_function::{ArgPiece, Context, Error, Input, InputSpec, Output, OutputSpec, OutputStreams, Setup, serve};
 use dflow_protocol::limits::{MAX_MESSAGE, PROTOCOL_VERSION};
 use dflow_protocol::message::ToDaemon;
-use dflow_protocol::{InstanceId, PortId, SegmentId, StreamId};
+use dflow_protocol::{InstanceId, PortId, RunId, SegmentId, StreamId};
 use dflow_shm::channel;
-use dflow_store::{Completion, Config, ProcessId, Store, StoreEvent, Subscriber, Threads};
+use dflow_store::{Completion, Config, ProcessId, RunStream, Store, StoreEvent, Subscriber, TenantId, Threads};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io::Read;
@@ -138,7 +138,7 @@ fn single(name: &str, stdout: bool) -> OutputSpec {
 pub struct Outcomes {
     results: Vec<Result<(), (String, bool)>>,
     stderr: Vec<String>,
-    finished: BTreeSet<StreamId>,
+    finished: BTreeSet<RunStream>,
 }
 
 impl Outcomes {
@@ -163,7 +163,7 @@ impl Outcomes {
 
     /// Whether a stream is complete.
     pub fn is_finished(&self, stream: Stream) -> bool {
-        self.finished.contains(&StreamId(stream.0))
+        self.finished.contains(&key(stream.0))
     }
 
     /// What a command has written to its standard error.
@@ -235,12 +235,12 @@ impl Flow {
     pub fn run(mut self) -> Outcomes {
         let mut node = Node::new();
         for stream in 1..=self.streams {
-            node.store.open_stream(StreamId(stream), false);
+            node.store.open_stream(key(stream), false);
         }
         for (id, function) in self.functions.iter().enumerate() {
             for (index, (spec, streams)) in function.inputs.iter().enumerate() {
                 for &stream in streams {
-                    node.store.subscribe(now(), StreamId(stream), subscriber(id, index), spec.keep);
+                    node.store.subscribe(now(), key(stream), subscriber(id, index), spec.keep);
                 }
             }
         }
@@ -296,6 +296,13 @@ fn resolve(name: &str) -> PathBuf {
     std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.exists()).unwrap_or(name.into())
 }
 
+/// The one run of the store.
+const RUN: RunId = RunId(7);
+
+fn key(stream: u32) -> RunStream {
+    RunStream { run: RUN, stream: StreamId(stream) }
+}
+
 /// The time as the store counts it.
 fn now() -> Duration {
     Duration::from_nanos(dflow_shm::now_nanos())
@@ -318,7 +325,7 @@ struct Node {
     sockets: BTreeMap<ProcessId, Arc<OwnedFd>>,
     counts: BTreeMap<ProcessId, u64>,
     outcomes: BTreeMap<ProcessId, Result<(), (String, bool)>>,
-    finished: BTreeSet<StreamId>,
+    finished: BTreeSet<RunStream>,
     live: usize,
     _dir: tempfile::TempDir,
 }
@@ -331,8 +338,8 @@ impl Node {
         let threads = Threads::start(dir.path(), IoChoice::Auto, move |completion| {
             let _ = done.send(Arrival::Completed(completion));
         });
-        let config = Config { memory: MEMORY, window: Config::WINDOW };
-        let store = Store::new(config, Box::new(threads.unwrap())).unwrap();
+        let mut store = Store::new(Config::new(MEMORY), Box::new(threads.unwrap())).unwrap();
+        store.admit(RUN, TenantId(1), Config::MIN_MEMORY, MEMORY).unwrap();
         let (sockets, counts, outcomes, finished) = Default::default();
         Self { store, arrivals, sender, sockets, counts, outcomes, finished, live: 0, _dir: dir }
     }
@@ -358,10 +365,10 @@ impl Node {
         let ours = Arc::new(ours);
         self.sockets.insert(process, Arc::clone(&ours));
         let outputs: Vec<_> = function.outputs.iter().map(|(_, stream)| vec![StreamId(*stream)]).collect();
-        self.store.begin(process, setup, &outputs).unwrap();
+        self.store.begin(RUN, process, setup, &outputs).unwrap();
         for (index, (_, streams)) in function.inputs.iter().enumerate() {
             for &stream in streams {
-                self.store.add_input(process, subscriber(id, index), StreamId(stream)).unwrap();
+                self.store.add_input(process, subscriber(id, index), key(stream)).unwrap();
             }
             self.store.inputs_complete(process, index as u32);
         }
@@ -402,14 +409,14 @@ impl Node {
 
     fn step(&mut self) {
         match self.arrivals.recv_timeout(Duration::from_millis(20)) {
-            Ok(Arrival::Message(process, message, fds)) => self.store.receive(now(), process, message, fds).unwrap(),
+            Ok(Arrival::Message(process, message, fds)) => self.store.receive(now(), process, message, fds),
             Ok(Arrival::Gone(process)) => {
                 let well = matches!(self.outcomes.get(&process), Some(Ok(())));
-                self.store.end(now(), process, well).unwrap();
+                self.store.end(now(), process, well);
                 self.live -= 1;
             }
-            Ok(Arrival::Completed(completion)) => self.store.complete(now(), completion).unwrap(),
-            Err(_) => self.store.tick(now()).unwrap(),
+            Ok(Arrival::Completed(completion)) => self.store.complete(now(), completion),
+            Err(_) => self.store.tick(now()),
         }
         for event in self.store.take_events() {
             match event {
@@ -420,7 +427,7 @@ impl Node {
                     self.finished.insert(stream);
                 }
                 StoreEvent::Misbehaved(process, what) => panic!("{process:?}: {what}"),
-                StoreEvent::Failed(what) => panic!("{what}"),
+                StoreEvent::Failed(_, why) => panic!("{why}"),
                 _ => {}
             }
         }

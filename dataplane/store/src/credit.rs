@@ -1,0 +1,178 @@
+//! Credit: how far a producer may be ahead of its readers, and which of them are stuck.
+
+use crate::pieces::Piece;
+use crate::process::{Endpoint, Process, Want};
+use crate::subscription::{Observation, ReaderBounds, ReaderWords, Subscription};
+use crate::{ProcessId, RunStream, Store};
+use dflow_protocol::words::sleeps_on;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// A reader that has not moved for so long on a stream counts as stuck there.
+pub(crate) const STUCK_AFTER: Duration = Duration::from_millis(100);
+
+impl Store {
+    /// Whether one of the readers that hold the window of a stream is stuck. Credit holds a producer only while the reader
+    /// that holds it back moves on this stream.
+    pub(crate) fn reader_is_stuck(&mut self, id: RunStream, want: Want) -> bool {
+        self.sample_readers(id);
+        let Some(stream) = self.runs.stream(id) else { return false };
+        let size = stream.epoch.pieces.live().map_or(0, Piece::capacity);
+        stream.subscribers.values().any(|subscription| {
+            let holds = !subscription.closed && subscription.position + size < want.at + want.least;
+            holds && self.is_stuck(subscription)
+        })
+    }
+
+    /// Whether a producer has to wait, although there may be memory for it.
+    pub(crate) fn is_held_back(&mut self, process: ProcessId, stream: RunStream, want: Want) -> bool {
+        self.has_no_credit(stream, want) || self.should_wait_elsewhere(process, stream, want)
+    }
+
+    /// Whether the bytes of a stream that comes from another node are better kept there: a reader here is stuck, and no
+    /// other goes on. Streams of which every byte is kept here anyway come in any case.
+    pub(crate) fn should_wait_elsewhere(&mut self, process: ProcessId, id: RunStream, want: Want) -> bool {
+        if !self.processes.is_carrier(process) {
+            return false;
+        }
+        self.sample_readers(id);
+        let Some(stream) = self.runs.stream(id) else { return false };
+        let lags = |subscription: &Subscription| {
+            !subscription.closed && subscription.position + self.config.window <= want.at.max(self.config.window)
+        };
+        !stream.is_kept()
+            && stream.subscribers.values().any(|subscription| lags(subscription) && self.is_stuck(subscription))
+            && !self.somebody_goes_on(id)
+    }
+
+    /// Whether a reader of the stream moves on it, or would if there were more. Another that is stuck must not hold it:
+    /// what that one waits for may come of this one.
+    pub(crate) fn somebody_goes_on(&self, id: RunStream) -> bool {
+        let Some(stream) = self.runs.stream(id) else { return false };
+        let watermark = self.producer_watermark(id);
+        let goes_on = |subscription: &Subscription| {
+            !subscription.closed && (subscription.position >= watermark || !self.is_stuck(subscription))
+        };
+        stream.subscribers.values().any(goes_on)
+    }
+
+    /// Whether a stream whose bytes may go once they are read is too far ahead of a reader that moves, or of its hash jobs.
+    /// A stream that has left its ring has credit, too; otherwise it would run ahead until the memory is gone.
+    fn has_no_credit(&mut self, id: RunStream, want: Want) -> bool {
+        self.sample_readers(id);
+        let Some(stream) = self.runs.stream(id) else { return false };
+        if stream.epoch.fingerprint.is_some() && self.hash_is_behind() {
+            return true;
+        }
+        if stream.keep || stream.holds > 0 || stream.epoch.replay.is_some() {
+            return false;
+        }
+        let credit = (4 * self.config.window).min(self.allotment(id.run) / 8).max(4 * want.least);
+        stream.subscribers.values().any(|subscription| {
+            let lags = !subscription.closed && !subscription.keep && subscription.position + credit < want.at;
+            lags && !self.is_stuck(subscription)
+        })
+    }
+
+    /// Whether a reader will not move by itself: it does not run, waits for another stream, or has not moved for a while.
+    /// One that waits for room in an output of its own is not stuck here: the readers of that output decide, as long as
+    /// there is no room.
+    fn is_stuck(&self, subscription: &Subscription) -> bool {
+        let Some((id, port)) = subscription.reader else { return true };
+        let Some(process) = self.processes.get(id).filter(|process| process.runs()) else { return true };
+        let is_long_ago = |since: Duration| self.since(since) >= STUCK_AFTER;
+        if let Some(carrier) = &process.carrier {
+            // It serves every stream for itself, whatever it waits for on others.
+            return carrier.stuck.contains(&port) || is_long_ago(subscription.since);
+        }
+        let waits = |port| {
+            process.sleeps_at(port) || process.inputs.get(&port).is_some_and(|input| self.has_asked((id, port), input))
+        };
+        if waits(port) {
+            // Its bytes are on their way to it, unless they are there and it does not run.
+            return subscription.oversleeps_since().is_some_and(is_long_ago);
+        }
+        if process.inputs.keys().any(|other| *other != port && waits(*other)) {
+            return true;
+        }
+        let waits_for_room = self.is_starved(id) || process.outputs.keys().any(|port| process.sleeps_at(*port));
+        let since = if waits_for_room { subscription.oversleeps_since() } else { Some(subscription.since) };
+        since.is_some_and(is_long_ago)
+    }
+
+    /// Whether an output of an attempt waits for a window.
+    fn is_starved(&self, id: ProcessId) -> bool {
+        let run = self.processes.run(id).and_then(|run| self.runs.get(run));
+        run.is_some_and(|run| run.starved_of(id).next().is_some())
+    }
+
+    /// Whether a process sleeps for room in its outputs and no reader holds it any more: it was woken and does not run.
+    fn oversleeps_room(&self, id: ProcessId, process: &Process) -> bool {
+        let Some(control) = process.control.as_ref().filter(|_| process.carrier.is_none()) else { return false };
+        if self.is_starved(id) {
+            return false;
+        }
+        let tickets = process.outputs.iter().map(|(port, stream)| {
+            let ticket = control.words.port(*port).ticket.load(Ordering::Relaxed);
+            (ticket, *stream)
+        });
+        let mut asleep = tickets.filter(|(ticket, _)| *ticket != 0).peekable();
+        asleep.peek().is_some() && !asleep.any(|(ticket, stream)| self.is_held_by_reader(stream, ticket))
+    }
+
+    /// Whether a reader of the stream is still where it was when its producer fell asleep with this ticket.
+    fn is_held_by_reader(&self, id: RunStream, ticket: u64) -> bool {
+        let Some(stream) = self.runs.stream(id) else { return false };
+        let word = |(reader, port): Endpoint| {
+            let control = self.processes.get(reader)?.control.as_ref()?;
+            Some(control.words.port(port).progress.load(Ordering::Acquire))
+        };
+        stream.subscribers.values().filter_map(|state| word(state.reader?)).any(|word| sleeps_on(ticket, word))
+    }
+
+    /// How far the producer of a stream is, by its words and by what was seen of them before.
+    pub(crate) fn producer_watermark(&self, id: RunStream) -> u64 {
+        let Some(stream) = self.runs.stream(id) else { return 0 };
+        let word = stream.epoch.producer.and_then(|producer| self.processes.progress(producer));
+        word.map_or(0, |word| word.offset).max(stream.epoch.watermark)
+    }
+
+    /// Takes note of how far the readers of a stream are.
+    pub(crate) fn sample_readers(&mut self, id: RunStream) {
+        let Some(stream) = self.runs.stream(id) else { return };
+        let words = |subscription: &Subscription| {
+            let (reader, port) = subscription.reader?;
+            let process = self.processes.get(reader)?;
+            let words = process.control.as_ref()?.words.port(port);
+            let (position, asleep) = (words.progress().offset, words.is_waiting());
+            // Its outputs may be many: they are of interest only where it has not moved for long.
+            let rests = !asleep && position == subscription.position && self.since(subscription.since) >= STUCK_AFTER;
+            Some((reader, ReaderWords { position, asleep, has_room: rests && self.oversleeps_room(reader, process) }))
+        };
+        let words: Vec<_> = stream.subscribers.values().map(words).collect();
+        // After the positions: a watermark that was read before them could be behind.
+        let watermark = self.producer_watermark(id);
+        let now = self.now;
+        let Some(stream) = self.runs.stream_mut(id) else { return };
+        let epoch = &mut stream.epoch;
+        let is_replayed = epoch.replay.is_some();
+        let bounds = ReaderBounds {
+            watermark,
+            granted: epoch.granted.max(epoch.watermark),
+            is_left: epoch.fingerprint.is_some() && (epoch.producer.is_none() || is_replayed),
+            is_replayed,
+        };
+        let mut liars = Vec::new();
+        for (subscription, words) in stream.subscribers.values_mut().zip(words) {
+            let Some((reader, words)) = words else { continue };
+            match subscription.observe(words, bounds, now) {
+                Observation::Plausible => {}
+                Observation::Overread => epoch.overread = true,
+                Observation::Lie(what) => liars.push((reader, what)),
+            }
+        }
+        for (reader, what) in liars {
+            self.condemn(reader, what);
+        }
+    }
+}

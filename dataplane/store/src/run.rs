@@ -1,0 +1,191 @@
+//! What the store knows of one run, and the table of all of them.
+
+use crate::epoch::Epoch;
+use crate::process::{Endpoint, Want};
+use crate::stream::Stream;
+use crate::{ProcessId, RunStream};
+use dflow_protocol::limits::MAX_PORTS;
+use dflow_protocol::{PortId, RunId, StreamId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// One run: a guest of the node.
+#[derive(Debug, Default)]
+pub(crate) struct Run {
+    pub(crate) streams: BTreeMap<StreamId, Stream>,
+    /// Streams that have a producer.
+    producing: u64,
+    /// Outputs that wait for a window.
+    starved: BTreeMap<Endpoint, Want>,
+    /// Streams of which a reader may wait for an answer.
+    pub(crate) asked: BTreeSet<StreamId>,
+    /// Streams that may have cold windows in memory.
+    pub(crate) spillable: BTreeSet<StreamId>,
+    /// Bytes on their way to disk.
+    pub(crate) spilling: u64,
+    /// Bytes that were written to disk.
+    pub(crate) spilled: u64,
+    pub(crate) disk: Disk,
+    /// One of its outputs was refused memory and not served since.
+    pub(crate) hungry: bool,
+    /// It was said to have failed. Its end is up to the caller.
+    pub(crate) failed: bool,
+}
+
+/// Whether a run's bytes can go to disk.
+#[derive(Debug, Default)]
+pub(crate) struct Disk {
+    /// Why the last window could not be written, and when that was.
+    full: Option<(String, Duration)>,
+    /// What had been read and written when nothing moved any more, and when that was.
+    stalled: Option<(u64, Duration)>,
+}
+
+/// After so long without a byte moved, a run that waits for disk space is given up.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// So long nothing more is written to a disk that was full: without it, each message would cause one more failure.
+const RETRY: Duration = Duration::from_millis(100);
+
+impl Disk {
+    /// A window could not be written for want of space. That is not fatal yet: while streams move, room may come.
+    pub(crate) fn fill(&mut self, reason: String, now: Duration) {
+        self.full = Some((reason, now));
+    }
+
+    /// A window was written.
+    pub(crate) fn works(&mut self) {
+        self.full = None;
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.full.is_some()
+    }
+
+    /// Whether it is of use to write to it now.
+    pub(crate) fn may_be_tried(&self, now: Duration) -> bool {
+        self.full.as_ref().is_none_or(|(_, since)| now.saturating_sub(*since) >= RETRY)
+    }
+
+    /// Why a run that waits for memory can never go on, if that is so: the disk is full, and the bytes that its attempts
+    /// have read and written (`moved`) have not changed for [`PATIENCE`].
+    pub(crate) fn is_hopeless(&mut self, is_waiting: bool, moved: impl FnOnce() -> u64, now: Duration) -> Option<&str> {
+        let (Some((reason, _)), true) = (&self.full, is_waiting) else {
+            self.stalled = None;
+            return None;
+        };
+        let moved = moved();
+        match self.stalled {
+            Some((before, since)) if before == moved => {
+                (now.saturating_sub(since) >= PATIENCE).then_some(reason.as_str())
+            }
+            _ => {
+                self.stalled = Some((moved, now));
+                None
+            }
+        }
+    }
+}
+
+impl Run {
+    /// An output waits for a window.
+    pub(crate) fn starve(&mut self, output: Endpoint, want: Want) {
+        self.starved.insert(output, want);
+    }
+
+    /// An output does not wait any more; whether it did.
+    pub(crate) fn feed(&mut self, output: Endpoint) -> bool {
+        self.starved.remove(&output).is_some()
+    }
+
+    /// None of an attempt's outputs waits any more.
+    pub(crate) fn feed_all(&mut self, process: ProcessId) {
+        self.starved.retain(|(id, _), _| *id != process);
+    }
+
+    /// The outputs that wait for a window, and what for.
+    pub(crate) fn starved(&self) -> impl Iterator<Item = (Endpoint, Want)> {
+        self.starved.iter().map(|(&output, &want)| (output, want))
+    }
+
+    pub(crate) fn is_starved(&self, output: Endpoint) -> bool {
+        self.starved.contains_key(&output)
+    }
+
+    /// The outputs of an attempt that wait for a window.
+    pub(crate) fn starved_of(&self, process: ProcessId) -> impl Iterator<Item = PortId> {
+        self.starved.range((process, PortId(0))..=(process, PortId(MAX_PORTS))).map(|((_, port), _)| *port)
+    }
+
+    /// How many streams have a producer.
+    pub(crate) fn producing(&self) -> u64 {
+        self.producing
+    }
+}
+
+/// The runs.
+#[derive(Debug, Default)]
+pub(crate) struct Runs(BTreeMap<RunId, Run>);
+
+impl Runs {
+    pub(crate) fn get(&self, run: RunId) -> Option<&Run> {
+        self.0.get(&run)
+    }
+
+    pub(crate) fn get_mut(&mut self, run: RunId) -> Option<&mut Run> {
+        self.0.get_mut(&run)
+    }
+
+    pub(crate) fn insert(&mut self, run: RunId) {
+        self.0.insert(run, Run::default());
+    }
+
+    pub(crate) fn remove(&mut self, run: RunId) -> Option<Run> {
+        self.0.remove(&run)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (RunId, &Run)> {
+        self.0.iter().map(|(&id, run)| (id, run))
+    }
+
+    pub(crate) fn stream(&self, id: RunStream) -> Option<&Stream> {
+        self.0.get(&id.run)?.streams.get(&id.stream)
+    }
+
+    pub(crate) fn stream_mut(&mut self, id: RunStream) -> Option<&mut Stream> {
+        self.0.get_mut(&id.run)?.streams.get_mut(&id.stream)
+    }
+
+    /// From now on this process writes the stream, or nobody does. Who wrote it before; `None` if there is no such stream.
+    pub(crate) fn set_producer(&mut self, id: RunStream, producer: Option<Endpoint>) -> Option<Option<Endpoint>> {
+        let run = self.0.get_mut(&id.run)?;
+        let stream = run.streams.get_mut(&id.stream)?;
+        let before = std::mem::replace(&mut stream.epoch.producer, producer);
+        run.producing = run.producing + u64::from(producer.is_some()) - u64::from(before.is_some());
+        Some(before)
+    }
+
+    /// Takes note that readers of a stream were answered, if that is so.
+    pub(crate) fn forget_answered(&mut self, id: RunStream) {
+        let waits = |stream: &Stream| stream.subscribers.values().any(|subscription| subscription.question.is_some());
+        if let Some(run) = self.0.get_mut(&id.run)
+            && !run.streams.get(&id.stream).is_some_and(waits)
+        {
+            run.asked.remove(&id.stream);
+        }
+    }
+
+    /// A stream begins again; the epoch that is void now.
+    pub(crate) fn begin_epoch(&mut self, id: RunStream) -> Option<Epoch> {
+        self.set_producer(id, None).map(|producer| {
+            let epoch = self.stream_mut(id).map(Stream::begin_epoch).unwrap_or_default();
+            Epoch { producer, ..epoch }
+        })
+    }
+
+    /// A reader of the stream waits for an answer.
+    pub(crate) fn note_question(&mut self, id: RunStream) {
+        if let Some(run) = self.0.get_mut(&id.run) {
+            run.asked.insert(id.stream);
+        }
+    }
+}
