@@ -241,7 +241,9 @@ impl RunMachine {
     }
 
     pub(crate) fn end_unread(&mut self, id: InstanceId) {
-        self.record(id, |record, _| record.end = Some(AttemptEnd::Unread));
+        if self.instance(id).lost.is_none() {
+            self.record(id, |record, _| record.end = Some(AttemptEnd::Unread));
+        }
         self.end(id, true);
     }
 

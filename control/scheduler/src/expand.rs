@@ -192,6 +192,7 @@ impl RunMachine {
             position: None,
             open_readers: 0,
             dropped: false,
+            lost: None,
             released: false,
             settled: false,
             retired: false,
@@ -272,7 +273,8 @@ impl RunMachine {
         }
         self.subscriptions += 1;
         let reader = self.instance(consumer);
-        let closed = if reader.dropped || reader.inputs[input].choice_settled {
+        let lost = self.instance(self.stream(stream).instance).lost.is_some();
+        let closed = if lost || reader.dropped || reader.inputs[input].choice_settled {
             Some(Closed::Lost)
         } else if reader.retired {
             Some(if reader.phase.ended() { Closed::Done } else { Closed::Gone })

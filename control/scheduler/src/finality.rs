@@ -23,7 +23,9 @@ impl RunMachine {
                 Phase::Ended { .. } => true,
                 Phase::Idle | Phase::Stopping { .. } => false,
                 Phase::Pausing | Phase::Waiting | Phase::Preparing | Phase::Ready | Phase::Running { .. } => {
-                    instance.retries_used >= retries && !instance.continuing
+                    instance.retries_used >= retries
+                        && !instance.continuing
+                        && !self.is_proven_by_its_end(instance.node)
                 }
             };
             if !own || !self.is_wanted(id) || !self.depends_on_settled(id) {
@@ -158,11 +160,7 @@ impl RunMachine {
             for &id in &self.nodes[node].instances {
                 let input = &self.instance(id).inputs[index];
                 if self.is_wanted(id) && input.winners.len() < need && input.tally.listed < need {
-                    let function = self.name(id);
-                    let reason = format!(
-                        "an input of `{function}` needs {need} streams, and there are {}; lower `need` or add sources",
-                        input.tally.listed
-                    );
+                    let reason = self.why_too_few(id, port, need, input.tally.listed);
                     return Some((Some(id), reason));
                 }
             }
@@ -189,7 +187,7 @@ impl RunMachine {
         }
     }
 
-    fn close(&mut self, stream: StreamId, place: usize, why: Closed) {
+    pub(crate) fn close(&mut self, stream: StreamId, place: usize, why: Closed) {
         let state = self.stream_mut(stream);
         let (signal, producer) = (state.signal, state.instance);
         let subscription = &mut state.subscriptions[place];

@@ -9,7 +9,8 @@
 //! The rules, one to a file: `expand` (which instances and streams there are), `lists` (the order of parts), `gate` (when
 //! an instance may start), `attach` (what an attempt is given to read), `slots` (who starts first), `attempt` and
 //! `restart` (the life of an attempt, failures, void epochs), `switch` (which functions run at all), `finality` (what is
-//! certain, and which subscriptions can be closed) and `unread` (producers without readers).
+//! certain, and which subscriptions can be closed), `unread` (producers without readers)
+//! and `race` (candidates of a k-of-n choice that fail).
 
 mod action;
 mod attach;
@@ -24,6 +25,7 @@ mod machine;
 mod options;
 mod part;
 mod plan;
+mod race;
 mod report;
 mod restart;
 mod slots;

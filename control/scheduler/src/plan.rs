@@ -48,6 +48,8 @@ pub(crate) struct Node {
     pub(crate) deterministic: bool,
     /// An instance may restart, by its own retries or because something upstream restarts.
     pub(crate) restartable: bool,
+    /// It is a function, and only fan-ins that need a few of their streams read it.
+    pub(crate) races: bool,
 }
 
 pub(crate) struct InputPort {
@@ -126,6 +128,9 @@ impl Plan {
         }
         plan.connect_switches(&options.params)?;
         plan.connect_nodes(options.invocation);
+        for node in 0..plan.nodes.len() {
+            plan.nodes[node].races = plan.races(node);
+        }
         Ok(plan)
     }
 
@@ -246,6 +251,16 @@ impl Plan {
         invocation == Invocation::ControlFlow || self.nodes[node].inputs[input].gate == Gate::Whole
     }
 
+    /// Whether only k-of-n choices read a node.
+    fn races(&self, node: NodeId) -> bool {
+        let spec = &self.nodes[node];
+        let mut readers = spec.outputs.iter().flat_map(|output| &output.consumers).peekable();
+        spec.is_function()
+            && spec.outputs.iter().all(|output| output.switches.is_empty())
+            && readers.peek().is_some()
+            && readers.all(|edge| !edge.each && self.nodes[edge.node].inputs[edge.input].need.is_some())
+    }
+
     /// The nodes because of which one may start again.
     fn causes(&self, node: NodeId) -> Causes<NodeId> {
         let producers = self.nodes[node].inputs.iter().flat_map(|input| {
@@ -290,6 +305,7 @@ impl Node {
             timeout: None,
             deterministic: false,
             restartable: false,
+            races: false,
         }
     }
 

@@ -47,6 +47,8 @@ pub enum InstanceState {
     Unread,
     /// A switch has not chosen it.
     Skipped,
+    /// It has failed for good, and the fan-ins that it was a candidate of go on with others.
+    Lost,
     /// It was ended because the run has failed; its last attempt says how.
     Stopped,
     /// Its part no longer exists: a new attempt opened fewer parts.
@@ -137,6 +139,8 @@ pub struct Counts {
     pub ended: usize,
     /// [`InstanceState::Unread`].
     pub unread: usize,
+    /// [`InstanceState::Lost`].
+    pub lost: usize,
     /// [`InstanceState::Skipped`].
     pub skipped: usize,
     /// [`InstanceState::Stopped`].
@@ -203,6 +207,7 @@ impl RunMachine {
                 InstanceState::Pausing => &mut counts.pausing,
                 InstanceState::Ended => &mut counts.ended,
                 InstanceState::Unread => &mut counts.unread,
+                InstanceState::Lost => &mut counts.lost,
                 InstanceState::Skipped => &mut counts.skipped,
                 InstanceState::Stopped => &mut counts.stopped,
                 InstanceState::Gone => continue,
@@ -309,6 +314,7 @@ impl RunMachine {
             Phase::Running { parked: true } => InstanceState::Parked,
             Phase::Stopping { .. } => InstanceState::Stopping,
             Phase::Ended { unread: false } => InstanceState::Ended,
+            Phase::Ended { .. } if instance.lost.is_some() => InstanceState::Lost,
             Phase::Ended { unread: true } => InstanceState::Unread,
         }
     }

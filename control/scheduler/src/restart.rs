@@ -186,7 +186,9 @@ impl RunMachine {
         let (retries, deterministic) = (node.retries, node.deterministic);
         let instance = self.instance(id);
         if instance.retries_used >= retries.count {
-            self.fail_run(Some(id), reason.to_owned());
+            if !self.lose(id, reason) {
+                self.fail_run(Some(id), reason.to_owned());
+            }
             return;
         }
         let spare = deterministic && !instance.diverged && (ran || instance.continuing);
@@ -229,7 +231,7 @@ impl RunMachine {
 
 /// Limits a reason's length: reasons nest with every stage that they pass, and the outermost part says what happened
 /// here.
-fn cut(mut reason: String) -> String {
+pub(crate) fn cut(mut reason: String) -> String {
     const LONGEST: usize = 512;
     if reason.len() > LONGEST {
         let end = (0..=LONGEST).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or(0);

@@ -115,6 +115,8 @@ pub(crate) struct Instance {
     pub(crate) open_readers: usize,
     /// It is not needed: it has lost a k-of-n fan-in.
     pub(crate) dropped: bool,
+    /// Why it failed for good, if the run goes on without it.
+    pub(crate) lost: Option<String>,
     /// All its readers have ended, so any outcome counts as a success.
     pub(crate) released: bool,
     /// Its present attempt will never be undone, unless the run fails.

@@ -271,7 +271,7 @@ impl<'a> Driver<'a> {
             waiting: counts.waiting + counts.preparing + counts.ready + counts.pausing,
             running: counts.running,
             parked: counts.parked,
-            ended: counts.ended + counts.unread + counts.skipped,
+            ended: counts.ended + counts.unread + counts.lost + counts.skipped,
             bytes: self.host.written(),
             memory: self.host.memory(),
             active: self.host.active(),

@@ -111,10 +111,12 @@ fn k_of_n_takes_the_first_and_closes_the_others() {
     run.finish("c:0.0").expect_none("start");
     run.finish("a:0.0").expect(&["start d#1"]);
     run.expect(&["add d#1.0 a:0.0@1", "add d#1.0 c:0.0@1", "complete d#1.0"]);
-    run.expect(&["unsubscribe b:0.0 d.0", "kill b#1"]);
+    run.expect_none("kill");
+    // Only now is it certain that what they wrote is right.
+    run.end("a").end("c").expect(&["unsubscribe b:0.0 d.0", "kill b#1"]);
     run.fail("b");
     assert_eq!(run.state("b"), InstanceState::Unread);
-    run.end("a").end("c").end("d").expect(&["committed"]);
+    run.end("d").expect(&["committed"]);
 }
 
 #[test]
@@ -160,6 +162,78 @@ fn too_few_streams_for_k_of_n_fail_the_run() {
     run.end("a").expect(&["failed"]);
     let failure = run.failure.expect("it says why");
     assert_eq!(failure, "an input of `b` needs 2 streams, and there are 1; lower `need` or add sources");
+}
+
+fn race(need: u32, gate: Gate) -> Script {
+    let candidates = flow().add(fun("a").writes()).add(fun("b").writes()).add(fun("c").writes().retries(1));
+    let flow = candidates.add(fun("d").needs(&[out(0), out(1), out(2)], need, gate));
+    let options = ahead(&flow);
+    let mut run = Script::with(flow, options);
+    for name in ["a", "b", "c", "d"] {
+        run.ready(name);
+    }
+    run
+}
+
+#[test]
+fn a_candidate_that_fails_first_is_out_of_the_race() {
+    let mut run = race(1, Gate::Stream);
+    run.fail("a").expect(&["abort a:0.0@1", "unsubscribe a:0.0 d.0"]).expect_none("failed");
+    assert_eq!(run.state("a"), InstanceState::Lost);
+    run.fail("c").expect(&["prepare c#2"]);
+    run.bytes("b:0.0").expect(&["unsubscribe c:0.0 d.0", "kill c#2", "start d#1"]);
+    run.end("b").fail("c").end("d").expect(&["committed"]);
+}
+
+#[test]
+fn a_candidate_that_times_out_is_out_of_the_race() {
+    let candidates = flow().add(fun("a").writes().timeout(std::time::Duration::from_secs(5))).add(fun("b").writes());
+    let flow = candidates.add(fun("c").needs(&[out(0), out(1)], 1, Gate::Stream));
+    let mut run = Script::new(flow);
+    run.ready("a").ready("b").tick(5).expect(&["kill a#1", "abort a:0.0@1"]).expect_none("failed");
+    run.fail("a").bytes("b:0.0").ready("c").end("b").end("c").expect(&["committed"]);
+    let view = run.machine.instances().find(|view| view.name == "a").expect("it exists");
+    assert!(
+        matches!(&view.attempts[0].end, Some(dflow_scheduler::AttemptEnd::Failed { reason }) if reason.contains("timed out"))
+    );
+}
+
+#[test]
+fn what_is_whole_wins_only_when_it_ends_well() {
+    let mut run = race(1, Gate::Whole);
+    run.finish("a:0.0").expect(&["start d#1"]).expect_none("kill");
+    run.fail("a").expect(&["abort a:0.0@1", "kill d#1"]).expect_none("failed");
+    run.fail("d").finish("b:0.0").ready("d").expect(&["start d#2"]);
+    run.end("b").expect(&["kill c#1"]);
+    run.fail("c").end("d").expect(&["committed"]);
+}
+
+#[test]
+fn too_few_candidates_left_fail_the_run_and_are_named() {
+    let mut run = race(2, Gate::Stream);
+    run.fail("a").expect_none("failed");
+    run.fail("b").expect(&["kill c#1", "kill d#1"]);
+    run.fail("c").fail("d").expect(&["failed"]);
+    let failure = run.failure.expect("it says why");
+    assert_eq!(failure, "an input of `d` needs 2 streams, and 1 is left: `a` failed: boom; `b` failed: boom");
+}
+
+#[test]
+fn a_winner_that_fails_after_the_choice_fails_the_run() {
+    let mut run = race(1, Gate::Stream);
+    run.bytes("a:0.0").expect(&["kill b#1", "kill c#1", "start d#1"]);
+    run.fail("b").fail("c").fail("a").expect(&["kill d#1"]);
+    run.fail("d").expect(&["failed"]);
+    assert_eq!(run.failure.as_deref(), Some("boom"));
+}
+
+#[test]
+fn a_candidate_that_something_else_reads_fails_the_run() {
+    let candidates = flow().add(fun("a").writes()).add(fun("b").writes());
+    let flow = candidates.add(fun("c").needs(&[out(0), out(1)], 1, Gate::Stream)).add(fun("d").reads(out(0)));
+    let mut run = Script::new(flow);
+    run.ready("a").ready("b").fail("a").expect(&["kill b#1"]);
+    run.fail("b").expect(&["failed"]);
 }
 
 #[test]

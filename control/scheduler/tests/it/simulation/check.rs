@@ -79,7 +79,8 @@ impl Checks for Node<'_> {
             Action::RunFailed { reason, .. } => {
                 assert!(self.processes.is_empty(), "failed while something runs\n{}", self.story());
                 assert!(!reason.contains("internal error"), "{reason}\n{}", self.story());
-                let short = reason.contains("lower `need`");
+                let lost = self.machine.instances().any(|view| view.state == InstanceState::Lost);
+                let short = reason.contains("lower `need`") || (lost && reason.contains(" left: "));
                 assert!(self.excused || short, "failed without a cause: {reason}\n{}", self.story());
             }
         }
@@ -96,6 +97,19 @@ impl Node<'_> {
             let idle = matches!(state, Some(InstanceState::Skipped | InstanceState::Gone | InstanceState::Stopping));
             assert!(idle || self.has_ended(*reader), "{reader} reads what {id} has cut short\n{}", self.story());
         }
+    }
+
+    /// What the run goes on without has no retry left, and only k-of-n choices read it.
+    pub fn check_lost(&self, id: InstanceId) {
+        let view = self.machine.view(id).expect("it exists");
+        let InstanceKind::Function(function) = view.kind else { panic!("a sink is lost\n{}", self.story()) };
+        let retries = self.workflow.functions[function.0 as usize].retries.count;
+        assert_eq!(view.retries_used, retries, "{} had retries left\n{}", view.name, self.story());
+        let from = |source: &Source| matches!(source, Source::Output { function: of, .. } if *of == function);
+        let inputs = self.workflow.functions.iter().flat_map(|function| &function.inputs);
+        let plain = inputs.filter(|input| input.need.is_none()).flat_map(|input| &input.sources);
+        let outputs = self.workflow.outputs.iter().flat_map(|output| &output.sources);
+        assert!(!plain.chain(outputs).any(from), "{} is needed\n{}", view.name, self.story());
     }
 
     fn check_open(&self, stream: StreamId, epoch: Epoch, producer: Producer, continues: bool) {
@@ -194,7 +208,10 @@ impl Node<'_> {
             assert!(stream.readers.is_empty() && !stream.held, "stream {id} is still read\n{}", self.story());
         }
         for view in self.machine.instances() {
-            let done = matches!(view.state, InstanceState::Ended | InstanceState::Unread | InstanceState::Skipped);
+            let done = matches!(
+                view.state,
+                InstanceState::Ended | InstanceState::Unread | InstanceState::Lost | InstanceState::Skipped
+            );
             assert!(done, "{} is {:?}\n{}", view.name, view.state, self.story());
             if view.state == InstanceState::Ended {
                 self.check_final_inputs(view.id, view.attempt);

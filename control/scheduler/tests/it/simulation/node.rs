@@ -173,6 +173,7 @@ impl<'a> Node<'a> {
     }
 
     fn make(&mut self, next: Move) {
+        let excused_before = self.excused;
         let event = match next {
             Move::Tell(event) => event,
             Move::Fire => {
@@ -253,6 +254,13 @@ impl<'a> Node<'a> {
             _ => None,
         };
         let actions = self.machine.handle(self.now, event);
+        if let Some((instance, _)) = ended
+            && self.machine.view(instance).is_some_and(|view| view.state == InstanceState::Lost)
+        {
+            // The run goes on without it, so it is no reason to fail.
+            self.excused = excused_before;
+            self.check_lost(instance);
+        }
         if let Some((instance, attempt)) = ended
             && let Some(view) = self.machine.view(instance)
             && view.attempt == attempt
