@@ -1,4 +1,4 @@
-//! Ids. Each is a number of its own type, so that none is taken for another.
+//! Ids. Each kind has its own type, so that the compiler rejects one used in place of another.
 
 use std::fmt;
 
@@ -32,15 +32,15 @@ id! {
     Epoch(u32)
 }
 id! {
-    /// A port of one attempt: its place in the attempt's control page. Inputs and outputs share one number space.
+    /// A port of one attempt: its index in the attempt's control page. Inputs and outputs share one number space.
     PortId(u32)
 }
 id! {
-    /// A piece of memory or a file that the daemon has handed out, unique within the daemon's life.
+    /// Memory or a file that the daemon has passed to an attempt. Never reused during the daemon's lifetime.
     SegmentId(u64)
 }
 
-/// A run: 128 random bits, shown as 32 hexadecimal digits.
+/// A run: 128 random bits, displayed as 32 hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RunId(pub u128);
 

@@ -1,10 +1,10 @@
-//! What two sides of dflow say to each other, and the rules by which they say it: ids, the shared control words of a
-//! stream, the messages between a function and its node's daemon, and those between two nodes with the state machine
-//! that sends streams over whatever connects them ([`exchange`]).
+//! The protocols of dflow: ids, the control words that processes share for each stream, the messages between a function
+//! and its node's daemon, and the messages between two nodes with the state machine that moves streams between them
+//! ([`exchange`]).
 //!
-//! Nothing in here touches a socket, a clock or mapped memory. The control-word protocol is generic over its atomics
-//! and its futex, so that `dflow-shm` runs it on mapped memory and loom explores it exhaustively (`tests/`). Every
-//! other crate of the data plane, and the SDK that functions link, builds on this one.
+//! Nothing here touches a socket, a clock or mapped memory. The control-word protocol is generic over its atomics and
+//! its futex: `dflow-shm` runs it on mapped memory, and loom explores it exhaustively (`tests/`). Every other crate of
+//! the data plane, and the SDK that functions link, builds on this one.
 
 pub mod exchange;
 pub mod ids;

@@ -1,9 +1,8 @@
-//! The messages between an attempt of a function and its node's daemon, over a `SOCK_SEQPACKET` Unix socket: one
-//! message is one packet. They are sent where a stream begins, ends, changes its window or gets stuck, never for a
-//! chunk on its way.
+//! The messages between an attempt of a function and its node's daemon, over a `SOCK_SEQPACKET` Unix socket: one message
+//! is one packet. They are sent when a stream begins, ends, changes its window or stalls, never for a chunk.
 //!
-//! The daemon believes nothing that it reads here: the bytes are validated on [`ToDaemon::decode`], and every port and offset is
-//! checked against what it granted.
+//! The daemon trusts nothing that it receives here. [`ToDaemon::decode`] validates the bytes, and the daemon checks every
+//! port and offset against what it has granted.
 
 #![allow(missing_docs, reason = "rkyv's derive makes helper types without documentation; all of ours has some")]
 
@@ -11,19 +10,18 @@ use crate::ids::{PortId, SegmentId};
 use crate::limits::MAX_MESSAGE;
 use rkyv::{Archive, Deserialize, Serialize, rancor};
 
-/// From the daemon to an attempt. A message that names a segment for the first time is preceded by
-/// [`ToFunction::Segment`].
+/// From the daemon to an attempt. [`ToFunction::Segment`] precedes the first message that refers to a segment.
 #[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
 pub enum ToFunction {
     /// The first message. Carries the descriptor of the daemon's page of bells.
     Setup(Setup),
     /// The gate is open: the function may run.
     Start,
-    /// A segment's descriptor comes along.
+    /// Carries the descriptor of a segment.
     Segment {
-        /// Its id, under which a later message names it.
+        /// Its id, by which later messages refer to it.
         segment: SegmentId,
-        /// What it is.
+        /// Its kind, and so how it is mapped.
         kind: SegmentUse,
     },
     /// An input has one more stream, read through this port.
@@ -33,41 +31,42 @@ pub enum ToFunction {
         /// The port for the stream's position.
         port: PortId,
     },
-    /// An input gets no more streams than it has.
+    /// An input has all of its streams: no more will be added.
     StreamsComplete {
         /// Index of the input.
         input: u32,
     },
-    /// The next bytes of a stream, from the offset at which the piece before ended.
+    /// The next bytes of a stream, from the end of the previous piece.
     Piece {
         /// The reading port.
         port: PortId,
         /// Where they are.
         piece: Piece,
     },
-    /// The piece that this port reads ends here: bytes past this offset are elsewhere.
+    /// The current piece of this port ends at this offset; later bytes are in another piece.
     PieceEnd {
         /// The reading port.
         port: PortId,
         /// The offset in the stream.
         end: u64,
     },
-    /// The stream has this length and nobody writes it any more, or it was given up.
+    /// The stream is finished with this length, or aborted.
     StreamEnd {
         /// The reading port.
         port: PortId,
-        /// Its length, or why it was given up.
+        /// Its length, or why it was aborted.
         end: Result<u64, String>,
     },
-    /// Room for an output's next bytes, from its watermark on; it takes the place of the present window. An attempt that
-    /// continues an earlier one's stream begins with less than its slot of the arena: then this comes before its start.
+    /// A window for an output's next bytes, from its watermark on. It replaces the current one. An attempt that continues
+    /// the stream of an earlier attempt may use only part of its arena slot, and receives this message before its start.
     Window {
         /// The writing port.
         port: PortId,
-        /// Where the room is.
+        /// The window.
         window: Window,
     },
-    /// Somebody reads this output from now on: its position limits a ring, its ticket says whether it sleeps.
+    /// This output has a new reader. Its position limits how far a ring may be overwritten; its ticket shows whether it
+    /// sleeps.
     AddReader {
         /// The writing port.
         port: PortId,
@@ -76,7 +75,7 @@ pub enum ToFunction {
         /// The reader's port there.
         reader: PortId,
     },
-    /// This reader is gone.
+    /// This reader has left.
     DropReader {
         /// The writing port.
         port: PortId,
@@ -85,23 +84,23 @@ pub enum ToFunction {
         /// The reader's port there.
         reader: PortId,
     },
-    /// The answer to [`ToDaemon::NeedWindow`] where there is no other window at present: stay in the one there is, and
-    /// ask again after a while if it still has no room. The answer to [`ToDaemon::Verify`] where the stream goes on: stay
-    /// in the present piece, and look again.
+    /// The answer to [`ToDaemon::NeedWindow`] if no other window is available: keep the current one, and ask again later if
+    /// it still has no room. Also the answer to [`ToDaemon::Verify`] if the stream continues: keep the current piece, and
+    /// load the producer's words again.
     Stay {
         /// The writing or reading port.
         port: PortId,
     },
-    /// To an attempt that carries streams: this node's readers do not move, and whoever writes the stream on its own node
-    /// should not wait for them.
+    /// Only to the carrier: this node's readers are stalled, and the producer on the stream's own node should not wait for
+    /// them.
     Stuck {
         /// The writing port.
         port: PortId,
-        /// It is the answer to [`ToDaemon::NeedWindow`], as [`ToFunction::Stay`]; otherwise a window follows when they
-        /// move.
+        /// This is the answer to [`ToDaemon::NeedWindow`], like [`ToFunction::Stay`]. Otherwise a window follows when the
+        /// readers advance.
         answer: bool,
     },
-    /// Nobody reads this output any more, and nobody will.
+    /// This output has no reader and will have none.
     Unread {
         /// The writing port.
         port: PortId,
@@ -110,25 +109,25 @@ pub enum ToFunction {
     PartOpened {
         /// Index of the output.
         output: u32,
-        /// The port, or why there is none.
+        /// Its port, or why the part cannot be opened.
         port: Result<PortId, String>,
     },
 }
 
-/// What a segment is, and so how the attempt maps it.
+/// The kind of a segment, which determines how the attempt maps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub enum SegmentUse {
-    /// The attempt's own arena, of this many bytes; writable. Kept for the attempt's life.
+    /// The attempt's own arena of this many bytes, writable. Stays mapped as long as the attempt runs.
     OwnArena(u64),
-    /// Another attempt's arena, of this many bytes. Kept for the attempt's life.
+    /// Another attempt's arena of this many bytes. Stays mapped as long as the attempt runs.
     Arena(u64),
-    /// Another attempt's control page. Kept for the attempt's life.
+    /// Another attempt's control page. Stays mapped as long as the attempt runs.
     Control,
-    /// Memory or a file for the window or piece that the next message names, and for nothing else.
+    /// Memory or a file for the window or piece in the next message, and for nothing else.
     Once,
 }
 
-/// What an attempt is and what it may use.
+/// The identity of an attempt, its ports and its settings.
 #[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
 pub struct Setup {
     /// [`crate::limits::PROTOCOL_VERSION`] of the daemon.
@@ -137,7 +136,7 @@ pub struct Setup {
     pub run: String,
     /// The instance's name, as `count[3]`.
     pub instance: String,
-    /// In a `foreach`, the part that this instance works on.
+    /// In a `foreach`, the part that this instance processes.
     pub part: Option<u32>,
     /// 1 for the first attempt.
     pub attempt: u32,
@@ -147,12 +146,13 @@ pub struct Setup {
     pub inputs: Vec<InputSpec>,
     /// The output ports in the order of the workflow file.
     pub outputs: Vec<OutputSpec>,
-    /// The attempt's place in the page of bells.
+    /// The attempt's index in the page of bells.
     pub bell: u32,
-    /// The segment in which every output of [`Self::outputs`] has its first window: slot `i` of
-    /// [`crate::limits::ARENA_SLOT`] bytes belongs to port `i`. Comes as the message after this one.
+    /// The arena: the segment with the first window of every output in [`Self::outputs`]. Slot `i` of
+    /// [`crate::limits::ARENA_SLOT`] bytes belongs to port `i`. The next message carries its descriptor.
     pub arena: SegmentId,
-    /// How long a waiter looks at its words before it sleeps, in nanoseconds, where the cores are not crowded.
+    /// How long a waiter polls its words before it sleeps, in nanoseconds, if no more threads are runnable than there are
+    /// cores.
     pub spin_nanos: u64,
     /// For an existing program: its arguments. `None` for a program that links the SDK.
     pub command: Option<Vec<Vec<ArgPiece>>>,
@@ -165,7 +165,7 @@ pub struct InputSpec {
     pub name: String,
     /// A list of streams rather than one.
     pub many: bool,
-    /// Nothing is dropped, so that a slice over everything so far can be had.
+    /// No bytes are dropped while the function runs, so that it can get a slice of the whole stream so far.
     pub keep: bool,
     /// For a command: the standard input.
     pub stdin: bool,
@@ -196,7 +196,7 @@ pub enum OutputStreams {
 /// A piece of a command's argument.
 #[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
 pub enum ArgPiece {
-    /// Text as it stands.
+    /// Literal text.
     Text(String),
     /// The path of the input with this index.
     Input(u32),
@@ -207,41 +207,41 @@ pub enum ArgPiece {
 /// A part of a stream, for its reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub enum Piece {
-    /// In memory that the stream's producer writes, or has written.
+    /// In memory to which the stream's producer writes or has written.
     Memory {
         /// The window.
         window: Window,
-        /// The producer's control page and its port there; `None` if everything up to `end` is committed.
+        /// The producer's control page and port; `None` if all bytes up to `end` are committed.
         producer: Option<(SegmentId, PortId)>,
-        /// Where the piece ends, if that is known already.
+        /// Where the piece ends, if this is known already.
         end: Option<u64>,
     },
-    /// In a file: the caller's own, or bytes that were spilled.
+    /// In a file: an input file of the run, or a spill file.
     File {
         /// The file.
         file: SegmentId,
-        /// Where in the file the piece starts, in bytes.
+        /// File offset of the first byte of the piece.
         file_offset: u64,
         /// Offset in the stream.
         base: u64,
-        /// Offset in the stream behind the last byte.
+        /// Stream offset just past the last byte.
         end: u64,
     },
 }
 
-/// Memory through which a stream passes: the byte at stream offset `o` lies at `(o - base) mod size`.
+/// Memory through which a stream passes: the byte at stream offset `o` is at `(o - base) mod size`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct Window {
     /// The segment.
     pub segment: SegmentId,
-    /// Where in the segment the window starts, in bytes; a multiple of the page size.
+    /// Byte offset of the window in the segment, a multiple of the page size.
     pub segment_offset: u64,
     /// The stream offset of its first byte.
     pub base: u64,
-    /// Its size in bytes; for a ring a power of two and a multiple of the page size. One that is filled once may end
-    /// anywhere.
+    /// Its size in bytes. The size of a ring is a power of two and a multiple of the page size; a window that is filled once
+    /// may have any size.
     pub size: u64,
-    /// `true`: a ring, whose bytes are overwritten once every reader is past them. `false`: it is filled once.
+    /// `true`: a ring, whose bytes may be overwritten once every reader has passed them. `false`: the window is filled once.
     pub ring: bool,
 }
 
@@ -258,100 +258,100 @@ pub enum ToDaemon {
         /// The writing port.
         port: PortId,
     },
-    /// The window is full, too small for what the function wants to write next, or held by a reader. The attempt writes
-    /// nothing more to this output until [`ToFunction::Window`] or [`ToFunction::Stay`] answers.
+    /// The window is full, too small for the function's next write, or held by a reader. The attempt writes nothing more to
+    /// this output until the answer, [`ToFunction::Window`] or [`ToFunction::Stay`].
     NeedWindow {
         /// The writing port.
         port: PortId,
         /// Its watermark.
         at: u64,
-        /// How many contiguous bytes the next window must have at least.
+        /// The minimum number of contiguous bytes in the next window.
         least: u64,
-        /// The present window would do, if its readers moved.
+        /// The current window is large enough; only its readers have to advance.
         held: bool,
     },
-    /// The piece that this port reads is used up; the attempt does not look at it any more.
+    /// This port has read its whole piece and no longer uses it.
     NextPiece {
         /// The reading port.
         port: PortId,
         /// The reader's position.
         at: u64,
-        /// Bytes of the piece below that position are still lent or viewed. Its memory has to stay until
-        /// [`ToDaemon::GivenUp`], or until the published position has passed it.
+        /// The function still borrows bytes of the piece below that position. The memory must not be reused until
+        /// [`ToDaemon::GivenUp`], or until the published position has passed them.
         lends: bool,
     },
-    /// The producer's words say that the stream ends here, or what cannot be. That is for the daemon to judge: the attempt
-    /// reads nothing more of it until [`ToFunction::StreamEnd`], [`ToFunction::Piece`] or [`ToFunction::Stay`] answers.
+    /// The producer's words announce the end of the stream, or an impossible progress. The daemon decides which: the attempt
+    /// reads nothing more of the stream until the answer, [`ToFunction::StreamEnd`], [`ToFunction::Piece`] or
+    /// [`ToFunction::Stay`].
     Verify {
         /// The reading port.
         port: PortId,
         /// The reader's position.
         at: u64,
     },
-    /// Nothing more will be read through this port.
+    /// The function will read nothing more from this port.
     CloseInput {
         /// The reading port.
         port: PortId,
     },
-    /// From an attempt that carries streams: the stream's readers on another node do not move, or do again.
+    /// Only from the carrier: the stream's readers on another node have stalled, or advance again.
     ReaderStuck {
         /// The reading port.
         port: PortId,
-        /// Whether they are stuck.
+        /// Whether they have stalled.
         stuck: bool,
     },
-    /// Bytes of pieces that were used up ([`ToDaemon::NextPiece`] with `lends`) are not needed any more below the published
-    /// position.
+    /// Bytes of earlier pieces ([`ToDaemon::NextPiece`] with `lends`) are no longer borrowed below the published position.
     GivenUp {
         /// The reading port.
         port: PortId,
     },
-    /// From an attempt that carries streams: nothing is written to this output any more, by nobody.
+    /// Only from the carrier: nothing, not even a local process, writes to this output any more.
     CloseOutput {
         /// The writing port.
         port: PortId,
     },
-    /// The instance sleeps and has slept for a while; the tickets in its control page say on what.
+    /// The instance has been asleep for a while. The tickets in its control page show on which words.
     Parked,
     /// The stream of this output is complete.
     Finished {
         /// The writing port.
         port: PortId,
     },
-    /// The function wants one more part of a discovered partition.
+    /// The function opens one more part of a discovered partition.
     OpenPart {
         /// Index of the output.
         output: u32,
     },
-    /// The function has ended well; all its outputs are finished.
+    /// The function has succeeded and all its outputs are finished.
     Done,
     /// The function has failed.
     Failed {
-        /// What it says about it.
+        /// The function's own reason.
         reason: String,
-        /// It ended because nobody reads its outputs any more, which is no failure.
+        /// It ended because its outputs have no reader any more, which does not count as a failure.
         unread: bool,
     },
 }
 
-/// A message that cannot be sent or understood.
+/// Why a message cannot be sent or decoded.
 #[derive(Debug, thiserror::Error)]
 pub enum MessageError {
-    /// It does not fit into one packet.
+    /// It does not fit in one packet.
     #[error(
-        "a message of {size} bytes is larger than the {MAX_MESSAGE} bytes that fit into one packet; \
+        "a message of {size} bytes exceeds the maximum of {MAX_MESSAGE} bytes for one packet; \
          shorten the function's parameters, arguments or port names"
     )]
     TooLong {
         /// The size of the encoded message.
         size: usize,
     },
-    /// The bytes are no message of this version.
-    #[error("{size} bytes that are no message of protocol version {}: {detail}", crate::limits::PROTOCOL_VERSION)]
+    /// The bytes are not a message of this version.
+    #[error("{size} bytes are not a valid message of protocol version {}: {detail}", crate::limits::PROTOCOL_VERSION)]
     Malformed {
-        /// How many bytes came.
+        /// The number of bytes received.
         size: usize,
-        /// What the validator says.
+        /// The validator's error.
         detail: String,
     },
 }
@@ -359,10 +359,10 @@ pub enum MessageError {
 macro_rules! codec {
     ($name:ident) => {
         impl $name {
-            /// The message as the bytes of one packet.
+            /// Encodes the message as one packet.
             ///
             /// # Errors
-            /// [`MessageError::TooLong`] if they are more than [`MAX_MESSAGE`].
+            /// [`MessageError::TooLong`] if it would have more than [`MAX_MESSAGE`] bytes.
             pub fn encode(&self) -> Result<Vec<u8>, MessageError> {
                 let bytes = rkyv::to_bytes::<rancor::Error>(self)
                     .map_err(|error| MessageError::Malformed { size: 0, detail: error.to_string() })?;
@@ -372,10 +372,10 @@ macro_rules! codec {
                 Ok(bytes.into_vec())
             }
 
-            /// The message that a packet holds; every byte is checked.
+            /// Decodes a packet. The bytes are fully validated.
             ///
             /// # Errors
-            /// [`MessageError`] for anything that is no message of this version.
+            /// [`MessageError`] for anything that is not a message of this version.
             pub fn decode(packet: &[u8]) -> Result<Self, MessageError> {
                 if packet.len() > MAX_MESSAGE {
                     return Err(MessageError::TooLong { size: packet.len() });

@@ -1,11 +1,12 @@
-//! The messages between two nodes, over whichever path connects them.
+//! The messages between two nodes, over any kind of path.
 //!
-//! A *flow* is one stream on its way to one node. The node that reads chooses its number, says how far it has it and how
-//! far it may be sent; the node that writes sends. The bytes themselves travel beside these messages, into windows that
-//! were granted; only a stream's first bytes travel inside of them ([`PeerMessage::Inline`]).
+//! A *flow* is one stream being sent to one node. The reading node chooses the flow's number, and states how far the
+//! stream has arrived and how far it may be sent; the writing node sends. Most bytes travel outside these messages, into
+//! granted windows. Only a stream's first bytes travel in messages ([`PeerMessage::Inline`]).
 //!
-//! Every path begins with [`PeerMessage::Begin`] and all subscriptions anew, from both sides: what was under way on the
-//! path before does not count. So a path that is lost, or replaced, loses nothing and doubles nothing.
+//! Both sides begin every path with [`PeerMessage::Begin`] and all of their subscriptions. Bytes that were in flight on
+//! the previous path are sent again if they did not arrive, so losing or replacing a path neither loses nor duplicates
+//! bytes.
 
 #![allow(missing_docs, reason = "rkyv's derive makes helper types without documentation; all of ours has some")]
 
@@ -14,7 +15,7 @@ use crate::limits::{MAX_INLINE, MAX_PEER_MESSAGE, MAX_PEER_REASON, MAX_WINDOW};
 use rkyv::{Archive, Deserialize, Serialize, rancor};
 use std::fmt;
 
-/// A stream on its way to one node; a number that the reading node chooses, never used twice in its life.
+/// A stream being sent to one node. The reading node chooses the number and never reuses it during its lifetime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Archive, Serialize, Deserialize)]
 pub struct FlowId(pub u32);
 
@@ -24,12 +25,12 @@ impl fmt::Display for FlowId {
     }
 }
 
-/// A window of the reading node that the writing node may fill; a number that the reading node chooses, never used twice
-/// in its life. It is what an RDMA write carries as its immediate.
+/// A window of the reading node that the writing node may fill. The reading node chooses the number and never reuses it
+/// during its lifetime. An RDMA write carries it as immediate data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Archive, Serialize, Deserialize)]
 pub struct GrantId(pub u32);
 
-/// A stream, among all streams of all runs: one epoch of it.
+/// One epoch of a stream, unique among all runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Archive, Serialize, Deserialize)]
 pub struct StreamKey {
     run: u128,
@@ -40,7 +41,7 @@ pub struct StreamKey {
 }
 
 impl StreamKey {
-    /// This epoch of this stream of this run.
+    /// The key of this epoch of this stream of this run.
     #[must_use]
     pub fn new(run: RunId, stream: StreamId, epoch: Epoch) -> Self {
         Self { run: run.0, stream, epoch }
@@ -68,16 +69,16 @@ pub struct Grant {
     pub base: u64,
     /// Its size in bytes.
     pub size: u64,
-    /// A ring: the byte at offset `o` belongs at `(o - base) mod size`, and `size` bytes from any place on are contiguous.
+    /// A ring: the byte at offset `o` belongs at `(o - base) mod size`, and `size` bytes from any position are contiguous.
     pub ring: bool,
-    /// Where an RDMA write finds it: the address of its first byte, and the remote key. Zero on other paths.
+    /// For RDMA writes, the address of its first byte; [`Self::key`] is the remote key. Both are zero on other paths.
     pub address: u64,
     /// See [`Self::address`].
     pub key: u32,
 }
 
 impl Grant {
-    /// How many bytes from this stream offset on lie in one piece within the window.
+    /// How many bytes from this stream offset on are contiguous in the window.
     #[must_use]
     pub fn contiguous(&self, at: u64) -> u64 {
         if at < self.base {
@@ -96,7 +97,7 @@ impl Grant {
         self.address.wrapping_add(if self.ring { relative & (self.size - 1) } else { relative })
     }
 
-    /// Whether it can be what it says.
+    /// Whether its values are consistent and within their limits.
     #[must_use]
     pub fn is_sound(&self) -> bool {
         let bytes = if self.ring { self.size.saturating_mul(2) } else { self.size };
@@ -115,37 +116,37 @@ pub enum PeerMessage {
     Begin {
         /// [`crate::limits::PEER_VERSION`] of the sender.
         version: u32,
-        /// A random number that the sender's process has chosen at its start.
+        /// A random number that identifies the sender's process, chosen when it started.
         life: u64,
-        /// How many paths there have been between the two before; both say the same.
+        /// The number of earlier paths between the two. Both sides send the same number.
         incarnation: u64,
-        /// How many [`PeerMessage::Subscribe`] follow at once. Flows that are not among them are over.
+        /// The number of [`PeerMessage::Subscribe`] messages that follow at once. Flows that are not among them have ended.
         flows: u32,
     },
-    /// The sender reads this stream, has its bytes up to `received`, and may be sent those up to `until`.
+    /// The sender of this message reads this stream, has its bytes up to `received`, and accepts bytes up to `until`.
     Subscribe {
-        /// Its number from now on.
+        /// The number of the new flow.
         flow: FlowId,
         /// The stream.
         stream: StreamKey,
         /// All bytes below this offset have arrived.
         received: u64,
-        /// Bytes below this offset may be sent; those that no grant covers travel inline.
+        /// Bytes below this offset may be sent. Those that no grant covers travel inline.
         until: u64,
     },
-    /// The sender of this message reads the flow no more; it had everything up to `received`.
+    /// The sender of this message no longer reads the flow. It has received everything up to `received`.
     Close {
         /// The flow.
         flow: FlowId,
         /// All bytes below this offset have arrived.
         received: u64,
     },
-    /// The answer to [`PeerMessage::Close`]: nothing more of the flow is under way.
+    /// The answer to [`PeerMessage::Close`]: no more bytes of the flow are in flight.
     Closed {
         /// The flow.
         flow: FlowId,
     },
-    /// How far the stream has arrived, and how far it may be sent.
+    /// Acknowledges received bytes and extends the limit up to which the stream may be sent.
     Credit {
         /// The flow.
         flow: FlowId,
@@ -154,7 +155,7 @@ pub enum PeerMessage {
         /// Bytes below this offset may be sent.
         until: u64,
     },
-    /// Bytes from `grant.base` on go into this window, and no longer into the one before.
+    /// Bytes from `grant.base` on go into this window instead of the previous one.
     Grant {
         /// The flow.
         flow: FlowId,
@@ -163,72 +164,72 @@ pub enum PeerMessage {
         /// Bytes below this offset may be sent.
         until: u64,
     },
-    /// The reading node's readers do not move on this stream for now: whoever writes need not wait for them.
+    /// The readers on the reading node have stalled: the producer need not wait for them.
     Stuck {
         /// The flow.
         flow: FlowId,
-        /// Whether they are stuck; `false` takes it back.
+        /// Whether they have stalled; `false` if they advance again.
         stuck: bool,
     },
-    /// Bytes of a stream that no grant covers: at most [`MAX_INLINE`].
+    /// Bytes of a stream that no grant covers, at most [`MAX_INLINE`].
     Inline {
         /// The flow.
         flow: FlowId,
-        /// The offset of the first of them.
+        /// The stream offset of the first byte.
         at: u64,
         /// The bytes.
         bytes: Vec<u8>,
     },
-    /// The stream has this length.
+    /// The stream is finished with this length.
     Finished {
         /// The flow.
         flow: FlowId,
         /// Its length in bytes.
         length: u64,
     },
-    /// The stream was given up.
+    /// The stream was aborted.
     Aborted {
         /// The flow.
         flow: FlowId,
-        /// Why; at most [`MAX_PEER_REASON`] bytes.
+        /// Why, in at most [`MAX_PEER_REASON`] bytes.
         reason: String,
     },
-    /// Is the other side there? It answers with [`PeerMessage::Pong`].
+    /// Asks for a sign of life. The receiver answers with [`PeerMessage::Pong`].
     Ping(u64),
-    /// The answer to the [`PeerMessage::Ping`] of this number.
+    /// The answer to the [`PeerMessage::Ping`] with this number.
     Pong(u64),
 }
 
-/// Why bytes are no message of a peer, or a message cannot be sent.
+/// Why a message cannot be sent or decoded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
     /// Too large.
-    #[error("a message of {size} bytes, where {MAX_PEER_MESSAGE} are the most")]
+    #[error("a message of {size} bytes exceeds the maximum of {MAX_PEER_MESSAGE} bytes")]
     TooLong {
         /// Its size in bytes.
         size: usize,
     },
-    /// The bytes are no message of this version.
-    #[error("{size} bytes that are no message of version {}: {detail}", crate::limits::PEER_VERSION)]
+    /// The bytes are not a message of this version.
+    #[error("{size} bytes are not a valid message of version {}: {detail}", crate::limits::PEER_VERSION)]
     Malformed {
-        /// How many bytes came.
+        /// The number of bytes received.
         size: usize,
-        /// What the validator says.
+        /// The validator's error.
         detail: String,
     },
-    /// A part of the message is out of its limits.
+    /// A field of the message is out of range.
     #[error("a message whose {what}")]
     OutOfLimits {
-        /// Which, and how.
+        /// Which field, and what is wrong with it.
         what: &'static str,
     },
 }
 
 impl PeerMessage {
-    /// The message as bytes, at most [`MAX_PEER_MESSAGE`].
+    /// Encodes the message in at most [`MAX_PEER_MESSAGE`] bytes.
     ///
     /// # Errors
-    /// [`WireError`] for a message that the other side would refuse.
+    /// [`WireError`] for a message that the other side would reject.
     pub fn encode(&self) -> Result<Vec<u8>, WireError> {
         self.check()?;
         let bytes = rkyv::to_bytes::<rancor::Error>(self)
@@ -239,10 +240,10 @@ impl PeerMessage {
         Ok(bytes.into_vec())
     }
 
-    /// The message that these bytes are; every one of them is checked.
+    /// Decodes a message. The bytes are fully validated.
     ///
     /// # Errors
-    /// [`WireError`] for anything that is no message of this version, or is out of its limits.
+    /// [`WireError`] for anything that is not a message of this version or has a field out of range.
     pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
         if bytes.len() > MAX_PEER_MESSAGE {
             return Err(WireError::TooLong { size: bytes.len() });
@@ -256,13 +257,15 @@ impl PeerMessage {
     fn check(&self) -> Result<(), WireError> {
         let what = match self {
             Self::Inline { bytes, .. } if bytes.is_empty() || bytes.len() > MAX_INLINE => {
-                "inline bytes are none or too many"
+                "inline data is empty or too long"
             }
-            Self::Inline { at, bytes, .. } if at.checked_add(bytes.len() as u64).is_none() => "offset is past the last",
+            Self::Inline { at, bytes, .. } if at.checked_add(bytes.len() as u64).is_none() => {
+                "inline data ends past the largest offset"
+            }
             Self::Aborted { reason, .. } if reason.len() > MAX_PEER_REASON => "reason is too long",
-            Self::Grant { grant, .. } if !grant.is_sound() => "grant is no window that there can be",
+            Self::Grant { grant, .. } if !grant.is_sound() => "grant is not a valid window",
             Self::Subscribe { received, until, .. } | Self::Credit { received, until, .. } if until < received => {
-                "credit ends before what has arrived"
+                "credit ends before the bytes already received"
             }
             _ => return Ok(()),
         };
@@ -270,7 +273,7 @@ impl PeerMessage {
     }
 }
 
-/// A reason, cut so that it fits into [`PeerMessage::Aborted`].
+/// A reason truncated to fit [`PeerMessage::Aborted`].
 #[must_use]
 pub fn cut_reason(reason: &str) -> String {
     let mut end = reason.len().min(MAX_PEER_REASON);
@@ -324,30 +327,30 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_sent_is_what_arrives(message in message()) {
+        fn messages_survive_encoding(message in message()) {
             let bytes = message.encode().expect("it is within its limits");
             prop_assert!(bytes.len() <= MAX_PEER_MESSAGE);
             prop_assert_eq!(PeerMessage::decode(&bytes).expect("it was encoded"), message);
         }
 
         #[test]
-        fn damaged_messages_are_refused_or_are_other_messages(
+        fn damaged_messages_are_rejected_or_decode_to_other_messages(
             message in message(), at in any::<usize>(), value in any::<u8>(), length in any::<usize>(),
         ) {
             let mut bytes = message.encode().expect("it is within its limits");
             let at = at % bytes.len();
             bytes[at] = value;
             if let Ok(other) = PeerMessage::decode(&bytes) {
-                prop_assert!(other.encode().is_ok(), "what is accepted is within the limits");
+                prop_assert!(other.encode().is_ok(), "a decoded message is within the limits");
             }
             bytes.truncate(length % bytes.len());
             if let Ok(other) = PeerMessage::decode(&bytes) {
-                prop_assert!(other.encode().is_ok(), "what is accepted is within the limits");
+                prop_assert!(other.encode().is_ok(), "a decoded message is within the limits");
             }
         }
 
         #[test]
-        fn noise_does_no_harm(bytes in proptest::collection::vec(any::<u8>(), 0..2048)) {
+        fn random_bytes_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..2048)) {
             let _ = PeerMessage::decode(&bytes);
         }
     }

@@ -1,4 +1,4 @@
-//! Whatever bytes come, decoding gives a message or an error, and a message survives its way.
+//! Decoding arbitrary bytes returns a message or an error, and messages survive encoding.
 
 use dflow_protocol::message::{Piece, ToDaemon, ToFunction, Window};
 use dflow_protocol::words::{MAX_OFFSET, Progress, State};

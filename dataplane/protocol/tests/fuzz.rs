@@ -1,5 +1,5 @@
-//! The decoders of all that comes from other processes and nodes, and the state machine behind one of them, under messages
-//! that are almost sound.
+//! Almost valid messages for every decoder of data from other processes and nodes, and for the state machine behind one of
+//! them.
 
 mod mutation;
 
@@ -12,7 +12,7 @@ use dflow_protocol::wire::{FlowId, Grant, GrantId, PeerMessage, StreamKey};
 use dflow_protocol::{Epoch, PortId, RunId, SegmentId, StreamId};
 use mutation::{Random, Verdict, fuzz};
 
-/// Flows are few, so that messages meet.
+/// A small range, so that messages refer to the same flows.
 fn flow(random: &mut Random) -> FlowId {
     FlowId(if random.below(8) == 0 { random.next() as u32 } else { random.below(4) as u32 })
 }
@@ -63,7 +63,7 @@ fn messages_of_peers() {
     );
 }
 
-/// Each case is a whole conversation: messages behind their lengths, each of them sound, damaged or not there.
+/// Each case is a whole conversation: length-prefixed messages, each valid, damaged or missing.
 #[test]
 fn conversations_with_a_peer() {
     let sound = |random: &mut Random| {
@@ -102,7 +102,7 @@ fn conversations_with_a_peer() {
 }
 
 fn framed(message: &[u8]) -> Vec<u8> {
-    // Messages are decoded where they lie, at a multiple of 16 bytes as in a buffer of their own.
+    // Messages are decoded in place, so each starts at a multiple of 16 bytes, as it would in a buffer of its own.
     let mut bytes = vec![0; 16];
     bytes[..4].copy_from_slice(&(message.len() as u32).to_le_bytes());
     bytes.extend_from_slice(message);
@@ -230,7 +230,7 @@ fn messages_to_the_daemon() {
     );
 }
 
-/// The fuzzer finds what it is there to find.
+/// The fuzzer finds decoders with known faults.
 #[test]
 fn decoders_that_are_wrong_are_found_out() {
     let sound = |random: &mut Random| {
@@ -244,7 +244,7 @@ fn decoders_that_are_wrong_are_found_out() {
         Verdict::Accepted
     };
     let forgetful = |bytes: &[u8]| {
-        // Whatever follows the text belongs to nothing, and is accepted with it.
+        // Accepts trailing bytes that belong to no field.
         let Some(head) = bytes.get(..4) else { return Verdict::Refused };
         let length = u32::from_le_bytes(head.try_into().expect("4 bytes")) as usize;
         let Some(text) = bytes.get(4..).and_then(|rest| rest.get(..length)) else { return Verdict::Refused };

@@ -1,11 +1,12 @@
-//! Loom explores the control-word protocol: every interleaving, and every value that the memory model lets a load see.
+//! Loom explores the control-word protocol: every interleaving, and every value that the memory model allows a load to
+//! return.
 
 use dflow_protocol::words::{Platform, Progress, Sleeper, State, Watch, Word, publish, ring};
 use loom::sync::atomic::{AtomicU64, Ordering, fence};
 use loom::sync::{Arc, Condvar, Mutex};
 use std::sync::atomic::Ordering as StdOrdering;
 
-/// A word with the kernel's side of its futex: the queue's lock, and how often it was woken.
+/// A word with the kernel's side of its futex: the lock of the wait queue, and the number of wake-ups.
 struct ModelWord {
     value: AtomicU64,
     queue: Mutex<()>,
@@ -156,7 +157,7 @@ fn credit_and_data_never_wait_for_each_other() {
     });
 }
 
-/// The daemon ends a reader's window before it lets the producer write on elsewhere: a reader that sees bytes past the
+/// The daemon ends a reader's window before it lets the producer continue elsewhere, so a reader that sees bytes past the
 /// end has already been told where the end is.
 #[test]
 fn a_reader_learns_of_its_windows_end_before_it_sees_bytes_past_it() {
@@ -192,7 +193,7 @@ fn a_reader_learns_of_its_windows_end_before_it_sees_bytes_past_it() {
     });
 }
 
-/// A reader that subscribes while the producer commits: either the producer sees it and wakes it, or it sees the bytes.
+/// A reader joins while the producer commits: the producer sees and wakes it, or it sees the bytes.
 #[test]
 fn a_reader_that_joins_is_woken_by_a_producer_that_has_just_learned_of_it() {
     loom::model(|| {
@@ -202,7 +203,7 @@ fn a_reader_that_joins_is_woken_by_a_producer_that_has_just_learned_of_it() {
             loom::thread::spawn(move || {
                 let [progress, ticket, bell] = &*shared;
                 publish::<Model>(progress, Progress::open(1));
-                // No reader is known yet; the bell says whether one has come.
+                // No reader is known yet; the bell shows whether one has joined.
                 if bell.load(StdOrdering::Acquire) == 1
                     && Watch::default().must_wake::<Model>(ticket, Progress::open(1))
                 {

@@ -1,9 +1,9 @@
-//! The control-word protocol in a simulated machine: a producer, two readers and the daemon, each of which may stop for
-//! ever between any two of its loads and stores, and one of which may write anything into the words that are its own.
+//! The control-word protocol on a simulated machine: a producer, two readers and the daemon. Each may die between any two
+//! of its loads and stores, and one may write arbitrary values into its own words.
 //!
-//! Loom (`loom_words.rs`) explores every interleaving of a few steps; this runs long histories from a seed, in which
-//! participants die and lie. Whoever keeps the rules never reads a byte that was not committed or is overwritten, never
-//! sleeps for ever, and is never taken for a liar.
+//! Loom (`loom_words.rs`) explores every interleaving of a few steps. This test runs long histories from a seed, in which
+//! participants die and lie. A participant that follows the protocol never reads a byte that is uncommitted or
+//! overwritten, never sleeps for ever, and is never accused of a violation.
 
 #[path = "sim_words/machine.rs"]
 mod machine;
@@ -14,23 +14,23 @@ use proptest::prelude::*;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
-/// What the daemon says.
+/// A message from the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mail {
-    /// The producer is gone before its end.
+    /// The producer died before it finished.
     Aborted,
-    /// This reader is gone.
+    /// This reader died.
     DropReader(Role),
 }
 
 /// How an honest participant ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// A producer has written, a reader has read, everything.
+    /// The producer has written everything, or the reader has read everything.
     Complete,
-    /// A reader was told that its producer is gone.
+    /// A reader was told that its producer died.
     Aborted,
-    /// A reader has found that its producer lies.
+    /// A reader detected that its producer violates the protocol.
     Violation,
 }
 
@@ -38,16 +38,16 @@ pub enum Outcome {
 #[derive(Clone, Debug)]
 pub struct Case {
     seed: u64,
-    /// How many bytes the stream has.
+    /// The length of the stream in bytes.
     length: u64,
     /// The size of the window.
     window: u64,
-    /// Whether bytes of the window are overwritten; otherwise it holds them all.
+    /// Whether the window is a ring; otherwise it holds the whole stream.
     ring: bool,
     /// After how many steps each function dies.
     lives: [Option<u32>; 3],
     liar: Option<Role>,
-    /// Whether sleepers may wake up for no reason, as a kernel's do.
+    /// Whether sleepers may wake spuriously, as the kernel allows.
     spurious: bool,
 }
 
@@ -56,7 +56,7 @@ const TICKETS: [SimulatedWord; 3] = [SimulatedWord(3), SimulatedWord(4), Simulat
 const BELLS: [SimulatedWord; 3] = [SimulatedWord(6), SimulatedWord(7), SimulatedWord(8)];
 const FIRST_CELL: usize = 9;
 
-/// The byte of the stream at an offset lies here; what is in it says which one it is.
+/// The word that holds the byte of the stream at an offset. Its content identifies the byte.
 fn cell(case: &Case, offset: u64) -> SimulatedWord {
     SimulatedWord(FIRST_CELL + (offset % case.window) as usize)
 }
@@ -65,14 +65,14 @@ fn content(offset: u64) -> u64 {
     offset + 1000
 }
 
-/// What a function knows of its mail.
+/// A function's view of its messages.
 #[derive(Default)]
 struct Inbox {
     received: u64,
 }
 
 impl Inbox {
-    /// The mail that has come, if the bell says so; to be asked after the words.
+    /// Returns new messages if the bell has changed. Must be called after the words were loaded.
     fn take(&mut self, role: Role) -> Vec<Mail> {
         let mail = if BELLS[role].load(Ordering::Acquire) == self.received { Vec::new() } else { receive(role) };
         self.received += mail.len() as u64;
@@ -80,7 +80,7 @@ impl Inbox {
     }
 }
 
-/// What a producer knows of a reader.
+/// A producer's view of a reader.
 struct Peer {
     role: Role,
     position: u64,
@@ -100,7 +100,7 @@ fn produce(case: &Case) -> Outcome {
     Outcome::Complete
 }
 
-/// Publishes and wakes whoever sleeps on an older value.
+/// Publishes and wakes the readers that sleep on an older value.
 fn announce(progress: Progress, readers: &mut [Peer]) {
     publish::<Simulated>(&PROGRESS[PRODUCER], progress);
     let mut wake = false;
@@ -192,7 +192,7 @@ fn consume(case: &Case, role: Role) -> Outcome {
                 assert!(!honest || found == content(offset), "byte {offset} was read as {found}");
             }
             position += take;
-            // Positions are published now and then.
+            // Positions are published only now and then, as the SDK does.
             if random().is_multiple_of(2) {
                 tell(Progress::open(position));
                 published = position;
@@ -215,8 +215,8 @@ fn consume(case: &Case, role: Role) -> Outcome {
     }
 }
 
-/// Writes anything into everything that its page has, and into the window if that is its own. Then it dies; or it writes
-/// what cannot be true and waits to be found out.
+/// Writes arbitrary values into every word of its page, and into the window if it is the producer. Then it dies, or it
+/// writes an impossible value and waits to be detected.
 fn lie(case: &Case, role: Role) -> Outcome {
     for _ in 0..random() % 60 {
         let value = match random() % 4 {
@@ -232,7 +232,7 @@ fn lie(case: &Case, role: Role) -> Outcome {
             _ => PROGRESS[role].store(value, Ordering::Relaxed),
         }
     }
-    // How far anybody may be in a ring, the daemon does not know.
+    // For a ring the daemon does not know how far anybody may be.
     if random().is_multiple_of(2) || case.ring {
         machine::die();
     }
@@ -244,7 +244,7 @@ fn lie(case: &Case, role: Role) -> Outcome {
     }
 }
 
-/// What the daemon does: it tells the living of the dead, and looks whether the words can be true.
+/// The daemon: tells the others about each death, and checks whether the words are possible.
 fn watch(case: &Case, found: &Mutex<Vec<Role>>) -> ! {
     let (mut counts, mut told, mut last) = ([0u64; 3], [false; 3], [0u64; 3]);
     let mut say = |role: Role, mail: Mail| {
@@ -274,7 +274,7 @@ fn watch(case: &Case, found: &Mutex<Vec<Role>>) -> ! {
                 machine::kill(role);
             }
         };
-        // The watermark limits no position: a producer that lies can take it back after others have believed it.
+        // The watermark is no limit for a position: a malicious producer can lower it after readers have followed it.
         let room = if case.ring { MAX_OFFSET } else { case.window };
         for role in [PRODUCER, READERS[0], READERS[1]] {
             check(role, Progress::decode(PROGRESS[role].load(Ordering::Acquire)).offset, room);
@@ -331,14 +331,14 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 800, ..ProptestConfig::default() })]
 
     #[test]
-    fn who_keeps_the_rules_is_safe_and_never_left_asleep(case in case()) {
+    fn participants_that_follow_the_protocol_are_safe_and_never_left_asleep(case in case()) {
         prop_assert_eq!(run(&case), Ok(()));
     }
 }
 
-/// A watermark beyond its window, one that goes back, and a position beyond the watermark cannot be true.
+/// Detects a watermark past the end of its window, a watermark that decreases, and a position past the watermark.
 #[test]
-fn what_is_impossible_is_known() {
+fn impossible_values_are_detected() {
     assert!(is_possible(5, 5, 5) && is_possible(5, 9, 10) && is_possible(0, MAX_OFFSET, MAX_OFFSET));
     assert!(!is_possible(5, 4, 10) && !is_possible(5, 11, 10));
 }

@@ -176,7 +176,7 @@ fn messages_that_are_none_are_violations() {
         let hostile = Hostile::new();
         let length = (noise.len() as u32).to_le_bytes();
         let stream = hostile.open(&[&messages(INCARNATION)[..], &length, &noise].concat(), false);
-        hostile.assert_cut_off("no message of version");
+        hostile.assert_cut_off("not a valid message of version");
         drop(stream);
     }
     let hostile = Hostile::new();

@@ -1,18 +1,18 @@
-//! A fuzzer for decoders: messages that are almost sound. Every case follows from a number of its own, so that one which
-//! fails can be had again: it prints the number, and with the environment variable `DFLOW_FUZZ_SEED` the fuzzer begins
-//! with that case. `DFLOW_FUZZ_SECONDS` says how long it goes on, instead of [`SECONDS`].
+//! A fuzzer for decoders that produces almost valid messages. Each case is derived from its own seed, which a failure
+//! prints; with the environment variable `DFLOW_FUZZ_SEED`, the fuzzer starts with that case. `DFLOW_FUZZ_SECONDS`
+//! replaces [`SECONDS`].
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
 
-/// How long a fuzzer goes on.
+/// How long a fuzzer runs.
 const SECONDS: f64 = 1.5;
-/// The least cases that it tries, however slow the machine is.
+/// The minimum number of cases, however slow the machine is.
 const LEAST: u64 = 1000;
-/// Decoding a message takes microseconds.
+/// A case that takes longer hangs: decoding a message takes microseconds.
 const HANGS: Duration = Duration::from_secs(5);
 
-/// Numbers that follow from a seed (SplitMix64, by Steele, Lea and Flood).
+/// A deterministic random number generator (SplitMix64, by Steele, Lea and Flood).
 pub struct Random(u64);
 
 impl Random {
@@ -29,7 +29,7 @@ impl Random {
         (self.next() % limit as u64) as usize
     }
 
-    /// A number of any magnitude, small ones and the largest more often than by chance.
+    /// A number of any magnitude. Small numbers and the largest are more likely than in a uniform distribution.
     pub fn number(&mut self) -> u64 {
         match self.below(8) {
             0 => 0,
@@ -52,7 +52,7 @@ impl Random {
         (0..self.below(most + 1)).map(|_| LETTERS[self.below(LETTERS.len())]).collect()
     }
 
-    /// As many as there are, made one by one.
+    /// Up to this many values, each made by `make`.
     pub fn list<T>(&mut self, most: usize, mut make: impl FnMut(&mut Self) -> T) -> Vec<T> {
         (0..self.below(most + 1)).map(|_| make(self)).collect()
     }
@@ -62,15 +62,15 @@ impl Random {
     }
 }
 
-/// What a decoder made of the bytes of a case.
+/// What a decoder did with the bytes of a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Accepted,
     Refused,
 }
 
-/// Gives `check` messages that `sound` makes, cut, lengthened, mixed and damaged; it panics where something is wrong with
-/// what its decoder does.
+/// Passes messages from `sound` to `check`, truncated, extended, spliced and damaged. `check` panics if its decoder
+/// misbehaves.
 pub fn fuzz(sound: impl Fn(&mut Random) -> Vec<u8>, check: impl Fn(&[u8]) -> Verdict) {
     let first = seed();
     let time = std::env::var("DFLOW_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(SECONDS);
@@ -93,7 +93,7 @@ pub fn fuzz(sound: impl Fn(&mut Random) -> Vec<u8>, check: impl Fn(&[u8]) -> Ver
         }
         assert!(begun.elapsed() < HANGS, "{bytes:02x?} took {:?}; DFLOW_FUZZ_SEED={seed}", begun.elapsed());
     }
-    // Otherwise it is not near the border between the two.
+    // A fuzzer whose cases are nearly all accepted, or nearly all rejected, does not test the boundary between the two.
     assert!(accepted >= LEAST / 20, "only {accepted} cases were accepted; DFLOW_FUZZ_SEED={first}");
     assert!(refused >= LEAST / 20, "only {refused} cases were refused; DFLOW_FUZZ_SEED={first}");
 }
@@ -106,7 +106,7 @@ fn seed() -> u64 {
     Random(now.map_or(0, |now| now.as_nanos() as u64)).next()
 }
 
-/// Most often one thing is wrong with a message, and sometimes nothing.
+/// Usually makes one change to a valid message, sometimes none.
 fn mutated(sound: &impl Fn(&mut Random) -> Vec<u8>, random: &mut Random) -> Vec<u8> {
     let mut bytes = sound(random);
     let changes = [0, 1, 1, 1, 2, 5][random.below(6)];
@@ -137,7 +137,7 @@ fn change(bytes: &mut Vec<u8>, sound: &impl Fn(&mut Random) -> Vec<u8>, random: 
         }
         7 => bytes[at..at + length].fill(random.next() as u8),
         _ => {
-            // The beginning of one, the end of another.
+            // Splice: the start of one message, the end of another.
             let other = sound(random);
             bytes.truncate(at);
             bytes.extend_from_slice(&other[at.min(other.len())..]);
@@ -145,7 +145,7 @@ fn change(bytes: &mut Vec<u8>, sound: &impl Fn(&mut Random) -> Vec<u8>, random: 
     }
 }
 
-/// A length or an offset in the middle of a message, not far from what it could be.
+/// Changes an integer inside a message, such as a length or an offset, to a nearby value.
 fn put(bytes: &mut [u8], at: usize, random: &mut Random) {
     let near = bytes.len() as i64 + random.below(9) as i64 - 4;
     let value = [near, -near, at as i64, -(at as i64), i64::MAX, i64::MIN, 0, -1][random.below(8)];

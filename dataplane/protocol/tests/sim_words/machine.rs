@@ -1,5 +1,5 @@
-//! The simulated machine: threads of which one runs at a time, chosen by a seed at each access to memory; store buffers,
-//! as processors have them; futexes; and death between any two accesses.
+//! The simulated machine. One thread runs at a time, chosen from a seed at each memory access. It has store buffers as
+//! processors do, futexes, and participants that may die between any two accesses.
 
 use super::{Mail, Outcome};
 use dflow_protocol::words::{Platform, Word};
@@ -9,14 +9,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
-/// Who takes part: an index.
+/// A participant, by index.
 pub type Role = usize;
 pub const PRODUCER: Role = 0;
 pub const READERS: [Role; 2] = [1, 2];
 pub const DAEMON: Role = 3;
 const ROLES: usize = 4;
 
-/// More steps than any history of these tests has.
+/// More steps than any history in these tests needs.
 const MOST_STEPS: u64 = 200_000;
 
 /// How a participant ended.
@@ -24,7 +24,7 @@ const MOST_STEPS: u64 = 200_000;
 pub enum Ended {
     With(Outcome),
     Dead,
-    /// Nobody was left to wake it.
+    /// It slept and no participant was left to wake it.
     Asleep,
 }
 
@@ -33,45 +33,45 @@ enum Status {
     Ready,
     /// Sleeps on these words.
     Sleeping(Vec<usize>),
-    /// The daemon between two rounds: it looks again when something has changed since.
+    /// The daemon between two rounds: it continues when something has changed.
     Idle(u64),
     Dead,
     Done,
 }
 
-/// A word of the machine, by its index.
+/// A word of the machine, by index.
 pub struct SimulatedWord(pub usize);
 
-/// The protocol's platform on this machine.
+/// The protocol's platform on the simulated machine.
 pub struct Simulated;
 
 pub struct Machine {
     state: Mutex<State>,
     turns: [Condvar; ROLES],
-    /// For whoever waits until nobody can go on.
+    /// Signalled when no participant can continue.
     over: Condvar,
 }
 
 struct State {
     random: u64,
     memory: Vec<u64>,
-    /// Stores that others do not see yet, oldest first.
+    /// The store buffer: stores not yet visible to others, oldest first.
     buffers: [VecDeque<(usize, u64)>; ROLES],
     status: [Status; ROLES],
     lives: [Option<u32>; ROLES],
     mail: [Vec<Mail>; ROLES],
-    /// Whose turn it is; nobody's before the start and at the end.
+    /// The participant whose turn it is; `None` before the start and after the end.
     turn: Option<Role>,
     over: bool,
     spurious: bool,
     changes: u64,
-    /// How many changes there had been when the daemon began its round.
+    /// The number of changes when the daemon began its round.
     seen: u64,
     steps: u64,
     failure: Option<String>,
 }
 
-/// Ends the thread of a participant that is dead, or left behind when all is over.
+/// The panic payload that ends the thread of a participant that is dead, or left over at the end.
 struct Gone;
 
 thread_local! {
@@ -83,7 +83,7 @@ fn me() -> (Arc<Machine>, Role) {
 }
 
 impl Machine {
-    /// A machine with so many words, all zero. `lives`: after how many steps each participant dies.
+    /// A machine with this many words, all zero. `lives`: after how many steps each participant dies.
     pub fn new(seed: u64, words: usize, lives: [Option<u32>; ROLES], spurious: bool) -> Arc<Self> {
         let state = State {
             random: seed | 1,
@@ -103,7 +103,7 @@ impl Machine {
         Arc::new(Self { state: Mutex::new(state), turns: Default::default(), over: Condvar::new() })
     }
 
-    /// Runs all participants until none can go on.
+    /// Runs all participants until none can continue.
     pub fn run(self: &Arc<Self>, work: impl Fn(Role) -> Outcome + Sync) -> Result<[Ended; ROLES], String> {
         let mut ends = [Ended::Dead; ROLES];
         std::thread::scope(|scope| {
@@ -177,7 +177,7 @@ impl Machine {
         state
     }
 
-    /// Chooses who goes on.
+    /// Chooses the next participant.
     fn pass_on(&self, state: &mut State) {
         state.steps += 1;
         if state.steps > MOST_STEPS {
@@ -218,7 +218,7 @@ impl Machine {
         }
     }
 
-    /// One step of the participant whose turn it is; then it is another's.
+    /// Performs one step of the current participant, then passes the turn on.
     fn step<T>(&self, role: Role, act: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.lock();
         if let Some(left) = &mut state.lives[role] {
@@ -233,7 +233,7 @@ impl Machine {
         result
     }
 
-    /// The end of the participant whose turn it is. What it has stored reaches memory.
+    /// Ends the current participant. Its store buffer drains to memory.
     fn end(&self, mut state: MutexGuard<'_, State>, role: Role) -> ! {
         state.status[role] = Status::Dead;
         state.changes += 1;
@@ -313,7 +313,7 @@ impl Platform for Simulated {
     fn sleep(words: &[(&SimulatedWord, u64)]) {
         let (machine, role) = me();
         machine.step(role, |state| {
-            // As the kernel does, which knows 32 bits of each.
+            // The kernel compares 32 bits of each word.
             if words.iter().all(|(word, seen)| state.memory[word.0] as u32 == *seen as u32) {
                 state.status[role] = Status::Sleeping(words.iter().map(|(word, _)| word.0).collect());
             }
@@ -321,7 +321,7 @@ impl Platform for Simulated {
     }
 }
 
-/// A number that depends on the seed alone.
+/// A pseudo-random number that depends on the seed alone.
 pub fn random() -> u64 {
     me().0.lock().random()
 }
@@ -332,7 +332,7 @@ pub fn die() -> ! {
     machine.end(machine.lock(), role)
 }
 
-/// Whether nothing of a participant runs any more, though it has not come to its end.
+/// Whether a participant died before its end.
 pub fn is_dead(role: Role) -> bool {
     me().0.lock().status[role] == Status::Dead
 }
@@ -358,7 +358,7 @@ pub fn receive(role: Role) -> Vec<Mail> {
     std::mem::take(&mut me().0.lock().mail[role])
 }
 
-/// Lets the others go on until something has changed since the round began; the daemon's turn comes at any time after.
+/// Lets the others run until something has changed since the round began. The daemon may continue at any time after that.
 pub fn next_round() {
     let (machine, role) = me();
     machine.step(role, |state| state.status[role] = Status::Idle(state.seen));
