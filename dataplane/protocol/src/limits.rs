@@ -13,8 +13,8 @@ pub const MAX_FDS: usize = 4;
 /// Maximum number of ports of one attempt, input and output streams together.
 pub const MAX_PORTS: u32 = 65_536;
 
-/// Bytes of one port in a control page: two pairs of cache lines, because the processor prefetches the neighbour of each
-/// line that it reads, so a single line would still be shared falsely.
+/// Bytes of one port in a control page: two pairs of cache lines, because the processor prefetches the neighbour of
+/// each line that it reads, so a single line would still be shared falsely.
 pub const PORT_BYTES: usize = 256;
 
 /// Size of an attempt's control page in bytes. Only the part that belongs to ports in use is ever touched, and so takes
@@ -30,8 +30,8 @@ pub const MAX_BELLS: usize = 65_536;
 /// Size of the daemon's page of bells in bytes.
 pub const BELLS_BYTES: usize = MAX_BELLS * BELL_BYTES;
 
-/// Size in bytes of the first window of every output, a slot of its process's arena. A stream that stays below this size
-/// needs no segment of its own.
+/// Size in bytes of the first window of every output, a slot of its process's arena. A stream that stays below this
+/// size needs no segment of its own.
 pub const ARENA_SLOT: u64 = 64 * 1024;
 
 /// Maximum size of a window, in bytes. Well below 2^30, the range within which the low half of a
@@ -47,12 +47,12 @@ pub const MAX_RECORD: u32 = 64 * 1024 * 1024;
 /// Maximum length of the text of an error, in bytes. Longer text is truncated.
 pub const MAX_REASON: usize = 16 * 1024;
 
-/// The version of the messages between nodes, [`crate::wire`]. Each side states its version first and rejects a peer with
-/// another.
+/// The version of the messages between nodes, [`crate::wire`]. Each side states its version first and rejects a peer
+/// with another.
 pub const PEER_VERSION: u32 = 1;
 
-/// Maximum size of an encoded message between two nodes, in bytes. Every receive buffer posted to an RDMA device has this
-/// size.
+/// Maximum size of an encoded message between two nodes, in bytes. Every receive buffer posted to an RDMA device has
+/// this size.
 pub const MAX_PEER_MESSAGE: usize = 8 * 1024;
 
 /// Maximum number of stream bytes in one message.

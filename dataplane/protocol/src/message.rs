@@ -1,8 +1,8 @@
-//! The messages between an attempt of a function and its node's daemon, over a `SOCK_SEQPACKET` Unix socket: one message
-//! is one packet. They are sent when a stream begins, ends, changes its window or stalls, never for a chunk.
+//! The messages between an attempt of a function and its node's daemon, over a `SOCK_SEQPACKET` Unix socket: one
+//! message is one packet. They are sent when a stream begins, ends, changes its window or stalls, never for a chunk.
 //!
-//! The daemon trusts nothing that it receives here. [`ToDaemon::decode`] validates the bytes, and the daemon checks every
-//! port and offset against what it has granted.
+//! The daemon trusts nothing that it receives here. [`ToDaemon::decode`] validates the bytes, and the daemon checks
+//! every port and offset against what it has granted.
 
 #![allow(missing_docs, reason = "rkyv's derive makes helper types without documentation; all of ours has some")]
 
@@ -57,8 +57,9 @@ pub enum ToFunction {
         /// Its length, or why it was aborted.
         end: Result<u64, String>,
     },
-    /// A window for an output's next bytes, from its watermark on. It replaces the current one. An attempt that continues
-    /// the stream of an earlier attempt may use only part of its arena slot, and receives this message before its start.
+    /// A window for an output's next bytes, from its watermark on. It replaces the current one. An attempt that
+    /// continues the stream of an earlier attempt may use only part of its arena slot, and receives this message before
+    /// its start.
     Window {
         /// The writing port.
         port: PortId,
@@ -84,20 +85,20 @@ pub enum ToFunction {
         /// The reader's port there.
         reader: PortId,
     },
-    /// The answer to [`ToDaemon::NeedWindow`] if no other window is available: keep the current one, and ask again later if
-    /// it still has no room. Also the answer to [`ToDaemon::Verify`] if the stream continues: keep the current piece, and
-    /// load the producer's words again.
+    /// The answer to [`ToDaemon::NeedWindow`] if no other window is available: keep the current one, and ask again
+    /// later if it still has no room. Also the answer to [`ToDaemon::Verify`] if the stream continues: keep the current
+    /// piece, and load the producer's words again.
     Stay {
         /// The writing or reading port.
         port: PortId,
     },
-    /// Only to the carrier: this node's readers are stalled, and the producer on the stream's own node should not wait for
-    /// them.
+    /// Only to the carrier: this node's readers are stalled, and the producer on the stream's own node should not wait
+    /// for them.
     Stuck {
         /// The writing port.
         port: PortId,
-        /// This is the answer to [`ToDaemon::NeedWindow`], like [`ToFunction::Stay`]. Otherwise a window follows when the
-        /// readers advance.
+        /// This is the answer to [`ToDaemon::NeedWindow`], like [`ToFunction::Stay`]. Otherwise a window follows when
+        /// the readers advance.
         answer: bool,
     },
     /// This output has no reader and will have none.
@@ -151,8 +152,8 @@ pub struct Setup {
     /// The arena: the segment with the first window of every output in [`Self::outputs`]. Slot `i` of
     /// [`crate::limits::ARENA_SLOT`] bytes belongs to port `i`. The next message carries its descriptor.
     pub arena: SegmentId,
-    /// How long a waiter polls its words before it sleeps, in nanoseconds, if no more threads are runnable than there are
-    /// cores.
+    /// How long a waiter polls its words before it sleeps, in nanoseconds, if no more threads are runnable than there
+    /// are cores.
     pub spin_nanos: u64,
     /// For an existing program: its arguments. `None` for a program that links the SDK.
     pub command: Option<Vec<Vec<ArgPiece>>>,
@@ -238,10 +239,11 @@ pub struct Window {
     pub segment_offset: u64,
     /// The stream offset of its first byte.
     pub base: u64,
-    /// Its size in bytes. The size of a ring is a power of two and a multiple of the page size; a window that is filled once
-    /// may have any size.
+    /// Its size in bytes. The size of a ring is a power of two and a multiple of the page size; a window that is filled
+    /// once may have any size.
     pub size: u64,
-    /// `true`: a ring, whose bytes may be overwritten once every reader has passed them. `false`: the window is filled once.
+    /// `true`: a ring, whose bytes may be overwritten once every reader has passed them. `false`: the window is filled
+    /// once.
     pub ring: bool,
 }
 
@@ -258,8 +260,8 @@ pub enum ToDaemon {
         /// The writing port.
         port: PortId,
     },
-    /// The window is full, too small for the function's next write, or held by a reader. The attempt writes nothing more to
-    /// this output until the answer, [`ToFunction::Window`] or [`ToFunction::Stay`].
+    /// The window is full, too small for the function's next write, or held by a reader. The attempt writes nothing
+    /// more to this output until the answer, [`ToFunction::Window`] or [`ToFunction::Stay`].
     NeedWindow {
         /// The writing port.
         port: PortId,
@@ -280,8 +282,8 @@ pub enum ToDaemon {
         /// [`ToDaemon::GivenUp`], or until the published position has passed them.
         lends: bool,
     },
-    /// The producer's words announce the end of the stream, or an impossible progress. The daemon decides which: the attempt
-    /// reads nothing more of the stream until the answer, [`ToFunction::StreamEnd`], [`ToFunction::Piece`] or
+    /// The producer's words announce the end of the stream, or an impossible progress. The daemon decides which: the
+    /// attempt reads nothing more of the stream until the answer, [`ToFunction::StreamEnd`], [`ToFunction::Piece`] or
     /// [`ToFunction::Stay`].
     Verify {
         /// The reading port.
@@ -301,7 +303,8 @@ pub enum ToDaemon {
         /// Whether they have stalled.
         stuck: bool,
     },
-    /// Bytes of earlier pieces ([`ToDaemon::NextPiece`] with `lends`) are no longer borrowed below the published position.
+    /// Bytes of earlier pieces ([`ToDaemon::NextPiece`] with `lends`) are no longer borrowed below the published
+    /// position.
     GivenUp {
         /// The reading port.
         port: PortId,

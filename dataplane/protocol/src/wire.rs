@@ -1,8 +1,8 @@
 //! The messages between two nodes, over any kind of path.
 //!
 //! A *flow* is one stream being sent to one node. The reading node chooses the flow's number, and states how far the
-//! stream has arrived and how far it may be sent; the writing node sends. Most bytes travel outside these messages, into
-//! granted windows. Only a stream's first bytes travel in messages ([`PeerMessage::Inline`]).
+//! stream has arrived and how far it may be sent; the writing node sends. Most bytes travel outside these messages,
+//! into granted windows. Only a stream's first bytes travel in messages ([`PeerMessage::Inline`]).
 //!
 //! Both sides begin every path with [`PeerMessage::Begin`] and all of their subscriptions. Bytes that were in flight on
 //! the previous path are sent again if they did not arrive, so losing or replacing a path neither loses nor duplicates
@@ -69,7 +69,8 @@ pub struct Grant {
     pub base: u64,
     /// Its size in bytes.
     pub size: u64,
-    /// A ring: the byte at offset `o` belongs at `(o - base) mod size`, and `size` bytes from any position are contiguous.
+    /// A ring: the byte at offset `o` belongs at `(o - base) mod size`, and `size` bytes from any position are
+    /// contiguous.
     pub ring: bool,
     /// For RDMA writes, the address of its first byte; [`Self::key`] is the remote key. Both are zero on other paths.
     pub address: u64,
@@ -120,7 +121,8 @@ pub enum PeerMessage {
         life: u64,
         /// The number of earlier paths between the two. Both sides send the same number.
         incarnation: u64,
-        /// The number of [`PeerMessage::Subscribe`] messages that follow at once. Flows that are not among them have ended.
+        /// The number of [`PeerMessage::Subscribe`] messages that follow at once. Flows that are not among them have
+        /// ended.
         flows: u32,
     },
     /// The sender of this message reads this stream, has its bytes up to `received`, and accepts bytes up to `until`.

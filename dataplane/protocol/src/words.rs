@@ -10,10 +10,10 @@
 //! SeqCst fences, the publisher sees the ticket or the sleeper sees the word, or both. A release store followed by a
 //! plain load would lose wake-ups.
 //!
-//! **The bell orders decisions.** A decision of the daemon can change what a shared word means to an attempt: its window
-//! ends here, a new reader has joined. The daemon queues that message and rings the bell *before* the other side can act
-//! on the decision. An attempt therefore loads a progress word and *then* its bell. If the bell has changed, it handles
-//! the messages before it interprets the word.
+//! **The bell orders decisions.** A decision of the daemon can change what a shared word means to an attempt: its
+//! window ends here, a new reader has joined. The daemon queues that message and rings the bell *before* the other side
+//! can act on the decision. An attempt therefore loads a progress word and *then* its bell. If the bell has changed, it
+//! handles the messages before it interprets the word.
 
 use std::sync::atomic::Ordering;
 
@@ -43,8 +43,8 @@ pub trait Platform {
     fn fence();
     /// Wakes all sleepers on `word`.
     fn wake(word: &Self::Word);
-    /// Sleeps until one of `words` is woken. Returns at once if one of them differs from the value given with it, and may
-    /// wake spuriously.
+    /// Sleeps until one of `words` is woken. Returns at once if one of them differs from the value given with it, and
+    /// may wake spuriously.
     fn sleep(words: &[(&Self::Word, u64)]);
 }
 
@@ -62,8 +62,8 @@ pub enum State {
 /// An offset and a state in one word. They change together, so nobody sees the final watermark without the end of the
 /// stream or the end without the final watermark.
 ///
-/// A futex compares 32 bits. The low 32 bits of the word hold the state and 30 bits of the offset, and windows are shorter
-/// than 2^30 bytes. The offset therefore cannot advance during one sleep to a value with the same low bits.
+/// A futex compares 32 bits. The low 32 bits of the word hold the state and 30 bits of the offset, and windows are
+/// shorter than 2^30 bytes. The offset therefore cannot advance during one sleep to a value with the same low bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
     /// The watermark of a producer or the position of a reader, in bytes from the start of the stream.
@@ -107,8 +107,9 @@ impl Progress {
 }
 
 /// Whether an offset that was `before` may now be `now`: an offset never decreases and never passes `limit`, the end of
-/// the granted room. Must be checked for every word written by an untrusted process. Do not pass a watermark as the limit
-/// of a position: a malicious producer could lower it after a reader has followed it, and the reader would be blamed.
+/// the granted room. Must be checked for every word written by an untrusted process. Do not pass a watermark as the
+/// limit of a position: a malicious producer could lower it after a reader has followed it, and the reader would be
+/// blamed.
 #[must_use]
 pub const fn is_possible(before: u64, now: u64, limit: u64) -> bool {
     before <= now && now <= limit
@@ -128,8 +129,8 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Whether, after [`publish`] of `published`, this sleeper sleeps on an older value or is about to, and has not been
-    /// woken from that sleep yet. If so, the caller calls [`Platform::wake`] on the published word.
+    /// Whether, after [`publish`] of `published`, this sleeper sleeps on an older value or is about to, and has not
+    /// been woken from that sleep yet. If so, the caller calls [`Platform::wake`] on the published word.
     pub fn must_wake<P: Platform>(&mut self, ticket: &P::Word, published: Progress) -> bool {
         let ticket = ticket.load(Ordering::Relaxed);
         if ticket == 0 || ticket == self.woken || sleeps_on(ticket, published.encode()) {
@@ -163,9 +164,9 @@ pub const fn sleeps_on(ticket: u64, value: u64) -> bool {
 }
 
 impl Sleeper {
-    /// Announces a sleep on `value`, the last value seen in the word on which the port of this `ticket` waits. The caller
-    /// then loads every word again, sleeps only if each still has its announced value ([`Platform::sleep`]), and finally
-    /// calls [`Sleeper::done`].
+    /// Announces a sleep on `value`, the last value seen in the word on which the port of this `ticket` waits. The
+    /// caller then loads every word again, sleeps only if each still has its announced value ([`Platform::sleep`]), and
+    /// finally calls [`Sleeper::done`].
     pub fn prepare<P: Platform>(&mut self, ticket: &P::Word, value: u64) {
         // Never 0: a ticket on value 0 would be the word that means no sleep.
         self.sleeps = if self.sleeps == u16::MAX { 1 } else { self.sleeps + 1 };
@@ -179,8 +180,8 @@ impl Sleeper {
     }
 }
 
-/// Publishes `count`, the number of messages queued for an attempt so far, in its bell and wakes the attempt. The message
-/// must be queued or sent before this is called.
+/// Publishes `count`, the number of messages queued for an attempt so far, in its bell and wakes the attempt. The
+/// message must be queued or sent before this is called.
 pub fn ring<P: Platform>(bell: &P::Word, count: u64) {
     bell.store(count, Ordering::Release);
     P::fence();

@@ -1,5 +1,5 @@
-//! Almost valid messages for every decoder of data from other processes and nodes, and for the state machine behind one of
-//! them.
+//! Almost valid messages for every decoder of data from other processes and nodes, and for the state machine behind one
+//! of them.
 
 mod mutation;
 

@@ -157,8 +157,8 @@ fn credit_and_data_never_wait_for_each_other() {
     });
 }
 
-/// The daemon ends a reader's window before it lets the producer continue elsewhere, so a reader that sees bytes past the
-/// end has already been told where the end is.
+/// The daemon ends a reader's window before it lets the producer continue elsewhere, so a reader that sees bytes past
+/// the end has already been told where the end is.
 #[test]
 fn a_reader_learns_of_its_windows_end_before_it_sees_bytes_past_it() {
     loom::model(|| {

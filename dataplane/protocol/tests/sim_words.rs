@@ -1,8 +1,8 @@
-//! The control-word protocol on a simulated machine: a producer, two readers and the daemon. Each may die between any two
-//! of its loads and stores, and one may write arbitrary values into its own words.
+//! The control-word protocol on a simulated machine: a producer, two readers and the daemon. Each may die between any
+//! two of its loads and stores, and one may write arbitrary values into its own words.
 //!
-//! Loom (`loom_words.rs`) explores every interleaving of a few steps. This test runs long histories from a seed, in which
-//! participants die and lie. A participant that follows the protocol never reads a byte that is uncommitted or
+//! Loom (`loom_words.rs`) explores every interleaving of a few steps. This test runs long histories from a seed, in
+//! which participants die and lie. A participant that follows the protocol never reads a byte that is uncommitted or
 //! overwritten, never sleeps for ever, and is never accused of a violation.
 
 #[path = "sim_words/machine.rs"]

@@ -1,8 +1,8 @@
-//! Moves all queue pairs of other processes to their error state, as a device does that has found something wrong with
-//! them: `fail-queue-pairs PID…`. For tests with soft-RoCE; takes root.
+//! Moves all queue pairs of other processes to the error state, as a device does after a failure: `fail-queue-pairs
+//! PID…`. For tests with soft-RoCE; requires root.
 //!
-//! It borrows the descriptor by which each process uses its device, and says to the kernel over it what the process could
-//! say itself. libibverbs has no call for that, so the request is made by hand, as `rdma/ib_user_verbs.h` has it.
+//! It duplicates each process's descriptor of its device with `pidfd_getfd` and makes the request that the process
+//! itself could make. libibverbs has no call for this, so the request is built by hand as in `rdma/ib_user_verbs.h`.
 
 use rustix::io::Errno;
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl, opcode};
@@ -11,7 +11,7 @@ use std::ffi::c_void;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 
-/// Handles of objects are small numbers, from zero, for objects of all kinds together.
+/// Handles are small numbers, starting at zero, in one number space for all kinds of objects.
 const HANDLES: u32 = 1024;
 
 /// `struct ib_uverbs_modify_qp`.
@@ -63,7 +63,7 @@ unsafe impl Ioctl for Invoke {
     const IS_MUTATING: bool = true;
 
     fn opcode(&self) -> Opcode {
-        // `RDMA_VERBS_IOCTL`: of the header alone.
+        // The size in `RDMA_VERBS_IOCTL` is that of the header alone.
         opcode::read_write::<[u64; 3]>(0x1b, 1)
     }
 
@@ -91,7 +91,7 @@ fn main() -> ExitCode {
     if failed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// How many there were.
+/// Fails all queue pairs of a process and returns their number.
 fn fail_queue_pairs_of(process: i32) -> Result<usize, String> {
     let say = |what: &str| format!("{what} of process {process}");
     let pid = Pid::from_raw(process).ok_or_else(|| say("no such id"))?;
@@ -110,7 +110,7 @@ fn fail_queue_pairs_of(process: i32) -> Result<usize, String> {
         for handle in 0..HANDLES {
             match fail_queue_pair(&device, handle) {
                 Ok(()) => failed += 1,
-                // Nothing has this handle, or something that is no queue pair.
+                // No object has this handle, or it is not a queue pair.
                 Err(Errno::INVAL | Errno::NOENT | Errno::BADF) => {}
                 Err(error) => return Err(format!("{}: {error}", say("a queue pair"))),
             }
@@ -142,6 +142,7 @@ fn fail_queue_pair(device: &OwnedFd, handle: u32) -> rustix::io::Result<()> {
             attribute(UVERBS_ATTR_WRITE_CMD, 8, IB_USER_VERBS_CMD_MODIFY_QP),
         ],
     };
-    // SAFETY: this is the layout of the request, whose parts live until the call is over; the kernel only reads them.
+    // SAFETY: this is the layout of the request. Its parts stay alive until the call returns, and the kernel only reads
+    // them.
     unsafe { ioctl(device.as_fd(), request) }
 }

@@ -1,16 +1,16 @@
-//! What is left without the feature `rdma`.
+//! The remaining interface without the feature `rdma`.
 
 use crate::error::DeviceError;
 use std::convert::Infallible;
 
-/// The RDMA devices of this machine; without the feature `rdma` there is never a value of this type.
+/// The RDMA devices of this machine. Without the feature `rdma`, no value of this type exists.
 #[derive(Debug)]
 pub struct Devices {
     _never: Infallible,
 }
 
 impl Devices {
-    /// Says that RDMA is not built in.
+    /// Reports that RDMA is not built in.
     ///
     /// # Errors
     /// Always [`DeviceError::NotBuilt`].

@@ -1,4 +1,4 @@
-//! Completion queues: what is done, by polling or by sleeping until something is.
+//! Completion queues: polling for completions, and sleeping until one arrives.
 
 use crate::device::{Context, check, last_error};
 use crate::error::QueueError;
@@ -19,29 +19,30 @@ use std::ptr::{NonNull, null_mut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// How many completions one call of the driver gives at most.
+/// Maximum number of completions from one call of the driver.
 const BATCH: usize = 32;
 
 /// The end of one request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Completion {
-    /// The caller's name for the request.
+    /// The id that the caller gave to the request.
     pub id: u64,
     /// The number of its queue pair.
     pub queue_pair: u32,
-    /// What it was.
+    /// The kind of request.
     pub operation: Operation,
-    /// How it ended; [`Status`] is an error type for those that failed.
+    /// How it ended; for a failed request, [`Status`] is an error.
     pub status: Status,
-    /// How many bytes it carried: for [`Operation::Receive`] those that came, of a message or of a write with an immediate.
+    /// The number of bytes transferred. For [`Operation::Receive`], the length of the received message or of the write
+    /// with immediate data.
     pub bytes: u32,
-    /// The 32 bits that came with what was received.
+    /// The immediate data of a received message or write.
     pub immediate: Option<u32>,
 }
 
-/// The queue into which the device puts what is done. Clones share it.
+/// The queue to which the device adds completions. Clones share it.
 ///
-/// It cannot overflow: a queue pair is only made if its depth still fits.
+/// It cannot overflow: a queue pair is created only if its depth fits the room that is left.
 #[derive(Clone)]
 pub struct CompletionQueue {
     inner: Arc<Inner>,
@@ -55,19 +56,19 @@ struct Inner {
     state: Mutex<State>,
 }
 
-// SAFETY: libibverbs allows calls on one completion queue from all threads.
+// SAFETY: libibverbs allows calls on one completion queue from every thread.
 unsafe impl Send for Inner {}
-// SAFETY: as above; the rest is behind a lock.
+// SAFETY: as above; the other fields are behind a lock.
 unsafe impl Sync for Inner {}
 
 struct State {
     slots: Vec<Slot>,
     /// The depths of all attached queues.
     reserved: u32,
-    /// How many completions of detached queues may still be in here.
+    /// Maximum number of completions of detached work queues that may still be in the queue.
     stale: u32,
     batch: Box<[MaybeUninit<ibv_wc>]>,
-    /// What has completed and is dropped without the lock, for that may be slow.
+    /// The resources of completed requests, dropped after the lock is released, because dropping may be slow.
     released: Vec<Hold>,
 }
 
@@ -78,10 +79,11 @@ struct Slot {
 }
 
 impl CompletionQueue {
-    /// A queue for as many requests in flight as `capacity`, over all its queue pairs; with a channel, one can sleep on it.
+    /// Creates a queue for at most `capacity` requests in flight on all its queue pairs together. Only a queue with a
+    /// channel can be slept on.
     ///
     /// # Errors
-    /// If the device has no such queue.
+    /// If the device does not support the capacity or has no queue left.
     pub fn new(context: &Context, capacity: u32, with_channel: bool) -> Result<Self, QueueError> {
         let most = context.max_completions();
         let wanted = i32::try_from(capacity).ok().filter(|_| (1..=most).contains(&capacity));
@@ -95,7 +97,7 @@ impl CompletionQueue {
         };
         let channel = with_channel.then(|| Channel::new(context)).transpose()?;
         let raw_channel = channel.as_ref().map_or(null_mut(), |channel| channel.raw.as_ptr());
-        // SAFETY: the context is open; the channel is one of it, and is destroyed after the queue.
+        // SAFETY: the context is open; the channel belongs to it and is destroyed after the queue.
         let raw = NonNull::new(unsafe { ibv_create_cq(context.raw(), entries, null_mut(), raw_channel, 0) })
             .ok_or_else(|| failed(context, "make a completion queue", last_error()))?;
         let state = State {
@@ -109,10 +111,10 @@ impl CompletionQueue {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Takes what is done, as much as fits into `completions`, and gives how many they are. Does not wait.
+    /// Takes as many completions as are available and fit in `completions`, and returns their number. Does not wait.
     ///
     /// # Errors
-    /// If the device is gone.
+    /// If the device was removed.
     pub fn poll(&self, completions: &mut [Completion]) -> Result<usize, QueueError> {
         let mut guard = self.inner.lock();
         let mut count = 0;
@@ -121,7 +123,7 @@ impl CompletionQueue {
             let wanted = BATCH.min(completions.len() - count);
             match guard.take(self.inner.raw, wanted) {
                 Ok(0) => {
-                    // Empty: nothing is left of those that are gone.
+                    // The queue is empty, so no completion of a detached work queue is left in it.
                     guard.stale = 0;
                     break;
                 }
@@ -146,33 +148,33 @@ impl CompletionQueue {
             let mut released = std::mem::take(&mut guard.released);
             drop(guard);
             released.clear();
-            // Its room is for the next call.
+            // Keeps its allocation for the next call.
             self.inner.lock().released = released;
         }
         if count > 0 { Ok(count) } else { result.map(|()| 0) }
     }
 
-    /// Asks for an event with the next completion. What came before gives none, so poll once more before going to sleep.
+    /// Requests an event for the next completion. Earlier completions cause none, so poll once more before sleeping.
     ///
     /// # Errors
-    /// If the queue has no channel, or the device is gone.
+    /// If the queue has no channel, or the device was removed.
     pub fn arm(&self) -> Result<(), QueueError> {
         self.channel()?;
-        // SAFETY: the queue lives.
+        // SAFETY: the queue is alive.
         check(unsafe { ibv_req_notify_cq(self.inner.raw.as_ptr(), 0) })
             .map_err(|source| failed(&self.inner.context, "arm a completion queue", source))
     }
 
-    /// Takes the events that there are, and says whether there was any. Does not wait.
+    /// Consumes all pending events and returns whether there were any. Does not wait.
     ///
     /// # Errors
-    /// If the queue has no channel, or the device is gone.
+    /// If the queue has no channel, or the device was removed.
     pub fn take_events(&self) -> Result<bool, QueueError> {
         let channel = self.channel()?;
         let mut any = false;
         loop {
             let (mut queue, mut tag) = (null_mut(), null_mut());
-            // SAFETY: the channel lives and its descriptor does not block; the call fills both pointers.
+            // SAFETY: the channel is alive and its descriptor is non-blocking; the call fills both pointers.
             if unsafe { ibv_get_cq_event(channel.raw.as_ptr(), &raw mut queue, &raw mut tag) } != 0 {
                 return match last_error() {
                     Errno::AGAIN | Errno::INTR => Ok(any),
@@ -180,16 +182,16 @@ impl CompletionQueue {
                 };
             }
             any = true;
-            // SAFETY: the event is of this queue, the only one of its channel, and is acknowledged once.
+            // SAFETY: the event is of this queue, the only one on its channel, and is acknowledged once.
             unsafe { ibv_ack_cq_events(queue, 1) };
         }
     }
 
-    /// Sleeps until there is an event, and takes it; says whether there was one before the time was over. The order is:
-    /// [`CompletionQueue::arm`], [`CompletionQueue::poll`] until nothing comes, then this.
+    /// Sleeps until there is an event and consumes it; returns `false` on a timeout. Call [`CompletionQueue::arm`]
+    /// first, then [`CompletionQueue::poll`] until it returns nothing, then this.
     ///
     /// # Errors
-    /// If the queue has no channel, or the device is gone.
+    /// If the queue has no channel, or the device was removed.
     pub fn wait(&self, timeout: Option<Duration>) -> Result<bool, QueueError> {
         let channel = self.channel()?;
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
@@ -200,13 +202,13 @@ impl CompletionQueue {
         }
     }
 
-    /// The descriptor that is readable when there is an event, if the queue has a channel.
+    /// A descriptor that is readable while an event is pending; `None` without a channel.
     #[must_use]
     pub fn events(&self) -> Option<BorrowedFd<'_>> {
         self.inner.channel.as_ref().map(Channel::descriptor)
     }
 
-    /// How many requests its queue pairs may have in flight.
+    /// Maximum number of requests in flight on its queue pairs.
     #[must_use]
     pub fn capacity(&self) -> u32 {
         self.inner.capacity
@@ -224,7 +226,7 @@ impl CompletionQueue {
         self.inner.raw.as_ptr()
     }
 
-    /// Makes room for all that a new work queue can have in flight.
+    /// Reserves room for all requests that a new work queue can have in flight.
     pub(crate) fn attach(&self, depth: u32) -> Result<Attachment, QueueError> {
         let mut state = self.inner.lock();
         let free = self.inner.capacity.saturating_sub(state.reserved).saturating_sub(state.stale);
@@ -259,8 +261,8 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         let destroyed = timed(&self.context, "destroy a completion queue", || {
-            // SAFETY: every queue pair holds a clone of the `Arc` around this value, so none uses it; all events that
-            // were taken are acknowledged.
+            // SAFETY: every queue pair holds a clone of the `Arc` around this value, so none is left; all consumed
+            // events are acknowledged.
             check(unsafe { ibv_destroy_cq(self.raw.as_ptr()) })
         });
         if let Err(error) = destroyed {
@@ -270,17 +272,17 @@ impl Drop for Inner {
 }
 
 impl State {
-    /// Has the driver fill the batch, and gives how many they are.
+    /// Lets the driver fill the batch; returns the number of completions.
     fn take(&mut self, queue: NonNull<ibv_cq>, wanted: usize) -> Result<usize, Errno> {
         let most = i32::try_from(wanted.min(self.batch.len())).unwrap_or(0);
-        // SAFETY: the queue lives, and the batch has room for so many.
+        // SAFETY: the queue is alive, and the batch has room for this many.
         let got = unsafe { ibv_poll_cq(queue.as_ptr(), most, self.batch.as_mut_ptr().cast()) };
         usize::try_from(got).map_err(|_| last_error())
     }
 
-    /// What the one at this place of the batch tells the caller, if anything.
+    /// The completion at this index of the batch, unless it is of no interest to the caller.
     fn deliver(&mut self, at: usize) -> Option<Completion> {
-        // SAFETY: the driver has filled the first ones of the batch, and `at` is one of them.
+        // SAFETY: the driver has filled the first entries of the batch, and `at` is one of them.
         let raw = unsafe { self.batch[at].assume_init_ref() };
         let tag = Tag::unpack(raw.wr_id);
         let slot = self.slots.get(usize::from(tag.slot)).filter(|slot| slot.generation == tag.generation);
@@ -297,7 +299,7 @@ impl State {
         }
         let received = good && entry.operation == Operation::Receive;
         let immediate = (received && raw.wc_flags & ibv_wc_flags::IBV_WC_WITH_IMM.0 != 0).then(|| {
-            // SAFETY: the flag says that the union has an immediate.
+            // SAFETY: the flag says that the union holds immediate data.
             u32::from_be(unsafe { raw.imm_data_invalidated_rkey_union.imm_data })
         });
         let bytes = if received { raw.byte_len } else { entry.bytes };
@@ -305,7 +307,7 @@ impl State {
     }
 }
 
-/// The place of a work queue in its completion queue; to be dropped when the device has let go of the work queue.
+/// The slot of a work queue in its completion queue. Must be dropped only after the work queue has been destroyed.
 pub(crate) struct Attachment {
     completions: CompletionQueue,
     pub(crate) queue: Arc<Mutex<InFlight<Hold>>>,
@@ -328,8 +330,8 @@ impl Drop for Attachment {
     fn drop(&mut self) {
         let mut state = self.completions.inner.lock();
         let slot = &mut state.slots[usize::from(self.slot)];
-        // After 256 others at this place, nothing of this one can be left: the queue was polled empty in between, or its
-        // room was never enough.
+        // The counter wraps after 256 work queues in this slot. No completion of the first can be left by then: without
+        // the queue having been polled empty in between, there would have been no room for so many.
         slot.generation = slot.generation.wrapping_add(1);
         slot.queue = None;
         let given_up = self.lock().clear();
@@ -340,7 +342,7 @@ impl Drop for Attachment {
     }
 }
 
-/// What carries the events of one completion queue.
+/// The channel for the events of one completion queue.
 struct Channel {
     raw: NonNull<ibv_comp_channel>,
     /// Closed after it.
@@ -359,14 +361,14 @@ impl Channel {
     }
 
     fn descriptor(&self) -> BorrowedFd<'_> {
-        // SAFETY: the descriptor is open as long as the channel.
+        // SAFETY: the descriptor stays open as long as the channel.
         unsafe { BorrowedFd::borrow_raw((*self.raw.as_ptr()).fd) }
     }
 }
 
 impl Drop for Channel {
     fn drop(&mut self) {
-        // SAFETY: the one queue that used it is destroyed before its fields are dropped.
+        // SAFETY: the only queue that used it is destroyed before its fields are dropped.
         let _ = unsafe { ibv_destroy_comp_channel(self.raw.as_ptr()) };
     }
 }

@@ -1,4 +1,4 @@
-//! Devices, and their ports.
+//! Devices and their ports.
 
 use crate::endpoint::Mtu;
 use crate::error::DeviceError;
@@ -29,14 +29,14 @@ pub struct Devices {
 }
 
 impl Devices {
-    /// Lists them; there is at least one.
+    /// Lists the devices; there is at least one.
     ///
     /// # Errors
-    /// If there is none, with the reason why.
+    /// If there is none; the error says why.
     pub fn list() -> Result<Self, DeviceError> {
         initialize()?;
         let mut count = 0;
-        // SAFETY: the call writes the number of devices to `count` and gives an array that is freed by `List`.
+        // SAFETY: the call writes the number of devices to `count` and returns an array that `List` frees.
         let raw = unsafe { ibv_get_device_list(&raw mut count) };
         let length = usize::try_from(count).unwrap_or(0);
         let Some(start) = NonNull::new(raw).filter(|_| length > 0) else {
@@ -47,15 +47,15 @@ impl Devices {
         Ok(Self { devices })
     }
 
-    /// Each device.
+    /// Iterates over the devices.
     pub fn iter(&self) -> impl Iterator<Item = &Device> {
         self.devices.iter()
     }
 
-    /// The device of this name.
+    /// The device with this name.
     ///
     /// # Errors
-    /// If there is none; the error names those that there are.
+    /// If there is none; the error lists the existing devices.
     pub fn named(&self, name: &str) -> Result<&Device, DeviceError> {
         self.iter().find(|device| device.name == name).ok_or_else(|| DeviceError::UnknownDevice {
             name: name.to_owned(),
@@ -63,11 +63,11 @@ impl Devices {
         })
     }
 
-    /// Opens the device whose port has the RoCEv2 address from which packets to `peer` leave, and gives the number of the
-    /// port and its GID, too.
+    /// Opens the device with the RoCEv2 address that is the source address of packets to `peer`. Also returns the
+    /// number of the port and the GID with that address.
     ///
     /// # Errors
-    /// If there is no route, no such device, or if it cannot be opened.
+    /// If there is no route, if no device has the address, or if the device cannot be opened.
     pub fn open_towards(&self, peer: IpAddr) -> Result<(Context, u8, GidEntry), DeviceError> {
         let local = local_address_towards(peer)?;
         let mut have = Vec::new();
@@ -89,26 +89,26 @@ impl Devices {
                 have.extend(entries);
             }
         }
-        // A device that may not be opened could have been the one.
+        // If a device could not be opened, it may be the one with the address: its error is the useful one.
         Err(failed.unwrap_or_else(|| DeviceError::NoPath { peer, local, have: listed(&have) }))
     }
 }
 
-/// The array of libibverbs, which the devices point into.
+/// The array from libibverbs into which the devices point.
 #[derive(Debug)]
 struct List {
     start: NonNull<*mut ibv_device>,
     length: usize,
 }
 
-// SAFETY: libibverbs allows all calls from all threads; the array is never written.
+// SAFETY: libibverbs allows every call from every thread; the array is never written.
 unsafe impl Send for List {}
 // SAFETY: as above.
 unsafe impl Sync for List {}
 
 impl List {
     fn get(&self, index: usize) -> *mut ibv_device {
-        assert!(index < self.length, "devices are made with their place in the list");
+        assert!(index < self.length, "a device is created with its index in the list");
         // SAFETY: within the array of `length` pointers.
         unsafe { *self.start.as_ptr().add(index) }
     }
@@ -116,7 +116,7 @@ impl List {
 
 impl Drop for List {
     fn drop(&mut self) {
-        // SAFETY: the array comes from ibv_get_device_list; opened devices stay valid by themselves.
+        // SAFETY: the array is from ibv_get_device_list; opened devices stay valid without it.
         unsafe { ibv_free_device_list(self.start.as_ptr()) };
     }
 }
@@ -133,7 +133,7 @@ pub struct Device {
 impl Device {
     fn new(list: Arc<List>, index: usize) -> Self {
         let raw = list.get(index);
-        // SAFETY: the pointer is one of the list's; the name is a C string that lives as long as the device.
+        // SAFETY: the pointer is one of the list's; the name is a C string that is valid as long as the device.
         let name = unsafe { CStr::from_ptr(ibv_get_device_name(raw)) }.to_string_lossy().into_owned();
         // SAFETY: the pointer is one of the list's.
         let guid = u64::from_be(unsafe { ibv_get_device_guid(raw) });
@@ -146,7 +146,7 @@ impl Device {
         &self.name
     }
 
-    /// The number that is unique in the world.
+    /// The globally unique identifier.
     #[must_use]
     pub fn guid(&self) -> u64 {
         self.guid
@@ -155,7 +155,7 @@ impl Device {
     /// Opens the device.
     ///
     /// # Errors
-    /// If its file is missing or may not be opened, or if the driver refuses.
+    /// If its device file is missing or must not be opened, or if the driver rejects it.
     pub fn open(&self) -> Result<Context, DeviceError> {
         let raw = self.list.get(self.index);
         // SAFETY: the pointer is one of the list's, which lives.
@@ -175,7 +175,7 @@ impl Device {
         Ok(Context { opened: Arc::new(inner), attributes: Arc::new(Attributes(attributes)) })
     }
 
-    /// libibverbs says "no such file" whatever is wrong with the device's file, so this looks for itself.
+    /// Determines why a device could not be opened: libibverbs reports ENOENT whatever is wrong with the device file.
     fn why_not_opened(&self, error: Errno) -> DeviceError {
         let device = self.name.clone();
         let Some(path) = device_file(&device) else {
@@ -189,12 +189,12 @@ impl Device {
     }
 }
 
-/// The file through which a device of the kernel is used, if ib_uverbs has made one.
+/// The path of the device file, if ib_uverbs has created one.
 fn device_file(device: &str) -> Option<String> {
     Some(format!("/dev/infiniband/{}", class_entry(device)?.file_name()?.to_string_lossy()))
 }
 
-/// The folder of a device in the class of those that programs may use.
+/// The sysfs directory of a device in the class of devices available to programs.
 fn class_entry(device: &str) -> Option<PathBuf> {
     let entries = std::fs::read_dir("/sys/class/infiniband_verbs").into_iter().flatten().flatten();
     entries
@@ -202,7 +202,7 @@ fn class_entry(device: &str) -> Option<PathBuf> {
         .find(|entry| std::fs::read_to_string(entry.join("ibdev")).is_ok_and(|name| name.trim() == device))
 }
 
-/// An opened device. Clones share it; it is closed with the last of them and of all that was made from it.
+/// An opened device. Clones share it. It is closed when the last clone and every object created from it are dropped.
 #[derive(Clone)]
 pub struct Context {
     opened: Arc<Opened>,
@@ -212,13 +212,13 @@ pub struct Context {
 struct Opened {
     raw: NonNull<ibv_context>,
     name: String,
-    /// What the kernel shows of it, if it shows anything here.
+    /// Its sysfs directory, if sysfs is mounted.
     entry: Option<PathBuf>,
 }
 
 struct Attributes(ibv_device_attr);
 
-// SAFETY: libibverbs allows calls on one context from all threads.
+// SAFETY: libibverbs allows calls on one context from every thread.
 unsafe impl Send for Opened {}
 // SAFETY: as above.
 unsafe impl Sync for Opened {}
@@ -231,7 +231,7 @@ impl Opened {
 
 impl Drop for Opened {
     fn drop(&mut self) {
-        // SAFETY: everything made from the context holds a clone of the `Arc` around this value, so it is gone.
+        // SAFETY: every object created from the context holds a clone of the `Arc` around this value, so none is left.
         let code = unsafe { ibv_close_device(self.raw.as_ptr()) };
         if let Err(error) = check(code) {
             tracing::warn!("the RDMA device {} was not closed: {error}", self.name);
@@ -252,31 +252,32 @@ impl Context {
         &self.opened.name
     }
 
-    /// Whether the machine still offers it. A driver without surprise removal, as soft-RoCE's, sends no event when its device
-    /// is to go away: the kernel takes it off its lists and waits until every program has let go of it.
+    /// Whether the kernel still lists the device. A driver without support for surprise removal, such as soft-RoCE,
+    /// sends no event when its device is removed: the kernel unlists the device and waits until every program has
+    /// closed it.
     #[must_use]
     pub fn is_offered(&self) -> bool {
         self.opened.entry.as_ref().is_none_or(|entry| entry.exists())
     }
 
-    /// The numbers of its ports, from 1.
+    /// The numbers of its ports, starting at 1.
     pub fn ports(&self) -> impl Iterator<Item = u8> + use<> {
         1..=self.attributes.0.phys_port_cnt
     }
 
-    /// The most requests that one work queue can have in flight.
+    /// Maximum number of requests in flight on one work queue.
     #[must_use]
     pub fn max_queue_depth(&self) -> u32 {
         u32::try_from(self.attributes.0.max_qp_wr).unwrap_or(0)
     }
 
-    /// The most entries of a completion queue.
+    /// Maximum number of entries of a completion queue.
     #[must_use]
     pub fn max_completions(&self) -> u32 {
         u32::try_from(self.attributes.0.max_cqe).unwrap_or(0)
     }
 
-    /// How many RDMA READs one queue pair can answer at a time.
+    /// Maximum number of RDMA READs that one queue pair can answer concurrently.
     #[must_use]
     pub fn max_reads(&self) -> u8 {
         u8::try_from(self.attributes.0.max_qp_rd_atom).unwrap_or(if self.attributes.0.max_qp_rd_atom > 0 {
@@ -286,16 +287,16 @@ impl Context {
         })
     }
 
-    /// Whether it has memory windows of type 2B, which are open to one queue pair alone.
+    /// Whether the device supports memory windows of type 2B, each of which is accessible through one queue pair only.
     #[must_use]
     pub fn has_windows(&self) -> bool {
         self.attributes.0.device_cap_flags & ibv_device_cap_flags::IBV_DEVICE_MEM_WINDOW_TYPE_2B.0 != 0
     }
 
-    /// The state of a port as it is now.
+    /// The current state of a port.
     ///
     /// # Errors
-    /// If the device has no such port, or is gone.
+    /// If the device has no such port, or was removed.
     pub fn port(&self, number: u8) -> Result<Port, DeviceError> {
         let mut attributes = MaybeUninit::<ibv_port_attr>::zeroed();
         // SAFETY: the context is open; the call fills the attributes, which are plain numbers.
@@ -327,7 +328,7 @@ impl Context {
         // SAFETY: the context is open; the call fills the 16 bytes.
         let code = unsafe { ibv_query_gid(self.raw(), port, index.into(), &raw mut gid) };
         check(code).map_err(|source| self.opened.failed("query a GID of", source))?;
-        // SAFETY: all bytes of the union are initialised in either form.
+        // SAFETY: every byte of the union is initialised, whichever field was written.
         Ok(Gid(unsafe { gid.raw }))
     }
 
@@ -340,62 +341,64 @@ impl Context {
     }
 }
 
-/// What a port is doing.
+/// The state of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PortState {
     /// No link.
     Down,
-    /// A link that does not carry data yet.
+    /// There is a link, but it does not carry data yet.
     Initializing,
-    /// Ready.
+    /// Ready for data.
     Active,
 }
 
-/// What is below the packets.
+/// The link layer below RDMA packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkLayer {
     /// InfiniBand.
     InfiniBand,
     /// Ethernet: RoCE.
     Ethernet,
-    /// The device does not say.
+    /// Not reported by the device.
     Unknown,
 }
 
-/// A port as it was when it was asked.
+/// A snapshot of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Port {
-    /// Its number on the device, from 1.
+    /// Its number on the device, starting at 1.
     pub number: u8,
-    /// What it is doing.
+    /// Its state.
     pub state: PortState,
-    /// The largest payload of a packet on the link.
+    /// Maximum payload of a packet on the link.
     pub active_mtu: Mtu,
-    /// What is below.
+    /// Its link layer.
     pub link_layer: LinkLayer,
-    /// The address in an InfiniBand subnet; 0 on Ethernet.
+    /// The local identifier in an InfiniBand subnet; 0 on Ethernet.
     pub lid: u16,
-    /// The longest message, in bytes.
+    /// Maximum length of a message, in bytes.
     pub max_message: u32,
-    /// The length of the GID table.
+    /// The number of entries of the GID table.
     pub gid_table_length: u32,
 }
 
-/// Makes registered memory safe to fork with, before anything is registered.
+/// Marks registered memory as not inherited by child processes, which must happen before the first registration.
+/// Otherwise a write after fork would give this process a copy of a page while the device still uses the original.
 fn initialize() -> Result<(), DeviceError> {
     static DONE: OnceLock<Result<(), Errno>> = OnceLock::new();
     DONE.get_or_init(|| {
-        // SAFETY: takes nothing; `OnceLock` makes this the first call of verbs in the process.
+        // SAFETY: the call has no arguments; `OnceLock` makes it the first call of verbs in the process.
         check(unsafe { ibv_fork_init() })
     })
     .map_err(|source| DeviceError::System { action: "make fork safe for", device: "(any)".to_owned(), source })
 }
 
-/// Why no device was found, with the error if there was one. `class`: where the kernel lists those that it has.
+/// Why no device was found. `class`: the sysfs directory in which the kernel lists its devices; `error`: of the failed
+/// call, if one failed.
 fn why_none(class: &Path, error: Option<Errno>) -> DeviceError {
     let Ok(entries) = std::fs::read_dir(class) else { return DeviceError::NoSubsystem };
     let names: Vec<_> = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    // libibverbs leaves out the devices whose file is missing.
+    // libibverbs silently omits devices whose device file is missing.
     for device in &names {
         if let Some(path) = device_file(device).filter(|path| !Path::new(path).exists()) {
             return DeviceError::NoDeviceFile { device: device.clone(), path };
@@ -408,12 +411,12 @@ fn why_none(class: &Path, error: Option<Errno>) -> DeviceError {
     }
 }
 
-/// The error of the call that has just failed.
+/// The error number of the call that has just failed.
 pub(crate) fn last_error() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
-/// What a call of verbs that gives 0, an error number or -1 says.
+/// The result of a call of verbs that returns 0, an error number, or -1 with errno set.
 pub(crate) fn check(code: i32) -> Result<(), Errno> {
     match code {
         0 => Ok(()),
@@ -439,7 +442,7 @@ mod tests {
             assert!(none.to_string().contains("'rdma link add rxe0 type rxe netdev INTERFACE'"), "{none}");
         }
 
-        // No machine has these.
+        // Names that no machine has.
         for name in ["none_7", "none_8"] {
             std::fs::create_dir(class.path().join(name)).expect("a folder");
         }

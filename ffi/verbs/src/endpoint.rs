@@ -1,11 +1,11 @@
-//! What the two ends of a connection tell each other before they are one.
+//! The data that two queue pairs exchange in order to connect.
 
 use crate::gid::Gid;
 use rdma_sys::ibv_mtu;
 use std::fmt;
 use thiserror::Error;
 
-/// The largest payload of one packet.
+/// Maximum payload of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Mtu {
@@ -22,7 +22,7 @@ pub enum Mtu {
 }
 
 impl Mtu {
-    /// In bytes.
+    /// The size in bytes.
     #[must_use]
     pub fn bytes(self) -> u32 {
         128 << self as u32
@@ -45,39 +45,39 @@ impl fmt::Display for Mtu {
     }
 }
 
-/// One end of a connection, as plain data for the other end. It must come over a channel that is authenticated: whoever
-/// gives a false one is connected in the peer's place.
+/// One end of a connection, as plain data for the other end. Exchange it over an authenticated channel: an attacker who
+/// can replace it is connected instead of the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// The number of the queue pair, below 2^24.
     pub queue_pair: u32,
-    /// The number of the first packet, below 2^24.
+    /// The sequence number of the first packet, below 2^24.
     pub packet_sequence: u32,
-    /// The address in the network.
+    /// The network address.
     pub gid: Gid,
-    /// The address in an InfiniBand subnet; 0 on Ethernet.
+    /// The local identifier in an InfiniBand subnet; 0 on Ethernet.
     pub lid: u16,
-    /// The largest packet of this end; the connection uses the smaller of both.
+    /// The maximum payload of this end; the connection uses the smaller of both.
     pub mtu: Mtu,
 }
 
-/// Why received bytes are no endpoint.
+/// Why received bytes are not an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum EndpointError {
     /// The length is wrong.
     #[error("an RDMA endpoint has {expected} bytes, not {0}; the peer may be of another version", expected = Endpoint::LENGTH)]
     Length(usize),
-    /// A field has a value that it cannot have.
-    #[error("an RDMA endpoint with an impossible {0}")]
+    /// A field is out of range.
+    #[error("an RDMA endpoint with an invalid {0}")]
     Field(&'static str),
 }
 
 impl Endpoint {
-    /// How many bytes [`Endpoint::to_bytes`] makes.
+    /// The length of the encoding by [`Endpoint::to_bytes`].
     pub const LENGTH: usize = 28;
 
-    /// The bytes for the peer, little-endian.
+    /// Encodes the endpoint for the peer, little-endian.
     #[must_use]
     pub fn to_bytes(&self) -> [u8; Self::LENGTH] {
         let mut bytes = [0; Self::LENGTH];
@@ -89,10 +89,10 @@ impl Endpoint {
         bytes
     }
 
-    /// What a peer's bytes say.
+    /// Decodes an endpoint received from a peer.
     ///
     /// # Errors
-    /// If they cannot come from [`Endpoint::to_bytes`].
+    /// If the bytes are not a valid encoding by [`Endpoint::to_bytes`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, EndpointError> {
         let bytes: &[u8; Self::LENGTH] = bytes.try_into().map_err(|_| EndpointError::Length(bytes.len()))?;
         let number = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);

@@ -1,4 +1,4 @@
-//! What can go wrong, one error for each kind of work, each with what to do about it.
+//! The errors of each operation. Each message says what failed, why, and what to do.
 
 #[cfg(feature = "rdma")]
 use crate::queue_pair::QueuePairState;
@@ -13,19 +13,19 @@ pub enum DeviceError {
     /// The feature is off.
     #[error("dflow was built without the feature 'rdma'; build it with its default features to have RDMA")]
     NotBuilt,
-    /// The kernel knows nothing of RDMA.
+    /// The kernel's RDMA subsystem is not loaded.
     #[error(
-        "no RDMA device: the kernel's InfiniBand part is not loaded (/sys/class/infiniband is missing); load the \
+        "no RDMA device: the kernel's InfiniBand subsystem is not loaded (/sys/class/infiniband is missing); load the \
          driver of the card, or 'modprobe rdma_rxe' for soft-RoCE"
     )]
     NoSubsystem,
-    /// The kernel can, but no device is there.
+    /// The kernel's RDMA subsystem is loaded, but there is no device.
     #[error(
-        "no RDMA device: /sys/class/infiniband is empty; load the driver of the card, or make a soft-RoCE device with \
-         'rdma link add rxe0 type rxe netdev INTERFACE'"
+        "no RDMA device: /sys/class/infiniband is empty; load the driver of the card, or create a soft-RoCE device \
+         with 'rdma link add rxe0 type rxe netdev INTERFACE'"
     )]
     NoDevice,
-    /// The kernel has devices, libibverbs finds none of them.
+    /// The kernel has devices, but libibverbs finds none.
     #[error(
         "no RDMA device: the kernel has {kernel}, but libibverbs has no provider for it; install the package \
          ibverbs-providers and load the kernel's ib_uverbs"
@@ -34,18 +34,18 @@ pub enum DeviceError {
         /// The names of the kernel's devices.
         kernel: String,
     },
-    /// The name that was asked for is none of those that there are.
-    #[error("there is no RDMA device '{name}'; there are: {have}")]
+    /// No device has the requested name.
+    #[error("there is no RDMA device '{name}'; the devices are: {have}")]
     UnknownDevice {
-        /// What was asked for.
+        /// The requested name.
         name: String,
         /// What there is.
         have: String,
     },
-    /// The device's file is not there.
+    /// The device file is missing.
     #[error(
-        "the RDMA device {device} cannot be opened: {path} is missing; 'modprobe ib_uverbs' makes it, a container needs \
-         it passed in (--device=/dev/infiniband)"
+        "the RDMA device {device} cannot be opened: {path} is missing; 'modprobe ib_uverbs' creates it, a container \
+         needs it passed in (--device=/dev/infiniband)"
     )]
     NoDeviceFile {
         /// The device.
@@ -53,7 +53,7 @@ pub enum DeviceError {
         /// The file.
         path: String,
     },
-    /// The device's file may not be opened.
+    /// There is no permission to open the device file.
     #[error(
         "the RDMA device {device} cannot be opened: no permission on {path}; let this user read and write it (group \
          'rdma', or a udev rule)"
@@ -64,17 +64,17 @@ pub enum DeviceError {
         /// The file.
         path: String,
     },
-    /// No device has the local address of the route to a peer.
+    /// No device has the source address of the route to a peer.
     #[error(
-        "no RDMA device has the address {local}, from which packets to {peer} leave; its addresses are: {have}. Choose \
-         a peer address in an RDMA network, or name device and GID"
+        "no RDMA device has the address {local}, the source address of packets to {peer}; the addresses are: {have}. \
+         Choose a peer address in an RDMA network, or name device and GID"
     )]
     NoPath {
         /// The peer.
         peer: IpAddr,
-        /// The local address of the route to it.
+        /// The source address of the route to it.
         local: IpAddr,
-        /// The GIDs that there are.
+        /// The existing GIDs.
         have: String,
     },
     /// The GID table has no such entry.
@@ -89,7 +89,7 @@ pub enum DeviceError {
         /// What there is.
         have: String,
     },
-    /// There is no way to the peer, by RDMA or otherwise.
+    /// There is no route to the peer, by RDMA or otherwise.
     #[error("no route to {peer}: {source}; check the address and 'ip route get {peer}'")]
     NoRoute {
         /// The peer.
@@ -109,49 +109,50 @@ pub enum DeviceError {
     },
 }
 
-/// Why memory was not registered.
+/// Why memory cannot be registered.
 #[cfg(feature = "rdma")]
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum MemoryError {
-    /// The process may not lock that much.
+    /// The limit on locked memory is too low.
     #[error(
-        "cannot register {bytes} bytes with the RDMA device: {needed} bytes of locked memory are needed and the limit is \
+        "cannot register {bytes} bytes with the RDMA device: {needed} bytes of locked memory are needed and the limit \
+         is \
          {limit}; raise it with 'ulimit -l {kib}' (limits.conf: memlock, systemd: LimitMEMLOCK=) to this or 'unlimited'",
         kib = needed.div_ceil(1024)
     )]
     Memlock {
         /// The length of the memory, in bytes.
         bytes: usize,
-        /// What would be locked with it, in bytes.
+        /// The locked memory that would be needed in total, in bytes.
         needed: u64,
         /// The limit, in bytes.
         limit: u64,
     },
-    /// A part that is not one.
+    /// The range is not within the memory.
     #[error("bytes {start} to {end} cannot be registered: the memory has {length}")]
     NotWithin {
         /// The first byte.
         start: usize,
-        /// The byte behind the last.
+        /// The end of the range, exclusive.
         end: usize,
         /// The memory's length, in bytes.
         length: usize,
     },
-    /// Memory of no length.
-    #[error("memory of no length cannot be registered")]
+    /// The range is empty.
+    #[error("an empty range of memory cannot be registered")]
     Empty,
-    /// The device would write what may only be read.
-    #[error("memory that may only be read cannot be registered for writing; register it as RegionAccess::Source")]
+    /// The memory is read-only, and the device would write to it.
+    #[error("read-only memory cannot be registered for writing; register it as RegionAccess::Source")]
     ReadOnly,
-    /// The kernel is too old to register a mapping that can only be read.
+    /// The kernel is too old to register a read-only mapping.
     #[error(
-        "this kernel registers only memory that is mapped for writing, even if the device only reads it (Linux before \
-         6.2 does that); map it writable"
+        "this kernel registers only memory that is mapped for writing, even for a device that only reads it (Linux \
+         before 6.2 does that); map it writable"
     )]
     KernelWantsWritable,
-    /// The device has no memory windows of type 2B.
-    #[error("{device} has no memory windows of type 2B; use a protection domain for each peer in their place")]
+    /// The device does not support memory windows of type 2B.
+    #[error("{device} does not support memory windows of type 2B; use a protection domain for each peer instead")]
     NoWindows {
         /// The device.
         device: String,
@@ -161,7 +162,7 @@ pub enum MemoryError {
     System {
         /// What was tried.
         action: &'static str,
-        /// How long the memory is, in bytes.
+        /// The length of the memory, in bytes.
         bytes: usize,
         /// The device.
         device: String,
@@ -170,43 +171,44 @@ pub enum MemoryError {
     },
 }
 
-/// Why a queue was not made, changed or read.
+/// Why a queue cannot be created, changed or read.
 #[cfg(feature = "rdma")]
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum QueueError {
-    /// The depth is 0 or more than can be had.
-    #[error("a {what} of {wanted} entries is not possible on {device}: from 1 to {most}")]
+    /// The depth is 0 or above the maximum.
+    #[error("a {what} of {wanted} entries is not possible on {device}: the range is 1 to {most}")]
     Depth {
         /// Which queue.
         what: &'static str,
         /// What was asked for.
         wanted: u32,
-        /// The most that the device and dflow allow.
+        /// The maximum of the device and of dflow.
         most: u32,
         /// The device.
         device: String,
     },
-    /// The completion queue could overflow, which would be the end of it.
+    /// The completion queue could overflow, after which it would be unusable.
     #[error(
         "the completion queue has {free} of {capacity} entries left, and the queue pair's depth is {wanted}; make the \
          completion queue as deep as all queues that complete into it"
     )]
     NoCompletionRoom {
-        /// What the queue pair could have in flight.
+        /// The maximum number of requests that the queue pair can have in flight.
         wanted: u32,
-        /// What is left.
+        /// The entries left.
         free: u32,
         /// The depth of the completion queue.
         capacity: u32,
     },
-    /// Parts that belong to different opened devices were put together.
+    /// The arguments belong to different opened devices.
     #[error(
-        "the completion queue and the protection domain belong to different opened devices; make both from one Context"
+        "the completion queue and the protection domain belong to different opened devices; create both from one \
+         Context"
     )]
     OtherContext,
     /// The queue pair is in another state.
-    #[error("cannot {action} a queue pair in the state {state}; make a new one")]
+    #[error("cannot {action} a queue pair in the state {state}; create a new one")]
     State {
         /// What was tried.
         action: &'static str,
@@ -214,7 +216,7 @@ pub enum QueueError {
         state: QueuePairState,
     },
     /// The completion queue has no channel.
-    #[error("this completion queue can only be polled; make it with a channel to sleep on it")]
+    #[error("this completion queue can only be polled; create it with a channel to sleep on it")]
     NoChannel,
     /// A call failed for another reason.
     #[error("cannot {action} on the RDMA device {device}: {source}{}", hint(*source))]
@@ -240,21 +242,23 @@ fn hint(error: Errno) -> &'static str {
     }
 }
 
-/// Why work was not posted. Unless it says otherwise, nothing of it was.
+/// Why a request cannot be posted. Except for [`PostError::System`], nothing of the batch was posted.
 #[cfg(feature = "rdma")]
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum PostError {
-    /// Too much is in flight.
-    #[error("the queue has room for {free} more requests, not for {wanted}; poll the completion queue first")]
+    /// Too many requests are in flight.
+    #[error("the queue has room for {free} more requests, but {wanted} are needed; poll the completion queue first")]
     QueueFull {
-        /// How many were to be posted.
+        /// How many are needed.
         wanted: usize,
         /// How many can be posted now.
         free: usize,
     },
-    /// Not all of the range is in the region.
-    #[error("bytes {start} to {end} are not within a memory region of {length}, or more than one request can carry")]
+    /// The range is not within the region.
+    #[error(
+        "bytes {start} to {end} are not within a memory region of {length}, or are more than one request can carry"
+    )]
     OutOfRange {
         /// The first byte.
         start: usize,
@@ -263,15 +267,15 @@ pub enum PostError {
         /// The region's length, in bytes.
         length: usize,
     },
-    /// More bytes than the queue pair can take up inline.
-    #[error("{length} bytes cannot be sent inline; this queue pair takes up to {most}")]
+    /// The data exceeds the queue pair's capacity for inline data.
+    #[error("{length} bytes cannot be sent inline; the maximum of this queue pair is {most}")]
     InlineTooLong {
-        /// How many bytes.
+        /// The length of the data, in bytes.
         length: usize,
-        /// How many would be possible.
+        /// The maximum, in bytes.
         most: usize,
     },
-    /// What the request does with its data does not go together.
+    /// The operation does not allow this data.
     #[error("{0}")]
     Unsuitable(&'static str),
     /// The queue pair is not connected, or not any more.
@@ -280,8 +284,8 @@ pub enum PostError {
         /// The state.
         state: QueuePairState,
     },
-    /// The device refused.
-    #[error("the RDMA device refused the request after {posted} of the batch: {source}; destroy the queue pair")]
+    /// The device rejected a request.
+    #[error("the RDMA device rejected a request after {posted} of the batch: {source}; destroy the queue pair")]
     System {
         /// How many requests of the batch are posted and will complete.
         posted: usize,

@@ -1,4 +1,4 @@
-//! What a device says by itself.
+//! Asynchronous events of a device.
 
 use crate::device::{Context, last_error};
 use crate::error::DeviceError;
@@ -7,44 +7,44 @@ use rustix::io::Errno;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// Something happened to a device, a port or a queue. Queue pairs are named by their number.
+/// An event of a device, a port or a queue. Queue pairs are identified by their number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AsyncEvent {
-    /// The device failed or is being removed: let go of everything on it.
+    /// The device failed or is being removed: drop every object on it.
     DeviceFatal,
     /// The port has a link.
     PortActive(u8),
     /// The port has lost its link.
     PortError(u8),
-    /// The port's GID table changed; chosen GIDs may be others now.
+    /// The port's GID table changed: an index chosen earlier may refer to another GID.
     GidChange(u8),
-    /// The port's LID, partition keys or subnet manager changed, or the latter wants registrations anew.
+    /// The port's LID, partition keys or subnet manager changed, or the subnet manager requests reregistration.
     PortChange(u8),
-    /// A queue pair failed without a completion that could say so.
+    /// A queue pair failed without a completion to report it.
     QueuePairFatal(u32),
-    /// The peer of a queue pair sent a request that makes no sense.
+    /// The peer of a queue pair sent an invalid request.
     QueuePairRequest(u32),
-    /// The peer of a queue pair tried what it may not.
+    /// The peer of a queue pair attempted an access that is not permitted.
     QueuePairAccess(u32),
-    /// The first packet came before the queue pair was completely connected.
+    /// The first packet arrived before the connection was complete.
     Established(u32),
-    /// Something else about a queue pair that needs no action.
+    /// Another event of a queue pair that requires no action.
     QueuePairOther(u32),
     /// A completion queue overflowed or failed: its queue pairs are lost.
     CompletionQueueError,
-    /// Something that is not among the above, with the number of verbs.
+    /// Any other event, with its number in verbs.
     Other(u32),
 }
 
 impl Context {
-    /// Takes the next event, if there is one now. The descriptor of the context ([`AsFd`]) is readable when there is.
+    /// Returns the next pending event, if any. The context's descriptor ([`AsFd`]) is readable while one is pending.
     ///
     /// # Errors
-    /// If the device is gone.
+    /// If the device was removed.
     pub fn next_event(&self) -> Result<Option<AsyncEvent>, DeviceError> {
         let mut raw = MaybeUninit::<ibv_async_event>::zeroed();
-        // SAFETY: the context is open, its descriptor does not block, and the call fills the event if it gives 0.
+        // SAFETY: the context is open, its descriptor is non-blocking, and the call fills the event if it returns 0.
         if unsafe { ibv_get_async_event(self.raw(), raw.as_mut_ptr()) } != 0 {
             return match last_error() {
                 Errno::AGAIN | Errno::INTR => Ok(None),
@@ -54,14 +54,15 @@ impl Context {
             };
         }
         let event = raw.as_mut_ptr();
-        // SAFETY: filled above. Read as a number, because a newer kernel may have more than the type knows.
+        // SAFETY: filled above. Read as a number, because a newer kernel may report values that the enum does not have.
         let number = unsafe { (&raw const (*event).event_type).cast::<u32>().read() };
         let port = || {
             // SAFETY: only called for events of ports, whose element is the port's number.
             u8::try_from(unsafe { (*event).element.port_num }).unwrap_or(0)
         };
         let queue_pair = || {
-            // SAFETY: only called for events of queue pairs; ibv_destroy_qp waits until the event is acknowledged below.
+            // SAFETY: only called for events of queue pairs; ibv_destroy_qp waits until the event is acknowledged
+            // below.
             unsafe { (*(*event).element.qp).qp_num }
         };
         let seen = match number {
@@ -96,16 +97,16 @@ impl Context {
             n if n == kind::IBV_EVENT_CQ_ERR as u32 => AsyncEvent::CompletionQueueError,
             other => AsyncEvent::Other(other),
         };
-        // SAFETY: the event was got above and is acknowledged once.
+        // SAFETY: the event was returned above and is acknowledged once.
         unsafe { ibv_ack_async_event(event) };
         Ok(Some(seen))
     }
 }
 
 impl AsFd for Context {
-    /// Readable when [`Context::next_event`] has something.
+    /// Readable while [`Context::next_event`] has an event.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the descriptor is open as long as the context, which is borrowed.
+        // SAFETY: the descriptor stays open as long as the context, which is borrowed.
         unsafe { BorrowedFd::borrow_raw((*self.raw()).async_fd) }
     }
 }

@@ -1,11 +1,11 @@
-//! Addresses of a port, and the choice among them: the one that matches the route to the peer.
+//! The addresses of a port (GIDs), and the choice among them: the one on the route to the peer.
 
 use crate::device::Context;
 use crate::error::DeviceError;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
-/// The UDP port of RoCEv2, by which the route is looked up.
+/// The UDP port of RoCEv2, used in the route lookup.
 const ROCE_PORT: u16 = 4791;
 
 /// An address in an RDMA network: an IPv6 address, or an IPv4 address mapped into one.
@@ -22,7 +22,7 @@ impl Gid {
         }
     }
 
-    /// As an address: IPv4 if one is mapped into it.
+    /// The IP address: IPv4 if the GID is a mapped IPv4 address.
     #[must_use]
     pub fn to_ip(self) -> IpAddr {
         Ipv6Addr::from(self.0).to_canonical()
@@ -41,10 +41,10 @@ impl fmt::Debug for Gid {
     }
 }
 
-/// What kind of packets go out from a GID.
+/// The kind of packets sent from a GID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum GidKind {
-    /// InfiniBand, or RoCE version 1: Ethernet frames that no router forwards.
+    /// InfiniBand, or RoCE version 1: Ethernet frames that routers do not forward.
     InfinibandOrRoceV1,
     /// RoCE version 2: UDP packets.
     RoceV2,
@@ -62,13 +62,13 @@ impl fmt::Display for GidKind {
 /// One entry of a port's GID table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GidEntry {
-    /// Its place in the table.
+    /// Its index in the table.
     pub index: u8,
     /// The address.
     pub gid: Gid,
-    /// The packets.
+    /// The kind of packets.
     pub kind: GidKind,
-    /// The network interface that it belongs to, if it has one.
+    /// The network interface to which it belongs, if any.
     pub interface: Option<String>,
 }
 
@@ -81,13 +81,13 @@ impl fmt::Display for GidEntry {
 /// Which GID to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GidChoice {
-    /// The one with this place in the table, whatever it is.
+    /// The entry with this index in the table, of any kind.
     Index(u8),
-    /// The first RoCEv2 one of an IPv4 address, or else the first RoCEv2 one.
+    /// The first RoCEv2 entry with an IPv4 address, or else the first RoCEv2 entry.
     Any,
-    /// The RoCEv2 one of this local address.
+    /// The RoCEv2 entry with this local address.
     Local(IpAddr),
-    /// The RoCEv2 one of the local address from which packets to this peer leave.
+    /// The RoCEv2 entry with the source address of packets to this peer.
     Towards(IpAddr),
 }
 
@@ -120,10 +120,10 @@ impl Context {
         Ok(entries)
     }
 
-    /// The GID of a port to connect with.
+    /// Chooses the GID of a port for a connection.
     ///
     /// # Errors
-    /// If the port has none that fits; the error names those that it has.
+    /// If no entry matches; the error lists the entries.
     pub fn choose_gid(&self, port: u8, choice: GidChoice) -> Result<GidEntry, DeviceError> {
         let entries = self.gids(port)?;
         let (found, wanted) = match choice {
@@ -148,7 +148,7 @@ impl Context {
     }
 }
 
-/// The RoCEv2 entry of a local address.
+/// The RoCEv2 entry with a local address.
 pub(crate) fn matching(entries: &[GidEntry], local: IpAddr) -> Option<&GidEntry> {
     let gid = Gid::from_ip(local);
     entries.iter().find(|entry| entry.kind == GidKind::RoceV2 && entry.gid == gid)
@@ -161,7 +161,7 @@ pub(crate) fn listed(entries: &[GidEntry]) -> String {
     entries.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// The local address from which packets to `peer` leave. Nothing is sent.
+/// The source address of packets to `peer`, from the routing table. Sends nothing.
 ///
 /// # Errors
 /// [`DeviceError::NoRoute`] if there is none.

@@ -1,19 +1,20 @@
-//! What one work queue has posted and not completed: it keeps the memory of each request, and tells which requests a
+//! The requests in flight on one work queue. Keeps the memory of each request alive, and finds the requests that a
 //! completion ends. Pure bookkeeping, without a device.
 
 use crate::status::Operation;
 use std::collections::VecDeque;
 
-/// How many bits of a tag count the requests of a queue; far more than the depth of any queue.
+/// Bits of a tag for the sequence number of a request; enough that numbers in flight never collide, as 2^40 is far more
+/// than the depth of any queue.
 const SEQUENCE_BITS: u32 = 40;
 const SEQUENCE_MASK: u64 = (1 << SEQUENCE_BITS) - 1;
 
-/// The most work queues that complete into one completion queue at a time.
+/// Maximum number of work queues attached to one completion queue at the same time.
 pub(crate) const MAX_SLOTS: usize = 1 << 16;
 
-/// What the device carries for a request and gives back with its completion: the queue's place among those of the
-/// completion queue, how often that place was taken before (so that what a destroyed queue leaves behind is not taken
-/// for its successor's), and the request's number in its queue.
+/// The `wr_id` of a request, which the device returns with the completion. It holds the work queue's slot in the
+/// completion queue, the generation of that slot, and the request's sequence number. The generation distinguishes late
+/// completions of a destroyed work queue from those of its successor in the slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tag {
     pub(crate) slot: u16,
@@ -41,13 +42,13 @@ impl Tag {
 /// One request between its post and its completion.
 #[derive(Debug)]
 pub(crate) struct Entry<H> {
-    /// The caller's name for it.
+    /// The caller's id for it.
     pub(crate) id: u64,
     pub(crate) operation: Operation,
     pub(crate) bytes: u32,
-    /// Whether the caller wants to hear of its success.
+    /// Whether the caller wants its success reported.
     pub(crate) notify: bool,
-    /// What must stay alive.
+    /// The resources to keep alive.
     pub(crate) hold: Option<H>,
 }
 
@@ -58,7 +59,7 @@ pub(crate) struct InFlight<H> {
     depth: usize,
     /// The number of the first entry.
     first: u64,
-    /// How many of the last entries the device will not report by themselves.
+    /// How many of the newest entries are unsignaled.
     silent: usize,
 }
 
@@ -71,13 +72,13 @@ impl<H> InFlight<H> {
         self.depth - self.entries.len()
     }
 
-    /// Whether the device must report the next entry even if its success interests nobody: the room of silent entries
-    /// comes back only with a report behind them.
+    /// Whether the next entry must be signaled even if the caller does not want its success reported: the room of
+    /// unsignaled entries is returned only by a later completion.
     pub(crate) fn must_signal(&self) -> bool {
         self.silent + 1 >= self.depth.div_ceil(2)
     }
 
-    /// Adds an entry, for which there must be room, and gives its number.
+    /// Adds an entry and returns its sequence number. There must be room.
     pub(crate) fn push(&mut self, entry: Entry<H>, signaled: bool) -> u64 {
         debug_assert!(self.free() > 0);
         let sequence = self.first.wrapping_add(self.entries.len() as u64);
@@ -86,15 +87,15 @@ impl<H> InFlight<H> {
         sequence
     }
 
-    /// Takes back the last `count` entries, which the device refused.
+    /// Removes the newest `count` entries, which the device rejected.
     pub(crate) fn take_back(&mut self, count: usize) {
         self.entries.truncate(self.entries.len().saturating_sub(count));
-        // Not known any more, so the next one is reported.
+        // The number of unsignaled entries is no longer known, so the next entry is signaled.
         self.silent = self.depth;
     }
 
-    /// Removes the entry with this number and gives it, and everything before it into `released`; nothing if it is not in
-    /// flight.
+    /// Removes and returns the entry with this number, and moves everything before it to `released`. `None` if it is
+    /// not in flight.
     pub(crate) fn complete(&mut self, sequence: u64, released: &mut Vec<H>) -> Option<Entry<H>> {
         let before = sequence.wrapping_sub(self.first) & SEQUENCE_MASK;
         if before >= self.entries.len() as u64 {
@@ -109,7 +110,7 @@ impl<H> InFlight<H> {
         entry
     }
 
-    /// Gives everything up, after the device has.
+    /// Removes all entries, once the device no longer uses them.
     pub(crate) fn clear(&mut self) -> VecDeque<Entry<H>> {
         std::mem::take(&mut self.entries)
     }
@@ -132,8 +133,8 @@ mod tests {
             prop_assert_eq!(Tag::unpack(tag.pack()), tag);
         }
 
-        /// Posts and completions in any order: nothing is released before its completion or a later one, everything is
-        /// afterwards, ids come back with their numbers, and the sender never waits for ever.
+        /// For any order of posts and completions: an entry is released with its own completion or a later one and
+        /// never earlier, ids are returned with their numbers, and a full queue always has a signaled entry.
         #[test]
         fn memory_is_held_exactly_while_in_flight(
             depth in 1usize..40,
@@ -142,7 +143,7 @@ mod tests {
         ) {
             let mut queue = InFlight::new(depth);
             queue.first = start;
-            // All that was posted: its number, what it holds, whether the device reports it.
+            // Everything posted: sequence number, resources, whether it is signaled.
             let mut posted: Vec<(u64, Arc<()>, bool)> = Vec::new();
             let mut done = 0;
             let mut released = Vec::new();
@@ -154,7 +155,7 @@ mod tests {
                     posted.push((sequence & SEQUENCE_MASK, hold, signaled));
                 } else {
                     let reported: Vec<usize> = (done..posted.len()).filter(|&at| posted[at].2).collect();
-                    // The device reports in order; some are a burst of which only the last matters here.
+                    // The device completes in order; of several completions at once only the last matters here.
                     let Some(&at) = reported.get(pick % reported.len().max(1)) else {
                         prop_assert!(queue.free() > 0, "full, and nothing will ever be reported");
                         continue;

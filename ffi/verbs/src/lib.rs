@@ -1,15 +1,16 @@
-//! RDMA verbs behind a safe interface: devices, registered memory, reliable queue pairs, completions and events.
+//! A safe interface to RDMA verbs: devices, registered memory, reliable queue pairs, completions and events.
 //!
-//! The RDMA path of dflow's transport between nodes is built on this crate, and `dflow doctor` asks it why RDMA is on or
-//! off ([`probe`]). It knows nothing of streams. Every `unsafe` of verbs is here, over the bindings of `rdma-sys`.
+//! The RDMA path of dflow's transport is built on this crate, and `dflow doctor` uses it to explain why RDMA is on or
+//! off ([`probe`]). The crate knows nothing about streams. It contains every `unsafe` call of verbs, over the bindings
+//! of `rdma-sys`.
 //!
-//! What keeps it safe: a [`MemoryRegion`] owns the memory that it registers, and a queue pair owns the regions of all
-//! that is posted, until it is completed or the queue pair is destroyed; so nothing that safe code does frees memory that
-//! the device may still touch. The device writes memory behind the compiler's back; [`StableMemory`] therefore hands out
-//! addresses, never slices.
+//! **Memory safety.** A [`MemoryRegion`] owns the memory that it registers. A queue pair holds the region of each
+//! posted request until the request has completed or the queue pair has been destroyed. Safe code therefore cannot free
+//! memory that the device may still access. The compiler does not see the device's writes, so [`StableMemory`] exposes
+//! addresses and never slices.
 //!
-//! Without the feature `rdma` only [`probe`] and [`Devices::list`] remain, and say so; the build then needs none of
-//! libibverbs, librdmacm and libclang.
+//! Without the feature `rdma`, only [`probe`] and [`Devices::list`] remain, and both report that RDMA is not built in.
+//! The build then needs neither libibverbs nor librdmacm nor libclang.
 
 mod error;
 mod probe;

@@ -1,27 +1,29 @@
-//! Memory that a device may touch at any time.
+//! Memory that a device may access at any time.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::{Mutex, PoisonError};
 
-/// Memory that stays where it is.
+/// Memory with a stable address.
 ///
 /// # Safety
-/// The `length` bytes at `address` are mapped and do not move for as long as the value lives, and both stay the same.
-/// If it is `writable`, a device, and with it other machines, may change any byte at any time: no safe code may then
-/// have a reference to the bytes while the memory is registered for more than [`crate::RegionAccess::Source`].
+/// The `length` bytes at `address` must stay mapped and unmoved as long as the value is alive, and both must stay the
+/// same. If the memory is `writable`, a device, and through it other machines, may change any byte at any time. No safe
+/// code may then hold a reference to the bytes while the memory is registered for more than
+/// [`crate::RegionAccess::Source`].
 pub unsafe trait StableMemory: Send + Sync {
-    /// The first byte.
+    /// The address of the first byte.
     fn address(&self) -> NonNull<u8>;
-    /// How many bytes.
+    /// The length in bytes.
     fn length(&self) -> usize;
-    /// Whether a device may write here.
+    /// Whether a device may write to it.
     fn writable(&self) -> bool;
 }
 
-// SAFETY: a mapping is fixed until it is dropped. It hands out addresses and views that know of other writers; those who
-// make slices answer for that, as they must for other processes. A mapping that may only be read is refused by the kernel.
+// SAFETY: a mapping is fixed until it is dropped. It exposes addresses and views that allow for concurrent writers;
+// code that creates slices is responsible for them, as it is with respect to other processes. The kernel does not let a
+// device write to a read-only mapping.
 unsafe impl StableMemory for dflow_shm::Memory {
     fn address(&self) -> NonNull<u8> {
         self.start()
@@ -36,11 +38,11 @@ unsafe impl StableMemory for dflow_shm::Memory {
     }
 }
 
-/// Whole pages of the own process, for messages: bytes are copied in and out.
+/// Whole pages of this process, for messages: bytes are copied in and out.
 pub struct Buffer {
     start: NonNull<u8>,
     length: usize,
-    /// Keeps the copies of two threads apart; what a device does at the same time only makes the bytes arbitrary.
+    /// Serialises copies by several threads. A device that writes at the same time only makes the bytes arbitrary.
     copying: Mutex<()>,
 }
 
@@ -49,7 +51,7 @@ unsafe impl Send for Buffer {}
 // SAFETY: as above.
 unsafe impl Sync for Buffer {}
 
-// SAFETY: the allocation is fixed until the drop, and no reference to its bytes is ever handed out.
+// SAFETY: the allocation is fixed until the drop, and no reference to its bytes is ever exposed.
 unsafe impl StableMemory for Buffer {
     fn address(&self) -> NonNull<u8> {
         self.start
@@ -65,17 +67,17 @@ unsafe impl StableMemory for Buffer {
 }
 
 impl Buffer {
-    /// A page on every machine that dflow runs on; registered pages are not shared with anything else then.
+    /// The page size on every machine on which dflow runs. Whole pages, so that a registered page holds nothing else.
     const PAGE: usize = 4096;
 
-    /// At least `length` bytes of zeroes, in whole pages.
+    /// Allocates at least `length` zeroed bytes, in whole pages.
     ///
     /// # Panics
-    /// If `length` is 0 or more than the address space has.
+    /// If `length` is 0 or exceeds the address space.
     #[must_use]
     pub fn zeroed(length: usize) -> Self {
         let layout = Self::layout(length);
-        // SAFETY: the layout has a size, which `layout` has checked.
+        // SAFETY: the size of the layout is not 0, as `layout` has checked.
         let Some(start) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { handle_alloc_error(layout) };
         Self { start, length: layout.size(), copying: Mutex::new(()) }
     }
@@ -87,21 +89,21 @@ impl Buffer {
             .unwrap_or_else(|_| panic!("a buffer of {length} bytes is more than the address space has"))
     }
 
-    /// Copies `bytes` to the place `offset`.
+    /// Copies `bytes` into the buffer at `offset`.
     ///
     /// # Panics
     /// If they do not fit.
     pub fn write(&self, offset: usize, bytes: &[u8]) {
         self.check(offset, bytes.len());
         let _alone = self.copying.lock().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: within the allocation, as checked; no other thread copies, and nobody has a reference to it.
+        // SAFETY: within the allocation, as checked; the lock excludes other threads, and no reference to it exists.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.start.as_ptr().add(offset), bytes.len()) };
     }
 
-    /// Copies from the place `offset` to all of `bytes`.
+    /// Fills `bytes` from the buffer at `offset`.
     ///
     /// # Panics
-    /// If that is more than there is.
+    /// If the buffer does not have that many bytes there.
     pub fn read(&self, offset: usize, bytes: &mut [u8]) {
         self.check(offset, bytes.len());
         let _alone = self.copying.lock().unwrap_or_else(PoisonError::into_inner);
@@ -117,7 +119,7 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        // SAFETY: allocated with the same layout: the length is already that of whole pages.
+        // SAFETY: allocated with the same layout, because the length already is a multiple of the page size.
         unsafe { dealloc(self.start.as_ptr(), Self::layout(self.length)) };
     }
 }

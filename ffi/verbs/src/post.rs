@@ -1,4 +1,4 @@
-//! Work for a queue pair: sends, writes, reads and receives, one or many with one doorbell.
+//! Posting work to a queue pair: sends, writes, reads and receives, one at a time or in batches with one doorbell.
 
 use crate::completion::Attachment;
 use crate::device::check;
@@ -16,65 +16,66 @@ use std::mem::MaybeUninit;
 use std::ptr::null_mut;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
-/// What a request for the send queue does.
+/// The operation of a request for the send queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendOperation {
-    /// A message into the peer's next receive.
+    /// Sends a message to the peer's next receive.
     Send,
-    /// A message with 32 more bits.
+    /// Sends a message with 32 bits of immediate data.
     SendWithImmediate(u32),
-    /// Bytes into the peer's memory; the peer does not notice.
+    /// Writes to the peer's memory without notifying the peer.
     Write(RemoteMemory),
-    /// Bytes into the peer's memory, and 32 bits with the peer's next receive, which completes when the bytes are there.
+    /// Writes to the peer's memory and completes the peer's next receive with 32 bits of immediate data, after the
+    /// bytes have been placed.
     WriteWithImmediate(RemoteMemory, u32),
-    /// Bytes from the peer's memory into the own.
+    /// Reads from the peer's memory into local memory.
     Read(RemoteMemory),
 }
 
-/// The bytes of a request.
+/// The data of a request.
 #[derive(Clone, Copy, Debug)]
 pub enum Data<'a> {
     /// None.
     Empty,
-    /// Taken by the device out of registered memory (for a read: put there), at any time until the completion.
+    /// Registered memory that the device reads (for a read operation: writes) at any time until the completion.
     Memory(MemorySlice<'a>),
-    /// Taken out of registered memory while it is posted, which saves the device a way to the memory. Needs room for
-    /// inline bytes.
+    /// Registered memory that is copied when the request is posted, which saves the device an access to memory. Limited
+    /// by the capacity for inline data.
     InlineMemory(MemorySlice<'a>),
-    /// Any bytes, copied while it is posted. Needs room for inline bytes.
+    /// Any bytes, copied when the request is posted. Limited by the capacity for inline data.
     Inline(&'a [u8]),
 }
 
 /// A request for the send queue.
 #[derive(Clone, Copy, Debug)]
 pub struct SendRequest<'a> {
-    /// The caller's name for it, for the completion.
+    /// An id chosen by the caller, returned in the completion.
     pub id: u64,
-    /// What it does.
+    /// The operation.
     pub operation: SendOperation,
-    /// With which bytes.
+    /// The data.
     pub data: Data<'a>,
-    /// Whether its success is reported. A failure always is.
+    /// Whether its success is reported. A failure always is reported.
     pub signaled: bool,
 }
 
 /// A request for the receive queue.
 #[derive(Clone, Copy, Debug)]
 pub struct ReceiveRequest<'a> {
-    /// The caller's name for it, for the completion.
+    /// An id chosen by the caller, returned in the completion.
     pub id: u64,
-    /// Where a message goes; without it, only writes with an immediate and empty messages can be received.
+    /// The buffer for the message. Without one, only writes with immediate data and empty messages can be received.
     pub into: Option<MemorySlice<'a>>,
 }
 
-/// What a request keeps alive.
+/// What a request in flight keeps alive.
 #[expect(dead_code, reason = "only held")]
 pub(crate) struct Hold {
     pub(crate) region: MemoryRegion,
     pub(crate) window: Option<Arc<Window>>,
 }
 
-/// Room in which the requests of a batch are linked with one another.
+/// Reused buffers in which the requests of a batch are linked for the driver.
 pub(crate) struct Scratch {
     sends: Vec<ibv_send_wr>,
     receives: Vec<ibv_recv_wr>,
@@ -98,11 +99,11 @@ impl Scratch {
 }
 
 impl QueuePair {
-    /// Posts a batch to the send queue, in this order, with one doorbell: all of it or, on an error, nothing, except for
+    /// Posts a batch to the send queue, in this order, with one doorbell. On an error nothing is posted, except for
     /// [`PostError::System`].
     ///
     /// # Errors
-    /// If the queue has no room for all of it, if a request is wrong in itself, or if the device refuses.
+    /// If the queue has no room for the batch, if a request is invalid, or if the device rejects one.
     pub fn post(&self, requests: &[SendRequest<'_>]) -> Result<(), PostError> {
         if !matches!(self.reached(), QueuePairState::Connected | QueuePairState::Error) {
             return Err(PostError::State { state: self.reached() });
@@ -138,7 +139,7 @@ impl QueuePair {
         self.ring_sends(&mut scratch, &mut queue)
     }
 
-    /// Writes bytes into the peer's memory; see [`SendOperation::Write`].
+    /// Writes bytes to the peer's memory; see [`SendOperation::Write`].
     ///
     /// # Errors
     /// As [`QueuePair::post`].
@@ -146,7 +147,7 @@ impl QueuePair {
         self.post(&[SendRequest { id, operation: SendOperation::Write(to), data, signaled }])
     }
 
-    /// Writes bytes into the peer's memory and tells the peer; see [`SendOperation::WriteWithImmediate`].
+    /// Writes bytes to the peer's memory and notifies the peer; see [`SendOperation::WriteWithImmediate`].
     ///
     /// # Errors
     /// As [`QueuePair::post`].
@@ -169,7 +170,7 @@ impl QueuePair {
         self.post(&[SendRequest { id, operation: SendOperation::Send, data, signaled }])
     }
 
-    /// Reads bytes of the peer's memory into the own; they are there with the completion.
+    /// Reads bytes of the peer's memory into local memory. They are valid once the request has completed.
     ///
     /// # Errors
     /// As [`QueuePair::post`].
@@ -178,10 +179,10 @@ impl QueuePair {
         self.post(&[SendRequest { id, operation: SendOperation::Read(from), data, signaled: true }])
     }
 
-    /// Posts a batch to the receive queue: all of it or, on an error, nothing, except for [`PostError::System`].
+    /// Posts a batch to the receive queue. On an error nothing is posted, except for [`PostError::System`].
     ///
     /// # Errors
-    /// If the queue has no room for all of it, if a request is wrong in itself, or if the device refuses.
+    /// If the queue has no room for the batch, if a request is invalid, or if the device rejects one.
     pub fn post_receives(&self, requests: &[ReceiveRequest<'_>]) -> Result<(), PostError> {
         if self.reached() == QueuePairState::Reset {
             return Err(PostError::State { state: self.reached() });
@@ -238,7 +239,7 @@ impl QueuePair {
         }
     }
 
-    /// Posts one request that a memory window makes.
+    /// Posts a request of a memory window.
     pub(crate) fn post_window(
         &self,
         id: u64,
@@ -274,7 +275,7 @@ impl QueuePair {
         let Scratch { sends, pieces, .. } = scratch;
         let (first, first_piece) = (sends.as_mut_ptr(), pieces.as_mut_ptr());
         for at in 0..sends.len() {
-            // SAFETY: both vectors have one element for each request, and do not grow any more.
+            // SAFETY: both vectors have one element for each request and no longer grow.
             unsafe {
                 (*first.add(at)).sg_list = first_piece.add(at);
                 (*first.add(at)).next = if at + 1 < sends.len() { first.add(at + 1) } else { null_mut() };
@@ -284,8 +285,9 @@ impl QueuePair {
             return Ok(());
         }
         let mut refused = null_mut();
-        // SAFETY: the queue pair lives. The list is well-formed and is read during the call only. The memory that its
-        // pieces name is registered and kept by the entries in `queue`, or lives during the call if it is inline.
+        // SAFETY: the queue pair is alive. The list is well-formed and is read only during the call. The memory to
+        // which its pieces refer is registered and kept alive by the entries in `queue`, or is inline and valid during
+        // the call.
         let code = unsafe { ibv_post_send(self.raw.as_ptr(), first, &raw mut refused) };
         outcome(code, position(first, refused, sends.len()), sends.len(), queue)
     }
@@ -346,7 +348,7 @@ impl SendOperation {
     }
 }
 
-/// Where the bytes are, and what keeps them there.
+/// The scatter/gather entry for the data, and what keeps the memory alive.
 fn piece(data: &Data<'_>) -> (ibv_sge, Option<Hold>) {
     match data {
         Data::Empty => (NO_PIECE, None),
@@ -359,7 +361,7 @@ fn piece(data: &Data<'_>) -> (ibv_sge, Option<Hold>) {
             (piece, Some(Hold { region: slice.region.clone(), window: None }))
         }
         Data::Inline(bytes) => {
-            // The length is at most what can be inline, as was checked.
+            // The length does not exceed the inline capacity, as checked before.
             let length = u32::try_from(bytes.len()).unwrap_or(0);
             (ibv_sge { addr: bytes.as_ptr() as u64, length, lkey: 0 }, None)
         }
@@ -377,12 +379,12 @@ fn no_send() -> ibv_send_wr {
     unsafe { MaybeUninit::zeroed().assume_init() }
 }
 
-/// The place of the request that the driver refused.
+/// The index of the request that the driver rejected.
 fn position<T>(first: *const T, refused: *const T, count: usize) -> usize {
     (0..count).find(|&at| std::ptr::eq(first.wrapping_add(at), refused)).unwrap_or(0)
 }
 
-/// Takes back what was not posted.
+/// Removes the entries of requests that were not posted.
 fn outcome(code: i32, posted: usize, count: usize, queue: &mut InFlight<Hold>) -> Result<(), PostError> {
     check(code).map_err(|source| {
         queue.take_back(count - posted);
@@ -390,7 +392,7 @@ fn outcome(code: i32, posted: usize, count: usize, queue: &mut InFlight<Hold>) -
     })
 }
 
-/// Whether peers may be let into parts of a region.
+/// Whether memory windows may be bound to a region with this access.
 pub(crate) fn takes_windows(slice: &MemorySlice<'_>) -> Result<(), PostError> {
     if slice.region.access() == RegionAccess::Windows {
         Ok(())

@@ -1,4 +1,4 @@
-//! What `dflow doctor` says about RDMA on this machine.
+//! The report of `dflow doctor` on RDMA on this machine.
 
 use crate::Devices;
 use crate::error::DeviceError;
@@ -7,9 +7,9 @@ use std::fmt;
 /// Whether RDMA can be used here, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probe {
-    /// Whether there is an active port with an address that peers can reach.
+    /// Whether an active port has an address that peers can reach.
     pub usable: bool,
-    /// A line for each port of each device, or one that says what is missing and what to do about it.
+    /// A line for each port of each device, or one line with what is missing and what to do.
     pub lines: Vec<String>,
 }
 
@@ -19,7 +19,7 @@ impl fmt::Display for Probe {
     }
 }
 
-/// Looks at the RDMA devices of this machine: opens each of them once and changes nothing.
+/// Examines the RDMA devices of this machine: opens each device once and changes nothing.
 #[must_use]
 pub fn probe() -> Probe {
     let mut probe = Probe { usable: false, lines: Vec::new() };

@@ -1,4 +1,4 @@
-//! Reliable queue pairs: how they are made, connected and ended. What is posted to them is in `post`.
+//! Creating, connecting and ending reliable queue pairs. Posting requests to them is in `post`.
 
 use crate::completion::{Attachment, CompletionQueue, failed};
 use crate::device::{check, last_error};
@@ -21,49 +21,54 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-/// What a queue pair is made like.
+/// The parameters with which a queue pair is created.
 #[derive(Clone, Debug)]
 pub struct QueuePairConfig {
-    /// The port of the device, from 1.
+    /// The port of the device, starting at 1.
     pub port: u8,
-    /// The own address on it.
+    /// The local address on that port.
     pub gid: GidEntry,
-    /// How many sends, writes and reads can be in flight.
+    /// Maximum number of sends, writes and reads in flight.
     pub send_depth: u32,
-    /// How many receives can be posted.
+    /// Maximum number of posted receives.
     pub receive_depth: u32,
-    /// How many bytes a request can carry inline, at least; 0 switches it off.
+    /// Minimum capacity for inline data of a request, in bytes; 0 disables inline data.
     pub inline: u32,
-    /// Whether the peer may write into memory whose key it has.
+    /// Whether the peer may write to memory for which it has the key.
     pub remote_write: bool,
-    /// Whether the peer may read memory whose key it has.
+    /// Whether the peer may read memory for which it has the key.
     pub remote_read: bool,
 }
 
-/// How a connection behaves.
+/// The parameters of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connection {
-    /// After how long without an answer a packet is sent again: 4.096 µs × 2^n, with n from 1 to 31 (14 is 67 ms).
+    /// Retransmission timeout: an unacknowledged packet is sent again after 4.096 µs × 2^n, with n from 1 to 31 (14 is
+    /// 67 ms).
     pub timeout: u8,
-    /// How often, from 0 to 6, before the peer counts as lost; soft-RoCE takes the 7 that verbs allow for "never".
+    /// Maximum number of retransmissions, from 0 to 6, before the peer is considered lost. The value 7, which verbs
+    /// also allow, is excluded because soft-RoCE retries without end for it.
     pub retries: u8,
-    /// How often, from 0 to 6, a message is repeated to a peer that has no receive posted; 7 is for ever.
+    /// Maximum number of retries, from 0 to 6, of a message to a peer that has no receive posted; 7 retries without
+    /// end.
     pub receiver_retries: u8,
-    /// How long the peer is to wait before that, as the number of verbs from 0 to 31 (12 is 0.64 ms).
+    /// The minimum pause before such a retry, which the peer requests, encoded as in verbs from 0 to 31 (12 is 0.64
+    /// ms).
     pub receiver_timer: u8,
-    /// How many RDMA READs may be under way in each direction; less if the device has less.
+    /// Maximum number of RDMA READs in flight in each direction; reduced to the device's maximum.
     pub reads: u8,
-    /// The traffic class of the packets (the DSCP is in its upper six bits).
+    /// The traffic class of the packets; its upper six bits are the DSCP.
     pub traffic_class: u8,
-    /// How many routers a packet may pass.
+    /// Maximum number of routers that a packet may pass.
     pub hop_limit: u8,
     /// The service level, from 0 to 7.
     pub service_level: u8,
 }
 
 impl Default for Connection {
-    /// Gives a peer up after about two seconds. It may be late for a quarter of a second, as a virtual machine on a busy host
-    /// is, before anything is sent again: that is a burden, and makes soft-RoCE of Linux 6.1 lose count.
+    /// Considers a peer lost after about two seconds. The retransmission timeout of a quarter of a second tolerates a
+    /// virtual machine that is late on a busy host: retransmissions add load, and soft-RoCE of Linux 6.1 miscounts
+    /// after them.
     fn default() -> Self {
         Self {
             timeout: 16,
@@ -78,19 +83,19 @@ impl Default for Connection {
     }
 }
 
-/// What a queue pair can do now.
+/// The state of a queue pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum QueuePairState {
-    /// Nothing yet.
+    /// Just created, or closed: nothing can be posted.
     Reset,
-    /// Receives can be posted; nothing comes.
+    /// Receives can be posted, but no packets are accepted yet.
     Initialized,
     /// It receives.
     ReadyToReceive,
     /// It receives and sends.
     Connected,
-    /// It has failed or was ended: all that is posted is given up.
+    /// It has failed or was ended: every posted request is flushed.
     Error,
 }
 
@@ -122,9 +127,9 @@ impl QueuePairState {
 
 /// One end of a reliable connection.
 ///
-/// It keeps the memory of all that is posted until the completion is polled. When it is dropped the device has let go of
-/// all of it: nothing of the connection reaches the memory of this side any more, and completions that were not polled
-/// are lost.
+/// It holds the memory of every posted request until the request's completion has been polled. After the drop, the
+/// device uses none of this memory, no packet of the connection can change the memory of this side, and completions
+/// that were not polled are lost.
 pub struct QueuePair {
     pub(crate) raw: NonNull<ibv_qp>,
     domain: ProtectionDomain,
@@ -132,16 +137,16 @@ pub struct QueuePair {
     port: u8,
     gid_index: u8,
     max_inline: u32,
-    /// As far as this process has brought it; the device may have found an error since.
+    /// The state that this process has set. The device may have moved to the error state since.
     state: AtomicU8,
     pub(crate) send: ManuallyDrop<Attachment>,
     pub(crate) receive: ManuallyDrop<Attachment>,
     pub(crate) scratch: Mutex<Scratch>,
-    /// Those that were bound to it at some time; they end before it.
+    /// The windows that were ever bound to it; they are freed before it.
     windows: Mutex<Vec<Weak<Window>>>,
 }
 
-// SAFETY: libibverbs allows calls on one queue pair from all threads; the rest is behind locks.
+// SAFETY: libibverbs allows calls on one queue pair from every thread; the other fields are behind locks.
 unsafe impl Send for QueuePair {}
 // SAFETY: as above.
 unsafe impl Sync for QueuePair {}
@@ -153,10 +158,12 @@ impl fmt::Debug for QueuePair {
 }
 
 impl QueuePair {
-    /// Makes a queue pair to which receives can be posted already; completions go to the two queues, which may be one.
+    /// Creates a queue pair to which receives can be posted at once. Completions go to the two queues, which may be the
+    /// same.
     ///
     /// # Errors
-    /// If a depth is not possible or does not fit into its completion queue, or if the device refuses.
+    /// If a depth is out of range or exceeds the room left in its completion queue, or if the device rejects the
+    /// request.
     pub fn new(
         domain: &ProtectionDomain,
         send: &CompletionQueue,
@@ -189,12 +196,12 @@ impl QueuePair {
         wanted.cap.max_recv_sge = 1;
         wanted.cap.max_inline_data = config.inline;
         let made = timed(context, "make a queue pair", || {
-            // SAFETY: domain and completion queues live; the attachments below keep the queues for as long as the queue
-            // pair.
+            // SAFETY: domain and completion queues are alive; the attachments below keep the queues alive as long as
+            // the queue pair.
             NonNull::new(unsafe { ibv_create_qp(domain.raw(), &raw mut wanted) }).ok_or_else(last_error)
         });
         let raw = made.map_err(|source| failed(context, "make a queue pair", source))?;
-        // SAFETY: just made; the number does not change.
+        // SAFETY: just created; the number does not change.
         let number = unsafe { (*raw.as_ptr()).qp_num };
         let endpoint =
             Endpoint { queue_pair: number, packet_sequence, gid: config.gid.gid, lid: port.lid, mtu: port.active_mtu };
@@ -204,7 +211,7 @@ impl QueuePair {
             endpoint,
             port: config.port,
             gid_index: config.gid.index,
-            // More than was asked for is possible, but "off" stays off.
+            // The device may grant more than requested, but a capacity of 0 stays 0.
             max_inline: if config.inline == 0 { 0 } else { wanted.cap.max_inline_data },
             state: AtomicU8::new(QueuePairState::Reset as u8),
             send: ManuallyDrop::new(send_place),
@@ -216,7 +223,7 @@ impl QueuePair {
         Ok(pair)
     }
 
-    /// What the peer needs to connect to this end.
+    /// The data with which the peer connects to this end.
     #[must_use]
     pub fn endpoint(&self) -> Endpoint {
         self.endpoint
@@ -228,14 +235,14 @@ impl QueuePair {
         self.endpoint.queue_pair
     }
 
-    /// How many bytes a request can carry inline; 0 if that is switched off.
+    /// Capacity for inline data of a request, in bytes; 0 if disabled.
     #[must_use]
     pub fn max_inline(&self) -> usize {
         self.max_inline as usize
     }
 
-    /// How many requests can be posted to the send queue now. A request whose success nobody hears of gives its room back
-    /// with a later one.
+    /// How many requests can be posted to the send queue now. The room of an unsignaled request is returned with the
+    /// completion of a later request.
     #[must_use]
     pub fn free_sends(&self) -> usize {
         self.send.lock().free()
@@ -247,22 +254,23 @@ impl QueuePair {
         self.receive.lock().free()
     }
 
-    /// Its memory's domain.
+    /// The protection domain of its memory.
     #[must_use]
     pub fn domain(&self) -> &ProtectionDomain {
         &self.domain
     }
 
-    /// Connects it with the peer's end, which does the same; from here on it sends and receives.
+    /// Connects to the peer's end; the peer must do the same. The queue pair can then send and receive.
     ///
     /// # Errors
-    /// If it was connected before, or if the device refuses (for example since the peer's GID is not reachable).
+    /// If it has been connected before, or if the device rejects the request, for example because the peer's GID is not
+    /// reachable.
     pub fn connect(&self, peer: &Endpoint, connection: &Connection) -> Result<(), QueueError> {
         let context = self.domain.context();
         if self.reached() != QueuePairState::Initialized {
             return Err(QueueError::State { action: "connect", state: self.reached() });
         }
-        peer.check().map_err(|_| failed(context, "connect to an impossible endpoint", Errno::INVAL))?;
+        peer.check().map_err(|_| failed(context, "connect to an invalid endpoint", Errno::INVAL))?;
         let reads = connection.reads.min(context.max_reads());
         let mut attributes = no_attributes();
         attributes.qp_state = ibv_qp_state::IBV_QPS_RTR;
@@ -312,47 +320,47 @@ impl QueuePair {
         )
     }
 
-    /// Ends all traffic: what is in flight completes with [`crate::Status::Flushed`], and nothing of the peer is taken
-    /// any more. Not every device reports the receives, too (soft-RoCE of Linux 6.1 does not): drop the queue pair to have
-    /// their memory back.
+    /// Ends all traffic: requests in flight complete with [`crate::Status::Flushed`], and packets of the peer are no
+    /// longer accepted. Not every device completes the receives (soft-RoCE of Linux 6.1 does not); drop the queue pair
+    /// to release their memory.
     ///
     /// # Errors
-    /// If the device is gone.
+    /// If the device was removed.
     pub fn fail(&self) -> Result<(), QueueError> {
         let mut attributes = no_attributes();
         attributes.qp_state = ibv_qp_state::IBV_QPS_ERR;
         self.modify(&mut attributes, mask::IBV_QP_STATE, QueuePairState::Error, "end the traffic of a queue pair")
     }
 
-    /// Closes the connection at once: when this returns the device takes no packet of it any more, so that nothing reaches
-    /// the memory of this side, and reads nothing to send it. What is posted never completes; its memory is kept until
-    /// the queue pair is dropped, which can take a driver long (soft-RoCE waits up to 50 s for packets that a network card
-    /// without a link does not let go of).
+    /// Closes the connection at once. After this call, the device accepts no packet of the connection, so nothing can
+    /// change the memory of this side, and it no longer reads memory to send. Posted requests never complete. Their
+    /// memory is held until the queue pair is dropped, which can take long in the driver: soft-RoCE waits up to 50 s
+    /// for packets that a network card without a link has not released.
     ///
     /// # Errors
-    /// If the device is gone.
+    /// If the device was removed.
     pub fn reset(&self) -> Result<(), QueueError> {
         let mut attributes = no_attributes();
         attributes.qp_state = ibv_qp_state::IBV_QPS_RESET;
         self.modify(&mut attributes, mask::IBV_QP_STATE, QueuePairState::Reset, "close a queue pair")
     }
 
-    /// What the device says of its state, which costs a system call.
+    /// The state that the device reports. Costs a system call.
     ///
     /// # Errors
-    /// If the device is gone.
+    /// If the device was removed.
     pub fn state(&self) -> Result<QueuePairState, QueueError> {
         let mut attributes = no_attributes();
         // SAFETY: plain numbers and pointers, for which zeroes are valid.
         let mut unused: ibv_qp_init_attr = unsafe { MaybeUninit::zeroed().assume_init() };
         let what = bits(mask::IBV_QP_STATE);
-        // SAFETY: the queue pair lives; the call fills both.
+        // SAFETY: the queue pair is alive; the call fills both.
         let code = unsafe { ibv_query_qp(self.raw.as_ptr(), &raw mut attributes, what, &raw mut unused) };
         check(code).map_err(|source| failed(self.domain.context(), "query a queue pair", source))?;
         Ok(QueuePairState::from_raw(attributes.qp_state))
     }
 
-    /// The state that this process has brought it to.
+    /// The state that this process has set.
     pub(crate) fn reached(&self) -> QueuePairState {
         let state = self.state.load(Ordering::Acquire);
         QueuePairState::ALL.into_iter().find(|&known| known as u8 == state).unwrap_or(QueuePairState::Error)
@@ -395,7 +403,7 @@ impl QueuePair {
     ) -> Result<(), QueueError> {
         let context = self.domain.context();
         let modified = timed(context, action, || {
-            // SAFETY: the queue pair lives, and the call reads those attributes that the mask names.
+            // SAFETY: the queue pair is alive, and the call reads only the attributes selected by the mask.
             check(unsafe { ibv_modify_qp(self.raw.as_ptr(), attributes, bits(what)) })
         });
         modified.map_err(|source| failed(context, action, source))?;
@@ -416,16 +424,16 @@ impl Drop for QueuePair {
         });
         match destroyed {
             Ok(()) => {
-                // SAFETY: each is dropped once, here. The device has let go of the queue pair, so that what it holds may
-                // be freed.
+                // SAFETY: each is dropped once, here. The queue pair is destroyed, so the device no longer uses what it
+                // held.
                 unsafe {
                     ManuallyDrop::drop(&mut self.send);
                     ManuallyDrop::drop(&mut self.receive);
                 }
             }
-            // The device may still touch what is posted: it is never freed.
+            // The device may still access the memory of posted requests, so it is leaked.
             Err(error) => tracing::error!(
-                "{} keeps a queue pair, whose memory is therefore never freed: {error}",
+                "a queue pair of {} was not destroyed, so its memory is never freed: {error}",
                 self.domain.context().name()
             ),
         }
@@ -442,10 +450,11 @@ fn bits(what: mask) -> i32 {
     i32::try_from(what.0).unwrap_or(0)
 }
 
-/// Random, so that packets of an earlier connection between the same two are not taken for its own.
+/// Chooses the first packet sequence number at random, so that late packets of an earlier connection between the same
+/// two queue pairs are rejected.
 fn random_sequence() -> Result<u32, Errno> {
     let mut bytes = [0; 4];
-    // So few bytes come in one piece.
+    // The kernel never returns fewer than the requested bytes for a request this small.
     getrandom(&mut bytes, GetRandomFlags::empty())?;
     Ok(u32::from_le_bytes(bytes) & 0x00ff_ffff)
 }

@@ -1,4 +1,4 @@
-//! Registered memory: what a device may touch, and who may ask it to.
+//! Registered memory: what a device may access, and on whose request.
 
 use crate::device::{Context, check, last_error};
 use crate::error::{DeviceError, MemoryError, PostError};
@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-/// What belongs together on a device: a queue pair reaches only the memory of its own domain. Clones share it.
+/// A protection domain: a queue pair can access only memory registered in its own domain. Clones share it.
 #[derive(Clone)]
 pub struct ProtectionDomain {
     inner: Arc<Domain>,
@@ -24,14 +24,14 @@ struct Domain {
     context: Context,
 }
 
-// SAFETY: libibverbs allows calls on one domain from all threads.
+// SAFETY: libibverbs allows calls on one domain from every thread.
 unsafe impl Send for Domain {}
 // SAFETY: as above.
 unsafe impl Sync for Domain {}
 
 impl Drop for Domain {
     fn drop(&mut self) {
-        // SAFETY: everything made in the domain holds a clone of the `Arc` around this value, so it is gone.
+        // SAFETY: every object created in the domain holds a clone of the `Arc` around this value, so none is left.
         if let Err(error) = check(unsafe { ibv_dealloc_pd(self.raw.as_ptr()) }) {
             tracing::warn!("a protection domain of {} was not freed: {error}", self.context.name());
         }
@@ -45,10 +45,10 @@ impl fmt::Debug for ProtectionDomain {
 }
 
 impl ProtectionDomain {
-    /// A new domain, without memory.
+    /// Creates a domain without memory.
     ///
     /// # Errors
-    /// If the device has no more.
+    /// If the device has no domain left.
     pub fn new(context: &Context) -> Result<Self, DeviceError> {
         // SAFETY: the context is open.
         let raw = NonNull::new(unsafe { ibv_alloc_pd(context.raw()) }).ok_or_else(|| DeviceError::System {
@@ -77,15 +77,15 @@ impl ProtectionDomain {
 /// What a device may do with registered memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RegionAccess {
-    /// Send from it. The memory may be mapped for reading only if the kernel is Linux 6.2 or newer.
+    /// Send from it. A read-only mapping can be registered on Linux 6.2 or newer.
     Source,
     /// Receive into it, and send from it.
     Receive,
-    /// Also: let peers write into it, who know the key.
+    /// Receive into it, send from it, and let peers that have the key write to it.
     RemoteWrite,
-    /// Send from it, and let peers read it, who know the key.
+    /// Send from it, and let peers that have the key read it.
     RemoteRead,
-    /// Receive into it, and let peers write into those parts that are bound to a [`crate::MemoryWindow`].
+    /// Receive into it, and let peers write to the parts that are bound to a [`crate::MemoryWindow`].
     Windows,
 }
 
@@ -100,28 +100,29 @@ impl RegionAccess {
         }
     }
 
-    /// Whether the own device may write.
+    /// Whether the local device may write.
     pub(crate) fn writes(self) -> bool {
         matches!(self, Self::Receive | Self::RemoteWrite | Self::Windows)
     }
 }
 
-/// The key by which the own queue pairs name a region.
+/// The key with which local queue pairs refer to a region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LocalKey(pub(crate) u32);
 
-/// The key by which a peer names a region or a window; whoever has it may use it.
+/// The key with which a peer refers to a region or a window. It is a capability: it grants access to any holder that
+/// can send on a queue pair of the domain.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RemoteKey(u32);
 
 impl RemoteKey {
-    /// A key that a peer has sent.
+    /// A key received from a peer.
     #[must_use]
     pub fn from_number(number: u32) -> Self {
         Self(number)
     }
 
-    /// The number for the peer.
+    /// The number to send to the peer.
     #[must_use]
     pub fn number(self) -> u32 {
         self.0
@@ -129,31 +130,31 @@ impl RemoteKey {
 }
 
 impl fmt::Debug for RemoteKey {
-    /// Without the number, which is a right and no matter for logs.
+    /// Omits the number: it grants access, so it must not appear in logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("RemoteKey(..)")
     }
 }
 
-/// A place in a peer's memory.
+/// An address in a peer's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RemoteMemory {
-    /// The first byte, as the peer's device counts.
+    /// The address of the first byte, in the peer's address space.
     pub address: u64,
-    /// The right to it.
+    /// The key that grants access to it.
     pub key: RemoteKey,
 }
 
 impl RemoteMemory {
-    /// The place `bytes` further on; the peer's device checks that it is still in the region.
+    /// The address `bytes` further on. The peer's device checks that it is within the region.
     #[must_use]
     pub fn offset(self, bytes: u64) -> Self {
         Self { address: self.address.wrapping_add(bytes), ..self }
     }
 }
 
-/// Registered memory. Clones share it; with the last of them, and of all requests that use it, it is given back to its
-/// device and then freed.
+/// Registered memory. Clones share it. When the last clone and the last request that uses it are gone, the memory is
+/// deregistered and then freed.
 #[derive(Clone)]
 pub struct MemoryRegion {
     inner: Arc<Region>,
@@ -167,11 +168,11 @@ struct Region {
     local: LocalKey,
     remote: RemoteKey,
     domain: ProtectionDomain,
-    /// Freed by hand: not at all, if the device does not let go of it.
+    /// Dropped manually, and leaked if it cannot be deregistered.
     memory: ManuallyDrop<Arc<dyn StableMemory>>,
 }
 
-// SAFETY: libibverbs allows calls on one region from all threads; the address is only handed to the device.
+// SAFETY: libibverbs allows calls on one region from every thread; the address is only passed to the device.
 unsafe impl Send for Region {}
 // SAFETY: as above.
 unsafe impl Sync for Region {}
@@ -179,7 +180,7 @@ unsafe impl Sync for Region {}
 impl Drop for Region {
     fn drop(&mut self) {
         let given_back = timed(self.domain.context(), "give registered memory back", || {
-            // SAFETY: requests hold clones of the `Arc` around this value, so none of the own is under way.
+            // SAFETY: requests hold clones of the `Arc` around this value, so no local request is in flight.
             check(unsafe { ibv_dereg_mr(self.raw.as_ptr()) })
         });
         match given_back {
@@ -201,10 +202,11 @@ impl fmt::Debug for MemoryRegion {
 }
 
 impl MemoryRegion {
-    /// Registers all of `memory`, and keeps it alive.
+    /// Registers all of `memory` and keeps it alive.
     ///
     /// # Errors
-    /// If the limit of locked memory is too low, if the access is more than the memory has, or if the device refuses.
+    /// If the limit on locked memory is too low, if read-only memory is registered for writing, or if the device
+    /// rejects it.
     pub fn register(
         domain: &ProtectionDomain,
         memory: Arc<dyn StableMemory>,
@@ -214,7 +216,7 @@ impl MemoryRegion {
         Self::register_part(domain, memory, all, access)
     }
 
-    /// Registers these bytes of `memory`, and nothing beside them, and keeps all of it alive.
+    /// Registers only these bytes of `memory`, and keeps all of it alive.
     ///
     /// # Errors
     /// As [`MemoryRegion::register`], or if the bytes are not within the memory.
@@ -238,24 +240,24 @@ impl MemoryRegion {
         let start = unsafe { memory.address().add(part.start) };
         let rights = i32::try_from(access.raw().0).unwrap_or(0);
         let made = timed(domain.context(), "register memory", || {
-            // SAFETY: the range is mapped for as long as `memory` lives, which is longer than the region.
+            // SAFETY: the range stays mapped as long as `memory` is alive, which outlives the region.
             NonNull::new(unsafe { ibv_reg_mr(domain.raw(), start.as_ptr().cast(), length, rights) })
                 .ok_or_else(last_error)
         });
         let raw = made.map_err(|source| why_not_registered(domain, length, access, source))?;
-        // SAFETY: just made; the keys do not change.
+        // SAFETY: just created; the keys do not change.
         let (local, remote) = unsafe { (LocalKey((*raw.as_ptr()).lkey), RemoteKey((*raw.as_ptr()).rkey)) };
         let (domain, memory) = (domain.clone(), ManuallyDrop::new(memory));
         Ok(Self { inner: Arc::new(Region { raw, start, length, access, local, remote, domain, memory }) })
     }
 
-    /// How many bytes.
+    /// Its length in bytes.
     #[must_use]
     pub fn length(&self) -> usize {
         self.inner.length
     }
 
-    /// What it is registered for.
+    /// The access for which it is registered.
     #[must_use]
     pub fn access(&self) -> RegionAccess {
         self.inner.access
@@ -267,10 +269,10 @@ impl MemoryRegion {
         &self.inner.memory
     }
 
-    /// A part of it, for a request.
+    /// A range of it, for a request.
     ///
     /// # Errors
-    /// If it is not within the region, or longer than 4 GiB - 1.
+    /// If the range is not within the region, or is longer than 4 GiB - 1.
     pub fn slice(&self, range: Range<usize>) -> Result<MemorySlice<'_>, PostError> {
         let wrong = PostError::OutOfRange { start: range.start, end: range.end, length: self.inner.length };
         let length = range.end.checked_sub(range.start).and_then(|length| u32::try_from(length).ok());
@@ -282,13 +284,13 @@ impl MemoryRegion {
         }
     }
 
-    /// The key of the own queue pairs.
+    /// The key for local queue pairs.
     #[must_use]
     pub fn local_key(&self) -> LocalKey {
         self.inner.local
     }
 
-    /// Where peers find it, if they may.
+    /// Its address and key for peers, if peers may access it.
     #[must_use]
     pub fn remote(&self) -> Option<RemoteMemory> {
         matches!(self.inner.access, RegionAccess::RemoteWrite | RegionAccess::RemoteRead)
@@ -308,7 +310,7 @@ impl MemoryRegion {
     }
 }
 
-/// A part of a region.
+/// A range of a region.
 #[derive(Clone, Copy, Debug)]
 pub struct MemorySlice<'a> {
     pub(crate) region: &'a MemoryRegion,
@@ -330,7 +332,7 @@ fn why_not_registered(domain: &ProtectionDomain, bytes: usize, access: RegionAcc
     MemoryError::System { action: "register memory", bytes, device: domain.context().name().to_owned(), source }
 }
 
-/// How many bytes of this process devices hold already.
+/// How many bytes of this process are pinned for devices already.
 fn pinned() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     status

@@ -1,12 +1,12 @@
-//! Calls of a driver that take long are told to the log: whoever waits for one of them seems to hang.
+//! Logs slow calls of a driver, because a thread that waits for one appears to hang.
 
 use crate::device::Context;
 use std::time::{Duration, Instant};
 
-/// Longer than any call takes on a device that is well.
+/// Longer than any call takes on a healthy device.
 const SLOW: Duration = Duration::from_millis(100);
 
-/// Carries out a call, and tells the log if it takes long. The call reads its own error number: here it could change.
+/// Makes a call, and logs it if it is slow. The call must read errno itself, because logging could change it.
 pub(crate) fn timed<T>(context: &Context, action: &str, call: impl FnOnce() -> T) -> T {
     let start = Instant::now();
     let result = call();

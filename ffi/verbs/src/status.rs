@@ -1,81 +1,84 @@
-//! How a piece of work ended.
+//! How a request ended.
 
 use rdma_sys::ibv_wc_status as wc;
 use thiserror::Error;
 
-/// What a completed piece of work was.
+/// The kind of a completed request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Operation {
     /// A message to the peer's receive queue.
     #[default]
     Send,
-    /// Bytes written into the peer's memory, with or without an immediate.
+    /// Bytes written to the peer's memory, with or without immediate data.
     Write,
-    /// Bytes read out of the peer's memory.
+    /// Bytes read from the peer's memory.
     Read,
-    /// A message from the peer, or the immediate of one of its writes: then the bytes are not in the buffer of this
-    /// request, but where the peer wrote them.
+    /// A message from the peer, or the notification of a write with immediate data. The bytes of a write are where the
+    /// peer wrote them, not in the buffer of this request.
     Receive,
     /// A memory window was bound.
     BindWindow,
-    /// A key was made invalid.
+    /// A key was invalidated.
     Invalidate,
 }
 
-/// How a piece of work ended. After any failure the queue pair is in its error state: everything else that it has in
-/// flight ends with [`Status::Flushed`], and a new queue pair is needed.
+/// How a request ended. After any failure the queue pair is in the error state: every other request in flight ends with
+/// [`Status::Flushed`], and a new queue pair is needed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Error)]
 #[non_exhaustive]
 pub enum Status {
-    /// It is done.
+    /// It succeeded.
     #[default]
-    #[error("done")]
+    #[error("success")]
     Success,
     /// A message is longer than the buffer of the request that received it.
     #[error("the message is longer than the receive buffer")]
     LocalLength,
-    /// The request itself is wrong for this queue pair.
+    /// The request is invalid for this queue pair.
     #[error("the device could not carry out the request on this queue pair")]
     LocalOperation,
-    /// The local memory is not registered for this.
+    /// The local memory is not registered, or not for this access.
     #[error("the local memory is not registered, or not for this access")]
     LocalProtection,
     /// The local memory could not be written.
     #[error("the device could not write to the local memory")]
     LocalAccess,
-    /// The queue pair failed or was closed before it was this request's turn.
-    #[error("given up because the queue pair was in its error state")]
+    /// The queue pair failed or was closed before the request was processed.
+    #[error("flushed because the queue pair was in the error state")]
     Flushed,
     /// A memory window was not bound.
     #[error("the memory window could not be bound")]
     WindowBind,
-    /// The peer's answer makes no sense.
-    #[error("the peer's device answered what it should not")]
+    /// The peer sent an invalid response.
+    #[error("the peer's device sent an invalid response")]
     BadResponse,
-    /// The peer's device does not take such a request.
+    /// The peer's device rejected the request as invalid.
     #[error(
-        "the peer's device refused the request as invalid (a message longer than its receive buffer, or a read that it has no room for)"
+        "the peer's device rejected the request as invalid (a message longer than its receive buffer, or more \
+         reads than it allows)"
     )]
     RemoteInvalidRequest,
-    /// The key or the range is not valid at the peer.
-    #[error("the peer's device refused the access: key, range or rights are not valid there (any more)")]
+    /// The peer's device rejected the key, the range or the kind of access.
+    #[error(
+        "the peer's device refused the access: the key, the range or the access rights are not valid there (any more)"
+    )]
     RemoteAccess,
-    /// The peer's device could not finish.
+    /// The peer's device could not complete the request.
     #[error("the peer's device could not carry out the request")]
     RemoteOperation,
-    /// The peer does not answer.
-    #[error("the peer did not answer, all retries are used up: its link, machine or queue pair is gone")]
+    /// The peer does not respond.
+    #[error("the peer did not respond to any retry: its link, machine or queue pair is lost")]
     RetryExceeded,
     /// The peer had no receive request for the message.
-    #[error("the peer had no receive request posted, all retries are used up")]
+    #[error("the peer had no receive request posted during all retries")]
     ReceiverNotReady,
-    /// The peer gave up.
-    #[error("the peer's device gave up the request")]
+    /// The peer aborted the request.
+    #[error("the peer's device aborted the request")]
     RemoteAborted,
-    /// The device is lost.
-    #[error("the device failed; let go of it")]
+    /// The device failed.
+    #[error("the device failed; close it")]
     Fatal,
-    /// Something that is not among the above, with the number of verbs.
+    /// Any other status, with its number in verbs.
     #[error("the device reported the status {0}")]
     Other(u32),
 }

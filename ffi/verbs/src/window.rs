@@ -1,5 +1,5 @@
-//! Memory windows of type 2B: a part of a region that one queue pair's peer alone may write, and that is closed without
-//! giving the region up.
+//! Memory windows of type 2B. A window opens a range of a region for writing through one queue pair only, and can be
+//! closed without deregistering the region.
 
 use crate::device::{check, last_error};
 use crate::error::{MemoryError, PostError};
@@ -15,7 +15,7 @@ use std::fmt;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// A window, bound to nothing at first. It ends with the queue pair that it was last bound to.
+/// A memory window, initially unbound. It is freed with the queue pair to which it was last bound.
 pub struct MemoryWindow {
     inner: Arc<Window>,
 }
@@ -29,13 +29,13 @@ pub(crate) struct Window {
 struct Bound {
     /// Whether the device has freed the window.
     freed: bool,
-    /// What it was bound to last, which must not go before it.
+    /// The region to which it was last bound, which must outlive it.
     region: Option<MemoryRegion>,
-    /// The number of the queue pair that it was bound to last.
+    /// The number of the queue pair to which it was last bound.
     queue_pair: Option<u32>,
 }
 
-// SAFETY: libibverbs allows calls on one window from all threads; its key is read and written under the lock.
+// SAFETY: libibverbs allows calls on one window from every thread; its key is read and written under the lock.
 unsafe impl Send for Window {}
 // SAFETY: as above.
 unsafe impl Sync for Window {}
@@ -45,8 +45,8 @@ impl Window {
         self.bound.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Frees the window with a queue pair that goes, if it is bound to it: with a window, destroying a queue pair takes
-    /// soft-RoCE a minute, and the kernel complains.
+    /// Frees the window if it is bound to this queue pair, which is about to be destroyed. Destroying a queue pair that
+    /// still has a window takes soft-RoCE a minute, and the kernel logs a warning.
     pub(crate) fn end_with(&self, queue_pair: u32) {
         let mut bound = self.lock();
         if bound.queue_pair == Some(queue_pair) {
@@ -59,7 +59,7 @@ impl Window {
             return;
         }
         let region = bound.region.take();
-        // SAFETY: freed only once, as noted above under the lock, and no request names it from then on.
+        // SAFETY: freed only once, as recorded above under the lock; no later request refers to it.
         if let Err(error) = check(unsafe { ibv_dealloc_mw(self.raw.as_ptr()) }) {
             tracing::error!(
                 "{} keeps a memory window, whose memory is therefore never freed: {error}",
@@ -84,16 +84,16 @@ impl fmt::Debug for MemoryWindow {
 }
 
 impl MemoryWindow {
-    /// A window for regions and queue pairs of this domain.
+    /// Creates a window for regions and queue pairs of this domain.
     ///
     /// # Errors
-    /// If the device has no windows of type 2B, or no more.
+    /// If the device does not support windows of type 2B, or has none left.
     pub fn new(domain: &ProtectionDomain) -> Result<Self, MemoryError> {
         let device = domain.context().name().to_owned();
         if !domain.context().has_windows() {
             return Err(MemoryError::NoWindows { device });
         }
-        // SAFETY: the domain lives.
+        // SAFETY: the domain is alive.
         let raw = unsafe { ibv_alloc_mw(domain.raw(), ibv_mw_type::IBV_MW_TYPE_2) };
         let raw = raw.and_then(NonNull::new).ok_or_else(|| MemoryError::System {
             action: "make a memory window",
@@ -106,14 +106,14 @@ impl MemoryWindow {
     }
 }
 
-const ENDED: PostError = PostError::Unsuitable("the memory window has ended with the queue pair that it was bound to");
+const ENDED: PostError = PostError::Unsuitable("the memory window was freed with the queue pair to which it was bound");
 
 impl QueuePair {
-    /// Opens `slice` to the peer of this queue pair for writing, and gives the place to tell the peer: it is valid as soon
-    /// as this request is done. A window that was open before must be closed first.
+    /// Opens `slice` for writing by the peer of this queue pair. Returns the address and key for the peer, valid once
+    /// this request has completed. A window that is already open must be closed first.
     ///
     /// # Errors
-    /// If the memory is not registered for windows, or as [`QueuePair::post`].
+    /// If the memory is not registered for windows, and as [`QueuePair::post`].
     pub fn bind_window(
         &self,
         id: u64,
@@ -143,7 +143,7 @@ impl QueuePair {
             send.opcode = ibv_wr_opcode::IBV_WR_BIND_MW;
             send.bind_mw_tso_union.bind_mw = bind_mw_t { mw: inner.raw.as_ptr(), rkey: key, bind_info: info };
         })?;
-        // SAFETY: as above; verbs leave it to the caller to note the new key of a type 2 window.
+        // SAFETY: as above. For a window of type 2, verbs require the caller to store the new key.
         unsafe { (*inner.raw.as_ptr()).rkey = key };
         bound.region = Some(slice.region.clone());
         if bound.queue_pair.replace(self.number()) != Some(self.number()) {
@@ -152,10 +152,10 @@ impl QueuePair {
         Ok(RemoteMemory { address, key: RemoteKey::from_number(key) })
     }
 
-    /// Closes a window: when this request is done, the peer cannot write there any more.
+    /// Closes a window: once this request has completed, the peer cannot write there any more.
     ///
     /// # Errors
-    /// If the window is not open, or as [`QueuePair::post`].
+    /// If the window is not open, and as [`QueuePair::post`].
     pub fn close_window(&self, id: u64, window: &MemoryWindow, signaled: bool) -> Result<(), PostError> {
         self.check_window(window)?;
         let inner = &window.inner;

@@ -1,5 +1,5 @@
-//! The verbs between two machines. `scripts/soft-roce` starts this in both; they meet in the folder that they share.
-//! One test: its parts need both ends at the same time and in the same order.
+//! The verbs between two machines. `scripts/soft-roce` starts this on both, and they exchange data through a shared
+//! folder. It is a single test because its parts need both ends at the same time and in the same order.
 
 mod common;
 
@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// How long the other machine may be behind.
+/// How far the other machine may lag behind.
 const MEETING: Duration = Duration::from_secs(60);
 
 struct Meeting {
@@ -29,7 +29,7 @@ impl Meeting {
         Self { folder: folder.into(), node: node.parse().expect("1 or 2") }
     }
 
-    /// Leaves something for the other machine under a name, and gives what the other has left there.
+    /// Publishes data for the other machine under a name, and returns what the other has published under it.
     fn meet(&self, name: &str, bytes: &[u8]) -> Vec<u8> {
         let place = |node: u8| self.folder.join(format!("{name}-{node}"));
         let part = self.folder.join(format!("{name}-{}.part", self.node));
@@ -40,7 +40,7 @@ impl Meeting {
             if let Ok(bytes) = fs::read(place(3 - self.node)) {
                 return bytes;
             }
-            assert!(Instant::now() < deadline, "the other machine does not come to '{name}'");
+            assert!(Instant::now() < deadline, "the other machine did not reach '{name}'");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -106,7 +106,7 @@ fn two_machines() {
     assert_eq!(bytes(&target, 0..1 << 20), pattern(3 - meeting.node, 1 << 20));
     meeting.meet("written", &[]);
 
-    // The first machine loses its link; both see that, each in its own way.
+    // The first machine loses its link: it sees that as an event, the second as a failed request.
     if meeting.node == 1 {
         ip(&["link", "set", "rdma0", "down"]);
         event(&side, AsyncEvent::PortError(1));

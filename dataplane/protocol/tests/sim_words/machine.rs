@@ -358,7 +358,8 @@ pub fn receive(role: Role) -> Vec<Mail> {
     std::mem::take(&mut me().0.lock().mail[role])
 }
 
-/// Lets the others run until something has changed since the round began. The daemon may continue at any time after that.
+/// Lets the others run until something has changed since the round began. The daemon may continue at any time after
+/// that.
 pub fn next_round() {
     let (machine, role) = me();
     machine.step(role, |state| state.status[role] = Status::Idle(state.seen));

@@ -1,4 +1,4 @@
-//! What the tests on a real device share.
+//! Shared by the tests on a real device.
 
 use dflow_verbs::{
     Buffer, Completion, CompletionQueue, Context, Devices, GidEntry, MemoryRegion, ProtectionDomain, QueuePair,
@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Longer than any device takes, retries included.
+/// Longer than any operation takes, including retries.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// An address of the virtual machine.
@@ -18,16 +18,16 @@ pub fn address(name: &str) -> IpAddr {
     value.parse().expect("an address")
 }
 
-/// One end: all that a connection needs.
+/// One end of a connection, with everything that it needs.
 pub struct Side {
-    // In the order in which they go.
+    // Dropped in this order.
     pub pair: QueuePair,
     pub completions: CompletionQueue,
     pub domain: ProtectionDomain,
     pub context: Context,
 }
 
-/// The device whose address is that of rdma0.
+/// The device with the address of rdma0.
 pub fn open() -> (Context, u8, GidEntry) {
     Devices::list().expect("devices").open_towards(address("DFLOW_VM_PEER")).expect("the device of the route")
 }
@@ -65,7 +65,7 @@ impl Side {
         self.next_within(PATIENCE).expect("a completion in time")
     }
 
-    /// Sleeps for it, as an event-driven user does.
+    /// Sleeps until it arrives, as an event-driven user does.
     pub fn next_within(&self, patience: Duration) -> Option<Completion> {
         let deadline = Instant::now() + patience;
         let mut one = [Completion::default()];
@@ -80,7 +80,7 @@ impl Side {
     }
 }
 
-/// Bytes that are different at each place, and for each seed.
+/// Bytes that differ at each position and for each seed.
 pub fn pattern(seed: u8, length: usize) -> Vec<u8> {
     (0..length).map(|at| (at as u8).wrapping_mul(31).wrapping_add((at >> 8) as u8).wrapping_add(seed)).collect()
 }

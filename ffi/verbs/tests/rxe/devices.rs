@@ -1,4 +1,4 @@
-//! Devices, their ports and addresses, and what is said of those that are not there.
+//! Devices, their ports and addresses, and the errors for those that do not exist.
 
 use crate::common::{address, open};
 use dflow_verbs::{DeviceError, Devices, GidChoice, GidKind, LinkLayer, PortState, probe};
@@ -29,10 +29,10 @@ fn the_device_its_port_and_its_addresses_are_described() {
 }
 
 #[test]
-fn what_is_not_there_is_named_together_with_what_is() {
+fn errors_list_the_existing_devices_and_addresses() {
     let devices = Devices::list().expect("devices");
     let error = devices.named("mlx5_7").expect_err("no such device");
-    assert_eq!(error.to_string(), "there is no RDMA device 'mlx5_7'; there are: rxe0");
+    assert_eq!(error.to_string(), "there is no RDMA device 'mlx5_7'; the devices are: rxe0");
 
     let context = devices.named("rxe0").expect("rxe0").open().expect("opened");
     let own = address("DFLOW_VM_ADDRESS");
@@ -50,7 +50,7 @@ fn what_is_not_there_is_named_together_with_what_is() {
 }
 
 #[test]
-fn the_gid_is_that_of_the_route_or_the_one_that_was_named() {
+fn the_gid_is_that_of_the_route_or_the_requested_one() {
     let (context, port, chosen) = open();
     assert_eq!(chosen.gid.to_ip(), address("DFLOW_VM_ADDRESS"));
     assert_eq!(context.choose_gid(port, GidChoice::Index(chosen.index)).expect("by index"), chosen);
@@ -58,13 +58,13 @@ fn the_gid_is_that_of_the_route_or_the_one_that_was_named() {
     assert_eq!(context.choose_gid(port, GidChoice::Index(0)).expect("by index").index, 0);
 }
 
-/// What opening the device and the probe say while something is done to its file.
+/// The errors of opening the device and of the probe while its device file is changed.
 fn refused(change: impl FnOnce(&Path), back: impl FnOnce(&Path)) -> (DeviceError, String) {
     let file = Path::new("/dev/infiniband/uverbs0");
     let devices = Devices::list().expect("devices");
     let device = devices.named("rxe0").expect("rxe0");
     change(file);
-    // Rights over files of others are the thread's, and root has them.
+    // Root may open any file. Capabilities belong to the thread, so a thread without them sees the permissions.
     let result = std::thread::scope(|scope| {
         scope
             .spawn(|| {
@@ -82,7 +82,7 @@ fn refused(change: impl FnOnce(&Path), back: impl FnOnce(&Path)) -> (DeviceError
 }
 
 #[test]
-fn a_device_that_may_not_be_opened_is_named_with_its_file() {
+fn a_missing_permission_is_reported_with_the_device_file() {
     let mode = |mode| move |file: &Path| fs::set_permissions(file, fs::Permissions::from_mode(mode)).expect("changed");
     let (error, probe) = refused(mode(0), mode(0o666));
     assert!(matches!(&error, DeviceError::NoPermission { path, .. } if path == "/dev/infiniband/uverbs0"), "{error}");
@@ -90,7 +90,7 @@ fn a_device_that_may_not_be_opened_is_named_with_its_file() {
 }
 
 #[test]
-fn a_device_without_its_file_is_named_with_it() {
+fn a_missing_device_file_is_reported() {
     let (here, away) = ("/dev/infiniband/uverbs0", "/dev/infiniband/away");
     let (error, probe) =
         refused(|_| fs::rename(here, away).expect("moved"), |_| fs::rename(away, here).expect("moved back"));

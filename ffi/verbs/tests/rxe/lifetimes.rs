@@ -1,4 +1,4 @@
-//! How long memory and queue pairs live while something is under way.
+//! The lifetimes of memory and queue pairs while requests are in flight.
 
 use crate::common::{PATIENCE, Side, bytes, open};
 use crate::{DEPTH, connect, connected, remote};
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 #[test]
-fn memory_lives_until_its_request_is_done() {
+fn memory_lives_until_its_request_has_completed() {
     let (one, two) = connected();
     let (_, to) = two.region(1 << 20, RegionAccess::RemoteWrite);
     let (from, gone) = watched(&one, RegionAccess::Source);
@@ -34,7 +34,7 @@ fn memory_lives_until_its_request_is_done() {
 }
 
 #[test]
-fn a_queue_pair_can_go_in_the_middle_of_its_traffic() {
+fn a_queue_pair_can_be_dropped_with_requests_in_flight() {
     let (one, two) = connected();
     let (target, to) = two.region(1 << 20, RegionAccess::RemoteWrite);
     let (from, gone) = watched(&one, RegionAccess::Source);
@@ -58,7 +58,7 @@ fn a_queue_pair_can_go_in_the_middle_of_its_traffic() {
     };
     let deadline = Instant::now() + PATIENCE;
     let pair = loop {
-        // What the old one left behind makes room when it is polled.
+        // Completions left by the old queue pair return their room when they are polled.
         assert_eq!(completions.poll(&mut [Completion::default(); 8]).expect("polled"), 0);
         match QueuePair::new(&domain, &completions, &completions, &config) {
             Ok(pair) => break pair,
@@ -73,14 +73,14 @@ fn a_queue_pair_can_go_in_the_middle_of_its_traffic() {
     one.pair.write(1000, Data::Inline(b"next"), remote(&to), true).expect("posted");
     one.succeed(1000);
     assert_eq!(bytes(&other, 0..4), b"next");
-    // The receiver's side of the fence: without its queue pair, no write of a peer can reach its memory.
+    // The receiver's side of the fence: after its queue pair is destroyed, no write of a peer can reach its memory.
     drop(two.pair);
     target.write(0, &[1; 64]);
     assert_eq!(bytes(&target, 0..64), vec![1; 64]);
 }
 
 #[test]
-fn ending_the_traffic_gives_everything_back_as_flushed() {
+fn ending_the_traffic_flushes_every_request() {
     let (one, two) = connected();
     let (_, to) = one.region(4096, RegionAccess::RemoteWrite);
     let (from, gone) = watched(&two, RegionAccess::Source);
@@ -108,7 +108,7 @@ pub(crate) fn watched(side: &Side, access: RegionAccess) -> (MemoryRegion, Arc<A
     (MemoryRegion::register(&side.domain, Arc::new(memory), access).expect("a region"), gone)
 }
 
-/// Memory that says when it is gone.
+/// Memory that records when it is freed.
 struct Watched {
     buffer: Buffer,
     gone: Arc<AtomicBool>,

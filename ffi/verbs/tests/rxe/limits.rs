@@ -1,4 +1,4 @@
-//! How much fits into queues and locked memory, and what wakes those who wait.
+//! The capacity of queues and of locked memory, and wake-ups by completions.
 
 use crate::common::{PATIENCE, Side, bytes, open};
 use crate::{DEPTH, connected, remote};
@@ -12,10 +12,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 #[test]
-fn a_full_queue_refuses_and_loses_nothing() {
+fn a_full_queue_rejects_requests_and_loses_none() {
     let (one, two) = connected();
     let (target, to) = two.region(4096, RegionAccess::RemoteWrite);
-    // Nobody polls, so there is room for as many as the queue is deep and not for one more, signaled or not.
+    // Without polling, there is room for exactly the depth of the queue, signaled or not.
     let mut posted = 0u64;
     let refused = loop {
         let data = (posted + 1).to_le_bytes();
@@ -32,7 +32,7 @@ fn a_full_queue_refuses_and_loses_nothing() {
         data: Data::Inline(&[0; 8]),
         signaled: true,
     }; 2];
-    // Room comes back although nobody asked for a report.
+    // Room is returned although no request was signaled by the caller.
     let deadline = Instant::now() + PATIENCE;
     while one.pair.free_sends() < 2 {
         assert!(Instant::now() < deadline, "no room came back");
@@ -47,7 +47,7 @@ fn a_full_queue_refuses_and_loses_nothing() {
 }
 
 #[test]
-fn a_completion_queue_is_never_promised_twice() {
+fn room_in_a_completion_queue_is_never_reserved_twice() {
     let (context, port, gid) = open();
     let domain = ProtectionDomain::new(&context).expect("a domain");
     let completions = CompletionQueue::new(&context, 20, false).expect("a completion queue");
@@ -76,7 +76,7 @@ fn a_completion_queue_is_never_promised_twice() {
 }
 
 #[test]
-fn the_limit_of_locked_memory_is_named_with_what_is_needed() {
+fn the_limit_on_locked_memory_is_reported_with_the_need() {
     let one = Side::new(DEPTH);
     let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock);
     let set = |current| {
@@ -86,7 +86,7 @@ fn the_limit_of_locked_memory_is_named_with_what_is_needed() {
         )
         .expect("set");
     };
-    // The limit binds those without the right to pass it, so this runs in a thread that has given it up.
+    // The limit does not apply with CAP_IPC_LOCK, so this runs in a thread that has dropped it.
     let result = std::thread::scope(|scope| {
         scope
             .spawn(|| {
@@ -109,7 +109,7 @@ fn the_limit_of_locked_memory_is_named_with_what_is_needed() {
 }
 
 #[test]
-fn a_sleeper_is_woken_by_the_completion_it_armed_for() {
+fn an_armed_sleeper_is_woken_by_the_next_completion() {
     let (one, two) = connected();
     two.pair.post_receives(&[ReceiveRequest { id: 1, into: None }]).expect("posted");
     assert!(!two.completions.wait(Some(Duration::from_millis(20))).expect("waited"), "not armed, nothing came");

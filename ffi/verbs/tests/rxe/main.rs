@@ -1,4 +1,4 @@
-//! The verbs on a real device, between two queue pairs of one machine. `scripts/soft-roce` makes the device.
+//! The verbs on a real device, between two queue pairs on one machine. `scripts/soft-roce` creates the device.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -23,7 +23,7 @@ fn connected() -> (Side, Side) {
 }
 
 fn connect(one: &Side, two: &Side, connection: &Connection) {
-    // As it would come over the wire.
+    // Encoded and decoded, as between two machines.
     let over_the_wire = |endpoint: Endpoint| Endpoint::from_bytes(&endpoint.to_bytes()).expect("an endpoint");
     one.pair.connect(&over_the_wire(two.pair.endpoint()), connection).expect("connected");
     two.pair.connect(&over_the_wire(one.pair.endpoint()), connection).expect("connected");

@@ -1,4 +1,4 @@
-//! Bytes go from one end to the other.
+//! Data transfer from one end to the other.
 
 use crate::common::{bytes, pattern};
 use crate::{DEPTH, connected, remote};
@@ -26,7 +26,7 @@ fn a_write_arrives_where_it_was_sent() {
 }
 
 #[test]
-fn a_write_with_an_immediate_says_how_long_it_was() {
+fn a_write_with_immediate_data_reports_its_length() {
     let (one, two) = connected();
     let (source, from) = one.region(8192, RegionAccess::Source);
     let (target, to) = two.region(8192, RegionAccess::RemoteWrite);
@@ -42,7 +42,7 @@ fn a_write_with_an_immediate_says_how_long_it_was() {
     assert_eq!(bytes(&target, 0..5000), sent);
     one.succeed(1);
 
-    // Without bytes it is a bare announcement.
+    // Without data it is only a notification.
     one.pair.write_with_immediate(2, Data::Empty, remote(&to), 7, true).expect("posted");
     let got = two.succeed(71);
     assert_eq!((got.bytes, got.immediate), (0, Some(7)));
@@ -89,14 +89,14 @@ fn messages_arrive_in_order_also_inline() {
         assert_eq!((got.bytes as usize, got.immediate), (text.len(), immediate));
         assert_eq!(bytes(&inbox, at * 64..at * 64 + text.len()), text);
     }
-    // One completion for the four, for only one was asked for.
+    // One completion for the four requests, because only one is signaled.
     one.succeed(4);
     assert!(one.next_within(Duration::ZERO).is_none());
     assert_eq!(one.pair.free_sends(), DEPTH as usize);
 }
 
 #[test]
-fn a_read_pulls_bytes() {
+fn a_read_fetches_bytes() {
     let (one, two) = connected();
     let (source, from) = two.region(65536, RegionAccess::RemoteRead);
     let (target, into) = one.region(65536, RegionAccess::Receive);
@@ -114,7 +114,7 @@ fn shared_memory_is_registered_and_written_in_place() {
     let target = Segment::create("target", 1 << 20, SegmentKind::CreatorWritten).expect("a segment");
     let text = pattern(4, 1 << 20);
     assert_eq!(rustix::io::pwrite(&source, &text, 0).expect("written"), text.len());
-    // Memory that can only be read is a source at most, and for Linux before 6.2 not even that.
+    // Read-only memory can be registered as a source only, and before Linux 6.2 not at all.
     let from = Arc::new(source.map(Access::Read).expect("mapped"));
     let error =
         MemoryRegion::register(&one.domain, from.clone(), RegionAccess::RemoteWrite).expect_err("only readable");
@@ -133,7 +133,7 @@ fn shared_memory_is_registered_and_written_in_place() {
         .write(1, Data::Memory(from_region.slice(0..1 << 20).expect("within")), remote(&into_region), true)
         .expect("posted");
     one.succeed(1);
-    // Seen through the file, not the mapping: these are the same pages.
+    // Read through the file instead of the mapping, to check that both have the same pages.
     let mut seen = vec![0; text.len()];
     assert_eq!(rustix::io::pread(&target, &mut seen[..], 0).expect("read"), text.len());
     assert_eq!(seen, text);

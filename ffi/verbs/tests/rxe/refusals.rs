@@ -1,4 +1,4 @@
-//! What is refused: by the device, by the other end, or before either sees it.
+//! Requests rejected by the device, by the other end, or before either receives them.
 
 use crate::common::{Side, bytes};
 use crate::{DEPTH, connect, connected, remote};
@@ -9,7 +9,7 @@ use dflow_verbs::{
 use std::sync::Arc;
 
 #[test]
-fn a_wrong_key_ends_the_connection_and_says_so() {
+fn a_wrong_key_ends_the_connection_with_its_reason() {
     let (one, two) = connected();
     let (_, from) = one.region(4096, RegionAccess::Source);
     let (target, to) = two.region(4096, RegionAccess::RemoteWrite);
@@ -21,7 +21,7 @@ fn a_wrong_key_ends_the_connection_and_says_so() {
     let failed = one.next();
     assert_eq!((failed.id, failed.status), (1, Status::RemoteAccess));
     assert!(failed.status.to_string().contains("refused the access"));
-    // What comes after is given up, and that is reported even though its success would not have been.
+    // Later requests are flushed, which is reported although they are unsignaled.
     let flushed = one.next();
     assert_eq!((flushed.id, flushed.status), (2, Status::Flushed));
     assert_eq!(one.pair.state().expect("a state"), QueuePairState::Error);
@@ -29,7 +29,7 @@ fn a_wrong_key_ends_the_connection_and_says_so() {
 }
 
 #[test]
-fn a_write_past_the_end_of_a_region_is_refused() {
+fn a_write_past_the_end_of_a_region_is_rejected() {
     let (one, two) = connected();
     let (_, from) = one.region(8192, RegionAccess::Source);
     let (_, to) = two.region(4096, RegionAccess::RemoteWrite);
@@ -39,13 +39,13 @@ fn a_write_past_the_end_of_a_region_is_refused() {
 }
 
 #[test]
-fn memory_that_is_not_open_to_peers_is_not_reached() {
+fn memory_that_is_not_open_to_peers_cannot_be_written() {
     let (one, two) = connected();
     let (_, from) = one.region(4096, RegionAccess::Source);
     let (_, private) = two.region(4096, RegionAccess::Receive);
     let (_, open) = two.region(4096, RegionAccess::RemoteWrite);
     assert_eq!(private.remote(), None);
-    // Guessing does not help: the keys of soft-RoCE are near each other.
+    // Not even with a guessed key: soft-RoCE assigns neighbouring keys.
     let address = private.memory().address().as_ptr() as u64;
     let guess = RemoteMemory { address, key: remote(&open).key };
     one.pair.write(1, Data::Memory(from.slice(0..8).expect("within")), guess, true).expect("posted");
@@ -77,7 +77,7 @@ fn a_message_longer_than_its_receive_fails_on_both_sides() {
 }
 
 #[test]
-fn wrong_requests_are_refused_before_the_device_sees_them() {
+fn invalid_requests_are_rejected_before_they_reach_the_device() {
     let (one, _two) = connected();
     let (_, source) = one.region(4096, RegionAccess::Source);
     let somewhere = RemoteMemory { address: 0, key: RemoteKey::from_number(1) };

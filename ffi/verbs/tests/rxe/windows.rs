@@ -49,7 +49,7 @@ fn a_window_is_closed_to_another_queue_pair() {
     drop(window);
 }
 
-/// The fence of a fail-over: destroying the queue pair is quick, and closes what was open to its peer.
+/// The fence of a fail-over: destroying the queue pair is fast and closes the windows that were open to its peer.
 #[test]
 fn windows_end_with_the_queue_pair_that_opened_them() {
     let (_one, two) = connected();
@@ -64,7 +64,7 @@ fn windows_end_with_the_queue_pair_that_opened_them() {
     assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());
     let next = beside(&two.domain);
     let refused = next.bind_window(2, &window, slice, true);
-    assert!(matches!(refused, Err(PostError::Unsuitable(reason)) if reason.contains("has ended")));
+    assert!(matches!(refused, Err(PostError::Unsuitable(reason)) if reason.contains("was freed")));
     drop(memory);
     assert!(gone.load(Ordering::Acquire), "the window no longer keeps it");
 }
