@@ -1,22 +1,22 @@
 # shellcheck shell=bash
-# The common parts of the scripts: source this, it is nothing to run. It goes to the root of the project.
+# Functions shared by the scripts. Source this file; it changes to the root of the project.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# Where cargo puts what it builds.
+# The target directory of cargo.
 # shellcheck disable=SC2034 # for the scripts that source this
 target=${CARGO_TARGET_DIR:-target}
 
-# Where cargo keeps what it fetches and installs.
+# The directory of cargo's downloads and installed programs.
 cargo_home=${CARGO_HOME:-~/.cargo}
 
-# Says in one line what comes now.
+# Announces the next step in one line.
 say() {
   printf '==> %s\n' "$*"
 }
 
-# Says what is missing or has failed, and ends.
+# Prints an error and exits.
 die() {
   printf 'error: %s\n' "$*" >&2
   exit 1
@@ -26,7 +26,7 @@ has() {
   command -v "$1" > /dev/null
 }
 
-# need_tools COMMAND:PACKAGE… installs the Debian packages of those commands that are missing.
+# need_tools COMMAND:PACKAGE… installs the Debian package of each command that is missing.
 need_tools() {
   local pair packages=()
   for pair; do
@@ -35,23 +35,23 @@ need_tools() {
   install_packages "${packages[@]}"
 }
 
-# Installs what rustc needs to link a program: a C compiler, and the C library's start files.
+# Installs what rustc needs to link a program: a C compiler and the start files of the C library.
 need_linker() {
   local start
   start=$(cc -print-file-name=crt1.o 2> /dev/null) || start=
-  # A compiler that does not find the file gives its bare name back.
+  # A compiler that does not find the file prints its bare name.
   [[ $start == */* ]] || install_packages gcc libc6-dev
 }
 
-# Installs what dflow-verbs is built with: the verbs' headers, and a libclang that rdma-sys can use to read them.
+# Installs the build dependencies of dflow-verbs: the headers of verbs, and a libclang with which rdma-sys can read them.
 need_verbs() {
   has pkg-config || install_packages pkg-config
   pkg-config --exists libibverbs librdmacm || install_packages libibverbs-dev librdmacm-dev
   need_libclang
 }
 
-# Its bindgen reads nonsense from libclang 16 and newer. Sets LIBCLANG_PATH if the newest that is here is not the one to
-# take, so that a plain 'cargo build' beside the scripts does not build everything again.
+# The bindgen of rdma-sys generates wrong bindings with libclang 16 and newer. Sets LIBCLANG_PATH only if the newest
+# installed version is unsuitable: a changed variable would make a plain 'cargo build' outside the scripts rebuild everything.
 need_libclang() {
   local version newest
   [[ -z ${LIBCLANG_PATH:-} ]] || return 0
@@ -68,7 +68,7 @@ need_libclang() {
   venv_libclang
 }
 
-# Exports the folder of a libclang that is not too new.
+# Exports the directory of a suitable libclang.
 find_libclang() {
   local version
   for version in 15 14 13 12 11; do
@@ -80,8 +80,8 @@ find_libclang() {
   return 1
 }
 
-# Where the distribution has none that is old enough, that of the Python package. It has no headers of its own, so those
-# of the C compiler are named.
+# Installs the libclang of a Python package, for distributions without a suitable one. It comes without headers, so the
+# headers of the C compiler are used.
 venv_libclang() {
   local folder
   folder=$(realpath -m "$target/libclang")
@@ -92,29 +92,29 @@ venv_libclang() {
       python3 -m venv --clear "$folder"
     }
     "$folder/bin/pip" --quiet install libclang==14.0.6 ||
-      die "no libclang from 11 to 15 is to be had; install one and name its folder in LIBCLANG_PATH, then run $0 again"
+      die "no libclang from 11 to 15 is available; install one and set LIBCLANG_PATH to its folder, then run $0 again"
   fi
   LIBCLANG_PATH=$(dirname "$(compgen -G "$folder/lib/python*/site-packages/clang/native/libclang.so")")
   BINDGEN_EXTRA_CLANG_ARGS=-I$(cc -print-file-name=include)
   export LIBCLANG_PATH BINDGEN_EXTRA_CLANG_ARGS
 }
 
-# Says whether the distribution has a package of that name.
+# Whether the distribution has a package of this name.
 knows_package() {
   has apt-cache || return 1
-  # A fresh container has no list of packages yet.
+  # A fresh container has no package lists yet.
   apt-cache show bash &> /dev/null || as_root apt-get -qq update || return 1
   apt-cache show "$1" &> /dev/null
 }
 
 install_packages() {
   [[ $# -gt 0 ]] || return 0
-  has apt-get || die "missing: the packages $*, and there is no apt-get here; install them, then run $0 again"
+  has apt-get || die "the packages $* are missing, and there is no apt-get; install them, then run $0 again"
   [[ $EUID -eq 0 ]] || has sudo ||
-    die "missing: the packages $*; without sudo, run $0 as root, or have them installed"
+    die "the packages $* are missing, and there is no sudo; run $0 as root, or have them installed"
   say "installing the packages $*"
   as_root apt-get -qq update ||
-    die "the list of packages cannot be fetched (see above); install $* by hand, then run $0 again"
+    die "the package lists cannot be updated (see above); install $* by hand, then run $0 again"
   as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends "$@" > /dev/null ||
     die "the packages $* cannot be installed (see above); install them by hand, then run $0 again"
 }
@@ -123,20 +123,20 @@ as_root() {
   if [[ $EUID -eq 0 ]]; then "$@"; else sudo "$@"; fi
 }
 
-# need_rust [COMPONENT…] finds cargo, checks its version, and adds those components of the toolchain that are missing.
+# need_rust [COMPONENT…] finds cargo, checks its version, and installs missing components of the toolchain.
 need_rust() {
   has cargo || PATH=$PATH:$cargo_home/bin
-  has cargo || die "missing: cargo; install Rust from https://rustup.rs, then run $0 again"
+  has cargo || die "cargo is missing; install Rust from https://rustup.rs, then run $0 again"
 
   local wanted found component
   wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
   found=$(cargo --version | cut -d ' ' -f 2)
   [[ $(printf '%s\n' "$wanted" "$found" | sort -V | head -n 1) == "$wanted" ]] ||
-    die "Rust is $found, and at least $wanted is needed: run 'rustup update'"
+    die "Rust $found is too old, at least $wanted is required: run 'rustup update'"
 
   for component; do
     cargo "${component#rust}" --version &> /dev/null && continue
-    has rustup || die "missing: $component; install it for the Rust $found that is here, then run $0 again"
+    has rustup || die "$component is missing; install it for Rust $found, then run $0 again"
     say "installing $component"
     rustup --quiet component add "$component" || die "rustup cannot add $component (see above)"
   done

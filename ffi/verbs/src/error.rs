@@ -117,8 +117,8 @@ pub enum MemoryError {
     /// The limit on locked memory is too low.
     #[error(
         "cannot register {bytes} bytes with the RDMA device: {needed} bytes of locked memory are needed and the limit \
-         is \
-         {limit}; raise it with 'ulimit -l {kib}' (limits.conf: memlock, systemd: LimitMEMLOCK=) to this or 'unlimited'",
+         is {limit}; raise it with 'ulimit -l {kib}' (limits.conf: memlock, systemd: LimitMEMLOCK=) to this or \
+         'unlimited'",
         kib = needed.div_ceil(1024)
     )]
     Memlock {
