@@ -1,5 +1,4 @@
-//! Links the program that stands for "the smallest program there is": static, and without a runtime before its first
-//! instruction.
+//! Links the smallest possible program: static, and without a runtime before its first instruction.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

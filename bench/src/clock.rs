@@ -1,4 +1,4 @@
-//! Two clocks: one that all processes share, and one that is cheap to read.
+//! Two clocks: one that is common to all processes, and one that is cheap to read.
 
 use std::time::{Duration, Instant};
 
@@ -6,22 +6,22 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 
 use crate::failure::{Failure, Trying};
 
-/// How long the cheap clock is compared with the shared one to learn its rate.
+/// How long the cheap clock is calibrated against the shared one.
 const CALIBRATION: Duration = Duration::from_millis(20);
 
-/// Nanoseconds of CLOCK_MONOTONIC, which is the same in every process.
+/// CLOCK_MONOTONIC in nanoseconds, the same in every process.
 pub fn now() -> u64 {
     let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::Monotonic);
     tv_sec.cast_unsigned() * 1_000_000_000 + tv_nsec.cast_unsigned()
 }
 
-/// The processor time that this process has taken, in nanoseconds.
+/// The processor time used by this process, in nanoseconds.
 pub fn processor_time() -> u64 {
     let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::ProcessCPUTime);
     tv_sec.cast_unsigned() * 1_000_000_000 + tv_nsec.cast_unsigned()
 }
 
-/// The processor time that another process has taken, in nanoseconds; the kernel tells it in hundredths of a second.
+/// The processor time used by another process, in nanoseconds. The kernel reports it in hundredths of a second.
 pub fn processor_time_of(process: u32) -> Result<u64, Failure> {
     let path = format!("/proc/{process}/stat");
     let text = std::fs::read_to_string(&path).trying(format_args!("read {path}"))?;
@@ -29,18 +29,19 @@ pub fn processor_time_of(process: u32) -> Result<u64, Failure> {
     Ok(ticks * (1_000_000_000 / rustix::param::clock_ticks_per_second().max(1)))
 }
 
-/// User and system time in a text of `/proc/PID/stat`. The program's name, in brackets, may hold anything.
+/// The sum of user and system time in the text of `/proc/PID/stat`. The program's name, in parentheses, may contain any
+/// character.
 fn ticks_of(stat: &str) -> Option<u64> {
-    /// Where user time is behind the name; system time follows.
+    /// The index of user time among the fields after the name; system time is next.
     const USER: usize = 11;
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(USER);
     let mut next = || fields.next()?.parse::<u64>().ok();
     Some(next()? + next()?)
 }
 
-/// Waits until [`now`] is `time`: asleep for most of it, then awake, so that the moment is met to the microsecond.
+/// Waits until [`now`] is `time`: sleeps for most of the time, then spins, which is accurate to a microsecond.
 pub fn wait_until(time: u64) {
-    /// What a sleeper may oversleep.
+    /// The most by which a sleep overruns.
     const MARGIN: u64 = 100_000;
     loop {
         let now = now();
@@ -53,19 +54,19 @@ pub fn wait_until(time: u64) {
     }
 }
 
-/// The cheapest clock there is, for durations within one process.
+/// The cheapest clock available, for durations within one process.
 ///
-/// On x86-64 with a constant time stamp counter, that counter: reading it takes a few nanoseconds instead of tens, which
-/// matters where whole hand-offs take tens.
+/// On x86-64 with a constant time stamp counter, it is that counter. Reading it takes a few nanoseconds instead of
+/// tens, and a whole hand-off takes only tens.
 #[derive(Clone, Copy)]
 pub struct Ticks {
     origin: Instant,
-    /// Zero where the time stamp counter is not used.
+    /// Zero if the time stamp counter is not used.
     nanoseconds_a_tick: f64,
 }
 
 impl Ticks {
-    /// Learns the clock's rate.
+    /// Calibrates the clock.
     pub fn calibrated() -> Ticks {
         let origin = Instant::now();
         if !constant_counter() {
@@ -83,14 +84,14 @@ impl Ticks {
         if self.nanoseconds_a_tick > 0.0 { counter() } else { self.origin.elapsed().as_nanos() as u64 }
     }
 
-    /// How many nanoseconds so many ticks are.
+    /// Converts ticks to nanoseconds.
     pub fn nanoseconds(&self, ticks: u64) -> f64 {
         if self.nanoseconds_a_tick > 0.0 { ticks as f64 * self.nanoseconds_a_tick } else { ticks as f64 }
     }
 }
 
-/// Both clocks at one moment: of several looks, the one with the least time between the readings, since the process may
-/// lose its core in between.
+/// Both clocks at the same time. Of several attempts, takes the one with the least time between the two readings,
+/// because the process may be preempted between them.
 fn both_clocks() -> (u64, Instant) {
     const LOOKS: usize = 32;
     let look = |_| {
@@ -103,7 +104,7 @@ fn both_clocks() -> (u64, Instant) {
     best.map_or_else(|| (counter(), Instant::now()), |(_, moment)| moment)
 }
 
-/// Whether the processor's counter runs at one rate whatever the processor does.
+/// Whether the processor's time stamp counter has a constant rate.
 fn constant_counter() -> bool {
     let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let flags = flags.lines().find(|line| line.starts_with("flags")).unwrap_or_default();

@@ -1,15 +1,15 @@
-//! Why a measurement could not be made.
+//! The error of a failed measurement.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What was tried, and what came of it, in words; it travels between processes and into the report.
+/// A message that says what failed and why. It is sent between processes and included in the report.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Failure(String);
 
 impl Failure {
-    /// A failure in words.
+    /// A failure with this message.
     pub fn new(words: impl Into<String>) -> Failure {
         Failure(words.into())
     }
@@ -21,7 +21,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Says what was tried when an error came.
+/// Adds the failed action to an error.
 pub trait Trying<T> {
     /// Turns an error into "cannot `what`: error".
     fn trying(self, what: impl fmt::Display) -> Result<T, Failure>;

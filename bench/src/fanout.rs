@@ -1,4 +1,4 @@
-//! Topic `fanout`: one stream to 1, 4 and 16 readers, and many small streams ([`many`]).
+//! Topic `fanout`: one stream to 1, 4 and 16 readers; many small streams ([`many`]).
 
 mod bare;
 #[cfg(feature = "peers")]
@@ -19,17 +19,17 @@ use crate::report::{Column, LATENCY_COLUMNS, Report, Row, Table, Unit, latency_f
 use crate::settings::Settings;
 use crate::subject::{End, Place, PlaceKeeper, Role, Subject};
 
-/// How many readers there are.
+/// The numbers of readers.
 const READERS: &[usize] = &[1, 4, 16];
 
-/// The bytes of a message.
+/// The size of a message in bytes.
 const MESSAGE: usize = 64 << 10;
 
-/// The nanoseconds between two messages where latency is measured: 500 a second, which every subject can keep up with on
-/// two cores.
+/// Nanoseconds between two messages in latency measurements: 500 messages per second, a rate that every subject can
+/// sustain on two cores.
 const INTERVAL: u64 = 2_000_000;
 
-/// How many messages a repeat has at least and at most, where they go as fast as they can.
+/// Minimum and maximum number of messages in a repeat at full speed.
 const MESSAGES: (u64, u64) = (64, 1_000_000);
 
 const THROUGHPUT_COLUMNS: &[Column] = &[
@@ -38,18 +38,18 @@ const THROUGHPUT_COLUMNS: &[Column] = &[
     Column { key: "of_limit", head: "/limit", unit: Unit::Ratio },
 ];
 
-/// How a fan-out is made.
+/// The shape of a fan-out.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Shape {
-    /// How many readers.
+    /// The number of readers.
     pub readers: usize,
     /// The bytes of a message.
     pub message: usize,
 }
 
-/// Something that carries one stream to many readers, who sleep while there is nothing to read.
+/// A way to send one stream to many readers, which sleep while there is nothing to read.
 pub trait Fanout: Subject {
-    /// How many bytes of shared memory its ends need in their place.
+    /// The bytes of shared memory that its ends need.
     fn memory(&self, shape: Shape) -> usize {
         let _ = shape;
         0
@@ -62,7 +62,7 @@ pub trait Fanout: Subject {
     fn reader(&self, index: usize, place: &Place, shape: Shape) -> Result<Box<dyn End>, Failure>;
 }
 
-/// Everything that is compared. A new subject is one more line here.
+/// All subjects. A new subject is one more line here.
 fn subjects() -> Vec<&'static dyn Fanout> {
     vec![
         &bare::Bare,
@@ -106,22 +106,22 @@ pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> 
     }
     report.add(Table {
         topic: "fanout",
-        title: format!("one stream to many readers, latency at {} messages a second", 1_000_000_000 / INTERVAL),
+        title: format!("one stream to many readers, latency at {} messages per second", 1_000_000_000 / INTERVAL),
         notes: vec![
-            "from the moment when a message was due until a reader has read every word of it; all readers together"
+            "from the time at which a message was due until a reader has read every word of it; all readers together"
                 .into(),
-            "open loop: messages are due at fixed times whether or not the last was late, so coordinated omission is \
-             corrected"
+            "open loop: messages are due at fixed times, whether or not the previous one was late, which avoids \
+             coordinated omission"
                 .into(),
-            "the writer pinned to one core, readers on any".into(),
+            "the writer is pinned to one core, the readers run on any".into(),
         ],
         columns: LATENCY_COLUMNS,
         rows: latencies,
     })?;
     report.add(Table {
         topic: "fanout",
-        title: "one stream to many readers, as fast as it goes".into(),
-        notes: vec!["delivered counts each reader's bytes".into()],
+        title: "one stream to many readers, at full speed".into(),
+        notes: vec!["delivered: the sum of the bytes of all readers".into()],
         columns: THROUGHPUT_COLUMNS,
         rows: throughputs,
     })?;
@@ -142,7 +142,7 @@ impl Figures {
     }
 }
 
-/// The latencies of a paced run, and the messages per second of one that is not.
+/// The latencies of a paced run, and the messages per second of a run at full speed.
 fn one_repeat(settings: &Settings, subject: &dyn Fanout, shape: Shape) -> Result<(Repeat, f64), Failure> {
     let (first, _) = settings.two_cores()?;
     let keeper = PlaceKeeper::new(subject.memory(shape))?;
@@ -171,22 +171,22 @@ fn one_repeat(settings: &Settings, subject: &dyn Fanout, shape: Shape) -> Result
     Ok((Repeat { began, took: began.elapsed().unwrap_or_default(), histogram }, rate))
 }
 
-/// What one process of a fan-out is told.
+/// The task of one process of a fan-out.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Task {
     subject: String,
     place: Place,
     shape: Shape,
-    /// Which reader; `None` for the writer.
+    /// The index of the reader; `None` for the writer.
     reader: Option<usize>,
 }
 
 impl Task {
-    /// Becomes that process.
+    /// Runs as that process.
     pub fn actor(self) -> Result<Box<dyn Actor>, Failure> {
         let subjects = subjects();
         let subject = subjects.iter().find(|subject| subject.card().name == self.subject);
-        let subject = subject.ok_or_else(|| Failure::new(format!("no fan-out is called {}", self.subject)))?;
+        let subject = subject.ok_or_else(|| Failure::new(format!("there is no fan-out subject {}", self.subject)))?;
         Ok(match self.reader {
             None => Box::new(Writer { end: subject.writer(&self.place, self.shape)? }),
             Some(index) => Box::new(Reader {
@@ -206,7 +206,7 @@ impl Actor for Writer {
     fn round(&mut self, round: Round) -> Result<Findings, Failure> {
         let began = now();
         for message in 0..round.count {
-            // A message begins with the time at which it was due, so that its readers know how late it is.
+            // A message begins with the time at which it was due, so that readers can compute its latency.
             let due = if round.interval > 0 { began + (message + 1) * round.interval } else { now() };
             wait_until(due);
             self.end.send(due)?;
@@ -232,7 +232,7 @@ impl Actor for Reader {
             histogram.saturating_record(now().saturating_sub(seen.first));
             seen.check(self.message)?;
             if seen.first < self.last {
-                return Err(Failure::new("a message arrived after one that was sent later"));
+                return Err(Failure::new("messages arrived out of order"));
             }
             self.last = seen.first;
         }

@@ -1,10 +1,11 @@
-//! The smallest program: its first instructions read the clock, write the time to standard output, and end it.
+//! The smallest program: its first instructions read the clock, write the time to standard output, and exit.
 //!
-//! It is what starting a program costs when the program itself costs nothing. Linked without a runtime (see `build.rs`),
-//! so nothing runs before `_start`. On processors other than x86-64 it is an ordinary program, and costs what that costs.
+//! It shows the cost of starting a program that itself costs nothing. It is linked without a runtime (see `build.rs`),
+//! so nothing runs before `_start`. On processors other than x86-64 it is an ordinary program with the start-up cost of
+//! one.
 #![cfg_attr(target_arch = "x86_64", no_main)]
 
-/// Where the kernel enters the program: writes a `timespec` of CLOCK_MONOTONIC and exits with 0.
+/// The entry point: writes a `timespec` of CLOCK_MONOTONIC and exits with status 0.
 #[cfg(target_arch = "x86_64")]
 #[unsafe(naked)]
 #[unsafe(no_mangle)]

@@ -1,15 +1,16 @@
-//! The functions of the workflows that `dflow-bench` has a real daemon run. What one does is its parameter `does`:
+//! The functions of the workflows that `dflow-bench` runs with a real daemon. The parameter `does` selects what one
+//! does:
 //!
 //! | `does` | inputs, outputs | what |
 //! | --- | --- | --- |
-//! | `nothing` | any | ends |
+//! | `nothing` | any | exits at once |
 //! | `open` | out `parts` | writes the time to one part after the other, `pause_us` apart, after the first `rest_us` |
 //! | `clock` | in `part`, out `times` | writes its part, the time in its input and the time of its first instruction |
-//! | `collect` | in and out `times` | one input after the other |
-//! | `write` | in `after` if it has one, out `data`, `times` | `bytes` in chunks of `chunk`; then when it began and when it had |
-//! | `read` | in `data`, out `times` | reads and checks all of it; then when it had and when it began |
+//! | `collect` | in and out `times` | copies one input after the other |
+//! | `write` | in `after` if it has one, out `data`, `times` | writes `bytes` in chunks of `chunk`; then its start and end times |
+//! | `read` | in `data`, out `times` | reads and checks everything; then its end and start times |
 //!
-//! Times are nanoseconds of the monotonic clock. It links what every Rust function links and nothing else.
+//! Times are nanoseconds of the monotonic clock. The program links only what every Rust function links.
 
 #[allow(dead_code, reason = "the other program of this crate uses the rest")]
 mod failure;
@@ -23,7 +24,7 @@ use std::time::Duration;
 use dflow_function::{Context, Error, Input, Output, OutputStreams};
 use payload::{Seen, WORD, fill, from_bytes, from_bytes_mut};
 
-/// The argument with which it is no function, but the ordinary Rust program whose start is measured.
+/// With this argument, the program is not a function but the ordinary Rust program whose start is measured.
 const FIRST_INSTRUCTION: &str = "first-instruction";
 
 fn main() -> ExitCode {
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
     dflow_function::run(work)
 }
 
-/// Tells when that was, as `dflow-bench-first-instruction` does.
+/// Prints the time of the first instruction of `main`, like `dflow-bench-first-instruction`.
 fn tell_first_instruction() -> ExitCode {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let told = words(&[now.tv_sec.cast_unsigned(), now.tv_nsec.cast_unsigned()]);
@@ -49,7 +50,7 @@ fn work(ctx: &mut Context) -> Result<(), Error> {
         Some("collect") => collect(ctx),
         Some("write") => write(ctx),
         Some("read") => read(ctx, began),
-        other => Err(Error::new(format!("there is nothing to do that is called {}", other.unwrap_or_default()))),
+        other => Err(Error::new(format!("unknown value of the parameter 'does': {}", other.unwrap_or_default()))),
     }
 }
 
@@ -115,7 +116,7 @@ fn write(ctx: &mut Context) -> Result<(), Error> {
 fn read(ctx: &mut Context, began: u64) -> Result<(), Error> {
     let chunk: usize = ctx.param("chunk")?.unwrap_or(1 << 20);
     let mut inputs = ctx.inputs("data")?;
-    // Nothing is let go of before everything has been read.
+    // All inputs stay borrowed until everything has been read.
     let mut open = Vec::new();
     while let Some(mut input) = inputs.next()? {
         read_all(&mut input, chunk)?;
@@ -125,10 +126,10 @@ fn read(ctx: &mut Context, began: u64) -> Result<(), Error> {
     ctx.output("times")?.write_all(&words(&[ended, began]))
 }
 
-/// Reads a stream as it comes and checks every word, in the chunks as which it was written.
+/// Reads a stream as it arrives and checks every word against the chunks in which it was written.
 fn read_all(input: &mut Input, chunk: usize) -> Result<(), Error> {
     let mut seen = Progress { left: 0, at: input.position(), chunk };
-    // What has come of a word: from another node bytes come in packets, which end anywhere.
+    // The received part of a word: bytes from another node arrive in packets, which may end inside a word.
     let mut begun = Vec::with_capacity(WORD);
     while let Some(bytes) = input.chunk()? {
         let (rest, others) = bytes.split_at(((WORD - begun.len()) % WORD).min(bytes.len()));
@@ -144,9 +145,9 @@ fn read_all(input: &mut Input, chunk: usize) -> Result<(), Error> {
     if begun.is_empty() { Ok(()) } else { Err(Error::new("the stream ends within a word")) }
 }
 
-/// Where a reader is.
+/// The position of a reader.
 struct Progress {
-    /// The words of the present chunk that have not come yet.
+    /// The words of the current chunk that have not arrived yet.
     left: usize,
     /// The offset of the next byte.
     at: u64,

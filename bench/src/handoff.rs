@@ -1,7 +1,8 @@
 //! Topic `handoff`: one chunk from one process to another.
 //!
-//! Measured as a ping-pong: the first process writes a payload, the second reads every word of it and answers with a
-//! payload of the same size, the first reads that. Half of a round trip is one hand-off: a write, a notice, a read.
+//! Measured as a ping-pong: the first process writes a payload, and the second reads every word of it and answers with
+//! a payload of the same size, which the first reads. Half of a round trip is one hand-off: a write, a notification, a
+//! read.
 
 pub mod bare;
 #[cfg(feature = "peers")]
@@ -23,20 +24,20 @@ use crate::report::{LATENCY_COLUMNS, Report, Row, Table, latency_figures, size};
 use crate::settings::Settings;
 use crate::subject::{End, Place, PlaceKeeper, Role, Side, Subject, Waiting};
 
-/// The sizes that are measured unless others are asked for.
+/// The default payload sizes.
 const SIZES: &[usize] = &[64, 4 << 10, 64 << 10, 1 << 20, 4 << 20];
 
-/// How many round trips a repeat has at least and at most.
+/// Minimum and maximum number of round trips in a repeat.
 const TRIPS: (u64, u64) = (100, 1_000_000);
 
-/// How many nanoseconds the first process is busy with other things before each trip to a reader that sleeps. Without
-/// them two processes can fall into step, each still in the system call that wakes the other when its answer arrives, and
-/// nobody ever sleeps.
+/// Nanoseconds for which the first process spins before each trip to a sleeping reader. Without this pause the two
+/// processes can fall into lockstep: each is still in the system call that wakes the other when the answer arrives, so
+/// neither ever sleeps.
 const REST: f64 = 100_000.0;
 
-/// Something that hands chunks from process to process.
+/// A way to hand chunks from process to process.
 pub trait Handoff: Subject {
-    /// How many bytes of shared memory its two ends need in their place.
+    /// The bytes of shared memory that its two ends need.
     fn memory(&self, size: usize) -> usize {
         let _ = size;
         0
@@ -46,7 +47,7 @@ pub trait Handoff: Subject {
     fn join(&self, side: Side, place: &Place, size: usize) -> Result<Box<dyn End>, Failure>;
 }
 
-/// Everything that is compared. A new subject is one more line here.
+/// All subjects. A new subject is one more line here.
 fn subjects() -> Vec<&'static dyn Handoff> {
     vec![
         &bare::ATOMIC,
@@ -75,7 +76,7 @@ pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> 
             settings.in_turns(&format!("handoff {case}"), &wanted, |subject| one_repeat(settings, subject, bytes));
         for (waiting, name) in [(Waiting::Spinning, "spinning"), (Waiting::Sleeping, "sleeping")] {
             let found: Vec<_> = found.iter().filter(|(subject, _)| subject.card().waiting == waiting).collect();
-            // Of several limits, the fastest is the limit.
+            // The fastest subject with the role of a limit is the reference.
             let limit = found
                 .iter()
                 .filter(|(subject, _)| subject.card().role == Role::Limit)
@@ -97,11 +98,11 @@ pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> 
         topic: "handoff",
         title: "one chunk from process to process, one way".into(),
         notes: vec![
-            "half of a round trip with the payload in both directions; written by one, every word read by the other".into(),
-            "closed loop: the next trip begins when the last has ended, so nothing is omitted and nothing corrected; a \
-             stall counts once, halved"
+            "half of a round trip with the payload in both directions; one process writes, the other reads every word".into(),
+            "closed loop: each trip begins when the previous one has ended; without correction for coordinated omission, a \
+             stall counts once, and half"
                 .into(),
-            format!("sleeping: {:.0} µs between trips, so that both really sleep", REST / 1e3),
+            format!("sleeping: {:.0} µs between trips, so that both processes really sleep", REST / 1e3),
         ],
         columns: LATENCY_COLUMNS,
         rows,
@@ -124,7 +125,7 @@ fn one_repeat(settings: &Settings, subject: &dyn Handoff, size: usize) -> Result
     Ok(Repeat { began, took: began.elapsed().unwrap_or_default(), histogram })
 }
 
-/// What one process of a hand-off is told.
+/// The task of one process of a hand-off.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Task {
     subject: String,
@@ -134,11 +135,11 @@ pub struct Task {
 }
 
 impl Task {
-    /// Becomes that process.
+    /// Runs as that process.
     pub fn actor(self) -> Result<Box<dyn Actor>, Failure> {
         let subjects = subjects();
         let subject = subjects.iter().find(|subject| subject.card().name == self.subject);
-        let subject = subject.ok_or_else(|| Failure::new(format!("no hand-off is called {}", self.subject)))?;
+        let subject = subject.ok_or_else(|| Failure::new(format!("there is no hand-off subject {}", self.subject)))?;
         let end = subject.join(self.side, &self.place, self.size)?;
         let rest = if subject.card().waiting == Waiting::Sleeping { REST } else { 0.0 };
         Ok(Box::new(Player { end, side: self.side, size: self.size, ticks: Ticks::calibrated(), rest, next: 0 }))
@@ -151,14 +152,14 @@ struct Player {
     side: Side,
     size: usize,
     ticks: Ticks,
-    /// How many nanoseconds the first player waits before each trip.
+    /// Nanoseconds for which the first player waits before each trip.
     rest: f64,
     /// The first word of the next payload, in both directions.
     next: u64,
 }
 
 impl Player {
-    /// Takes its rest without sleeping; the time at which it ends.
+    /// Spins for the pause before a trip; returns the time at which it ends.
     fn be_busy(&self) -> u64 {
         let began = self.ticks.read();
         loop {
@@ -216,7 +217,7 @@ impl Actor for Player {
     }
 }
 
-/// Stands for iceoryx2 in a build without it, so that its absence is seen.
+/// A placeholder for iceoryx2 in a build without it, so that the report shows its absence.
 #[cfg(not(feature = "peers"))]
 struct NotBuilt;
 

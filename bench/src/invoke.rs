@@ -1,7 +1,7 @@
-//! Topic `invoke`: from "start" to the first instruction of a program, and how many instances a second.
+//! Topic `invoke`: the latency from the start to the first instruction of a program, and instances per second.
 //!
-//! A *ready* program is a process that waits for its start; what starts it can do no less than wake it. A *cold* one does
-//! not exist yet; what starts it can do no less than `posix_spawn`.
+//! A *ready* program is a process that waits for its start, so the minimum cost of a start is a wake-up. A *cold*
+//! program has no process yet, so the minimum cost is a `posix_spawn`.
 
 mod ours;
 mod spawn;
@@ -17,14 +17,14 @@ use crate::subject::{Role, Subject};
 
 pub use wake::Task;
 
-/// How long the machine rests before each start whose latency is measured: everything that the last start has set in
-/// motion is over by then, and who waits sleeps.
+/// The pause before each start whose latency is measured. By its end, all activity of the previous start is over and
+/// the waiting processes sleep.
 const REST: Duration = Duration::from_millis(5);
 
-/// How many repeats' worth of time one repeat of latencies takes, as each start has its rest.
+/// How many times the usual budget a repeat of latencies takes, because of the pause before each start.
 const PATIENCE: u32 = 4;
 
-/// How many instances are started at once where the rate counts.
+/// The numbers of concurrent instances in measurements of the rate.
 const AT_ONCE: &[u32] = &[1, 2, 4];
 
 const RATE_COLUMNS: &[Column] = &[
@@ -32,31 +32,31 @@ const RATE_COLUMNS: &[Column] = &[
     Column { key: "of_limit", head: "/limit", unit: Unit::Ratio },
 ];
 
-/// What a start begins with.
+/// The state of a program before its start.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum From {
-    /// A process that waits for it.
+    /// A process waits for the start.
     Ready,
-    /// Nothing.
+    /// There is no process.
     Cold,
 }
 
-/// Something that starts programs.
+/// A way to start programs.
 trait Invoke: Subject {
-    /// What it starts from.
+    /// The state from which it starts programs.
     fn from(&self) -> From;
 
-    /// Starts `count` programs, [`REST`] apart; the nanoseconds until the first instruction of each.
+    /// Starts `count` programs, [`REST`] apart. Returns the nanoseconds until the first instruction of each.
     fn starts(&self, count: u32) -> Result<Repeat, Failure>;
 }
 
-/// Something that runs programs that do nothing.
+/// A way to run programs that do nothing.
 trait Rate: Subject {
-    /// Runs programs for about `budget`, `at_once` at a time, each from its start to its end; how many a second.
+    /// Runs programs to completion for about `budget`, `at_once` at a time. Returns the number per second.
     fn per_second(&self, at_once: u32, budget: Duration) -> Result<f64, Failure>;
 }
 
-/// Everything whose latency is compared. A new subject is one more line here.
+/// All subjects for latency. A new subject is one more line here.
 const STARTS: &[&dyn Invoke] = &[
     &wake::FUTEX,
     &wake::PACKET,
@@ -67,7 +67,7 @@ const STARTS: &[&dyn Invoke] = &[
     &ours::COLD,
 ];
 
-/// Everything whose rate is compared.
+/// All subjects for the rate.
 const RATES: &[&dyn Rate] = &[&spawn::SMALLEST_PROGRAM, &spawn::RUST_PROGRAM, &ours::NOTHING];
 
 /// Measures the topic.
@@ -96,12 +96,12 @@ pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> 
         title: "from the start to the first instruction of user code".into(),
         notes: vec![
             format!(
-                "{count} starts in a repeat, one at a time, {} ms of rest before each, so that every start wakes cores \
-                 and processes that sleep; p99.9 and up are of few starts",
+                "{count} starts per repeat, one at a time, after a pause of {} ms each, so every start wakes sleeping \
+                 cores and processes; percentiles from p99.9 up are based on few starts",
                 REST.as_millis()
             ),
-            "dflow: a real daemon (dflow_worker::run) and launcher, a foreach over parts that their producer writes one \
-             after the other; nobody pinned"
+            "dflow: a real daemon (dflow_worker::run) and launcher, with a foreach over parts that its producer writes one \
+             after another; no process is pinned"
                 .into(),
         ],
         columns: LATENCY_COLUMNS,
@@ -130,8 +130,8 @@ fn measure_rates(settings: &Settings, report: &mut Report) -> Result<(), Failure
         topic: "invoke",
         title: "instances that do nothing".into(),
         notes: vec![
-            "from the first start to the last end; at a time: threads that start and wait for programs, or slots of the \
-             daemon, which makes further programs ready ahead of them"
+            "from the first start to the last end; at a time: threads that start programs and wait for them, or slots of \
+             the daemon, which also prepares further programs ahead of their start"
                 .into(),
         ],
         columns: RATE_COLUMNS,

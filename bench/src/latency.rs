@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Trying};
 
-/// The longest latency that is told apart, in nanoseconds; longer ones count as this.
+/// Maximum recorded latency, in nanoseconds. Longer ones are recorded as this.
 const LONGEST: u64 = 60_000_000_000;
 
-/// The decimal digits that are kept of each latency.
+/// Significant decimal digits of each latency.
 const DIGITS: u8 = 3;
 
 /// An empty histogram of nanoseconds.
@@ -23,7 +23,7 @@ pub fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LONGEST, DIGITS).expect("the bounds are constants that a histogram accepts")
 }
 
-/// A histogram on its way from process to process: pairs of nanoseconds and how often they were seen.
+/// A histogram for transfer between processes: pairs of nanoseconds and a count.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Recorded(Vec<(u64, u64)>);
 
@@ -34,7 +34,7 @@ impl Recorded {
         Recorded(seen.map(|at| (at.value_iterated_to(), at.count_at_value())).collect())
     }
 
-    /// The median; 0 of nothing.
+    /// The median; 0 if empty.
     #[cfg(feature = "rdma")]
     pub fn median(&self) -> u64 {
         let mut histogram = histogram();
@@ -42,7 +42,7 @@ impl Recorded {
         histogram.value_at_quantile(0.5)
     }
 
-    /// Adds what was recorded to a histogram.
+    /// Adds the recorded values to a histogram.
     pub fn add_to(&self, histogram: &mut Histogram<u64>) {
         for (value, count) in &self.0 {
             histogram.saturating_record_n(*value, *count);
@@ -50,7 +50,7 @@ impl Recorded {
     }
 }
 
-/// What a report says of a histogram, in nanoseconds.
+/// The summary of a histogram in the report, in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Summary {
     pub p10: f64,
@@ -63,7 +63,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Each percentile's median over the repeats; `None` if there are none.
+    /// The median over the repeats of each percentile; `None` without repeats.
     pub fn of_repeats(repeats: &[Repeat]) -> Option<Summary> {
         let over = |quantile: f64| {
             let values = repeats.iter().map(|repeat| repeat.histogram.value_at_quantile(quantile) as f64);
@@ -81,7 +81,7 @@ impl Summary {
     }
 }
 
-/// The median; `None` of nothing.
+/// The median; `None` if empty.
 pub fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
@@ -92,21 +92,21 @@ pub fn median(mut values: Vec<f64>) -> Option<f64> {
     }
 }
 
-/// One repeat of a measurement of latencies.
+/// One repeat of a latency measurement.
 #[derive(Clone, Debug)]
 pub struct Repeat {
     /// When it began.
     pub began: SystemTime,
     /// How long it took.
     pub took: Duration,
-    /// What it saw, in nanoseconds.
+    /// The latencies, in nanoseconds.
     pub histogram: Histogram<u64>,
 }
 
 /// Writes the repeats of one measurement as the intervals of a `.hlog` file.
 pub fn write_log(dir: &Path, name: &str, repeats: &[Repeat]) -> Result<(), Failure> {
     let Some(first) = repeats.first() else { return Ok(()) };
-    std::fs::create_dir_all(dir).trying(format_args!("make the folder {}", dir.display()))?;
+    std::fs::create_dir_all(dir).trying(format_args!("create the folder {}", dir.display()))?;
     let path = dir.join(format!("{name}.hlog"));
     let failed = || format!("write {}", path.display());
     let mut file = BufWriter::new(File::create(&path).trying(failed())?);

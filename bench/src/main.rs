@@ -1,12 +1,12 @@
-//! `dflow-bench`: how fast dflow is, beside what the machine can do and beside other systems, in one run.
+//! `dflow-bench`: compares dflow with the limits of the machine and with other systems, in one run.
 //!
-//! Each topic compares subjects of three roles: *limits* (what the machine gives to the barest code), *peers* (other
-//! systems), and *ours*. A subject is one implementation of the topic's trait (`Handoff`, `Stream`, `Fanout`, …), so that
-//! all are measured by the same loop: in processes of their own ([`process`]), pinned, the payload written by one and
-//! every word of it read and checked by the other ([`payload`]), their repeats interleaved because machines are noisy
-//! ([`settings`]).
+//! Each topic compares subjects of three roles: *limits* (minimal code that shows what the machine can do), *peers*
+//! (other systems), and *ours*. A subject is one implementation of the topic's trait (`Handoff`, `Stream`, `Fanout`,
+//! …), so one loop measures all of them. They run in processes of their own ([`process`]), pinned to cores. One process
+//! writes the payload; the other reads and checks every word ([`payload`]). The repeats of all subjects are
+//! interleaved, because machines are noisy ([`settings`]).
 //!
-//! Everything that touches mapped memory is in [`memory`].
+//! All access to mapped memory is in [`memory`].
 
 mod clock;
 mod failure;
@@ -40,7 +40,7 @@ use crate::report::Report;
 use crate::settings::{Options, Settings};
 use crate::topology::Topology;
 
-/// Measures dflow beside the limits of this machine and beside other systems.
+/// Compares dflow with the limits of this machine and with other systems.
 #[derive(Parser)]
 #[command(version, about)]
 struct Arguments {
@@ -50,32 +50,32 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Topic {
-    /// One chunk from process to process: latency.
+    /// Latency of one chunk from process to process
     Handoff(Options),
-    /// One stream from process to process: bytes per second.
+    /// Throughput of one stream from process to process
     Stream(Options),
-    /// One stream to many readers, and many small streams.
+    /// One stream to many readers, and many small streams
     Fanout(Options),
-    /// Spilling to disk and reading back: bytes per second.
+    /// Throughput of spilling to disk and reading back
     Spill(Options),
-    /// From "start" to the first instruction of a program, and programs per second.
+    /// Latency from the start to the first instruction of a program, and programs per second
     Invoke(Options),
-    /// Streams, round trips and set-up between two nodes without RDMA, over loopback and across network namespaces.
+    /// Streams, round trips and connection set-up between two nodes without RDMA, over loopback and network namespaces
     Quic(Options),
-    /// Streams between functions on different nodes, each with a real daemon; the paper's put and get.
+    /// Streams between functions on different nodes, each with a real daemon, and the paper's put and get
     Nodes(Options),
-    /// Chunks and streams between two machines by RDMA, and what it takes to set them up.
+    /// Chunks, streams and connection set-up between two machines over RDMA
     #[cfg(feature = "rdma")]
     Rdma(rdma::Arguments),
-    /// All of them that take one machine.
+    /// All topics that need only one machine
     All(Options),
-    /// One process of a measurement; the program calls itself so.
+    /// One process of a measurement; the program runs itself with this command.
     #[command(hide = true)]
     Actor,
-    /// The daemon of a measurement; the program calls itself so.
+    /// The daemon of a measurement; the program runs itself with this command.
     #[command(hide = true)]
     Node,
-    /// A node of a measurement that serves runs; the program calls itself so.
+    /// A worker node of a measurement; the program runs itself with this command.
     #[command(hide = true)]
     Worker(nodes::WorkerOptions),
 }
@@ -95,7 +95,7 @@ const ALL: &[Measure] = &[
 ];
 
 fn main() -> ExitCode {
-    // The launcher of a daemon, before any thread exists and any memory is taken.
+    // The launcher of a daemon must start before this process has threads and memory, because it forks.
     if std::env::args_os().nth(1).is_some_and(|word| word == dflow_launcher::ARGUMENT) {
         return dflow_launcher::serve();
     }

@@ -1,4 +1,4 @@
-//! Memory that several processes have mapped: what the limits are measured on.
+//! Memory mapped by several processes, on which the limits are measured.
 
 use std::fs::OpenOptions;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -15,27 +15,27 @@ use rustix::time::Timespec;
 use crate::failure::{Failure, Trying};
 use crate::payload::WORD;
 
-/// The bytes of a page, on which payloads begin.
+/// The page size in bytes, the alignment of payloads.
 pub const PAGE: usize = 4096;
 
-/// Shared memory with all its pages there, and the path by which other processes of this program open it.
+/// Shared memory with all its pages allocated, and the path with which other processes of this program open it.
 pub struct Segment {
     memory: OwnedFd,
 }
 
 impl Segment {
-    /// Makes `len` bytes of shared memory.
+    /// Allocates `len` bytes of shared memory.
     pub fn new(len: usize) -> Result<Segment, Failure> {
-        let memory = rustix::fs::memfd_create("dflow-bench", MemfdFlags::CLOEXEC).trying("make shared memory")?;
-        rustix::fs::ftruncate(&memory, len as u64).trying("size shared memory")?;
+        let memory = rustix::fs::memfd_create("dflow-bench", MemfdFlags::CLOEXEC).trying("create shared memory")?;
+        rustix::fs::ftruncate(&memory, len as u64).trying("set the size of shared memory")?;
         if len > 0 {
             rustix::fs::fallocate(&memory, FallocateFlags::empty(), 0, len as u64)
-                .trying(format_args!("get {len} bytes of shared memory"))?;
+                .trying(format_args!("allocate {len} bytes of shared memory"))?;
         }
         Ok(Segment { memory })
     }
 
-    /// Where other processes of the same user find it while this value exists.
+    /// The path with which other processes of the same user can open it while this value exists.
     pub fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.memory.as_raw_fd()))
     }
@@ -52,38 +52,38 @@ impl Mapping {
         Ok(Mapping(MmapOptions::new().populate().map_raw(&file).trying("map shared memory")?))
     }
 
-    /// The 64-bit control word at byte `offset`.
+    /// The 64-bit control word at byte offset `offset`.
     pub fn counter(&self, offset: usize) -> &AtomicU64 {
         // SAFETY: `at` checks the range; the mapping lives as long as `self`; control words are only used as atomics.
         unsafe { AtomicU64::from_ptr(self.at(offset, WORD).cast()) }
     }
 
-    /// The 32-bit control word at byte `offset`.
+    /// The 32-bit control word at byte offset `offset`.
     pub fn futex(&self, offset: usize) -> &AtomicU32 {
         // SAFETY: as in `counter`.
         unsafe { AtomicU32::from_ptr(self.at(offset, WORD).cast()) }
     }
 
-    /// The words of `len` bytes at byte `offset`.
+    /// The words of `len` bytes at byte offset `offset`.
     ///
     /// # Safety
-    /// Nobody, in no process, writes them while the slice lives.
+    /// No thread of any process may write them while the slice is alive.
     pub unsafe fn words(&self, offset: usize, len: usize) -> &[u64] {
-        // SAFETY: `at` checks range and alignment; the caller vouches that nobody writes.
+        // SAFETY: `at` checks range and alignment; the caller guarantees that nobody writes.
         unsafe { std::slice::from_raw_parts(self.at(offset, len).cast(), len / WORD) }
     }
 
-    /// The words of `len` bytes at byte `offset`, to write.
+    /// The words of `len` bytes at byte offset `offset`, for writing.
     ///
     /// # Safety
-    /// Nobody else, in no process, reads or writes them while the slice lives.
+    /// No other thread of any process may read or write them while the slice is alive.
     #[expect(clippy::mut_from_ref, reason = "the memory is shared between processes; the caller vouches")]
     pub unsafe fn words_mut(&self, offset: usize, len: usize) -> &mut [u64] {
-        // SAFETY: `at` checks range and alignment; the caller vouches that nobody else touches them.
+        // SAFETY: `at` checks range and alignment; the caller guarantees exclusive access.
         unsafe { std::slice::from_raw_parts_mut(self.at(offset, len).cast(), len / WORD) }
     }
 
-    /// The address of `len` bytes at `offset`, which must lie within the mapping, on a word's boundary.
+    /// The address of `len` bytes at `offset`, which must be within the mapping and aligned to a word.
     fn at(&self, offset: usize, len: usize) -> *mut u8 {
         let end = offset.checked_add(len).expect("offsets are far below the end of the address space");
         assert!(end <= self.0.len() && offset.is_multiple_of(WORD), "{offset}..{end} of {} bytes", self.0.len());
@@ -91,17 +91,17 @@ impl Mapping {
     }
 }
 
-/// Wakes up to `sleepers` of those that sleep on a word of shared memory.
+/// Wakes up to `sleepers` sleepers on a word of shared memory.
 pub fn wake(word: &AtomicU32, sleepers: u32) -> Result<(), Failure> {
     futex::wake(word, futex::Flags::empty(), sleepers).trying("wake a process").map(drop)
 }
 
-/// Sleeps until woken, unless the word is no longer `value`; may also return for no reason.
+/// Sleeps until woken. Returns at once if the word is no longer `value`, and may wake spuriously.
 pub fn sleep_while(word: &AtomicU32, value: u32) -> Result<(), Failure> {
     sleep(word, value, None)
 }
 
-/// The same, and no longer than `limit`.
+/// The same, for at most `limit`.
 pub fn sleep_while_at_most(word: &AtomicU32, value: u32, limit: Duration) -> Result<(), Failure> {
     let limit = Timespec::try_from(limit).trying(format_args!("sleep for {limit:?}"))?;
     sleep(word, value, Some(&limit))

@@ -1,5 +1,5 @@
-//! A real daemon for a measurement: `dflow_worker::run` on a workflow made for it, in a process of its own, with real
-//! processes as functions. The functions are `dflow-bench-function`.
+//! A real daemon for a measurement: `dflow_worker::run` on a generated workflow, in a process of its own, with real
+//! processes as functions. The functions run `dflow-bench-function`.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -16,21 +16,21 @@ use serde::{Deserialize, Serialize};
 use crate::clock::processor_time;
 use crate::failure::{Failure, Trying};
 
-/// Its name.
+/// The name of the program of all functions.
 const FUNCTION: &str = "dflow-bench-function";
 
-/// After so long a function is given up, and the run with it.
+/// The time limit of a function, after which the run fails.
 const LIMIT: &str = "110s";
 
-/// What a daemon is to run.
+/// A run for a daemon.
 pub struct Run<'a> {
-    /// The functions: for each its name and the rest of its entry, in one line of YAML each.
+    /// For each function, its name and the rest of its entry, in one line of YAML.
     pub functions: &'a [(&'a str, String)],
-    /// The workflow's outputs, as `function.output`; each becomes a file of the function's name.
+    /// The workflow's outputs, as `function.output`. Each becomes a file with the function's name.
     pub outputs: &'a [&'a str],
-    /// How many instances may compute at the same time.
+    /// Maximum number of instances that compute at the same time.
     pub slots: u32,
-    /// The memory for streams in bytes, if not what suits the machine.
+    /// The memory for streams in bytes; `None` for the default.
     pub memory: Option<u64>,
 }
 
@@ -40,9 +40,9 @@ pub struct Ran {
     pub report: Report,
     /// The largest resident size of the daemon in bytes.
     pub peak_rss: u64,
-    /// The processor time that the daemon has taken, in nanoseconds.
+    /// The processor time used by the daemon, in nanoseconds.
     pub cpu: u64,
-    /// The words in each output, by function.
+    /// The words of each output, by function.
     pub outputs: BTreeMap<String, Vec<u64>>,
 }
 
@@ -51,34 +51,34 @@ pub struct Ran {
 pub struct Others {
     /// The name of the node that drives the run, and the directory with its identity.
     pub driver: (String, PathBuf),
-    /// The names of the others, and where they listen.
+    /// The names and addresses of the others.
     pub nodes: Vec<(String, SocketAddr)>,
-    /// Where functions run; the rest runs on the driver.
+    /// The placement of functions; others run on the driver.
     pub placement: BTreeMap<String, Vec<String>>,
 }
 
-/// What is used of [`dflow_worker::report::RunReport`].
+/// The used part of [`dflow_worker::report::RunReport`].
 #[derive(Deserialize)]
 pub struct Report {
     state: String,
     error: Option<Reason>,
-    /// When it began on the monotonic clock.
+    /// Its start time on the monotonic clock.
     pub monotonic_start_ns: u64,
     /// The memory of its streams.
     pub memory: Memory,
     /// All attempts.
     pub instances: Vec<Attempt>,
-    /// The ways between the nodes.
+    /// The links between the nodes.
     #[serde(default)]
     pub links: Vec<Link>,
 }
 
-/// A way between two nodes.
+/// A link between two nodes.
 #[derive(Deserialize)]
 pub struct Link {
-    /// The node that tells it.
+    /// The node that reports it.
     pub from: String,
-    /// Bytes of streams that this one sent to the other.
+    /// Bytes of streams that this node sent to the other.
     pub bytes_sent: u64,
 }
 
@@ -91,9 +91,9 @@ struct Reason {
 /// The memory of a run's streams.
 #[derive(Deserialize)]
 pub struct Memory {
-    /// The most there was, in bytes.
+    /// The peak, in bytes.
     pub peak_bytes: u64,
-    /// What went to disk, in bytes.
+    /// The spilled bytes.
     pub spilled_bytes: u64,
 }
 
@@ -104,13 +104,13 @@ pub struct Attempt {
     pub function: Option<String>,
     /// Its part in a `foreach`.
     pub part: Option<String>,
-    /// When its program was to be made ready.
+    /// When the preparation of its program began.
     pub prepared_ns: u64,
     /// When its program was ready.
     pub ready_ns: Option<u64>,
-    /// When its gate was open and it had a slot.
+    /// When its gate was open and it held a slot.
     pub started_ns: Option<u64>,
-    /// When nothing of it ran any more.
+    /// When no process of it was left.
     pub ended_ns: Option<u64>,
     /// Its largest resident size.
     pub max_rss_bytes: u64,
@@ -131,7 +131,7 @@ impl Ran {
     /// The word at `index` of a function's output.
     pub fn time(&self, function: &str, index: usize) -> Result<u64, Failure> {
         let found = self.outputs.get(function).and_then(|words| words.get(index)).copied();
-        found.ok_or_else(|| Failure::new(format!("{function} has not told its times")))
+        found.ok_or_else(|| Failure::new(format!("{function} has not written its times")))
     }
 }
 
@@ -151,24 +151,24 @@ struct Answer {
     cpu: u64,
 }
 
-/// Why functions cannot be run, if so.
+/// Why functions cannot be run, if they cannot.
 pub fn missing() -> Option<String> {
     let program = function().ok()?;
     (!program.is_file()).then(|| format!("{} is not built (cargo build -p dflow-bench)", program.display()))
 }
 
-/// The program that all functions are.
+/// The program of all functions.
 pub fn function() -> Result<PathBuf, Failure> {
     Ok(std::env::current_exe().trying("find this program")?.with_file_name(FUNCTION))
 }
 
 impl Run<'_> {
-    /// Has a daemon run it.
+    /// Runs it with a daemon.
     pub fn run(&self) -> Result<Ran, Failure> {
         self.run_with(None)
     }
 
-    /// Has a daemon drive it, on other nodes too.
+    /// Runs it with a daemon that drives other nodes too.
     pub fn run_with(&self, others: Option<&Others>) -> Result<Ran, Failure> {
         let dir = tempfile::Builder::new().prefix("dflow-bench-").tempdir().trying("make a temporary directory")?;
         let workflow = dir.path().join("workflow.yaml");
@@ -212,7 +212,7 @@ fn read_words(path: &Path) -> Result<Vec<u64>, Failure> {
     Ok(bytes.as_chunks().0.iter().map(|word| u64::from_ne_bytes(*word)).collect())
 }
 
-/// The process; killed when it is dropped.
+/// The daemon's process, killed when this value is dropped.
 struct Daemon(Child);
 
 impl Daemon {
@@ -225,11 +225,11 @@ impl Daemon {
     fn run(&mut self, order: &Order) -> Result<Answer, Failure> {
         let order = serde_json::to_vec(order).trying("encode an order")?;
         let mut input = self.0.stdin.take().ok_or_else(|| Failure::new("the daemon has no standard input"))?;
-        input.write_all(&order).trying("tell a daemon what to run")?;
+        input.write_all(&order).trying("send an order to a daemon")?;
         drop(input);
         let mut said = String::new();
         let output = self.0.stdout.as_mut().ok_or_else(|| Failure::new("the daemon has no standard output"))?;
-        output.read_to_string(&mut said).trying("hear from a daemon")?;
+        output.read_to_string(&mut said).trying("read the report of a daemon")?;
         if said.is_empty() {
             return Err(Failure::new("the daemon failed"));
         }
@@ -239,17 +239,17 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // It has ended, or must; its launcher ends what is left of it.
+        // Usually it has ended already. Otherwise the kill ends it, and its launcher ends its functions.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// What the program does when it is started as a daemon: runs the workflow that its standard input names.
+/// Runs this program as a daemon: runs the workflow of the order on its standard input.
 pub fn serve() -> Result<(), Failure> {
     set_parent_process_death_signal(Some(Signal::KILL)).trying("tie this process to its parent")?;
     let mut order = String::new();
-    std::io::stdin().read_to_string(&mut order).trying("hear what to run")?;
+    std::io::stdin().read_to_string(&mut order).trying("read an order")?;
     let Order { workflow, output, slots, memory, others } = serde_json::from_str(&order).trying("decode an order")?;
     let detected = NodeOptions::detect();
     let memory = memory.unwrap_or(detected.memory);
@@ -275,7 +275,7 @@ pub fn serve() -> Result<(), Failure> {
     std::io::stdout().write_all(answer.to_string().as_bytes()).trying("report the run")
 }
 
-/// The largest resident size that this process has had, in bytes.
+/// The largest resident size of this process so far, in bytes.
 fn peak_rss() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

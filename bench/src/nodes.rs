@@ -1,5 +1,5 @@
-//! Topic `nodes`: streams between functions on different nodes, the real thing: a daemon for each node, in a process of
-//! its own, and one that drives the run; the functions are processes, the nodes meet over loopback.
+//! Topic `nodes`: streams between functions on different nodes, with real daemons. Each node has a daemon in a process
+//! of its own, one of which drives the run. Functions are processes, and the nodes are connected over loopback.
 
 mod cluster;
 mod paper;
@@ -21,13 +21,13 @@ use cluster::Cluster;
 
 pub use cluster::{WorkerOptions, serve};
 
-/// The bytes of a stream, and in quick runs, unless others are asked for.
+/// The default length of a stream in bytes, and in quick runs.
 const LENGTH: [usize; 2] = [512 << 20, 64 << 20];
 
-/// The bytes that functions write and commit at once.
+/// The number of bytes that functions write and commit at once.
 const CHUNK: usize = 64 << 10;
 
-/// How many nodes read a stream.
+/// The numbers of nodes that read a stream.
 const READERS: &[usize] = &[1, 4];
 
 const COLUMNS: &[Column] = &[
@@ -38,31 +38,31 @@ const COLUMNS: &[Column] = &[
     Column { key: "sent_by_producer_of_stream", head: "sent", unit: Unit::Ratio },
 ];
 
-/// From function to function.
+/// dflow, from function to function.
 static FUNCTIONS: Ours = Ours {
     name: "dflow-nodes",
-    about: "from a function on the driving node to functions on others; CPU of all daemons and functions",
+    about: "from a function on the driving node to functions on other nodes; CPU of all daemons and functions",
     waiting: Waiting::Sleeping,
 };
 
-/// A stream that has crossed to one node or several.
+/// The result of sending a stream to one or several nodes.
 struct Crossed {
-    /// The bytes are those that every reader has read; the processor time is shared out among the readers.
+    /// Bytes that each reader has read; the processor time is divided by the number of readers.
     bulk: Bulk,
-    /// How often the producer's node has sent it; not known of every subject.
+    /// How often the producer's node has sent the stream; not known for every subject.
     sent: Option<f64>,
 }
 
-/// Something that carries a stream to several nodes.
+/// A way to send a stream to several nodes.
 trait Crossing: Subject {
-    /// Whether it can be measured with so many readers.
+    /// Whether this many readers are supported.
     fn reaches(&self, readers: usize) -> bool;
 
-    /// Carries a stream of `bytes` to so many readers at once.
+    /// Sends a stream of `bytes` to this many readers at once.
     fn cross(&self, cluster: &Cluster, readers: usize, bytes: u64) -> Result<Crossed, Failure>;
 }
 
-/// Everything that is compared. A new subject is one more line here.
+/// All subjects. A new subject is one more line here.
 const CROSSINGS: &[&dyn Crossing] = &[&Bare, &FUNCTIONS, &OneIperf];
 
 /// Measures the topic.
@@ -70,7 +70,7 @@ pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> 
     let cluster = Cluster::start(READERS.iter().copied().max().unwrap_or(1))?;
     let mut rows = Vec::new();
     for length in settings.sizes_or(&[LENGTH[usize::from(settings.quick)]]) {
-        // Whole chunks, so that every reader can check them.
+        // A multiple of the chunk size, so that readers can check whole chunks.
         let length = length.next_multiple_of(CHUNK);
         for readers in READERS.iter().copied() {
             let case = match readers {
@@ -87,13 +87,13 @@ pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> 
         topic: "nodes",
         title: "one stream between functions on different nodes".into(),
         notes: vec![
-            "from the producer's first byte until the last reader has read and checked the last; a run of its own each \
-             time, so that connections, windows and their pages are new; without RDMA"
+            "from the producer's first byte until the last reader has read and checked the last one; a separate run each \
+             time, so connections, windows and their pages are new; without RDMA"
                 .into(),
-            "bytes: that each reader gets a second; CPU/GiB: of all nodes and functions, for each GiB that a reader gets; \
-             sent: bytes that left the producer's node, of the stream's"
+            "bytes: received by each reader per second; CPU/GiB: of all nodes and functions, per GiB received by a reader; \
+             sent: bytes sent by the producer's node, relative to the length of the stream"
                 .into(),
-            "all nodes share this machine's cores, so that several readers are as many times the work for them".into(),
+            "all nodes share the cores of this machine, so each additional reader adds its work to the same cores".into(),
         ],
         columns: COLUMNS,
         rows,
@@ -107,7 +107,7 @@ type Found<'a> = (&'a dyn Crossing, Result<Vec<Crossed>, Failure>);
 fn crossing_rows(case: &str, found: Vec<Found<'_>>) -> Vec<Row> {
     let median = |repeats: Vec<Crossed>| {
         let bulks: Vec<_> = repeats.iter().map(|crossed| crossed.bulk).collect();
-        let bulk = Bulk::median(&bulks).ok_or_else(|| Failure::new("it was not measured"))?;
+        let bulk = Bulk::median(&bulks).ok_or_else(|| Failure::new("not measured"))?;
         Ok(Crossed { bulk, sent: repeats.last().and_then(|crossed| crossed.sent) })
     };
     let found: Vec<_> = found.into_iter().map(|(subject, repeats)| (subject, repeats.and_then(median))).collect();
@@ -147,7 +147,7 @@ impl Crossing for Ours {
         }
         let took = ended.saturating_sub(ran.time("write", 0)?) as f64;
         let cpu = (workers + ran.cpu + functions) as f64 / readers as f64;
-        // The producer is on the driving node, which tells its own links.
+        // The producer is on the driving node, which reports its own links.
         let own = ran.report.links.iter().filter(|link| link.from == cluster::DRIVER);
         let sent: u64 = own.map(|link| link.bytes_sent).sum();
         Ok(Crossed { bulk: Bulk { bytes, took, cpu }, sent: Some(sent as f64 / bytes as f64) })
@@ -166,12 +166,12 @@ fn run(
         return Err(Failure::new(reason));
     }
     let outputs: Vec<_> = outputs.iter().map(String::as_str).collect();
-    // So many that nobody waits for a slot.
+    // Enough slots that no function waits for one.
     let slots = u32::try_from(functions.len()).unwrap_or(u32::MAX);
     let ran =
         Run { functions, outputs: &outputs, slots, memory: None }.run_with(Some(&cluster.others(count, placement)))?;
     if ran.report.memory.spilled_bytes > 0 {
-        return Err(Failure::new(format!("{} bytes went to disk", ran.report.memory.spilled_bytes)));
+        return Err(Failure::new(format!("{} bytes were spilled to disk", ran.report.memory.spilled_bytes)));
     }
     Ok(ran)
 }
@@ -183,7 +183,7 @@ impl Subject for Bare {
     fn card(&self) -> Card {
         Card {
             name: TUNED.card().name,
-            about: "bare quinn with dflow's tuning between two processes; to several nodes: as many such pairs at once",
+            about: "bare quinn with dflow's tuning between two processes; for several nodes, as many pairs at once",
             role: Role::Limit,
             waiting: Waiting::Sleeping,
         }
@@ -204,7 +204,7 @@ impl Crossing for Bare {
     }
 }
 
-/// iperf3, which has one reader.
+/// iperf3, which supports one reader.
 struct OneIperf;
 
 impl Subject for OneIperf {

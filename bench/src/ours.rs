@@ -1,5 +1,5 @@
-//! Streams of dflow between two processes, without a daemon: the `Writer` and `Reader` that functions use, with the same
-//! windows, and a bell that both look at as functions do.
+//! Streams of dflow between two processes without a daemon: the `Writer` and `Reader` that functions use, with the same
+//! windows, and a bell that both check as functions do.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -17,23 +17,23 @@ use crate::memory::PAGE;
 use crate::payload::{Seen, fill, from_bytes, from_bytes_mut};
 use crate::subject::{Card, End, Role, Subject, Waiting};
 
-/// Where a process writes, and where it reads.
+/// The ports of a process: for writing and for reading.
 const OUT: PortId = PortId(0);
 const IN: PortId = PortId(1);
 
-/// The smallest window that the store gives to a stream whose readers keep up.
+/// The smallest window that the store grants to a stream whose readers keep up.
 pub const WINDOW: usize = dflow_store::Config::WINDOW as usize;
 
-/// The window that the store gives for messages of this size.
+/// The window that the store grants for messages of this size.
 pub fn window_for(message: usize) -> usize {
     WINDOW.max(message.next_power_of_two())
 }
 
-/// dflow in any topic; the topic implements its own trait for it.
+/// dflow as a subject. Each topic implements its trait for it.
 pub struct Ours {
     /// Its name.
     pub name: &'static str,
-    /// What it does in that topic.
+    /// Its description in that topic.
     pub about: &'static str,
     /// How its ends wait.
     pub waiting: Waiting,
@@ -45,7 +45,7 @@ impl Subject for Ours {
     }
 }
 
-/// How to wait, in dflow's words.
+/// The equivalent setting of dflow.
 pub fn idle(waiting: Waiting) -> Idle {
     match waiting {
         Waiting::Spinning => Idle::SPIN,
@@ -53,27 +53,27 @@ pub fn idle(waiting: Waiting) -> Idle {
     }
 }
 
-/// What a process owns: its control page, a bell.
+/// The resources of a process: its control page and a bell.
 pub struct Own {
     control: Arc<Control>,
     bell: Bell,
     idle: Idle,
-    // Held for the memory behind the bell.
+    // Keeps the memory of the bell alive.
     _bells: Bells,
 }
 
 impl Own {
-    /// Makes them.
+    /// Creates them.
     pub fn new(idle: Idle) -> Result<Own, Failure> {
-        let control = Arc::new(Control::create().trying("make a control page")?);
-        let bells = Bells::create().trying("make a page of bells")?;
+        let control = Arc::new(Control::create().trying("create a control page")?);
+        let bells = Bells::create().trying("create a page of bells")?;
         let page = duplicate(bells.segment().as_fd())?;
         let bell = Bell::adopt(page, 1).trying("map the page of bells")?;
         Ok(Own { control, bell, idle, _bells: bells })
     }
 }
 
-/// The end that writes.
+/// The writing end.
 pub struct Sender {
     own: Own,
     writer: Writer,
@@ -86,7 +86,7 @@ impl Sender {
     /// A ring of `window` bytes for messages of `message` bytes.
     pub fn new(own: Own, window: usize, message: usize) -> Result<Sender, Failure> {
         let window = window.next_multiple_of(PAGE).next_power_of_two();
-        let segment = Segment::create("dflow-bench", window, SegmentKind::FunctionWritten).trying("make a window")?;
+        let segment = Segment::create("dflow-bench", window, SegmentKind::FunctionWritten).trying("create a window")?;
         segment.fault_in(0, window as u64).trying("fault the window in")?;
         let memory = Memory::ring(segment.as_fd(), 0, window, Access::Write).trying("map the window")?;
         let mut writer = Writer::new(Arc::clone(&own.control), OUT);
@@ -94,15 +94,15 @@ impl Sender {
         Ok(Sender { own, writer, segment, window, message })
     }
 
-    /// Lets the process at the other end of the socket read.
+    /// Adds the process at the other end of the socket as a reader.
     pub fn meet(&mut self, socket: &UnixStream) -> Result<(), Failure> {
         let read_only = self.segment.read_only().trying("reopen the window")?;
         let fds = [self.own.control.segment().as_fd(), read_only.as_fd()];
         channel::send(socket.as_fd(), &(self.window as u64).to_le_bytes(), &fds, true).trying("send the window")?;
         let (_, mut fds) = exchange(socket)?;
-        let control = fds.pop().ok_or_else(|| Failure::new("a reader came without a control page"))?;
+        let control = fds.pop().ok_or_else(|| Failure::new("a reader sent no control page"))?;
         self.writer.add_reader(Arc::new(PeerControl::adopt(control).trying("map a reader's words")?), IN);
-        channel::send(socket.as_fd(), b"go", &[], true).trying("let the reader go")
+        channel::send(socket.as_fd(), b"go", &[], true).trying("start the reader")
     }
 
     /// Writes a message that begins with `first`.
@@ -112,11 +112,11 @@ impl Sender {
         }
         fill(from_bytes_mut(&mut self.writer.spare()[..self.message]), first);
         self.writer.commit(self.message as u64);
-        // A function looks here whether its daemon has news.
+        // At this point a function checks for messages of its daemon.
         std::hint::black_box(self.own.bell.count());
     }
 
-    /// Waits until all readers have everything.
+    /// Waits until all readers have read everything.
     pub fn flush(&mut self) {
         while self.writer.room(self.window as u64) != Room::Enough {
             wait(&mut [&mut self.writer], Some((&self.own.bell, 0)), self.own.idle, None);
@@ -124,7 +124,7 @@ impl Sender {
     }
 }
 
-/// The end that reads.
+/// The reading end.
 pub struct Receiver {
     own: Own,
     reader: Reader,
@@ -132,7 +132,7 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// Reads what the process at the other end of the socket writes.
+    /// Joins as a reader of the process at the other end of the socket.
     pub fn meet(own: Own, socket: &UnixStream, message: usize) -> Result<Receiver, Failure> {
         let (bytes, mut fds) = exchange(socket)?;
         let window = bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes) as usize);
@@ -176,7 +176,7 @@ impl Receiver {
         }
     }
 
-    /// Tells the writer of everything that was read.
+    /// Publishes the position to the writer.
     pub fn publish(&mut self) {
         self.reader.publish();
     }
@@ -189,7 +189,7 @@ pub struct Duplex {
 }
 
 impl Duplex {
-    /// Joins two processes; one of them `leads` so that they do not wait for each other.
+    /// Connects two processes. One of them `leads`, so that they do not wait for each other.
     pub fn join(socket: &UnixStream, idle: Idle, message: usize, leads: bool) -> Result<Duplex, Failure> {
         let mut sender = Sender::new(Own::new(idle)?, window_for(message), message)?;
         let receiver = if leads {
@@ -238,7 +238,8 @@ impl End for Receiver {
 
     fn receive(&mut self) -> Result<Seen, Failure> {
         let seen = Receiver::receive(self);
-        // The writer's last wait is for everything to have been read; a function's reader says so when it waits or ends.
+        // At the end the writer waits until everything has been read. A function's reader publishes that when it waits
+        // or ends.
         if matches!(self.reader.look(), Look::Nothing) {
             self.publish();
         }
@@ -252,9 +253,9 @@ fn described(window: usize) -> Window {
 
 fn exchange(socket: &UnixStream) -> Result<(Vec<u8>, Vec<OwnedFd>), Failure> {
     let mut buffer = vec![0; 64];
-    let (length, fds) = channel::receive(socket.as_fd(), &mut buffer, true).trying("hear from the other process")?;
+    let (length, fds) = channel::receive(socket.as_fd(), &mut buffer, true).trying("receive from the other process")?;
     if length == 0 {
-        return Err(Failure::new("the other process is gone"));
+        return Err(Failure::new("the other process has ended"));
     }
     buffer.truncate(length);
     Ok((buffer, fds))

@@ -1,10 +1,10 @@
-//! What is sent: 64-bit words that count up from the message's number, so that a reader can tell a wrong byte.
+//! Payloads: 64-bit words that count up from the message's number, so that a reader can detect a wrong byte.
 
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::failure::Failure;
 
-/// The bytes of a word; every payload is a whole number of words.
+/// The size of a word in bytes. Every payload is a whole number of words.
 pub const WORD: usize = size_of::<u64>();
 
 /// Writes a payload: `first`, `first + 1`, …
@@ -17,12 +17,12 @@ pub fn fill(words: &mut [u64], first: u64) {
     fill_words(words, first);
 }
 
-/// What a reader saw of a payload.
+/// What a reader computed from a payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seen {
     /// The first word.
     pub first: u64,
-    /// The sum of all words, which takes touching each.
+    /// The sum of all words, which requires reading each.
     pub sum: u64,
 }
 
@@ -32,7 +32,7 @@ impl Seen {
         Seen { first: words.first().copied().unwrap_or(0), sum: sum(words) }
     }
 
-    /// Says so if these cannot be the `size` bytes of a payload.
+    /// Fails if these are not the `size` bytes of a payload.
     pub fn check(self, size: usize) -> Result<(), Failure> {
         let count = (size / WORD) as u64;
         // The sum of 0..count; one of the two factors is even.
@@ -45,7 +45,7 @@ impl Seen {
         if self.sum == expected {
             return Ok(());
         }
-        Err(Failure::new(format!("the {size} bytes that begin with {} arrived changed", self.first)))
+        Err(Failure::new(format!("the payload of {size} bytes that begins with {} was corrupted", self.first)))
     }
 }
 
@@ -59,8 +59,8 @@ fn sum(words: &[u64]) -> u64 {
     sum_words(words)
 }
 
-// The same loops for wider registers: with those that every x86-64 has, writing and reading would be what is measured
-// wherever the payload is in a cache.
+// The same loops for wider registers. With the registers that every x86-64 processor has, the loops would dominate the
+// measurement of payloads in the cache.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 fn fill_by_avx2(words: &mut [u64], first: u64) {
@@ -85,27 +85,27 @@ fn sum_words(words: &[u64]) -> u64 {
     words.iter().fold(0, |sum, word| sum.wrapping_add(*word))
 }
 
-/// Memory of this process alone for a payload, for those who copy.
+/// Private memory for a payload, for subjects that copy.
 pub fn private(size: usize) -> Vec<u64> {
     vec![0; size / WORD]
 }
 
-/// The bytes of words, to write to a socket.
+/// Words as bytes, to write to a socket.
 pub fn bytes(words: &[u64]) -> &[u8] {
     words.as_bytes()
 }
 
-/// The bytes of words, to read into from a socket.
+/// Words as mutable bytes, to read into from a socket.
 pub fn bytes_mut(words: &mut [u64]) -> &mut [u8] {
     words.as_mut_bytes()
 }
 
-/// Bytes as words. Empty where they do not begin and end at whole words, which those of windows and messages do.
+/// Bytes as words. Empty if they are not aligned to words, as windows and messages are.
 pub fn from_bytes(bytes: &[u8]) -> &[u64] {
     FromBytes::ref_from_bytes(bytes).unwrap_or_default()
 }
 
-/// Bytes as words, to write: as [`from_bytes`].
+/// Bytes as mutable words, like [`from_bytes`].
 pub fn from_bytes_mut(bytes: &mut [u8]) -> &mut [u64] {
     FromBytes::mut_from_bytes(bytes).unwrap_or_default()
 }

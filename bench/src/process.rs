@@ -1,7 +1,8 @@
-//! The processes of one measurement: children of this program, each pinned to a core, told by their parent what to do.
+//! The processes of a measurement, called actors: children of this program, each pinned to a core, which execute orders
+//! of their parent.
 //!
-//! The parent only waits while they measure. An actor that fails, hangs or dies costs its own row of the report and no
-//! more; none outlives the parent.
+//! The parent only waits while they measure. An actor that fails, hangs or dies affects only its own row of the report.
+//! No actor outlives the parent.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,13 +20,13 @@ use crate::failure::{Failure, Trying};
 use crate::latency::Recorded;
 use crate::{clock, fanout, handoff, invoke, quic, stream};
 
-/// How long all actors together may take for one round before the measurement is given up.
+/// The time limit of a round, after which the measurement is aborted.
 const ROUND_LIMIT: Duration = Duration::from_secs(120);
 
-/// How long an actor may take to end by itself.
+/// How long an actor may take to exit by itself.
 const END_GRACE: Duration = Duration::from_secs(2);
 
-/// What an actor is to be.
+/// The task of an actor.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Task {
     /// One side of a hand-off.
@@ -36,9 +37,9 @@ pub enum Task {
     Fanout(fanout::Task),
     /// One side of many small streams.
     Many(fanout::many::Task),
-    /// A process that wakes, or the one that is woken.
+    /// The process that wakes another, or the woken process.
     Wake(invoke::Task),
-    /// One side of a way between nodes.
+    /// One side of a transfer between nodes.
     Quic(quic::Task),
 }
 
@@ -57,29 +58,29 @@ impl Task {
 
 /// One process of a measurement.
 pub trait Actor {
-    /// Does its part of a round; all actors of a measurement are in the same round.
+    /// Does its part of a round. All actors of a measurement run the same round.
     fn round(&mut self, round: Round) -> Result<Findings, Failure>;
 }
 
 /// One round of a measurement.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Round {
-    /// How many messages, round trips or streams.
+    /// The number of messages, round trips or streams.
     pub count: u64,
-    /// How many nanoseconds apart they begin; 0 for as fast as they go.
+    /// Nanoseconds between their starts; 0 for full speed.
     pub interval: u64,
 }
 
-/// What an actor found in a round.
+/// The result of an actor's round.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Findings {
-    /// When it began, in nanoseconds of the shared clock.
+    /// Its start time, in nanoseconds of the shared clock.
     pub began: u64,
-    /// When it ended.
+    /// Its end time.
     pub ended: u64,
     /// The latencies that it measured.
     pub latency: Recorded,
-    /// The processor time that its process took meanwhile, in nanoseconds.
+    /// The processor time of its process during the round, in nanoseconds.
     pub cpu: u64,
 }
 
@@ -109,7 +110,7 @@ struct Member {
 }
 
 impl Crew {
-    /// Starts an actor for each task, on the given core if there is one, and waits until all are ready.
+    /// Starts an actor for each task, pinned to the given core if any, and waits until all are ready.
     pub fn start(tasks: Vec<(Task, Option<usize>)>) -> Result<Crew, Failure> {
         let (say, said) = channel();
         let mut crew = Crew { members: Vec::new(), said, failed: true };
@@ -125,7 +126,7 @@ impl Crew {
         Ok(crew)
     }
 
-    /// Has all actors do a round; their findings are in the order of their tasks.
+    /// Runs a round with all actors. The results are in the order of their tasks.
     pub fn round(&mut self, round: Round) -> Result<Vec<Findings>, Failure> {
         self.failed = true;
         for member in &mut self.members {
@@ -142,11 +143,11 @@ impl Crew {
         Ok(findings)
     }
 
-    /// Warms up, and says how many steps, within `bounds`, take about `budget`.
+    /// Warms up, and returns the number of steps, within `bounds`, that take about `budget`.
     pub fn calibrate(&mut self, budget: Duration, bounds: (u64, u64)) -> Result<u64, Failure> {
-        /// The first round, in which code and memory become warm.
+        /// Steps of the first round, which warms up code and memory.
         const COLD: u64 = 16;
-        /// The part of the budget that the second round takes.
+        /// The fraction of the budget for the second round.
         const WARM: u32 = 5;
         let mut count = COLD.min(bounds.1);
         for budget in [budget / WARM, budget] {
@@ -159,7 +160,7 @@ impl Crew {
         Ok(count)
     }
 
-    /// One answer of each actor, or the first failure of any.
+    /// One answer from each actor, or the first failure.
     fn answers(&mut self) -> Result<Vec<Said>, Failure> {
         let deadline = Instant::now() + ROUND_LIMIT;
         let mut answers: Vec<Option<Said>> = self.members.iter().map(|_| None).collect();
@@ -181,7 +182,7 @@ impl Drop for Crew {
     fn drop(&mut self) {
         let deadline = Instant::now() + if self.failed { Duration::ZERO } else { END_GRACE };
         for member in &self.members {
-            // The end of its line is what tells an actor to end.
+            // Closing its socket tells an actor to exit.
             let _ = member.line.shutdown(std::net::Shutdown::Both);
         }
         for member in &mut self.members {
@@ -223,7 +224,7 @@ impl Member {
     }
 }
 
-/// What the program does when it is started as an actor: obeys the socket that is its standard input.
+/// Runs this program as an actor: executes the orders from the socket on its standard input.
 pub fn act() -> Result<(), Failure> {
     set_parent_process_death_signal(Some(Signal::KILL)).trying("tie this process to its parent")?;
     let line = std::io::stdin().as_fd().try_clone_to_owned().trying("take over standard input")?;
@@ -257,26 +258,26 @@ fn obey(
     Ok(())
 }
 
-/// Keeps this process on one core.
+/// Pins this process to a core.
 fn pin(core: usize) -> Result<(), Failure> {
     let mut cores = CpuSet::new();
     cores.set(core);
-    sched_setaffinity(None, &cores).trying(format_args!("stay on core {core}"))
+    sched_setaffinity(None, &cores).trying(format_args!("pin the process to core {core}"))
 }
 
 /// Sends a message as a line of JSON.
 fn tell(line: &mut UnixStream, message: &impl Serialize) -> Result<(), Failure> {
     let mut text = serde_json::to_string(message).trying("encode a message")?;
     text.push('\n');
-    line.write_all(text.as_bytes()).trying("tell a process of the measurement something")
+    line.write_all(text.as_bytes()).trying("send to a process of the measurement")
 }
 
-/// The next message; `None` when the other side is gone.
+/// Receives the next message; `None` if the other side has closed its socket.
 fn hear<M: DeserializeOwned>(line: &mut BufReader<UnixStream>) -> Result<Option<M>, Failure> {
     let mut text = String::new();
     match line.read_line(&mut text) {
         Ok(0) => Ok(None),
         Ok(_) => serde_json::from_str(&text).trying("decode a message").map(Some),
-        Err(error) => Err(error).trying("hear from a process of the measurement"),
+        Err(error) => Err(error).trying("receive from a process of the measurement"),
     }
 }

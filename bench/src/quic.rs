@@ -1,8 +1,7 @@
-//! Topic `quic`: streams, round trips and set-up between two nodes that have no RDMA.
+//! Topic `quic`: streams, round trips and set-up between two nodes without RDMA.
 //!
-//! Two processes, over loopback and, where this program may make them, across two network namespaces joined by a pair of
-//! veth devices. What dflow does is compared with bare quinn that is tuned the same, which is the limit, as every byte is
-//! encrypted by it.
+//! Two processes communicate over loopback and, given the permission to create them, across two network namespaces
+//! joined by a veth pair. The limit is bare quinn with the same tuning, because dflow encrypts every byte with it.
 
 mod bare;
 pub mod bulk;
@@ -34,13 +33,13 @@ pub use iperf::Iperf;
 pub use way::{MESSAGE, Task, Way};
 use way::{PART, Work};
 
-/// The bytes of a stream, and in quick runs, unless others are asked for.
+/// The default length of a stream in bytes, and in quick runs.
 const LENGTH: [usize; 2] = [512 << 20, 64 << 20];
 
-/// How many round trips or set-ups a repeat has at least and at most.
+/// Minimum and maximum number of round trips or set-ups in a repeat.
 const STEPS: (u64, u64) = (20, 50_000);
 
-/// What is reported of long streams; the figures come from [`bulk_figures`].
+/// The columns for long streams; the figures come from [`bulk_figures`].
 pub const BULK_COLUMNS: &[Column] = &[
     Column { key: "bytes_per_second", head: "bytes", unit: Unit::Bandwidth },
     Column { key: "of_limit", head: "/limit", unit: Unit::Ratio },
@@ -48,7 +47,7 @@ pub const BULK_COLUMNS: &[Column] = &[
     Column { key: "cpu_over_limit", head: "CPU/limit", unit: Unit::Ratio },
 ];
 
-/// Everything that is compared. A new subject is one more line here.
+/// All subjects. A new subject is one more line here.
 fn ways() -> Vec<&'static dyn Way> {
     vec![
         &bare::TUNED,
@@ -66,7 +65,7 @@ fn ways() -> Vec<&'static dyn Way> {
 pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> {
     let (nets, notes) = nets(settings);
     measure_streams(settings, &nets, &notes, report)?;
-    let trips = "closed loop: the next begins when the last has ended; nobody pinned, and who waits sleeps".to_owned();
+    let trips = "closed loop: the next one begins when the previous one has ended; no process is pinned, and waiting processes sleep".to_owned();
     report.add(Table {
         topic: "quic",
         title: format!("round trip of {}", size(PART)),
@@ -81,10 +80,13 @@ pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> 
         title: "set-up".into(),
         notes: [
             vec![
-                "a connection: until the other side has answered on it, so that each has accepted the other's certificate \
-                 (TCP has none)"
+                "a connection: until the other side has answered on it, so that each side has accepted the other's \
+                 certificate (TCP has none)"
                     .into(),
-                format!("a stream: from the reader's wish until its first {} are there, on a connection that is", size(PART)),
+                format!(
+                    "a stream: from the reader's request until its first {} have arrived, on an open connection",
+                    size(PART)
+                ),
             ],
             notes,
         ]
@@ -94,7 +96,7 @@ pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> 
     })
 }
 
-/// The networks that there are, and why there are no more.
+/// The available networks, and why others are not available.
 fn nets(settings: &Settings) -> (Vec<Net>, Vec<String>) {
     let mut nets = vec![Net::Loopback];
     let mut notes = Vec::new();
@@ -104,7 +106,7 @@ fn nets(settings: &Settings) -> (Vec<Net>, Vec<String>) {
             Ok(net) => nets.push(net),
             Err(failure) => {
                 let rate = cap.map_or_else(String::new, |cap| format!(" at {cap}"));
-                notes.push(format!("not across network namespaces{rate}, which takes root: {failure}"));
+                notes.push(format!("not measured across network namespaces{rate}, which requires root: {failure}"));
             }
         }
     }
@@ -121,9 +123,10 @@ fn measure_streams(settings: &Settings, nets: &[Net], notes: &[String], report: 
             rows.extend(bulk_rows(&case, found));
         }
     }
-    let both = "every word written by one process and read and checked by the other, except by iperf3; a part of the \
-                stream is carried before; CPU: of both processes, and of the server"
-        .to_owned();
+    let both =
+        "one process writes and the other reads and checks every word, except for iperf3; the first part of the \
+                stream is sent before the measurement; CPU: of both processes, and of the server if there is one"
+            .to_owned();
     report.add(Table {
         topic: "quic",
         title: "one stream from process to process, over a network".into(),
@@ -190,7 +193,7 @@ fn wanted(settings: &Settings, work: Work) -> Vec<&'static dyn Way> {
     settings.wanted(&ways()).into_iter().filter(|way| way.does(work)).collect()
 }
 
-/// One repeat of what is measured step by step.
+/// One repeat of a measurement of single steps.
 fn steps(settings: &Settings, way: &dyn Way, work: Work, net: &Net) -> Result<Repeat, Failure> {
     let keeper = MeetingKeeper::new(net, PAGE)?;
     let task = |side| {

@@ -1,8 +1,8 @@
-//! Topic `rdma`: one chunk, and a stream of them, between two machines with RDMA devices; beside perftest, pushed beside
-//! pulled, and what it takes to set things up.
+//! Topic `rdma`: one chunk, and a stream of chunks, between two machines with RDMA devices, compared with perftest;
+//! push compared with pull; and the cost of setting up connections.
 //!
-//! One process on each machine: the *first* one measures and reports, the *second* one does its part of what it is told
-//! over a TCP connection ([`mod@line`]). A subject is one implementation of [`Way`].
+//! There is one process on each machine. The *first* measures and reports; the *second* executes its part of the orders
+//! that it receives over a TCP connection ([`mod@line`]). A subject is one implementation of [`Way`].
 
 mod line;
 mod link;
@@ -30,19 +30,19 @@ use crate::subject::{Side, Subject};
 use crate::topology::Topology;
 use line::Line;
 
-/// The chunks whose latency is measured, in bytes.
+/// The chunk sizes for latency, in bytes.
 const CHUNKS: &[usize] = &[64, 4 << 10, 64 << 10, 1 << 20];
-/// The chunks of which streams consist.
+/// The chunk sizes of streams, in bytes.
 const STREAMED: &[usize] = &[64 << 10, 1 << 20];
-/// The least of them: in smaller ones the programs measure themselves.
+/// Minimum chunk size of a stream: with smaller chunks, the overhead of the programs would dominate.
 const LEAST_STREAMED: usize = 4 << 10;
-/// Round trips of one repeat, at least and at most.
+/// Minimum and maximum number of round trips of one repeat.
 const ROUND_TRIPS: (u64, u64) = (16, 50_000);
-/// Round trips before those that count.
+/// Round trips before the measured ones.
 const WARM_UP: u64 = 4;
-/// Bytes of one repeat of a stream, at least and at most.
+/// Minimum and maximum number of bytes of one repeat of a stream.
 const STREAM_BYTES: (u64, u64) = (8 << 20, 4 << 30);
-/// How long nothing may come from the other machine.
+/// The time limit for a sign of life from the other machine.
 const SILENCE: Duration = Duration::from_secs(10);
 
 const CHUNK_COLUMNS: &[Column] = &[
@@ -63,20 +63,20 @@ const STREAM_COLUMNS: &[Column] = &[
     Column { key: "reader_cpu_ns_per_gib", head: "CPU/GiB r", unit: Unit::Time },
 ];
 
-/// The options of the topic: those that all topics share, and which machine this is.
+/// The options of the topic: the common ones, and which of the two machines this is.
 #[derive(Args)]
 #[command(after_help = HELP)]
 pub struct Arguments {
     #[command(flatten)]
     options: Options,
-    /// Be the second machine: wait at this address for the first one, and do what it says
+    /// Be the second machine: listen at this address for the first one, and follow its orders
     #[arg(long, value_name = "ADDRESS:PORT", required_unless_present = "peer", conflicts_with = "peer")]
     listen: Option<SocketAddr>,
-    /// Be the first machine: measure together with the second one, which listens there, and report
+    /// Be the first machine: connect to the second one at this address, measure and report
     #[arg(long, value_name = "ADDRESS:PORT")]
     peer: Option<SocketAddr>,
-    /// The RDMA device of this machine, as rxe0, or with the index of one of its GIDs, as rxe0:1
-    /// [default: that on the route to the other machine]
+    /// The RDMA device of this machine, such as rxe0, or with the index of a GID, such as rxe0:1
+    /// [default: the device on the route to the other machine]
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
 }
@@ -85,26 +85,26 @@ const HELP: &str = "\
 On two machines with RDMA devices:
   there:  dflow-bench rdma --listen 10.0.0.2:7400
   here:   dflow-bench rdma --peer 10.0.0.2:7400
-Without RDMA devices, 'scripts/bench rdma' does the same in two virtual machines with soft-RoCE.";
+On a machine without an RDMA device, 'scripts/bench rdma' measures in two virtual machines with soft-RoCE.";
 
-/// What a subject is to do.
+/// The work of a subject.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Work {
-    /// The bytes of a chunk.
+    /// The size of a chunk in bytes.
     pub size: usize,
-    /// How many chunks.
+    /// The number of chunks.
     pub count: u64,
 }
 
-/// A way from machine to machine. Both machines call the same method at the same time.
+/// A way to move data between the machines. Both machines call the same method at the same time.
 pub trait Way: Subject {
-    /// An end that chunks go to and fro with.
+    /// This machine's end for a ping-pong of chunks.
     fn chunks(&self, ground: &mut Ground, work: &Work) -> Result<Option<Box<dyn Chunks>>, Failure> {
         let _ = (ground, work);
         Ok(None)
     }
 
-    /// Has `work.count` chunks go there and back, and measures half of each round trip, in nanoseconds.
+    /// Sends `work.count` chunks there and back, and measures half of each round trip, in nanoseconds.
     fn latency(&self, ground: &mut Ground, work: &Work) -> Result<Histogram<u64>, Failure> {
         let mut chunks = self.chunks(ground, work)?.ok_or_else(|| Failure::new("no such measurement"))?;
         let mut histogram = histogram();
@@ -122,30 +122,30 @@ pub trait Way: Subject {
                 histogram.saturating_record((began.elapsed() / 2).as_nanos() as u64);
             }
         }
-        // What was sent last may not have arrived, and goes with its end.
+        // The last chunk may not have arrived yet, and would be lost if this end were dropped.
         chunks.part(ground)?;
         Ok(histogram)
     }
 
-    /// Moves `work.count` chunks from the first machine to the second; how long it took, as the first one saw it.
+    /// Moves `work.count` chunks from the first machine to the second. Returns the duration as measured by the first.
     fn stream(&self, ground: &mut Ground, work: &Work) -> Result<Option<Duration>, Failure>;
 }
 
-/// One end of a way, between which chunks go to and fro.
+/// One end of a ping-pong of chunks.
 pub trait Chunks {
     /// Sends a chunk.
     fn send(&mut self) -> Result<(), Failure>;
 
-    /// Waits until the next one is there.
+    /// Waits for the next chunk.
     fn receive(&mut self) -> Result<(), Failure>;
 
-    /// Stays until the other machine is done, too.
+    /// Waits until the other machine has finished too.
     fn part(&mut self, ground: &mut Ground) -> Result<(), Failure> {
         ground.line.swap(&())
     }
 }
 
-/// Everything that is compared. A new subject is one more line here.
+/// All subjects. A new subject is one more line here.
 fn subjects() -> Vec<&'static dyn Way> {
     vec![
         &perftest::Perftest,
@@ -159,7 +159,7 @@ fn subjects() -> Vec<&'static dyn Way> {
     ]
 }
 
-/// What the first machine tells the second one to do.
+/// An order from the first machine to the second.
 #[derive(Debug, Serialize, Deserialize)]
 enum Order {
     Latency(String, Work),
@@ -167,20 +167,20 @@ enum Order {
     SetUp(setup::Work),
 }
 
-/// What came of an order on one machine.
+/// The result of an order on one machine.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Found {
     latency: Recorded,
     took: Option<Duration>,
-    /// How long the machine's cores were busy.
+    /// The busy time of all of the machine's cores.
     busy: Duration,
 }
 
-/// What one machine has of a measurement.
+/// One machine's resources for measurements.
 pub struct Ground {
-    /// Which machine this is.
+    /// Whether this is the first or the second machine.
     pub side: Side,
-    /// The connection with the other one.
+    /// The connection to the other machine.
     pub line: Line,
     context: Context,
     port: u8,
@@ -192,7 +192,7 @@ impl Ground {
     fn new(side: Side, line: Line, device: Option<&str>) -> Result<Ground, Failure> {
         let devices = Devices::list().trying("find an RDMA device")?;
         let (context, port, gid) = match device {
-            None => devices.open_towards(line.peer()?.ip()).trying("find an RDMA device on the way")?,
+            None => devices.open_towards(line.peer()?.ip()).trying("find an RDMA device on the route")?,
             Some(name) => {
                 let (name, choice) = match name.rsplit_once(':').map(|(name, index)| (name, index.parse())) {
                     Some((name, Ok(index))) => (name, GidChoice::Index(index)),
@@ -218,22 +218,22 @@ impl Ground {
         self.context.name().to_owned()
     }
 
-    /// The place of the own address in the device's table.
+    /// The index of this machine's address in the device's GID table.
     pub fn gid_index(&self) -> u8 {
         self.gid.index
     }
 
-    /// The device, its port, and the own address.
+    /// The device, its port, and this machine's address.
     pub fn open(&self) -> (Context, u8, GidEntry) {
         (self.context.clone(), self.port, self.gid.clone())
     }
 
-    /// The device, as our paths use it.
+    /// The device as dflow's paths use it.
     pub fn device(&self) -> &RdmaDevice {
         &self.device
     }
 
-    /// One of our paths, which the other machine makes at the same time.
+    /// Creates one of dflow's paths. The other machine must do so at the same time.
     pub fn path(&mut self, waker: Waker, idle: Idle) -> Result<RdmaPath, Failure> {
         let config = RdmaConfig { idle, ..RdmaConfig::default() };
         let prepared = RdmaPath::prepare(&self.device, &config, waker).trying("prepare a path")?;
@@ -243,11 +243,11 @@ impl Ground {
         Ok(path)
     }
 
-    /// Does this machine's part.
+    /// Executes this machine's part of an order.
     fn obey(&mut self, order: &Order) -> Result<Found, Failure> {
         let find = |name: &str| {
             let found = subjects().into_iter().find(|subject| subject.card().name == name);
-            found.ok_or_else(|| Failure::new(format!("nothing is called {name}")))
+            found.ok_or_else(|| Failure::new(format!("there is no subject {name}")))
         };
         let busy = busy()?;
         let mut found = Found::default();
@@ -260,7 +260,7 @@ impl Ground {
         Ok(found)
     }
 
-    /// Has both machines do their part: what came of it here and there.
+    /// Executes an order on both machines. Returns the results here and there.
     fn both(&mut self, order: &Order) -> Result<(Found, Found), Failure> {
         self.line.tell(order)?;
         let here = self.obey(order);
@@ -278,7 +278,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     if let Some(address) = listen {
         return serve(Ground::new(Side::Second, Line::listen(address)?, device.as_deref())?);
     }
-    let peer = peer.ok_or_else(|| Failure::new("--listen or --peer is needed"))?;
+    let peer = peer.ok_or_else(|| Failure::new("--listen or --peer is required"))?;
     let mut ground = Ground::new(Side::First, Line::call(peer)?, device.as_deref())?;
     let topology = Topology::of_this_machine()?;
     let settings = Settings::new(options, topology.clone())?;
@@ -287,7 +287,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     report.finish()
 }
 
-/// What the second machine does.
+/// The loop of the second machine.
 fn serve(mut ground: Ground) -> Result<(), Failure> {
     while let Some(order) = ground.line.order::<Order>()? {
         match ground.obey(&order) {
@@ -309,7 +309,7 @@ fn latencies(settings: &Settings, report: &mut Report, ground: &mut Ground, abou
     let wanted = settings.wanted(&subjects());
     let mut rows = Vec::new();
     for chunk in settings.sizes_or(CHUNKS) {
-        // How many fit into the time, by the fastest way.
+        // The number that fits in the time budget, measured with the fastest subject.
         let trial = Order::Latency(verbs::Verbs::Write.card().name.into(), Work { size: chunk, count: ROUND_TRIPS.0 });
         let (trial, _) = ground.both(&trial)?;
         let round_trip = 2 * trial.latency.median().max(1);
@@ -340,10 +340,8 @@ fn latencies(settings: &Settings, report: &mut Report, ground: &mut Ground, abou
         notes: vec![
             about.into(),
             "half a round trip of chunks of this size; perftest's programs are the limit".into(),
-            "where the machines share cores with other work, p10 says what a round trip takes that is not interrupted"
-                .into(),
-            "the goal is at most 1.25× at p50 for dflow-link-spin, which waits as perftest does, with 64 B and 4 KiB"
-                .into(),
+            "p10 shows an uninterrupted round trip where the machines share their cores with other work".into(),
+            "goal: at most 1.25× at p50 for dflow-link-spin, which polls like perftest, with 64 B and 4 KiB".into(),
         ],
         columns: CHUNK_COLUMNS,
         rows,
@@ -374,7 +372,7 @@ fn streams(settings: &Settings, report: &mut Report, ground: &mut Ground, about:
         let total = (work.count * chunk as u64) as f64;
         let found = settings.in_turns(&format!("rdma stream {}", size(chunk)), &wanted, |subject| {
             let (here, there) = ground.both(&Order::Stream(subject.card().name.into(), work.clone()))?;
-            let took = here.took.ok_or_else(|| Failure::new("nobody has measured the time"))?;
+            let took = here.took.ok_or_else(|| Failure::new("neither machine has measured the time"))?;
             let gibibytes = total / f64::from(1 << 30);
             let each = |found: &Found| found.busy.as_nanos() as f64 / gibibytes;
             Ok([total / took.as_secs_f64(), each(&here), each(&there)])
@@ -399,31 +397,31 @@ fn streams(settings: &Settings, report: &mut Report, ground: &mut Ground, about:
         notes: vec![
             about.into(),
             "from the first write until the writer knows that everything has arrived".into(),
-            "CPU: all that the machines' cores did meanwhile for the writer (w) and the reader (r), the kernel's packets \
-             and the start of the programs included"
+            "CPU: the busy time of all cores of the writer's (w) and the reader's (r) machine, including the kernel's packet \
+             processing and the start of the programs"
                 .into(),
-            format!("the goal is at least 0.95× for {}, this machine's default", link::OurLink::default().card().name),
+            format!("goal: at least 0.95× for {}, the default on this machine", link::OurLink::default().card().name),
         ],
         columns: STREAM_COLUMNS,
         rows,
     })
 }
 
-/// How long something takes.
+/// The duration of a call.
 fn timed(what: impl FnOnce() -> Result<(), Failure>) -> Result<Option<Duration>, Failure> {
     let began = Instant::now();
     what()?;
     Ok(Some(began.elapsed()))
 }
 
-/// How long the machine's cores were busy since it was started.
+/// The busy time of the machine's cores since boot.
 fn busy() -> Result<Duration, Failure> {
     let text = std::fs::read_to_string("/proc/stat").trying("read /proc/stat")?;
-    let ticks = busy_ticks(&text).ok_or_else(|| Failure::new("/proc/stat does not say how busy the machine is"))?;
+    let ticks = busy_ticks(&text).ok_or_else(|| Failure::new("/proc/stat has no usable line for the cores"))?;
     Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
 }
 
-/// All of the first line but what was idle, waited for a disk, or belongs to guests (which is counted already).
+/// The sum of the first line without idle time, I/O wait, and guest time (which user time already includes).
 fn busy_ticks(stat: &str) -> Option<u64> {
     let numbers: Vec<u64> = stat
         .lines()
@@ -436,7 +434,7 @@ fn busy_ticks(stat: &str) -> Option<u64> {
     (numbers.len() > 6).then(|| numbers.iter().enumerate().filter(|(at, _)| counts(*at)).map(|(_, ticks)| ticks).sum())
 }
 
-/// Ends a wait in which nothing happens.
+/// A time limit for polling loops.
 struct Patience {
     looks: u32,
     since: Option<Instant>,
@@ -447,14 +445,16 @@ impl Patience {
         Patience { looks: 0, since: None }
     }
 
-    /// To be called at every look; the clock is seldom read.
+    /// Must be called in every iteration. Reads the clock only in some of them, because that would slow down polling.
     fn check(&mut self) -> Result<(), Failure> {
         self.looks = self.looks.wrapping_add(1);
         if !self.looks.is_multiple_of(64) {
             return Ok(());
         }
         match self.since {
-            Some(since) if since.elapsed() > SILENCE => Err(Failure::new("nothing comes from the other machine")),
+            Some(since) if since.elapsed() > SILENCE => {
+                Err(Failure::new("nothing was received from the other machine for too long"))
+            }
             _ => {
                 self.since.get_or_insert_with(Instant::now);
                 Ok(())

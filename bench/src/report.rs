@@ -1,4 +1,4 @@
-//! What was found, as tables or as one JSON document.
+//! The results, as tables or as one JSON document.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -12,75 +12,75 @@ use crate::settings::{Format, Settings};
 use crate::subject::{Role, Subject, Waiting};
 use crate::topology::Topology;
 
-/// All that a run of the program found.
+/// The results of one run of the program.
 pub struct Report {
     topology: Topology,
     format: Format,
     quick: bool,
     repeats: u32,
     tables: Vec<Table>,
-    /// The subjects that people have been told about.
+    /// The subjects that have been described in an earlier table.
     told: Vec<&'static str>,
 }
 
-/// One comparison.
+/// One table: a comparison of subjects.
 pub struct Table {
-    /// The topic and what of it is compared.
+    /// What is compared.
     pub title: String,
-    /// The topic's name as on the command line.
+    /// The topic's name on the command line.
     pub topic: &'static str,
-    /// How it was measured: what a reader must know to use the numbers.
+    /// How it was measured: what a reader must know to interpret the figures.
     pub notes: Vec<String>,
-    /// What is reported of each subject.
+    /// The figures reported for each subject.
     pub columns: &'static [Column],
-    /// One row for each case and subject.
+    /// A row for each case and subject.
     pub rows: Vec<Row>,
 }
 
-/// One figure that is reported of each subject.
+/// A figure reported for each subject.
 #[derive(Clone, Copy)]
 pub struct Column {
-    /// Its name in JSON, with its unit.
+    /// Its key in JSON, with the unit.
     pub key: &'static str,
-    /// Its head in a table.
+    /// Its heading in a table.
     pub head: &'static str,
-    /// How people read it.
+    /// Its unit in a table.
     pub unit: Unit,
 }
 
-/// How a figure is written.
+/// The unit of a figure.
 #[derive(Clone, Copy)]
 pub enum Unit {
-    /// Nanoseconds, written with the unit that fits.
+    /// Nanoseconds, displayed in a suitable unit.
     Time,
-    /// Bytes per second, written in GB/s, or MB/s where they are few.
+    /// Bytes per second, displayed in GB/s or MB/s.
     Bandwidth,
     /// Events per second.
     Rate,
     /// Bytes.
     Size,
-    /// A fraction of, or factor over, the limit.
+    /// A ratio to the limit.
     Ratio,
 }
 
-/// What was found of a subject in a case.
+/// The result of a subject in a case.
 pub struct Row {
-    /// The case, as "64 B, spinning".
+    /// The case, such as "64 B, spinning".
     pub case: String,
     /// The subject's name.
     pub subject: &'static str,
-    /// What it does.
+    /// A description of the subject.
     pub about: &'static str,
-    /// Why it is there.
+    /// Its role in the comparison.
     pub role: Role,
     /// How its readers wait.
     pub waiting: Waiting,
-    /// A figure for each column, or why there is none.
+    /// A figure for each column, or why the subject was not measured.
     pub figures: Result<Vec<Option<f64>>, Failure>,
 }
 
 impl Row {
-    /// A row of a subject.
+    /// A row for a subject.
     pub fn new<S: Subject + ?Sized>(case: &str, subject: &S, figures: Result<Vec<Option<f64>>, Failure>) -> Row {
         Row {
             case: case.to_owned(),
@@ -94,7 +94,7 @@ impl Row {
 }
 
 impl Column {
-    /// The median of latencies, and other parts of them.
+    /// The median and other percentiles of latencies.
     pub const P50: Column = Column { key: "p50_ns", head: "p50", unit: Unit::Time };
     pub const P90: Column = Column { key: "p90_ns", head: "p90", unit: Unit::Time };
     pub const P99: Column = Column { key: "p99_ns", head: "p99", unit: Unit::Time };
@@ -125,7 +125,7 @@ pub fn latency_figures(summary: Summary, limit: Option<Summary>) -> Vec<Option<f
     )
 }
 
-/// These figures of a summary, and behind them those that are told as factors over the limit's.
+/// These figures of a summary, followed by those reported as a ratio to the limit.
 pub fn figures_of(
     summary: &Summary,
     limit: Option<&Summary>,
@@ -143,14 +143,14 @@ impl Report {
         let report = Report { topology, format, quick, repeats, tables: Vec::new(), told: Vec::new() };
         if format == Format::Human {
             let mut lines = report.topology.lines();
-            let quick = if quick { "; quick runs, not to be quoted" } else { "" };
-            lines.push(format!("medians of {repeats} repeats, subjects in turns{quick}\n"));
+            let quick = if quick { "; quick runs, not representative" } else { "" };
+            lines.push(format!("medians of {repeats} repeats, interleaved between subjects{quick}\n"));
             write(&lines.join("\n"))?;
         }
         Ok(report)
     }
 
-    /// Adds a table; people see it at once.
+    /// Adds a table. In the human format it is printed at once.
     pub fn add(&mut self, table: Table) -> Result<(), Failure> {
         if self.format == Format::Human {
             let text = table.text() + &table.explanations(&mut self.told);
@@ -160,7 +160,7 @@ impl Report {
         Ok(())
     }
 
-    /// Writes what is not written yet.
+    /// Writes the JSON document, if that is the format.
     pub fn finish(self) -> Result<(), Failure> {
         if self.format == Format::Json {
             let document = json!({
@@ -177,7 +177,7 @@ impl Report {
     }
 }
 
-/// Writes to standard output at once, so that a person sees each table when it is there.
+/// Writes to standard output and flushes it, so that each table appears as soon as it is complete.
 fn write(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).trying("write the report")
@@ -222,7 +222,7 @@ impl Table {
         text
     }
 
-    /// What the subjects do that have not been told about yet.
+    /// The descriptions of the subjects that have not been described yet.
     fn explanations(&self, told: &mut Vec<&'static str>) -> String {
         let mut text = String::new();
         for row in &self.rows {
@@ -237,7 +237,7 @@ impl Table {
         text
     }
 
-    /// How wide names are, so that cases fit over them and the word for the role.
+    /// The width of the column of names, wide enough for the case above names and roles.
     fn name_width(&self) -> usize {
         let names = self.rows.iter().map(|row| row.subject.len());
         let cases = self.rows.iter().map(|row| row.case.chars().count().saturating_sub(9));

@@ -1,4 +1,4 @@
-//! What a user asks for, and the order in which subjects are measured.
+//! The options of the program, and the order in which subjects are measured.
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -11,39 +11,40 @@ use crate::payload::WORD;
 use crate::subject::Subject;
 use crate::topology::Topology;
 
-/// The largest payload that may be asked for.
+/// Maximum payload size, in bytes.
 const SIZE_LIMIT: usize = 1 << 30;
 
-/// The options that all topics share.
+/// The options common to all topics.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
-    /// Payload sizes, as 64, 4K, 1M (handoff, stream), or lengths of streams (quic, nodes) [default: each topic's own]
+    /// Payload sizes such as 64, 4K or 1M (handoff, stream), or stream lengths (quic, nodes) [default: set by each
+    /// topic]
     #[arg(long, value_delimiter = ',', value_parser = size)]
     sizes: Vec<usize>,
-    /// Only subjects whose name contains one of these words
+    /// Measure only subjects whose name contains one of these words
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// How often each measurement is repeated; medians are reported
+    /// Number of repeats of each measurement; medians are reported
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     repeats: u32,
-    /// Folder for the histograms of all latencies, as .hlog files
+    /// Directory for histograms of all latencies, as .hlog files
     #[arg(long, value_name = "DIR")]
     hlog: Option<PathBuf>,
-    /// Tables for people, or one JSON document
+    /// Output format: tables, or one JSON document
     #[arg(long, value_enum, default_value = "human")]
     format: Format,
-    /// Short runs: to see that everything works, not to quote
+    /// Short runs to check that everything works; the figures are not representative
     #[arg(long)]
     quick: bool,
-    /// Also across a network of this rate, as tc writes it: 1gbit, 400mbit (quic; root)
+    /// Also measure over a network limited to this rate, in the syntax of tc: 1gbit, 400mbit (quic; requires root)
     #[arg(long, value_name = "RATE")]
     cap: Option<String>,
-    /// Folder on the disk to be measured (spill)
+    /// Directory on the disk to measure (spill)
     #[arg(long, value_name = "DIR", default_value = ".")]
     spill_dir: PathBuf,
 }
 
-/// How the report is written.
+/// The format of the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// Tables.
@@ -52,30 +53,30 @@ pub enum Format {
     Json,
 }
 
-/// What a user asked for, on this machine.
+/// The options as applied to this machine.
 pub struct Settings {
-    /// Payload sizes; empty for each topic's own.
+    /// Payload sizes; empty for the defaults of each topic.
     pub sizes: Vec<usize>,
-    /// How often each measurement is repeated.
+    /// Number of repeats of each measurement.
     pub repeats: u32,
-    /// About how long one repeat lasts.
+    /// Approximate duration of one repeat.
     pub budget: Duration,
     /// Whether runs are short.
     pub quick: bool,
-    /// Where histograms go.
+    /// Directory for histograms.
     pub hlog: Option<PathBuf>,
-    /// How the report is written.
+    /// The format of the report.
     pub format: Format,
-    /// The rate of a network to be measured beside those that are as fast as the machine.
+    /// The rate of an additional, rate-limited network.
     pub cap: Option<String>,
-    /// Where spill files go.
+    /// Directory for spill files.
     pub spill_dir: PathBuf,
     topology: Topology,
     only: Vec<String>,
 }
 
 impl Settings {
-    /// Takes the options for this machine.
+    /// Applies the options to this machine.
     pub fn new(options: Options, topology: Topology) -> Result<Settings, Failure> {
         let spill_dir = std::path::absolute(&options.spill_dir).trying("resolve --spill-dir")?;
         Ok(Settings {
@@ -97,24 +98,24 @@ impl Settings {
         self.topology.two_cores()
     }
 
-    /// Whether a subject of this name is asked for.
+    /// Whether the subject with this name is selected.
     pub fn wants(&self, name: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|word| name.contains(word.as_str()))
     }
 
-    /// The subjects that are asked for.
+    /// The selected subjects.
     pub fn wanted<'a, S: Subject + ?Sized>(&self, all: &[&'a S]) -> Vec<&'a S> {
         all.iter().copied().filter(|subject| self.wants(subject.card().name)).collect()
     }
 
-    /// The sizes asked for, or the topic's own.
+    /// The given sizes, or the topic's defaults.
     pub fn sizes_or(&self, own: &[usize]) -> Vec<usize> {
         if self.sizes.is_empty() { own.to_vec() } else { self.sizes.clone() }
     }
 
-    /// Measures every subject `repeats` times, in turns, so that a noisy spell of the machine falls on all of them.
+    /// Measures every subject `repeats` times, in turns, so that a noisy phase of the machine affects all subjects.
     ///
-    /// A subject that fails is not tried again; the others go on.
+    /// A subject that fails is not repeated; the others continue.
     pub fn in_turns<'a, S: Subject + ?Sized, R>(
         &self,
         what: &str,
@@ -143,11 +144,11 @@ impl Settings {
     }
 }
 
-/// Shows what is being measured, on a terminal.
+/// Shows the current measurement on a terminal.
 fn progress(text: &str) {
     let mut out = std::io::stderr();
     if out.is_terminal() {
-        // A terminal that is gone is no reason to stop.
+        // A closed terminal is no reason to stop measuring.
         let _ = write!(out, "\r\x1b[K{text}").and_then(|()| out.flush());
     }
 }
@@ -160,8 +161,9 @@ fn size(text: &str) -> Result<usize, String> {
         _ => (text, 1),
     };
     let size = digits.parse::<usize>().ok().and_then(|digits| digits.checked_mul(unit));
-    size.filter(|size| (WORD..=SIZE_LIMIT).contains(size) && size.is_multiple_of(WORD))
-        .ok_or_else(|| format!("a size is a multiple of {WORD} bytes from {WORD} to {SIZE_LIMIT}, as 64, 4K or 1M"))
+    size.filter(|size| (WORD..=SIZE_LIMIT).contains(size) && size.is_multiple_of(WORD)).ok_or_else(|| {
+        format!("a size must be a multiple of {WORD} bytes from {WORD} to {SIZE_LIMIT}, such as 64, 4K or 1M")
+    })
 }
 
 #[cfg(test)]

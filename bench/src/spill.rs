@@ -1,4 +1,4 @@
-//! Topic `spill`: bytes to disk and back, beside `dd` with direct I/O.
+//! Topic `spill`: bytes to disk and back, compared with `dd` with direct I/O.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -13,13 +13,13 @@ use crate::report::{Column, Report, Row, Table, Unit, size};
 use crate::settings::Settings;
 use crate::subject::{Card, Role, Subject, Waiting};
 
-/// How many bytes are moved, and in quick runs.
+/// The number of bytes to move, and in quick runs.
 const LENGTH: [usize; 2] = [1 << 30, 64 << 20];
 
-/// The bytes of one call: a cold extent of a stream.
+/// The size of one I/O in bytes: a cold extent of a stream.
 const EXTENT: usize = 8 << 20;
 
-/// The boundary on which an extent lies in memory, as segments do.
+/// The alignment of an extent in memory, as in segments.
 const PAGE: usize = 4096;
 
 const COLUMNS: &[Column] = &[
@@ -29,13 +29,14 @@ const COLUMNS: &[Column] = &[
     Column { key: "read_of_limit", head: "read/dd", unit: Unit::Ratio },
 ];
 
-/// Something that writes to a disk and reads back.
+/// A way to write to a disk and read back.
 trait Disk: Subject {
-    /// Writes `length` bytes to a fresh file on the disk of `dir` and reads them back; the bytes per second of each.
+    /// Writes `length` bytes to a new file on the disk of `dir` and reads them back. Returns the bytes per second of
+    /// both.
     fn write_and_read(&self, dir: &Path, length: usize) -> Result<(f64, f64), Failure>;
 }
 
-/// Everything that is compared. A new subject is one more line here.
+/// All subjects. A new subject is one more line here.
 const SUBJECTS: &[&dyn Disk] = &[&Dd, &IO_URING, &PLAIN];
 
 /// Measures the topic.
@@ -63,7 +64,7 @@ pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> 
     report.add(Table {
         topic: "spill",
         title: format!("to disk and back, in {}", settings.spill_dir.display()),
-        notes: vec!["fresh files past the page cache; the device's own cache is not flushed, by any of them".into()],
+        notes: vec!["new files, bypassing the page cache; no subject flushes the device's own cache".into()],
         columns: COLUMNS,
         rows,
     })
@@ -86,7 +87,7 @@ impl Subject for Dd {
 impl Disk for Dd {
     fn write_and_read(&self, dir: &Path, length: usize) -> Result<(f64, f64), Failure> {
         let file = tempfile::Builder::new().prefix(".dflow-bench-").tempfile_in(dir);
-        let file = file.trying(format_args!("make a file in {}", dir.display()))?;
+        let file = file.trying(format_args!("create a file in {}", dir.display()))?;
         let path = file.path().display();
         let count = format!("count={}", length >> 20);
         let write = dd(length, &["if=/dev/zero", &format!("of={path}"), "bs=1M", &count, "oflag=direct"])?;
@@ -129,14 +130,14 @@ impl Subject for Spill {
 impl Disk for Spill {
     fn write_and_read(&self, dir: &Path, length: usize) -> Result<(f64, f64), Failure> {
         let (mut io, _) = choose(self.choice).trying("set up spill I/O")?;
-        let file = SpillDir::open(dir).and_then(|dir| dir.create()).trying("make a spill file")?;
+        let file = SpillDir::open(dir).and_then(|dir| dir.create()).trying("create a spill file")?;
         let mut memory = vec![0; (EXTENT + PAGE) / WORD];
         let skip = bytes(&memory).as_ptr().align_offset(PAGE) / WORD;
         let extent = &mut memory[skip..skip + EXTENT / WORD];
 
         let mut write = 0.0;
         for offset in (0..length).step_by(EXTENT) {
-            // The extent's number begins it, so that the reading sees a misplaced one.
+            // Each extent begins with its number, so that reading detects a misplaced extent.
             fill(&mut extent[..1], offset as u64);
             let began = Instant::now();
             io.write(&file, offset as u64, SharedBytes::from(bytes(extent))).trying("spill")?;
@@ -148,7 +149,7 @@ impl Disk for Spill {
             io.read(&file, offset as u64, bytes_mut(extent)).trying("read a spill file")?;
             read += began.elapsed().as_secs_f64();
             if extent[0] != offset as u64 {
-                return Err(Failure::new(format!("bytes of {} were found at {offset}", extent[0])));
+                return Err(Failure::new(format!("the bytes of extent {} were found at {offset}", extent[0])));
             }
         }
         Ok((length as f64 / write, length as f64 / read))

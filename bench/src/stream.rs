@@ -1,7 +1,7 @@
 //! Topic `stream`: one long stream of messages from one process to another.
 //!
-//! Two layouts. *Window*: the reader keeps up, the bytes pass through a small ring that stays in the cache. *Kept*: every
-//! byte of the stream has a place of its own in memory.
+//! There are two layouts. *Window*: the reader keeps up, and the bytes pass through a small ring that stays in the
+//! cache. *Kept*: every byte of the stream has its own memory.
 
 mod bare;
 #[cfg(feature = "peers")]
@@ -21,25 +21,25 @@ use crate::settings::Settings;
 use crate::subject::{End, Place, PlaceKeeper, Role, Side, Subject};
 use crate::topology::available_memory;
 
-/// The message sizes that are measured unless others are asked for.
+/// The default message sizes.
 const SIZES: &[usize] = &[64, 64 << 10, 1 << 20];
 
-/// The least window of a stream whose reader keeps up.
+/// Minimum window of a stream whose reader keeps up.
 const WINDOW: usize = 1 << 20;
 
-/// A window holds at least so many messages.
+/// Minimum number of messages in a window.
 const MESSAGES_IN_WINDOW: usize = 4;
 
-/// The length of a stream that is kept, where the memory allows it, and in quick runs.
+/// The length of a kept stream, if there is enough memory, and in quick runs.
 const KEPT: [usize; 2] = [4 << 30, 256 << 20];
 
-/// A stream that is kept takes at most this part of the memory that is free.
+/// A kept stream uses at most this fraction of free memory.
 const KEPT_PART: u64 = 3;
 
-/// The size of messages in a stream that is kept.
+/// The size of messages in a kept stream.
 const KEPT_MESSAGE: usize = 1 << 20;
 
-/// How many messages a repeat has at least and at most.
+/// Minimum and maximum number of messages in a repeat.
 const MESSAGES: (u64, u64) = (64, 50_000_000);
 
 const COLUMNS: &[Column] = &[
@@ -48,38 +48,38 @@ const COLUMNS: &[Column] = &[
     Column { key: "of_one_core", head: "/one-core", unit: Unit::Ratio },
 ];
 
-/// How many messages there are room for before a message's place is used again.
+/// The layout: how much of a stream fits in memory before memory is reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layout {
-    /// The bytes of a message.
+    /// The size of a message in bytes.
     pub message: usize,
-    /// The bytes of the window, a multiple of `message`; the whole stream, if it is kept.
+    /// The size of the window in bytes, a multiple of `message`; for a kept stream, its length.
     pub window: usize,
 }
 
-/// Something that streams from process to process.
+/// A way to stream from process to process.
 pub trait Stream: Subject {
-    /// How many bytes of shared memory its two ends need in their place.
+    /// The bytes of shared memory that its two ends need.
     fn memory(&self, layout: Layout) -> usize {
         let _ = layout;
         0
     }
 
-    /// Whether one process does all of it, by sending and receiving in turns.
+    /// Whether a single process sends and receives in turns.
     fn is_one_process(&self) -> bool {
         false
     }
 
-    /// Whether it can give every byte of a stream a place of its own.
+    /// Whether it supports kept streams.
     fn can_keep(&self) -> bool {
         false
     }
 
-    /// The end of one side; the first sends.
+    /// The end of one side. The first side sends.
     fn join(&self, side: Side, place: &Place, layout: Layout) -> Result<Box<dyn End>, Failure>;
 }
 
-/// Everything that is compared. A new subject is one more line here.
+/// All subjects. A new subject is one more line here.
 fn subjects() -> Vec<&'static dyn Stream> {
     vec![
         &bare::ONE_CORE,
@@ -115,10 +115,10 @@ pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> 
         topic: "stream",
         title: "one stream from process to process".into(),
         notes: vec![
-            "every word written by one process and read and checked by the other; memory faulted in before".into(),
-            "/one-core is against one process that writes and reads the same buffers by itself".into(),
-            "dflow-node-fresh is limited by the system, which finds and zeroes every page; in a virtual machine that gives \
-             free memory back to its host also by the host"
+            "one process writes, the other reads and checks every word; memory is faulted in before".into(),
+            "/one-core: relative to a single process that writes and reads the same buffers".into(),
+            "dflow-node-fresh is limited by the kernel, which allocates and zeroes every page; in a virtual machine that \
+             returns free memory to its host, also by the host"
                 .into(),
         ],
         columns: COLUMNS,
@@ -160,7 +160,7 @@ fn one_repeat(settings: &Settings, subject: &dyn Stream, layout: Layout, count: 
     let mut crew = Crew::start(tasks)?;
     let count = match count {
         Some(count) => {
-            // The first pass is the one in which the page tables of both sides fill.
+            // The first pass fills the page tables of both sides.
             crew.round(Round { count, interval: 0 })?;
             count
         }
@@ -173,14 +173,14 @@ fn one_repeat(settings: &Settings, subject: &dyn Stream, layout: Layout, count: 
     Ok(bytes / ended.saturating_sub(began).max(1) as f64 * 1e9)
 }
 
-/// As long as asked for, or as free memory allows.
+/// The configured length, reduced to what free memory allows.
 fn kept_length(quick: bool) -> usize {
     let free = usize::try_from(available_memory() / KEPT_PART).unwrap_or(usize::MAX);
     let length = KEPT[usize::from(quick)].min(free);
     (length / KEPT_MESSAGE).max(MESSAGES_IN_WINDOW) * KEPT_MESSAGE
 }
 
-/// What one process of a stream is told.
+/// The task of one process of a stream.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Task {
     subject: String,
@@ -190,11 +190,11 @@ pub struct Task {
 }
 
 impl Task {
-    /// Becomes that process.
+    /// Runs as that process.
     pub fn actor(self) -> Result<Box<dyn Actor>, Failure> {
         let subjects = subjects();
         let subject = subjects.iter().find(|subject| subject.card().name == self.subject);
-        let subject = subject.ok_or_else(|| Failure::new(format!("no stream is called {}", self.subject)))?;
+        let subject = subject.ok_or_else(|| Failure::new(format!("there is no stream subject {}", self.subject)))?;
         let end = subject.join(self.side, &self.place, self.layout)?;
         let part = match (subject.is_one_process(), self.side) {
             (true, _) => Part::Both,

@@ -1,4 +1,4 @@
-//! What is compared: limits, peers, ours; and what they all have in common.
+//! The subjects of a comparison (limits, peers, ours), and what they have in common.
 
 use std::any::Any;
 use std::path::{Path, PathBuf};
@@ -9,11 +9,11 @@ use crate::failure::{Failure, Trying};
 use crate::memory::{Mapping, Segment};
 use crate::payload::Seen;
 
-/// Why a subject is in the comparison.
+/// The role of a subject in the comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// What the machine gives to the barest code; nothing can be much faster.
+    /// Minimal code that shows what the machine can do; nothing can be much faster.
     Limit,
     /// Another system.
     Peer,
@@ -21,60 +21,60 @@ pub enum Role {
     Ours,
 }
 
-/// How a reader waits, which decides what it can be compared with.
+/// How a reader waits. Only readers that wait the same way are comparable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Waiting {
-    /// It looks again and again.
+    /// It polls without a pause.
     Spinning,
-    /// It gives its core away and is woken.
+    /// It releases its core and is woken.
     Sleeping,
 }
 
-/// What is said of a subject.
+/// The description of a subject.
 #[derive(Clone, Copy, Debug)]
 pub struct Card {
     /// Its name in tables, on the command line (`--only`) and in file names: lower case with hyphens.
     pub name: &'static str,
-    /// What it does, for a reader of the report.
+    /// What it does, for readers of the report.
     pub about: &'static str,
-    /// Why it is there.
+    /// Its role.
     pub role: Role,
     /// How its readers wait.
     pub waiting: Waiting,
 }
 
-/// One thing that is measured, in any topic.
+/// A subject of a measurement, in any topic.
 pub trait Subject: Sync {
-    /// What is said of it.
+    /// Its description.
     fn card(&self) -> Card;
 
-    /// Why it cannot be measured on this machine, if so.
+    /// Why it cannot be measured on this machine, if it cannot.
     fn missing(&self) -> Option<String> {
         None
     }
 
-    /// Starts what must run beside the measured processes; it runs until the value is dropped.
+    /// Starts a server that the measured processes need. It runs until the value is dropped.
     fn service(&self, place: &Place) -> Result<Option<Box<dyn Any>>, Failure> {
         let _ = place;
         Ok(None)
     }
 }
 
-/// One process's end of a subject: what the measuring loops drive.
+/// One process's end of a subject, driven by the measuring loops.
 pub trait End {
-    /// Writes a payload that begins with `first` and lets the other side, or sides, have it.
+    /// Writes a payload that begins with `first`, and makes it available to the other side or sides.
     fn send(&mut self, first: u64) -> Result<(), Failure>;
 
     /// Waits for the next payload and reads all of it.
     fn receive(&mut self) -> Result<Seen, Failure>;
 
-    /// Does what is due between two exchanges and no part of either.
+    /// Does work that is due between two exchanges and does not belong to either.
     fn between(&mut self) -> Result<(), Failure> {
         Ok(())
     }
 
-    /// Waits until the readers have everything that was sent, where an end may hold some of it back.
+    /// Waits until the readers have received everything, for ends that may hold back data.
     fn flush(&mut self) -> Result<(), Failure> {
         Ok(())
     }
@@ -99,7 +99,7 @@ impl Side {
     }
 }
 
-/// What the processes of one measurement have in common: a directory for sockets, and shared memory.
+/// The common resources of the processes of a measurement: a directory for sockets, and shared memory.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Place {
     dir: PathBuf,
@@ -107,7 +107,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// A path for a socket or file of this measurement alone.
+    /// A path for a socket or file of this measurement.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
@@ -117,23 +117,23 @@ impl Place {
         Mapping::open(&self.memory)
     }
 
-    /// A name that no other measurement has, for systems with a name space of their own.
+    /// A name unique to this measurement, for systems with a global name space.
     #[cfg(feature = "peers")]
     pub fn name(&self) -> String {
         self.dir.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
     }
 }
 
-/// Keeps a [`Place`] in being.
+/// The owner of a [`Place`], which is removed when this value is dropped.
 pub struct PlaceKeeper {
     place: Place,
-    // Held for their drops.
+    // Removed on drop.
     _dir: tempfile::TempDir,
     _segment: Segment,
 }
 
 impl PlaceKeeper {
-    /// Makes a place with `memory` bytes of shared memory, all of it faulted in.
+    /// Creates a place with `memory` bytes of shared memory, all of it faulted in.
     pub fn new(memory: usize) -> Result<PlaceKeeper, Failure> {
         let dir = tempfile::Builder::new().prefix("dflow-bench-").tempdir().trying("make a temporary directory")?;
         let segment = Segment::new(memory)?;

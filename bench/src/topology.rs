@@ -1,4 +1,4 @@
-//! The machine that the numbers are from.
+//! The properties of the machine on which the figures were measured.
 
 use std::fs;
 use std::path::Path;
@@ -8,10 +8,10 @@ use serde::Serialize;
 
 use crate::failure::{Failure, Trying};
 
-/// How many cores are looked for.
+/// Maximum number of cores considered.
 const CORES_LIMIT: usize = 1024;
 
-/// What of a machine decides its numbers. Words are "unknown" where the machine does not tell.
+/// The properties of a machine that influence the figures. Texts are "unknown" if they cannot be determined.
 #[derive(Clone, Debug, Serialize)]
 pub struct Topology {
     /// The cores that this process may use.
@@ -20,7 +20,7 @@ pub struct Topology {
     pub model: String,
     /// The kernel and its architecture.
     pub kernel: String,
-    /// The caches of the first core, as "L1 Data 48K".
+    /// The caches of the first core, such as "L1 Data 48K".
     pub caches: Vec<String>,
     /// The machine's memory in bytes.
     pub memory: u64,
@@ -34,18 +34,18 @@ pub struct Topology {
     pub governor: String,
     /// Whether this is a virtual machine.
     pub hypervisor: bool,
-    /// How many programs wanted a core in the last minute; other work on the machine disturbs what is measured.
+    /// The load average of the last minute. Other work on the machine disturbs measurements.
     pub load: String,
-    /// The kernel's clock.
+    /// The kernel's clock source.
     pub clock: String,
-    /// The two cores that pairs of processes are pinned to.
+    /// The two cores to which pairs of processes are pinned.
     pub pair: Option<(usize, usize)>,
 }
 
 impl Topology {
-    /// Looks at this machine.
+    /// Examines this machine.
     pub fn of_this_machine() -> Result<Topology, Failure> {
-        let allowed = sched_getaffinity(None).trying("learn which cores may be used")?;
+        let allowed = sched_getaffinity(None).trying("get the usable cores")?;
         let cores: Vec<usize> = (0..CORES_LIMIT).filter(|core| allowed.is_set(*core)).collect();
         let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
@@ -70,10 +70,10 @@ impl Topology {
 
     /// The two cores for a pair of processes.
     pub fn two_cores(&self) -> Result<(usize, usize), Failure> {
-        self.pair.ok_or_else(|| Failure::new("two processes need two cores, and this process may use only one"))
+        self.pair.ok_or_else(|| Failure::new("two processes need two cores, but this process may use only one"))
     }
 
-    /// For people to read.
+    /// As text.
     pub fn lines(&self) -> Vec<String> {
         let machine = if self.hypervisor { "virtual cores" } else { "cores" };
         let pair = match self.pair {
@@ -98,12 +98,12 @@ impl Topology {
     }
 }
 
-/// How many bytes the machine could still give to programs.
+/// The available memory of the machine in bytes.
 pub fn available_memory() -> u64 {
     kilobytes(&fs::read_to_string("/proc/meminfo").unwrap_or_default(), "MemAvailable") << 10
 }
 
-/// The first core and the first other one that does not share its execution units, or else any other.
+/// The first core, and the first other core that is not its hyper-thread sibling, or else any other core.
 fn pair(cores: &[usize]) -> Option<(usize, usize)> {
     let (first, others) = cores.split_first()?;
     let siblings = read(format!("/sys/devices/system/cpu/cpu{first}/topology/thread_siblings_list"));
@@ -111,7 +111,7 @@ fn pair(cores: &[usize]) -> Option<(usize, usize)> {
     apart.or_else(|| others.first()).map(|second| (*first, *second))
 }
 
-/// Whether a kernel's list as "0-3,8" names a number.
+/// Whether a list in the kernel's format, such as "0-3,8", contains a number.
 fn listed(list: &str, number: usize) -> bool {
     list.split(',').any(|part| {
         let (low, high) = part.split_once('-').unwrap_or((part, part));
@@ -130,7 +130,7 @@ fn caches() -> Vec<String> {
     caches
 }
 
-/// The word in brackets of a kernel setting as `always [madvise] never`.
+/// The word in brackets of a kernel setting such as `always [madvise] never`.
 fn chosen(path: &str) -> String {
     let text = read(path);
     let word = text.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map(|(word, _)| word.to_owned());

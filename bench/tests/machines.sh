@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The topic 'rdma' between two machines, in a short run: every figure that it promises is there. Runs in both machines
-# that scripts/soft-roce boots.
+# A short run of the topic 'rdma' between two machines: the report has every promised figure. Runs in both machines of
+# scripts/soft-roce.
 # Usage: machines.sh PROGRAM
 set -euo pipefail
 
@@ -8,7 +8,7 @@ program=$1
 [[ $DFLOW_VM_NODE == 1 ]] || exec "$program" rdma --listen "$DFLOW_VM_ADDRESS:7400"
 report=$("$program" rdma --peer "$DFLOW_VM_PEER:7400" --sizes 64K --quick --repeats 1 --format json)
 
-# row CASE SUBJECT FIGURE…: there is such a row, and its figures were measured.
+# row CASE SUBJECT FIGURE… checks that the row exists and its figures were measured.
 row() {
   local row
   # A row's keys are in the order of the alphabet: its case comes before its figures, and its subject behind them.

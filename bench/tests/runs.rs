@@ -1,4 +1,4 @@
-//! The program itself, in short runs: every figure that it promises is there.
+//! Short runs of the program: the report has every promised figure.
 
 use std::path::Path;
 use std::process::Command;
@@ -66,7 +66,7 @@ fn a_fanout_is_measured_paced_and_unpaced() {
 }
 
 #[test]
-fn the_smallest_program_tells_its_first_instruction() {
+fn the_smallest_program_reports_the_time_of_its_first_instruction() {
     let report = run(&["invoke", "--only", "smallest"]);
     assert_measured(rows(&report)[0], "p50_ns");
     assert_measured(rows(&report)[1], "instances_per_second");
@@ -136,7 +136,7 @@ fn streams_round_trips_and_set_up_over_quic_are_compared_with_bare_quinn() {
     }
 }
 
-/// Network namespaces take root.
+/// Requires root, for network namespaces.
 #[test]
 fn networks_with_and_without_a_cap_are_measured_side_by_side() {
     let report = run(&["quic", "--sizes", "1M", "--only", "tcp", "--cap", "100mbit"]);
@@ -175,7 +175,7 @@ fn a_stream_to_four_nodes_leaves_its_producer_once() {
 }
 
 #[test]
-fn a_wrong_size_is_refused() {
+fn a_wrong_size_is_rejected() {
     let output = Command::new(env!("CARGO_BIN_EXE_dflow-bench")).args(["handoff", "--sizes", "7"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("multiple of 8"));

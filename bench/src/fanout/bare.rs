@@ -1,4 +1,4 @@
-//! The limit: a ring of bare shared memory, one futex that wakes all readers.
+//! The limit: a ring in bare shared memory, and one futex that wakes all readers.
 
 use std::sync::atomic::Ordering;
 
@@ -8,16 +8,16 @@ use crate::memory::{Mapping, PAGE, sleep_while, wake};
 use crate::payload::{Seen, fill};
 use crate::subject::{Card, End, Place, Role, Subject, Waiting};
 
-/// How many messages the ring holds.
+/// The number of messages that fit in the ring.
 const SLOTS: u32 = 4;
 
-/// Where the count of written messages is; readers sleep on it.
+/// Offset of the count of written messages, on which readers sleep.
 const WRITTEN: usize = 0;
 
-/// Where the word is by which the writer says that it sleeps.
+/// Offset of the word with which the writer announces a sleep.
 const WRITER_SLEEPS: usize = 64;
 
-/// The bytes between the counts of read messages of two readers, which follow.
+/// Distance in bytes between the counts of read messages of two readers, which follow.
 const STRIDE: usize = 128;
 
 /// A fan-out through bare shared memory.
@@ -27,7 +27,7 @@ impl Subject for Bare {
     fn card(&self) -> Card {
         Card {
             name: "bare-ring",
-            about: "a ring of bare shared memory that all readers read in place, woken by one futex: the limit",
+            about: "a ring in bare shared memory, read in place by all readers, which one futex wakes: the limit",
             role: Role::Limit,
             waiting: Waiting::Sleeping,
         }
@@ -48,12 +48,12 @@ impl Fanout for Bare {
     }
 }
 
-/// The bytes of control words.
+/// The size of the control words in bytes.
 fn head(shape: Shape) -> usize {
     (STRIDE * (1 + shape.readers)).next_multiple_of(PAGE)
 }
 
-/// Where the count of reader `index` is.
+/// Offset of the count of reader `index`.
 fn position(index: usize) -> usize {
     STRIDE * (1 + index)
 }
@@ -61,7 +61,7 @@ fn position(index: usize) -> usize {
 struct Ring {
     memory: Mapping,
     shape: Shape,
-    /// How many messages this end has written or read.
+    /// The number of messages that this end has written or read.
     count: u32,
 }
 
@@ -84,7 +84,8 @@ impl Writer {
                 if count.wrapping_sub(read) < lag {
                     break;
                 }
-                // Sequentially consistent on both sides: either the reader sees the flag, or its new count is seen here.
+                // Sequentially consistent on both sides: either the reader sees the flag, or its new count is seen
+                // here.
                 memory.futex(WRITER_SLEEPS).store(1, Ordering::SeqCst);
                 if position.load(Ordering::SeqCst) == read {
                     sleep_while(position, read)?;
@@ -100,7 +101,7 @@ impl End for Writer {
     fn send(&mut self, first: u64) -> Result<(), Failure> {
         self.wait_for_readers(SLOTS)?;
         let ring = &mut self.0;
-        // SAFETY: all readers are done with what was in this slot, and do not look at it before the count says so.
+        // SAFETY: all readers have finished with this slot, and do not access it again before the count allows it.
         fill(unsafe { ring.memory.words_mut(ring.slot(), ring.shape.message) }, first);
         ring.count = ring.count.wrapping_add(1);
         let written = ring.memory.futex(WRITTEN);
@@ -133,7 +134,8 @@ impl End for Reader {
         while written.load(Ordering::Acquire) == ring.count {
             sleep_while(written, ring.count)?;
         }
-        // SAFETY: the count says that the message is there; the writer leaves it alone until this reader has counted it.
+        // SAFETY: the count shows that the message is complete; the writer does not touch it until this reader has
+        // counted it.
         let seen = Seen::reading(unsafe { ring.memory.words(ring.slot(), ring.shape.message) });
         ring.count = ring.count.wrapping_add(1);
         let position = ring.memory.futex(position(self.index));

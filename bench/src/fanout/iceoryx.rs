@@ -1,4 +1,4 @@
-//! iceoryx2: one publisher, many subscribers, all asleep until an event.
+//! iceoryx2: one publisher and many subscribers, which sleep until an event.
 
 use iceoryx2::prelude::{Node, ipc};
 
@@ -8,17 +8,17 @@ use crate::payload::Seen;
 use crate::peers::iceoryx::{self, Receiver, Sender, node};
 use crate::subject::{Card, End, Place, Role, Subject, Waiting};
 
-/// How many samples a subscriber may be behind.
+/// The number of samples by which a subscriber may lag.
 const BUFFER: usize = 4;
 
-/// A fan-out by iceoryx2.
+/// A fan-out over iceoryx2.
 pub struct Iceoryx;
 
 impl Subject for Iceoryx {
     fn card(&self) -> Card {
         Card {
             name: "iceoryx2-events",
-            about: "iceoryx2 publish-subscribe without loss, subscribers asleep until an event of iceoryx2",
+            about: "iceoryx2 lossless publish-subscribe, subscribers sleep until an iceoryx2 event",
             role: Role::Peer,
             waiting: Waiting::Sleeping,
         }

@@ -1,4 +1,4 @@
-//! Many small streams, all open at once: what each costs in time and in memory.
+//! Many small streams, all open at the same time: the time and memory that each takes.
 
 mod bare;
 mod ours;
@@ -17,10 +17,10 @@ use crate::settings::Settings;
 use crate::subject::{Place, PlaceKeeper, Side, Subject};
 use crate::topology::available_memory;
 
-/// How many streams, and in quick runs.
+/// The number of streams, and in quick runs.
 const STREAMS: [usize; 2] = [10_000, 1_000];
 
-/// The bytes of a stream.
+/// The length of a stream in bytes.
 pub const LENGTH: usize = 64;
 
 const COLUMNS: &[Column] = &[
@@ -31,24 +31,24 @@ const COLUMNS: &[Column] = &[
     Column { key: "time_over_limit", head: "/limit", unit: Unit::Ratio },
 ];
 
-/// Something that carries many small streams.
+/// A way to move many small streams.
 pub trait Many: Subject {
-    /// Opens `streams` streams, moves [`LENGTH`] bytes through each, and has all of them open at the end.
+    /// Opens `streams` streams and moves [`LENGTH`] bytes through each. All of them are open at the end.
     fn one_repeat(&self, settings: &Settings, streams: usize) -> Result<Found, Failure>;
 }
 
-/// What one repeat took.
+/// The cost of one repeat.
 #[derive(Clone, Copy)]
 pub struct Found {
-    /// For all streams.
+    /// The time for all streams.
     pub nanoseconds: f64,
-    /// Bytes for all streams and those who move them.
+    /// The memory of all streams and of the processes that move them, in bytes.
     pub memory: f64,
 }
 
-/// Something whose two ends are in processes of this program.
+/// A way whose two ends are processes of this program.
 pub trait Ends: Subject {
-    /// How many bytes of shared memory its two ends need in their place.
+    /// The bytes of shared memory that its two ends need.
     fn memory(&self, streams: usize) -> usize {
         let _ = streams;
         0
@@ -60,17 +60,17 @@ pub trait Ends: Subject {
 
 /// One process's end of many streams.
 pub trait ManyEnd {
-    /// Opens `streams` streams, moves [`LENGTH`] bytes through each, and leaves all of them open until the next call or
-    /// the drop; a reader checks every byte.
+    /// Opens `streams` streams and moves [`LENGTH`] bytes through each. Keeps all of them open until the next call or
+    /// the drop. A reader checks every byte.
     fn move_all(&mut self, streams: usize) -> Result<(), Failure>;
 }
 
-/// Everything that is compared. A new subject is one more line here.
+/// All subjects. A new subject is one more line here.
 fn subjects() -> Vec<&'static dyn Many> {
     vec![&bare::Bare, &tmpfs::Files, &unix_socket::UnixSocket, &ours::Ours]
 }
 
-/// Those of them whose ends are in processes of this program.
+/// The subjects whose ends are processes of this program.
 fn pairs() -> Vec<&'static dyn Ends> {
     vec![&bare::Bare, &tmpfs::Files, &unix_socket::UnixSocket]
 }
@@ -92,7 +92,8 @@ pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> 
             (subject, medians)
         })
         .collect();
-    // The kernel's limit is what streams with names and lives of their own compare with; bare slots have neither.
+    // The reference is the limit of the kernel: like streams, its objects have names and lifetimes of their own, which
+    // bare slots do not.
     let limit = found.iter().find(|(subject, _)| subject.card().name == tmpfs::Files.card().name);
     let limit = limit.and_then(|(_, figures)| figures.as_ref().ok()).map(|found| found.nanoseconds);
     let figures = |Found { nanoseconds, memory }: Found| {
@@ -132,7 +133,7 @@ impl<T: Ends> Many for T {
     }
 }
 
-/// What one process of many streams is told.
+/// The task of one process of many streams.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Task {
     subject: String,
@@ -142,14 +143,15 @@ pub struct Task {
 }
 
 impl Task {
-    /// Becomes that process.
+    /// Runs as that process.
     pub fn actor(self) -> Result<Box<dyn Actor>, Failure> {
         let limit = getrlimit(Resource::Nofile);
         setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
-            .trying("raise the limit of open descriptors")?;
+            .trying("raise the limit on open descriptors")?;
         let pairs = pairs();
         let subject = pairs.iter().find(|subject| subject.card().name == self.subject);
-        let subject = subject.ok_or_else(|| Failure::new(format!("no kind of streams is called {}", self.subject)))?;
+        let subject =
+            subject.ok_or_else(|| Failure::new(format!("there is no subject {} for many streams", self.subject)))?;
         Ok(Box::new(Mover { end: subject.join(self.side, &self.place, self.streams)?, streams: self.streams }))
     }
 }

@@ -1,4 +1,4 @@
-//! dflow: one window that all readers map.
+//! dflow: one window, mapped by all readers.
 
 use crate::failure::{Failure, Trying};
 use crate::fanout::{Fanout, Shape};
@@ -9,7 +9,7 @@ use crate::subject::{End, Place, Waiting};
 /// A stream with many readers.
 pub static SLEEPING: Ours = Ours {
     name: "dflow",
-    about: "one stream, its window mapped by all readers, each asleep on the writer's word",
+    about: "one stream, its window mapped by all readers, which sleep on the writer's word",
     waiting: Waiting::Sleeping,
 };
 

@@ -1,4 +1,4 @@
-//! A Unix stream socket for each reader: the writer copies every message once for each.
+//! A Unix stream socket for each reader: the writer copies every message once per reader.
 
 use crate::failure::{Failure, Trying};
 use crate::fanout::{Fanout, Shape};
@@ -8,14 +8,14 @@ use crate::subject::{Card, End, Place, Role, Subject, Waiting};
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 
-/// The sockets.
+/// Unix sockets.
 pub struct UnixSocket;
 
 impl Subject for UnixSocket {
     fn card(&self) -> Card {
         Card {
             name: "unix-socket",
-            about: "a Unix stream socket for each reader, written one after the other",
+            about: "a Unix stream socket for each reader, written in turn",
             role: Role::Peer,
             waiting: Waiting::Sleeping,
         }

@@ -1,4 +1,4 @@
-//! The limits: a payload, a flag, and nothing else. Nothing that hands a chunk over can do less.
+//! The limits: a payload, a flag, and nothing else. Every hand-off does at least this.
 
 use std::hint::spin_loop;
 use std::ops::Range;
@@ -10,7 +10,7 @@ use crate::memory::{Mapping, PAGE, sleep_while, wake};
 use crate::payload::{Seen, fill};
 use crate::subject::{Card, End, Place, Role, Side, Subject, Waiting};
 
-/// Spinning on the flag.
+/// The reader spins on the flag.
 pub static ATOMIC: Bare = Bare {
     name: "atomic",
     about: "bare shared memory: write the payload, set a flag, read every word; the limit of spinning",
@@ -18,24 +18,24 @@ pub static ATOMIC: Bare = Bare {
     window: 0,
 };
 
-/// The same, each payload in the next place of a window: middle-sized ones are faster so, since the writer then finds
-/// lines that the reader's cache no longer holds.
+/// The same, with each payload at the next position of a window. Medium-sized payloads are faster this way, because the
+/// reader's cache no longer holds the lines that the writer needs.
 pub static ATOMIC_WINDOW: Bare = Bare {
     name: "atomic-window",
-    about: "the same, each payload in the next place of a window of 2 MiB instead of always in one place",
+    about: "the same, each payload at the next position of a window of 2 MiB instead of always at the same position",
     waiting: Waiting::Spinning,
     window: 2 << 20,
 };
 
-/// Asleep on the flag.
+/// The reader sleeps on the flag.
 pub static FUTEX: Bare = Bare {
     name: "futex",
-    about: "bare shared memory, the reader asleep in futex and always woken: the limit of sleeping",
+    about: "bare shared memory, the reader sleeps in futex and is always woken: the limit of sleeping",
     waiting: Waiting::Sleeping,
     window: 0,
 };
 
-/// Where the flags are: two cache lines apart, since processors fetch lines in pairs.
+/// Offsets of the flags: two cache lines apart, because processors prefetch lines in pairs.
 const FLAGS: [usize; 2] = [0, 128];
 
 /// A hand-off through bare shared memory.
@@ -43,12 +43,12 @@ pub struct Bare {
     name: &'static str,
     about: &'static str,
     waiting: Waiting,
-    /// The bytes that the payloads of one direction go through; at least one payload.
+    /// The size in bytes of the memory for the payloads of one direction; at least one payload.
     window: usize,
 }
 
 impl Bare {
-    /// How many payloads one direction has a place for.
+    /// The number of payloads for which one direction has room.
     fn places(&self, size: usize) -> usize {
         (self.window / size.next_multiple_of(PAGE)).max(1)
     }
@@ -89,17 +89,17 @@ impl Handoff for Bare {
     }
 }
 
-/// Where in the memory one direction is.
+/// The memory of one direction.
 struct Slot {
     flag: usize,
-    /// Where the next payload is.
+    /// Offset of the next payload.
     payload: usize,
     stride: usize,
     window: Range<usize>,
 }
 
 impl Slot {
-    /// Goes on to the next place.
+    /// Advances to the next position.
     fn advance(&mut self) {
         self.payload += self.stride;
         if self.payload == self.window.end {
@@ -120,8 +120,8 @@ struct BareEnd {
 
 impl End for BareEnd {
     fn send(&mut self, first: u64) -> Result<(), Failure> {
-        // SAFETY: it is this side's turn, and only this side writes this payload; the other reads it once the flag says so
-        // and is done before it gives the turn back.
+        // SAFETY: it is this side's turn, and only this side writes this payload. The other side reads it after the
+        // flag is set, and finishes before it returns the turn.
         fill(unsafe { self.memory.words_mut(self.mine.payload, self.size) }, first);
         self.mine.advance();
         self.sent = self.sent.wrapping_add(1);
@@ -149,7 +149,8 @@ impl End for BareEnd {
             }
         }
         self.received = last.wrapping_add(1);
-        // SAFETY: the flag says that the other side has written the payload; it writes it again only after this side's answer.
+        // SAFETY: the flag shows that the other side has written the payload. It writes it again only after this side's
+        // answer.
         let seen = Seen::reading(unsafe { self.memory.words(self.theirs.payload, self.size) });
         self.theirs.advance();
         Ok(seen)

@@ -8,21 +8,21 @@ use crate::payload::Seen;
 use crate::peers::iceoryx::{Receiver, Sender, Shape, node};
 use crate::subject::{Card, End, Place, Role, Side, Subject, Waiting};
 
-/// The receiver asks again and again.
+/// The subscriber polls.
 pub static SPINNING: Iceoryx = Iceoryx {
     name: "iceoryx2",
-    about: "iceoryx2 publish-subscribe, written and read in place, the subscriber spinning",
+    about: "iceoryx2 publish-subscribe, written and read in place, the subscriber spins",
     waiting: Waiting::Spinning,
 };
 
-/// The receiver sleeps until an event.
+/// The subscriber sleeps until an event.
 pub static EVENTS: Iceoryx = Iceoryx {
     name: "iceoryx2-events",
-    about: "the same, the subscriber asleep until an event of iceoryx2",
+    about: "the same, the subscriber sleeps until an iceoryx2 event",
     waiting: Waiting::Sleeping,
 };
 
-/// A hand-off by iceoryx2.
+/// A hand-off over iceoryx2.
 pub struct Iceoryx {
     name: &'static str,
     about: &'static str,

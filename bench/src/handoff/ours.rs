@@ -6,13 +6,13 @@ use crate::ours::{Duplex, Ours, idle};
 use crate::peers::unix_socket::{connect, listen};
 use crate::subject::{End, Place, Side, Waiting};
 
-/// Looking at the words all the time.
+/// The reader spins on the words.
 pub static SPINNING: Ours =
     Ours { name: "dflow", about: "a stream's Writer and Reader, spinning", waiting: Waiting::Spinning };
 
-/// Asleep in futex_waitv.
+/// The reader sleeps in futex_waitv.
 pub static SLEEPING: Ours =
-    Ours { name: "dflow-sleeping", about: "the same, the reader asleep on its words", waiting: Waiting::Sleeping };
+    Ours { name: "dflow-sleeping", about: "the same, the reader sleeps on its words", waiting: Waiting::Sleeping };
 
 impl Handoff for Ours {
     fn join(&self, side: Side, place: &Place, size: usize) -> Result<Box<dyn End>, Failure> {

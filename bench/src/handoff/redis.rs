@@ -1,4 +1,4 @@
-//! Redis over a Unix socket: one sets a key, the other gets it.
+//! Redis over a Unix socket: one process sets a key, the other gets it.
 
 use std::any::Any;
 use std::sync::atomic::Ordering;
@@ -10,7 +10,7 @@ use crate::payload::{Seen, bytes, bytes_mut, fill, private};
 use crate::peers::redis::{Client, Server, missing};
 use crate::subject::{Card, End, Place, Role, Side, Subject, Waiting};
 
-/// Where the flags of the two directions are.
+/// Offsets of the flags of the two directions.
 const FLAGS: [usize; 2] = [0, 128];
 
 /// The keys of the two directions.
@@ -23,7 +23,7 @@ impl Subject for Redis {
     fn card(&self) -> Card {
         Card {
             name: "redis",
-            about: "Redis over a Unix socket: SET by one, GET by the other, who is woken by a futex",
+            about: "Redis over a Unix socket: one process does SET and wakes the other with a futex, which does GET",
             role: Role::Peer,
             waiting: Waiting::Sleeping,
         }
@@ -74,7 +74,7 @@ impl End for RedisEnd {
     }
 
     fn receive(&mut self) -> Result<Seen, Failure> {
-        // Asleep, not spinning: the server needs a core too.
+        // Sleeps instead of spinning, because the server needs a core too.
         let flag = self.flags.futex(FLAGS[self.theirs]);
         while flag.load(Ordering::Acquire) == self.received {
             sleep_while(flag, self.received)?;

@@ -1,18 +1,18 @@
-//! A Unix stream socket: the payload is copied into the kernel and out again, the reader asleep in between.
+//! A Unix stream socket: the payload is copied into the kernel and out again while the reader sleeps.
 
 use crate::failure::Failure;
 use crate::handoff::Handoff;
 use crate::peers::unix_socket::SocketEnd;
 use crate::subject::{Card, End, Place, Role, Side, Subject, Waiting};
 
-/// The socket.
+/// A Unix socket.
 pub struct UnixSocket;
 
 impl Subject for UnixSocket {
     fn card(&self) -> Card {
         Card {
             name: "unix-socket",
-            about: "a Unix stream socket between the two, blocking",
+            about: "a blocking Unix stream socket between the two processes",
             role: Role::Peer,
             waiting: Waiting::Sleeping,
         }

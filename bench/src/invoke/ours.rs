@@ -9,22 +9,22 @@ use crate::latency::{Repeat, histogram};
 use crate::node::{self, Ran, Run};
 use crate::subject::{Card, Role, Subject, Waiting};
 
-/// The slots where starts come one at a time: more than are in use, and enough that many programs are made ready ahead.
+/// The slots for starts one at a time: more than are in use, and enough that many programs are prepared ahead.
 const SLOTS: u32 = 32;
 
-/// How long the producer of the parts waits before the first, so that programs are ready.
+/// How long the producer of the parts waits before the first one, so that programs are ready.
 const BEFORE_FIRST: Duration = Duration::from_millis(300);
 
-/// A program that was ready for less than this before its gate opened was not ready in time to count.
+/// A start counts only if the program was ready for at least this long before its gate opened.
 const READY_FOR: u64 = 2_000_000;
 
-/// How many instances there are where the rate counts, for each second of the budget.
+/// The number of instances in measurements of the rate, per second of the budget.
 const INSTANCES_A_SECOND: u64 = 1500;
 
-/// A ready program, from its gate.
+/// A ready program, from the opening of its gate.
 pub static READY: Start = Start {
     name: "dflow-ready",
-    about: "from the moment at which the scheduler sees that the gate of a ready program is open, to its user code",
+    about: "from the time at which the scheduler sees that the gate of a ready program is open to the program's user code",
     from: From::Ready,
     since: |_, attempt| attempt.started,
 };
@@ -32,15 +32,15 @@ pub static READY: Start = Start {
 /// A ready program, from the commit that opens its gate.
 pub static READY_FROM_COMMIT: Start = Start {
     name: "dflow-ready-from-commit",
-    about: "the same from just before another function commits the first byte: two wake-ups, the daemon's and its own",
+    about: "the same, from just before another function commits the first byte: includes two wake-ups, of daemon and program",
     from: From::Ready,
     since: |committed, _| committed,
 };
 
-/// A program that does not exist yet.
+/// A program without a process.
 pub static COLD: Start = Start {
     name: "dflow-cold",
-    about: "from the moment at which the scheduler wants a program whose gate is open: launcher, process, SDK, gate",
+    about: "from the time at which the scheduler requests a program whose gate is open: launcher, process, SDK, gate",
     from: From::Cold,
     since: |_, attempt| attempt.prepared,
 };
@@ -53,11 +53,11 @@ pub struct Start {
     name: &'static str,
     about: &'static str,
     from: From,
-    /// When the start began, by when its input was committed and by the times of its attempt.
+    /// When the start began, computed from the commit time of its input and the times of its attempt.
     since: fn(u64, &Times) -> u64,
 }
 
-/// Times of an attempt on the monotonic clock.
+/// The times of an attempt, on the monotonic clock.
 struct Times {
     prepared: u64,
     ready: u64,
@@ -80,7 +80,7 @@ impl Invoke for Start {
     }
 
     fn starts(&self, count: u32) -> Result<Repeat, Failure> {
-        // Known parts have programs ahead of them; a part that its producer only now opens has none.
+        // For known parts programs are prepared ahead; for a part that the producer opens only now there is none.
         let (partition, rest) = match self.from {
             From::Ready => (count.to_string(), BEFORE_FIRST),
             From::Cold => ("discovered".to_owned(), Duration::ZERO),
@@ -108,7 +108,10 @@ impl Invoke for Start {
             histogram.saturating_record(nanoseconds);
         }
         if histogram.len() * 2 < u64::from(count) {
-            return Err(Failure::new(format!("only {} of {count} programs started as they should", histogram.len())));
+            return Err(Failure::new(format!(
+                "only {} of {count} programs were in the expected state when they started",
+                histogram.len()
+            )));
         }
         Ok(Repeat { began, took, histogram })
     }
@@ -147,7 +150,7 @@ impl Subject for Nothing {
     fn card(&self) -> Card {
         Card {
             name: "dflow",
-            about: "a foreach of a real daemon over parts that are all there: launcher, process, SDK, gate, end, for each",
+            about: "a foreach under a real daemon over complete parts: launcher, process, SDK, gate and end, for each",
             role: Role::Ours,
             waiting: Waiting::Sleeping,
         }

@@ -1,4 +1,4 @@
-//! Programs started by `posix_spawn`: the limit of a cold start.
+//! Programs started with `posix_spawn`: the limit of a cold start.
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -12,13 +12,13 @@ use crate::latency::{Repeat, histogram};
 use crate::node;
 use crate::subject::{Card, Role, Subject, Waiting};
 
-/// The program beside this one that does nothing before its first instruction.
+/// The program, in the same directory as this one, without a runtime before its first instruction.
 const SMALLEST: &str = "dflow-bench-first-instruction";
 
-/// How many starts go before the ones that count.
+/// The number of starts before the measured ones.
 const WARM_UP: u32 = 10;
 
-/// posix_spawn of the smallest program there is.
+/// posix_spawn of the smallest possible program.
 pub static SMALLEST_PROGRAM: Spawn = Spawn {
     name: "posix-spawn-smallest",
     about: "posix_spawn of a static program whose first instruction is the measured one: the limit of a cold start",
@@ -36,7 +36,7 @@ pub static RUST_PROGRAM: Spawn = Spawn {
     arguments: &["first-instruction"],
 };
 
-/// A program that tells when its first instruction was.
+/// A program that prints the time of its first instruction.
 pub struct Spawn {
     name: &'static str,
     about: &'static str,
@@ -91,7 +91,7 @@ impl Rate for Spawn {
         };
         let started: Vec<Result<u32, Failure>> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..at_once).map(|_| scope.spawn(one_after_the_other)).collect();
-            let died = |_| Err(Failure::new("a thread that starts programs died"));
+            let died = |_| Err(Failure::new("a thread that starts programs panicked"));
             threads.into_iter().map(|thread| thread.join().unwrap_or_else(died)).collect()
         });
         let started = started.into_iter().sum::<Result<u32, Failure>>()?;
@@ -101,7 +101,7 @@ impl Rate for Spawn {
 
 impl Spawn {
     fn spawner(&self) -> Result<Spawner, Failure> {
-        // The standard library starts programs by posix_spawn where nothing asks for more.
+        // The standard library uses posix_spawn for commands without special settings.
         let mut command = Command::new((self.program)()?);
         command.args(self.arguments).stdin(Stdio::null()).stdout(Stdio::piped());
         Ok(Spawner(command))
@@ -111,13 +111,13 @@ impl Spawn {
 struct Spawner(Command);
 
 impl Spawner {
-    /// Starts the program, and waits until it has ended; the nanoseconds until its first instruction.
+    /// Starts the program and waits for its end. Returns the nanoseconds until its first instruction.
     fn start(&mut self) -> Result<u64, Failure> {
         let began = now();
         let mut child = self.0.spawn().trying("start the program")?;
         let mut told = [0; 16];
         let mut out = child.stdout.take().ok_or_else(|| Failure::new("the program has no standard output"))?;
-        let outcome = out.read_exact(&mut told).trying("hear from the program");
+        let outcome = out.read_exact(&mut told).trying("read the output of the program");
         child.wait().trying("wait for the program")?;
         outcome?;
         let (seconds, nanoseconds) = told.split_at(8);

@@ -1,4 +1,4 @@
-//! Waking a process that waits: the limit of the start of a ready program.
+//! Waking a waiting process: the limit of the start of a ready program.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::SystemTime;
@@ -16,21 +16,21 @@ use crate::peers::unix_socket::{connect, listen};
 use crate::process::{self, Actor, Crew, Findings, Round};
 use crate::subject::{Card, End, Place, PlaceKeeper, Role, Side, Subject, Waiting};
 
-/// The bytes of what the process is woken with.
+/// The size of the message that wakes the process, in bytes.
 const NOTICE: usize = 64;
 
-/// Asleep on a word.
+/// The process sleeps on a word.
 pub static FUTEX: Wake =
-    Wake { name: "futex-wake", about: "a process asleep in futex, woken by another", join: join_futex };
+    Wake { name: "futex-wake", about: "a process sleeps in futex, and another wakes it", join: join_futex };
 
-/// Asleep in a packet socket.
+/// The process sleeps in a packet socket.
 pub static PACKET: Wake = Wake {
     name: "packet-wake",
-    about: "a process asleep in recvmsg of a SOCK_SEQPACKET socket, which is where a ready function waits",
+    about: "a process sleeps in recvmsg on a SOCK_SEQPACKET socket, like a ready function",
     join: join_packets,
 };
 
-/// Makes the end of one side.
+/// Creates the end of one side.
 type Join = fn(Side, &Place) -> Result<Box<dyn End>, Failure>;
 
 /// A way to wake a process.
@@ -63,7 +63,7 @@ impl Invoke for Wake {
     }
 }
 
-/// What the process that wakes, or the one that is woken, is told.
+/// The task of the waking or of the woken process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Task {
     wake: String,
@@ -72,10 +72,10 @@ pub struct Task {
 }
 
 impl Task {
-    /// Becomes that process.
+    /// Runs as that process.
     pub fn actor(self) -> Result<Box<dyn Actor>, Failure> {
         let wake = [&FUTEX, &PACKET].into_iter().find(|wake| wake.name == self.wake);
-        let wake = wake.ok_or_else(|| Failure::new(format!("no way to wake is called {}", self.wake)))?;
+        let wake = wake.ok_or_else(|| Failure::new(format!("there is no subject {} for wake-ups", self.wake)))?;
         Ok(Box::new(Player { end: (wake.join)(self.side, &self.place)?, side: self.side }))
     }
 }
@@ -113,14 +113,14 @@ fn join_packets(side: Side, place: &Place) -> Result<Box<dyn End>, Failure> {
     Ok(Box::new(match side {
         Side::First => {
             let (socket, _) = listen(place)?.accept().trying("accept the other process")?;
-            let (ours, theirs) = channel::pair().trying("make a channel")?;
+            let (ours, theirs) = channel::pair().trying("create a channel")?;
             channel::send(socket.as_fd(), b"channel", &[theirs.as_fd()], true).trying("send a channel")?;
             Packets(ours)
         }
         Side::Second => {
             let (_, mut fds) =
                 channel::receive(connect(place)?.as_fd(), &mut [0; NOTICE], true).trying("receive a channel")?;
-            Packets(fds.pop().ok_or_else(|| Failure::new("no channel came"))?)
+            Packets(fds.pop().ok_or_else(|| Failure::new("the message had no channel"))?)
         }
     }))
 }

@@ -1,5 +1,5 @@
-//! The nodes of a measurement: one process for each that serves runs, over loopback, and the identity of the one that
-//! drives them.
+//! The nodes of a measurement: a process for each worker node, over loopback, and the identity of the node that drives
+//! the runs.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -21,10 +21,10 @@ use crate::node::Others;
 /// The name of the node that drives runs.
 pub const DRIVER: &str = "driver";
 
-/// How long the certificates of a measurement hold.
+/// The validity of the certificates of a measurement.
 const VALIDITY: Duration = Duration::from_secs(24 * 3600);
 
-/// The nodes; they end when it is dropped.
+/// The worker nodes, which end when this value is dropped.
 pub struct Cluster {
     dir: TempDir,
     workers: Vec<Worker>,
@@ -37,14 +37,14 @@ struct Worker {
 }
 
 impl Cluster {
-    /// Starts so many nodes beside the one that drives.
+    /// Starts this many worker nodes.
     pub fn start(count: usize) -> Result<Cluster, Failure> {
         let dir = tempfile::Builder::new().prefix("dflow-bench-").tempdir().trying("make a temporary directory")?;
-        let authority = ClusterCa::create("bench").trying("make an authority")?;
+        let authority = ClusterCa::create("bench").trying("create a certificate authority")?;
         let identity = |name: &str| {
-            let identity = authority.issue(name, VALIDITY).trying("make a certificate")?;
+            let identity = authority.issue(name, VALIDITY).trying("issue a certificate")?;
             let directory = dir.path().join(name);
-            identity.save(&directory).trying("keep a certificate")?;
+            identity.save(&directory).trying("save a certificate")?;
             Ok::<_, Failure>(directory)
         };
         identity(DRIVER)?;
@@ -56,7 +56,7 @@ impl Cluster {
         Ok(Cluster { dir, workers })
     }
 
-    /// The first `count` nodes, for a run whose functions of these numbers of nodes, from 0 on, are placed there.
+    /// The first `count` worker nodes for a run, with each function placed on the worker node with the given index.
     pub fn others(&self, count: usize, placement: &BTreeMap<String, usize>) -> Others {
         let workers = &self.workers[..count.min(self.workers.len())];
         let placed = |(function, place): (&String, &usize)| {
@@ -70,7 +70,7 @@ impl Cluster {
         }
     }
 
-    /// The processor time that all nodes but the driver have taken, in nanoseconds; without that of functions.
+    /// The processor time used by all worker nodes, without functions, in nanoseconds.
     pub fn processor_time(&self) -> Result<u64, Failure> {
         self.workers.iter().map(|worker| processor_time_of(worker.child.id())).sum()
     }
@@ -83,14 +83,14 @@ impl Worker {
         command.arg("worker").arg(identity).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.spawn().trying("start a node")?;
         let said = child.stdout.take();
-        // From here on the drop ends the process.
+        // From here on, the drop ends the process.
         let mut worker = Worker { child, name, address: (Ipv4Addr::LOCALHOST, 0).into() };
         let mut line = String::new();
         if let Some(said) = said {
-            BufReader::new(said).read_line(&mut line).trying("hear from a node")?;
+            BufReader::new(said).read_line(&mut line).trying("read the output of a node")?;
         }
         worker.address =
-            line.trim().parse().trying(format_args!("start {}: it does not say where it is", worker.name))?;
+            line.trim().parse().trying(format_args!("start {}: it did not print its address", worker.name))?;
         Ok(worker)
     }
 }
@@ -102,14 +102,14 @@ impl Drop for Worker {
     }
 }
 
-/// What a node is told.
+/// The options of a worker node.
 #[derive(Args, Clone, Debug)]
 pub struct WorkerOptions {
     /// The directory with its identity
     identity: PathBuf,
 }
 
-/// What the program does when it is started as a node: serves runs, as `dflow worker` does, until it is killed.
+/// Runs this program as a worker node: serves runs like `dflow worker` until it is killed.
 pub fn serve(options: WorkerOptions) -> Result<(), Failure> {
     set_parent_process_death_signal(Some(Signal::KILL)).trying("tie this process to its parent")?;
     let options = ServeOptions {
@@ -125,5 +125,5 @@ pub fn serve(options: WorkerOptions) -> Result<(), Failure> {
         told = writeln!(out, "{}", listening.address).and_then(|()| out.flush());
     })
     .trying("serve runs")?;
-    told.trying("tell where this node listens")
+    told.trying("print the address of this node")
 }

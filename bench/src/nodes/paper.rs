@@ -1,4 +1,4 @@
-//! What the DFlow paper reports of its store: putting an object on one node and getting it on another.
+//! The measurement of the DFlow paper's store: putting an object on one node and getting it on another.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::report::{Column, Report, Row, Table, Unit};
 use crate::settings::Settings;
 use crate::subject::{Card, Role, Subject, Waiting};
 
-/// The sizes of objects, in bytes, with the paper's put and get in nanoseconds.
+/// The object sizes in bytes, with the paper's times of put and get in nanoseconds.
 const OBJECTS: &[Object] = &[
     Object { name: "100 KB", file: "100kb", bytes: 100_000, put: 0.77e6, get: 0.81e6 },
     Object { name: "1 MB", file: "1mb", bytes: 1_000_000, put: 1.5e6, get: 2.2e6 },
@@ -21,10 +21,10 @@ const OBJECTS: &[Object] = &[
     Object { name: "100 MB", file: "100mb", bytes: 100_000_000, put: 241e6, get: 328e6 },
 ];
 
-/// The bytes that the producer writes and commits at once; a whole number of them is in every object.
+/// The number of bytes that the producer writes and commits at once. It divides every object size.
 const CHUNK: usize = 100_000;
 
-/// How many objects are put and got in a run, one after the other, and in quick runs.
+/// The number of objects put and got in a run, one after another, and in quick runs.
 const TRANSFERS: [usize; 2] = [8, 2];
 
 const COLUMNS: &[Column] = &[
@@ -43,26 +43,26 @@ struct Object {
     get: f64,
 }
 
-/// Something that puts and gets objects.
+/// A way to put and get objects.
 struct Store {
     name: &'static str,
     about: &'static str,
-    /// The consumer's gate; none for what the paper reports, which is not measured here.
+    /// The consumer's gate; `None` for the paper's own figures, which are not measured here.
     gate: Option<&'static str>,
 }
 
 const STORES: &[&Store] = &[
     &Store {
         name: "dflow-nodes",
-        about: "from a function on the driving node to functions on others; CPU of all daemons and functions",
+        about: "from a function on the driving node to functions on other nodes; CPU of all daemons and functions",
         gate: Some("stream"),
     },
     &Store {
         name: "dflow-whole",
-        about: "the same with a consumer that starts when everything is written (gate: whole)",
+        about: "the same with a consumer that starts when the object is complete (gate: whole)",
         gate: Some("whole"),
     },
-    &Store { name: "paper", about: "what the paper reports of its own store, on its own hardware", gate: None },
+    &Store { name: "paper", about: "the paper's figures for its own store, on its own hardware", gate: None },
 ];
 
 impl Subject for Store {
@@ -110,7 +110,7 @@ pub fn measure(settings: &Settings, cluster: &Cluster, report: &mut Report) -> R
         topic: "nodes",
         title: "putting an object on one node and getting it on another".into(),
         notes: vec![
-            "the paper's figures are those that its authors report of other hardware, with a network between machines: \
+            "the paper's figures were reported by its authors for other hardware, with a network between machines: \
              they say what order of magnitude to expect, not which is faster"
                 .into(),
             "put: from the producer's first write until it has committed everything; get: from the consumer's first \
@@ -152,12 +152,12 @@ fn log(dir: &Path, store: &Store, object: &Object, repeats: &[Times]) -> Result<
     write("put-to-got", |times| &times.both)
 }
 
-/// Puts and gets so many objects in one run.
+/// Puts and gets this many objects in one run.
 fn transfer(cluster: &Cluster, object: &Object, gate: &str, transfers: usize) -> Result<Times, Failure> {
     let names: Vec<_> = (0..transfers).map(|number| (format!("put-{number}"), format!("get-{number}"))).collect();
     let mut functions = Vec::new();
     for (number, (put, get)) in names.iter().enumerate() {
-        // Each begins when the last one is over.
+        // Each transfer begins after the previous one has ended.
         let after = match number.checked_sub(1).and_then(|last| names.get(last)) {
             Some((_, last)) => format!("inputs: {{ after: {{ from: {last}.times, gate: whole }} }}, "),
             None => String::new(),

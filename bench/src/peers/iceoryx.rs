@@ -1,4 +1,4 @@
-//! iceoryx2 as several topics use it: a service of words in publish-subscribe, and a service of events.
+//! The use of iceoryx2 by several topics: a publish-subscribe service of words, and an event service.
 
 use std::time::{Duration, Instant};
 
@@ -12,17 +12,17 @@ use crate::failure::{Failure, Trying};
 use crate::payload::{Seen, WORD, fill};
 use crate::subject::{Place, Waiting};
 
-/// How long a receiver waits for its sender to appear.
+/// How long a receiver waits for its sender.
 const MEETING_LIMIT: Duration = Duration::from_secs(10);
 
-/// How a service is made.
+/// The parameters of a service.
 #[derive(Clone, Copy)]
 pub struct Shape {
-    /// The bytes of a message.
+    /// The size of a message in bytes.
     pub size: usize,
-    /// How many messages a subscriber may be behind before its publisher waits.
+    /// The number of messages by which a subscriber may lag before its publisher waits.
     pub buffer: usize,
-    /// How many subscribers there are.
+    /// The number of subscribers.
     pub subscribers: usize,
     /// Whether subscribers spin or wait for events.
     pub waiting: Waiting,
@@ -66,7 +66,7 @@ impl Service {
             .max_nodes(shape.subscribers + 1)
             .history_size(0)
             .subscriber_max_buffer_size(shape.buffer)
-            // Nothing may be lost: a stream that drops what is not read in time is another thing.
+            // Lossless, because a stream that drops unread messages would not be comparable.
             .enable_safe_overflow(false)
             .open_or_create()
             .trying("open a service of iceoryx2")?;
@@ -91,8 +91,8 @@ impl Sender {
         let publisher = publisher.backpressure_strategy(BackpressureStrategy::RetryUntilDelivered);
         let notifier = service.events.map(|events| events.notifier_builder().create());
         Ok(Sender {
-            publisher: publisher.create().trying("make a publisher of iceoryx2")?,
-            notifier: notifier.transpose().trying("make a notifier of iceoryx2")?,
+            publisher: publisher.create().trying("create a publisher of iceoryx2")?,
+            notifier: notifier.transpose().trying("create a notifier of iceoryx2")?,
             words,
             subscribers: shape.subscribers,
         })
@@ -102,9 +102,9 @@ impl Sender {
     pub fn send(&mut self, first: u64) -> Result<(), Failure> {
         let mut sample = self.publisher.loan_slice_uninit(self.words).trying("borrow memory of iceoryx2")?;
         let words = sample.payload_mut();
-        // SAFETY: the memory is there and this sender's own; writing words to it is what initialises it.
+        // SAFETY: the memory is valid and owned by this sender; writing words initialises it.
         fill(unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), words.len()) }, first);
-        // SAFETY: just filled to the last word.
+        // SAFETY: just filled completely.
         let reached = unsafe { sample.assume_init() }.send().trying("publish by iceoryx2")?;
         if reached != self.subscribers {
             return Err(Failure::new(format!("iceoryx2 reached {reached} of {} subscribers", self.subscribers)));
@@ -117,17 +117,18 @@ impl Sender {
 }
 
 impl Receiver {
-    /// A receiver of the service `name`; returns when it is connected with its sender, which another process opens.
+    /// Creates a receiver of the service `name`. Returns when it is connected to its sender, which another process
+    /// creates.
     pub fn open(node: &Node<ipc::Service>, place: &Place, name: &str, shape: Shape) -> Result<Receiver, Failure> {
         let service = Service::open(node, place, name, shape)?;
         let subscriber = service.messages.subscriber_builder().create().trying("make a subscriber of iceoryx2")?;
         let listener = service.events.map(|events| events.listener_builder().create());
         let listener = listener.transpose().trying("make a listener of iceoryx2")?;
-        // A publisher does not wait for a subscriber that has not connected yet: what does not fit its buffer is dropped.
+        // A publisher does not wait for a subscriber that has not connected yet: samples beyond its buffer are dropped.
         let deadline = Instant::now() + MEETING_LIMIT;
         while service.messages.dynamic_config().number_of_publishers() == 0 {
             if Instant::now() > deadline {
-                return Err(Failure::new("the other process has made no publisher of iceoryx2"));
+                return Err(Failure::new("the other process has created no publisher of iceoryx2"));
             }
             std::thread::sleep(Duration::from_millis(1));
         }

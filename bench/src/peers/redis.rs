@@ -1,4 +1,4 @@
-//! A Redis server of our own, and as much of its protocol as it takes to set and get a key.
+//! A private Redis server, and the part of its protocol that sets and gets a key.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -12,13 +12,13 @@ use crate::failure::{Failure, Trying};
 use crate::peers::unix_socket::connect_to;
 use crate::subject::Place;
 
-/// The program.
+/// The name of the program.
 const PROGRAM: &str = "redis-server";
 
-/// The server's socket in its place.
+/// The name of the server's socket.
 const SOCKET: &str = "redis";
 
-/// Why Redis cannot be measured, if so.
+/// Why Redis cannot be measured, if it cannot.
 pub fn missing() -> Option<String> {
     let version = Command::new(PROGRAM).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     match version {
@@ -27,16 +27,16 @@ pub fn missing() -> Option<String> {
     }
 }
 
-/// A server without persistence that ends with this value.
+/// A server without persistence, which ends when this value is dropped.
 pub struct Server(Child);
 
 impl Server {
-    /// Starts it and waits until it answers.
+    /// Starts a server and waits until it answers.
     pub fn start(place: &Place) -> Result<Server, Failure> {
         Server::start_as(Command::new(PROGRAM), place, None)
     }
 
-    /// Starts it for connections over TCP to this address, too. `command` makes a command of a program's name.
+    /// Starts a server that also accepts TCP connections to this address. `command` creates the command for a program.
     pub fn start_at(
         address: SocketAddr,
         place: &Place,
@@ -58,14 +58,14 @@ impl Server {
         if let Some(address) = address {
             command.args(["--bind", &address.ip().to_string(), "--protected-mode", "no"]);
         }
-        // SAFETY: between fork and exec it makes one system call, which is allowed there, and touches no memory.
+        // SAFETY: between fork and exec, the closure makes one system call, which is async-signal-safe.
         unsafe { command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?)) };
         let server = Server(command.spawn().trying(format_args!("start {PROGRAM}"))?);
         Client::connect(place)?.set("ready", b"yes")?;
         Ok(server)
     }
 
-    /// The processor time that it has taken, in nanoseconds.
+    /// The processor time used by the server, in nanoseconds.
     pub fn processor_time(&self) -> Result<u64, Failure> {
         processor_time_of(self.0.id())
     }
@@ -105,7 +105,7 @@ impl Client {
         let mut head = Vec::with_capacity(64);
         let length = value.len();
         write!(head, "*3\r\n$3\r\nSET\r\n${}\r\n{key}\r\n${length}\r\n", key.len()).trying("write a request")?;
-        // A small request goes in one piece, a large value is not copied for it.
+        // A small request is sent with one write; a large value is not copied into the request.
         if length <= 4096 {
             head.extend_from_slice(value);
             head.extend_from_slice(b"\r\n");

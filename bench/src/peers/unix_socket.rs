@@ -9,10 +9,10 @@ use crate::failure::{Failure, Trying};
 use crate::payload::{Seen, bytes, bytes_mut, fill, private};
 use crate::subject::{End, Place, Side};
 
-/// How long the two sides may take to find each other.
+/// How long the two sides may take to connect.
 const MEETING_LIMIT: Duration = Duration::from_secs(10);
 
-/// The name of the socket in its place.
+/// The name of the socket.
 const NAME: &str = "socket";
 
 /// One end of a socket.
@@ -22,7 +22,7 @@ pub struct SocketEnd {
 }
 
 impl SocketEnd {
-    /// Joins the two sides, for payloads of `size` bytes.
+    /// Connects the two sides, for payloads of `size` bytes.
     pub fn join(side: Side, place: &Place, size: usize) -> Result<SocketEnd, Failure> {
         let socket = match side {
             Side::First => listen(place)?.accept().trying("accept the other process")?.0,
@@ -31,7 +31,7 @@ impl SocketEnd {
         Ok(SocketEnd::new(socket, size))
     }
 
-    /// Takes a connected socket.
+    /// Uses a connected socket.
     pub fn new(socket: UnixStream, size: usize) -> SocketEnd {
         SocketEnd { socket, words: private(size) }
     }
@@ -49,17 +49,17 @@ impl End for SocketEnd {
     }
 }
 
-/// Listens in a place.
+/// Listens on the socket of a place.
 pub fn listen(place: &Place) -> Result<UnixListener, Failure> {
     UnixListener::bind(place.path(NAME)).trying("listen on a Unix socket")
 }
 
-/// Connects to the one who listens, or will.
+/// Connects to the listening side, which may not listen yet.
 pub fn connect(place: &Place) -> Result<UnixStream, Failure> {
     connect_to(&place.path(NAME))
 }
 
-/// Connects to the one who listens, or will, at a path.
+/// Connects to a path, on which the other side may not listen yet.
 pub fn connect_to(path: &Path) -> Result<UnixStream, Failure> {
     let deadline = Instant::now() + MEETING_LIMIT;
     loop {

@@ -1,4 +1,4 @@
-//! Bare quinn: what dflow's way over QUIC is made on, with nothing above it.
+//! Bare quinn, on which dflow's QUIC path is built, with nothing above it.
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -22,22 +22,23 @@ use crate::subject::{Card, Role, Side, Subject, Waiting};
 /// quinn as dflow tunes it.
 pub static TUNED: Bare = Bare {
     name: "quinn-tuned",
-    about: "bare quinn with dflow's tuning, TLS and sockets; one thread a side",
+    about: "bare quinn with dflow's tuning, TLS and sockets; one thread per side",
     role: Role::Limit,
     endpoint: tuned,
     handed: false,
 };
 
-/// The same where what encrypts the bytes is not what makes and reads them: between processes it never is.
+/// The same with encryption on another thread than writing and reading, as it always is between functions, which are
+/// processes of their own.
 pub static HANDED: Bare = Bare {
     name: "quinn-handed",
-    about: "quinn-tuned with another thread on each side that writes or reads the words, through 2 MiB of buffers",
+    about: "quinn-tuned with a separate thread on each side that writes or reads the words, through 2 MiB of buffers",
     role: Role::Peer,
     endpoint: tuned,
     handed: true,
 };
 
-/// quinn as it comes.
+/// quinn with its defaults.
 pub static DEFAULTS: Bare = Bare {
     name: "quinn-defaults",
     about: "the same with quinn's defaults",
@@ -54,14 +55,14 @@ fn defaults(address: SocketAddr, _peer: IpAddr, identity: &Identity) -> Result<E
     default_endpoint(address, identity)
 }
 
-/// One way to set quinn up.
+/// A configuration of quinn.
 pub struct Bare {
     name: &'static str,
     about: &'static str,
     role: Role,
-    /// At this address, for connections with that peer.
+    /// Creates an endpoint at this address, for connections with that peer.
     endpoint: fn(SocketAddr, IpAddr, &Identity) -> Result<Endpoint, NodeError>,
-    /// Another thread makes or reads the words of a stream.
+    /// Whether a separate thread writes or reads the words of a stream.
     handed: bool,
 }
 
@@ -85,7 +86,7 @@ impl Way for Bare {
         let peer = if side == Side::First {
             meeting.hear()?
         } else {
-            let address = endpoint.local_addr().trying("learn the address of a socket")?;
+            let address = endpoint.local_addr().trying("get the address of a socket")?;
             meeting.tell(address)?;
             address
         };
@@ -104,7 +105,7 @@ impl Way for Bare {
     }
 }
 
-/// A thread with an event loop that runs as long as the process, so that packets are answered between rounds, too.
+/// A thread with an event loop that runs as long as the process, so that packets are also answered between rounds.
 struct Thread(Handle);
 
 impl Thread {
@@ -115,18 +116,18 @@ impl Thread {
         Ok(Thread(handle))
     }
 
-    /// Runs a task there and waits for it.
+    /// Runs a task on the thread and waits for it.
     fn run<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> Result<T, Failure> {
         let (say, outcome) = mpsc::sync_channel(1);
         self.0.spawn(async move {
-            // Who does not wait any more is about to end.
+            // If the waiter is gone, the process is about to exit.
             let _ = say.send(task.await);
         });
-        outcome.recv().trying("hear from a task, which has panicked")
+        outcome.recv().trying("get the result of a task, which has panicked")
     }
 }
 
-/// What all measurements need.
+/// The common part of all measurements.
 #[derive(Clone)]
 struct Stage {
     endpoint: Endpoint,
@@ -152,8 +153,8 @@ impl Stage {
         incoming.await.trying("accept a connection")
     }
 
-    /// Connections one after the other. One is usable when the other side has answered: only then has it seen and
-    /// accepted the certificate. The greetings are as long as dflow's.
+    /// Opens connections one after another. A connection is usable once the other side has answered, because only then
+    /// has it accepted the certificate. The greetings have the length of dflow's.
     async fn connections(&self, side: Side, numbers: Range<u64>) -> Result<Option<Histogram<u64>>, Failure> {
         let mut times = Times::new(self.ticks);
         let mut answers = Vec::new();
@@ -178,7 +179,7 @@ impl Stage {
     }
 }
 
-/// What the two sides of a connection say first.
+/// The first message of both sides of a connection.
 const GREETING: [u8; 12] = *b"hello, world";
 
 /// Answers on a connection until it is closed.
@@ -190,7 +191,7 @@ async fn greet(connection: Connection) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Streams one after the other: the first side asks for one and waits for its bytes.
+/// Opens streams one after another: the first side requests a stream and waits for its bytes.
 async fn streams(
     connection: &Connection,
     side: Side,
@@ -205,7 +206,7 @@ async fn streams(
             Side::First => {
                 let began = times.begin();
                 let mut send = connection.open_uni().await.trying("open a stream")?;
-                send.write_all(&number.to_le_bytes()).await.trying("ask for a stream")?;
+                send.write_all(&number.to_le_bytes()).await.trying("request a stream")?;
                 let mut receive = connection.accept_uni().await.trying("accept a stream")?;
                 receive.read_exact(bytes_mut(&mut words)).await.trying("read a stream")?;
                 times.end(began);
@@ -213,7 +214,7 @@ async fn streams(
             }
             Side::Second => {
                 let mut receive = connection.accept_uni().await.trying("accept a stream")?;
-                receive.read_exact(&mut name).await.trying("hear which stream is wanted")?;
+                receive.read_exact(&mut name).await.trying("receive the request for a stream")?;
                 let mut send = connection.open_uni().await.trying("open a stream")?;
                 fill(&mut words, first_word(u64::from_le_bytes(name), PART));
                 send.write_all(bytes(&words)).await.trying("write a stream")?;
@@ -236,7 +237,7 @@ pub(super) struct Pipe {
     pub(super) send: SendStream,
     pub(super) receive: RecvStream,
     words: Vec<u64>,
-    // Held: the connection ends with it.
+    // Keeps the connection open.
     _connection: Connection,
 }
 
@@ -245,7 +246,7 @@ impl Pipe {
         let (send, receive) = match side {
             Side::First => {
                 let (mut send, receive) = connection.open_bi().await.trying("open a stream")?;
-                // The other side hears of the stream with its first byte.
+                // quinn announces a stream to the other side with its first byte.
                 send.write_all(&GREETING).await.trying("greet")?;
                 (send, receive)
             }
@@ -278,11 +279,13 @@ impl Pipe {
         self.agree(side).await
     }
 
-    /// The reader says that it has everything.
+    /// The reader confirms that it has everything.
     pub(super) async fn agree(&mut self, side: Side) -> Result<(), Failure> {
         match side {
-            Side::First => self.receive.read_exact(&mut [0]).await.trying("hear that everything has arrived"),
-            Side::Second => self.send.write_all(&[1]).await.trying("say that everything has arrived"),
+            Side::First => {
+                self.receive.read_exact(&mut [0]).await.trying("receive the confirmation that everything has arrived")
+            }
+            Side::Second => self.send.write_all(&[1]).await.trying("confirm that everything has arrived"),
         }
     }
 
@@ -314,7 +317,7 @@ enum Play {
 struct BareParty {
     thread: Thread,
     stage: Stage,
-    /// Missing after a failure.
+    /// `None` after a failure.
     play: Option<Play>,
     work: Work,
     side: Side,
@@ -322,7 +325,7 @@ struct BareParty {
 
 impl Party for BareParty {
     fn round(&mut self, numbers: Range<u64>) -> Result<Option<Histogram<u64>>, Failure> {
-        let mut play = self.play.take().ok_or_else(|| Failure::new("the last round has failed"))?;
+        let mut play = self.play.take().ok_or_else(|| Failure::new("the previous round failed"))?;
         let (stage, work, side) = (self.stage.clone(), self.work, self.side);
         let (play, times) = self.thread.run(async move {
             let times = match &mut play {

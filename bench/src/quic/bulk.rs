@@ -9,18 +9,18 @@ use crate::quic::net::Net;
 use crate::quic::way::{Task, Work};
 use crate::subject::Side;
 
-/// The part of a stream that is carried before, so that windows of congestion control, pages and caches are what they are
-/// in the middle of a long stream.
+/// The bytes sent before a measurement, so that congestion windows, pages and caches are in the state of the middle of
+/// a long stream.
 pub const WARM_UP: u64 = 8;
 
-/// What carrying a stream took.
+/// The cost of sending a stream.
 #[derive(Clone, Copy, Debug)]
 pub struct Bulk {
-    /// Its bytes.
+    /// Its length in bytes.
     pub bytes: u64,
-    /// From its first byte written until its last one read, in nanoseconds.
+    /// The time from writing its first byte until reading its last one, in nanoseconds.
     pub took: f64,
-    /// The processor time of all processes that took part, in nanoseconds.
+    /// The processor time of all processes involved, in nanoseconds.
     pub cpu: f64,
 }
 
@@ -30,19 +30,19 @@ impl Bulk {
         self.bytes as f64 * 1e9 / self.took.max(1.0)
     }
 
-    /// The processor time for one GiB, in nanoseconds.
+    /// The processor time per GiB, in nanoseconds.
     pub fn cpu_of_gib(&self) -> f64 {
         self.cpu * f64::from(1 << 30) / self.bytes.max(1) as f64
     }
 
-    /// The medians of several: of the time and of the processor time, each by itself.
+    /// The medians of several, separately for the time and for the processor time.
     pub fn median(repeats: &[Bulk]) -> Option<Bulk> {
         let over = |of: fn(&Bulk) -> f64| median(repeats.iter().map(of).collect());
         Some(Bulk { bytes: repeats.first()?.bytes, took: over(|bulk| bulk.took)?, cpu: over(|bulk| bulk.cpu)? })
     }
 }
 
-/// Carries a stream in messages of `message` bytes between two processes.
+/// Sends a stream in messages of `message` bytes between two processes.
 pub fn carry(subject: &str, message: usize, net: &Net, bytes: u64) -> Result<Bulk, Failure> {
     let keeper = MeetingKeeper::new(net, PAGE)?;
     carry_between(subject, message, &[keeper.meeting()], bytes)
@@ -52,7 +52,7 @@ pub fn carry(subject: &str, message: usize, net: &Net, bytes: u64) -> Result<Bul
 pub fn carry_between(subject: &str, message: usize, meetings: &[&Meeting], bytes: u64) -> Result<Bulk, Failure> {
     let task = |meeting: &Meeting, side| {
         let task = Task { subject: subject.to_owned(), work: Work::Stream, side, meeting: meeting.clone() };
-        // Not pinned: each has several threads, or works while the kernel does on the other core.
+        // Not pinned: each process has several threads, or works while the kernel works on the other core.
         (process::Task::Quic(task), None)
     };
     let both = |meeting: &&Meeting| [Side::First, Side::Second].map(|side| task(meeting, side));

@@ -1,4 +1,5 @@
-//! A stream of bare quinn whose words another thread makes or reads, as it is wherever functions are processes of their own.
+//! A stream over bare quinn whose words a separate thread writes or reads, as when functions are processes of their
+//! own.
 
 use std::ops::Range;
 use std::sync::mpsc as std_mpsc;
@@ -12,10 +13,10 @@ use crate::quic::bare::{Pipe, check};
 use crate::quic::way::{MESSAGE, first_word};
 use crate::subject::Side;
 
-/// The buffers that go to and fro between the two threads: what a window of dflow's holds.
+/// The buffers passed between the two threads, as much as fits in a window of dflow.
 const BUFFERS: usize = WINDOW / MESSAGE;
 
-/// Carries the messages of these numbers.
+/// Sends the messages with these numbers.
 pub async fn stream(pipe: &mut Pipe, side: Side, numbers: Range<u64>) -> Result<(), Failure> {
     match side {
         Side::First => write(pipe, numbers).await?,
@@ -28,7 +29,7 @@ async fn write(pipe: &mut Pipe, numbers: Range<u64>) -> Result<(), Failure> {
     let (hand_over, mut filled) = mpsc::channel(BUFFERS);
     let (give_back, empty) = std_mpsc::sync_channel(BUFFERS);
     for _ in 0..BUFFERS {
-        give_back.send(private(MESSAGE)).trying("make buffers")?;
+        give_back.send(private(MESSAGE)).trying("create buffers")?;
     }
     let writer = std::thread::spawn(move || {
         for number in numbers {
@@ -51,7 +52,7 @@ async fn read(pipe: &mut Pipe, numbers: Range<u64>) -> Result<(), Failure> {
     let (hand_over, filled) = std_mpsc::sync_channel::<(u64, Vec<u64>)>(BUFFERS);
     let (give_back, mut empty) = mpsc::channel(BUFFERS);
     for _ in 0..BUFFERS {
-        give_back.send(private(MESSAGE)).await.trying("make buffers")?;
+        give_back.send(private(MESSAGE)).await.trying("create buffers")?;
     }
     let reader = std::thread::spawn(move || {
         for (number, words) in filled {

@@ -1,4 +1,4 @@
-//! iperf3: what people measure a network with.
+//! iperf3, the usual tool to measure a network.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{IpAddr, TcpListener};
@@ -15,17 +15,17 @@ use crate::quic::net::Net;
 use crate::quic::way::{Party, Way, Work};
 use crate::subject::{Card, Role, Side, Subject, Waiting};
 
-/// The program.
+/// The name of the program.
 const PROGRAM: &str = "iperf3";
 
-/// One stream of TCP between two processes of iperf3.
+/// One TCP stream between two processes of iperf3.
 pub struct Iperf;
 
 impl Subject for Iperf {
     fn card(&self) -> Card {
         Card {
             name: "iperf3",
-            about: "iperf3, one stream of TCP: nothing encrypted, and nobody writes or reads the bytes",
+            about: "iperf3, one TCP stream: no encryption, and no process generates or checks the bytes",
             role: Role::Peer,
             waiting: Waiting::Sleeping,
         }
@@ -61,23 +61,23 @@ impl Way for Iperf {
     }
 }
 
-/// A port that nobody uses at the moment; in a namespace of its own, any.
+/// A port that is unused at the moment; any port in a separate namespace.
 pub fn free_port(address: IpAddr, net: &Net) -> Result<u16, Failure> {
     const ANY: u16 = 5201;
     match net {
         Net::Loopback => {
             let listener = TcpListener::bind((address, 0)).trying("find a free port")?;
-            listener.local_addr().map(|address| address.port()).trying("learn the port of a socket")
+            listener.local_addr().map(|address| address.port()).trying("get the port of a socket")
         }
         Net::Veth(_) => Ok(ANY),
     }
 }
 
-/// The server; killed when it is dropped.
+/// The server, killed when this value is dropped.
 struct Server(Child);
 
 impl Server {
-    /// Starts it and waits until it listens.
+    /// Starts a server and waits until it listens.
     fn start(net: &Net, address: IpAddr, port: u16) -> Result<Server, Failure> {
         let mut command = net.command(Side::Second, PROGRAM);
         command
@@ -93,7 +93,7 @@ impl Server {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null());
-        // SAFETY: between fork and exec it makes one system call, which is allowed there, and touches no memory.
+        // SAFETY: between fork and exec, the closure makes one system call, which is async-signal-safe.
         unsafe { command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?)) };
         let mut server = Server(command.spawn().trying(format_args!("start {PROGRAM}"))?);
         let output = server.0.stdout.take().ok_or_else(|| Failure::new("a server has no standard output"))?;
@@ -101,11 +101,11 @@ impl Server {
         let mut line = String::new();
         while !line.contains("listening") {
             line.clear();
-            if lines.read_line(&mut line).trying(format_args!("hear from {PROGRAM}"))? == 0 {
+            if lines.read_line(&mut line).trying(format_args!("read the output of {PROGRAM}"))? == 0 {
                 return Err(Failure::new(format!("{PROGRAM} does not listen at {address}, port {port}")));
             }
         }
-        // Somebody has to take what else it prints.
+        // The rest of its output must be read, or the server would block on a full pipe.
         std::thread::spawn(move || lines.read_to_end(&mut Vec::new()));
         Ok(server)
     }
@@ -118,7 +118,7 @@ impl Drop for Server {
     }
 }
 
-/// What is used of a client's report.
+/// The used part of a client's report.
 #[derive(Deserialize)]
 struct Report {
     error: Option<String>,
@@ -140,7 +140,7 @@ struct Sum {
     bytes: u64,
 }
 
-/// Of one core, while the test lasted.
+/// Processor use during the test, in percent of one core.
 #[derive(Default, Deserialize)]
 struct Cpu {
     host_total: f64,

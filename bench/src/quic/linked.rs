@@ -1,4 +1,4 @@
-//! A node with one link, driven by the thread that also writes and reads: what a carrier is without a store.
+//! A node with one link, driven by the thread that also writes and reads: a carrier without a store.
 
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
@@ -20,23 +20,23 @@ use crate::ours::WINDOW;
 use crate::payload::WORD;
 use crate::subject::Side;
 
-/// A ring gets new room when so many parts of it have been read, as a function's reader says it.
+/// A reader releases a ring in this many parts, like the reader of a function.
 const ROOM_PARTS: u64 = 8;
 
-/// One side: the stream that it writes at present, and the one that it reads.
+/// One side: the stream that it currently writes, and the one that it reads.
 pub struct Linked {
     link: Link,
     streams: Streams,
     side: Side,
-    // Held: the path ends with them.
+    // Keep the path alive.
     _connection: Connection,
     _node: QuicNode,
 }
 
 impl Linked {
-    /// Over a new path on this connection.
+    /// Begins a new path on this connection.
     pub fn new(node: QuicNode, connection: Connection, side: Side) -> Result<Linked, Failure> {
-        /// Both sides begin with the same.
+        /// The incarnation with which both sides begin.
         const INCARNATION: u64 = 1;
         let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
         let path = QuicPath::new(&connection, INCARNATION, waker).trying("begin a path")?;
@@ -49,17 +49,17 @@ impl Linked {
         Ok(linked)
     }
 
-    /// Memory of a ring for a stream to be read.
+    /// Memory for a ring that receives a stream.
     pub fn new_ring(&self) -> Result<Arc<Landing>, Failure> {
         landing(WINDOW, true)
     }
 
-    /// Memory for a stream whose bytes come inside of messages.
+    /// Memory for a stream whose bytes arrive inside messages.
     pub fn new_slot(&self) -> Result<Arc<Landing>, Failure> {
         landing(ARENA_SLOT as usize, false)
     }
 
-    /// Reads the other side's stream of this number from now on.
+    /// Begins to read the other side's stream with this number.
     pub fn subscribe(&mut self, number: u64, landing: Arc<Landing>) -> Result<(), Failure> {
         let direction = u64::from(self.side == Side::Second);
         let id = u32::try_from(2 * number + direction).trying("number a stream")?;
@@ -80,21 +80,21 @@ impl Linked {
         self.streams.input.as_ref().map_or(0, |input| input.number)
     }
 
-    /// Waits until so many bytes are there that were not read yet.
+    /// Waits until this many unread bytes have arrived.
     pub fn wait_for_bytes(&mut self, length: u64) -> Result<(), Failure> {
         self.until(|linked| linked.streams.input.as_ref().is_some_and(|input| input.arrived - input.read >= length))
     }
 
-    /// The next bytes that were not read yet; [`Linked::wait_for_bytes`] has waited for them.
+    /// The next unread bytes, for which [`Linked::wait_for_bytes`] has waited.
     pub fn arrived(&self, length: usize) -> &[u64] {
         let Some(input) = &self.streams.input else { return &[] };
         assert!(input.arrived - input.read >= length as u64, "only bytes that have arrived can be read");
-        // SAFETY: these bytes lie in the landing's memory (in a ring, mapped twice, also past its end), and have
-        // arrived: nothing lands below the floor of the room, and the room is only opened further by `consume`.
+        // SAFETY: these bytes are in the memory of the landing (a ring is mapped twice, so also past its end) and have
+        // arrived. Nothing lands below the floor of the granted room, which only `consume` raises.
         unsafe { words(input.landing.memory(), input.landing.index(input.read), length) }
     }
 
-    /// So many bytes have been read.
+    /// Marks this many bytes as read.
     pub fn consume(&mut self, length: usize) {
         let Some(input) = &mut self.streams.input else { return };
         input.read += length as u64;
@@ -105,28 +105,28 @@ impl Linked {
         }
     }
 
-    /// Waits until the stream that it reads is complete.
+    /// Waits until the stream being read is complete.
     pub fn wait_for_end(&mut self) -> Result<(), Failure> {
         self.until(|linked| linked.streams.input.as_ref().is_some_and(|input| input.ended))
     }
 
-    /// Waits until the other side reads another stream of this one's, which is written from now on.
+    /// Waits until the other side subscribes to another stream of this side, which then becomes the one being written.
     pub fn wait_for_reader(&mut self) -> Result<(), Failure> {
         self.until(|linked| !linked.streams.readers.is_empty())?;
         self.streams.output.begin(self.streams.readers.pop_front());
         Ok(())
     }
 
-    /// Waits until there is room for so many bytes more in the window, and gives it.
+    /// Waits until the window has room for this many more bytes, and returns it.
     pub fn room(&mut self, length: usize) -> Result<&mut [u64], Failure> {
         self.until(|linked| linked.streams.output.unreleased() + length as u64 <= WINDOW as u64)?;
         let Output { memory, written, .. } = &self.streams.output;
-        // SAFETY: the place lies in the ring, which is mapped twice. What was there has been released, so that no path
-        // reads it any more; and this is the only thread that writes there.
+        // SAFETY: the range is in the ring, which is mapped twice. The earlier bytes there have been released, so no
+        // path reads them any more, and only this thread writes there.
         Ok(unsafe { words_mut(memory, place(*written), length) })
     }
 
-    /// So many bytes more have been written.
+    /// Commits this many more bytes.
     pub fn commit(&mut self, length: usize) {
         let output = &mut self.streams.output;
         output.written += length as u64;
@@ -135,7 +135,7 @@ impl Linked {
         }
     }
 
-    /// The stream that it writes is complete.
+    /// Finishes the stream being written.
     pub fn finish(&mut self) -> Result<(), Failure> {
         if let Some(flow) = self.streams.output.flow {
             self.link.finish(flow, self.streams.output.written);
@@ -143,24 +143,24 @@ impl Linked {
         self.step()
     }
 
-    /// Whether in both directions no more bytes can go inside of messages.
+    /// Whether neither direction has credit left for bytes inside messages.
     pub fn is_slot_used_up(&self) -> bool {
         let read = self.streams.input.as_ref().map_or(0, |input| input.read);
         read == ARENA_SLOT && self.streams.output.written == ARENA_SLOT
     }
 
-    /// Waits until the other side has everything.
+    /// Waits until the other side has received everything.
     pub fn wait_until_released(&mut self) -> Result<(), Failure> {
         self.until(|linked| linked.streams.output.unreleased() == 0)
     }
 
-    /// Does what there is to do, without waiting.
+    /// Does all pending work without waiting.
     pub fn step(&mut self) -> Result<(), Failure> {
         self.link.step(&mut self.streams);
         self.check()
     }
 
-    /// Says what was put off, before this thread does something else.
+    /// Sends postponed acknowledgements, before this thread does something else.
     pub fn settle(&mut self) -> Result<(), Failure> {
         while let Some(due) = self.link.settle(&mut self.streams) {
             std::thread::park_timeout(due.saturating_duration_since(Instant::now()));
@@ -169,7 +169,7 @@ impl Linked {
         self.step()
     }
 
-    /// Goes on until this holds.
+    /// Runs the link until the condition holds.
     fn until(&mut self, holds: impl Fn(&Linked) -> bool) -> Result<(), Failure> {
         while !holds(self) {
             let mut busy = self.link.step(&mut self.streams);
@@ -191,7 +191,7 @@ impl Linked {
 
     fn check(&mut self) -> Result<(), Failure> {
         if let Some(reason) = self.streams.failed.take() {
-            return Err(Failure::new(format!("a stream was given up: {reason}")));
+            return Err(Failure::new(format!("a stream was aborted: {reason}")));
         }
         match self.link.take_events().first() {
             Some(event) => Err(Failure::new(format!("the path is lost: {event:?}"))),
@@ -208,21 +208,21 @@ impl Wake for Unpark {
     }
 }
 
-/// The streams of one side, as its link sees them.
+/// The streams of one side, as seen by its link.
 struct Streams {
     output: Output,
-    /// Flows that the other side has begun to read and that nothing was written to.
+    /// Flows to which the other side has subscribed and to which nothing has been written.
     readers: VecDeque<FlowId>,
     input: Option<Input>,
     failed: Option<String>,
 }
 
-/// What is written, in a ring.
+/// The stream being written, in a ring.
 struct Output {
     memory: Arc<Memory>,
     flow: Option<FlowId>,
     written: u64,
-    /// The other side has the bytes below.
+    /// The other side has received all bytes below this offset.
     released: u64,
 }
 
@@ -301,7 +301,7 @@ impl Local for Streams {
     fn quiet(&mut self, _: FlowId) {}
 }
 
-/// Where in the ring that is written the byte at a stream's offset lies.
+/// The position in the written ring of the byte at a stream offset.
 fn place(offset: u64) -> usize {
     (offset % WINDOW as u64) as usize
 }
@@ -312,7 +312,7 @@ fn landing(size: usize, ring: bool) -> Result<Arc<Landing>, Failure> {
 }
 
 fn window_memory(size: usize, ring: bool) -> Result<Arc<Memory>, Failure> {
-    let segment = Segment::create("bench", size, SegmentKind::FunctionWritten).trying("make a segment")?;
+    let segment = Segment::create("bench", size, SegmentKind::FunctionWritten).trying("create a segment")?;
     let memory = if ring {
         Memory::ring(segment.as_fd(), 0, size, Access::Write)
     } else {
@@ -321,24 +321,24 @@ fn window_memory(size: usize, ring: bool) -> Result<Arc<Memory>, Failure> {
     memory.map(Arc::new).trying("map a window")
 }
 
-/// The words of `length` bytes at byte `start` of mapped memory.
+/// The words of `length` bytes at byte offset `start` of mapped memory.
 ///
 /// # Safety
-/// Nobody writes them while the slice lives.
+/// Nobody may write them while the slice is alive.
 unsafe fn words(memory: &Memory, start: usize, length: usize) -> &[u64] {
     assert_within(memory, start, length);
-    // SAFETY: just checked to be within the mapping, on a word's boundary; the caller vouches that nobody writes.
+    // SAFETY: just checked to be within the mapping and aligned; the caller guarantees that nobody writes.
     unsafe { std::slice::from_raw_parts(memory.start().add(start).cast().as_ptr(), length / WORD) }
 }
 
-/// The same to write.
+/// The same for writing.
 ///
 /// # Safety
-/// Nobody else reads or writes them while the slice lives.
-#[expect(clippy::mut_from_ref, reason = "the memory is mapped, not owned; the caller vouches")]
+/// Nobody else may read or write them while the slice is alive.
+#[expect(clippy::mut_from_ref, reason = "the memory is mapped, not owned; the caller guarantees exclusive access")]
 unsafe fn words_mut(memory: &Memory, start: usize, length: usize) -> &mut [u64] {
     assert_within(memory, start, length);
-    // SAFETY: as in `words`; the caller vouches that nobody else touches them.
+    // SAFETY: as in `words`; the caller guarantees exclusive access.
     unsafe { std::slice::from_raw_parts_mut(memory.start().add(start).cast().as_ptr(), length / WORD) }
 }
 

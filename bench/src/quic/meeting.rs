@@ -17,45 +17,45 @@ use crate::payload::WORD;
 use crate::quic::net::Net;
 use crate::subject::{Place, PlaceKeeper, Side};
 
-/// How long the second side may take until it listens.
+/// How long the second side may take to listen.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// How long the certificates of a measurement hold.
+/// The validity of the certificates of a measurement.
 const VALIDITY: Duration = Duration::from_secs(3600);
 
-/// Where the port is at which the second side listens; zero before. The last word of the first page: both sides use those
-/// before it as they like.
+/// Offset of the port on which the second side listens; zero before it listens. It is the last word of the first page,
+/// of which both sides may use the rest.
 const PORT: usize = PAGE - WORD;
 
-/// What both processes know.
+/// The information common to both processes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Meeting {
     /// A directory, and shared memory.
     pub place: Place,
-    /// Where the first side is on the network.
+    /// The address of the first side.
     first: IpAddr,
-    /// Where the second side is, which listens.
+    /// The address of the second side, which listens.
     second: IpAddr,
-    /// The files of the network namespaces of both, if they are not this program's.
+    /// The namespace files of both sides, if they are not in this program's network namespace.
     namespaces: Option<[PathBuf; 2]>,
 }
 
-/// Keeps a [`Meeting`] in being.
+/// The owner of a [`Meeting`], which is removed when this value is dropped.
 pub struct MeetingKeeper {
     meeting: Meeting,
-    // Held for its drop.
+    // Removed on drop.
     _place: PlaceKeeper,
 }
 
 impl MeetingKeeper {
-    /// Makes a meeting across a network, with certificates and `memory` bytes of shared memory, a page at least.
+    /// Creates a meeting on a network, with certificates and `memory` bytes of shared memory, at least a page.
     pub fn new(net: &Net, memory: usize) -> Result<MeetingKeeper, Failure> {
         let keeper = PlaceKeeper::new(memory.max(PAGE))?;
         let place = keeper.place().clone();
-        let authority = ClusterCa::create("bench").trying("make an authority")?;
+        let authority = ClusterCa::create("bench").trying("create a certificate authority")?;
         for side in [Side::First, Side::Second] {
-            let identity = authority.issue(name(side), VALIDITY).trying("make a certificate")?;
-            identity.save(&place.path(name(side))).trying("keep a certificate")?;
+            let identity = authority.issue(name(side), VALIDITY).trying("issue a certificate")?;
+            identity.save(&place.path(name(side))).trying("save a certificate")?;
         }
         let [first, second] = net.addresses();
         let meeting = Meeting { place, first, second, namespaces: net.namespaces() };
@@ -77,7 +77,7 @@ pub fn name(side: Side) -> &'static str {
 }
 
 impl Meeting {
-    /// Moves this thread, and those that it starts, into the network namespace of a side.
+    /// Moves this thread, and threads that it starts later, to the network namespace of a side.
     pub fn enter(&self, side: Side) -> Result<(), Failure> {
         let Some([first, second]) = &self.namespaces else { return Ok(()) };
         let path = if side == Side::First { first } else { second };
@@ -86,26 +86,26 @@ impl Meeting {
             .trying(format_args!("enter the network namespace {}", path.display()))
     }
 
-    /// Who a side is.
+    /// The identity of a side.
     pub fn identity(&self, side: Side) -> Result<Identity, Failure> {
         Identity::load(&self.place.path(name(side))).trying("load a certificate")
     }
 
-    /// Where a side binds its sockets.
+    /// The address to which a side binds its sockets.
     pub fn own_address(&self, side: Side) -> SocketAddr {
         SocketAddr::new(if side == Side::First { self.first } else { self.second }, 0)
     }
 
-    /// Tells the first side at which port of its address the second listens.
+    /// Publishes the port on which the second side listens.
     pub fn tell(&self, address: SocketAddr) -> Result<(), Failure> {
         let memory = self.place.map()?;
         let word = memory.futex(PORT);
         word.store(address.port().into(), Ordering::Release);
-        // Where the second side is a server of its own, both may wait for it.
+        // If the second side is a separate server, both processes may wait for it.
         wake(word, 2)
     }
 
-    /// Waits until the second side listens; where.
+    /// Waits until the second side listens. Returns its address.
     pub fn hear(&self) -> Result<SocketAddr, Failure> {
         let memory = self.place.map()?;
         let word = memory.futex(PORT);
@@ -118,7 +118,7 @@ impl Meeting {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(Failure::new(format!("the other side does not listen within {} s", LIMIT.as_secs())));
+                return Err(Failure::new(format!("the other side did not listen within {} s", LIMIT.as_secs())));
             }
             sleep_while_at_most(word, 0, left)?;
         }

@@ -1,4 +1,4 @@
-//! The networks that the two processes are on: loopback, or a pair of veth devices between two network namespaces.
+//! The networks of the two processes: loopback, or a veth pair between two network namespaces.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -8,53 +8,54 @@ use std::process::{Command, Stdio};
 use crate::failure::{Failure, Trying};
 use crate::subject::Side;
 
-/// Where `ip` keeps the namespaces that it has made.
+/// The directory in which `ip` keeps its namespaces.
 const NAMESPACES: &str = "/run/netns";
 
-/// What the names of our namespaces begin with; the number of the process that has made it follows.
+/// Prefix of the names of dflow-bench's namespaces. The id of the creating process follows.
 const PREFIX: &str = "dflow-bench-";
 
-/// The name of the device in each namespace.
+/// The name of the network device in each namespace.
 const DEVICE: &str = "veth0";
 
-/// The addresses of the two namespaces, which nobody else sees.
+/// The addresses in the two namespaces, visible only there.
 const ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 213, 0, 1), Ipv4Addr::new(10, 213, 0, 2)];
 
-/// What may leave a capped device at once: several of the largest packets, which the kernel hands on uncut.
+/// The burst of a rate-limited device: several packets of the maximum size before segmentation (GSO), which the kernel
+/// passes on unsegmented.
 const BURST: &str = "512kb";
 
-/// How long bytes may wait for a capped device.
+/// How long packets may wait for a rate-limited device.
 const QUEUE: &str = "20ms";
 
 /// A network for two processes.
 pub enum Net {
-    /// Both share this program's.
+    /// Loopback in this program's namespace.
     Loopback,
-    /// Each has its own namespace; they end with this value.
+    /// Two namespaces, removed when this value is dropped.
     Veth(Veth),
 }
 
-/// Two network namespaces joined by a pair of veth devices.
+/// Two network namespaces joined by a veth pair.
 pub struct Veth {
     names: [String; 2],
     cap: Option<String>,
 }
 
 impl Net {
-    /// Makes two namespaces, and takes back what programs have left that were killed. `cap`: the rate of the devices, as
-    /// `tc` writes it; without it, as fast as the machine.
+    /// Creates two namespaces, and removes those left by killed programs. `cap`: the rate limit of the devices, in the
+    /// syntax of `tc`; without it, the network is as fast as the machine.
     pub fn veth(cap: Option<&str>) -> Result<Net, Failure> {
         remove_stale();
-        // Both kinds are there at the same time.
+        // Namespaces with and without a rate limit exist at the same time.
         let kind = if cap.is_some() { "capped" } else { "veth" };
         let name = |side| format!("{PREFIX}{}-{kind}-{side}", std::process::id());
         let net = Veth { names: [name("a"), name("b")], cap: cap.map(str::to_owned) };
-        // From here on the drop takes back whatever has been made.
+        // From here on, the drop removes whatever has been created.
         net.make()?;
         Ok(Net::Veth(net))
     }
 
-    /// Its name in the names of files.
+    /// Its name in file names.
     pub fn name(&self) -> &'static str {
         match self {
             Net::Loopback => "loopback",
@@ -71,7 +72,7 @@ impl Net {
         }
     }
 
-    /// The files of the two sides' namespaces.
+    /// The namespace files of the two sides.
     pub fn namespaces(&self) -> Option<[PathBuf; 2]> {
         match self {
             Net::Loopback => None,
@@ -79,7 +80,7 @@ impl Net {
         }
     }
 
-    /// A program to be run on a side.
+    /// A command that runs a program on a side.
     pub fn command(&self, side: Side, program: &str) -> Command {
         match self {
             Net::Loopback => Command::new(program),
@@ -92,7 +93,7 @@ impl Net {
     }
 }
 
-/// For people, as the case of a table.
+/// As displayed in the case of a table.
 impl fmt::Display for Net {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -124,13 +125,13 @@ impl Veth {
     }
 }
 
-/// Takes back the namespaces of processes that are gone.
+/// Removes the namespaces of processes that have ended.
 fn remove_stale() {
     for entry in std::fs::read_dir(NAMESPACES).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let process = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
         if process.is_some_and(|process| !Path::new("/proc").join(process.to_string()).exists()) {
-            // Somebody else may be faster.
+            // Another process may remove it at the same time.
             let _ = run("ip", &["netns", "delete", &name]);
         }
     }
@@ -139,7 +140,7 @@ fn remove_stale() {
 impl Drop for Veth {
     fn drop(&mut self) {
         for name in &self.names {
-            // What is missing is gone already; the devices go with their namespaces.
+            // A missing namespace is already removed; the devices are removed with their namespaces.
             let _ = run("ip", &["netns", "delete", name]);
         }
     }

@@ -1,4 +1,4 @@
-//! dflow: a link over a path of QUIC, from a window in one process to a window in another.
+//! dflow: a link over a QUIC path, from a window in one process to a window in another.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -15,33 +15,33 @@ use crate::quic::meeting::{Meeting, name};
 use crate::quic::way::{Ends, MESSAGE, PART, Party, Times, Way, Work, first_word};
 use crate::subject::{Card, End, Role, Side, Subject, Waiting};
 
-/// Bytes straight into the window that was granted, as all but the first of a stream go.
+/// Bytes received directly into the granted window, like all but the first bytes of a stream.
 pub static WINDOW: Ours = Ours {
     name: "dflow",
-    about: "dflow's Link over a QuicPath, from window to window; two threads a side",
+    about: "dflow's Link over a QuicPath, from window to window; two threads per side",
     inside: Inside::Windows,
 };
 
-/// Bytes inside of messages, as the first 64 KiB of a stream go.
+/// Bytes inside messages, like the first 64 KiB of a stream.
 pub static MESSAGES: Ours = Ours {
     name: "dflow-messages",
-    about: "the same with the bytes inside of messages, as the first of each stream go",
+    about: "the same with the bytes inside messages, like the first bytes of each stream",
     inside: Inside::Messages,
 };
 
-/// dflow's way over QUIC.
+/// dflow over QUIC.
 pub struct Ours {
     name: &'static str,
     about: &'static str,
     inside: Inside,
 }
 
-/// In what bytes travel.
+/// How bytes are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inside {
-    /// Windows.
+    /// Into windows.
     Windows,
-    /// Messages.
+    /// Inside messages.
     Messages,
 }
 
@@ -72,7 +72,7 @@ impl Way for Ours {
         }
         let connection = match side {
             Side::First => node.connect(peer, name(Side::Second)).wait().trying("connect")?,
-            Side::Second => incoming.wait().ok_or_else(|| Failure::new("the node is gone"))?,
+            Side::Second => incoming.wait().ok_or_else(|| Failure::new("the node has ended"))?,
         };
         let linked = Linked::new(node, connection, side)?;
         match work {
@@ -85,13 +85,13 @@ impl Way for Ours {
     }
 }
 
-/// Connections one after the other, each until both sides have seen that the other is dflow, of its version and cluster.
+/// Opens connections one after another, each until both sides have verified the other's protocol, version and cluster.
 struct Connections {
     node: QuicNode,
     incoming: Incoming,
     peer: SocketAddr,
     side: Side,
-    /// The last few, until the other side has surely had its part of them.
+    /// The most recent connections, kept until the other side has certainly finished with them.
     kept: VecDeque<Connection>,
     ticks: Ticks,
 }
@@ -105,7 +105,7 @@ impl Party for Connections {
                 let began = times.begin();
                 let connection = self.node.connect(self.peer, name(Side::Second)).wait().trying("connect")?;
                 times.end(began);
-                // The drop closes it.
+                // The drop closes the connection.
                 drop(connection);
             } else {
                 self.kept.extend(self.incoming.wait());
@@ -118,7 +118,7 @@ impl Party for Connections {
     }
 }
 
-/// Streams one after the other: the first side subscribes and waits for the bytes.
+/// Opens streams one after another: the first side subscribes and waits for the bytes.
 struct Streams {
     linked: Linked,
     side: Side,
@@ -129,7 +129,7 @@ impl Party for Streams {
     fn round(&mut self, numbers: Range<u64>) -> Result<Option<Histogram<u64>>, Failure> {
         let mut times = Times::new(self.ticks);
         for number in numbers {
-            // The same bytes in each: all of them lie at the beginning of the window.
+            // Every stream has the same bytes, at the start of the window.
             if self.side == Side::First {
                 let room = self.linked.new_slot()?;
                 let began = times.begin();
@@ -168,7 +168,7 @@ impl Pipe {
         Ok(pipe)
     }
 
-    /// Subscribes to what it reads, and waits for the reader of what it writes.
+    /// Subscribes to the stream that it reads, and waits for the reader of the stream that it writes.
     fn open(&mut self, number: u64) -> Result<(), Failure> {
         if self.reads {
             let place = match self.inside {
@@ -198,7 +198,7 @@ impl End for Pipe {
         Ok(seen)
     }
 
-    /// A stream ends where no more of it can go inside of messages: both sides begin the next ones.
+    /// Begins the next streams when the current ones have no credit left for bytes inside messages.
     fn between(&mut self) -> Result<(), Failure> {
         if self.inside == Inside::Messages && self.linked.is_slot_used_up() {
             self.linked.finish()?;

@@ -1,4 +1,4 @@
-//! Redis over TCP: the writer sets keys, the reader gets them.
+//! Redis over TCP: the writer sets keys, and the reader gets them.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,13 +14,13 @@ use crate::quic::net::Net;
 use crate::quic::way::{Ends, Party, Way, Work};
 use crate::subject::{Card, End, Role, Side, Subject, Waiting};
 
-/// The bytes of a value.
+/// The size of a value in bytes.
 const VALUE: usize = 1 << 20;
 
-/// How many values there may be that were not read yet.
+/// Maximum number of unread values.
 const AHEAD: u32 = 4;
 
-/// Where the number of values is that were set, and of those that were read; each in a cache line of its own.
+/// Offsets of the counts of set and of read values, each in its own cache line.
 const SET: usize = 0;
 const GOT: usize = 128;
 
@@ -62,7 +62,7 @@ impl Way for Redis {
         meeting.tell(address)?;
         let before = server.processor_time()?;
         let bulk = bulk::carry_between(self.card().name, VALUE, &[meeting], bytes)?;
-        // The server has carried the warm-up, too.
+        // The server's processor time includes the bytes sent before the measurement.
         let all = bulk.bytes as f64 * (1.0 + 1.0 / bulk::WARM_UP as f64);
         let server = (server.processor_time()? - before) as f64 * bulk.bytes as f64 / all;
         Ok(Bulk { cpu: bulk.cpu + server, ..bulk })
@@ -73,7 +73,7 @@ struct RedisEnd {
     client: Client,
     memory: Mapping,
     words: Vec<u64>,
-    /// How many values this side has set or got.
+    /// The number of values that this side has set or got.
     count: u32,
 }
 
@@ -82,7 +82,7 @@ impl RedisEnd {
         format!("value-{}", self.count % AHEAD)
     }
 
-    /// Says that this side has dealt with one more.
+    /// Publishes that this side has processed one more value.
     fn done(&mut self, word: usize) -> Result<(), Failure> {
         self.count = self.count.wrapping_add(1);
         let word = self.memory.futex(word);
@@ -91,7 +91,7 @@ impl RedisEnd {
     }
 }
 
-/// Sleeps until the other side's count is another one than this.
+/// Sleeps until the other side's count differs from this one.
 fn wait_while(word: &AtomicU32, count: u32) -> Result<(), Failure> {
     while word.load(Ordering::Acquire) == count {
         sleep_while(word, count)?;

@@ -1,4 +1,4 @@
-//! TCP: what there is where nothing is encrypted.
+//! TCP, without encryption.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -20,7 +20,7 @@ impl Subject for Tcp {
     fn card(&self) -> Card {
         Card {
             name: "tcp",
-            about: "TCP_NODELAY sockets, nothing encrypted, nobody proves who it is",
+            about: "TCP_NODELAY sockets, without encryption or authentication",
             role: Role::Peer,
             waiting: Waiting::Sleeping,
         }
@@ -28,7 +28,7 @@ impl Subject for Tcp {
 }
 
 impl Way for Tcp {
-    /// A stream of TCP is a connection.
+    /// A TCP stream is a connection.
     fn does(&self, work: Work) -> bool {
         work != Work::Open
     }
@@ -38,7 +38,7 @@ impl Way for Tcp {
             Side::First => Door::Dials(meeting.hear()?),
             Side::Second => {
                 let listener = TcpListener::bind(meeting.own_address(side)).trying("listen")?;
-                meeting.tell(listener.local_addr().trying("learn the address of a socket")?)?;
+                meeting.tell(listener.local_addr().trying("get the address of a socket")?)?;
                 Door::Listens(listener)
             }
         };
@@ -68,7 +68,7 @@ impl Door {
     }
 }
 
-/// Connections one after the other, each usable when a byte has come back.
+/// Opens connections one after another. A connection is usable when a byte has been returned.
 struct Connections {
     door: Door,
     ticks: Ticks,
@@ -112,11 +112,13 @@ impl End for TcpEnd {
         Ok(Seen::reading(&self.words))
     }
 
-    /// The reader of a stream says that it has everything.
+    /// The reader of a stream confirms that it has everything.
     fn flush(&mut self) -> Result<(), Failure> {
         match (self.work, self.side) {
-            (Work::Stream, Side::First) => self.socket.read_exact(&mut [0]).trying("hear that everything has arrived"),
-            (Work::Stream, Side::Second) => self.socket.write_all(&[1]).trying("say that everything has arrived"),
+            (Work::Stream, Side::First) => {
+                self.socket.read_exact(&mut [0]).trying("receive the confirmation that everything has arrived")
+            }
+            (Work::Stream, Side::Second) => self.socket.write_all(&[1]).trying("confirm that everything has arrived"),
             _ => Ok(()),
         }
     }

@@ -1,4 +1,4 @@
-//! What is compared here: ways for bytes from one node to another; and the processes at both ends of one.
+//! The subjects of this topic, ways to move bytes from node to node, and the processes at both ends.
 
 use std::ops::Range;
 
@@ -16,34 +16,34 @@ use crate::quic::net::Net;
 use crate::quic::ways;
 use crate::subject::{End, Side, Subject};
 
-/// The bytes that are written and read at once in a stream.
+/// The number of bytes written and read at once in a stream.
 pub const MESSAGE: usize = 64 << 10;
 
-/// The bytes of a round trip, in each direction, and of a stream whose set-up is measured.
+/// The number of bytes of a round trip, in each direction, and of a stream whose set-up is measured.
 pub const PART: usize = 64;
 
-/// What is measured of a way.
+/// The kinds of measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Work {
     /// One long stream.
     Stream,
-    /// [`PART`] bytes there and as many back.
+    /// [`PART`] bytes there and back.
     RoundTrip,
-    /// A connection, until it is usable.
+    /// Opening a connection, until it is usable.
     Connection,
-    /// A stream on a connection, from the reader's wish until its first bytes are there.
+    /// Opening a stream on a connection, from the reader's request until its first bytes have arrived.
     Open,
 }
 
-/// A way for bytes from node to node.
+/// A way to move bytes from node to node.
 pub trait Way: Subject {
-    /// Whether this can be measured of it.
+    /// Whether this kind of measurement is supported.
     fn does(&self, work: Work) -> bool;
 
-    /// One end, in a process of its own. In a stream the first side writes.
+    /// Creates one end, in a process of its own. In a stream, the first side writes.
     fn join(&self, work: Work, side: Side, meeting: &Meeting) -> Result<Box<dyn Party>, Failure>;
 
-    /// Carries a stream of `bytes` once.
+    /// Sends a stream of `bytes` once.
     fn stream(&self, net: &Net, bytes: u64) -> Result<Bulk, Failure> {
         bulk::carry(self.card().name, MESSAGE, net, bytes)
     }
@@ -51,31 +51,31 @@ pub trait Way: Subject {
 
 /// One process's part in a measurement.
 pub trait Party {
-    /// Does its part of the steps of these numbers, and sees to it that the other side can do its own. What is measured
-    /// one by one, on the first side alone, is in the histogram, in nanoseconds.
+    /// Does its part of the steps with these numbers, and enables the other side to do its own. On the first side, the
+    /// histogram has the duration of each step in nanoseconds, if steps are measured individually.
     fn round(&mut self, numbers: Range<u64>) -> Result<Option<Histogram<u64>>, Failure>;
 }
 
-/// What one process is told.
+/// The task of one process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Task {
     /// The subject's name.
     pub subject: String,
-    /// What is measured.
+    /// The kind of measurement.
     pub work: Work,
-    /// Which of the two it is.
+    /// Which of the two processes it is.
     pub side: Side,
-    /// Where it finds the other.
+    /// How it finds the other process.
     pub meeting: Meeting,
 }
 
 impl Task {
-    /// Becomes that process.
+    /// Runs as that process.
     pub fn actor(self) -> Result<Box<dyn Actor>, Failure> {
         let ways = ways();
         let way = ways.iter().find(|way| way.card().name == self.subject);
-        let way = way.ok_or_else(|| Failure::new(format!("no way between nodes is called {}", self.subject)))?;
-        // Before there is any thread: those that come later are in the same namespace.
+        let way = way.ok_or_else(|| Failure::new(format!("there is no subject {} between nodes", self.subject)))?;
+        // Before any other thread exists, so that later threads inherit the network namespace.
         self.meeting.enter(self.side)?;
         let party = way.join(self.work, self.side, &self.meeting)?;
         Ok(Box::new(Player { party, next: 0 }))
@@ -106,17 +106,17 @@ pub struct Times {
 }
 
 impl Times {
-    /// None yet.
+    /// Without steps.
     pub fn new(ticks: Ticks) -> Times {
         Times { ticks, histogram: histogram() }
     }
 
-    /// A step begins.
+    /// Returns the start time of a step.
     pub fn begin(&self) -> u64 {
         self.ticks.read()
     }
 
-    /// A step that began then is over.
+    /// Records the end of a step that began at this time.
     pub fn end(&mut self, began: u64) {
         let took = self.ticks.nanoseconds(self.ticks.read().saturating_sub(began));
         self.histogram.saturating_record(took as u64);
@@ -128,12 +128,12 @@ impl Times {
     }
 }
 
-/// The first word of the message of this number, in a stream whose words count up.
+/// The first word of the message with this number, in a stream whose words count up.
 pub fn first_word(number: u64, message: usize) -> u64 {
     number * (message / WORD) as u64
 }
 
-/// A party in streams and round trips, made of something that sends and receives.
+/// One side of streams and round trips, built from an end that sends and receives.
 pub struct Ends<E> {
     end: E,
     work: Work,

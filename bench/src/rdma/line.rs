@@ -1,4 +1,4 @@
-//! The line between the two machines of a measurement: TCP, a line of JSON for each message.
+//! The control connection between the two machines of a measurement: TCP, with a line of JSON per message.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -10,22 +10,22 @@ use serde_json::Value;
 
 use crate::failure::{Failure, Trying};
 
-/// How long the other machine may take to answer, whatever it is doing.
+/// The time limit of an answer, longer than any measurement.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long the other machine may take to come.
+/// How long to wait for the other machine to listen.
 const MEETING: Duration = Duration::from_secs(60);
-/// Between two tries to reach it.
+/// The pause between two attempts to connect.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// One end of the line.
+/// One end of the control connection.
 pub struct Line {
     stream: TcpStream,
     reader: BufReader<TcpStream>,
-    /// What the other machine has failed with, where something else was expected.
+    /// A failure of the other machine, received instead of an expected message.
     failed: Option<Failure>,
 }
 
-/// What goes over the line.
+/// A message on the control connection.
 #[derive(Serialize, Deserialize)]
 enum Said {
     Value(Value),
@@ -33,14 +33,14 @@ enum Said {
 }
 
 impl Line {
-    /// Waits for the other machine to call.
+    /// Waits for the other machine to connect.
     pub fn listen(address: SocketAddr) -> Result<Line, Failure> {
         let listener = TcpListener::bind(address).trying(format_args!("listen on {address}"))?;
         let (stream, _) = listener.accept().trying("accept the other machine")?;
         Line::new(stream)
     }
 
-    /// Calls the other machine, which may not be up yet.
+    /// Connects to the other machine, which may not listen yet.
     pub fn call(address: SocketAddr) -> Result<Line, Failure> {
         let deadline = Instant::now() + MEETING;
         loop {
@@ -63,12 +63,12 @@ impl Line {
 
     /// The address of the other machine.
     pub fn peer(&self) -> Result<SocketAddr, Failure> {
-        self.stream.peer_addr().trying("learn the address of the other machine")
+        self.stream.peer_addr().trying("get the address of the other machine")
     }
 
-    /// The own address towards it.
+    /// The local address of the connection.
     pub fn own(&self) -> Result<SocketAddr, Failure> {
-        self.stream.local_addr().trying("learn the own address")
+        self.stream.local_addr().trying("get the local address")
     }
 
     /// Sends a message.
@@ -77,12 +77,12 @@ impl Line {
         self.say(&Said::Value(value))
     }
 
-    /// Says that this machine cannot go on with what both are doing; the other one fails with it.
+    /// Reports that this machine cannot continue the current order, so that it fails on the other machine too.
     pub fn tell_failure(&mut self, failure: &Failure) -> Result<(), Failure> {
         self.say(&Said::Failed(failure.clone()))
     }
 
-    /// The next message, which must come soon.
+    /// Receives the next message, with a time limit.
     pub fn hear<M: DeserializeOwned>(&mut self) -> Result<M, Failure> {
         match self.soon()? {
             Said::Value(value) => serde_json::from_value(value).trying("decode a message"),
@@ -94,7 +94,7 @@ impl Line {
         }
     }
 
-    /// The outcome of what the other machine was doing, past all that it has said before.
+    /// Receives the result of the other machine's part, skipping any earlier messages.
     pub fn outcome<M: DeserializeOwned>(&mut self) -> Result<M, Failure> {
         loop {
             if let Some(failure) = self.failed.take() {
@@ -111,8 +111,8 @@ impl Line {
         }
     }
 
-    /// The next order, whenever it comes; `None` when the other machine has ended. What is left of an order that has
-    /// failed is passed over.
+    /// Receives the next order, without a time limit; `None` if the other machine has ended. Skips remaining messages
+    /// of a failed order.
     pub fn order<M: DeserializeOwned>(&mut self) -> Result<Option<M>, Failure> {
         self.stream.set_read_timeout(None).trying("set up the line")?;
         loop {
@@ -128,7 +128,7 @@ impl Line {
         }
     }
 
-    /// Sends a message and gets that which the other machine sends at this point.
+    /// Sends a message and receives the message that the other machine sends at the same point.
     pub fn swap<M: Serialize + DeserializeOwned>(&mut self, mine: &M) -> Result<M, Failure> {
         self.tell(mine)?;
         self.hear()
@@ -137,7 +137,7 @@ impl Line {
     fn say(&mut self, what: &Said) -> Result<(), Failure> {
         let mut text = serde_json::to_string(what).trying("encode a message")?;
         text.push('\n');
-        self.stream.write_all(text.as_bytes()).trying("tell the other machine something")
+        self.stream.write_all(text.as_bytes()).trying("send to the other machine")
     }
 
     fn soon(&mut self) -> Result<Said, Failure> {
@@ -150,7 +150,7 @@ impl Line {
         match self.reader.read_line(&mut text) {
             Ok(0) => Ok(None),
             Ok(_) => serde_json::from_str(&text).trying("decode a message").map(Some),
-            Err(error) => Err(error).trying("hear from the other machine"),
+            Err(error) => Err(error).trying("receive from the other machine"),
         }
     }
 }
@@ -166,7 +166,7 @@ mod tests {
             let mut line = Line::listen(free).unwrap();
             assert_eq!(line.order::<String>().unwrap(), Some("first".into()));
             assert_eq!(line.swap(&2).unwrap(), 1);
-            // Both wait for the other's next message, and the other one has failed.
+            // Each side waits for the other's next message, and one of them has failed.
             let failure = line.swap(&()).unwrap_err();
             assert!(failure.to_string().contains("no luck"), "{failure}");
             line.tell_failure(&failure).unwrap();

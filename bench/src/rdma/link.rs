@@ -1,4 +1,4 @@
-//! dflow's link over its RDMA path: all that a stream between two nodes passes, except for the store.
+//! dflow's link over its RDMA path: everything that a stream between two nodes passes, except the store.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,21 +14,21 @@ use super::{Chunks, Ground, Patience, Side, Way, Work, timed};
 use crate::failure::{Failure, Trying};
 use crate::subject::{Card, Role, Subject, Waiting};
 
-/// A thread that has nothing to do looks around this often.
+/// The interval at which an idle thread wakes.
 const TICK: Duration = Duration::from_millis(100);
 
-/// The link, driven by a thread that does as the carrier's does, with one idle strategy of the path.
+/// The link, driven like the carrier's thread, with one of the path's idle strategies.
 pub enum OurLink {
-    /// It never sleeps, like the programs of perftest.
+    /// Never sleeps, like the programs of perftest.
     Spin,
-    /// It sleeps when nothing has come for a moment.
+    /// Spins briefly before it sleeps.
     SpinThenSleep,
-    /// It sleeps at once.
+    /// Sleeps at once.
     Sleep,
 }
 
 impl Default for OurLink {
-    /// As [`default_idle`] says of this machine.
+    /// The strategy of [`default_idle`] on this machine.
     fn default() -> OurLink {
         if default_idle() == Idle::SLEEP { OurLink::Sleep } else { OurLink::SpinThenSleep }
     }
@@ -80,12 +80,12 @@ impl Way for OurLink {
             took = timed(|| {
                 for _ in 0..work.count {
                     driver.write()?;
-                    // As a function's commit, the carrier sees it in its next turn.
+                    // The link sees it in its next turn, as the carrier does with a function's commit.
                     driver.step()?;
                 }
                 driver.until(|streams| streams.released == total)
             })?;
-            // One more, so that the other machine knows when it need not go on.
+            // One more chunk, so that the other machine knows when to stop.
             driver.write()?;
             driver.step()?;
         } else {
@@ -99,7 +99,7 @@ impl Way for OurLink {
     }
 }
 
-/// What the store would have of the two streams, one in each direction.
+/// The state that the store would keep of the two streams, one in each direction.
 struct Streams {
     outgoing: Option<FlowId>,
     source: Arc<Memory>,
@@ -175,15 +175,15 @@ impl Driver {
         Ok(driver)
     }
 
-    /// One turn without waiting; whether there was something to do.
+    /// Performs one turn without waiting. Returns whether there was work.
     fn step(&mut self) -> Result<bool, Failure> {
         self.listener.hear();
         let busy = self.link.step(&mut self.streams);
         if let Some(event) = self.link.take_events().first() {
-            return Err(Failure::new(format!("the path is gone: {event:?}")));
+            return Err(Failure::new(format!("the path is lost: {event:?}")));
         }
         match self.streams.aborted.take() {
-            Some(reason) => Err(Failure::new(format!("the stream was given up: {reason}"))),
+            Some(reason) => Err(Failure::new(format!("the stream was aborted: {reason}"))),
             None => Ok(busy),
         }
     }
@@ -211,7 +211,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Everything that has arrived is read, so that there is room again.
+    /// Marks everything that has arrived as read, which makes room again.
     fn read(&mut self) {
         let streams = &mut self.streams;
         streams.read = streams.arrived;
@@ -238,7 +238,7 @@ impl Chunks for Driver {
     }
 }
 
-/// Sleeps until the path has something to say, the link owes something, or a while has passed.
+/// Sleeps until the path has an event, an acknowledgement of the link is due, or the idle interval has passed.
 pub fn sleep(listener: &mut Listener, due: Option<Instant>) {
     let limit = due.map_or(TICK, |due| due.saturating_duration_since(Instant::now()).min(TICK));
     wait_at_most(&mut [listener], None, Idle::SLEEP, limit);

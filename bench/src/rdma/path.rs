@@ -16,7 +16,7 @@ use super::{Chunks, Ground, Patience, Side, Way, Work, timed};
 use crate::failure::{Failure, Trying};
 use crate::subject::{Card, Role, Subject, Waiting};
 
-/// The ring that chunks pass, at least; streams have this one if nothing else is asked for.
+/// Minimum size of the ring for chunks, and the default of the ring for streams.
 pub const RING: usize = 2 << 20;
 const FLOW: FlowId = FlowId(1);
 const GRANT: GrantId = GrantId(1);
@@ -28,7 +28,7 @@ impl Subject for OurPath {
     fn card(&self) -> Card {
         Card {
             name: "dflow-path",
-            about: "dflow's path over RDMA alone: WRITE with an immediate, receives posted again, their credit",
+            about: "dflow's RDMA path alone: WRITE with immediate data, receives posted again, and their credit",
             role: Role::Ours,
             waiting: Waiting::Spinning,
         }
@@ -61,13 +61,13 @@ impl Way for OurPath {
     }
 }
 
-/// Memory of a stream, mapped twice back to back.
+/// Memory for a stream, mapped twice back to back.
 pub fn ring(size: usize) -> Result<Arc<Memory>, Failure> {
-    let segment = Segment::create("dflow-bench", size, SegmentKind::FunctionWritten).trying("make a segment")?;
+    let segment = Segment::create("dflow-bench", size, SegmentKind::FunctionWritten).trying("create a segment")?;
     Memory::ring(segment.as_fd(), 0, size, Access::Write).map(Arc::new).trying("map a segment")
 }
 
-/// A ring as the window of a stream.
+/// A ring used as the window of a stream.
 pub fn window(memory: &Arc<Memory>) -> Landing {
     let size = memory.length() as u64 / 2;
     let window = Window { segment: SegmentId(0), segment_offset: 0, base: 0, size, ring: true };
@@ -93,7 +93,7 @@ impl Bare {
         let (source, target) = (ring(length)?, Arc::new(window(&ring(length)?)));
         target.open(0..length as u64);
         let offered = path.offer(FLOW, GRANT, &target).trying("offer a window")?;
-        // Nothing here keeps the other machine from overwriting what nobody reads.
+        // All room is granted at once: the other machine may overwrite chunks, because nobody reads them later.
         target.open(1 << 60..u64::MAX);
         let theirs: (u64, u32) = ground.line.swap(&(offered.address, offered.key))?;
         let (address, key) = theirs;
@@ -147,14 +147,14 @@ impl Chunks for Bare {
     }
 }
 
-/// Writes into a chunk which it is.
+/// Writes its number into a chunk.
 pub fn mark(memory: &Arc<Memory>, start: usize, number: u64) -> Result<(), Failure> {
     let place = window(memory);
     place.open(0..u64::MAX);
     place.place(start as u64, &number.to_le_bytes()).trying("write a chunk")
 }
 
-/// Whether a chunk is this one.
+/// Checks the number of a chunk.
 pub fn check(memory: &Memory, start: usize, number: u64) -> Result<(), Failure> {
     let mut mark = [0; 8];
     memory.shared(start..start + mark.len()).copy_to(&mut mark);

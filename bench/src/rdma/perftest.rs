@@ -1,4 +1,4 @@
-//! The limit: perftest's programs, between the same two machines.
+//! The limit: the programs of perftest, between the same two machines.
 
 use std::io::Read;
 use std::path::Path;
@@ -12,11 +12,11 @@ use crate::failure::{Failure, Trying};
 use crate::latency::histogram;
 use crate::subject::{Card, Role, Subject, Waiting};
 
-/// The port of the one that is called.
+/// The port of the listening program.
 const PORT: u16 = 18_575;
-/// How long it may take until that listens.
+/// How long the program may take to listen.
 const START: Duration = Duration::from_secs(20);
-/// The fewest iterations that the programs take.
+/// Minimum number of iterations that the programs accept.
 const LEAST: u64 = 5;
 
 /// `ib_write_lat` and `ib_write_bw`.
@@ -26,7 +26,7 @@ impl Subject for Perftest {
     fn card(&self) -> Card {
         Card {
             name: "perftest",
-            about: "ib_write_lat and ib_write_bw: RDMA WRITE; the reader looks at its memory, the writer at its completions",
+            about: "ib_write_lat and ib_write_bw: RDMA WRITE; the reader polls its memory, the writer its completions",
             role: Role::Limit,
             waiting: Waiting::Spinning,
         }
@@ -65,14 +65,14 @@ impl Way for Perftest {
     }
 }
 
-/// Runs a program of both machines to its end; what it has printed.
+/// Runs a program on both machines to its end. Returns its output.
 fn run(ground: &mut Ground, name: &str, work: &Work, more: &[&str]) -> Result<String, Failure> {
     let mut command = Command::new(name);
     command.args(["-F", "-i", "1", "-d", &ground.device_name(), "-x", &ground.gid_index().to_string()]);
     command.args(["-p", &PORT.to_string(), "-s", &work.size.to_string(), "-n", &work.count.max(LEAST).to_string()]);
     command.args(more).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     if ground.side == Side::First {
-        // The other one listens.
+        // The other machine's program listens.
         let () = ground.line.hear()?;
         command.arg(ground.peer()?.ip().to_string());
     }
@@ -82,7 +82,7 @@ fn run(ground: &mut Ground, name: &str, work: &Work, more: &[&str]) -> Result<St
         ground.line.tell(&())?;
     }
     let (mut said, mut complaint) = (String::new(), String::new());
-    // Complaints are few, so that the pipe has room for them.
+    // Error messages are short enough to fit in the pipe until they are read.
     if let Some(out) = &mut child.0.stdout {
         out.read_to_string(&mut said).trying(format_args!("read what {name} prints"))?;
     }
@@ -93,7 +93,7 @@ fn run(ground: &mut Ground, name: &str, work: &Work, more: &[&str]) -> Result<St
     if status.success() {
         Ok(said)
     } else {
-        Err(Failure::new(format!("{name} has failed, {status}: {}", complaint.trim())))
+        Err(Failure::new(format!("{name} failed with {status}: {}", complaint.trim())))
     }
 }
 
@@ -117,15 +117,15 @@ fn wait_until_it_listens(child: &mut Child, name: &str) -> Result<(), Failure> {
         if listens {
             return Ok(());
         }
-        if let Some(status) = child.try_wait().trying(format_args!("look at {name}"))? {
-            return Err(Failure::new(format!("{name} has ended before it listened, {status}")));
+        if let Some(status) = child.try_wait().trying(format_args!("check {name}"))? {
+            return Err(Failure::new(format!("{name} ended with {status} before it listened")));
         }
         std::thread::sleep(Duration::from_millis(10));
     }
     Err(Failure::new(format!("{name} does not listen on port {PORT}")))
 }
 
-/// Whether the kernel's table of sockets has one that listens on the port.
+/// Whether a socket listens on the port, according to the kernel's socket table.
 fn has_listener(table: &str, port: u16) -> bool {
     const LISTENING: &str = "0A";
     table.lines().any(|line| {
@@ -135,7 +135,8 @@ fn has_listener(table: &str, port: u16) -> bool {
     })
 }
 
-/// The latencies in nanoseconds among what `ib_write_lat --report-unsorted` prints: lines as "17, 241.03".
+/// Parses the latencies in nanoseconds from the output of `ib_write_lat --report-unsorted`, with lines such as "17,
+/// 241.03".
 fn latencies(said: &str) -> impl Iterator<Item = u64> {
     said.lines().filter_map(|line| {
         let (number, microseconds) = line.split_once(',')?;
@@ -145,7 +146,8 @@ fn latencies(said: &str) -> impl Iterator<Item = u64> {
     })
 }
 
-/// The average in bits per second among what `ib_write_bw --report_gbits` prints: size, iterations, peak, average, rate.
+/// Parses the average in bits per second from the output of `ib_write_bw --report_gbits`: size, iterations, peak,
+/// average, rate.
 fn bits_per_second(said: &str) -> Option<f64> {
     said.lines().find_map(|line| {
         let numbers: Option<Vec<f64>> = line.split_ascii_whitespace().map(|word| word.parse().ok()).collect();

@@ -1,4 +1,4 @@
-//! What it takes to set things up: a connection by QUIC, a path over RDMA on it, registered memory, a stream.
+//! The cost of set-up: a QUIC connection, an RDMA path on it, registered memory, and a stream.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -25,26 +25,26 @@ use crate::report::{LATENCY_COLUMNS, Report, Row, Table, latency_figures};
 use crate::settings::Settings;
 use crate::subject::{Card, Role, Side, Subject, Waiting};
 
-/// How often each is done in one repeat.
+/// The number of set-ups of each kind in one repeat.
 const TIMES: u64 = 16;
-/// How many streams are set up.
+/// The number of streams that are set up.
 const STREAMS: u32 = 64;
-/// A thread that has nothing to do looks around this often.
+/// The interval at which an idle thread wakes.
 const TICK: Duration = Duration::from_millis(100);
-/// The memory that is registered, in MiB: a stream's ring, and more of it, which shows what each MiB costs.
+/// Sizes of registered memory in MiB: a stream's ring, and a larger size that shows the cost per MiB.
 const REGISTERED: [usize; 2] = [1, 17];
-/// The bytes of a stream that is set up.
+/// The length of a stream in bytes.
 const SMALL: u64 = 64;
-/// The stream that says that there are no more.
+/// The stream that marks the end of the measurement.
 const LAST: u32 = u32::MAX;
 const NAMES: [&str; 2] = ["first", "second"];
 
-/// What is set up.
+/// The kinds of set-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Work {
-    /// A connection by QUIC.
+    /// A QUIC connection.
     Connection,
-    /// A path over RDMA on such a connection.
+    /// An RDMA path on such a connection.
     Path,
     /// Registered memory, in MiB.
     Memory(usize),
@@ -64,10 +64,10 @@ impl Subject for Work {
             },
             about: match self {
                 Work::Connection => {
-                    "a QUIC connection: both have proven who they are, and its management channel is open"
+                    "a QUIC connection: both sides are authenticated, and its management channel is open"
                 }
                 Work::Path => {
-                    "a path over RDMA on that connection, from the decision until both ends can send: queues, buffers, and a \
+                    "an RDMA path on that connection, from the decision until both ends can send: queues, buffers, and a \
                  message each way"
                 }
                 Work::Memory(_) => "memory that is registered for remote writes; the pages are there",
@@ -79,7 +79,7 @@ impl Subject for Work {
     }
 }
 
-/// Measures what both machines set up.
+/// Measures the kinds of set-up that involve both machines.
 pub fn measure(settings: &Settings, report: &mut Report, ground: &mut Ground) -> Result<(), Failure> {
     let [some, more] = REGISTERED.map(Work::Memory);
     let all: [&Work; 5] = [&Work::Connection, &Work::Path, &some, &more, &Work::Stream];
@@ -110,12 +110,12 @@ pub fn measure(settings: &Settings, report: &mut Report, ground: &mut Ground) ->
             .map(|repeats| Summary::of_repeats(repeats).map_or_else(Vec::new, |own| latency_figures(own, None)));
         rows.push(Row::new("set-up", *subject, figures));
     }
-    // Nothing is the limit of these.
+    // These have no limit to compare with.
     let columns = &LATENCY_COLUMNS[..LATENCY_COLUMNS.len() - 2];
     report.add(Table { topic: "rdma", title: "setting up".into(), notes, columns, rows })
 }
 
-/// Does this machine's part; what the first one measures, in nanoseconds.
+/// Does this machine's part. On the first machine, returns the measured times in nanoseconds.
 pub fn act(ground: &mut Ground, work: Work) -> Result<Histogram<u64>, Failure> {
     let mut histogram = histogram();
     let mut note = |took: Duration| histogram.saturating_record(took.as_nanos() as u64);
@@ -155,7 +155,7 @@ fn register(ground: &Ground, length: usize, note: &mut impl FnMut(Duration)) -> 
     let (context, ..) = ground.open();
     let domain = ProtectionDomain::new(&context).trying("make a protection domain")?;
     let segment = Segment::create("dflow-bench", length, SegmentKind::FunctionWritten).trying("make a segment")?;
-    segment.fault_in(0, length as u64).trying("take memory")?;
+    segment.fault_in(0, length as u64).trying("allocate memory")?;
     let memory = Arc::new(segment.map(Access::Write).trying("map a segment")?);
     for _ in 0..TIMES {
         let began = Instant::now();
@@ -186,12 +186,14 @@ impl Nodes {
     /// The first machine dials.
     fn connect(&mut self, ground: &Ground) -> Result<Connection, Failure> {
         match ground.side {
-            Side::First => self.node.connect(self.peer, NAMES[1]).wait().trying("connect by QUIC"),
-            Side::Second => self.incoming.wait().ok_or_else(|| Failure::new("nobody has connected by QUIC")),
+            Side::First => self.node.connect(self.peer, NAMES[1]).wait().trying("connect over QUIC"),
+            Side::Second => {
+                self.incoming.wait().ok_or_else(|| Failure::new("the other machine did not connect over QUIC"))
+            }
         }
     }
 
-    /// As nodes do it: the one that leads sends its endpoint, the other one connects and answers with its own.
+    /// Connects as nodes do: the leading side sends its endpoint, and the other connects and answers with its own.
     fn path(ground: &Ground, connection: &Connection) -> Result<RdmaPath, Failure> {
         let prepare = || {
             let waker = Arc::new(Doorbell::default()).waker();
@@ -212,7 +214,7 @@ impl Nodes {
     }
 }
 
-/// The next message of the management channel.
+/// Receives the next message of the management channel.
 fn receive(connection: &Connection) -> Result<Vec<u8>, Failure> {
     let bell = Arc::new(Doorbell::default());
     let mut listener = Listener::new(Arc::clone(&bell));
@@ -231,13 +233,13 @@ fn receive(connection: &Connection) -> Result<Vec<u8>, Failure> {
     }
 }
 
-/// Who this machine is in a cluster that the first one makes, for this measurement alone.
+/// This machine's identity in a cluster that the first machine creates for this measurement.
 fn identity(ground: &mut Ground) -> Result<Identity, Failure> {
     const VALIDITY: Duration = Duration::from_secs(24 * 3600);
     let place = tempfile::tempdir().trying("make a temporary directory")?;
     if ground.side == Side::First {
-        let authority = ClusterCa::create("dflow-bench").trying("make a cluster")?;
-        let [mine, theirs] = NAMES.map(|name| authority.issue(name, VALIDITY).trying("make an identity"));
+        let authority = ClusterCa::create("dflow-bench").trying("create a cluster")?;
+        let [mine, theirs] = NAMES.map(|name| authority.issue(name, VALIDITY).trying("issue an identity"));
         theirs?.save(place.path()).trying("write an identity")?;
         let mut files = BTreeMap::new();
         for entry in std::fs::read_dir(place.path()).trying("read an identity")? {
@@ -255,7 +257,7 @@ fn identity(ground: &mut Ground) -> Result<Identity, Failure> {
     Identity::load(place.path()).trying("read an identity")
 }
 
-/// Keys must be readable by nobody else.
+/// Writes a file that only this user can read, as required for keys.
 fn write_secret(path: &std::path::Path, text: &str) -> Result<(), Failure> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
@@ -263,8 +265,8 @@ fn write_secret(path: &std::path::Path, text: &str) -> Result<(), Failure> {
     file.and_then(|mut file| file.write_all(text.as_bytes())).trying("write an identity")
 }
 
-/// What one machine has of streams that are set up one after the other: the second one has them all, each as long as the
-/// others.
+/// One machine's state of streams that are set up one after another. The second machine has all of them, each with the
+/// same length.
 struct Small {
     memory: Arc<Memory>,
     sink: Arc<Landing>,
@@ -328,7 +330,7 @@ fn streams(ground: &mut Ground, note: &mut impl FnMut(Duration)) -> Result<(), F
                 sleep(&mut listener, due);
             }
             if let Some(event) = link.take_events().first() {
-                return Err(Failure::new(format!("the path is gone: {event:?}")));
+                return Err(Failure::new(format!("the path is lost: {event:?}")));
             }
             patience.check()?;
         }
@@ -348,7 +350,7 @@ fn streams(ground: &mut Ground, note: &mut impl FnMut(Duration)) -> Result<(), F
         }
         link.subscribe(stream(LAST), SMALL).trying("subscribe")?;
         while link.step(&mut small) {}
-        // The other side waits for a subscription, which is never put off.
+        // The other side waits for this subscription. A subscription is never postponed, so no flush is needed.
         let _later = link.settle(&mut small);
     }
     ground.line.swap(&())

@@ -1,5 +1,6 @@
-//! Bare verbs: what the device and our interface to it give to the barest code. Pushed: a WRITE, noticed in memory as
-//! perftest does it, or by a completion with an immediate as our path does it. Pulled: an announcement, then a READ.
+//! Bare verbs: what minimal code achieves with the device through the crate `dflow-verbs`. Push: a WRITE, detected by
+//! polling memory as in perftest, or by a completion with immediate data as in dflow's path. Pull: a notification, then
+//! a READ.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,21 +17,21 @@ use super::{Chunks, Ground, Patience, Side, Way, Work, timed};
 use crate::failure::{Failure, Trying};
 use crate::subject::{Card, Role, Subject, Waiting};
 
-/// Requests that may be in flight, as many as perftest has.
+/// Maximum number of requests in flight, the same as in perftest.
 const DEPTH: u32 = 128;
-/// One in so many writes of a stream is reported.
+/// One in this many writes of a stream is signaled.
 const REPORTED: u64 = 16;
-/// The bytes at the end of a chunk that say which it is.
+/// The size of the number at the end of a chunk, in bytes.
 const MARK: usize = 8;
 
-/// A way to move a chunk with bare verbs.
+/// The ways to move a chunk with bare verbs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Verbs {
-    /// Pushed; the reader looks at the last bytes of its memory.
+    /// Push; the reader polls the last bytes of its memory.
     Write,
-    /// Pushed; the reader gets a completion.
+    /// Push; the reader gets a completion.
     WriteWithImmediate,
-    /// Pulled.
+    /// Pull.
     Read,
 }
 
@@ -45,7 +46,7 @@ impl Subject for Verbs {
             about: match self {
                 Verbs::Write => "bare verbs, pushed: RDMA WRITE; the reader looks at its memory, as in perftest",
                 Verbs::WriteWithImmediate => {
-                    "bare verbs, pushed: RDMA WRITE with an immediate; the reader gets a completion"
+                    "bare verbs, push: RDMA WRITE with immediate data; the reader gets a completion"
                 }
                 Verbs::Read => "bare verbs, pulled: an announcement, then the reader's RDMA READ",
             },
@@ -65,7 +66,7 @@ impl Way for Verbs {
         ground.line.swap(&())?;
         let took = match (ground.side, self) {
             (Side::First, Verbs::Read) => timed(|| {
-                // All of it is there; the other machine says when it has it.
+                // All chunks can be read; the other machine reports when it has read them.
                 bare.tell()?;
                 bare.come(Operation::Receive).map(drop)
             }),
@@ -84,18 +85,18 @@ impl Way for Verbs {
     }
 }
 
-/// What the two ends tell each other.
+/// The data that the two ends exchange in order to connect.
 #[derive(Serialize, Deserialize)]
 struct Hello {
     endpoint: Vec<u8>,
-    /// Where chunks are written to, or read from.
+    /// The memory to which chunks are written, or from which they are read.
     address: u64,
     key: u32,
 }
 
 struct Bare {
     way: Verbs,
-    // Before the memory that it uses.
+    // Dropped before the memory that it uses.
     pair: QueuePair,
     completions: CompletionQueue,
     size: usize,
@@ -104,15 +105,15 @@ struct Bare {
     remote: RemoteMemory,
     sent: u64,
     received: u64,
-    /// Completions that came while others were waited for.
+    /// Completions that arrived while waiting for others.
     early: Vec<Operation>,
 }
 
 impl Bare {
     fn connect(way: Verbs, ground: &mut Ground, size: usize) -> Result<Bare, Failure> {
         let (context, port, gid) = ground.open();
-        let domain = ProtectionDomain::new(&context).trying("make a protection domain")?;
-        let completions = CompletionQueue::new(&context, 2 * DEPTH, false).trying("make a completion queue")?;
+        let domain = ProtectionDomain::new(&context).trying("create a protection domain")?;
+        let completions = CompletionQueue::new(&context, 2 * DEPTH, false).trying("create a completion queue")?;
         let reads = way == Verbs::Read;
         let config = QueuePairConfig {
             port,
@@ -123,13 +124,13 @@ impl Bare {
             remote_write: !reads,
             remote_read: reads,
         };
-        let pair = QueuePair::new(&domain, &completions, &completions, &config).trying("make a queue pair")?;
+        let pair = QueuePair::new(&domain, &completions, &completions, &config).trying("create a queue pair")?;
         let register = |access| -> Result<_, Failure> {
             let buffer = Arc::new(Buffer::zeroed(size));
             let region = MemoryRegion::register(&domain, Arc::clone(&buffer) as _, access).trying("register memory")?;
             Ok((buffer, region))
         };
-        // The peer reads from the source, or writes into the target.
+        // The peer reads from the source or writes to the target.
         let (source, target) = if reads {
             (register(RegionAccess::RemoteRead)?, register(RegionAccess::Receive)?)
         } else {
@@ -140,13 +141,13 @@ impl Bare {
         pair.post_receives(&[ReceiveRequest { id: 0, into: None }; DEPTH as usize]).trying("post receives")?;
         let endpoint = pair.endpoint().to_bytes().to_vec();
         let theirs = ground.line.swap(&Hello { endpoint, address: open.address, key: open.key.number() })?;
-        let endpoint = Endpoint::from_bytes(&theirs.endpoint).trying("understand the other machine")?;
+        let endpoint = Endpoint::from_bytes(&theirs.endpoint).trying("decode the other machine's endpoint")?;
         pair.connect(&endpoint, &Connection::default()).trying("connect queue pairs")?;
         let remote = RemoteMemory { address: theirs.address, key: RemoteKey::from_number(theirs.key) };
         Ok(Bare { way, pair, completions, size, source, target, remote, sent: 0, received: 0, early: Vec::new() })
     }
 
-    /// Waits for the end of a request of this kind, and posts a receive again where it was one.
+    /// Waits for the completion of a request of this kind, and reposts a completed receive.
     fn come(&mut self, wanted: Operation) -> Result<(), Failure> {
         let mut patience = Patience::new();
         loop {
@@ -159,7 +160,7 @@ impl Bare {
         }
     }
 
-    /// Takes what has completed.
+    /// Polls for completions.
     fn look(&mut self) -> Result<(), Failure> {
         let mut done = [Completion::default(); 16];
         let count = self.completions.poll(&mut done).trying("poll completions")?;
@@ -186,7 +187,7 @@ impl Bare {
         self.pair.post(&[SendRequest { id: 0, operation, data, signaled }]).trying("post a write")
     }
 
-    /// Tells the other machine that there is something.
+    /// Sends a notification to the other machine.
     fn tell(&mut self) -> Result<(), Failure> {
         self.pair
             .post(&[SendRequest { id: 0, operation: SendOperation::Send, data: Data::Empty, signaled: true }])
@@ -194,7 +195,7 @@ impl Bare {
         self.come(Operation::Send)
     }
 
-    /// Writes so many chunks, and waits until the device has them all acknowledged.
+    /// Writes this many chunks, and waits until all are acknowledged.
     fn push(&mut self, count: u64) -> Result<(), Failure> {
         for number in 1..=count {
             while self.pair.free_sends() == 0 {
@@ -210,7 +211,7 @@ impl Bare {
         Ok(())
     }
 
-    /// Reads so many chunks when they are announced, and says when they are there.
+    /// Reads this many chunks after the notification, and confirms that they have arrived.
     fn pull(&mut self, count: u64) -> Result<(), Failure> {
         self.come(Operation::Receive)?;
         let (mut posted, mut done) = (0, 0);

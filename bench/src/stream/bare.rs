@@ -1,4 +1,4 @@
-//! The limits: one core that writes and reads the same buffers, and two cores with a bare ring between them.
+//! The limits: one core that writes and reads the same buffers, and two cores connected by a bare ring.
 
 use std::hint::spin_loop;
 use std::sync::atomic::Ordering;
@@ -9,25 +9,25 @@ use crate::payload::{Seen, fill};
 use crate::stream::{Layout, Stream};
 use crate::subject::{Card, End, Place, Role, Side, Subject, Waiting};
 
-/// One core: what its memory and caches give when nothing has to cross to another.
+/// One core: the bandwidth of its memory and caches without transfer to another core.
 pub static ONE_CORE: Bare = Bare {
     name: "one-core",
     about: "one process writes a message and reads it again: the bandwidth of one core on the same buffers",
     one_process: true,
 };
 
-/// Two cores: what crossing from cache to cache gives.
+/// Two cores: the bandwidth from cache to cache.
 pub static RING: Bare = Bare {
     name: "bare-ring",
-    about: "a ring of bare shared memory: write, publish a counter, read; the two cores at work at once",
+    about: "a ring of bare shared memory: write, publish a counter, read; both cores work at the same time",
     one_process: false,
 };
 
-/// Where the counters of written and of read messages are.
+/// Offsets of the counters of written and of read messages.
 const WRITTEN: usize = 0;
 const READ: usize = 128;
 
-/// A ring over bare memory.
+/// A ring in bare memory.
 pub struct Bare {
     name: &'static str,
     about: &'static str,
@@ -72,10 +72,11 @@ struct Ring {
     memory: Mapping,
     message: usize,
     slots: u64,
-    /// How many messages this end has written or read.
+    /// The number of messages that this end has written or read.
     written: u64,
     read: u64,
-    /// What the other end's counter was when this end last looked; looking costs a cache miss.
+    /// The last known value of the other end's counter. Loading the counter costs a cache miss, so it is loaded only
+    /// when necessary.
     read_seen: u64,
     written_seen: u64,
 }
@@ -92,7 +93,7 @@ impl End for Ring {
             self.read_seen = self.memory.counter(READ).load(Ordering::Acquire);
             spin_loop();
         }
-        // SAFETY: the reader is done with what was in this slot, and does not look at it before the counter says so.
+        // SAFETY: the reader has finished with this slot, and does not access it again before the counter allows it.
         fill(unsafe { self.memory.words_mut(self.place_of(self.written), self.message) }, first);
         self.written += 1;
         self.memory.counter(WRITTEN).store(self.written, Ordering::Release);
@@ -104,7 +105,8 @@ impl End for Ring {
             self.written_seen = self.memory.counter(WRITTEN).load(Ordering::Acquire);
             spin_loop();
         }
-        // SAFETY: the counter says that the message is there; the writer leaves it alone until it is counted as read.
+        // SAFETY: the counter shows that the message is complete; the writer does not touch it until it is counted as
+        // read.
         let seen = Seen::reading(unsafe { self.memory.words(self.place_of(self.read), self.message) });
         self.read += 1;
         self.memory.counter(READ).store(self.read, Ordering::Release);

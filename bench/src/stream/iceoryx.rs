@@ -8,17 +8,17 @@ use crate::peers::iceoryx::{Receiver, Sender, Shape, node};
 use crate::stream::{Layout, Stream};
 use crate::subject::{Card, End, Place, Role, Side, Subject, Waiting};
 
-/// How many samples the subscriber may be behind, so that the two ends overlap.
+/// The number of samples by which the subscriber may lag, so that the two ends overlap.
 const BUFFER: usize = 16;
 
-/// A stream by iceoryx2.
+/// A stream over iceoryx2.
 pub struct Iceoryx;
 
 impl Subject for Iceoryx {
     fn card(&self) -> Card {
         Card {
             name: "iceoryx2",
-            about: "iceoryx2 publish-subscribe without loss, 16 samples of buffer, both ends spinning",
+            about: "iceoryx2 lossless publish-subscribe, 16 samples of buffer, both ends spin",
             role: Role::Peer,
             waiting: Waiting::Spinning,
         }

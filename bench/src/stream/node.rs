@@ -1,4 +1,4 @@
-//! dflow: a long stream that is kept, through a real daemon: it grants extent after extent, and the reader maps each.
+//! dflow: a long kept stream under a real daemon, which grants one extent after another. The reader maps each.
 
 use crate::failure::Failure;
 use crate::latency::median;
@@ -8,23 +8,23 @@ use crate::report::Row;
 use crate::settings::Settings;
 use crate::subject::{Subject, Waiting};
 
-/// The bytes that are written and committed at once.
+/// The number of bytes written and committed at once.
 const CHUNK: usize = 64 << 10;
 
-/// A budget that holds so many of the streams keeps one in memory, the mark above which the store spills included.
+/// A budget of this many times the stream keeps the stream in memory, even with the mark above which the store spills.
 const BUDGET: u64 = 2;
 
 /// The first stream of a run.
 static COLD: Ours = Ours {
     name: "dflow-node-fresh",
-    about: "a whole kept stream under a real daemon, in memory that the daemon takes from the system meanwhile",
+    about: "a whole kept stream under a real daemon, in memory that the daemon allocates from the system meanwhile",
     waiting: Waiting::Sleeping,
 };
 
-/// The second.
+/// The second stream of a run.
 static WARM: Ours = Ours {
     name: "dflow-node-pooled",
-    about: "the same between new processes, in memory that an earlier stream of the run has left to the daemon",
+    about: "the same between new processes, in memory that the daemon reuses from an earlier stream of the run",
     waiting: Waiting::Sleeping,
 };
 
@@ -59,7 +59,7 @@ fn one_repeat(length: usize) -> Result<[f64; 2], Failure> {
     let write = format!("outputs: [data, times], {params}");
     let write_again =
         format!("inputs: {{ after: {{ from: read.times, gate: whole }} }}, outputs: [data, times], {params}");
-    // A reader that may be restarted is why every byte is kept.
+    // Retries make the reader restartable, which is why the store keeps every byte.
     let read = |from| {
         format!(
             "inputs: {{ data: {from}.data }}, outputs: [times], retries: 1, \
@@ -79,7 +79,7 @@ fn one_repeat(length: usize) -> Result<[f64; 2], Failure> {
     };
     let ran = run.run()?;
     if ran.report.memory.spilled_bytes > 0 {
-        return Err(Failure::new(format!("{} bytes went to disk", ran.report.memory.spilled_bytes)));
+        return Err(Failure::new(format!("{} bytes were spilled to disk", ran.report.memory.spilled_bytes)));
     }
     let rate = |writer, reader| {
         let nanoseconds = ran.time(reader, 0)?.saturating_sub(ran.time(writer, 0)?).max(1);

@@ -6,13 +6,13 @@ use crate::peers::unix_socket::{connect, listen};
 use crate::stream::{Layout, Stream};
 use crate::subject::{End, Place, Side, Waiting};
 
-/// Looking at the words all the time.
+/// Both ends spin on the words.
 pub static SPINNING: Ours =
     Ours { name: "dflow", about: "a stream's Writer and Reader, spinning", waiting: Waiting::Spinning };
 
-/// Asleep in futex_waitv.
+/// Waiting ends sleep in futex_waitv.
 pub static SLEEPING: Ours =
-    Ours { name: "dflow-sleeping", about: "the same, both asleep while they wait", waiting: Waiting::Sleeping };
+    Ours { name: "dflow-sleeping", about: "the same, waiting ends sleep", waiting: Waiting::Sleeping };
 
 impl Stream for Ours {
     fn can_keep(&self) -> bool {

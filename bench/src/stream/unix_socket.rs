@@ -5,14 +5,14 @@ use crate::peers::unix_socket::SocketEnd;
 use crate::stream::{Layout, Stream};
 use crate::subject::{Card, End, Place, Role, Side, Subject, Waiting};
 
-/// The socket.
+/// A Unix socket.
 pub struct UnixSocket;
 
 impl Subject for UnixSocket {
     fn card(&self) -> Card {
         Card {
             name: "unix-socket",
-            about: "a Unix stream socket, one write and one read a message",
+            about: "a Unix stream socket, one write and one read per message",
             role: Role::Peer,
             waiting: Waiting::Sleeping,
         }

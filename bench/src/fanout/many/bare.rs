@@ -1,4 +1,4 @@
-//! The limit: a cache line of payload and a flag for each stream, in memory that is there already.
+//! The limit: a cache line of payload and a flag for each stream, in memory allocated before.
 
 use std::hint::spin_loop;
 use std::sync::atomic::Ordering;
@@ -9,7 +9,7 @@ use crate::memory::Mapping;
 use crate::payload::{Seen, fill};
 use crate::subject::{Card, Place, Role, Side, Subject, Waiting};
 
-/// The bytes of a stream's slot: its payload and, on a line of its own, its flag.
+/// The size of a stream's slot in bytes: its payload and, on a separate cache line, its flag.
 const SLOT: usize = LENGTH + 64;
 
 /// Many streams through bare shared memory.
@@ -19,7 +19,7 @@ impl Subject for Bare {
     fn card(&self) -> Card {
         Card {
             name: "bare-slots",
-            about: "a slot of bare shared memory for each, made before: write, set a flag, read; the limit",
+            about: "a slot of bare shared memory for each, allocated before: write, set a flag, read; the limit",
             role: Role::Limit,
             waiting: Waiting::Spinning,
         }
@@ -39,7 +39,7 @@ impl Ends for Bare {
 struct Slots {
     memory: Mapping,
     side: Side,
-    /// What the flags become in this pass.
+    /// The value of the flags in this pass.
     pass: u64,
 }
 
@@ -51,7 +51,7 @@ impl ManyEnd for Slots {
             let flag = self.memory.counter(slot + LENGTH);
             match self.side {
                 Side::First => {
-                    // SAFETY: the reader looks at the slot only when the flag says so, once in each pass.
+                    // SAFETY: the reader accesses the slot only after the flag is set, once in each pass.
                     fill(unsafe { self.memory.words_mut(slot, LENGTH) }, stream as u64);
                     flag.store(self.pass, Ordering::Release);
                 }
@@ -59,7 +59,7 @@ impl ManyEnd for Slots {
                     while flag.load(Ordering::Acquire) != self.pass {
                         spin_loop();
                     }
-                    // SAFETY: the flag says that the slot is written; it is written again only in the next pass.
+                    // SAFETY: the flag shows that the slot is written; it is written again only in the next pass.
                     Seen::reading(unsafe { self.memory.words(slot, LENGTH) }).check(LENGTH)?;
                 }
             }

@@ -1,4 +1,4 @@
-//! dflow: a function with so many outputs, read by another, under a real daemon.
+//! dflow: a function with many outputs, read by another function, under a real daemon.
 
 use crate::failure::Failure;
 use crate::fanout::many::{Found, LENGTH, Many};

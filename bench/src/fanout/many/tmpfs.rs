@@ -1,4 +1,4 @@
-//! A file in memory for each stream: what the kernel takes for as many small things with names.
+//! A file in memory for each stream: what the kernel needs for the same number of small named objects.
 
 use std::fs::File;
 use std::hint::spin_loop;
@@ -12,13 +12,13 @@ use crate::memory::{Mapping, PAGE};
 use crate::payload::{Seen, bytes, bytes_mut, fill, private};
 use crate::subject::{Card, Place, Role, Side, Subject, Waiting};
 
-/// Where such files are on every Linux.
+/// The directory for files in memory, on every Linux.
 const TMPFS: &str = "/dev/shm";
 
-/// The counter of files that have been written.
+/// Offset of the counter of written files.
 const WRITTEN: usize = 0;
 
-/// The files.
+/// Files in memory.
 pub struct Files;
 
 impl Subject for Files {
@@ -42,20 +42,20 @@ impl Ends for Files {
     }
 
     fn join(&self, side: Side, place: &Place, _: usize) -> Result<Box<dyn ManyEnd>, Failure> {
-        // One name for both sides that no other measurement has.
+        // A name common to both sides and unique to this measurement.
         let name = place.path("").file_name().map_or_else(Default::default, ToOwned::to_owned);
         let dir = Path::new(TMPFS).join(name);
-        std::fs::create_dir_all(&dir).trying("make a folder in memory")?;
+        std::fs::create_dir_all(&dir).trying("create a folder in memory")?;
         Ok(Box::new(End { memory: place.map()?, dir: Dir(dir), side, open: Vec::new() }))
     }
 }
 
-/// The folder; removed by whichever side is last.
+/// The folder. Both sides try to remove it, so that the last one succeeds.
 struct Dir(PathBuf);
 
 impl Drop for Dir {
     fn drop(&mut self) {
-        // It may be gone already.
+        // The other side may have removed it.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }

@@ -9,7 +9,7 @@ use crate::payload::{Seen, bytes, bytes_mut, fill, private};
 use crate::peers::unix_socket::{connect, listen};
 use crate::subject::{Card, Place, Role, Side, Subject, Waiting};
 
-/// The sockets.
+/// Unix sockets.
 pub struct UnixSocket;
 
 impl Subject for UnixSocket {
