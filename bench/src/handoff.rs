@@ -98,9 +98,11 @@ pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> 
         topic: "handoff",
         title: "one chunk from process to process, one way".into(),
         notes: vec![
-            "half of a round trip with the payload in both directions; one process writes, the other reads every word".into(),
-            "closed loop: each trip begins when the previous one has ended; without correction for coordinated omission, a \
-             stall counts once, and half"
+            "half of a round trip with the payload in both directions; one process writes, the other reads every \
+             word"
+                .into(),
+            "closed loop: each trip begins when the previous one has ended; without correction for coordinated \
+             omission, a stall counts once, and half"
                 .into(),
             format!("sleeping: {:.0} µs between trips, so that both processes really sleep", REST / 1e3),
         ],

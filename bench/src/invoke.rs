@@ -100,8 +100,8 @@ pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> 
                  cores and processes; percentiles from p99.9 up are based on few starts",
                 REST.as_millis()
             ),
-            "dflow: a real daemon (dflow_worker::run) and launcher, with a foreach over parts that its producer writes one \
-             after another; no process is pinned"
+            "dflow: a real daemon (dflow_worker::run) and launcher, with a foreach over parts that its producer \
+             writes one after another; no process is pinned"
                 .into(),
         ],
         columns: LATENCY_COLUMNS,
@@ -130,8 +130,8 @@ fn measure_rates(settings: &Settings, report: &mut Report) -> Result<(), Failure
         topic: "invoke",
         title: "instances that do nothing".into(),
         notes: vec![
-            "from the first start to the last end; at a time: threads that start programs and wait for them, or slots of \
-             the daemon, which also prepares further programs ahead of their start"
+            "from the first start to the last end; at a time: threads that start programs and wait for them, or slots \
+             of the daemon, which also prepares further programs ahead of their start"
                 .into(),
         ],
         columns: RATE_COLUMNS,

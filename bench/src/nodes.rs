@@ -11,9 +11,9 @@ use crate::memory::PAGE;
 use crate::node::{self, Ran, Run};
 use crate::ours::Ours;
 use crate::quic::bulk::{self, Bulk};
-use crate::quic::meeting::MeetingKeeper;
 use crate::quic::net::Net;
-use crate::quic::{BULK_COLUMNS, Iperf, MESSAGE, TUNED, Way, bulk_figures};
+use crate::quic::rendezvous::RendezvousKeeper;
+use crate::quic::{BULK_COLUMNS, Iperf, MESSAGE, TUNED, Transfer, bulk_figures};
 use crate::report::{Column, Report, Row, Table, Unit, size};
 use crate::settings::Settings;
 use crate::subject::{Card, Role, Subject, Waiting};
@@ -87,13 +87,15 @@ pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> 
         topic: "nodes",
         title: "one stream between functions on different nodes".into(),
         notes: vec![
-            "from the producer's first byte until the last reader has read and checked the last one; a separate run each \
-             time, so connections, windows and their pages are new; without RDMA"
+            "from the producer's first byte until the last reader has read and checked the last one; a separate run \
+             each time, so connections, windows and their pages are new; without RDMA"
                 .into(),
-            "bytes: received by each reader per second; CPU/GiB: of all nodes and functions, per GiB received by a reader; \
-             sent: bytes sent by the producer's node, relative to the length of the stream"
+            "bytes: received by each reader per second; CPU/GiB: of all nodes and functions, per GiB received by a \
+             reader; sent: bytes sent by the producer's node, relative to the length of the stream"
                 .into(),
-            "all nodes share the cores of this machine, so each additional reader adds its work to the same cores".into(),
+            "all nodes share the cores of this machine, so each additional reader adds its work to the same \
+             cores"
+                .into(),
         ],
         columns: COLUMNS,
         rows,
@@ -196,10 +198,10 @@ impl Crossing for Bare {
     }
 
     fn cross(&self, _: &Cluster, readers: usize, bytes: u64) -> Result<Crossed, Failure> {
-        let meetings: Vec<_> =
-            (0..readers).map(|_| MeetingKeeper::new(&Net::Loopback, PAGE)).collect::<Result<_, _>>()?;
-        let meetings: Vec<_> = meetings.iter().map(MeetingKeeper::meeting).collect();
-        let bulk = bulk::carry_between(self.card().name, MESSAGE, &meetings, bytes)?;
+        let rendezvous: Vec<_> =
+            (0..readers).map(|_| RendezvousKeeper::new(&Net::Loopback, PAGE)).collect::<Result<_, _>>()?;
+        let rendezvous: Vec<_> = rendezvous.iter().map(RendezvousKeeper::rendezvous).collect();
+        let bulk = bulk::carry_between(self.card().name, MESSAGE, &rendezvous, bytes)?;
         Ok(Crossed { bulk: Bulk { cpu: bulk.cpu / readers as f64, ..bulk }, sent: Some(readers as f64) })
     }
 }

@@ -8,12 +8,12 @@ pub mod bulk;
 mod handed;
 pub mod iperf;
 mod linked;
-pub mod meeting;
 pub mod net;
 mod ours;
 mod redis;
+pub mod rendezvous;
 mod tcp;
-mod way;
+mod transfer;
 
 use std::time::SystemTime;
 
@@ -22,16 +22,16 @@ use crate::latency::{Repeat, Summary, histogram, write_log};
 use crate::memory::PAGE;
 use crate::process::{self, Crew, Round};
 use crate::quic::bulk::Bulk;
-use crate::quic::meeting::MeetingKeeper;
 use crate::quic::net::Net;
+use crate::quic::rendezvous::RendezvousKeeper;
 use crate::report::{Column, LATENCY_COLUMNS, Report, Row, Table, Unit, latency_figures, size};
 use crate::settings::Settings;
 use crate::subject::{Role, Side, Subject};
 
 pub use bare::TUNED;
 pub use iperf::Iperf;
-pub use way::{MESSAGE, Task, Way};
-use way::{PART, Work};
+pub use transfer::{MESSAGE, Task, Transfer};
+use transfer::{PART, Work};
 
 /// The default length of a stream in bytes, and in quick runs.
 const LENGTH: [usize; 2] = [512 << 20, 64 << 20];
@@ -48,7 +48,7 @@ pub const BULK_COLUMNS: &[Column] = &[
 ];
 
 /// All subjects. A new subject is one more line here.
-fn ways() -> Vec<&'static dyn Way> {
+fn subjects() -> Vec<&'static dyn Transfer> {
     vec![
         &bare::TUNED,
         &bare::HANDED,
@@ -65,7 +65,9 @@ fn ways() -> Vec<&'static dyn Way> {
 pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> {
     let (nets, notes) = nets(settings);
     measure_streams(settings, &nets, &notes, report)?;
-    let trips = "closed loop: the next one begins when the previous one has ended; no process is pinned, and waiting processes sleep".to_owned();
+    let trips = "closed loop: the next one begins when the previous one has ended; no process is pinned, and waiting \
+        processes sleep"
+        .to_owned();
     report.add(Table {
         topic: "quic",
         title: format!("round trip of {}", size(PART)),
@@ -119,7 +121,8 @@ fn measure_streams(settings: &Settings, nets: &[Net], notes: &[String], report: 
         for net in nets {
             let case = format!("{}, {net}", size(length));
             let wanted = wanted(settings, Work::Stream);
-            let found = settings.in_turns(&format!("stream of {case}"), &wanted, |way| way.stream(net, length as u64));
+            let found =
+                settings.in_turns(&format!("stream of {case}"), &wanted, |subject| subject.stream(net, length as u64));
             rows.extend(bulk_rows(&case, found));
         }
     }
@@ -172,33 +175,33 @@ fn measure_steps(settings: &Settings, nets: &[Net], work: Work) -> Result<Vec<Ro
     let mut rows = Vec::new();
     for net in nets {
         let case = format!("{what}, {net}");
-        let found = settings.in_turns(&case, &wanted, |way| steps(settings, way, work, net));
-        let limit = found.iter().find(|(way, _)| way.card().role == Role::Limit);
+        let found = settings.in_turns(&case, &wanted, |subject| steps(settings, subject, work, net));
+        let limit = found.iter().find(|(subject, _)| subject.card().role == Role::Limit);
         let limit = limit.and_then(|(_, repeats)| Summary::of_repeats(repeats.as_ref().ok()?));
-        for (way, repeats) in &found {
+        for (subject, repeats) in &found {
             let repeats = repeats.as_ref().map_err(Failure::clone);
             if let (Ok(repeats), Some(dir)) = (&repeats, &settings.hlog) {
-                write_log(dir, &format!("quic-{file}-{}-{}", net.name(), way.card().name), repeats)?;
+                write_log(dir, &format!("quic-{file}-{}-{}", net.name(), subject.card().name), repeats)?;
             }
             let figures = repeats.map(|repeats| {
                 Summary::of_repeats(repeats).map_or_else(Vec::new, |summary| latency_figures(summary, limit))
             });
-            rows.push(Row::new(&case, *way, figures));
+            rows.push(Row::new(&case, *subject, figures));
         }
     }
     Ok(rows)
 }
 
-fn wanted(settings: &Settings, work: Work) -> Vec<&'static dyn Way> {
-    settings.wanted(&ways()).into_iter().filter(|way| way.does(work)).collect()
+fn wanted(settings: &Settings, work: Work) -> Vec<&'static dyn Transfer> {
+    settings.wanted(&subjects()).into_iter().filter(|subject| subject.does(work)).collect()
 }
 
 /// One repeat of a measurement of single steps.
-fn steps(settings: &Settings, way: &dyn Way, work: Work, net: &Net) -> Result<Repeat, Failure> {
-    let keeper = MeetingKeeper::new(net, PAGE)?;
+fn steps(settings: &Settings, subject: &dyn Transfer, work: Work, net: &Net) -> Result<Repeat, Failure> {
+    let keeper = RendezvousKeeper::new(net, PAGE)?;
     let task = |side| {
-        let meeting = keeper.meeting().clone();
-        (process::Task::Quic(Task { subject: way.card().name.into(), work, side, meeting }), None)
+        let rendezvous = keeper.rendezvous().clone();
+        (process::Task::Quic(Task { subject: subject.card().name.into(), work, side, rendezvous }), None)
     };
     let mut crew = Crew::start(vec![task(Side::First), task(Side::Second)])?;
     let count = crew.calibrate(settings.budget, STEPS)?;

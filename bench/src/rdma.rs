@@ -2,7 +2,7 @@
 //! push compared with pull; and the cost of setting up connections.
 //!
 //! There is one process on each machine. The *first* measures and reports; the *second* executes its part of the orders
-//! that it receives over a TCP connection ([`mod@line`]). A subject is one implementation of [`Way`].
+//! that it receives over a TCP connection ([`mod@line`]). A subject is one implementation of [`Transfer`].
 
 mod line;
 mod link;
@@ -97,20 +97,20 @@ pub struct Work {
 }
 
 /// A way to move data between the machines. Both machines call the same method at the same time.
-pub trait Way: Subject {
+pub trait Transfer: Subject {
     /// This machine's end for a ping-pong of chunks.
-    fn chunks(&self, ground: &mut Ground, work: &Work) -> Result<Option<Box<dyn Chunks>>, Failure> {
-        let _ = (ground, work);
+    fn chunks(&self, machine: &mut Machine, work: &Work) -> Result<Option<Box<dyn Chunks>>, Failure> {
+        let _ = (machine, work);
         Ok(None)
     }
 
     /// Sends `work.count` chunks there and back, and measures half of each round trip, in nanoseconds.
-    fn latency(&self, ground: &mut Ground, work: &Work) -> Result<Histogram<u64>, Failure> {
-        let mut chunks = self.chunks(ground, work)?.ok_or_else(|| Failure::new("no such measurement"))?;
+    fn latency(&self, machine: &mut Machine, work: &Work) -> Result<Histogram<u64>, Failure> {
+        let mut chunks = self.chunks(machine, work)?.ok_or_else(|| Failure::new("no such measurement"))?;
         let mut histogram = histogram();
-        ground.line.swap(&())?;
+        machine.line.swap(&())?;
         for number in 0..WARM_UP + work.count {
-            if ground.side == Side::Second {
+            if machine.side == Side::Second {
                 chunks.receive()?;
                 chunks.send()?;
                 continue;
@@ -123,12 +123,12 @@ pub trait Way: Subject {
             }
         }
         // The last chunk may not have arrived yet, and would be lost if this end were dropped.
-        chunks.part(ground)?;
+        chunks.part(machine)?;
         Ok(histogram)
     }
 
     /// Moves `work.count` chunks from the first machine to the second. Returns the duration as measured by the first.
-    fn stream(&self, ground: &mut Ground, work: &Work) -> Result<Option<Duration>, Failure>;
+    fn stream(&self, machine: &mut Machine, work: &Work) -> Result<Option<Duration>, Failure>;
 }
 
 /// One end of a ping-pong of chunks.
@@ -140,13 +140,13 @@ pub trait Chunks {
     fn receive(&mut self) -> Result<(), Failure>;
 
     /// Waits until the other machine has finished too.
-    fn part(&mut self, ground: &mut Ground) -> Result<(), Failure> {
-        ground.line.swap(&())
+    fn part(&mut self, machine: &mut Machine) -> Result<(), Failure> {
+        machine.line.swap(&())
     }
 }
 
 /// All subjects. A new subject is one more line here.
-fn subjects() -> Vec<&'static dyn Way> {
+fn subjects() -> Vec<&'static dyn Transfer> {
     vec![
         &perftest::Perftest,
         &verbs::Verbs::Write,
@@ -177,7 +177,7 @@ struct Found {
 }
 
 /// One machine's resources for measurements.
-pub struct Ground {
+pub struct Machine {
     /// Whether this is the first or the second machine.
     pub side: Side,
     /// The connection to the other machine.
@@ -188,8 +188,8 @@ pub struct Ground {
     device: RdmaDevice,
 }
 
-impl Ground {
-    fn new(side: Side, line: Line, device: Option<&str>) -> Result<Ground, Failure> {
+impl Machine {
+    fn new(side: Side, line: Line, device: Option<&str>) -> Result<Machine, Failure> {
         let devices = Devices::list().trying("find an RDMA device")?;
         let (context, port, gid) = match device {
             None => devices.open_towards(line.peer()?.ip()).trying("find an RDMA device on the route")?,
@@ -205,7 +205,7 @@ impl Ground {
         };
         let device = RdmaDevice::open_named(context.name(), port, GidChoice::Index(gid.index))
             .trying("open the device for dflow")?;
-        Ok(Ground { side, line, context, port, gid, device })
+        Ok(Machine { side, line, context, port, gid, device })
     }
 
     /// The address of the other machine.
@@ -276,48 +276,48 @@ impl Ground {
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let Arguments { options, listen, peer, device } = arguments;
     if let Some(address) = listen {
-        return serve(Ground::new(Side::Second, Line::listen(address)?, device.as_deref())?);
+        return serve(Machine::new(Side::Second, Line::listen(address)?, device.as_deref())?);
     }
     let peer = peer.ok_or_else(|| Failure::new("--listen or --peer is required"))?;
-    let mut ground = Ground::new(Side::First, Line::call(peer)?, device.as_deref())?;
+    let mut machine = Machine::new(Side::First, Line::call(peer)?, device.as_deref())?;
     let topology = Topology::of_this_machine()?;
     let settings = Settings::new(options, topology.clone())?;
     let mut report = Report::new(topology, &settings)?;
-    measure(&settings, &mut report, &mut ground)?;
+    measure(&settings, &mut report, &mut machine)?;
     report.finish()
 }
 
 /// The loop of the second machine.
-fn serve(mut ground: Ground) -> Result<(), Failure> {
-    while let Some(order) = ground.line.order::<Order>()? {
-        match ground.obey(&order) {
-            Ok(found) => ground.line.tell(&found)?,
-            Err(failure) => ground.line.tell_failure(&failure)?,
+fn serve(mut machine: Machine) -> Result<(), Failure> {
+    while let Some(order) = machine.line.order::<Order>()? {
+        match machine.obey(&order) {
+            Ok(found) => machine.line.tell(&found)?,
+            Err(failure) => machine.line.tell_failure(&failure)?,
         }
     }
     Ok(())
 }
 
-fn measure(settings: &Settings, report: &mut Report, ground: &mut Ground) -> Result<(), Failure> {
-    let about = format!("{}, between two machines", ground.device().describe());
-    latencies(settings, report, ground, &about)?;
-    streams(settings, report, ground, &about)?;
-    setup::measure(settings, report, ground)
+fn measure(settings: &Settings, report: &mut Report, machine: &mut Machine) -> Result<(), Failure> {
+    let about = format!("{}, between two machines", machine.device().describe());
+    latencies(settings, report, machine, &about)?;
+    streams(settings, report, machine, &about)?;
+    setup::measure(settings, report, machine)
 }
 
-fn latencies(settings: &Settings, report: &mut Report, ground: &mut Ground, about: &str) -> Result<(), Failure> {
+fn latencies(settings: &Settings, report: &mut Report, machine: &mut Machine, about: &str) -> Result<(), Failure> {
     let wanted = settings.wanted(&subjects());
     let mut rows = Vec::new();
     for chunk in settings.sizes_or(CHUNKS) {
         // The number that fits in the time budget, measured with the fastest subject.
         let trial = Order::Latency(verbs::Verbs::Write.card().name.into(), Work { size: chunk, count: ROUND_TRIPS.0 });
-        let (trial, _) = ground.both(&trial)?;
+        let (trial, _) = machine.both(&trial)?;
         let round_trip = 2 * trial.latency.median().max(1);
         let budget = settings.budget.as_nanos() as u64 / 3;
         let work = Work { size: chunk, count: (budget / round_trip).clamp(ROUND_TRIPS.0, ROUND_TRIPS.1) };
         let found = settings.in_turns(&format!("rdma latency {}", size(chunk)), &wanted, |subject| {
             let began = SystemTime::now();
-            let (here, _) = ground.both(&Order::Latency(subject.card().name.into(), work.clone()))?;
+            let (here, _) = machine.both(&Order::Latency(subject.card().name.into(), work.clone()))?;
             let mut histogram = histogram();
             here.latency.add_to(&mut histogram);
             Ok(Repeat { began, took: began.elapsed().unwrap_or_default(), histogram })
@@ -358,20 +358,20 @@ fn chunk_figures(summary: &Summary, limit: Option<&Summary>) -> Vec<Option<f64>>
     )
 }
 
-fn streams(settings: &Settings, report: &mut Report, ground: &mut Ground, about: &str) -> Result<(), Failure> {
+fn streams(settings: &Settings, report: &mut Report, machine: &mut Machine, about: &str) -> Result<(), Failure> {
     let wanted = settings.wanted(&subjects());
     let mut rows = Vec::new();
     for chunk in settings.sizes_or(STREAMED).into_iter().filter(|chunk| *chunk >= LEAST_STREAMED) {
         let count = |bytes: u64| (bytes / chunk as u64).max(8);
         let trial =
             Order::Stream(verbs::Verbs::Write.card().name.into(), Work { size: chunk, count: count(STREAM_BYTES.0) });
-        let (trial, _) = ground.both(&trial)?;
+        let (trial, _) = machine.both(&trial)?;
         let speed = STREAM_BYTES.0 as f64 / trial.took.unwrap_or_default().as_secs_f64().max(1e-9);
         let bytes = (speed * settings.budget.as_secs_f64() / 2.0) as u64;
         let work = Work { size: chunk, count: count(bytes.clamp(STREAM_BYTES.0, STREAM_BYTES.1)) };
         let total = (work.count * chunk as u64) as f64;
         let found = settings.in_turns(&format!("rdma stream {}", size(chunk)), &wanted, |subject| {
-            let (here, there) = ground.both(&Order::Stream(subject.card().name.into(), work.clone()))?;
+            let (here, there) = machine.both(&Order::Stream(subject.card().name.into(), work.clone()))?;
             let took = here.took.ok_or_else(|| Failure::new("neither machine has measured the time"))?;
             let gibibytes = total / f64::from(1 << 30);
             let each = |found: &Found| found.busy.as_nanos() as f64 / gibibytes;
@@ -397,8 +397,8 @@ fn streams(settings: &Settings, report: &mut Report, ground: &mut Ground, about:
         notes: vec![
             about.into(),
             "from the first write until the writer knows that everything has arrived".into(),
-            "CPU: the busy time of all cores of the writer's (w) and the reader's (r) machine, including the kernel's packet \
-             processing and the start of the programs"
+            "CPU: the busy time of all cores of the writer's (w) and the reader's (r) machine, including the kernel's \
+             packet processing and the start of the programs"
                 .into(),
             format!("goal: at least 0.95× for {}, the default on this machine", link::OurLink::default().card().name),
         ],

@@ -117,8 +117,8 @@ pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> 
         notes: vec![
             "one process writes, the other reads and checks every word; memory is faulted in before".into(),
             "/one-core: relative to a single process that writes and reads the same buffers".into(),
-            "dflow-node-fresh is limited by the kernel, which allocates and zeroes every page; in a virtual machine that \
-             returns free memory to its host, also by the host"
+            "dflow-node-fresh is limited by the kernel, which allocates and zeroes every page; in a virtual machine \
+             that returns free memory to its host, also by the host"
                 .into(),
         ],
         columns: COLUMNS,

@@ -24,7 +24,8 @@ const INSTANCES_A_SECOND: u64 = 1500;
 /// A ready program, from the opening of its gate.
 pub static READY: Start = Start {
     name: "dflow-ready",
-    about: "from the time at which the scheduler sees that the gate of a ready program is open to the program's user code",
+    about: "from the time at which the scheduler sees that the gate of a ready program is open to the program's user \
+        code",
     from: From::Ready,
     since: |_, attempt| attempt.started,
 };
@@ -32,7 +33,8 @@ pub static READY: Start = Start {
 /// A ready program, from the commit that opens its gate.
 pub static READY_FROM_COMMIT: Start = Start {
     name: "dflow-ready-from-commit",
-    about: "the same, from just before another function commits the first byte: includes two wake-ups, of daemon and program",
+    about: "the same, from just before another function commits the first byte: includes two wake-ups, of daemon and \
+        program",
     from: From::Ready,
     since: |committed, _| committed,
 };

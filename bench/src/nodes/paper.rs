@@ -118,8 +118,8 @@ pub fn measure(settings: &Settings, cluster: &Cluster, report: &mut Report) -> R
              last read (paper: the sum)"
                 .into(),
             format!(
-                "dflow's consumer starts on the first bytes, so that put and get overlap; {transfers} objects in a run, \
-                 one after the other"
+                "dflow's consumer starts on the first bytes, so that put and get overlap; {transfers} objects in a \
+                 run, one after the other"
             ),
         ],
         columns: COLUMNS,

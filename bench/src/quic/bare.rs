@@ -15,8 +15,8 @@ use crate::clock::Ticks;
 use crate::failure::{Failure, Trying};
 use crate::payload::{Seen, bytes, bytes_mut, fill, private};
 use crate::quic::handed;
-use crate::quic::meeting::{Meeting, name};
-use crate::quic::way::{MESSAGE, PART, Party, Times, Way, Work, first_word};
+use crate::quic::rendezvous::{Rendezvous, name};
+use crate::quic::transfer::{MESSAGE, PART, Party, Times, Transfer, Work, first_word};
 use crate::subject::{Card, Role, Side, Subject, Waiting};
 
 /// quinn as dflow tunes it.
@@ -72,22 +72,22 @@ impl Subject for Bare {
     }
 }
 
-impl Way for Bare {
+impl Transfer for Bare {
     fn does(&self, work: Work) -> bool {
         !self.handed || work == Work::Stream
     }
 
-    fn join(&self, work: Work, side: Side, meeting: &Meeting) -> Result<Box<dyn Party>, Failure> {
+    fn join(&self, work: Work, side: Side, rendezvous: &Rendezvous) -> Result<Box<dyn Party>, Failure> {
         let thread = Thread::start()?;
-        let identity = meeting.identity(side)?;
-        let (own, peer) = (meeting.own_address(side), meeting.own_address(side.other()).ip());
+        let identity = rendezvous.identity(side)?;
+        let (own, peer) = (rendezvous.own_address(side), rendezvous.own_address(side.other()).ip());
         let make = self.endpoint;
         let endpoint = thread.run(async move { make(own, peer, &identity).trying("set up quinn") })??;
         let peer = if side == Side::First {
-            meeting.hear()?
+            rendezvous.hear()?
         } else {
             let address = endpoint.local_addr().trying("get the address of a socket")?;
-            meeting.tell(address)?;
+            rendezvous.tell(address)?;
             address
         };
         let stage = Stage { endpoint, peer, ticks: Ticks::calibrated() };

@@ -4,9 +4,9 @@ use crate::failure::Failure;
 use crate::latency::median;
 use crate::memory::PAGE;
 use crate::process::{self, Crew, Round};
-use crate::quic::meeting::{Meeting, MeetingKeeper};
 use crate::quic::net::Net;
-use crate::quic::way::{Task, Work};
+use crate::quic::rendezvous::{Rendezvous, RendezvousKeeper};
+use crate::quic::transfer::{Task, Work};
 use crate::subject::Side;
 
 /// The bytes sent before a measurement, so that congestion windows, pages and caches are in the state of the middle of
@@ -44,19 +44,19 @@ impl Bulk {
 
 /// Sends a stream in messages of `message` bytes between two processes.
 pub fn carry(subject: &str, message: usize, net: &Net, bytes: u64) -> Result<Bulk, Failure> {
-    let keeper = MeetingKeeper::new(net, PAGE)?;
-    carry_between(subject, message, &[keeper.meeting()], bytes)
+    let keeper = RendezvousKeeper::new(net, PAGE)?;
+    carry_between(subject, message, &[keeper.rendezvous()], bytes)
 }
 
-/// Carries as many streams of `bytes` at once as there are meetings, each between two processes of its own.
-pub fn carry_between(subject: &str, message: usize, meetings: &[&Meeting], bytes: u64) -> Result<Bulk, Failure> {
-    let task = |meeting: &Meeting, side| {
-        let task = Task { subject: subject.to_owned(), work: Work::Stream, side, meeting: meeting.clone() };
+/// Carries as many streams of `bytes` at once as there are rendezvous, each between two processes of its own.
+pub fn carry_between(subject: &str, message: usize, rendezvous: &[&Rendezvous], bytes: u64) -> Result<Bulk, Failure> {
+    let task = |rendezvous: &Rendezvous, side| {
+        let task = Task { subject: subject.to_owned(), work: Work::Stream, side, rendezvous: rendezvous.clone() };
         // Not pinned: each process has several threads, or works while the kernel works on the other core.
         (process::Task::Quic(task), None)
     };
-    let both = |meeting: &&Meeting| [Side::First, Side::Second].map(|side| task(meeting, side));
-    let mut crew = Crew::start(meetings.iter().flat_map(both).collect())?;
+    let both = |rendezvous: &&Rendezvous| [Side::First, Side::Second].map(|side| task(rendezvous, side));
+    let mut crew = Crew::start(rendezvous.iter().flat_map(both).collect())?;
     let count = (bytes / message as u64).max(1);
     crew.round(Round { count: (count / WARM_UP).max(1), interval: 0 })?;
     let findings = crew.round(Round { count, interval: 0 })?;

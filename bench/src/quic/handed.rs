@@ -10,7 +10,7 @@ use crate::failure::{Failure, Trying};
 use crate::ours::WINDOW;
 use crate::payload::{bytes, bytes_mut, fill, private};
 use crate::quic::bare::{Pipe, check};
-use crate::quic::way::{MESSAGE, first_word};
+use crate::quic::transfer::{MESSAGE, first_word};
 use crate::subject::Side;
 
 /// The buffers passed between the two threads, as much as fits in a window of dflow.

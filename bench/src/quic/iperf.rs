@@ -10,9 +10,9 @@ use serde::Deserialize;
 
 use crate::failure::{Failure, Trying};
 use crate::quic::bulk::Bulk;
-use crate::quic::meeting::Meeting;
 use crate::quic::net::Net;
-use crate::quic::way::{Party, Way, Work};
+use crate::quic::rendezvous::Rendezvous;
+use crate::quic::transfer::{Party, Transfer, Work};
 use crate::subject::{Card, Role, Side, Subject, Waiting};
 
 /// The name of the program.
@@ -40,12 +40,12 @@ impl Subject for Iperf {
     }
 }
 
-impl Way for Iperf {
+impl Transfer for Iperf {
     fn does(&self, work: Work) -> bool {
         work == Work::Stream
     }
 
-    fn join(&self, _: Work, _: Side, _: &Meeting) -> Result<Box<dyn Party>, Failure> {
+    fn join(&self, _: Work, _: Side, _: &Rendezvous) -> Result<Box<dyn Party>, Failure> {
         Err(Failure::new("iperf3 has processes of its own"))
     }
 

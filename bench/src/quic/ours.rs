@@ -11,8 +11,8 @@ use crate::clock::Ticks;
 use crate::failure::{Failure, Trying};
 use crate::payload::{Seen, fill};
 use crate::quic::linked::Linked;
-use crate::quic::meeting::{Meeting, name};
-use crate::quic::way::{Ends, MESSAGE, PART, Party, Times, Way, Work, first_word};
+use crate::quic::rendezvous::{Rendezvous, name};
+use crate::quic::transfer::{Ends, MESSAGE, PART, Party, Times, Transfer, Work, first_word};
 use crate::subject::{Card, End, Role, Side, Subject, Waiting};
 
 /// Bytes received directly into the granted window, like all but the first bytes of a stream.
@@ -51,19 +51,19 @@ impl Subject for Ours {
     }
 }
 
-impl Way for Ours {
+impl Transfer for Ours {
     fn does(&self, work: Work) -> bool {
         self.inside == Inside::Windows || work == Work::RoundTrip
     }
 
-    fn join(&self, work: Work, side: Side, meeting: &Meeting) -> Result<Box<dyn Party>, Failure> {
-        let identity = meeting.identity(side)?;
+    fn join(&self, work: Work, side: Side, rendezvous: &Rendezvous) -> Result<Box<dyn Party>, Failure> {
+        let identity = rendezvous.identity(side)?;
         let (node, mut incoming) =
-            QuicNode::bind(meeting.own_address(side), &identity, QuicSettings::default()).trying("set up a node")?;
+            QuicNode::bind(rendezvous.own_address(side), &identity, QuicSettings::default()).trying("set up a node")?;
         let peer = if side == Side::First {
-            meeting.hear()?
+            rendezvous.hear()?
         } else {
-            meeting.tell(node.local_address())?;
+            rendezvous.tell(node.local_address())?;
             node.local_address()
         };
         if work == Work::Connection {

@@ -9,9 +9,9 @@ use crate::payload::{Seen, bytes, bytes_mut, fill, private};
 use crate::peers::redis::{Client, Server, missing};
 use crate::quic::bulk::{self, Bulk};
 use crate::quic::iperf::free_port;
-use crate::quic::meeting::{Meeting, MeetingKeeper};
 use crate::quic::net::Net;
-use crate::quic::way::{Ends, Party, Way, Work};
+use crate::quic::rendezvous::{Rendezvous, RendezvousKeeper};
+use crate::quic::transfer::{Ends, Party, Transfer, Work};
 use crate::subject::{Card, End, Role, Side, Subject, Waiting};
 
 /// The size of a value in bytes.
@@ -31,7 +31,8 @@ impl Subject for Redis {
     fn card(&self) -> Card {
         Card {
             name: "redis",
-            about: "Redis on the reader's node, over TCP: SET by one, GET by the other, values of 1 MiB, up to four ahead",
+            about: "Redis on the reader's node, over TCP: SET by one, GET by the other, values of 1 MiB, up to four \
+                ahead",
             role: Role::Peer,
             waiting: Waiting::Sleeping,
         }
@@ -42,26 +43,26 @@ impl Subject for Redis {
     }
 }
 
-impl Way for Redis {
+impl Transfer for Redis {
     fn does(&self, work: Work) -> bool {
         work == Work::Stream
     }
 
-    fn join(&self, work: Work, side: Side, meeting: &Meeting) -> Result<Box<dyn Party>, Failure> {
-        let client = Client::connect_at(meeting.hear()?)?;
-        let end = RedisEnd { client, memory: meeting.place.map()?, words: private(VALUE), count: 0 };
+    fn join(&self, work: Work, side: Side, rendezvous: &Rendezvous) -> Result<Box<dyn Party>, Failure> {
+        let client = Client::connect_at(rendezvous.hear()?)?;
+        let end = RedisEnd { client, memory: rendezvous.place.map()?, words: private(VALUE), count: 0 };
         Ok(Box::new(Ends::new(end, work, side, VALUE)))
     }
 
     fn stream(&self, net: &Net, bytes: u64) -> Result<Bulk, Failure> {
-        let keeper = MeetingKeeper::new(net, PAGE)?;
-        let meeting = keeper.meeting();
+        let keeper = RendezvousKeeper::new(net, PAGE)?;
+        let rendezvous = keeper.rendezvous();
         let [_, address] = net.addresses();
         let address = SocketAddr::new(address, free_port(address, net)?);
-        let server = Server::start_at(address, &meeting.place, |program| net.command(Side::Second, program))?;
-        meeting.tell(address)?;
+        let server = Server::start_at(address, &rendezvous.place, |program| net.command(Side::Second, program))?;
+        rendezvous.tell(address)?;
         let before = server.processor_time()?;
-        let bulk = bulk::carry_between(self.card().name, VALUE, &[meeting], bytes)?;
+        let bulk = bulk::carry_between(self.card().name, VALUE, &[rendezvous], bytes)?;
         // The server's processor time includes the bytes sent before the measurement.
         let all = bulk.bytes as f64 * (1.0 + 1.0 / bulk::WARM_UP as f64);
         let server = (server.processor_time()? - before) as f64 * bulk.bytes as f64 / all;

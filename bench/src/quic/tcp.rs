@@ -9,8 +9,8 @@ use hdrhistogram::Histogram;
 use crate::clock::Ticks;
 use crate::failure::{Failure, Trying};
 use crate::payload::{Seen, bytes, bytes_mut, fill, private};
-use crate::quic::meeting::Meeting;
-use crate::quic::way::{Ends, MESSAGE, PART, Party, Times, Way, Work};
+use crate::quic::rendezvous::Rendezvous;
+use crate::quic::transfer::{Ends, MESSAGE, PART, Party, Times, Transfer, Work};
 use crate::subject::{Card, End, Role, Side, Subject, Waiting};
 
 /// TCP without encryption.
@@ -27,18 +27,18 @@ impl Subject for Tcp {
     }
 }
 
-impl Way for Tcp {
+impl Transfer for Tcp {
     /// A TCP stream is a connection.
     fn does(&self, work: Work) -> bool {
         work != Work::Open
     }
 
-    fn join(&self, work: Work, side: Side, meeting: &Meeting) -> Result<Box<dyn Party>, Failure> {
+    fn join(&self, work: Work, side: Side, rendezvous: &Rendezvous) -> Result<Box<dyn Party>, Failure> {
         let door = match side {
-            Side::First => Door::Dials(meeting.hear()?),
+            Side::First => Door::Dials(rendezvous.hear()?),
             Side::Second => {
-                let listener = TcpListener::bind(meeting.own_address(side)).trying("listen")?;
-                meeting.tell(listener.local_addr().trying("get the address of a socket")?)?;
+                let listener = TcpListener::bind(rendezvous.own_address(side)).trying("listen")?;
+                rendezvous.tell(listener.local_addr().trying("get the address of a socket")?)?;
                 Door::Listens(listener)
             }
         };

@@ -10,7 +10,7 @@ use dflow_transport::rdma::{SPIN, default_idle};
 use dflow_transport::{Chunk, Link, Local};
 
 use super::path::{RING, check, mark, ring, window};
-use super::{Chunks, Ground, Patience, Side, Way, Work, timed};
+use super::{Chunks, Machine, Patience, Side, Transfer, Work, timed};
 use crate::failure::{Failure, Trying};
 use crate::subject::{Card, Role, Subject, Waiting};
 
@@ -66,17 +66,17 @@ impl Subject for OurLink {
     }
 }
 
-impl Way for OurLink {
-    fn chunks(&self, ground: &mut Ground, work: &Work) -> Result<Option<Box<dyn Chunks>>, Failure> {
-        Ok(Some(Box::new(Driver::connect(ground, work.size, self.idle())?)))
+impl Transfer for OurLink {
+    fn chunks(&self, machine: &mut Machine, work: &Work) -> Result<Option<Box<dyn Chunks>>, Failure> {
+        Ok(Some(Box::new(Driver::connect(machine, work.size, self.idle())?)))
     }
 
-    fn stream(&self, ground: &mut Ground, work: &Work) -> Result<Option<Duration>, Failure> {
-        let mut driver = Driver::connect(ground, work.size, self.idle())?;
-        ground.line.swap(&())?;
+    fn stream(&self, machine: &mut Machine, work: &Work) -> Result<Option<Duration>, Failure> {
+        let mut driver = Driver::connect(machine, work.size, self.idle())?;
+        machine.line.swap(&())?;
         let total = work.count * work.size as u64;
         let mut took = None;
-        if ground.side == Side::First {
+        if machine.side == Side::First {
             took = timed(|| {
                 for _ in 0..work.count {
                     driver.write()?;
@@ -94,7 +94,7 @@ impl Way for OurLink {
                 driver.read();
             }
         }
-        driver.part(ground)?;
+        driver.part(machine)?;
         Ok(took)
     }
 }
@@ -156,15 +156,15 @@ struct Driver {
 }
 
 impl Driver {
-    fn connect(ground: &mut Ground, size: usize, idle: Idle) -> Result<Driver, Failure> {
+    fn connect(machine: &mut Machine, size: usize, idle: Idle) -> Result<Driver, Failure> {
         let bell = Arc::new(Doorbell::default());
-        let path = ground.path(bell.waker(), idle)?;
+        let path = machine.path(bell.waker(), idle)?;
         let length = RING.max(4 * size).next_power_of_two();
         let (source, sink) = (ring(length)?, Arc::new(window(&ring(length)?)));
         sink.open(0..length as u64);
-        let mut link = Link::new(ground.side as u64 + 1);
+        let mut link = Link::new(machine.side as u64 + 1);
         link.connect(Box::new(path), 1);
-        let theirs = StreamKey::new(RunId(1), StreamId(1 - ground.side as u32), Epoch(1));
+        let theirs = StreamKey::new(RunId(1), StreamId(1 - machine.side as u32), Epoch(1));
         let incoming = link.subscribe(theirs, 0).trying("subscribe to a stream")?;
         link.window(incoming, &sink, length as u64);
         let streams =

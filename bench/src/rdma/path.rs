@@ -12,7 +12,7 @@ use dflow_shm::{Access, Doorbell, Idle, Landing, Memory, Segment, SegmentKind};
 use dflow_transport::rdma::RdmaPath;
 use dflow_transport::{Chunk, Path, PathEvent};
 
-use super::{Chunks, Ground, Patience, Side, Way, Work, timed};
+use super::{Chunks, Machine, Patience, Side, Transfer, Work, timed};
 use crate::failure::{Failure, Trying};
 use crate::subject::{Card, Role, Subject, Waiting};
 
@@ -35,16 +35,16 @@ impl Subject for OurPath {
     }
 }
 
-impl Way for OurPath {
-    fn chunks(&self, ground: &mut Ground, work: &Work) -> Result<Option<Box<dyn Chunks>>, Failure> {
-        Ok(Some(Box::new(Bare::connect(ground, work.size)?)))
+impl Transfer for OurPath {
+    fn chunks(&self, machine: &mut Machine, work: &Work) -> Result<Option<Box<dyn Chunks>>, Failure> {
+        Ok(Some(Box::new(Bare::connect(machine, work.size)?)))
     }
 
-    fn stream(&self, ground: &mut Ground, work: &Work) -> Result<Option<Duration>, Failure> {
-        let mut bare = Bare::connect(ground, work.size)?;
-        ground.line.swap(&())?;
+    fn stream(&self, machine: &mut Machine, work: &Work) -> Result<Option<Duration>, Failure> {
+        let mut bare = Bare::connect(machine, work.size)?;
+        machine.line.swap(&())?;
         let total = work.count * work.size as u64;
-        let took = if ground.side == Side::First {
+        let took = if machine.side == Side::First {
             timed(|| {
                 for _ in 0..work.count {
                     bare.write()?;
@@ -56,7 +56,7 @@ impl Way for OurPath {
             bare.path.send(&PeerMessage::Ping(total)).trying("send a message")?;
             None
         };
-        ground.line.swap(&())?;
+        machine.line.swap(&())?;
         Ok(took)
     }
 }
@@ -87,15 +87,15 @@ struct Bare {
 }
 
 impl Bare {
-    fn connect(ground: &mut Ground, size: usize) -> Result<Bare, Failure> {
-        let mut path = ground.path(Arc::new(Doorbell::default()).waker(), Idle::SPIN)?;
+    fn connect(machine: &mut Machine, size: usize) -> Result<Bare, Failure> {
+        let mut path = machine.path(Arc::new(Doorbell::default()).waker(), Idle::SPIN)?;
         let length = RING.max(4 * size).next_power_of_two();
         let (source, target) = (ring(length)?, Arc::new(window(&ring(length)?)));
         target.open(0..length as u64);
         let offered = path.offer(FLOW, GRANT, &target).trying("offer a window")?;
         // All room is granted at once: the other machine may overwrite chunks, because nobody reads them later.
         target.open(1 << 60..u64::MAX);
-        let theirs: (u64, u32) = ground.line.swap(&(offered.address, offered.key))?;
+        let theirs: (u64, u32) = machine.line.swap(&(offered.address, offered.key))?;
         let (address, key) = theirs;
         let grant = Grant { id: GRANT, base: 0, size: length as u64, ring: true, address, key };
         let size = size as u64;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
-use super::{Ground, Side, Way, Work};
+use super::{Machine, Side, Transfer, Work};
 use crate::failure::{Failure, Trying};
 use crate::latency::histogram;
 use crate::subject::{Card, Role, Subject, Waiting};
@@ -39,11 +39,11 @@ impl Subject for Perftest {
     }
 }
 
-impl Way for Perftest {
-    fn latency(&self, ground: &mut Ground, work: &Work) -> Result<Histogram<u64>, Failure> {
-        let said = run(ground, "ib_write_lat", work, &["--report-unsorted"])?;
+impl Transfer for Perftest {
+    fn latency(&self, machine: &mut Machine, work: &Work) -> Result<Histogram<u64>, Failure> {
+        let said = run(machine, "ib_write_lat", work, &["--report-unsorted"])?;
         let mut histogram = histogram();
-        if ground.side == Side::First {
+        if machine.side == Side::First {
             for nanoseconds in latencies(&said) {
                 histogram.saturating_record(nanoseconds);
             }
@@ -54,9 +54,9 @@ impl Way for Perftest {
         Ok(histogram)
     }
 
-    fn stream(&self, ground: &mut Ground, work: &Work) -> Result<Option<Duration>, Failure> {
-        let said = run(ground, "ib_write_bw", work, &["--report_gbits"])?;
-        if ground.side == Side::Second {
+    fn stream(&self, machine: &mut Machine, work: &Work) -> Result<Option<Duration>, Failure> {
+        let said = run(machine, "ib_write_bw", work, &["--report_gbits"])?;
+        if machine.side == Side::Second {
             return Ok(None);
         }
         let rate = bits_per_second(&said)
@@ -66,20 +66,20 @@ impl Way for Perftest {
 }
 
 /// Runs a program on both machines to its end. Returns its output.
-fn run(ground: &mut Ground, name: &str, work: &Work, more: &[&str]) -> Result<String, Failure> {
+fn run(machine: &mut Machine, name: &str, work: &Work, more: &[&str]) -> Result<String, Failure> {
     let mut command = Command::new(name);
-    command.args(["-F", "-i", "1", "-d", &ground.device_name(), "-x", &ground.gid_index().to_string()]);
+    command.args(["-F", "-i", "1", "-d", &machine.device_name(), "-x", &machine.gid_index().to_string()]);
     command.args(["-p", &PORT.to_string(), "-s", &work.size.to_string(), "-n", &work.count.max(LEAST).to_string()]);
     command.args(more).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    if ground.side == Side::First {
+    if machine.side == Side::First {
         // The other machine's program listens.
-        let () = ground.line.hear()?;
-        command.arg(ground.peer()?.ip().to_string());
+        let () = machine.line.hear()?;
+        command.arg(machine.peer()?.ip().to_string());
     }
     let mut child = Ended(command.spawn().trying(format_args!("start {name}"))?);
-    if ground.side == Side::Second {
+    if machine.side == Side::Second {
         wait_until_it_listens(&mut child.0, name)?;
-        ground.line.tell(&())?;
+        machine.line.tell(&())?;
     }
     let (mut said, mut complaint) = (String::new(), String::new());
     // Error messages are short enough to fit in the pipe until they are read.

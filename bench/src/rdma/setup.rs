@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::link::sleep;
 use super::path::window;
-use super::{Ground, Order, Patience};
+use super::{Machine, Order, Patience};
 use crate::failure::{Failure, Trying};
 use crate::latency::{Repeat, Summary, histogram, write_log};
 use crate::report::{LATENCY_COLUMNS, Report, Row, Table, latency_figures};
@@ -67,8 +67,8 @@ impl Subject for Work {
                     "a QUIC connection: both sides are authenticated, and its management channel is open"
                 }
                 Work::Path => {
-                    "an RDMA path on that connection, from the decision until both ends can send: queues, buffers, and a \
-                 message each way"
+                    "an RDMA path on that connection, from the decision until both ends can send: queues, buffers, \
+                     and a message each way"
                 }
                 Work::Memory(_) => "memory that is registered for remote writes; the pages are there",
                 Work::Stream => "a stream of 64 B, from the subscription until all of it is there",
@@ -80,12 +80,12 @@ impl Subject for Work {
 }
 
 /// Measures the kinds of set-up that involve both machines.
-pub fn measure(settings: &Settings, report: &mut Report, ground: &mut Ground) -> Result<(), Failure> {
+pub fn measure(settings: &Settings, report: &mut Report, machine: &mut Machine) -> Result<(), Failure> {
     let [some, more] = REGISTERED.map(Work::Memory);
     let all: [&Work; 5] = [&Work::Connection, &Work::Path, &some, &more, &Work::Stream];
     let found = settings.in_turns("rdma set-up", &settings.wanted(&all), |work| {
         let began = SystemTime::now();
-        let (here, _) = ground.both(&Order::SetUp(*work))?;
+        let (here, _) = machine.both(&Order::SetUp(*work))?;
         let mut histogram = histogram();
         here.latency.add_to(&mut histogram);
         Ok(Repeat { began, took: began.elapsed().unwrap_or_default(), histogram })
@@ -116,43 +116,43 @@ pub fn measure(settings: &Settings, report: &mut Report, ground: &mut Ground) ->
 }
 
 /// Does this machine's part. On the first machine, returns the measured times in nanoseconds.
-pub fn act(ground: &mut Ground, work: Work) -> Result<Histogram<u64>, Failure> {
+pub fn act(machine: &mut Machine, work: Work) -> Result<Histogram<u64>, Failure> {
     let mut histogram = histogram();
     let mut note = |took: Duration| histogram.saturating_record(took.as_nanos() as u64);
     match work {
         Work::Memory(mebibytes) => {
-            if ground.side == Side::First {
-                register(ground, mebibytes << 20, &mut note)?;
+            if machine.side == Side::First {
+                register(machine, mebibytes << 20, &mut note)?;
             }
         }
-        Work::Stream => streams(ground, &mut note)?,
+        Work::Stream => streams(machine, &mut note)?,
         Work::Connection | Work::Path => {
-            let mut nodes = Nodes::new(ground)?;
-            let mut connection = nodes.connect(ground)?;
-            ground.line.swap(&())?;
+            let mut nodes = Nodes::new(machine)?;
+            let mut connection = nodes.connect(machine)?;
+            machine.line.swap(&())?;
             for _ in 0..TIMES {
                 let began = Instant::now();
                 if work == Work::Path {
-                    let path = Nodes::path(ground, &connection)?;
+                    let path = Nodes::path(machine, &connection)?;
                     note(began.elapsed());
-                    ground.line.swap(&())?;
+                    machine.line.swap(&())?;
                     drop(path);
                 } else {
                     drop(connection);
-                    ground.line.swap(&())?;
+                    machine.line.swap(&())?;
                     let began = Instant::now();
-                    connection = nodes.connect(ground)?;
+                    connection = nodes.connect(machine)?;
                     note(began.elapsed());
                 }
-                ground.line.swap(&())?;
+                machine.line.swap(&())?;
             }
         }
     }
     Ok(histogram)
 }
 
-fn register(ground: &Ground, length: usize, note: &mut impl FnMut(Duration)) -> Result<(), Failure> {
-    let (context, ..) = ground.open();
+fn register(machine: &Machine, length: usize, note: &mut impl FnMut(Duration)) -> Result<(), Failure> {
+    let (context, ..) = machine.open();
     let domain = ProtectionDomain::new(&context).trying("make a protection domain")?;
     let segment = Segment::create("dflow-bench", length, SegmentKind::FunctionWritten).trying("make a segment")?;
     segment.fault_in(0, length as u64).trying("allocate memory")?;
@@ -175,17 +175,17 @@ struct Nodes {
 }
 
 impl Nodes {
-    fn new(ground: &mut Ground) -> Result<Nodes, Failure> {
-        let identity = identity(ground)?;
-        let own = SocketAddr::new(ground.line.own()?.ip(), 0);
+    fn new(machine: &mut Machine) -> Result<Nodes, Failure> {
+        let identity = identity(machine)?;
+        let own = SocketAddr::new(machine.line.own()?.ip(), 0);
         let (node, incoming) = QuicNode::bind(own, &identity, QuicSettings::default()).trying("listen for QUIC")?;
-        let peer = ground.line.swap(&node.local_address())?;
+        let peer = machine.line.swap(&node.local_address())?;
         Ok(Nodes { node, incoming, peer })
     }
 
     /// The first machine dials.
-    fn connect(&mut self, ground: &Ground) -> Result<Connection, Failure> {
-        match ground.side {
+    fn connect(&mut self, machine: &Machine) -> Result<Connection, Failure> {
+        match machine.side {
             Side::First => self.node.connect(self.peer, NAMES[1]).wait().trying("connect over QUIC"),
             Side::Second => {
                 self.incoming.wait().ok_or_else(|| Failure::new("the other machine did not connect over QUIC"))
@@ -194,13 +194,13 @@ impl Nodes {
     }
 
     /// Connects as nodes do: the leading side sends its endpoint, and the other connects and answers with its own.
-    fn path(ground: &Ground, connection: &Connection) -> Result<RdmaPath, Failure> {
+    fn path(machine: &Machine, connection: &Connection) -> Result<RdmaPath, Failure> {
         let prepare = || {
             let waker = Arc::new(Doorbell::default()).waker();
-            RdmaPath::prepare(ground.device(), &RdmaConfig::default(), waker).trying("prepare a path")
+            RdmaPath::prepare(machine.device(), &RdmaConfig::default(), waker).trying("prepare a path")
         };
         let send = |endpoint| connection.send(endpoint).trying("send an endpoint");
-        if ground.side == Side::First {
+        if machine.side == Side::First {
             let prepared = prepare()?;
             send(prepared.endpoint())?;
             return prepared.connect(&receive(connection)?).trying("connect a path");
@@ -234,10 +234,10 @@ fn receive(connection: &Connection) -> Result<Vec<u8>, Failure> {
 }
 
 /// This machine's identity in a cluster that the first machine creates for this measurement.
-fn identity(ground: &mut Ground) -> Result<Identity, Failure> {
+fn identity(machine: &mut Machine) -> Result<Identity, Failure> {
     const VALIDITY: Duration = Duration::from_secs(24 * 3600);
     let place = tempfile::tempdir().trying("make a temporary directory")?;
-    if ground.side == Side::First {
+    if machine.side == Side::First {
         let authority = ClusterCa::create("dflow-bench").trying("create a cluster")?;
         let [mine, theirs] = NAMES.map(|name| authority.issue(name, VALIDITY).trying("issue an identity"));
         theirs?.save(place.path()).trying("write an identity")?;
@@ -247,10 +247,10 @@ fn identity(ground: &mut Ground) -> Result<Identity, Failure> {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             files.insert(name, std::fs::read_to_string(&path).trying("read an identity")?);
         }
-        ground.line.tell(&files)?;
+        machine.line.tell(&files)?;
         return mine;
     }
-    let files: BTreeMap<String, String> = ground.line.hear()?;
+    let files: BTreeMap<String, String> = machine.line.hear()?;
     for (name, text) in files {
         write_secret(&place.path().join(name), &text)?;
     }
@@ -307,11 +307,11 @@ impl Local for Small {
     fn quiet(&mut self, _: FlowId) {}
 }
 
-fn streams(ground: &mut Ground, note: &mut impl FnMut(Duration)) -> Result<(), Failure> {
+fn streams(machine: &mut Machine, note: &mut impl FnMut(Duration)) -> Result<(), Failure> {
     let bell = Arc::new(Doorbell::default());
     let mut listener = Listener::new(Arc::clone(&bell));
-    let mut link = Link::new(ground.side as u64 + 1);
-    link.connect(Box::new(ground.path(bell.waker(), RdmaConfig::default().idle)?), 1);
+    let mut link = Link::new(machine.side as u64 + 1);
+    link.connect(Box::new(machine.path(bell.waker(), RdmaConfig::default().idle)?), 1);
     let memory = super::path::ring(4096)?;
     let sink = Arc::new(window(&memory));
     sink.open(0..SMALL);
@@ -336,7 +336,7 @@ fn streams(ground: &mut Ground, note: &mut impl FnMut(Duration)) -> Result<(), F
         }
         Ok(())
     };
-    if ground.side == Side::Second {
+    if machine.side == Side::Second {
         until(&mut link, &mut small, &|small, _| small.last)?;
     } else {
         until(&mut link, &mut small, &|_, link| link.is_up())?;
@@ -353,5 +353,5 @@ fn streams(ground: &mut Ground, note: &mut impl FnMut(Duration)) -> Result<(), F
         // The other side waits for this subscription. A subscription is never postponed, so no flush is needed.
         let _later = link.settle(&mut small);
     }
-    ground.line.swap(&())
+    machine.line.swap(&())
 }

@@ -13,7 +13,7 @@ use dflow_verbs::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Chunks, Ground, Patience, Side, Way, Work, timed};
+use super::{Chunks, Machine, Patience, Side, Transfer, Work, timed};
 use crate::failure::{Failure, Trying};
 use crate::subject::{Card, Role, Subject, Waiting};
 
@@ -24,7 +24,7 @@ const REPORTED: u64 = 16;
 /// The size of the number at the end of a chunk, in bytes.
 const MARK: usize = 8;
 
-/// The ways to move a chunk with bare verbs.
+/// The subjects to move a chunk with bare verbs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Verbs {
     /// Push; the reader polls the last bytes of its memory.
@@ -56,15 +56,15 @@ impl Subject for Verbs {
     }
 }
 
-impl Way for Verbs {
-    fn chunks(&self, ground: &mut Ground, work: &Work) -> Result<Option<Box<dyn Chunks>>, Failure> {
-        Ok(Some(Box::new(Bare::connect(*self, ground, work.size)?)))
+impl Transfer for Verbs {
+    fn chunks(&self, machine: &mut Machine, work: &Work) -> Result<Option<Box<dyn Chunks>>, Failure> {
+        Ok(Some(Box::new(Bare::connect(*self, machine, work.size)?)))
     }
 
-    fn stream(&self, ground: &mut Ground, work: &Work) -> Result<Option<Duration>, Failure> {
-        let mut bare = Bare::connect(*self, ground, work.size)?;
-        ground.line.swap(&())?;
-        let took = match (ground.side, self) {
+    fn stream(&self, machine: &mut Machine, work: &Work) -> Result<Option<Duration>, Failure> {
+        let mut bare = Bare::connect(*self, machine, work.size)?;
+        machine.line.swap(&())?;
+        let took = match (machine.side, self) {
             (Side::First, Verbs::Read) => timed(|| {
                 // All chunks can be read; the other machine reports when it has read them.
                 bare.tell()?;
@@ -80,7 +80,7 @@ impl Way for Verbs {
             }
             (Side::Second, Verbs::Write) => Ok(None),
         }?;
-        ground.line.swap(&())?;
+        machine.line.swap(&())?;
         Ok(took)
     }
 }
@@ -95,7 +95,7 @@ struct Hello {
 }
 
 struct Bare {
-    way: Verbs,
+    method: Verbs,
     // Dropped before the memory that it uses.
     pair: QueuePair,
     completions: CompletionQueue,
@@ -110,11 +110,11 @@ struct Bare {
 }
 
 impl Bare {
-    fn connect(way: Verbs, ground: &mut Ground, size: usize) -> Result<Bare, Failure> {
-        let (context, port, gid) = ground.open();
+    fn connect(method: Verbs, machine: &mut Machine, size: usize) -> Result<Bare, Failure> {
+        let (context, port, gid) = machine.open();
         let domain = ProtectionDomain::new(&context).trying("create a protection domain")?;
         let completions = CompletionQueue::new(&context, 2 * DEPTH, false).trying("create a completion queue")?;
-        let reads = way == Verbs::Read;
+        let reads = method == Verbs::Read;
         let config = QueuePairConfig {
             port,
             gid,
@@ -140,11 +140,11 @@ impl Bare {
         let open = open.ok_or_else(|| Failure::new("the memory has no remote key"))?;
         pair.post_receives(&[ReceiveRequest { id: 0, into: None }; DEPTH as usize]).trying("post receives")?;
         let endpoint = pair.endpoint().to_bytes().to_vec();
-        let theirs = ground.line.swap(&Hello { endpoint, address: open.address, key: open.key.number() })?;
+        let theirs = machine.line.swap(&Hello { endpoint, address: open.address, key: open.key.number() })?;
         let endpoint = Endpoint::from_bytes(&theirs.endpoint).trying("decode the other machine's endpoint")?;
         pair.connect(&endpoint, &Connection::default()).trying("connect queue pairs")?;
         let remote = RemoteMemory { address: theirs.address, key: RemoteKey::from_number(theirs.key) };
-        Ok(Bare { way, pair, completions, size, source, target, remote, sent: 0, received: 0, early: Vec::new() })
+        Ok(Bare { method, pair, completions, size, source, target, remote, sent: 0, received: 0, early: Vec::new() })
     }
 
     /// Waits for the completion of a request of this kind, and reposts a completed receive.
@@ -179,7 +179,7 @@ impl Bare {
     fn write(&mut self, signaled: bool) -> Result<(), Failure> {
         let slice = self.source.1.slice(0..self.size).trying("use memory")?;
         let inline = self.size <= self.pair.max_inline();
-        let operation = match self.way {
+        let operation = match self.method {
             Verbs::Write | Verbs::Read => SendOperation::Write(self.remote),
             Verbs::WriteWithImmediate => SendOperation::WriteWithImmediate(self.remote, 0),
         };
@@ -242,7 +242,7 @@ impl Chunks for Bare {
     fn send(&mut self) -> Result<(), Failure> {
         self.sent += 1;
         self.source.0.write(self.size - MARK, &self.sent.to_le_bytes());
-        if self.way == Verbs::Read {
+        if self.method == Verbs::Read {
             return self.tell();
         }
         self.write(true)?;
@@ -251,7 +251,7 @@ impl Chunks for Bare {
 
     fn receive(&mut self) -> Result<(), Failure> {
         self.received += 1;
-        match self.way {
+        match self.method {
             Verbs::Write => {
                 let mut patience = Patience::new();
                 while self.mark() != self.received {

@@ -196,7 +196,7 @@ fn to_daemon(random: &mut Random) -> ToDaemon {
             let (at, least) = (random.number(), random.number());
             ToDaemon::NeedWindow { port: port(random), at, least, held: random.flag() }
         }
-        3 => ToDaemon::NextPiece { port: port(random), at: random.number(), lends: random.number() % 2 == 0 },
+        3 => ToDaemon::NextPiece { port: port(random), at: random.number(), lends: random.number().is_multiple_of(2) },
         4 => ToDaemon::ReaderStuck { port: port(random), stuck: random.flag() },
         5 => ToDaemon::OpenPart { output: random.number() as u32 },
         6 => ToDaemon::Done,

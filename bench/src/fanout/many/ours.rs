@@ -13,9 +13,9 @@ impl Subject for Ours {
     fn card(&self) -> Card {
         Card {
             name: "dflow",
-            about: "a whole run of a real daemon: processes started, streams opened, written by one function and read by another; \
-         memory is the daemon's and the functions' largest resident size and the store's peak, shared pages counted \
-         again in each",
+            about: "a whole run of a real daemon: processes started, streams opened, written by one function and read \
+                by another; memory is the daemon's and the functions' largest resident size and the store's peak, \
+                shared pages counted again in each",
             role: Role::Ours,
             waiting: Waiting::Sleeping,
         }

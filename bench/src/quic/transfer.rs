@@ -1,4 +1,4 @@
-//! The subjects of this topic, ways to move bytes from node to node, and the processes at both ends.
+//! The subjects of this topic, subjects to move bytes from node to node, and the processes at both ends.
 
 use std::ops::Range;
 
@@ -11,9 +11,9 @@ use crate::latency::{Recorded, histogram};
 use crate::payload::WORD;
 use crate::process::{Actor, Findings, Round};
 use crate::quic::bulk::{self, Bulk};
-use crate::quic::meeting::Meeting;
 use crate::quic::net::Net;
-use crate::quic::ways;
+use crate::quic::rendezvous::Rendezvous;
+use crate::quic::subjects;
 use crate::subject::{End, Side, Subject};
 
 /// The number of bytes written and read at once in a stream.
@@ -36,12 +36,12 @@ pub enum Work {
 }
 
 /// A way to move bytes from node to node.
-pub trait Way: Subject {
+pub trait Transfer: Subject {
     /// Whether this kind of measurement is supported.
     fn does(&self, work: Work) -> bool;
 
     /// Creates one end, in a process of its own. In a stream, the first side writes.
-    fn join(&self, work: Work, side: Side, meeting: &Meeting) -> Result<Box<dyn Party>, Failure>;
+    fn join(&self, work: Work, side: Side, rendezvous: &Rendezvous) -> Result<Box<dyn Party>, Failure>;
 
     /// Sends a stream of `bytes` once.
     fn stream(&self, net: &Net, bytes: u64) -> Result<Bulk, Failure> {
@@ -66,18 +66,19 @@ pub struct Task {
     /// Which of the two processes it is.
     pub side: Side,
     /// How it finds the other process.
-    pub meeting: Meeting,
+    pub rendezvous: Rendezvous,
 }
 
 impl Task {
     /// Runs as that process.
     pub fn actor(self) -> Result<Box<dyn Actor>, Failure> {
-        let ways = ways();
-        let way = ways.iter().find(|way| way.card().name == self.subject);
-        let way = way.ok_or_else(|| Failure::new(format!("there is no subject {} between nodes", self.subject)))?;
+        let subjects = subjects();
+        let subject = subjects.iter().find(|subject| subject.card().name == self.subject);
+        let subject =
+            subject.ok_or_else(|| Failure::new(format!("there is no subject {} between nodes", self.subject)))?;
         // Before any other thread exists, so that later threads inherit the network namespace.
-        self.meeting.enter(self.side)?;
-        let party = way.join(self.work, self.side, &self.meeting)?;
+        self.rendezvous.enter(self.side)?;
+        let party = subject.join(self.work, self.side, &self.rendezvous)?;
         Ok(Box::new(Player { party, next: 0 }))
     }
 }

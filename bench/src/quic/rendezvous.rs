@@ -29,7 +29,7 @@ const PORT: usize = PAGE - WORD;
 
 /// The information common to both processes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Meeting {
+pub struct Rendezvous {
     /// A directory, and shared memory.
     pub place: Place,
     /// The address of the first side.
@@ -40,16 +40,16 @@ pub struct Meeting {
     namespaces: Option<[PathBuf; 2]>,
 }
 
-/// The owner of a [`Meeting`], which is removed when this value is dropped.
-pub struct MeetingKeeper {
-    meeting: Meeting,
+/// The owner of a [`Rendezvous`], which is removed when this value is dropped.
+pub struct RendezvousKeeper {
+    rendezvous: Rendezvous,
     // Removed on drop.
     _place: PlaceKeeper,
 }
 
-impl MeetingKeeper {
-    /// Creates a meeting on a network, with certificates and `memory` bytes of shared memory, at least a page.
-    pub fn new(net: &Net, memory: usize) -> Result<MeetingKeeper, Failure> {
+impl RendezvousKeeper {
+    /// Creates a rendezvous on a network, with certificates and `memory` bytes of shared memory, at least a page.
+    pub fn new(net: &Net, memory: usize) -> Result<RendezvousKeeper, Failure> {
         let keeper = PlaceKeeper::new(memory.max(PAGE))?;
         let place = keeper.place().clone();
         let authority = ClusterCa::create("bench").trying("create a certificate authority")?;
@@ -58,13 +58,13 @@ impl MeetingKeeper {
             identity.save(&place.path(name(side))).trying("save a certificate")?;
         }
         let [first, second] = net.addresses();
-        let meeting = Meeting { place, first, second, namespaces: net.namespaces() };
-        Ok(MeetingKeeper { meeting, _place: keeper })
+        let rendezvous = Rendezvous { place, first, second, namespaces: net.namespaces() };
+        Ok(RendezvousKeeper { rendezvous, _place: keeper })
     }
 
-    /// The meeting.
-    pub fn meeting(&self) -> &Meeting {
-        &self.meeting
+    /// The rendezvous.
+    pub fn rendezvous(&self) -> &Rendezvous {
+        &self.rendezvous
     }
 }
 
@@ -76,7 +76,7 @@ pub fn name(side: Side) -> &'static str {
     }
 }
 
-impl Meeting {
+impl Rendezvous {
     /// Moves this thread, and threads that it starts later, to the network namespace of a side.
     pub fn enter(&self, side: Side) -> Result<(), Failure> {
         let Some([first, second]) = &self.namespaces else { return Ok(()) };
