@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
-use dflow_worker::{ClusterSpec, DEFAULT_SILENCE, NodeOptions, RdmaUse, RunSpec};
+use dflow_worker::{ClusterSpec, DEFAULT_SILENCE, NodeOptions, OutputTarget, RdmaUse, RunSpec};
 use dflow_workflow::Workflow;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
@@ -265,7 +265,7 @@ pub fn serve() -> Result<(), Failure> {
         workflow_dir: workflow.parent().map_or_else(PathBuf::new, Path::to_path_buf),
         params: BTreeMap::new(),
         inputs: Vec::new(),
-        output,
+        output: OutputTarget::Folder { path: output, overwrite: false },
         options: NodeOptions { slots, memory, node, rdma: RdmaUse::Off, ..detected },
         invocation: dflow_scheduler::Invocation::Dataflow,
         cluster,

@@ -84,10 +84,16 @@ pub struct RunArgs {
     /// The value of a parameter of the workflow
     #[arg(short, long = "param", value_name = "NAME=VALUE", add = ArgValueCompleter::new(completions::params))]
     pub params: Vec<String>,
-    /// The directory for the outputs; it appears, or is replaced, in one step when the run has succeeded
+    /// The folder for the outputs, or `-` for standard output if the workflow has one output. They appear in one step
+    /// when the run has succeeded; standard output gets them then, too. The result of the same call is replaced; with
+    /// anything else in the folder the run is refused before it begins
     /// [default: dflow-out/WORKFLOW, its name in the file]
     #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub output: Option<PathBuf>,
+    /// Replace the result of another call in the output folder, and files there that have the names of outputs; other files
+    /// stay
+    #[arg(long)]
+    pub overwrite: bool,
     /// What starts a function: its data (its first bytes, unless its gate says otherwise), or the end of all its
     /// predecessors
     #[arg(long, value_name = "MODE", value_enum, default_value_t = InvocationArg::Dataflow)]

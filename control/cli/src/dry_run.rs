@@ -44,10 +44,9 @@ fn render(preview: &RunPreview, look: &Look) -> String {
     }
     text += &section("inputs", look, preview.inputs.iter().map(input));
     text += &section("functions", look, preview.functions.iter().map(|f| function(f, several)));
-    let head = match (preview.outputs.is_empty(), preview.replaces) {
-        (true, _) => String::new(),
-        (false, true) => format!("outputs, which replace {}", show(&preview.output_directory)),
-        (false, false) => "outputs".into(),
+    let head = match &preview.output_directory {
+        Some(folder) if preview.replaces => format!("outputs, which replace {}", show(folder)),
+        _ => "outputs".into(),
     };
     let outputs = preview.outputs.iter().map(|output| {
         let slash = if output.directory { "/" } else { "" };

@@ -40,6 +40,9 @@ pub enum CallError {
         /// Why.
         source: std::io::Error,
     },
+    /// The result and the report would both go to standard output.
+    #[error("with --output - standard output holds the result, and with --format json it holds the report")]
+    TwoDocuments,
     /// A node's address.
     #[error("the address '{address}' of node '{node}' cannot be used: {source}")]
     Address {
@@ -75,6 +78,7 @@ impl CallError {
                 vec!["use off, error, warn, info, debug or trace, or a list such as info,dflow_worker=debug".into()]
             }
             Self::Address { .. } => vec!["write it as ADDRESS:PORT, as in 10.0.0.2:7411 or [fe80::2]:7411".into()],
+            Self::TwoDocuments => vec!["name a folder with --output, or leave out --format json".into()],
             Self::PlacedTwice { function } => {
                 vec![format!("name all its nodes at once, as in --place {function}=a,b")]
             }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dflow_worker::report::{Progress, RunEnd, RunReport};
-use dflow_worker::{NodeOptions, RunSpec};
+use dflow_worker::{NodeOptions, OutputTarget, RunSpec};
 use dflow_workflow::Workflow;
 
 use crate::args::{Format, NodeArgs, RunArgs};
@@ -27,7 +27,16 @@ use crate::{summary, timeline, trace};
 pub fn run(args: &RunArgs) -> Result<io::Result<Exit>, CallError> {
     let workflow = Arc::new(Workflow::load(&args.file).map_err(CallError::Workflow)?);
     let given = inputs::resolve(&workflow, &args.inputs, &args.params)?;
-    let output = args.output.clone().unwrap_or_else(|| Path::new("dflow-out").join(&workflow.name));
+    let output = match &args.output {
+        Some(path) if path.as_os_str() == "-" => OutputTarget::Stdout,
+        path => OutputTarget::Folder {
+            path: path.clone().unwrap_or_else(|| Path::new("dflow-out").join(&workflow.name)),
+            overwrite: args.overwrite,
+        },
+    };
+    if output == OutputTarget::Stdout && args.format == Format::Json {
+        return Err(CallError::TwoDocuments);
+    }
     let spec = RunSpec {
         workflow: Arc::clone(&workflow),
         workflow_dir: directory_of(&args.file),
@@ -68,7 +77,7 @@ pub fn run(args: &RunArgs) -> Result<io::Result<Exit>, CallError> {
     };
     let printed = match args.format {
         Format::Human if args.quiet => Ok(()),
-        format => show(&report, format),
+        format => show(&report, format, &output),
     };
     let look = Look::of(&io::stderr());
     print_error(&summary::failure(&report, &workflow, &output, &look));
@@ -110,17 +119,24 @@ pub fn node_options(args: &NodeArgs) -> NodeOptions {
     }
 }
 
-fn show(report: &RunReport, format: Format) -> io::Result<()> {
+fn show(report: &RunReport, format: Format, output: &OutputTarget) -> io::Result<()> {
     match format {
         Format::Json => {
             let json = serde_json::to_string_pretty(report).map_err(io::Error::from)?;
             print(&(json + "\n"))
         }
         Format::Human => {
-            let look = Look::of(&io::stdout());
+            // Standard output is the result's, if it goes there.
+            let aside = *output == OutputTarget::Stdout;
+            let look = if aside { Look::of(&io::stderr()) } else { Look::of(&io::stdout()) };
             let timeline = timeline::render(report, &look);
             let gap = if timeline.is_empty() { "" } else { "\n" };
-            print(&format!("{timeline}{gap}{}", summary::totals(report, &look)))
+            let text = format!("{timeline}{gap}{}", summary::totals(report, &look));
+            if aside {
+                print_error(&text);
+                return Ok(());
+            }
+            print(&text)
         }
     }
 }

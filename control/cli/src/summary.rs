@@ -3,6 +3,7 @@
 use std::env;
 use std::path::Path;
 
+use dflow_worker::OutputTarget;
 use dflow_worker::report::{AttemptReport, OutputReport, RunEnd, RunError, RunReport};
 use dflow_workflow::Workflow;
 
@@ -52,8 +53,11 @@ pub fn totals(report: &RunReport, look: &Look) -> String {
 }
 
 /// Why a run did not succeed, for standard error; empty if it did.
-pub fn failure(report: &RunReport, workflow: &Workflow, output: &Path, look: &Look) -> String {
-    let untouched = format!("nothing was changed in {}", output.display());
+pub fn failure(report: &RunReport, workflow: &Workflow, output: &OutputTarget, look: &Look) -> String {
+    let untouched = match output {
+        OutputTarget::Folder { path, .. } => format!("nothing was changed in {}", path.display()),
+        OutputTarget::Stdout => "nothing was written to standard output".into(),
+    };
     match (report.state, &report.error) {
         (RunEnd::Succeeded, _) => String::new(),
         (RunEnd::Cancelled, _) => {
@@ -65,6 +69,10 @@ pub fn failure(report: &RunReport, workflow: &Workflow, output: &Path, look: &Lo
 }
 
 fn failed(report: &RunReport, error: &RunError, workflow: &Workflow, untouched: &str, look: &Look) -> String {
+    if let Some(kept) = &report.unpublished {
+        let help = format!("move {} to where you want it; {untouched}", kept.display());
+        return error::render(look, &error.reason, &[help]);
+    }
     let Some(instance) = &error.instance else {
         return error::render(look, &error.reason, &[untouched.into(), log_help()]);
     };
@@ -147,6 +155,10 @@ mod tests {
         Workflow::parse("w.yaml", &text).unwrap_or_else(|errors| panic!("{errors}"))
     }
 
+    fn folder() -> OutputTarget {
+        OutputTarget::Folder { path: "out".into(), overwrite: false }
+    }
+
     #[test]
     fn totals_and_outputs() {
         let mut report = wordcount();
@@ -183,7 +195,7 @@ wordcount succeeded in 100 ms: 10.0 KiB through streams, peak memory 34.0 MiB of
         (failed.attempt, failed.end) = (2, "failed");
         report.instances.push(failed);
         assert_eq!(
-            failure(&report, &workflow(", retries: 1"), Path::new("out"), &LOOK),
+            failure(&report, &workflow(", retries: 1"), &folder(), &LOOK),
             "\
 error: count[3] failed in attempt 2: exit status 101
   thread main panicked at [31mcount.rs:7
@@ -191,10 +203,10 @@ error: count[3] failed in attempt 2: exit status 101
 help: correct the function `count` or what it reads, then run again; nothing was changed in out (1 retry did not help)
 "
         );
-        let text = failure(&report, &workflow(""), Path::new("out"), &LOOK);
+        let text = failure(&report, &workflow(""), &folder(), &LOOK);
         assert!(text.contains("add `retries: 3` to `count`"), "{text}");
         report.error.as_mut().unwrap().node = Some("b".into());
-        let text = failure(&report, &workflow(""), Path::new("out"), &LOOK);
+        let text = failure(&report, &workflow(""), &folder(), &LOOK);
         assert!(text.starts_with("error: count[3] failed on node b in attempt 2: exit status 101"), "{text}");
     }
 
@@ -203,10 +215,10 @@ help: correct the function `count` or what it reads, then run again; nothing was
         let mut report = wordcount();
         report.state = RunEnd::Failed;
         report.error = Some(RunError { instance: None, node: None, reason: "the disk is full".into() });
-        let text = failure(&report, &workflow(""), Path::new("out"), &LOOK);
+        let text = failure(&report, &workflow(""), &folder(), &LOOK);
         assert!(text.starts_with("error: the disk is full\nhelp: nothing was changed in out\n"), "{text}");
         report.state = RunEnd::Cancelled;
-        let text = failure(&report, &workflow(""), Path::new("out"), &LOOK);
+        let text = failure(&report, &workflow(""), &folder(), &LOOK);
         assert_eq!(text, "cancelled: the run was ended on request; nothing was changed in out\n");
         assert!(totals(&report, &LOOK).starts_with("wordcount cancelled after 100 ms"));
     }

@@ -2,6 +2,7 @@
 
 use crate::cluster::{ClusterError, ClusterSpec, certificate_warning, find_device, load_identity};
 use crate::options::NodeOptions;
+use crate::output::{Call, OutputError, OutputTarget, Planned, Target, check_stdout};
 use crate::placement;
 use dflow_disk::DiskError;
 use dflow_scheduler::{Invocation, PlanError};
@@ -26,14 +27,29 @@ pub struct RunSpec {
     pub params: BTreeMap<String, String>,
     /// For each input of the workflow, by name, files and directories; `-` is the standard input.
     pub inputs: Vec<(String, Vec<PathBuf>)>,
-    /// The directory that will hold the outputs.
-    pub output: PathBuf,
+    /// Where the outputs go.
+    pub output: OutputTarget,
     /// What the node may use.
     pub options: NodeOptions,
     /// What lets an instance start.
     pub invocation: Invocation,
     /// Other nodes that take part.
     pub cluster: Option<ClusterSpec>,
+}
+
+impl RunSpec {
+    /// The folder for the outputs; `None` if they go to standard output.
+    pub(crate) fn output_folder(&self) -> Result<Option<Target>, OutputError> {
+        let OutputTarget::Folder { path, overwrite } = &self.output else { return Ok(None) };
+        let call = Call::new(&self.workflow.name, &self.params, &self.inputs);
+        Target::new(path, *overwrite, call, self.planned_outputs()).map(Some)
+    }
+
+    pub(crate) fn planned_outputs(&self) -> Vec<Planned> {
+        let planned =
+            |output: &dflow_workflow::WorkflowOutput| Planned { name: output.name.clone(), many: output.many };
+        self.workflow.outputs.iter().map(planned).collect()
+    }
 }
 
 /// Why a run cannot be started.
@@ -71,14 +87,9 @@ pub enum SetupError {
         /// Why.
         reason: String,
     },
-    /// The directory for the outputs cannot be used.
-    #[error("the output directory {path} cannot be used: {reason}")]
-    Output {
-        /// The directory.
-        path: PathBuf,
-        /// Why, and what to do.
-        reason: String,
-    },
+    /// The outputs cannot be published where they are to go.
+    #[error(transparent)]
+    Output(#[from] OutputError),
     /// The options do not fit the workflow.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -141,6 +152,7 @@ impl SetupError {
     pub fn help(&self) -> Option<&str> {
         match self {
             Self::Cluster(error) => error.help(),
+            Self::Output(error) => error.help(),
             _ => None,
         }
     }
@@ -191,9 +203,12 @@ impl Checked {
 /// # Errors
 /// The first thing that is wrong.
 pub fn check(spec: &RunSpec) -> Result<Vec<String>, SetupError> {
-    let checked = examine(spec, OpenLive::Read)?;
+    let mut checked = examine(spec, OpenLive::Read)?;
     spec.options.budget()?;
-    crate::outputs::Staging::check(&spec.output)?;
+    match spec.output_folder()? {
+        Some(target) => checked.notes.extend(target.check()?),
+        None => check_stdout(&spec.planned_outputs())?,
+    }
     Ok(checked.notes)
 }
 

@@ -46,6 +46,7 @@ pub fn doctor(options: &NodeOptions) -> Vec<Finding> {
         isolation(),
         spill(options),
         rdma(options),
+        outputs(),
     ]
 }
 
@@ -210,6 +211,13 @@ fn spill(options: &NodeOptions) -> Finding {
         }
         Err(error) => Finding { topic: "spilling", state: Health::Bad, text: error.to_string() },
     }
+}
+
+/// What runs that were killed have left in the folder of outputs that is used by default.
+fn outputs() -> Finding {
+    let left = crate::output::leftovers(std::path::Path::new("dflow-out"));
+    let text = if left.is_empty() { "no killed run has left anything in dflow-out".into() } else { left.join("; ") };
+    finding("outputs", left.is_empty(), text)
 }
 
 #[cfg(test)]

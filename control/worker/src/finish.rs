@@ -1,7 +1,7 @@
 //! The report of a run.
 
 use crate::cluster::Members;
-use crate::outputs::Staging;
+use crate::output::Destination;
 use crate::report::{
     AttemptReport, LinkReport, NodeReport, OutputReport, RunEnd, RunError, RunReport, invocation_name,
 };
@@ -10,20 +10,22 @@ use dflow_scheduler::{AttemptEnd, InstanceKind};
 use std::time::Duration;
 
 impl Driver<'_> {
-    pub(crate) fn output_reports(&self, staging: &Staging) -> Vec<OutputReport> {
+    pub(crate) fn output_reports(&self, destination: &Destination) -> Vec<OutputReport> {
         let mut reports = Vec::new();
         for (index, output) in (0u32..).zip(&self.workflow.outputs) {
-            if output.many {
-                // Even an output without parts is a directory.
-                let _ = staging.make_parts_directory(&output.name);
+            if let Destination::Folder(staging) = destination
+                && output.many
+            {
+                // Even an output without parts is a folder.
+                let _ = staging.make_parts_folder(&output.name);
             }
             for (part, stream) in (0u32..).zip(self.machine.output_streams(index)) {
                 let part = output.many.then(|| {
                     let view = self.machine.view(stream.sink);
                     view.and_then(|view| view.part?.as_slice().last().copied()).unwrap_or(part)
                 });
-                let bytes = std::fs::metadata(staging.path(&output.name, part)).map_or(0, |metadata| metadata.len());
-                let path = staging.final_path(&output.name, part);
+                let bytes = destination.length(&output.name, part);
+                let path = destination.final_path(&output.name, part);
                 reports.push(OutputReport { name: output.name.clone(), part, path, bytes });
             }
         }
@@ -50,6 +52,7 @@ impl Driver<'_> {
             memory: self.host.memory(),
             instances: self.attempt_reports(state != RunEnd::Succeeded),
             outputs,
+            unpublished: None,
         }
     }
 

@@ -184,8 +184,15 @@ impl Driver<'_> {
         let (name, part) = (view.name.clone(), view.part.cloned());
         let target = &self.workflow.outputs[output as usize];
         let part = part.as_ref().and_then(|part| part.as_slice().last().copied()).filter(|_| target.many);
-        let Some(path) = self.staging.as_ref().map(|staging| staging.path(&target.name, part)) else { return false };
-        let work = move |ctx: &mut dflow_function::Context| sink::write_file(ctx, &path);
+        let Some(destination) = &self.destination else { return false };
+        let file = match destination.sink(&target.name, part) {
+            Ok(file) => file,
+            Err(error) => {
+                self.failed(instance, attempt, format!("its file cannot be opened: {error}"));
+                return false;
+            }
+        };
+        let work = move |ctx: &mut dflow_function::Context| sink::write_file(ctx, file);
         match self.host.begin_thread(Some(instance), attempt, &name, &[], work) {
             Ok(()) => true,
             Err(reason) => {

@@ -2,7 +2,7 @@
 
 use crate::check::{Checked, InputFiles, OpenLive, RunSpec, SetupError, examine};
 use crate::cluster::reach;
-use crate::outputs::Staging;
+use crate::output::check_stdout;
 use crate::placement;
 use crate::report::invocation_name;
 use crate::run::place;
@@ -13,7 +13,7 @@ use dflow_workflow::{FunctionId, Source, Streams, SwitchOn, Workflow};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What a run would do. `dflow run --dry-run --format json` prints it as one JSON document.
@@ -29,9 +29,9 @@ pub struct RunPreview {
     pub inputs: Vec<InputPreview>,
     /// The functions, producers before consumers.
     pub functions: Vec<FunctionPreview>,
-    /// The directory in which the outputs would be published.
-    pub output_directory: PathBuf,
-    /// Whether that directory exists and would be replaced.
+    /// The folder in which the outputs would be published; `None` if the output would go to standard output.
+    pub output_directory: Option<PathBuf>,
+    /// Whether that folder exists, so that outputs would replace what is in it.
     pub replaces: bool,
     /// What would be published.
     pub outputs: Vec<OutputPreview>,
@@ -105,7 +105,11 @@ pub fn preview(spec: &RunSpec) -> Result<RunPreview, SetupError> {
     let checked = examine(spec, OpenLive::PathOnly)?;
     Config { window: spec.options.window, ..Config::new(spec.options.budget()?) }.check()?;
     SpillDir::open(&spec.options.spill_dir).and_then(|_| dflow_disk::choose(spec.options.spill_io))?;
-    Staging::check(&spec.output)?;
+    let target = spec.output_folder()?;
+    match &target {
+        Some(target) => target.verify()?,
+        None => check_stdout(&spec.planned_outputs())?,
+    }
     let nodes = nodes(spec)?;
     let options = RunOptions {
         places: nodes.iter().map(|node| place(node.slots)).collect(),
@@ -116,14 +120,14 @@ pub fn preview(spec: &RunSpec) -> Result<RunPreview, SetupError> {
     };
     // The scheduler itself says which instances there are: its first actions are dropped instead of being carried out.
     let (machine, _actions) = RunMachine::new(Arc::clone(&spec.workflow), options)?;
-    let output_directory = std::path::absolute(&spec.output).unwrap_or_else(|_| spec.output.clone());
+    let output_directory = target.map(|target| target.path().to_owned());
     Ok(RunPreview {
         workflow: spec.workflow.name.clone(),
         invocation: invocation_name(spec.invocation),
         functions: functions(spec, &checked, &machine, &nodes),
         nodes,
         inputs: inputs(&spec.workflow, &checked),
-        replaces: output_directory.exists(),
+        replaces: output_directory.as_deref().is_some_and(Path::exists),
         outputs: spec
             .workflow
             .outputs
@@ -131,7 +135,7 @@ pub fn preview(spec: &RunSpec) -> Result<RunPreview, SetupError> {
             .map(|output| OutputPreview {
                 name: output.name.clone(),
                 sources: output.sources.iter().map(|source| name_of(&spec.workflow, *source)).collect(),
-                path: output_directory.join(&output.name),
+                path: output_directory.as_ref().map_or_else(|| "-".into(), |folder| folder.join(&output.name)),
                 directory: output.many,
             })
             .collect(),

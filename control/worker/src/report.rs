@@ -37,6 +37,9 @@ pub struct RunReport {
     pub instances: Vec<AttemptReport>,
     /// The published files; empty unless the run succeeded.
     pub outputs: Vec<OutputReport>,
+    /// The folder with the outputs, if they were finished and could not be published.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unpublished: Option<PathBuf>,
 }
 
 /// The name of an invocation mode in reports.

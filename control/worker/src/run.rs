@@ -6,7 +6,7 @@ use crate::host::Host;
 use crate::nodes::{Nodes, Place};
 use crate::options::raise_descriptor_limit;
 use crate::order::{Notice, Record};
-use crate::outputs::Staging;
+use crate::output::{Delivery, Destination, Staging};
 use crate::placement;
 use crate::report::{Progress, RunError, RunReport};
 use crate::sink;
@@ -81,7 +81,8 @@ pub(crate) struct Driver<'a> {
     pub(crate) workflow: Arc<Workflow>,
     pub(crate) checked: Checked,
     pub(crate) id: RunId,
-    pub(crate) staging: Option<Staging>,
+    /// Until the run is over.
+    pub(crate) destination: Option<Destination>,
     pub(crate) machine: RunMachine,
     /// What of the run is on this node.
     pub(crate) host: Host,
@@ -127,13 +128,18 @@ impl<'a> Driver<'a> {
         }
         let (machine, actions) = RunMachine::new(Arc::clone(&workflow), options)?;
         // Last of what can be refused, so that a refused run has made no directory.
-        let staging = Staging::create(&spec.output, &id.to_string())?;
+        let destination = match spec.output_folder()? {
+            Some(target) => Destination::Folder(Box::new(Staging::create(target, &id.to_string())?)),
+            None => Destination::Stdout(Delivery::create(&spec.options.spill_dir).map_err(|source| {
+                SetupError::System { what: "create a file in the spill directory for the output", source }
+            })?),
+        };
         let mut driver = Self {
             spec,
             workflow,
             checked,
             id,
-            staging: Some(staging),
+            destination: Some(destination),
             machine,
             host,
             nodes: Nodes::new(names),
@@ -280,7 +286,7 @@ impl<'a> Driver<'a> {
 
     /// Makes the outputs visible if the run has succeeded, and reports.
     async fn finish(mut self) -> Result<RunReport, SetupError> {
-        let staging = self.staging.take();
+        let destination = self.destination.take();
         let mut failure = match self.machine.state() {
             RunState::Failed { instance, reason } => {
                 let view = instance.and_then(|id| self.machine.view(id));
@@ -290,14 +296,22 @@ impl<'a> Driver<'a> {
             }
             _ => None,
         };
-        let mut outputs = Vec::new();
+        let (mut outputs, mut unpublished) = (Vec::new(), None);
         if failure.is_none()
-            && let Some(staging) = staging
+            && let Some(destination) = destination
         {
-            outputs = self.output_reports(&staging);
-            if let Err(error) = staging.commit() {
+            outputs = self.output_reports(&destination);
+            let published = match destination {
+                Destination::Folder(staging) => staging.publish().map_err(|error| {
+                    unpublished = Some(error.kept.clone());
+                    error.to_string()
+                }),
+                Destination::Stdout(delivery) => delivery
+                    .deliver()
+                    .map_err(|error| format!("the output cannot be written to standard output: {error}")),
+            };
+            if let Err(reason) = published {
                 outputs.clear();
-                let reason = format!("the outputs cannot be made visible in {}: {error}", self.spec.output.display());
                 failure = Some(RunError { instance: None, node: None, reason });
             }
         }
@@ -307,7 +321,7 @@ impl<'a> Driver<'a> {
             members.sum_up().await;
         }
         self.host.stop_carrying();
-        Ok(self.report(failure, outputs, took))
+        Ok(RunReport { unpublished, ..self.report(failure, outputs, took) })
     }
 }
 

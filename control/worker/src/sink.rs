@@ -2,12 +2,14 @@
 //! which are no regular files. They use the SDK as every function does.
 
 use crate::check::{Checked, InputFiles, RunSpec, SetupError};
+use crate::options::file_size_limit;
+use crate::output::SinkFile;
 use dflow_function::{Context, Error};
 use dflow_workflow::{Gate, Source};
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The name of a sink's input and of a source's output.
 pub(crate) const PORT: &str = "stream";
@@ -27,18 +29,45 @@ pub(crate) fn start(
     std::thread::Builder::new().name(name).stack_size(STACK).spawn(body).map(|_| ())
 }
 
-/// Writes a stream to a file.
-pub(crate) fn write_file(ctx: &mut Context, path: &Path) -> Result<(), Error> {
-    let failed = |what: &str, error: std::io::Error| Error::new(format!("cannot {what} {}: {error}", path.display()));
+/// Writes a stream to an output file.
+pub(crate) fn write_file(ctx: &mut Context, to: SinkFile) -> Result<(), Error> {
+    let (mut file, shown) = match to {
+        SinkFile::Path { path, shown } => {
+            let failed = |error| write_error("create", &shown, &error);
+            if let Some(parent) = path.parent() {
+                std::fs::create_dir_all(parent).map_err(failed)?;
+            }
+            (File::create(&path).map_err(failed)?, shown)
+        }
+        SinkFile::Unnamed(mut file) => {
+            let shown = Path::new("for standard output").to_owned();
+            // What an earlier attempt has written.
+            let emptied = file.set_len(0).and_then(|()| file.rewind());
+            emptied.map_err(|error| write_error("write", &shown, &error))?;
+            (file, shown)
+        }
+    };
     let mut input = ctx.input(PORT)?;
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).map_err(|error| failed("make the directory of", error))?;
-    }
-    let mut file = File::create(path).map_err(|error| failed("create", error))?;
     while let Some(chunk) = input.chunk()? {
-        file.write_all(chunk).map_err(|error| failed("write", error))?;
+        file.write_all(chunk).map_err(|error| write_error("write", &shown, &error))?;
     }
     Ok(())
+}
+
+/// Why an output cannot be written, and which limit is in the way if it is one.
+fn write_error(what: &str, shown: &Path, error: &std::io::Error) -> Error {
+    let hint = match error.kind() {
+        ErrorKind::FileTooLarge => match file_size_limit() {
+            Some(limit) => format!("; this process may write files of at most {limit} bytes: see 'ulimit -f'"),
+            None => "; the filesystem takes no larger files".into(),
+        },
+        ErrorKind::StorageFull => "; make room there, or name a folder on another disk with --output".into(),
+        ErrorKind::QuotaExceeded => "; the quota of its owner is used up: make room, or name another folder with \
+                                     --output"
+            .into(),
+        _ => String::new(),
+    };
+    Error::new(format!("cannot {what} the output {}: {error}{hint}", shown.display()))
 }
 
 /// Reads what is no regular file into a stream, as it comes.
@@ -82,13 +111,14 @@ pub(crate) fn spool_where_needed(spec: &RunSpec, checked: &mut Checked) -> Resul
 
 /// Copies what is no regular file into a file without a name, for consumers that need it whole before they start.
 fn spool(from: OwnedFd, dir: &Path) -> std::io::Result<(OwnedFd, u64)> {
-    let path: PathBuf = dir.to_owned();
-    let file = rustix::fs::open(
-        &path,
-        rustix::fs::OFlags::RDWR | rustix::fs::OFlags::TMPFILE | rustix::fs::OFlags::CLOEXEC,
-        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
-    )?;
-    let mut file = File::from(file);
+    let mut file = unnamed_file(dir)?;
     let length = std::io::copy(&mut File::from(from), &mut file)?;
     Ok((file.into(), length))
+}
+
+/// A file that is gone with its last descriptor.
+pub(crate) fn unnamed_file(folder: &Path) -> std::io::Result<File> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+    Ok(File::from(rustix::fs::open(folder, flags, Mode::RUSR | Mode::WUSR)?))
 }

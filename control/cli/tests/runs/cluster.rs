@@ -175,10 +175,10 @@ fn a_switch_on_what_another_node_wrote() {
     let cluster = Cluster::new(&["b", "c"]);
     let ran = same_as_on_one_node(&case, &cluster, &["probe=b", "s=c", "l=a"]);
     assert!(ran.attempts("l").is_empty(), "what was not chosen was started");
-    let ran = cluster.run(&case, &["probe=b", "s=c", "l=c"], &["--param", "mode=large"]);
+    let ran = cluster.run(&case, &["probe=b", "s=c", "l=c"], &["--overwrite", "--param", "mode=large"]);
     ran.succeeded();
     assert_eq!(case.output("o"), b"was-large\n");
-    let ran = cluster.run(&case, &["probe=b", "s=c", "l=c"], &["--param", "mode=other"]);
+    let ran = cluster.run(&case, &["probe=b", "s=c", "l=c"], &["--overwrite", "--param", "mode=other"]);
     assert_eq!(ran.code, Some(1));
     assert!(ran.report["error"]["reason"].as_str().unwrap().contains("`other`"), "{}", ran.report["error"]);
 }

@@ -171,7 +171,7 @@ fn an_output_directory_that_cannot_be_used() {
     let other = case.path("other");
     std::fs::create_dir(&other).unwrap();
     std::fs::write(other.join("mine"), "precious").unwrap();
-    case.run(&["--output", other.to_str().unwrap()]).refused(&["not empty", "--output"]);
+    case.run(&["--output", other.to_str().unwrap()]).refused(&["did not write: mine", "--output", "--overwrite"]);
     assert_eq!(std::fs::read(other.join("mine")).unwrap(), b"precious");
     let file = case.path("other/mine/below");
     case.run(&["--output", file.to_str().unwrap()]).refused(&["mine"]);

@@ -11,6 +11,7 @@ mod metrics;
 mod namespaces;
 mod network;
 mod nodes;
+mod outputs;
 mod peers;
 mod rdma;
 mod refusals;

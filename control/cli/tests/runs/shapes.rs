@@ -8,14 +8,14 @@ const WAYS: [&[&str]; 3] = [&[], &["--slots", "1"], &["--invocation", "control-f
 fn a_switch_runs_what_it_chooses() {
     let case = switch_on_what_was_written();
     for way in WAYS {
-        let ran = case.run(way);
+        let ran = case.run(&[way, &["--overwrite"]].concat());
         ran.succeeded();
         assert_eq!(case.output("o"), b"was-small\n");
         assert!(ran.attempts("l").is_empty(), "what was not chosen was started");
-        case.run(&[way, &["--param", "mode=large"]].concat()).succeeded();
+        case.run(&[way, &["--overwrite", "--param", "mode=large"]].concat()).succeeded();
         assert_eq!(case.output("o"), b"was-large\n");
     }
-    let ran = case.run(&["--param", "mode=other"]);
+    let ran = case.run(&["--overwrite", "--param", "mode=other"]);
     assert_eq!(ran.code, Some(1));
     assert!(ran.report["error"]["reason"].as_str().unwrap().contains("`other`"), "{}", ran.report["error"]);
 }

@@ -73,7 +73,7 @@ impl Case {
         self.dir.path().join(name)
     }
 
-    /// All outputs, with their paths; not the file that marks the directory as one of outputs.
+    /// All outputs, with their paths; not the manifest, which is hidden.
     pub fn outputs(&self) -> BTreeMap<String, Vec<u8>> {
         let mut found = BTreeMap::new();
         let mut todo = vec![self.path("out")];
@@ -154,7 +154,7 @@ impl Case {
     /// How much of an output has been written, of a run that goes on.
     pub fn staged(&self, output: &str) -> u64 {
         let folders = std::fs::read_dir(self.dir.path()).unwrap().flatten();
-        folders.filter_map(|folder| Some(folder.path().join(output).metadata().ok()?.len())).sum()
+        folders.filter_map(|folder| Some(folder.path().join("new").join(output).metadata().ok()?.len())).sum()
     }
 }
 

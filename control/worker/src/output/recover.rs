@@ -1,0 +1,109 @@
+//! What killed runs have left.
+//!
+//! A staging folder is removed or completed only if all of this holds: its marker names the very folder that it is in,
+//! by path and inode, so that it is neither a copy nor was moved; its lock is free, so that its run is dead; and it holds
+//! no finished result, or one for the output folder at hand, which is then published.
+
+use super::disk::Disk;
+use super::manifest::{Manifest, STAGING_PREFIX};
+use super::publish::{Journal, clean, forward, keep};
+use super::staging::{Marker, NEW};
+use std::path::{Path, PathBuf};
+
+/// Completes what is finished and meant for `target`, and removes what is not finished, for whatever folder beside it.
+/// What the user should know.
+pub(super) fn recover(target: &Path) -> Vec<String> {
+    let disk = Disk::default();
+    let beside = target.parent().into_iter().flat_map(staging_folders);
+    let folders: Vec<PathBuf> = beside.chain(staging_folders(target)).collect();
+    let mut notes = Vec::new();
+    for folder in folders {
+        let Some(marker) = Marker::of(&folder) else { continue };
+        let Some(_lock) = Marker::claim(&folder) else { continue };
+        let result = match Journal::read(&folder) {
+            None if has_result(&folder) => {
+                // Killed when all was finished and nothing decided.
+                if Path::new(&marker.target) == target {
+                    let kept = keep(&disk, &folder, target);
+                    notes.push(format!(
+                        "the finished result of the killed run {} is in {}",
+                        marker.run,
+                        kept.display()
+                    ));
+                }
+                Ok(())
+            }
+            None => {
+                tracing::info!(path = %folder.display(), "removing what a killed run has left");
+                disk.remove_all(&folder)
+            }
+            Some(journal) if Path::new(&marker.target) == target => {
+                let finished = !journal.is_pending(&folder) || {
+                    let done = forward(&disk, &folder, target, &journal);
+                    notes.push(match &done {
+                        Ok(()) => format!("the result of the killed run {} is now in {}", marker.run, target.display()),
+                        Err(error) => format!(
+                            "the finished result of the killed run {} cannot be published: {error}; it is in {}",
+                            marker.run,
+                            keep(&disk, &folder, target).display()
+                        ),
+                    });
+                    done.is_ok()
+                };
+                if finished { clean(&disk, &folder, target) } else { Ok(()) }
+            }
+            // For its own output folder to complete.
+            Some(_) => Ok(()),
+        };
+        if let Err(error) = result {
+            tracing::warn!(%error, "what a killed run has left stays");
+        }
+    }
+    notes
+}
+
+fn has_result(staging: &Path) -> bool {
+    Manifest::read(&staging.join(NEW)).is_some()
+}
+
+/// The staging folders directly in a folder.
+fn staging_folders(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_name().as_encoded_bytes().starts_with(STAGING_PREFIX.as_bytes()))
+        .map(|entry| entry.path())
+        .collect()
+}
+
+/// What killed runs have left in a folder of output folders, a line each, with what to do.
+pub(crate) fn leftovers(outputs: &Path) -> Vec<String> {
+    let Ok(outputs) = outputs.canonicalize() else { return Vec::new() };
+    let entries = std::fs::read_dir(&outputs).into_iter().flatten().flatten().map(|entry| entry.path());
+    let entries: Vec<PathBuf> = entries.filter(|path| path.is_dir()).collect();
+    let inside = entries.iter().flat_map(|folder| staging_folders(folder));
+    let mut found: Vec<PathBuf> = staging_folders(&outputs).into_iter().chain(inside).collect();
+    found.sort();
+    let describe = |folder: PathBuf| {
+        let shown = folder.display();
+        let Some(marker) = Marker::of(&folder) else {
+            return Some(format!("{shown} was copied or moved, so no run removes it; remove it if you do not need it"));
+        };
+        let _lock = Marker::claim(&folder)?;
+        Some(match Journal::read(&folder) {
+            Some(_) => format!(
+                "{shown} is the finished result of a killed run; the next run with --output {} publishes it",
+                Path::new(&marker.target).display()
+            ),
+            None if has_result(&folder) => format!("{shown} is the finished result of a killed run, in the folder new"),
+            None => {
+                format!("{shown} is what a killed run has left; the next run with an output folder there removes it")
+            }
+        })
+    };
+    let mut lines: Vec<String> = found.into_iter().filter_map(describe).collect();
+    let unpublished = |path: &&PathBuf| path.to_string_lossy().contains(".unpublished-");
+    lines.extend(entries.iter().filter(unpublished).map(|path| {
+        format!("{} is a finished result that could not be published; move it to where you want it", path.display())
+    }));
+    lines
+}

@@ -1,0 +1,165 @@
+//! The hidden folder in which a run writes its outputs.
+//!
+//! ```text
+//! .dflow-staging-RUN/     beside the output folder, or in it where a rename from beside it does not work
+//!     marker.json         which run, for which output folder, and where; locked while the run lives
+//!     new/                the outputs
+//!     publish.json        once all outputs are finished: what is to be done (`publish`)
+//!     old/                what outputs have replaced, until all of them are in place
+//! ```
+
+use super::disk::{Disk, DiskError};
+use super::manifest::{STAGING_PREFIX, read_json};
+use super::{OutputError, Target};
+use rustix::fs::FlockOperation;
+use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+pub(super) const MARKER: &str = "marker.json";
+pub(super) const NEW: &str = "new";
+pub(super) const OLD: &str = "old";
+pub(super) const JOURNAL: &str = "publish.json";
+
+/// How many digits of a run's id its staging folder shows.
+const RUN_DIGITS: usize = 12;
+
+/// Which run a staging folder belongs to. A copy of the folder, or one that was moved, says something else about itself
+/// than what is true of it, and is left alone.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Marker {
+    pub(super) run: String,
+    /// Paths as the system has them, which need not be UTF-8.
+    pub(super) target: OsString,
+    staging: OsString,
+    inode: u64,
+}
+
+impl Marker {
+    /// The marker of a staging folder that is where it was made; `None` for everything else.
+    pub(super) fn of(staging: &Path) -> Option<Self> {
+        let marker: Self = read_json(&staging.join(MARKER))?;
+        let metadata = staging.symlink_metadata().ok()?;
+        (metadata.is_dir() && Path::new(&marker.staging) == staging && marker.inode == metadata.ino()).then_some(marker)
+    }
+
+    /// The lock of a staging folder whose run is dead; `None` if the run lives.
+    pub(super) fn claim(staging: &Path) -> Option<File> {
+        let file = File::open(staging.join(MARKER)).ok()?;
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
+        Some(file)
+    }
+}
+
+/// Where the outputs of a run are until it has succeeded. Dropped before [`Staging::publish`], it vanishes.
+#[derive(Debug)]
+pub(crate) struct Staging {
+    pub(super) target: Target,
+    pub(super) run: String,
+    pub(super) folder: PathBuf,
+    /// Whether it is beside the output folder.
+    pub(super) beside: bool,
+    pub(super) disk: Disk,
+    /// Whether its outputs are finished: from then on it is never removed unpublished.
+    pub(super) finished: bool,
+    /// Held until the run is over; the lock goes with the process, however that ends.
+    _lock: File,
+}
+
+impl Staging {
+    /// Makes the staging folder where what publishing takes has been tried: to create, and to rename from there into
+    /// the output folder.
+    ///
+    /// # Errors
+    /// It works neither beside the output folder nor in it.
+    pub(crate) fn create(target: Target, run: &str) -> Result<Self, OutputError> {
+        let parent = target.path.parent().map(Path::to_owned);
+        if !target.path.exists() {
+            let parent = parent.unwrap_or_else(|| PathBuf::from("/"));
+            std::fs::create_dir_all(&parent)
+                .map_err(OutputError::system(&target.shown, format!("create the folder {}", parent.display())))?;
+            return Self::begin(target.clone(), run, &parent, true).map_err(|error| target.unusable(error));
+        }
+        // A folder that cannot be replaced from beside it, as a mount point, can still be filled from within.
+        if let Some(parent) = parent
+            && let Ok(staging) = Self::begin(target.clone(), run, &parent, true)
+            && staging.try_rename().is_ok()
+        {
+            return Ok(staging);
+        }
+        let folder = target.path.clone();
+        let staging = Self::begin(target.clone(), run, &folder, false).map_err(|error| target.unusable(error))?;
+        staging.try_rename().map_err(|error| target.unusable(error))?;
+        Ok(staging)
+    }
+
+    fn begin(target: Target, run: &str, parent: &Path, beside: bool) -> Result<Self, DiskError> {
+        let disk = Disk::default();
+        let digits = &run[..RUN_DIGITS.min(run.len())];
+        let folder = parent.join(format!("{STAGING_PREFIX}{digits}"));
+        disk.create_folder(&folder)?;
+        let lock = mark(&folder, &target.path, run).inspect_err(|_| {
+            let _ = disk.remove_all(&folder);
+        });
+        let lock = lock.map_err(|source| DiskError::new("write", &folder.join(MARKER), source))?;
+        let staging = Self { target, run: run.to_owned(), folder, beside, disk, finished: false, _lock: lock };
+        staging.disk.create_folder(&staging.folder.join(NEW))?;
+        Ok(staging)
+    }
+
+    /// Moves an empty folder to where outputs will be moved, and back.
+    fn try_rename(&self) -> Result<(), DiskError> {
+        let here = self.folder.join("probe");
+        let there = self.target.path.join(format!("{STAGING_PREFIX}probe-{}", self.run));
+        self.disk.create_folder(&here)?;
+        self.disk.rename_new(&here, &there)?;
+        self.disk.remove_empty(&there)
+    }
+
+    /// Where an output is written: a file, or one in a folder of parts.
+    pub(crate) fn path(&self, name: &str, part: Option<u32>) -> PathBuf {
+        place(&self.folder.join(NEW), name, part)
+    }
+
+    /// Where that output will be.
+    pub(crate) fn final_path(&self, name: &str, part: Option<u32>) -> PathBuf {
+        place(&self.target.path, name, part)
+    }
+
+    /// Makes a folder of parts, which then exists even if there are none.
+    pub(crate) fn make_parts_folder(&self, name: &str) -> io::Result<()> {
+        std::fs::create_dir_all(self.folder.join(NEW).join(name))
+    }
+}
+
+fn place(root: &Path, name: &str, part: Option<u32>) -> PathBuf {
+    match part {
+        Some(part) => root.join(name).join(format!("{part:05}")),
+        None => root.join(name),
+    }
+}
+
+/// Writes the marker and locks it. It gets its name when it is locked, so that no other run takes it for that of a dead
+/// one.
+fn mark(staging: &Path, target: &Path, run: &str) -> io::Result<File> {
+    let inode = staging.symlink_metadata()?.ino();
+    let marker = Marker { run: run.to_owned(), target: target.into(), staging: staging.into(), inode };
+    let draft = staging.join("marker.draft");
+    std::fs::write(&draft, serde_json::to_vec(&marker)?)?;
+    let file = File::open(&draft)?;
+    // A filesystem without locks has none for a run that would remove this folder either, which then does not.
+    let _ = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
+    std::fs::rename(&draft, staging.join(MARKER))?;
+    Ok(file)
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if !self.finished {
+            let _ = self.disk.remove_all(&self.folder);
+        }
+    }
+}

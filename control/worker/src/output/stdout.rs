@@ -1,0 +1,103 @@
+//! A single output that goes to standard output.
+//!
+//! A function may fail after it has written much, and its next attempt begins again. So the output is kept in an unnamed
+//! file until it is final: a program that reads standard output never sees bytes that are taken back.
+
+use super::{OutputError, Planned, Staging};
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+/// Checks that the workflow has one output of one file.
+///
+/// # Errors
+/// It has none, several, or one in parts.
+pub(crate) fn check_stdout(planned: &[Planned]) -> Result<(), OutputError> {
+    let outputs = match planned {
+        [output] if !output.many => return Ok(()),
+        [] => "none".to_owned(),
+        [output] => format!("'{}', which is a folder of parts", output.name),
+        several => {
+            let names: Vec<String> = several.iter().map(|output| format!("'{}'", output.name)).collect();
+            format!("{}: {}", several.len(), names.join(", "))
+        }
+    };
+    Err(OutputError::NotOneOutput { outputs })
+}
+
+/// Where the outputs of a run are written.
+#[derive(Debug)]
+pub(crate) enum Destination {
+    /// To files in a staging folder.
+    Folder(Box<Staging>),
+    /// To a file that is copied to standard output in the end.
+    Stdout(Delivery),
+}
+
+/// What one output is written to.
+#[derive(Debug)]
+pub(crate) enum SinkFile {
+    /// A file that is created, and how errors call it.
+    Path { path: PathBuf, shown: PathBuf },
+    /// An unnamed file.
+    Unnamed(File),
+}
+
+impl Destination {
+    /// What an output is written to.
+    ///
+    /// # Errors
+    /// There are no descriptors left.
+    pub(crate) fn sink(&self, name: &str, part: Option<u32>) -> io::Result<SinkFile> {
+        match self {
+            Self::Folder(staging) => {
+                Ok(SinkFile::Path { path: staging.path(name, part), shown: staging.final_path(name, part) })
+            }
+            Self::Stdout(delivery) => delivery.0.try_clone().map(SinkFile::Unnamed),
+        }
+    }
+
+    /// How many bytes have been written to it.
+    pub(crate) fn length(&self, name: &str, part: Option<u32>) -> u64 {
+        let metadata = match self {
+            Self::Folder(staging) => std::fs::metadata(staging.path(name, part)),
+            Self::Stdout(delivery) => delivery.0.metadata(),
+        };
+        metadata.map_or(0, |metadata| metadata.len())
+    }
+
+    /// Where a reader of the report finds it.
+    pub(crate) fn final_path(&self, name: &str, part: Option<u32>) -> PathBuf {
+        match self {
+            Self::Folder(staging) => staging.final_path(name, part),
+            Self::Stdout(_) => "-".into(),
+        }
+    }
+}
+
+/// The output until it is final.
+#[derive(Debug)]
+pub(crate) struct Delivery(File);
+
+impl Delivery {
+    /// `folder`: for what is kept until the run has succeeded.
+    ///
+    /// # Errors
+    /// No file can be made there.
+    pub(crate) fn create(folder: &Path) -> io::Result<Self> {
+        crate::sink::unnamed_file(folder).map(Self)
+    }
+
+    /// Writes the output to standard output. That nobody reads it to its end is no error.
+    ///
+    /// # Errors
+    /// Standard output cannot be written.
+    pub(crate) fn deliver(mut self) -> io::Result<()> {
+        self.0.seek(SeekFrom::Start(0))?;
+        let mut out = io::stdout().lock();
+        match io::copy(&mut self.0, &mut out).and_then(|_| out.flush()) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            result => result,
+        }
+    }
+}
