@@ -48,7 +48,7 @@ pub static DEFAULTS: Bare = Bare {
 };
 
 fn tuned(address: SocketAddr, peer: IpAddr, identity: &Identity) -> Result<Endpoint, NodeError> {
-    bare_endpoint(address, identity, &QuicSettings::default().on_the_way_to(peer))
+    bare_endpoint(address, identity, &QuicSettings::default().for_peer(peer))
 }
 
 fn defaults(address: SocketAddr, _peer: IpAddr, identity: &Identity) -> Result<Endpoint, NodeError> {

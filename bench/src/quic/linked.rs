@@ -13,7 +13,7 @@ use dflow_protocol::wire::{FlowId, StreamKey};
 use dflow_protocol::{Epoch, RunId, SegmentId, StreamId};
 use dflow_shm::{Access, Landing, Memory, Segment, SegmentKind};
 use dflow_transport::quic::{Connection, QuicNode, QuicPath};
-use dflow_transport::{Chunk, Link, Local};
+use dflow_transport::{Chunk, FlowEvent, Link, Local};
 
 use crate::failure::{Failure, Trying};
 use crate::ours::WINDOW;
@@ -101,7 +101,7 @@ impl Linked {
         let (size, until) = (input.landing.size(), input.read + input.landing.size());
         if input.landing.is_ring() && until - input.landing.room().end >= size / ROOM_PARTS {
             input.landing.open(input.read..until);
-            self.link.room(input.flow, until);
+            self.link.credit(input.flow, until);
         }
     }
 
@@ -257,10 +257,6 @@ impl Streams {
 }
 
 impl Local for Streams {
-    fn subscribed(&mut self, flow: FlowId, _: StreamKey, _: u64) {
-        self.readers.push_back(flow);
-    }
-
     fn chunk(&mut self, flow: FlowId, at: u64, most: u64) -> Option<Chunk> {
         let output = (self.output.flow == Some(flow)).then_some(&self.output)?;
         let length = most.min(output.written.checked_sub(at)?);
@@ -268,37 +264,28 @@ impl Local for Streams {
         Some(Chunk::new(Arc::clone(&output.memory), start..start + usize::try_from(length).ok()?))
     }
 
-    fn release(&mut self, flow: FlowId, upto: u64) {
-        if self.output.flow == Some(flow) {
-            self.output.released = upto;
-        }
-    }
-
-    fn stuck(&mut self, _: FlowId, _: bool) {}
-
-    fn unsubscribed(&mut self, _: FlowId) {}
-
     fn landing(&mut self, flow: FlowId) -> Option<Arc<Landing>> {
         self.input(flow).map(|input| Arc::clone(&input.landing))
     }
 
-    fn commit(&mut self, flow: FlowId, upto: u64) {
-        if let Some(input) = self.input(flow) {
-            input.arrived = upto;
+    fn handle(&mut self, flow: FlowId, event: FlowEvent) {
+        match event {
+            FlowEvent::Subscribed { .. } => self.readers.push_back(flow),
+            FlowEvent::Acknowledged(upto) if self.output.flow == Some(flow) => self.output.released = upto,
+            FlowEvent::Arrived(upto) => {
+                if let Some(input) = self.input(flow) {
+                    input.arrived = upto;
+                }
+            }
+            FlowEvent::Finished(_) => {
+                if let Some(input) = self.input(flow) {
+                    input.ended = true;
+                }
+            }
+            FlowEvent::Aborted(reason) => self.failed = Some(reason),
+            _ => {}
         }
     }
-
-    fn ended(&mut self, flow: FlowId, _: u64) {
-        if let Some(input) = self.input(flow) {
-            input.ended = true;
-        }
-    }
-
-    fn aborted(&mut self, _: FlowId, reason: &str) {
-        self.failed = Some(reason.to_owned());
-    }
-
-    fn quiet(&mut self, _: FlowId) {}
 }
 
 /// The position in the written ring of the byte at a stream offset.

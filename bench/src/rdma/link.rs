@@ -7,7 +7,7 @@ use dflow_protocol::wire::{FlowId, StreamKey};
 use dflow_protocol::{Epoch, RunId, StreamId};
 use dflow_shm::{Doorbell, Idle, Landing, Listener, Memory, wait_at_most};
 use dflow_transport::rdma::{SPIN, default_idle};
-use dflow_transport::{Chunk, Link, Local};
+use dflow_transport::{Chunk, FlowEvent, Link, Local};
 
 use super::path::{RING, check, mark, ring, window};
 use super::{Chunks, Machine, Patience, Side, Transfer, Work, timed};
@@ -112,39 +112,25 @@ struct Streams {
 }
 
 impl Local for Streams {
-    fn subscribed(&mut self, flow: FlowId, _: StreamKey, _: u64) {
-        self.outgoing = Some(flow);
-    }
-
     fn chunk(&mut self, _: FlowId, at: u64, most: u64) -> Option<Chunk> {
         let length = most.min(self.written.checked_sub(at)?) as usize;
         let start = (at % self.sink.size()) as usize;
         Some(Chunk::new(Arc::clone(&self.source), start..start + length))
     }
 
-    fn release(&mut self, _: FlowId, upto: u64) {
-        self.released = upto;
-    }
-
-    fn stuck(&mut self, _: FlowId, _: bool) {}
-
-    fn unsubscribed(&mut self, _: FlowId) {}
-
     fn landing(&mut self, _: FlowId) -> Option<Arc<Landing>> {
         Some(Arc::clone(&self.sink))
     }
 
-    fn commit(&mut self, _: FlowId, upto: u64) {
-        self.arrived = upto;
+    fn handle(&mut self, flow: FlowId, event: FlowEvent) {
+        match event {
+            FlowEvent::Subscribed { .. } => self.outgoing = Some(flow),
+            FlowEvent::Acknowledged(upto) => self.released = upto,
+            FlowEvent::Arrived(upto) => self.arrived = upto,
+            FlowEvent::Aborted(reason) => self.aborted = Some(reason),
+            _ => {}
+        }
     }
-
-    fn ended(&mut self, _: FlowId, _: u64) {}
-
-    fn aborted(&mut self, _: FlowId, reason: &str) {
-        self.aborted = Some(reason.to_owned());
-    }
-
-    fn quiet(&mut self, _: FlowId) {}
 }
 
 struct Driver {
@@ -217,7 +203,7 @@ impl Driver {
         streams.read = streams.arrived;
         let room = streams.read..streams.read + streams.sink.size();
         streams.sink.open(room.clone());
-        self.link.room(self.incoming, room.end);
+        self.link.credit(self.incoming, room.end);
     }
 }
 

@@ -11,7 +11,7 @@ use dflow_shm::{Access, Doorbell, Idle, Landing, Listener, Memory, Segment, Segm
 use dflow_transport::identity::{ClusterCa, Identity};
 use dflow_transport::quic::{Connection, QuicNode, QuicSettings};
 use dflow_transport::rdma::{RdmaConfig, RdmaPath};
-use dflow_transport::{Chunk, Link, Local};
+use dflow_transport::{Chunk, FlowEvent, Link, Local};
 use dflow_verbs::{MemoryRegion, ProtectionDomain, RegionAccess};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
@@ -276,35 +276,25 @@ struct Small {
 }
 
 impl Local for Small {
-    fn subscribed(&mut self, flow: FlowId, stream: StreamKey, _: u64) {
-        self.subscribed.push((flow, stream));
-        self.last = stream.stream == StreamId(LAST);
-    }
-
     fn chunk(&mut self, _: FlowId, at: u64, most: u64) -> Option<Chunk> {
         let end = SMALL.min(at + most) as usize;
         Some(Chunk::new(Arc::clone(&self.memory), at as usize..end))
     }
 
-    fn release(&mut self, _: FlowId, _: u64) {}
-
-    fn stuck(&mut self, _: FlowId, _: bool) {}
-
-    fn unsubscribed(&mut self, _: FlowId) {}
-
     fn landing(&mut self, _: FlowId) -> Option<Arc<Landing>> {
         Some(Arc::clone(&self.sink))
     }
 
-    fn commit(&mut self, _: FlowId, _: u64) {}
-
-    fn ended(&mut self, _: FlowId, _: u64) {
-        self.ended = true;
+    fn handle(&mut self, flow: FlowId, event: FlowEvent) {
+        match event {
+            FlowEvent::Subscribed { stream, .. } => {
+                self.subscribed.push((flow, stream));
+                self.last = stream.stream == StreamId(LAST);
+            }
+            FlowEvent::Finished(_) => self.ended = true,
+            _ => {}
+        }
     }
-
-    fn aborted(&mut self, _: FlowId, _: &str) {}
-
-    fn quiet(&mut self, _: FlowId) {}
 }
 
 fn streams(machine: &mut Machine, note: &mut impl FnMut(Duration)) -> Result<(), Failure> {

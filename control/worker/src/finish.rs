@@ -1,12 +1,14 @@
 //! The report of a run.
 
 use crate::cluster::Members;
+use crate::nodes::Place;
 use crate::output::Destination;
 use crate::report::{
     AttemptReport, LinkReport, NodeReport, OutputReport, RunEnd, RunError, RunReport, invocation_name,
 };
 use crate::run::{Driver, nanos};
 use dflow_scheduler::{AttemptEnd, InstanceKind};
+use dflow_transport::{LinkStats, PathKind};
 use std::time::Duration;
 
 impl Driver<'_> {
@@ -63,28 +65,35 @@ impl Driver<'_> {
     }
 
     fn link_reports(&self) -> Vec<LinkReport> {
-        let own = self.host.links().map(|(place, link)| LinkReport {
-            from: self.nodes.name_of(0).to_owned(),
-            node: self.nodes.name_of(place).to_owned(),
-            path: link.path.map(|path| path.to_string()),
-            why_not_rdma: self.members.as_ref().and_then(|members| members.why_not_rdma(place)),
-            paths: link.traffic.paths,
-            bytes_sent: link.traffic.sent,
-            bytes_received: link.traffic.received,
-            violations: link.traffic.violations,
+        let own = self.host.links().map(|(place, stats)| {
+            let why_not_rdma = self.members.as_ref().and_then(|members| members.why_not_rdma(place));
+            self.link_report((0, place), stats, stats.path, why_not_rdma)
         });
         let others = self.members.iter().flat_map(Members::ways);
-        let others = others.map(|(place, way)| LinkReport {
-            from: self.nodes.name_of(place).to_owned(),
-            node: self.nodes.name_of(way.place).to_owned(),
-            path: way.path.clone(),
-            why_not_rdma: way.why_not_rdma.clone(),
-            paths: way.paths,
-            bytes_sent: way.sent,
-            bytes_received: way.received,
-            violations: way.violations,
+        let others = others.map(|(place, way)| {
+            self.link_report((place, way.place), &way.stats, way.stats.last_path, way.why_not_rdma.clone())
         });
         own.chain(others).collect()
+    }
+
+    fn link_report(
+        &self,
+        (from, to): (Place, Place),
+        stats: &LinkStats,
+        path: Option<PathKind>,
+        why_not_rdma: Option<String>,
+    ) -> LinkReport {
+        let total = stats.total();
+        LinkReport {
+            from: self.nodes.name_of(from).to_owned(),
+            node: self.nodes.name_of(to).to_owned(),
+            path: path.map(|path| path.to_string()),
+            why_not_rdma,
+            paths: stats.paths,
+            bytes_sent: total.sent,
+            bytes_received: total.received,
+            violations: stats.violations,
+        }
     }
 
     fn attempt_reports(&self, over: bool) -> Vec<AttemptReport> {

@@ -1,21 +1,22 @@
-//! The thread that carries a node's streams to and from other nodes.
+//! The carrier: the thread that carries a node's streams to and from other nodes.
 //!
-//! To the store it is an attempt like any other ([`dflow_ports::Attachment`]), so epochs, credit, retention and
-//! spilling need nothing of their own between nodes: a stream that another node reads has one more reader here, and a
-//! stream that comes from another node has a producer here. So a stream crosses to a node once, however many read it
-//! there, and a node that has a stream can pass it on.
+//! The store treats the carrier as one more attempt ([`dflow_ports::Attachment`]), so epochs, credit, retention and spilling
+//! need no second mechanism between nodes: a stream that another node reads has one more reader here, and a stream that
+//! comes from another node has a producer here. A stream therefore crosses to a node once, however many functions read it
+//! there, and a node can forward a stream that it has.
 //!
-//! Above it are `dflow-transport`, whose [`Link`] decides what is sent, and `dflow-ports`, through which it reads and writes;
-//! the worker tells it which streams cross ([`Command`]).
+//! It stands on `dflow-transport`, whose [`Link`] decides what is sent, and on `dflow-ports`, through which it reads and writes.
+//! The worker tells it which streams cross ([`Command`]). Streams are named by run, stream and epoch: the streams of many runs
+//! share the carrier and its links, and the end of a run drops its streams alone ([`Command::DropRun`]).
 
 mod ports;
 mod streams;
 
 use dflow_ports::Attachment;
-use dflow_protocol::PortId;
 use dflow_protocol::wire::StreamKey;
+use dflow_protocol::{PortId, RunId};
 use dflow_shm::{Doorbell, Listener, Wait, Watchers};
-use dflow_transport::{Link, LinkEvent, Path, PathKind, Traffic};
+use dflow_transport::{Link, LinkEvent, LinkStats, Path};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -25,62 +26,52 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use streams::Streams;
 
-/// Another node: its place in the list of nodes that both sides were given.
+/// Another node: its index in the list of nodes that both sides have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub u32);
 
-/// Ports whose words the carrier watches itself while it sleeps; other threads watch those that were active longer ago. As
-/// many as one sleep can watch well.
+/// The number of ports that the carrier itself watches while it sleeps: those that were active last. Other threads watch the
+/// rest. One futex wait on many more words costs more than the wake-up that it saves.
 const WATCHED: usize = 64;
-/// How often a silent path is looked at.
+/// The interval of liveness checks and reports.
 const TICK: Duration = Duration::from_millis(100);
-/// A thread that has not ended so long after it was told to is cut off from the store.
+/// The time that the thread has to end by itself before its socket to the store is shut down.
 const ORDERLY: Duration = Duration::from_millis(100);
 
-/// What the carrier is told.
+/// A command to the carrier.
 pub enum Command {
-    /// A peer may read this stream, through this port of the store.
+    /// The peer may read this stream, through this port of the store.
     Export(NodeId, StreamKey, PortId),
-    /// A stream comes from a peer, through this port of the store.
+    /// This stream comes from the peer, through this port of the store.
     Import(NodeId, StreamKey, PortId),
-    /// The epoch is over: it is read from nobody and by nobody any more.
+    /// This epoch of a stream is aborted: it comes from no peer and goes to none any more.
     Drop(StreamKey),
-    /// From now on this path connects the peer; its number is the same on both sides.
+    /// The run is over: none of its streams comes from a peer or goes to one any more.
+    DropRun(RunId),
+    /// Use this path to the peer from now on; its number is the same on both sides.
     Connect(NodeId, Box<dyn Path>, u64),
-    /// The path to the peer is not to be used any more.
+    /// Close the path to the peer.
     Disconnect(NodeId),
-    /// The peer is gone.
-    GiveUp(NodeId, String),
-    /// Report the traffic with every peer, and then that this was all.
+    /// Report the figures of every link, then [`Report::Summed`].
     Sum,
 }
 
-/// What the carrier says.
+/// A report of the carrier.
 #[derive(Debug)]
 pub enum Report {
-    /// A stream will not come, or not all of it. That its other end has given it up is not said here: there it is known
-    /// why.
+    /// A stream does not come any further, for a reason on this node. A stream that the peer aborted is not reported here: the
+    /// peer's node reports the reason.
     ImportFailed(StreamKey, String),
-    /// A stream of this node's cannot be read, so that its peers do not get all of it.
+    /// A stream of this node cannot be read, so that the peers do not get all of it.
     ExportFailed(StreamKey, String),
-    /// The path of this number is dead, or was closed because the peer broke the protocol.
+    /// The path of this number is lost, or was closed because the peer broke the protocol.
     Path(NodeId, u64, LinkEvent),
-    /// What has passed between this node and a peer so far, over what kind of path, and what is on its way. Said at least
-    /// before each new path, so that what has passed over which can be told.
-    Traffic(NodeId, Traffic, Option<PathKind>, Crossing),
-    /// The answer to [`Command::Sum`]: what was said before holds for now.
+    /// The figures of the link to a peer. Reported when they have changed, ten times a second.
+    Stats(NodeId, LinkStats),
+    /// The answer to [`Command::Sum`]: the figures that were reported before it are current.
     Summed,
     /// The carrier cannot go on.
     Failed(String),
-}
-
-/// Streams that cross between this node and a peer at present.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Crossing {
-    /// Those that come from it.
-    pub coming: usize,
-    /// Those that it reads.
-    pub going: usize,
 }
 
 /// The carrier's thread. Dropping it ends it.
@@ -95,11 +86,11 @@ pub struct Carrier {
 }
 
 impl Carrier {
-    /// Starts the thread over the other end of its socket to the store. `life`: a random number of this process;
-    /// `silence`: after so long without a sign of life a path is lost; `report` is called on the thread.
+    /// Starts the thread. `socket`: its end of the socket to the store; `life`: a random number of this process; `silence`: a
+    /// path that is silent for this long is lost; `report` is called on the thread.
     ///
     /// # Errors
-    /// If there are no more descriptors or threads.
+    /// If the process has no more descriptors or threads.
     pub fn start(
         socket: OwnedFd,
         life: u64,
@@ -128,18 +119,18 @@ impl Carrier {
     /// Queues a command and wakes the thread.
     pub fn tell(&self, command: Command) {
         if let Some(commands) = &self.commands {
-            // When the thread has ended, it has said why.
+            // Fails only after the thread has ended, which it has reported.
             let _ = commands.send(command);
             self.bell.ring();
         }
     }
 
-    /// Ends the thread. Before this returns it reports the traffic with every peer, as it is at the end.
+    /// Ends the thread. Before this returns, it reports the final figures of every link.
     pub fn finish(self) {
         drop(self);
     }
 
-    /// What wakes the thread: for the paths that are made for it.
+    /// The waker of the thread, for the paths that it drives.
     pub fn waker(&self) -> Waker {
         self.bell.waker()
     }
@@ -149,12 +140,13 @@ impl Drop for Carrier {
     fn drop(&mut self) {
         self.commands = None;
         self.bell.ring();
-        // Whoever ends it may be the one that the store runs on: then nobody answers a thread that waits for the store.
+        // The caller may be the thread that runs the store: then nobody answers a carrier that waits for the store, and only
+        // shutting down its socket wakes it.
         if self.ended.recv_timeout(ORDERLY) == Err(RecvTimeoutError::Timeout) {
             let _ = rustix::net::shutdown(&self.store, rustix::net::Shutdown::Both);
         }
         if let Some(thread) = self.thread.take() {
-            // It ends when its queue does; a panic there has been printed already.
+            // It ends with its queue of commands. A panic there has been printed already.
             let _ = thread.join();
         }
     }
@@ -163,7 +155,8 @@ impl Drop for Carrier {
 struct Peer {
     link: Link,
     streams: Streams,
-    told: (Traffic, Crossing),
+    /// The figures that were reported last.
+    reported: LinkStats,
 }
 
 struct Worker<'a> {
@@ -179,30 +172,25 @@ struct Worker<'a> {
 
 impl Peer {
     fn new(life: u64) -> Self {
-        Self { link: Link::new(life), streams: Streams::default(), told: Default::default() }
+        Self { link: Link::new(life), streams: Streams::default(), reported: Default::default() }
     }
 
-    fn passed(&self) -> (Traffic, Crossing) {
-        (self.link.traffic(), self.streams.crossing())
-    }
-
-    /// Uses a new path. What became of the one before is said first, under that one's number.
+    /// Uses a new path. Events and figures of the one before are reported first, under that one's number.
     fn connect(&mut self, id: NodeId, path: Box<dyn Path>, number: u64, report: &dyn Fn(Report)) {
-        self.tell_events(id, report);
-        self.tell(id, report);
+        self.report_events(id, report);
+        self.report_stats(id, report);
         self.link.connect(path, number);
     }
 
-    fn tell_events(&mut self, id: NodeId, report: &dyn Fn(Report)) {
+    fn report_events(&mut self, id: NodeId, report: &dyn Fn(Report)) {
         for event in self.link.take_events() {
             report(Report::Path(id, self.link.incarnation(), event));
         }
     }
 
-    fn tell(&mut self, id: NodeId, report: &dyn Fn(Report)) {
-        self.told = self.passed();
-        let (traffic, crossing) = self.told;
-        report(Report::Traffic(id, traffic, self.link.path_kind(), crossing));
+    fn report_stats(&mut self, id: NodeId, report: &dyn Fn(Report)) {
+        self.reported = self.link.stats();
+        report(Report::Stats(id, self.reported));
     }
 }
 
@@ -214,7 +202,7 @@ impl Worker<'_> {
             self.listener.hear();
             let news = self.attachment.news();
             if seen.replace(news) != Some(news) {
-                self.wake_those_with_mail();
+                self.wake_ports_with_messages();
             }
             for port in self.watchers.take_news() {
                 self.wake(PortId(u32::try_from(port).unwrap_or(u32::MAX)));
@@ -228,8 +216,8 @@ impl Worker<'_> {
                     }
                     Err(std::sync::mpsc::TryRecvError::Empty) => break,
                     Err(std::sync::mpsc::TryRecvError::Disconnected) => {
-                        // Short runs are over before the first tick.
-                        self.tell_all();
+                        // A short run is over before the first tick, and would otherwise report nothing.
+                        self.report_all();
                         return Ok(());
                     }
                 }
@@ -238,7 +226,7 @@ impl Worker<'_> {
             for (&id, peer) in &mut self.peers {
                 busy |= peer.streams.look(&mut peer.link, now);
                 busy |= peer.link.step(&mut peer.streams);
-                peer.tell_events(id, self.report);
+                peer.report_events(id, self.report);
                 for failure in peer.streams.take_failures() {
                     (self.report)(failure);
                 }
@@ -253,10 +241,10 @@ impl Worker<'_> {
         }
     }
 
-    fn wake_those_with_mail(&mut self) {
+    fn wake_ports_with_messages(&mut self) {
         match self.attachment.ports_with_mail() {
             Ok(ports) => ports.into_iter().for_each(|port| self.wake(port)),
-            // The store is gone: each of them finds that.
+            // The store is gone. Every port finds that out by itself.
             Err(_) => self.peers.values_mut().for_each(|peer| peer.streams.wake_all()),
         }
     }
@@ -286,36 +274,40 @@ impl Worker<'_> {
                     peer.streams.drop_stream(&mut peer.link, stream);
                 }
             }
+            Command::DropRun(run) => {
+                for peer in self.peers.values_mut() {
+                    peer.streams.drop_run(&mut peer.link, run);
+                }
+            }
             Command::Connect(id, path, number) => {
                 let report = self.report;
                 self.peer(id).connect(id, path, number, report);
             }
             Command::Disconnect(id) => self.peer(id).link.disconnect(),
-            Command::GiveUp(id, reason) => self.peer(id).link.give_up(&reason),
             Command::Sum => {
-                self.tell_all();
+                self.report_all();
                 (self.report)(Report::Summed);
             }
         }
     }
 
-    fn tell_all(&mut self) {
+    fn report_all(&mut self) {
         for (&id, peer) in &mut self.peers {
-            peer.tell(id, self.report);
+            peer.report_stats(id, self.report);
         }
     }
 
     fn tick(&mut self, now: Instant) {
         for (&id, peer) in &mut self.peers {
             peer.link.tick(now, self.silence);
-            peer.tell_events(id, self.report);
-            if peer.told != peer.passed() {
-                peer.tell(id, self.report);
+            peer.report_events(id, self.report);
+            if peer.reported != peer.link.stats() {
+                peer.report_stats(id, self.report);
             }
         }
     }
 
-    /// Says what was put off, and waits.
+    /// Sends what was delayed, and waits.
     fn rest(&mut self, news: u64, now: Instant) {
         let mut limit = TICK;
         let most = WATCHED / self.peers.len().max(1);
@@ -370,7 +362,7 @@ mod tests {
         }
         assert!(peer.link.path_kind().is_none() && lost.borrow().is_empty());
         peer.connect(id, Box::new(second), 2, &report);
-        peer.tell_events(id, &report);
+        peer.report_events(id, &report);
         assert_eq!(*lost.borrow(), [1]);
     }
 }

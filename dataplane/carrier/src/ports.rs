@@ -1,13 +1,13 @@
-//! Ports that are looked at, and those that are not because nothing can have happened to them.
+//! A map whose entries are awake or asleep, so that idle streams cost nothing in each turn of the carrier.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::hash::Hash;
 
-/// A map has at most about so many places for each that is used.
+/// A map with more than about this many slots for each entry is shrunk.
 const SPARSE: usize = 8;
 
-/// Values by their key, each either awake or asleep. Going through those that are awake does not touch the others.
+/// Values by key, each awake or asleep. Iteration over those that are awake does not touch the others.
 #[derive(Debug)]
 pub(super) struct Ports<K, V> {
     awake: HashMap<K, V>,
@@ -21,7 +21,7 @@ impl<K, V> Default for Ports<K, V> {
 }
 
 impl<K: Hash + Eq + Copy, V> Ports<K, V> {
-    /// A new one is awake.
+    /// Inserts a value, awake.
     pub(super) fn insert(&mut self, key: K, value: V) -> Option<V> {
         let before = self.asleep.remove(&key);
         self.awake.insert(key, value).or(before)
@@ -42,11 +42,7 @@ impl<K: Hash + Eq + Copy, V> Ports<K, V> {
         self.awake.get(key).or_else(|| self.asleep.get(key))
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.awake.len() + self.asleep.len()
-    }
-
-    /// Wakes it, if it is asleep: `woken` is called then.
+    /// Wakes a value. `woken` is called if it was asleep.
     pub(super) fn wake(&mut self, key: &K, woken: impl FnOnce(&mut V)) -> Option<&mut V> {
         if let Some(mut value) = self.asleep.remove(key) {
             woken(&mut value);
@@ -55,10 +51,10 @@ impl<K: Hash + Eq + Copy, V> Ports<K, V> {
         self.awake.get_mut(key)
     }
 
-    /// Lets those fall asleep for which this holds.
-    pub(super) fn lull(&mut self, mut sleeps: impl FnMut(&K, &mut V) -> bool) {
+    /// Puts the awake values to sleep for which `sleeps` holds.
+    pub(super) fn put_to_sleep(&mut self, mut sleeps: impl FnMut(&K, &mut V) -> bool) {
         self.asleep.extend(self.awake.extract_if(|key, value| sleeps(key, value)));
-        // Going through a map takes as long as it was ever large.
+        // Iteration over a map takes time in its capacity, which never shrinks by itself.
         if self.awake.capacity() > SPARSE * (self.awake.len() + SPARSE) {
             self.awake.shrink_to_fit();
         }

@@ -1,79 +1,79 @@
-//! This node's streams as one link sees them.
+//! The streams of one link, on the store's side.
 
+use crate::Report;
 use crate::ports::Ports;
-use crate::{Crossing, Report};
 use dflow_ports::{Incoming, Outgoing, ReadError, RoomFor, WriteError};
-use dflow_protocol::PortId;
 use dflow_protocol::limits::ARENA_SLOT;
 use dflow_protocol::wire::{FlowId, StreamKey};
+use dflow_protocol::{PortId, RunId};
 use dflow_shm::{Landing, Memory, PeerWord, Staging, Wait, Watchers};
-use dflow_transport::{Chunk, Link, Local};
+use dflow_transport::{Chunk, FlowEvent, Link, Local};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-/// The size of the buffers through which bytes of files pass, in bytes.
+/// The size of the buffers for bytes that are read from files, in bytes.
 const STAGING: usize = 256 * 1024;
 
 /// The streams that pass between this node and one other.
 ///
-/// Only those are looked at to which something can have happened: those that are awake. What wakes a stream: the link has
-/// something for it, or wants something of it; a message of the store; a word for which it waits, where [`Watchers`] watch
-/// that or the carrier itself does.
+/// Only streams that are awake are polled. A stream is woken by the link, by a message of the store, or by the shared word that
+/// it waits for, which the carrier itself or [`Watchers`] watch.
 pub(super) struct Streams {
     exports: Ports<StreamKey, Export>,
     imports: Ports<FlowId, Import>,
-    /// What the peer reads.
+    /// The flows that the peer reads.
     readers: BTreeMap<FlowId, StreamKey>,
     /// The same, by stream.
     flows: HashMap<StreamKey, FlowId>,
-    places: HashMap<PortId, Place>,
-    /// Ports that were woken although they are watched.
+    owners: HashMap<PortId, PortOwner>,
+    /// Ports that were woken while watchers had their words: the watchers have to forget them.
     unwatched: Vec<PortId>,
-    /// How often they have been looked at.
+    /// The number of polls so far.
     turn: u64,
     failures: Vec<Report>,
     staging: Staging,
 }
 
-/// Whose port it is.
+/// The stream that a port belongs to.
 #[derive(Clone, Copy, Debug)]
-enum Place {
+enum PortOwner {
     Export(StreamKey),
     Import(FlowId),
 }
 
-/// A stream of this node's.
+/// A stream of this node that the peer may read.
 struct Export {
     stream: Outgoing,
     watch: Watch,
     flow: Option<FlowId>,
-    /// The memory of which the link was told that it is going to be sent from.
+    /// The memory that was announced to the link.
     ready: Weak<Memory>,
-    /// Bytes that were lent and that the peer does not have yet, with the stream offset of the first of each.
+    /// Lent bytes that are not acknowledged, each chunk with its stream offset.
     lent: VecDeque<(u64, Chunk)>,
-    /// What the link knows of it.
-    told: u64,
+    /// The watermark that the link knows.
+    announced: u64,
     finished: bool,
 }
 
-/// A stream of the peer's.
+/// A stream that comes from the peer.
 struct Import {
     stream: Incoming,
     watch: Watch,
     key: StreamKey,
-    told: u64,
+    /// Bytes below this offset may be sent by the peer.
+    credit: u64,
     stuck: bool,
-    /// Nobody reads it any more; something may still be under way.
+    /// It is unsubscribed; bytes may still be in flight.
     closing: bool,
 }
 
-/// What a port waits for, and who waits.
+/// What a port waits for, and which thread watches it.
 struct Watch {
     port: PortId,
-    /// The turn in which something happened last.
+    /// The turn of the last activity.
     active: u64,
-    /// The watchers have its word.
+    /// [`Watchers`] watch its word.
     is_watched: bool,
 }
 
@@ -84,7 +84,7 @@ impl Default for Streams {
             imports: Ports::default(),
             readers: BTreeMap::new(),
             flows: HashMap::new(),
-            places: HashMap::new(),
+            owners: HashMap::new(),
             unwatched: Vec::new(),
             turn: 0,
             failures: Vec::new(),
@@ -94,22 +94,23 @@ impl Default for Streams {
 }
 
 impl Streams {
-    /// The peer may read this stream, or does already.
+    /// The peer may read this stream, or has subscribed to it already.
     pub(super) fn export(&mut self, key: StreamKey, port: PortId, stream: Outgoing) {
         let flow = self.flows.get(&key).copied();
         let watch = Watch::new(port);
-        self.places.insert(port, Place::Export(key));
+        self.owners.insert(port, PortOwner::Export(key));
         let (ready, lent) = (Weak::new(), VecDeque::new());
-        let before = self.exports.insert(key, Export { stream, watch, flow, ready, lent, told: 0, finished: false });
+        let before =
+            self.exports.insert(key, Export { stream, watch, flow, ready, lent, announced: 0, finished: false });
         if let Some(before) = before {
-            self.places.remove(&before.watch.port);
+            self.owners.remove(&before.watch.port);
             self.unwatched.push(before.watch.port);
         }
     }
 
     /// This stream comes from the peer.
     pub(super) fn import(&mut self, link: &mut Link, key: StreamKey, port: PortId, mut stream: Incoming) {
-        // The first window is there already, if it is a slot of the arena; bytes come into it inside of messages.
+        // The arena slot is there from the beginning. It gets no grant: its bytes travel inside messages.
         let until = match stream.room(Instant::now()) {
             Ok(RoomFor::Until(until, _)) if is_first(stream.landing()) => until,
             _ => 0,
@@ -117,25 +118,34 @@ impl Streams {
         match link.subscribe(key, until) {
             Ok(flow) => {
                 let watch = Watch::new(port);
-                self.places.insert(port, Place::Import(flow));
-                let import = Import { stream, watch, key, told: until, stuck: false, closing: false };
+                self.owners.insert(port, PortOwner::Import(flow));
+                let import = Import { stream, watch, key, credit: until, stuck: false, closing: false };
                 self.imports.insert(flow, import);
             }
             Err(error) => self.failures.push(Report::ImportFailed(key, error.to_string())),
         }
     }
 
-    /// The epoch is over.
+    /// The epoch is aborted.
     pub(super) fn drop_stream(&mut self, link: &mut Link, key: StreamKey) {
-        if let Some(Export { flow: Some(flow), .. }) = self.remove_export(key) {
-            link.abort(flow, "its epoch was aborted");
-        }
+        self.drop_export(link, key, "its epoch was aborted");
         for (&flow, import) in self.imports.all_mut().filter(|(_, import)| import.key == key) {
             import.close(link, flow);
         }
     }
 
-    /// Looks what has been written and read on this node; whether it was something.
+    /// The run is over.
+    pub(super) fn drop_run(&mut self, link: &mut Link, run: RunId) {
+        let keys: Vec<StreamKey> = self.exports.all_mut().map(|(key, _)| *key).filter(|key| key.run() == run).collect();
+        for key in keys {
+            self.drop_export(link, key, "its run is over");
+        }
+        for (&flow, import) in self.imports.all_mut().filter(|(_, import)| import.key.run() == run) {
+            import.close(link, flow);
+        }
+    }
+
+    /// Polls the awake streams. Returns whether anything was written or read on this node.
     pub(super) fn look(&mut self, link: &mut Link, now: Instant) -> bool {
         let mut busy = false;
         self.turn += 1;
@@ -157,16 +167,11 @@ impl Streams {
         busy
     }
 
-    /// How many are on their way.
-    pub(super) fn crossing(&self) -> Crossing {
-        Crossing { coming: self.imports.len(), going: self.readers.len() }
-    }
-
-    /// Something may have happened to this port; whether it is one of these streams'.
+    /// Something may have happened to this port. Returns whether it belongs to one of these streams.
     pub(super) fn wake(&mut self, port: PortId) -> bool {
-        match self.places.get(&port) {
-            Some(&Place::Export(key)) => _ = self.wake_export(&key),
-            Some(&Place::Import(flow)) => _ = self.wake_import(flow),
+        match self.owners.get(&port) {
+            Some(&PortOwner::Export(key)) => _ = self.wake_export(&key),
+            Some(&PortOwner::Import(flow)) => _ = self.wake_import(flow),
             None => return false,
         }
         true
@@ -174,26 +179,26 @@ impl Streams {
 
     /// Something may have happened to every port.
     pub(super) fn wake_all(&mut self) {
-        for port in self.places.keys().copied().collect::<Vec<_>>() {
+        for port in self.owners.keys().copied().collect::<Vec<_>>() {
             self.wake(port);
         }
     }
 
-    /// Nothing is to be done at present. Streams that wait for nothing on this node fall asleep, and of those that wait for
-    /// a word of somebody's only the `most` that were active last stay awake, if there are more.
+    /// Prepares for sleep. Streams that wait for nothing on this node go to sleep; of those that wait for a word, the `most`
+    /// that were active last stay awake, and watchers take over the others.
     pub(super) fn rest(&mut self, most: usize, watchers: &mut Watchers) {
         for port in self.unwatched.drain(..) {
             watchers.forget(port.0.into());
         }
-        self.exports.lull(|_, export| !export.waits());
-        self.imports.lull(|_, import| !import.waits());
+        self.exports.put_to_sleep(|_, export| !export.waits());
+        self.imports.put_to_sleep(|_, import| !import.waits());
         let exports = self.exports.awake().map(|export| export.watch.active);
         let imports = self.imports.awake().map(|import| import.watch.active);
         let mut active: Vec<u64> = exports.chain(imports).collect();
         if active.len() <= most {
             return;
         }
-        // Half of them, so that this is not due again at once.
+        // Down to half of `most`: otherwise the next active stream would make this due again.
         let mut left = active.len() - most / 2;
         let (_, &mut last, _) = active.select_nth_unstable(left - 1);
         let mut list = Vec::new();
@@ -202,29 +207,29 @@ impl Streams {
             left -= usize::from(leaves);
             leaves
         };
-        self.exports.lull(|_, export| leave(&mut export.watch, Some(export.stream.as_wait())));
-        self.imports.lull(|_, import| {
+        self.exports.put_to_sleep(|_, export| leave(&mut export.watch, Some(export.stream.as_wait())));
+        self.imports.put_to_sleep(|_, import| {
             import.stream.look_again_at().is_none() && leave(&mut import.watch, import.stream.as_wait())
         });
         if let Err(error) = watchers.watch(&mut list) {
-            tracing::warn!(%error, "cannot start a thread that watches idle streams: they are looked at now and then");
+            tracing::warn!(%error, "cannot start a thread that watches idle streams: they are polled at intervals");
         }
         for (name, ..) in list {
             self.wake(PortId(u32::try_from(name).unwrap_or(u32::MAX)));
         }
     }
 
-    /// Streams that will not come, and those that cannot be read.
+    /// The failures since the last call.
     pub(super) fn take_failures(&mut self) -> Vec<Report> {
         std::mem::take(&mut self.failures)
     }
 
-    /// When [`Streams::look`] is due although nothing has happened.
+    /// When [`Streams::look`] is due without any event.
     pub(super) fn look_again_at(&self) -> Option<Instant> {
         self.imports.awake().filter(|import| !import.closing).filter_map(|import| import.stream.look_again_at()).min()
     }
 
-    /// Adds what can end a wait, and is not watched by others.
+    /// Adds the ports that the carrier itself has to watch.
     pub(super) fn wait_for<'a>(&'a mut self, ports: &mut Vec<&'a mut dyn Wait>) {
         ports.extend(self.exports.awake_mut().filter(|(_, it)| it.waits()).map(|(_, export)| export.stream.as_wait()));
         ports.extend(
@@ -241,7 +246,7 @@ impl Watch {
         Self { port, active: 0, is_watched: false }
     }
 
-    /// Notes whether something has happened.
+    /// Records activity.
     fn note(&mut self, did: bool, turn: u64) -> bool {
         if did {
             self.active = turn;
@@ -249,9 +254,10 @@ impl Watch {
         did
     }
 
-    /// Leaves the port to the watchers, unless something has happened to it already. One that waits for a message of the
-    /// store has no word to be watched.
+    /// Hands the port over to the watchers, unless something has happened to it already. A port that waits for a message of
+    /// the store has no word to watch.
     fn leave(&mut self, port: &mut dyn Wait, list: &mut Vec<(u64, PeerWord, u64)>) -> bool {
+        // Announced before the check: a writer that has not seen the ticket has written before it.
         port.announce();
         if port.ready() {
             port.retract();
@@ -264,7 +270,7 @@ impl Watch {
         true
     }
 
-    /// The port is looked at again.
+    /// The carrier polls the port again.
     fn resume(&mut self, port: Option<&mut dyn Wait>, unwatched: &mut Vec<PortId>) {
         if std::mem::take(&mut self.is_watched) {
             unwatched.push(self.port);
@@ -275,15 +281,15 @@ impl Watch {
     }
 }
 
-/// Whether this is the window with which every stream begins; bytes come into it inside of messages.
+/// Whether this is the arena slot, with which every stream begins.
 fn is_first(landing: Option<&Arc<Landing>>) -> bool {
     landing.is_some_and(|landing| landing.base() == 0 && landing.size() <= ARENA_SLOT)
 }
 
 impl Export {
-    /// Whether it waits for its producer: while there are bytes that were not lent, it is the peer that does not go on.
+    /// Whether it waits for its producer. While there are bytes that were not lent, it waits for the peer.
     fn waits(&self) -> bool {
-        self.flow.is_some() && !self.finished && self.stream.position() >= self.told
+        self.flow.is_some() && !self.finished && self.stream.position() >= self.announced
     }
 
     fn look(&mut self, link: &mut Link) -> Result<bool, ReadError> {
@@ -294,9 +300,9 @@ impl Export {
                     self.ready = Arc::downgrade(memory);
                     link.ready(memory);
                 }
-                let busy = length > self.told || finished;
-                if length > self.told {
-                    self.told = length;
+                let busy = length > self.announced || finished;
+                if length > self.announced {
+                    self.announced = length;
                     link.available(flow, length);
                 }
                 if finished {
@@ -319,7 +325,7 @@ impl Export {
             let length = chunk.len().checked_sub(skip)?.min(usize::try_from(most).ok()?);
             Some(chunk.part(skip..skip + length))
         };
-        // The next byte is usually the one behind the last that was lent; after a lost path it is further back.
+        // Behind the last lent byte, except after a lost path: then bytes that were lent before are sent again.
         if at < self.stream.position() {
             let index = self.lent.partition_point(|(offset, _)| *offset <= at).checked_sub(1);
             return Ok(index.and_then(|index| self.lent.get(index)).and_then(|(offset, chunk)| cut(*offset, chunk)));
@@ -347,14 +353,14 @@ impl Export {
 }
 
 impl Import {
-    /// Whether it waits for something on this node.
+    /// Whether it waits for anything on this node.
     fn waits(&self) -> bool {
         self.waits_for_readers() || (!self.closing && self.stream.look_again_at().is_some())
     }
 
-    /// Whether it waits for its readers: while there is room, it is the peer that does not go on.
+    /// Whether it waits for its readers. While there is credit left, it waits for the peer.
     fn waits_for_readers(&self) -> bool {
-        !self.closing && self.stream.written() >= self.told
+        !self.closing && self.stream.written() >= self.credit
     }
 
     fn look(&mut self, link: &mut Link, flow: FlowId, now: Instant) -> Result<bool, WriteError> {
@@ -366,10 +372,10 @@ impl Import {
                 self.set_stuck(link, flow, false);
                 match window {
                     Some(landing) => link.window(flow, &landing, until),
-                    None if until > self.told => link.room(flow, until),
+                    None if until > self.credit => link.credit(flow, until),
                     None => return Ok(false),
                 }
-                self.told = until;
+                self.credit = until;
                 Ok(true)
             }
             RoomFor::Nothing => Ok(false),
@@ -412,21 +418,27 @@ impl Streams {
         self.imports.wake(&flow, |import| import.watch.resume(import.stream.as_wait(), unwatched))
     }
 
+    fn drop_export(&mut self, link: &mut Link, key: StreamKey, reason: &str) {
+        if let Some(Export { flow: Some(flow), .. }) = self.remove_export(key) {
+            link.abort(flow, reason);
+        }
+    }
+
     fn remove_export(&mut self, key: StreamKey) -> Option<Export> {
         let export = self.exports.remove(&key)?;
-        self.places.remove(&export.watch.port);
+        self.owners.remove(&export.watch.port);
         self.unwatched.push(export.watch.port);
         Some(export)
     }
 
     fn remove_import(&mut self, flow: FlowId) -> Option<Import> {
         let import = self.imports.remove(&flow)?;
-        self.places.remove(&import.watch.port);
+        self.owners.remove(&import.watch.port);
         self.unwatched.push(import.watch.port);
         Some(import)
     }
 
-    fn note(&mut self, key: StreamKey, result: Result<(), WriteError>) {
+    fn record(&mut self, key: StreamKey, result: Result<(), WriteError>) {
         if let Err(error) = result {
             self.failures.push(Report::ImportFailed(key, error.to_string()));
         }
@@ -434,14 +446,6 @@ impl Streams {
 }
 
 impl Local for Streams {
-    fn subscribed(&mut self, flow: FlowId, key: StreamKey, _: u64) {
-        self.readers.insert(flow, key);
-        self.flows.insert(key, flow);
-        if let Some(export) = self.wake_export(&key) {
-            export.flow = Some(flow);
-        }
-    }
-
     fn chunk(&mut self, flow: FlowId, at: u64, most: u64) -> Option<Chunk> {
         let &key = self.readers.get(&flow)?;
         let unwatched = &mut self.unwatched;
@@ -459,7 +463,41 @@ impl Local for Streams {
         self.reader(flow)?.stream.memory().cloned()
     }
 
-    fn release(&mut self, flow: FlowId, upto: u64) {
+    fn landing(&mut self, flow: FlowId) -> Option<Arc<Landing>> {
+        let import = self.imports.get(&flow).filter(|import| !import.closing)?;
+        import.stream.landing().cloned()
+    }
+
+    fn next_landing(&mut self, flow: FlowId) -> Option<Arc<Landing>> {
+        let import = self.imports.get(&flow).filter(|import| !import.closing)?;
+        import.stream.next_landing().cloned()
+    }
+
+    fn handle(&mut self, flow: FlowId, event: FlowEvent) {
+        match event {
+            FlowEvent::Subscribed { stream, .. } => self.subscribed(flow, stream),
+            FlowEvent::Acknowledged(upto) => self.acknowledged(flow, upto),
+            FlowEvent::Stuck(stuck) => self.stuck(flow, stuck),
+            FlowEvent::Unsubscribed => self.unsubscribed(flow),
+            FlowEvent::Arrived(upto) => self.arrived(flow, upto),
+            FlowEvent::Finished(_) => self.finished(flow),
+            FlowEvent::Aborted(reason) => self.aborted(flow, &reason),
+            FlowEvent::Drained => self.drained(flow),
+        }
+    }
+}
+
+/// What happens to flows.
+impl Streams {
+    fn subscribed(&mut self, flow: FlowId, key: StreamKey) {
+        self.readers.insert(flow, key);
+        self.flows.insert(key, flow);
+        if let Some(export) = self.wake_export(&key) {
+            export.flow = Some(flow);
+        }
+    }
+
+    fn acknowledged(&mut self, flow: FlowId, upto: u64) {
         if let Some(export) = self.reader(flow) {
             export.release(upto);
         }
@@ -479,49 +517,39 @@ impl Local for Streams {
             self.flows.remove(&key);
         }
         if self.exports.get(&key).is_some_and(|export| export.flow == Some(flow)) {
-            // Its reader on this node closes with it.
+            // Dropping it closes its reader on this node.
             self.remove_export(key);
         }
     }
 
-    fn landing(&mut self, flow: FlowId) -> Option<Arc<Landing>> {
-        let import = self.imports.get(&flow).filter(|import| !import.closing)?;
-        import.stream.landing().cloned()
-    }
-
-    fn next_landing(&mut self, flow: FlowId) -> Option<Arc<Landing>> {
-        let import = self.imports.get(&flow).filter(|import| !import.closing)?;
-        import.stream.next_landing().cloned()
-    }
-
-    fn commit(&mut self, flow: FlowId, upto: u64) {
+    fn arrived(&mut self, flow: FlowId, upto: u64) {
         if let Some(import) = self.wake_import(flow).filter(|import| !import.closing) {
             let result = import.stream.commit(upto);
             let key = import.key;
-            self.note(key, result);
+            self.record(key, result);
         }
     }
 
-    fn ended(&mut self, flow: FlowId, _: u64) {
+    fn finished(&mut self, flow: FlowId) {
         if let Some(mut import) = self.remove_import(flow) {
             let result = import.stream.finish();
-            self.note(import.key, result);
+            self.record(import.key, result);
         }
     }
 
-    /// It waits for its next epoch, or for the end of the run: the peer may know of that before this node does.
+    /// The stream waits for its next epoch or the end of the run, which the peer may know of before this node does.
     fn aborted(&mut self, flow: FlowId, reason: &str) {
         if let Some(mut import) = self.remove_import(flow) {
-            tracing::debug!(stream = %import.key, reason, "a peer has given up a stream");
+            tracing::debug!(stream = %import.key, reason, "a peer has aborted a stream");
             let result = import.stream.give_up();
-            self.note(import.key, result);
+            self.record(import.key, result);
         }
     }
 
-    fn quiet(&mut self, flow: FlowId) {
+    fn drained(&mut self, flow: FlowId) {
         if let Some(mut import) = self.remove_import(flow) {
             let result = import.stream.give_up();
-            self.note(import.key, result);
+            self.record(import.key, result);
         }
     }
 }

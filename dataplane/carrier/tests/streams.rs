@@ -7,6 +7,7 @@ mod common;
 use cluster::Cluster;
 use common::{Function, produce, verify};
 use dflow_function::Error;
+use dflow_protocol::RunId;
 use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
@@ -102,6 +103,20 @@ fn a_broadcast_costs_its_producers_link_about_one_crossing() {
     let traffic = cluster.finish();
     assert!(traffic.sent >= length && traffic.sent < length + MIB, "{traffic:?}");
     assert_eq!(cluster.traffic_of(0), traffic.sent, "to nobody but the first of them");
+}
+
+#[test]
+fn the_end_of_a_run_drops_its_streams_and_no_others() {
+    let mut cluster = Cluster::new(2, 64 * MIB);
+    let length = 5 * MIB;
+    cluster.assign(RunId(2), &[2, 3, 4]);
+    (1..=4).for_each(|stream| cluster.cross(stream, 0, 1, &[(100 + stream, 0)]));
+    cluster.until_crossing(0, 1, 4);
+    cluster.drop_run(RunId(2));
+    cluster.until_crossing(0, 1, 1);
+    start_source(&cluster, 0, 1, 1, length);
+    start_sink(&cluster, 1, 101, 1, length);
+    cluster.finish();
 }
 
 #[test]

@@ -96,7 +96,7 @@ fn conversations_with_a_peer() {
         exchange.path_down();
         exchange.path_up(2);
         mine.into_iter().for_each(|flow| exchange.unsubscribe(flow));
-        exchange.peer_lost("the end");
+        exchange.path_down();
         Verdict::Accepted
     });
 }

@@ -1,11 +1,11 @@
-//! Bytes of a stream, where they lie.
+//! Bytes of a stream, in the memory that holds them.
 
 use dflow_shm::{Memory, SharedBytes};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Committed bytes of a stream in memory that stays mapped while this value lives. They do not change before they are
-/// released ([`crate::Local::release`]).
+/// Committed bytes of a stream, in memory that stays mapped while this value lives. They do not change before they are
+/// acknowledged ([`crate::FlowEvent::Acknowledged`]).
 #[derive(Clone, Debug)]
 pub struct Chunk {
     memory: Arc<Memory>,
@@ -24,20 +24,19 @@ impl Chunk {
         Self { memory, range, passing: false }
     }
 
-    /// The same bytes, in memory that its owner uses for others as soon as nobody else has it: a path keeps it no longer
-    /// than it needs it.
+    /// Marks the memory as transient: its owner reuses it as soon as nobody else holds it, so a path must not keep it.
     #[must_use]
     pub fn passing(self) -> Self {
         Self { passing: true, ..self }
     }
 
-    /// Whether the memory is [`Chunk::passing`].
+    /// Whether the memory is transient ([`Chunk::passing`]).
     #[must_use]
     pub fn is_passing(&self) -> bool {
         self.passing
     }
 
-    /// Some of these bytes, by their place among them.
+    /// A part of these bytes, by index.
     ///
     /// # Panics
     /// If the range is not within them.
@@ -48,48 +47,48 @@ impl Chunk {
         Self { memory: Arc::clone(&self.memory), range: start + range.start..start + range.end, passing: self.passing }
     }
 
-    /// How many bytes there are.
+    /// The number of bytes.
     #[must_use]
     pub fn len(&self) -> usize {
         self.range.len()
     }
 
-    /// Whether there are none.
+    /// Whether it is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.range.is_empty()
     }
 
-    /// The memory in which they lie.
+    /// The memory that holds them.
     #[must_use]
     pub fn memory(&self) -> &Arc<Memory> {
         &self.memory
     }
 
-    /// Where in the memory the first of them is.
+    /// The index of the first byte in the memory.
     #[must_use]
     pub fn start(&self) -> usize {
         self.range.start
     }
 
-    /// Whether the other's bytes lie right behind these.
+    /// Whether the other chunk begins in the same memory where this one ends.
     #[must_use]
     pub fn precedes(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.memory, &other.memory) && self.range.end == other.range.start
     }
 
-    /// These bytes and the other's, which lie right behind them.
+    /// One chunk of both.
     ///
     /// # Panics
-    /// If they do not.
+    /// If the other does not follow ([`Chunk::precedes`]).
     #[must_use]
     pub fn joined(&self, other: &Self) -> Self {
-        assert!(self.precedes(other), "only what lies side by side can be joined");
+        assert!(self.precedes(other), "only adjacent chunks can be joined");
         let range = self.range.start..other.range.end;
         Self { memory: Arc::clone(&self.memory), range, passing: self.passing || other.passing }
     }
 
-    /// The bytes, to be copied.
+    /// The bytes, for copying.
     #[must_use]
     pub fn bytes(&self) -> SharedBytes<'_> {
         self.memory.shared(self.range.clone())

@@ -21,10 +21,12 @@ pub mod quic;
 pub mod rdma;
 mod selection;
 pub mod sim;
+mod stats;
 
 pub use chunk::Chunk;
+pub use dflow_protocol::exchange::FlowEvent;
 pub use kinds::{BASE, PathSettings, RdmaUse, providers, rdma_provider};
-pub use link::{Link, LinkEvent, Local, Traffic};
+pub use link::{Link, LinkEvent, Local};
 pub use log_limit::LogLimit;
 pub use path::{Path, PathError, PathEvent, PathKind, RemoteWindow};
 pub use provider::{Description, Provider, ProviderError};
@@ -34,3 +36,4 @@ pub use quic::{
     QuicNode as Node, QuicSettings as NodeSettings,
 };
 pub use selection::{Effect, Negotiator, Selector, Signal, Step};
+pub use stats::{LinkBytes, LinkStats};

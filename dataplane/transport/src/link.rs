@@ -1,96 +1,60 @@
-//! The streams between this node and one other, over the path that there is.
+//! The link to one other node: its flows, over whichever path there is.
+//!
+//! The owner of a link drives it: it calls [`Link::step`] while that is busy, then [`Link::settle`], and sleeps. The link calls
+//! back into [`Local`] for bytes, windows and events; [`Local`] never calls the link.
 
 use crate::chunk::Chunk;
 use crate::path::{Path, PathError, PathEvent, PathKind};
-use dflow_protocol::exchange::{Action, Exchange, TooManyFlows, Violation};
+use crate::stats::LinkStats;
+use dflow_protocol::exchange::{Action, Exchange, FlowEvent, TooManyFlows, Violation};
 use dflow_protocol::wire::{FlowId, Grant, PeerMessage, StreamKey};
 use dflow_shm::{Landing, Memory};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Writes that are handed out before the link looks again at what has come.
+/// The most writes in one step, before the link polls the path again.
 const BATCH: usize = 32;
-/// So long the peer waits at most to hear of what it could hardly be waiting for: that a few bytes have arrived. A stream
-/// of small messages then costs one message of ours in this time, not one for each of its own.
-const CREDIT_DELAY: Duration = Duration::from_millis(1);
-/// A path is asked for a sign of life when it has given none for this part of the time after which it is lost.
-const ASK_AFTER: u32 = 4;
-/// At most this part of that time passes from one look to the next, as far as it counts.
-const MOST_UNSEEN: u32 = 4;
+/// The maximum delay before small writes are acknowledged. A stream of small messages then costs one acknowledgement in
+/// this time instead of one for each message.
+const ACK_DELAY: Duration = Duration::from_millis(1);
+/// A path that was silent for this fraction of the silence limit is asked for a sign of life.
+const PING_FRACTION: u32 = 4;
+/// Between two ticks at most this fraction of the silence limit counts as silence.
+const TICK_FRACTION: u32 = 4;
 
-/// This node's streams, as a link sees them: where the bytes are that it sends, and where those go that it gets.
+/// The local side of the streams: the source of the bytes that are sent, and the windows for those that arrive.
 pub trait Local {
-    /// The peer reads this stream, from this offset on; what there is of it is told with [`Link::available`].
-    fn subscribed(&mut self, flow: FlowId, stream: StreamKey, from: u64);
-
-    /// Bytes of a stream that the peer reads, from this offset on and at most so many; fewer if they do not lie in one
-    /// piece. `None` if they cannot be had at present: [`Link::available`] says when they can.
+    /// At most `most` bytes of an outgoing stream from offset `at` on; fewer if they are not contiguous in memory. `None` if
+    /// they are not available at present: call [`Link::available`] when they are.
     fn chunk(&mut self, flow: FlowId, at: u64, most: u64) -> Option<Chunk>;
 
-    /// The memory in which the next bytes of a stream lie or are going to lie, where that is known and it holds nothing
-    /// else. Those that come later are told to the link ([`Link::ready`]).
+    /// The memory of the next bytes of an outgoing stream, if that is known and holds nothing else. Announce later ones with
+    /// [`Link::ready`].
     fn memory(&mut self, flow: FlowId) -> Option<Arc<Memory>> {
         let _ = flow;
         None
     }
 
-    /// The peer has all bytes below this offset.
-    fn release(&mut self, flow: FlowId, upto: u64);
-
-    /// The peer's readers of the stream do not move for now, or do again.
-    fn stuck(&mut self, flow: FlowId, stuck: bool);
-
-    /// The peer does not read the stream any more.
-    fn unsubscribed(&mut self, flow: FlowId);
-
-    /// Where the bytes of a stream arrive at present.
+    /// The present window of an incoming stream.
     fn landing(&mut self, flow: FlowId) -> Option<Arc<Landing>>;
 
-    /// Where they arrive after that, if that was told to the link already ([`Link::window`]).
+    /// The window after that, if it was granted already ([`Link::window`]).
     fn next_landing(&mut self, flow: FlowId) -> Option<Arc<Landing>> {
         let _ = flow;
         None
     }
 
-    /// All bytes below this offset have arrived.
-    fn commit(&mut self, flow: FlowId, upto: u64);
-
-    /// All of the stream has arrived.
-    fn ended(&mut self, flow: FlowId, length: u64);
-
-    /// The peer, or the way to it, has given the stream up.
-    fn aborted(&mut self, flow: FlowId, reason: &str);
-
-    /// After [`Link::unsubscribe`]: nothing of the stream can arrive any more.
-    fn quiet(&mut self, flow: FlowId);
+    /// Something has happened to a flow.
+    fn handle(&mut self, flow: FlowId, event: FlowEvent);
 }
 
-/// What has become of a link's path.
+/// An event of a link's path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinkEvent {
-    /// It is dead, and the link waits for another one.
+    /// The path is lost; the link waits for another one.
     PathLost(PathError),
     /// The peer broke the protocol; the path was closed.
     Violated(String),
-}
-
-/// What has passed over a link.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Traffic {
-    /// Bytes of streams that were sent, those that were sent again among them.
-    pub sent: u64,
-    /// Bytes of streams that arrived, those that arrived again among them.
-    pub received: u64,
-    /// Messages that were sent.
-    pub messages_sent: u64,
-    /// Messages that came.
-    pub messages_received: u64,
-    /// Paths that there have been.
-    pub paths: u64,
-    /// The number of the last path over which something came ([`Link::connect`]); 0 before the first.
-    pub heard_on: u64,
-    /// How often the peer broke the protocol.
-    pub violations: u64,
 }
 
 /// The streams between this node and one other.
@@ -99,20 +63,20 @@ pub struct Link {
     path: Option<Box<dyn Path>>,
     events: Vec<PathEvent>,
     link_events: Vec<LinkEvent>,
-    traffic: Traffic,
+    stats: LinkStats,
     /// The number of the last path.
     incarnation: u64,
-    /// For how long nothing has come, as far as this side has looked; and when it looked last.
-    quiet: Duration,
+    /// How long the peer has been silent, counted only while this side was running; and when that was updated last.
+    silence: Duration,
     looked: Instant,
     asked: bool,
     ping: u64,
-    /// Since when the peer has not been told everything.
-    owing: Option<Instant>,
+    /// Since when an acknowledgement is delayed.
+    delayed_since: Option<Instant>,
 }
 
 impl Link {
-    /// Without a path. `life`: a random number that this process has chosen at its start.
+    /// A link without a path. `life`: a random number that this process chose at its start.
     #[must_use]
     pub fn new(life: u64) -> Self {
         Self {
@@ -120,24 +84,25 @@ impl Link {
             path: None,
             events: Vec::new(),
             link_events: Vec::new(),
-            traffic: Traffic::default(),
+            stats: LinkStats::default(),
             incarnation: 0,
-            quiet: Duration::ZERO,
+            silence: Duration::ZERO,
             looked: Instant::now(),
             asked: false,
             ping: 0,
-            owing: None,
+            delayed_since: None,
         }
     }
 
-    /// Uses this path from now on. The one before is closed first. `incarnation`: a number on which both sides agree,
-    /// another for each path.
+    /// Uses this path from now on, after closing the one before. `incarnation`: the path's number, the same on both sides
+    /// and different for each path.
     pub fn connect(&mut self, path: Box<dyn Path>, incarnation: u64) {
         self.disconnect();
+        (self.stats.path, self.stats.last_path) = (Some(path.kind()), Some(path.kind()));
         self.path = Some(path);
-        self.traffic.paths += 1;
+        self.stats.paths += 1;
         self.incarnation = incarnation;
-        self.has_heard(Instant::now());
+        self.heard(Instant::now());
         self.exchange.path_up(incarnation);
     }
 
@@ -147,57 +112,53 @@ impl Link {
         self.incarnation
     }
 
-    /// Closes the path, if there is one. The flows wait for the next.
+    /// Closes the path, if there is one. The flows wait for the next one.
     pub fn disconnect(&mut self) {
-        // Closed before the state machine is told: nothing lands and nothing is read after that.
+        // The fence: the path is closed before the state machine may reuse windows or resend bytes.
         self.path = None;
+        self.stats.path = None;
         self.events.clear();
         self.exchange.path_down();
     }
 
-    /// The peer is gone for good: every flow ends.
-    pub fn give_up(&mut self, reason: &str) {
-        self.disconnect();
-        self.exchange.peer_lost(reason);
-    }
-
-    /// What kind of path there is.
+    /// The kind of the present path.
     #[must_use]
     pub fn path_kind(&self) -> Option<PathKind> {
         self.path.as_ref().map(|path| path.kind())
     }
 
-    /// Whether bytes pass at present: there is a path, and the peer has said how far it is.
+    /// Whether bytes can pass: there is a path, and the peer has subscribed on it.
     #[must_use]
     pub fn is_up(&self) -> bool {
         self.exchange.is_up()
     }
 
-    /// What has passed so far.
+    /// The figures so far. Those of streams count what the other side has not given up yet.
     #[must_use]
-    pub fn traffic(&self) -> Traffic {
-        self.traffic
+    pub fn stats(&self) -> LinkStats {
+        let (streams_in, streams_out) = self.exchange.streams();
+        LinkStats { streams_in: streams_in as u64, streams_out: streams_out as u64, ..self.stats }
     }
 
-    /// What has become of the path since the last call.
+    /// The path's events since the last call.
     pub fn take_events(&mut self) -> Vec<LinkEvent> {
         std::mem::take(&mut self.link_events)
     }
 
-    /// Reads a stream of the peer's. `until`: so much of it may come before a window is there ([`Link::window`]).
+    /// Subscribes to a stream of the peer, with credit for bytes below `until` before the first window ([`Link::window`]).
     ///
     /// # Errors
-    /// If there are too many flows from this peer.
+    /// [`TooManyFlows`]
     pub fn subscribe(&mut self, stream: StreamKey, until: u64) -> Result<FlowId, TooManyFlows> {
         self.exchange.subscribe(stream, until)
     }
 
-    /// Reads the stream no more.
+    /// Unsubscribes. [`FlowEvent::Drained`] follows when nothing of the flow can arrive any more.
     pub fn unsubscribe(&mut self, flow: FlowId) {
         self.exchange.unsubscribe(flow);
     }
 
-    /// From the landing's base on the flow's bytes arrive there, those below `until` at once.
+    /// Grants a window: the flow's bytes from the landing's base on arrive there, with credit for those below `until`.
     pub fn window(&mut self, flow: FlowId, landing: &Arc<Landing>, until: u64) {
         let id = self.exchange.next_grant();
         let mut grant =
@@ -210,42 +171,41 @@ impl Link {
         self.exchange.grant(flow, grant, until);
     }
 
-    /// There is room for the flow's bytes below `until`, in the window that it has.
-    pub fn room(&mut self, flow: FlowId, until: u64) {
-        self.exchange.room(flow, until);
+    /// Extends the credit of a flow to `until`, within the windows that it has.
+    pub fn credit(&mut self, flow: FlowId, until: u64) {
+        self.exchange.credit(flow, until);
     }
 
-    /// The readers of the flow's stream on this node are stuck, or not any more.
+    /// Whether the readers of an incoming flow are stuck.
     pub fn stuck(&mut self, flow: FlowId, stuck: bool) {
         self.exchange.stuck(flow, stuck);
     }
 
-    /// Bytes of a stream that the peer reads are going to lie in this memory ([`Path::ready`]).
+    /// Announces memory of an outgoing stream ([`Path::ready`]).
     pub fn ready(&mut self, memory: &Arc<Memory>) {
         if let Some(path) = &mut self.path {
             path.ready(memory);
         }
     }
 
-    /// The stream of this flow, which the peer reads, has so many bytes.
+    /// The stream of an outgoing flow has this many bytes.
     pub fn available(&mut self, flow: FlowId, watermark: u64) {
         self.exchange.available(flow, watermark);
     }
 
-    /// The stream of this flow, which the peer reads, is complete.
+    /// The stream of an outgoing flow is complete.
     pub fn finish(&mut self, flow: FlowId, length: u64) {
         self.exchange.finish(flow, length);
     }
 
-    /// The stream of this flow, which the peer reads, is given up.
+    /// The stream of an outgoing flow is aborted.
     pub fn abort(&mut self, flow: FlowId, reason: &str) {
         self.exchange.abort(flow, reason);
     }
 
-    /// Does what there is to do, without waiting; whether there was something.
+    /// Does what can be done without waiting. Returns whether there was anything.
     pub fn step(&mut self, local: &mut impl Local) -> bool {
-        // First what there is to say: a new path begins with it, and the other side may already have asked for a sign of
-        // life.
+        // Pending messages first: a new path must begin with the subscriptions, even before the answer to a ping.
         let mut busy = self.act(local);
         let mut events = std::mem::take(&mut self.events);
         if let Some(path) = &mut self.path {
@@ -254,9 +214,9 @@ impl Link {
         if !events.is_empty() {
             busy = true;
             let now = Instant::now();
-            self.has_heard(now);
-            // Who never comes to rest has to be told, too.
-            self.pay(now);
+            self.heard(now);
+            // A busy link never settles, so delayed acknowledgements have to be sent from here as well.
+            self.flush_delayed(now);
         }
         for event in events.drain(..) {
             if let Err(error) = self.take_event(event, local) {
@@ -271,47 +231,46 @@ impl Link {
         busy
     }
 
-    /// Nothing else is to be done at present, and the caller is about to wait: what the peer could be waiting for is said
-    /// now. What can be put off for a little longer is said at the latest in the next call after the time returned, or in
-    /// the next [`Link::tick`].
-    #[must_use = "who waits longer owes the other side what it may need to go on"]
+    /// The caller is about to wait: acknowledges what the peer may be waiting for. Returns when delayed acknowledgements are
+    /// due; the next call after that time, or the next [`Link::tick`], sends them.
+    #[must_use = "the peer may need the delayed acknowledgements to go on"]
     pub fn settle(&mut self, local: &mut impl Local) -> Option<Instant> {
         self.exchange.settle();
-        if self.exchange.owes_credit() {
-            self.pay(Instant::now());
+        if self.exchange.has_delayed_acks() {
+            self.flush_delayed(Instant::now());
         } else {
-            self.owing = None;
+            self.delayed_since = None;
         }
         self.act(local);
         if let Some(path) = &mut self.path {
             path.rest();
         }
-        self.owing.map(|since| since + CREDIT_DELAY)
+        self.delayed_since.map(|since| since + ACK_DELAY)
     }
 
-    /// Tells the peer what was put off, if that was long enough ago.
-    fn pay(&mut self, now: Instant) {
-        if !self.exchange.owes_credit() {
-            self.owing = None;
-        } else if now.saturating_duration_since(*self.owing.get_or_insert(now)) >= CREDIT_DELAY {
-            self.exchange.tell_all();
-            self.owing = None;
+    /// Sends delayed acknowledgements that are due.
+    fn flush_delayed(&mut self, now: Instant) {
+        if !self.exchange.has_delayed_acks() {
+            self.delayed_since = None;
+        } else if now.saturating_duration_since(*self.delayed_since.get_or_insert(now)) >= ACK_DELAY {
+            self.exchange.flush_acks();
+            self.delayed_since = None;
         }
     }
 
-    /// To be called several times within `limit`: a path on which nothing has come for so long is lost. Asks for a sign of
-    /// life before. Time in which nobody has looked does not count: this process may have been stopped.
+    /// Checks liveness; to be called several times within `limit`. A path that is silent for `limit` is lost; a ping is sent
+    /// before that. Only time during which this process ran counts: it may have been stopped.
     pub fn tick(&mut self, now: Instant, limit: Duration) {
-        self.pay(now);
-        self.quiet += now.saturating_duration_since(self.looked).min(limit / MOST_UNSEEN);
+        self.flush_delayed(now);
+        self.silence += now.saturating_duration_since(self.looked).min(limit / TICK_FRACTION);
         self.looked = now;
-        let silence = self.quiet;
+        let silence = self.silence;
         let Some(path) = &mut self.path else { return };
         if silence >= limit {
-            let reason = format!("the peer has not been heard of for {silence:.1?}");
+            let reason = format!("the peer has been silent for {silence:.1?}");
             let kind = path.kind();
             self.lost(PathError::Lost { kind, reason });
-        } else if silence >= limit / ASK_AFTER && !self.asked {
+        } else if silence >= limit / PING_FRACTION && !self.asked {
             self.asked = true;
             self.ping += 1;
             let ping = PeerMessage::Ping(self.ping);
@@ -319,17 +278,17 @@ impl Link {
         }
     }
 
-    fn has_heard(&mut self, now: Instant) {
-        (self.quiet, self.looked, self.asked) = (Duration::ZERO, now, false);
+    fn heard(&mut self, now: Instant) {
+        (self.silence, self.looked, self.asked) = (Duration::ZERO, now, false);
     }
 
     fn take_event(&mut self, event: PathEvent, local: &mut impl Local) -> Result<(), PathError> {
         if matches!(event, PathEvent::Message(_) | PathEvent::Placed { .. }) {
-            self.traffic.heard_on = self.incarnation;
+            self.stats.heard_on = self.incarnation;
         }
         match event {
             PathEvent::Message(message) => {
-                self.traffic.messages_received += 1;
+                self.stats.messages_received += 1;
                 if let PeerMessage::Ping(number) = message {
                     self.send(&PeerMessage::Pong(number));
                     return Ok(());
@@ -338,7 +297,7 @@ impl Link {
                 self.exchange.receive(message).map_err(broken)
             }
             PathEvent::Placed { flow, at, length } => {
-                self.traffic.received += length;
+                self.received(length);
                 self.exchange.placed(flow, at, length).map_err(broken)
             }
             PathEvent::Room => Ok(()),
@@ -346,17 +305,17 @@ impl Link {
         }
     }
 
-    /// Copies bytes that came inside of a message to their place.
+    /// Copies bytes that came inside a message into their window.
     fn take_inline(&mut self, message: &PeerMessage, local: &mut impl Local) -> Result<(), PathError> {
         let PeerMessage::Inline { flow, at, bytes } = message else { return Ok(()) };
-        // Without a landing the flow is over, which the peer does not know yet.
+        // No landing: the flow is over, and the peer does not know yet.
         let Some(landing) = local.landing(*flow) else { return Ok(()) };
         landing.place(*at, bytes)?;
-        self.traffic.received += bytes.len() as u64;
+        self.received(bytes.len() as u64);
         self.exchange.placed(*flow, *at, bytes.len() as u64).map_err(broken)
     }
 
-    /// Carries out what the state machine wants; whether there was something.
+    /// Carries out the actions of the state machine. Returns whether there were any.
     fn act(&mut self, local: &mut impl Local) -> bool {
         let mut busy = false;
         while let Some(action) = self.exchange.next_action() {
@@ -368,32 +327,22 @@ impl Link {
                         self.window(flow, &landing, landing.room().end);
                     }
                 }
-                Action::Commit { flow, upto } => local.commit(flow, upto),
-                Action::Ended { flow, length } => {
-                    self.withdraw(flow);
-                    local.ended(flow, length);
-                }
-                Action::Aborted { flow, reason } => {
-                    self.withdraw(flow);
-                    local.aborted(flow, &reason);
-                }
-                Action::Quiet { flow } => {
-                    self.withdraw(flow);
-                    local.quiet(flow);
-                }
-                Action::Subscribed { flow, stream, from } => {
-                    local.subscribed(flow, stream, from);
-                    if let Some(memory) = local.memory(flow) {
+                Action::Flow(flow, event) => {
+                    // Before the event: its receiver may use the window for something else.
+                    match &event {
+                        FlowEvent::Finished(_) | FlowEvent::Aborted(_) | FlowEvent::Drained => self.withdraw(flow),
+                        FlowEvent::Unsubscribed => {
+                            if let Some(path) = &mut self.path {
+                                path.finish(flow);
+                            }
+                        }
+                        _ => {}
+                    }
+                    let is_new = matches!(event, FlowEvent::Subscribed { .. });
+                    local.handle(flow, event);
+                    if is_new && let Some(memory) = local.memory(flow) {
                         self.ready(&memory);
                     }
-                }
-                Action::Release { flow, upto } => local.release(flow, upto),
-                Action::Stuck { flow, stuck } => local.stuck(flow, stuck),
-                Action::Unsubscribed { flow } => {
-                    if let Some(path) = &mut self.path {
-                        path.finish(flow);
-                    }
-                    local.unsubscribed(flow);
                 }
             }
         }
@@ -414,16 +363,24 @@ impl Link {
             let sent = if order.grant.is_some() {
                 path.write(&order, chunk)
             } else {
-                self.traffic.messages_sent += 1;
+                self.stats.messages_sent += 1;
                 path.send(&PeerMessage::Inline { flow: order.flow, at: order.at, bytes: chunk.to_vec() })
             };
-            self.traffic.sent += length;
+            if let Some(bytes) = self.stats.present() {
+                bytes.sent += length;
+            }
             self.exchange.wrote(order.flow, length);
             if let Err(error) = sent {
                 self.lost(error);
             }
         }
         busy
+    }
+
+    fn received(&mut self, length: u64) {
+        if let Some(bytes) = self.stats.present() {
+            bytes.received += length;
+        }
     }
 
     fn withdraw(&mut self, flow: FlowId) {
@@ -434,7 +391,7 @@ impl Link {
 
     fn send(&mut self, message: &PeerMessage) {
         if let Some(path) = &mut self.path {
-            self.traffic.messages_sent += 1;
+            self.stats.messages_sent += 1;
             if let Err(error) = path.send(message) {
                 self.lost(error);
             }
@@ -447,7 +404,7 @@ impl Link {
         }
         self.disconnect();
         if error.is_violation() {
-            self.traffic.violations += 1;
+            self.stats.violations += 1;
             self.link_events.push(LinkEvent::Violated(error.to_string()));
         } else {
             self.link_events.push(LinkEvent::PathLost(error));

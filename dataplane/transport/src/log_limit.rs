@@ -1,22 +1,22 @@
-//! Lines of the log that strangers can cause as often as they like: the first is written at once, and after it one for each
-//! second in which there were more, with their number.
+//! A rate limit for log lines that strangers can cause: the first is written at once, and then at most one each second, with
+//! the number of those that it stands for.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
 
-/// After a line so long none is written.
+/// The pause after each line.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What keeps one kind of warning from flooding the log.
+/// The rate limit of one kind of warning.
 #[derive(Clone, Debug, Default)]
 pub struct LogLimit(Arc<Mutex<Lines>>);
 
 #[derive(Debug, Default)]
 struct Lines {
     pausing: bool,
-    /// Those that were not written, and the last of them.
+    /// The number of suppressed lines, and the last of them.
     held: u64,
     last: Option<Line>,
 }
@@ -24,8 +24,7 @@ struct Lines {
 type Line = (SocketAddr, String);
 
 impl LogLimit {
-    /// Warns of something that somebody at this address has done. `runtime`: what writes the line about those that had to
-    /// wait.
+    /// Logs a warning about the peer at this address, or counts it. `runtime`: writes the line about suppressed ones later.
     pub fn warn(&self, runtime: &Handle, from: SocketAddr, text: String) {
         let Some((from, text)) = self.with(|lines| lines.note((from, text))) else { return };
         tracing::warn!(peer = %from, "{text}");
@@ -45,7 +44,7 @@ impl LogLimit {
 }
 
 impl Lines {
-    /// The line, if it is to be written at once; a pause begins with it.
+    /// Returns the line if it is to be written at once; a pause then begins.
     fn note(&mut self, line: Line) -> Option<Line> {
         if !std::mem::replace(&mut self.pausing, true) {
             return Some(line);
@@ -55,7 +54,8 @@ impl Lines {
         None
     }
 
-    /// How many there were in the pause that is over, and the last: another pause begins. `None` if there was none.
+    /// The pause is over. Returns the number of suppressed lines and the last of them, and another pause begins; `None` if there
+    /// were none.
     fn after_pause(&mut self) -> Option<(u64, Line)> {
         let last = self.last.take();
         self.pausing = last.is_some();

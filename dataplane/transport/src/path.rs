@@ -1,4 +1,4 @@
-//! What connects two nodes.
+//! The interface of all kinds of paths between two nodes.
 
 use crate::chunk::Chunk;
 use dflow_protocol::exchange::Order;
@@ -11,59 +11,54 @@ use std::sync::Arc;
 /// One end of a connection between two nodes.
 ///
 /// While it lives it is reliable: messages arrive once and in order, bytes once and in any order; bytes of different
-/// flows, and bytes and messages, may overtake each other. When it dies, both ends get [`PathEvent::Lost`] sooner or
-/// later, and what was under way is lost.
+/// flows, and bytes and messages, may overtake each other. When it is lost, each end gets [`PathEvent::Lost`] sooner or
+/// later, and everything in flight is lost.
 ///
-/// No method blocks. A path is driven by one thread ([`crate::Link`]); whatever happens on others makes it call the
-/// [`std::task::Waker`] that it was made with, after which [`Path::poll`] has something to say. Dropping it closes the
-/// connection; when the drop returns, nothing lands in a window of this node any more, and no memory of a [`Chunk`] is
-/// read any more.
+/// No method blocks. One thread drives a path ([`crate::Link`]); when other threads have events for it, the path calls the
+/// [`std::task::Waker`] that it was made with, and [`Path::poll`] returns them. Dropping the path closes it. That is the
+/// fence: after the drop returns, nothing lands in a window of this node, and no memory of a [`Chunk`] is read.
 pub trait Path: Send {
-    /// What kind it is.
+    /// The kind.
     fn kind(&self) -> PathKind;
 
-    /// Sends a message behind all those before. It is queued where it cannot go at once; a path that cannot queue any more
-    /// is lost.
+    /// Queues a message behind all earlier ones. A path whose queue is full is lost.
     ///
     /// # Errors
-    /// If the path is lost, or the message is one that the other side would refuse.
+    /// If the path is lost, or the other side would refuse the message.
     fn send(&mut self, message: &PeerMessage) -> Result<(), PathError>;
 
-    /// Lets the other side write into a window, as far as [`Landing::open`] allows at each time (RDMA: anywhere in the
-    /// window). It follows the
-    /// flow's window before: bytes from its base on go there.
+    /// Opens a window for the other side to write into, as far as [`Landing::open`] allows at the time (RDMA: anywhere in
+    /// the window). It follows the flow's previous window: bytes from its base on go there.
     ///
     /// # Errors
-    /// If the window cannot be offered, for want of memory that may be locked, say.
+    /// If the window cannot be opened, for example because no more memory may be locked.
     fn offer(&mut self, flow: FlowId, grant: GrantId, landing: &Arc<Landing>) -> Result<RemoteWindow, PathError>;
 
-    /// Nothing more is expected for this flow: the other side has said that nothing is under way, or it does not matter
-    /// where it goes.
+    /// Closes the windows of a flow, of which nothing more is expected.
     fn withdraw(&mut self, flow: FlowId);
 
-    /// Chunks of this memory are going to be written. What it takes to send from it is done ahead of the first of them, when
-    /// there is time; without this it is done with the first.
+    /// Announces memory that chunks will be written from. The path can then prepare it (RDMA: register it) before the first
+    /// chunk; otherwise it does so with the first.
     fn ready(&mut self, memory: &Arc<Memory>) {
         let _ = memory;
     }
 
-    /// Whether [`Path::write`] would take more at present.
+    /// Whether [`Path::write`] accepts more at present. [`PathEvent::Room`] follows a `false`.
     fn has_room(&self) -> bool;
 
-    /// Sends the chunk's bytes to their place: `order.at` and on, in the window of `order.grant`, which is there.
+    /// Sends the chunk's bytes to offset `order.at` of the stream, in the window `order.grant`, which must be present.
     ///
     /// # Errors
-    /// If the path is lost, or the memory cannot be used for it.
+    /// If the path is lost, or the memory cannot be sent from.
     fn write(&mut self, order: &Order, chunk: Chunk) -> Result<(), PathError>;
 
-    /// Nothing more will be written to this flow; it is over.
+    /// The flow is over: nothing more is written to it.
     fn finish(&mut self, flow: FlowId);
 
-    /// What has happened since the last call.
+    /// Appends the events since the last call.
     fn poll(&mut self, events: &mut Vec<PathEvent>);
 
-    /// Whoever drives the path is about to sleep, and does not poll before it is woken. A path that wants to be polled
-    /// again at once wakes it.
+    /// The driving thread is about to sleep until it is woken. A path that has to be polled again at once wakes it.
     fn rest(&mut self) {}
 }
 
@@ -72,12 +67,17 @@ pub trait Path: Send {
 #[rkyv(derive(PartialEq, Eq, PartialOrd, Ord))]
 #[allow(missing_docs, reason = "rkyv's derive makes helper types without documentation; all of ours has some")]
 pub enum PathKind {
-    /// RDMA writes between registered memories.
+    /// RDMA writes between registered memory.
     Rdma,
     /// QUIC.
     Quic,
     /// A simulated network.
     Sim,
+}
+
+impl PathKind {
+    /// All kinds, in the order of their declaration.
+    pub const ALL: [Self; 3] = [Self::Rdma, Self::Quic, Self::Sim];
 }
 
 impl fmt::Display for PathKind {
@@ -90,19 +90,19 @@ impl fmt::Display for PathKind {
     }
 }
 
-/// Where the other side finds a window. Zero where the path needs no such thing.
+/// Where the other side finds a window. Zero for kinds of paths that do not need it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RemoteWindow {
     /// The address of the window's first byte.
     pub address: u64,
-    /// The key that opens it.
+    /// The remote key.
     pub key: u32,
 }
 
-/// Something that has happened on a path.
+/// An event of a path.
 #[derive(Debug)]
 pub enum PathEvent {
-    /// A message has come.
+    /// A message has arrived.
     Message(PeerMessage),
     /// Bytes have landed in the window of a flow.
     Placed {
@@ -110,42 +110,42 @@ pub enum PathEvent {
         flow: FlowId,
         /// The stream offset of the first of them.
         at: u64,
-        /// How many they are.
+        /// Their number.
         length: u64,
     },
     /// There is room for writes again.
     Room,
-    /// The path is dead.
+    /// The path is lost. No event follows.
     Lost(PathError),
 }
 
-/// Why a path is dead, or cannot do something.
+/// Why a path is lost, or an operation on it failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
-    /// The other side has closed it, or the connection broke.
+    /// The other side closed it, or the connection failed.
     #[error("the {kind} connection is lost: {reason}")]
     Lost {
-        /// Of what kind it was.
+        /// Its kind.
         kind: PathKind,
-        /// What was noticed.
+        /// Why.
         reason: String,
     },
-    /// A message that is none.
+    /// A malformed message.
     #[error("the peer broke the protocol: {0}")]
     Wire(#[from] WireError),
-    /// Bytes for a place where none may arrive.
+    /// Bytes outside of the room of a window.
     #[error("the peer broke the protocol: {0}")]
     OutOfRoom(#[from] OutOfRoom),
-    /// Something else that a peer does not do.
+    /// Another violation of the protocol.
     #[error("the peer broke the protocol: {0}")]
     Protocol(String),
-    /// Something that this node lacks.
+    /// This node lacks a resource.
     #[error("{0}")]
     Resource(String),
 }
 
 impl PathError {
-    /// Whether the other side did what a peer that keeps to the protocol does not do.
+    /// Whether the other side broke the protocol.
     #[must_use]
     pub fn is_violation(&self) -> bool {
         matches!(self, Self::Wire(_) | Self::OutOfRoom(_) | Self::Protocol(_))

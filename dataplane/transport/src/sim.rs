@@ -1,5 +1,5 @@
-//! A simulated network: paths inside of one process on a clock of its own, with delays, losses, reordering, duplicates,
-//! cuts and crashes that a seed decides. The same seed gives the same run.
+//! A simulated network: paths within one process, on a clock of their own, with delays, loss, reordering, duplicates, cuts and
+//! crashes that a seed decides. The same seed gives the same execution.
 
 use crate::chunk::Chunk;
 use crate::path::{Path, PathError, PathEvent, PathKind, RemoteWindow};
@@ -10,33 +10,31 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
-/// The most windows of one flow into which bytes may be on their way.
+/// The most windows of one flow into which bytes may be in flight.
 const MAX_WINDOWS: usize = 8;
 
-/// How the network behaves.
+/// The behaviour of the network.
 #[derive(Clone, Copy, Debug)]
 pub struct SimConfig {
-    /// The least and the most time that something needs to the other side, in ticks of the simulated clock.
+    /// The minimum and maximum latency, in ticks of the simulated clock.
     pub delay: (u64, u64),
-    /// How many of a thousand packets are lost, and come only after [`SimConfig::resend_after`].
+    /// Lost packets per thousand. They arrive after [`SimConfig::resend_after`].
     pub loss_per_mille: u64,
-    /// After so many ticks a lost packet is sent again.
+    /// The ticks after which a lost packet is retransmitted.
     pub resend_after: u64,
-    /// How many of a thousand packets come twice. The ends number their packets, and take one of each number, as QUIC
-    /// does it.
+    /// Duplicated packets per thousand. The ends number their packets and accept one of each number, as QUIC does.
     pub duplicate_per_mille: u64,
-    /// Bytes are cut into packets of random sizes up to this many, which arrive in any order; 0: one packet a write, in
-    /// the order in which they were written.
+    /// Bytes are cut into packets of random sizes up to this, which arrive in any order. 0: one packet for each write, in
+    /// order.
     pub packet: u64,
-    /// Bytes that an end can send in a tick; 0: as many as it likes.
+    /// The bandwidth of each end, in bytes per tick; 0: unlimited.
     pub bandwidth: u64,
-    /// Bytes that may be under way before [`Path::has_room`] says no.
+    /// The bytes in flight from which [`Path::has_room`] is false.
     pub in_flight: u64,
-    /// So many times in all an end of a connection crashes: it vanishes with everything it has and without a word, and
-    /// what it has sent still arrives. See [`SimNet::take_crash`].
+    /// How many times an end of a connection crashes: it loses everything without notice; what it has sent still arrives.
+    /// See [`SimNet::take_crash`].
     pub crashes: u32,
-    /// The least and the most age of a connection at which one of its ends crashes, in ticks. One that is closed before
-    /// that sees none.
+    /// The minimum and maximum age of a connection, in ticks, at which one of its ends crashes.
     pub lifetime: (u64, u64),
 }
 
@@ -59,55 +57,55 @@ impl Default for SimConfig {
 /// A network between two nodes. Clones are the same network.
 #[derive(Clone)]
 pub struct SimNet {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<Network>>,
 }
 
-struct State {
+struct Network {
     config: SimConfig,
     random: u64,
     now: u64,
     sequence: u64,
-    /// By arrival, then in the order of sending.
-    under_way: BTreeMap<(u64, u64), Packet>,
-    ends: HashMap<EndId, End>,
+    /// By the time of arrival, then in the order of sending.
+    in_transit: BTreeMap<(u64, u64), Packet>,
+    ends: HashMap<EndpointId, Endpoint>,
     next_connection: u64,
-    /// Sides that have crashed and of which nobody was told.
+    /// Crashes that were not taken yet, by side.
     crashed: VecDeque<usize>,
 }
 
-/// Which end of which connection.
+/// One end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct EndId {
+struct EndpointId {
     connection: u64,
     side: usize,
 }
 
-impl EndId {
+impl EndpointId {
     fn other(self) -> Self {
         Self { side: 1 - self.side, ..self }
     }
 }
 
 #[derive(Default)]
-struct End {
+struct Endpoint {
     events: VecDeque<PathEvent>,
-    /// In the order in which they were offered. Each ends where the next begins.
+    /// The windows, in stream order. Each ends where the next begins.
     landings: HashMap<FlowId, Vec<Arc<Landing>>>,
     /// When the last message or ordered write arrives at this end.
     last_arrival: u64,
-    /// When everything that this end has sent is out.
+    /// When this end has put everything on the wire.
     sent_at: u64,
-    /// The number of the next packet that this end sends.
+    /// The number of the next packet from this end.
     next_packet: u64,
     arrived: Arrived,
-    /// Bytes that this end has sent and that have not arrived.
+    /// Bytes from this end that have not arrived.
     in_flight: u64,
     lost: bool,
     waker: Option<Waker>,
 }
 
-impl End {
-    fn happened(&mut self, event: PathEvent) {
+impl Endpoint {
+    fn push(&mut self, event: PathEvent) {
         self.events.push_back(event);
         if let Some(waker) = &self.waker {
             waker.wake_by_ref();
@@ -115,16 +113,16 @@ impl End {
     }
 }
 
-/// The numbers of the packets that have come to an end.
+/// The packet numbers that have arrived at an end.
 #[derive(Default)]
 struct Arrived {
-    /// All of those below have.
+    /// All numbers below have arrived.
     below: u64,
     beyond: BTreeSet<u64>,
 }
 
 impl Arrived {
-    /// A packet of this number has come; whether it is the first.
+    /// A packet of this number has arrived. Returns whether it is the first.
     fn insert(&mut self, number: u64) -> bool {
         let first = number >= self.below && self.beyond.insert(number);
         while self.beyond.remove(&self.below) {
@@ -135,9 +133,9 @@ impl Arrived {
 }
 
 enum Packet {
-    Data { to: EndId, number: u64, content: Content },
-    Cut { end: EndId },
-    Crash { end: EndId },
+    Data { to: EndpointId, number: u64, content: Content },
+    Cut { end: EndpointId },
+    Crash { end: EndpointId },
 }
 
 #[derive(Clone)]
@@ -147,15 +145,15 @@ enum Content {
 }
 
 impl SimNet {
-    /// A network whose mishaps follow from the seed.
+    /// A network whose faults follow from the seed.
     #[must_use]
     pub fn new(seed: u64, config: SimConfig) -> Self {
-        let state = State {
+        let state = Network {
             config,
             random: seed ^ 0x9e37_79b9_7f4a_7c15,
             now: 0,
             sequence: 0,
-            under_way: BTreeMap::new(),
+            in_transit: BTreeMap::new(),
             ends: HashMap::new(),
             next_connection: 0,
             crashed: VecDeque::new(),
@@ -163,14 +161,13 @@ impl SimNet {
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
-    /// Both ends of a new connection. Whoever drives an end looks at it when it has reason to; see
-    /// [`SimNet::connect_waking`].
+    /// Both ends of a new connection. Nobody is woken: the caller polls them. See [`SimNet::connect_waking`].
     #[must_use]
     pub fn connect(&self) -> [SimPath; 2] {
         self.connect_ends([None, None])
     }
 
-    /// Both ends of a new connection, each of which wakes whoever drives it.
+    /// Both ends of a new connection, each with its waker.
     #[must_use]
     pub fn connect_waking(&self, wakers: [Waker; 2]) -> [SimPath; 2] {
         self.connect_ends(wakers.map(Some))
@@ -180,48 +177,48 @@ impl SimNet {
         let mut state = self.lock();
         state.next_connection += 1;
         let connection = state.next_connection;
-        state.foresee_crash(connection);
+        state.schedule_crash(connection);
         let mut wakers = wakers.into_iter().flatten();
         [0, 1].map(|side| {
-            let id = EndId { connection, side };
-            state.ends.insert(id, End { waker: wakers.next(), ..End::default() });
+            let id = EndpointId { connection, side };
+            state.ends.insert(id, Endpoint { waker: wakers.next(), ..Endpoint::default() });
             SimPath { net: self.clone(), id }
         })
     }
 
-    /// Breaks every connection. Each end notices it at a time of its own; nothing arrives any more.
+    /// Cuts every connection. Nothing arrives any more, and each end notices at a time of its own.
     pub fn cut(&self) {
         let mut state = self.lock();
-        state.under_way.retain(|_, packet| !matches!(packet, Packet::Data { .. }));
-        let ends: Vec<EndId> = state.ends.keys().copied().collect();
+        state.in_transit.retain(|_, packet| !matches!(packet, Packet::Data { .. }));
+        let ends: Vec<EndpointId> = state.ends.keys().copied().collect();
         for end in ends {
             let at = state.now + state.delay();
             state.post(at, Packet::Cut { end });
         }
     }
 
-    /// Which end of its connection has crashed, as an index into what [`SimNet::connect`] returned: the one of the first
-    /// crash of which nobody was told. Whoever drives that end forgets its path and all that its node had, and begins anew.
+    /// Takes the next crash: the side that crashed, as an index into the result of [`SimNet::connect`]. Its driver has to drop
+    /// the path and all state of the node, and start anew.
     pub fn take_crash(&self) -> Option<usize> {
         self.lock().crashed.pop_front()
     }
 
-    /// Lets the clock go on until the next thing arrives; `false` if nothing is under way.
+    /// Advances the clock to the next arrival; `false` if nothing is in transit.
     pub fn advance(&self) -> bool {
         let mut state = self.lock();
-        let Some((&(at, _), _)) = state.under_way.first_key_value() else { return false };
+        let Some((&(at, _), _)) = state.in_transit.first_key_value() else { return false };
         state.now = at;
-        while let Some(entry) = state.under_way.first_entry().filter(|entry| entry.key().0 == at) {
+        while let Some(entry) = state.in_transit.first_entry().filter(|entry| entry.key().0 == at) {
             let packet = entry.remove();
             state.deliver(packet);
         }
         true
     }
 
-    /// Sets the clock to this tick, if it is not further already. Everything arrives that arrives until then.
+    /// Advances the clock to this tick, if it is not further already, with everything that arrives until then.
     pub fn advance_to(&self, now: u64) {
         let mut state = self.lock();
-        while let Some(entry) = state.under_way.first_entry().filter(|entry| entry.key().0 <= now) {
+        while let Some(entry) = state.in_transit.first_entry().filter(|entry| entry.key().0 <= now) {
             let (at, _) = *entry.key();
             let packet = entry.remove();
             state.now = state.now.max(at);
@@ -236,12 +233,12 @@ impl SimNet {
         self.lock().below(limit)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Network> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl Network {
     /// SplitMix64 (Steele, Lea, Flood 2014).
     fn next(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -265,22 +262,22 @@ impl State {
         self.between(self.config.delay) + if lost { self.config.resend_after } else { 0 }
     }
 
-    /// While some are to come, every new connection has one in its future.
-    fn foresee_crash(&mut self, connection: u64) {
+    /// Schedules a crash of the new connection while there are crashes left.
+    fn schedule_crash(&mut self, connection: u64) {
         if self.config.crashes > 0 {
             let side = usize::from(self.below(2) == 1);
             let at = self.now + self.between(self.config.lifetime);
-            self.post(at, Packet::Crash { end: EndId { connection, side } });
+            self.post(at, Packet::Crash { end: EndpointId { connection, side } });
         }
     }
 
     fn post(&mut self, at: u64, packet: Packet) {
         self.sequence += 1;
-        self.under_way.insert((at, self.sequence), packet);
+        self.in_transit.insert((at, self.sequence), packet);
     }
 
-    /// Puts what leaves at `sent` on its way, once or twice. `ordered`: it does not overtake what was sent before it.
-    fn transmit(&mut self, from: EndId, sent: u64, ordered: bool, content: Content) {
+    /// Sends content at the time `sent`, once or twice. `ordered`: it does not overtake earlier content.
+    fn transmit(&mut self, from: EndpointId, sent: u64, ordered: bool, content: Content) {
         let to = from.other();
         let Some(end) = self.ends.get_mut(&from) else { return };
         let number = end.next_packet;
@@ -292,16 +289,16 @@ impl State {
         }
     }
 
-    /// When something arrives that must not overtake what was sent before it.
-    fn in_order(&mut self, to: EndId, sent: u64) -> u64 {
+    /// The time of arrival of content that must not overtake earlier content.
+    fn in_order(&mut self, to: EndpointId, sent: u64) -> u64 {
         let at = sent + self.delay();
         let Some(end) = self.ends.get_mut(&to) else { return at };
         end.last_arrival = end.last_arrival.max(at);
         end.last_arrival
     }
 
-    /// When so many bytes are out that an end sends now.
-    fn sent(&mut self, from: EndId, bytes: u64) -> u64 {
+    /// When an end that begins now has sent this many bytes.
+    fn sent(&mut self, from: EndpointId, bytes: u64) -> u64 {
         let (now, bandwidth) = (self.now, self.config.bandwidth);
         let Some(end) = self.ends.get_mut(&from).filter(|_| bandwidth > 0) else { return now };
         end.sent_at = end.sent_at.max(now) + bytes.div_ceil(bandwidth);
@@ -320,52 +317,52 @@ impl State {
         }
     }
 
-    fn take(&mut self, to: EndId, content: Content) {
+    fn take(&mut self, to: EndpointId, content: Content) {
         match content {
             Content::Message(bytes) => {
                 let Some(end) = self.ends.get_mut(&to) else { return };
                 match PeerMessage::decode(&bytes) {
-                    Ok(message) => end.happened(PathEvent::Message(message)),
-                    Err(error) => end.happened(PathEvent::Lost(error.into())),
+                    Ok(message) => end.push(PathEvent::Message(message)),
+                    Err(error) => end.push(PathEvent::Lost(error.into())),
                 }
             }
             Content::Bytes { flow, at, chunk } => {
                 let length = chunk.len() as u64;
                 if let Some(sender) = self.ends.get_mut(&to.other()) {
                     sender.in_flight -= length;
-                    sender.happened(PathEvent::Room);
+                    sender.push(PathEvent::Room);
                 }
                 let Some(end) = self.ends.get_mut(&to) else { return };
                 let landings = end.landings.get(&flow).into_iter().flatten();
                 let Some(landing) = landings.rev().find(|landing| landing.base() <= at) else { return };
-                // Copied only now: bytes that the sender has changed meanwhile would be seen.
+                // Copied only on arrival, so that tests notice a sender that changes bytes in flight.
                 match landing.place(at, &chunk.to_vec()) {
-                    Ok(()) => end.happened(PathEvent::Placed { flow, at, length }),
-                    Err(error) => end.happened(PathEvent::Lost(error.into())),
+                    Ok(()) => end.push(PathEvent::Placed { flow, at, length }),
+                    Err(error) => end.push(PathEvent::Lost(error.into())),
                 }
             }
         }
     }
 
-    /// The end is no more, and the other one notices it at a time of its own.
-    fn crash(&mut self, id: EndId) {
+    /// The end vanishes, and the other one notices at a time of its own.
+    fn crash(&mut self, id: EndpointId) {
         if self.config.crashes == 0 || self.ends.remove(&id).is_none() {
             return;
         }
         self.config.crashes -= 1;
         self.crashed.push_back(id.side);
-        self.under_way.retain(|_, packet| !matches!(packet, Packet::Data { to, .. } if *to == id));
+        self.in_transit.retain(|_, packet| !matches!(packet, Packet::Data { to, .. } if *to == id));
         let at = self.now + self.delay();
         self.post(at, Packet::Cut { end: id.other() });
     }
 
-    fn lose(&mut self, end: EndId, reason: &str) {
+    fn lose(&mut self, end: EndpointId, reason: &str) {
         if let Some(end) = self.ends.get_mut(&end)
             && !std::mem::replace(&mut end.lost, true)
         {
             end.landings.clear();
             let reason = reason.to_owned();
-            end.happened(PathEvent::Lost(PathError::Lost { kind: PathKind::Sim, reason }));
+            end.push(PathEvent::Lost(PathError::Lost { kind: PathKind::Sim, reason }));
         }
     }
 }
@@ -373,11 +370,11 @@ impl State {
 /// One end of a simulated connection.
 pub struct SimPath {
     net: SimNet,
-    id: EndId,
+    id: EndpointId,
 }
 
 impl SimPath {
-    /// Sends these bytes in place of a message, as a peer does that does not keep to the protocol.
+    /// Sends these bytes in place of a message, as a hostile peer might.
     pub fn send_bytes(&mut self, bytes: Vec<u8>) {
         let mut state = self.net.lock();
         if state.ends.get(&self.id).is_some_and(|end| !end.lost) {
@@ -386,7 +383,7 @@ impl SimPath {
         }
     }
 
-    fn with_end<T>(&self, otherwise: T, look: impl FnOnce(&mut End) -> T) -> T {
+    fn with_end<T>(&self, otherwise: T, look: impl FnOnce(&mut Endpoint) -> T) -> T {
         self.net.lock().ends.get_mut(&self.id).map_or(otherwise, look)
     }
 }
@@ -455,13 +452,13 @@ impl Drop for SimPath {
         let mut state = self.net.lock();
         let (id, other) = (self.id, self.id.other());
         state.ends.remove(&id);
-        // Nothing of this end's memory is read any more, and nothing lands in it.
-        let concerns = |packet: &Packet| match packet {
+        // The fence: nothing of this end's memory is read after the drop, and nothing lands in it.
+        let is_fenced = |packet: &Packet| match packet {
             Packet::Data { to, content: Content::Message(_), .. } => *to == id,
             Packet::Data { to, content: Content::Bytes { .. }, .. } => *to == id || *to == other,
             Packet::Cut { end } | Packet::Crash { end } => *end == id,
         };
-        state.under_way.retain(|_, packet| !concerns(packet));
+        state.in_transit.retain(|_, packet| !is_fenced(packet));
         if state.ends.contains_key(&other) {
             let now = state.now;
             let at = state.in_order(other, now);

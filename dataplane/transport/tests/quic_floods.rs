@@ -89,7 +89,7 @@ fn a_flood_of_subscriptions_is_cut_off() {
         }
     };
     assert!(matches!(&events[..], [LinkEvent::Violated(why)] if why.contains("more than 65536 flows")), "{events:?}");
-    assert_eq!(link.traffic().violations, 1);
+    assert_eq!(link.stats().violations, 1);
     if let [LinkEvent::Violated(why)] = &events[..] {
         hostile.connection.violated(why);
     }

@@ -131,7 +131,7 @@ fn a_peer_that_keeps_to_the_rules_is_heard() {
 #[test]
 fn streams_without_a_proper_header_are_violations() {
     let attacks: [(&[u8], &str); 3] =
-        [(&[0xff; 64], "header that is none"), (&[1, 0, 0], "after 3 bytes"), (&[], "after 0 bytes")];
+        [(&[0xff; 64], "malformed header"), (&[1, 0, 0], "after 3 bytes"), (&[], "after 0 bytes")];
     for (bytes, why) in attacks {
         let hostile = Hostile::new();
         hostile.stream(bytes);
@@ -139,7 +139,7 @@ fn streams_without_a_proper_header_are_violations() {
     }
     let hostile = Hostile::new();
     hostile.stream(&header(2, FLOW, INCARNATION, 1 << 62));
-    hostile.assert_cut_off("header that is none");
+    hostile.assert_cut_off("malformed header");
     let hostile = Hostile::new();
     hostile.stream(&[&messages(INCARNATION)[..], &[9, 0, 0, 0, 1]].concat());
     hostile.assert_cut_off("end after 5 bytes of one");
@@ -387,7 +387,7 @@ fn who_dials_says_how_long_a_silence_may_last() {
         });
         let silent = incoming.wait().expect("it is accepted");
         silent.set_waker(bell.waker());
-        borne.inspect(|silence| silent.bear_silence(*silence));
+        borne.inspect(|silence| silent.set_silence_limit(*silence));
         let reason = wait_for(&bell, || silent.closed());
         assert!(reason.contains("too long"), "{reason}");
         drop(quic);

@@ -248,12 +248,6 @@ impl QueuePair {
         self.send.lock().free()
     }
 
-    /// How many receives can be posted now.
-    #[must_use]
-    pub fn free_receives(&self) -> usize {
-        self.receive.lock().free()
-    }
-
     /// The protection domain of its memory.
     #[must_use]
     pub fn domain(&self) -> &ProtectionDomain {

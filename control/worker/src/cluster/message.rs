@@ -5,7 +5,7 @@
 use super::probe::Probing;
 use crate::order::{Notice, Order};
 use dflow_transport::Connection;
-use dflow_transport::{PathError, Signal};
+use dflow_transport::{LinkStats, PathError, Signal};
 use rkyv::{Archive, Deserialize, Serialize, rancor};
 
 /// A message between two nodes of a run.
@@ -41,18 +41,13 @@ pub(super) enum Managed {
     Probe(Probing),
 }
 
-/// The way between the node that says this and another one, as it is now.
+/// The link between the node that reports it and another one.
 #[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
 pub(crate) struct WayNow {
     /// The place of the other node.
     pub(crate) place: u32,
-    /// What carries the streams, or carried them last.
-    pub(crate) path: Option<String>,
+    pub(crate) stats: LinkStats,
     pub(crate) why_not_rdma: Option<String>,
-    pub(crate) paths: u64,
-    pub(crate) sent: u64,
-    pub(crate) received: u64,
-    pub(crate) violations: u64,
 }
 
 /// A run to take part in.
@@ -221,12 +216,14 @@ mod tests {
             7 => Managed::Sum,
             8 => Managed::Summed(random.list(3, |random| WayNow {
                 place: random.number() as u32,
-                path: random.option(|random| random.text(9)),
+                stats: LinkStats {
+                    paths: random.number(),
+                    path: random.option(|_| PathKind::Quic),
+                    messages_sent: random.number(),
+                    violations: random.number(),
+                    ..LinkStats::default()
+                },
                 why_not_rdma: random.option(|random| random.text(30)),
-                paths: random.number(),
-                sent: random.number(),
-                received: random.number(),
-                violations: random.number(),
             })),
             _ => Managed::Over,
         }

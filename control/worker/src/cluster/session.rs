@@ -71,7 +71,7 @@ impl Session {
                 return;
             }
         };
-        driver.bear_silence(silence(&serving, &join));
+        driver.set_silence_limit(silence(&serving, &join));
         let joined = Managed::Joined { slots: serving.options.slots.max(1) }.send(&driver);
         let begin =
             |()| Way::begin(driver, 0, false, &serving.options, FIRST_PATH, &host).map_err(|(_, reason)| reason);
@@ -135,9 +135,9 @@ impl Session {
             let sample = PeerSample {
                 path: link.path,
                 why_not_rdma: way.and_then(Way::why_not_rdma),
-                coming: link.crossing.coming as u64,
-                going: link.crossing.going as u64,
-                counts: PeerCounts { passed: link.passed.clone(), failovers, violations: link.traffic.violations },
+                streams_in: link.streams_in,
+                streams_out: link.streams_out,
+                counts: PeerCounts { bytes: link.bytes, failovers, violations: link.violations },
             };
             Some((self.join.nodes.get(place as usize)?.0.clone(), sample))
         });
@@ -214,7 +214,7 @@ impl Session {
     /// A node that this one is to get a stream from, and has had no connection with for as long as one may be silent, is
     /// one that the run cannot do without.
     fn miss_nodes(&mut self) {
-        let awaited = self.host.links().filter(|(_, link)| link.crossing.coming > 0).map(|(place, _)| place);
+        let awaited = self.host.links().filter(|(_, link)| link.streams_in > 0).map(|(place, _)| place);
         let is_there = |place| self.ways.get(&place).is_some_and(Way::has_settled);
         let awaited: Vec<Place> = awaited.filter(|&place| !is_there(place)).collect();
         let limit = silence(&self.serving, &self.join).max(MEETING);
@@ -289,7 +289,7 @@ impl Session {
         }
         connection.set_waker(self.ring.waker());
         // Whoever has dialed it has said so; whoever was dialed has not known how long.
-        connection.bear_silence(silence(&self.serving, &self.join));
+        connection.set_silence_limit(silence(&self.serving, &self.join));
         let leads = self.join.place < place;
         match Way::begin(connection, place, leads, &self.serving.options, incarnation, &self.host) {
             Ok(way) => {
@@ -332,15 +332,11 @@ impl Session {
     /// Tells the driver what has passed between this node and those behind it: each pair is told of once, and those with the
     /// driver it knows itself.
     fn sum_up(&mut self) {
-        let behind = self.host.links().filter(|(place, link)| *place > self.join.place && link.traffic.paths > 0);
+        let behind = self.host.links().filter(|(place, link)| *place > self.join.place && link.paths > 0);
         let ways = behind.map(|(place, link)| WayNow {
             place,
-            path: link.last.map(|path| path.to_string()),
+            stats: *link,
             why_not_rdma: self.ways.get(&place).and_then(Way::why_not_rdma),
-            paths: link.traffic.paths,
-            sent: link.traffic.sent,
-            received: link.traffic.received,
-            violations: link.traffic.violations,
         });
         self.say(Managed::Summed(ways.collect()));
     }

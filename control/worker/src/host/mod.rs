@@ -2,11 +2,8 @@
 //! streams from and to other nodes. It carries out orders and says what has happened; what follows from that is decided
 //! by whoever drives the run ([`crate::run`]), on this node or on another.
 
-mod link;
 mod obey;
 mod start;
-
-pub(crate) use link::{LinkState, Passed};
 
 use crate::attempt::Attempt;
 use crate::check::SetupError;
@@ -21,7 +18,7 @@ use dflow_protocol::{Epoch, InstanceId, RunId, StreamId};
 use dflow_scheduler::Outcome;
 use dflow_shm::now_nanos;
 use dflow_store::{Completion, Config, ProcessId, RunStream, Store, StoreError, StoreEvent, TenantId, Threads};
-use dflow_transport::LinkEvent;
+use dflow_transport::{LinkEvent, LinkStats};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -60,7 +57,7 @@ pub(crate) struct Host {
     ended: Ended,
     carrier: Option<Carrier>,
     /// For each node that streams come from or go to, what has passed.
-    links: BTreeMap<u32, LinkState>,
+    links: BTreeMap<u32, LinkStats>,
     summed: bool,
     lost_paths: Vec<(u32, u64, LinkEvent)>,
     tick: tokio::time::Interval,

@@ -1,12 +1,12 @@
 //! Carrying out orders: streams, subscriptions, attempts.
 
-use super::{Host, LinkState, now};
+use super::{Host, now};
 use crate::order::{End, Notice, Order, Record};
 use dflow_carrier::{Carrier, Command, NodeId, Report};
 use dflow_protocol::wire::StreamKey;
 use dflow_protocol::{Epoch, InstanceId, StreamId};
 use dflow_store::{ProcessId, StoreError, Subscriber};
-use dflow_transport::LinkEvent;
+use dflow_transport::{LinkEvent, LinkStats};
 use dflow_workflow::MAX_SWITCH_VALUE;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -128,7 +128,7 @@ impl Host {
             carrier.finish();
         }
         while let Ok(report) = self.carrying.try_recv() {
-            if let Report::Traffic(..) = report {
+            if let Report::Stats(..) = report {
                 self.carrier_report(report);
             }
         }
@@ -153,13 +153,13 @@ impl Host {
     }
 
     /// What is known of the ways to other nodes.
-    pub(crate) fn links(&self) -> impl Iterator<Item = (u32, &LinkState)> {
+    pub(crate) fn links(&self) -> impl Iterator<Item = (u32, &LinkStats)> {
         self.links.iter().map(|(&place, link)| (place, link))
     }
 
     /// The number of the last path over which something came from this node; 0 before the first.
     pub(crate) fn heard_on(&self, node: u32) -> u64 {
-        self.links.get(&node).map_or(0, |link| link.traffic.heard_on)
+        self.links.get(&node).map_or(0, |link| link.heard_on)
     }
 
     fn key(&self, stream: StreamId, epoch: Epoch) -> StreamKey {
@@ -207,9 +207,7 @@ impl Host {
                 tracing::debug!(node = node.0, number, ?event, "a path to another node is lost");
                 self.lost_paths.push((node.0, number, event));
             }
-            Report::Traffic(node, traffic, path, crossing) => {
-                self.links.entry(node.0).or_default().update(traffic, path, crossing);
-            }
+            Report::Stats(node, stats) => _ = self.links.insert(node.0, stats),
             Report::Summed => self.summed = true,
             Report::Failed(reason) => self.notices.push_back(Notice::Failed { reason }),
         }

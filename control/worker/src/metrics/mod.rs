@@ -9,10 +9,9 @@ mod text;
 
 pub(crate) use http::Scrapes;
 
-use crate::host::{AttemptCounts, Ended, Passed};
+use crate::host::{AttemptCounts, Ended};
 use crate::report::MemoryReport;
-use dflow_transport::PathKind;
-use dflow_transport::{Cause, NodeCounters};
+use dflow_transport::{Cause, LinkBytes, NodeCounters, PathKind};
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 use text::Text;
@@ -41,15 +40,16 @@ pub(crate) struct RunSample {
 pub(crate) struct PeerSample {
     pub(crate) path: Option<PathKind>,
     pub(crate) why_not_rdma: Option<String>,
-    pub(crate) coming: u64,
-    pub(crate) going: u64,
+    pub(crate) streams_in: u64,
+    pub(crate) streams_out: u64,
     pub(crate) counts: PeerCounts,
 }
 
 /// The counters of a peer.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PeerCounts {
-    pub(crate) passed: BTreeMap<PathKind, Passed>,
+    /// By the kind of path, in the order of [`PathKind::ALL`].
+    pub(crate) bytes: [LinkBytes; PathKind::ALL.len()],
     /// Paths that were lost and replaced by QUIC.
     pub(crate) failovers: u64,
     /// How often it broke the protocol.
@@ -165,21 +165,20 @@ impl Ledger {
         let mut family = text.gauge("dflow_peer_streams", "Streams in transfer between the node and a peer.");
         for (name, peers) in &ways {
             let sum = |of: fn(&PeerSample) -> u64| peers.iter().map(|peer| of(peer)).fold(0, u64::saturating_add);
-            family.sample(&[("peer", name), ("direction", "in")], sum(|peer| peer.coming));
-            family.sample(&[("peer", name), ("direction", "out")], sum(|peer| peer.going));
+            family.sample(&[("peer", name), ("direction", "in")], sum(|peer| peer.streams_in));
+            family.sample(&[("peer", name), ("direction", "out")], sum(|peer| peer.streams_out));
         }
-        let each = |family: &mut text::Family<'_>, of: fn(&Passed) -> u64| {
+        let each = |family: &mut text::Family<'_>, of: fn(&LinkBytes) -> u64| {
             for (name, peer) in &counts.peers {
                 for (kind, word) in KINDS {
-                    let passed = peer.passed.get(&kind).copied().unwrap_or_default();
-                    family.sample(&[("peer", name), ("path", word)], of(&passed));
+                    family.sample(&[("peer", name), ("path", word)], of(&peer.bytes[kind as usize]));
                 }
             }
         };
         let help = "Stream bytes sent to a node, by path, including retransmissions after a fail-over.";
-        each(&mut text.counter("dflow_peer_sent_bytes_total", help), |passed| passed.sent);
+        each(&mut text.counter("dflow_peer_sent_bytes_total", help), |bytes| bytes.sent);
         let help = "Stream bytes received from a node, by path.";
-        each(&mut text.counter("dflow_peer_received_bytes_total", help), |passed| passed.received);
+        each(&mut text.counter("dflow_peer_received_bytes_total", help), |bytes| bytes.received);
         let help = "Paths to a node that were lost and replaced by QUIC.";
         let mut family = text.counter("dflow_peer_failovers_total", help);
         for (name, peer) in &counts.peers {
@@ -223,11 +222,7 @@ impl Counts {
 
 impl PeerCounts {
     fn add(&mut self, other: &Self) {
-        for (kind, passed) in &other.passed {
-            let sum = self.passed.entry(*kind).or_default();
-            sum.sent = sum.sent.saturating_add(passed.sent);
-            sum.received = sum.received.saturating_add(passed.received);
-        }
+        self.bytes.iter_mut().zip(other.bytes).for_each(|(sum, bytes)| sum.add(bytes));
         self.failovers += other.failovers;
         self.violations += other.violations;
     }
@@ -239,12 +234,10 @@ mod tests {
     use std::time::Duration;
 
     fn sample(sent: u64, path: PathKind) -> RunSample {
-        let counts = PeerCounts {
-            passed: BTreeMap::from([(PathKind::Rdma, Passed { sent, received: 1 })]),
-            failovers: 1,
-            violations: 0,
-        };
-        let peer = PeerSample { path: Some(path), why_not_rdma: None, coming: 2, going: 3, counts };
+        let mut bytes = [LinkBytes::default(); PathKind::ALL.len()];
+        bytes[PathKind::Rdma as usize] = LinkBytes { sent, received: 1 };
+        let counts = PeerCounts { bytes, failovers: 1, violations: 0 };
+        let peer = PeerSample { path: Some(path), why_not_rdma: None, streams_in: 2, streams_out: 3, counts };
         let memory = MemoryReport { budget_bytes: 100, used_bytes: 10, peak_bytes: 20, spilled_bytes: 5 };
         let attempts = AttemptCounts { running: 1, slots: 2, ..AttemptCounts::default() };
         RunSample { attempts, memory, written: 1000, peers: BTreeMap::from([("b".to_owned(), peer)]) }

@@ -10,7 +10,7 @@ use dflow_protocol::wire::StreamKey;
 use dflow_protocol::{Epoch, InstanceId, RunId, StreamId};
 use dflow_store::Subscriber;
 use dflow_transport::sim::{SimConfig, SimNet};
-use dflow_transport::{Path, Traffic};
+use dflow_transport::{LinkBytes, LinkStats, Path};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -31,6 +31,8 @@ pub struct Cluster {
     clock: Option<JoinHandle<()>>,
     incarnation: u64,
     epochs: BTreeMap<u32, u32>,
+    /// The runs of streams that are not of the first.
+    runs: BTreeMap<u32, RunId>,
     /// Readers on other nodes have numbers of their own.
     next_subscriber: u32,
     /// Whether the streams keep all their bytes, as those do that a retry may need again.
@@ -56,7 +58,7 @@ struct Reports {
 
 #[derive(Default)]
 struct SoFar {
-    traffic: BTreeMap<NodeId, Traffic>,
+    traffic: BTreeMap<NodeId, LinkStats>,
     /// What went wrong.
     failures: Vec<String>,
 }
@@ -112,6 +114,7 @@ impl Cluster {
             clock: Some(clock),
             incarnation: 0,
             epochs: BTreeMap::new(),
+            runs: BTreeMap::new(),
             next_subscriber: 1 << 20,
             keep: false,
         };
@@ -221,7 +224,27 @@ impl Cluster {
     }
 
     fn key(&self, stream: u32) -> StreamKey {
-        StreamKey::new(RunId(1), StreamId(stream), Epoch(self.epochs[&stream]))
+        let run = self.runs.get(&stream).copied().unwrap_or(RunId(1));
+        StreamKey::new(run, StreamId(stream), Epoch(self.epochs[&stream]))
+    }
+
+    /// These streams, which do not cross yet, are of this run.
+    pub fn assign(&mut self, run: RunId, streams: &[u32]) {
+        self.runs.extend(streams.iter().map(|&stream| (stream, run)));
+    }
+
+    /// The run is over on all nodes.
+    pub fn drop_run(&self, run: RunId) {
+        self.nodes.iter().for_each(|node| node.tell(Command::DropRun(run)));
+    }
+
+    /// Waits until this many streams cross from one node to another, as both of them count.
+    #[track_caller]
+    pub fn until_crossing(&self, from: usize, to: usize, count: u64) {
+        let out = |so_far: &SoFar| so_far.traffic.get(&id(to)).is_some_and(|stats| stats.streams_out == count);
+        let coming = |so_far: &SoFar| so_far.traffic.get(&id(from)).is_some_and(|stats| stats.streams_in == count);
+        assert!(self.nodes[from].reports.wait(out), "at node {from}");
+        assert!(self.nodes[to].reports.wait(coming), "at node {to}");
     }
 
     /// Does something in a node's thread.
@@ -248,8 +271,8 @@ impl Cluster {
     /// Waits until so many bytes have left the first node.
     #[track_caller]
     pub fn until_passed(&self, bytes: u64) {
-        let sent = |so_far: &SoFar| so_far.traffic.get(&id(1)).is_some_and(|traffic| traffic.sent >= bytes);
-        assert!(self.nodes[0].reports.wait(sent), "stuck after {:?}", self.sent());
+        let sent = |so_far: &SoFar| so_far.traffic.get(&id(1)).is_some_and(|traffic| traffic.total().sent >= bytes);
+        assert!(self.nodes[0].reports.wait(sent), "stuck after {:?}", self.stats());
     }
 
     /// Waits until a node's carrier has reported something of this kind.
@@ -261,16 +284,16 @@ impl Cluster {
 
     /// What a node has sent to all others.
     pub fn traffic_of(&self, node: usize) -> u64 {
-        self.nodes[node].reports.look(|so_far| so_far.traffic.values().map(|traffic| traffic.sent).sum())
+        self.nodes[node].reports.look(|so_far| so_far.traffic.values().map(|traffic| traffic.total().sent).sum())
     }
 
-    fn sent(&self) -> Traffic {
+    fn stats(&self) -> LinkStats {
         self.nodes[0].reports.look(|so_far| so_far.traffic.get(&id(1)).copied().unwrap_or_default())
     }
 
     /// Waits until every function has ended well, and ends the carriers; what passed between the first two nodes.
     #[track_caller]
-    pub fn finish(&mut self) -> Traffic {
+    pub fn finish(&mut self) -> LinkBytes {
         for node in 0..self.nodes.len() {
             self.until(node, Node::is_idle);
             self.on(node, |node| {
@@ -284,7 +307,7 @@ impl Cluster {
             // Its last word is on the traffic.
             member.carrier.take().expect("a test ends once").finish();
         }
-        self.sent()
+        self.stats().total()
     }
 }
 
@@ -308,7 +331,7 @@ impl Member {
         let reports = Arc::<Reports>::default();
         let told = Arc::clone(&reports);
         let report = move |report| match report {
-            Report::Traffic(peer, traffic, ..) => told.note(|so_far| _ = so_far.traffic.insert(peer, traffic)),
+            Report::Stats(peer, traffic) => told.note(|so_far| _ = so_far.traffic.insert(peer, traffic)),
             failure @ (Report::ImportFailed(..) | Report::ExportFailed(..) | Report::Path(..)) => {
                 eprintln!("node {number}: {failure:?}");
                 told.note(|so_far| so_far.failures.push(format!("{failure:?}")));

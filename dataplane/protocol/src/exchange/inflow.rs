@@ -4,24 +4,24 @@ use super::Violation;
 use super::ranges::Ranges;
 use crate::wire::{FlowId, PeerMessage, StreamKey};
 
-/// The most gaps in what has arrived of one stream.
+/// The most gaps in the bytes that have arrived of one stream.
 const MAX_GAPS: usize = 65_536;
-/// How far a stream gets, as a part of its window, before the writing end is told without need.
-const STEPS: u64 = 8;
-/// So many bytes are worth a message of their own to a writing end that has nothing else to do. Fewer may wait: what they
-/// keep from being used again is a small part of the smallest ring.
-const WORTH: u64 = 32 * 1024;
-/// With less credit than this part of the window the writing end may soon have to stop.
-const LOW: u64 = 4;
+/// Progress by this fraction of the window is acknowledged at once.
+const ACK_FRACTION: u64 = 8;
+/// Progress by this many bytes is acknowledged when this end has nothing else to do. Less can wait: it is a small part of
+/// the smallest ring, so that it hardly holds up the writing end.
+const IDLE_ACK: u64 = 32 * 1024;
+/// With less credit left than this fraction of the window, the writing end may soon have to stop.
+const LOW_FRACTION: u64 = 4;
 
-/// Why the writing end is told how far a stream is.
+/// When an acknowledgement is considered. Like TCP's, acknowledgements are delayed: most of them then ride on a later one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Occasion {
-    /// Something has changed.
-    News,
+pub(super) enum AckTiming {
+    /// Bytes have arrived, or there is new credit.
+    Progress,
     /// This end has nothing else to do.
-    Rest,
-    /// It has been put off for long enough.
+    Idle,
+    /// It was delayed for long enough.
     Due,
 }
 
@@ -29,17 +29,17 @@ pub(super) enum Occasion {
 pub(super) struct Inflow {
     stream: StreamKey,
     arrived: Ranges,
-    /// There is room for bytes below.
-    until: u64,
-    /// The room is a window that was granted; otherwise the bytes come inline.
+    /// Bytes below this offset may be sent: there is room for them here.
+    credit: u64,
+    /// A window was granted; otherwise the bytes come inline.
     granted: bool,
-    /// The size of the room.
+    /// The size of the window, or the first credit.
     window: u64,
     finished: Option<u64>,
     stuck: bool,
-    /// What the writing end was told last on this path.
-    told_received: u64,
-    told_until: u64,
+    /// The last acknowledgement and the last credit on this path.
+    received_told: u64,
+    credit_told: u64,
 }
 
 impl Inflow {
@@ -47,17 +47,17 @@ impl Inflow {
         Self {
             stream,
             arrived: Ranges::default(),
-            until,
+            credit: until,
             granted: false,
             window: until,
             finished: None,
             stuck: false,
-            told_received: 0,
-            told_until: 0,
+            received_told: 0,
+            credit_told: 0,
         }
     }
 
-    /// Bytes above the first gap will come again.
+    /// The path is lost. Bytes above the first gap will come again.
     pub(super) fn suspend(&mut self) {
         self.arrived.keep_contiguous();
         self.finished = None;
@@ -66,10 +66,14 @@ impl Inflow {
 
     /// The subscription, for a new path.
     pub(super) fn resume(&mut self, flow: FlowId) -> PeerMessage {
-        self.told_received = self.received();
+        self.received_told = self.received();
         // A window has to be granted on the new path before anything goes into it.
-        self.told_until = if self.granted { self.received() } else { self.until };
-        PeerMessage::Subscribe { flow, stream: self.stream, received: self.told_received, until: self.told_until }
+        self.credit_told = if self.granted { self.received() } else { self.credit };
+        PeerMessage::Subscribe { flow, stream: self.stream, received: self.received_told, until: self.credit_told }
+    }
+
+    pub(super) fn stream(&self) -> StreamKey {
+        self.stream
     }
 
     pub(super) fn received(&self) -> u64 {
@@ -89,25 +93,25 @@ impl Inflow {
     pub(super) fn granted(&mut self, size: u64, until: u64) {
         self.granted = true;
         self.window = size;
-        self.until = self.until.max(until);
-        self.told_until = self.told_until.max(until);
+        self.credit = self.credit.max(until);
+        self.credit_told = self.credit_told.max(until);
     }
 
-    pub(super) fn room(&mut self, until: u64) {
-        self.until = self.until.max(until);
+    pub(super) fn extend(&mut self, until: u64) {
+        self.credit = self.credit.max(until);
     }
 
-    /// Whether that is news.
+    /// Whether that is a change.
     pub(super) fn set_stuck(&mut self, stuck: bool) -> bool {
         std::mem::replace(&mut self.stuck, stuck) != stuck
     }
 
     pub(super) fn placed(&mut self, flow: FlowId, at: u64, length: u64) -> Result<(), Violation> {
         let end = at.saturating_add(length);
-        let most = self.told_until.min(self.finished.unwrap_or(u64::MAX));
+        let most = self.credit_told.min(self.finished.unwrap_or(u64::MAX));
         if end > most {
             let expected = format!("nothing past {most}");
-            return Err(Violation::Value { flow, what: "bytes up to", value: end, expected });
+            return Err(Violation::value(flow, "bytes up to", end, expected));
         }
         self.arrived.insert(at, end);
         if self.arrived.islands() > MAX_GAPS {
@@ -125,31 +129,31 @@ impl Inflow {
                 return Ok(());
             }
         };
-        Err(Violation::Value { flow, what: "the length of a stream", value: length, expected })
+        Err(Violation::value(flow, "the length of a stream", length, expected))
     }
 
-    /// Whether the writing end does not know everything.
-    pub(super) fn has_news(&self) -> bool {
-        self.received() > self.told_received || self.until > self.told_until
+    /// Whether something is not acknowledged yet.
+    pub(super) fn is_behind(&self) -> bool {
+        self.received() > self.received_told || self.credit > self.credit_told
     }
 
-    /// How far the stream is, for the writing end, if it is worth a message on this occasion: it always is if the writing
-    /// end cannot go on without it.
-    pub(super) fn credit(&mut self, flow: FlowId, occasion: Occasion) -> Option<PeerMessage> {
-        if !self.has_news() {
+    /// The acknowledgement, with credit, if it is worth a message now. It always is where the writing end cannot go on
+    /// without it.
+    pub(super) fn acknowledge(&mut self, flow: FlowId, timing: AckTiming) -> Option<PeerMessage> {
+        if !self.is_behind() {
             return None;
         }
-        let step = (self.window / STEPS).max(1);
-        let step = if occasion == Occasion::Rest { step.min(WORTH) } else { step };
-        let room = self.until.saturating_sub(self.told_until);
-        let left = self.told_until.saturating_sub(self.received());
-        let low = if occasion == Occasion::Rest { self.window / LOW } else { 0 };
-        let worth = self.received() - self.told_received >= step || room >= step || (room > 0 && left <= low);
-        if !(worth || occasion == Occasion::Due) {
+        let step = (self.window / ACK_FRACTION).max(1);
+        let step = if timing == AckTiming::Idle { step.min(IDLE_ACK) } else { step };
+        let room = self.credit.saturating_sub(self.credit_told);
+        let left = self.credit_told.saturating_sub(self.received());
+        let low = if timing == AckTiming::Idle { self.window / LOW_FRACTION } else { 0 };
+        let worth = self.received() - self.received_told >= step || room >= step || (room > 0 && left <= low);
+        if !(worth || timing == AckTiming::Due) {
             return None;
         }
-        self.told_received = self.received();
-        self.told_until = self.told_until.max(self.until);
-        Some(PeerMessage::Credit { flow, received: self.told_received, until: self.told_until })
+        self.received_told = self.received();
+        self.credit_told = self.credit_told.max(self.credit);
+        Some(PeerMessage::Credit { flow, received: self.received_told, until: self.credit_told })
     }
 }

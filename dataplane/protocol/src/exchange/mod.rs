@@ -1,18 +1,21 @@
-//! The streams between this node and one other, whatever path connects them.
+//! The streams between this node and one other, over any kind of path.
 //!
-//! [`Exchange`] is a pure state machine. It is told what the local streams do (bytes written, room for more), what
-//! comes from the peer, and which paths there are; it says what to send ([`Action`], [`Exchange::next_write`]) and what
-//! has arrived. Both ends run the same machine; each is at once the reading end of some flows and the writing end of
+//! [`Exchange`] is a pure state machine. Its inputs are what the local streams do (bytes written, new credit), the peer's
+//! messages, and the state of the path; its outputs are messages and events ([`Action`]) and the bytes to send next
+//! ([`Exchange::next_write`]). Both ends run the same machine; each is the reading end of some flows and the writing end of
 //! others.
 //!
-//! **Why nothing is lost or doubled.** A path is reliable while it lives: messages come in order, bytes in any order. When
-//! it dies, all that was under way on it is forgotten by both ends. The next path begins with the subscriptions anew, each
-//! with the offset up to which everything has arrived; the writing end goes on from there, and it still has those bytes,
-//! for it lets go of a byte only when told that it has arrived ([`Action::Release`]).
+//! **Why no byte is lost or duplicated.** A path is reliable while it lives: messages arrive in order, bytes in any order.
+//! When it is lost, both ends forget everything in flight. The next path begins with all subscriptions, each with the offset
+//! up to which everything has arrived. The writing end continues from there; it still has those bytes, because it keeps
+//! every byte until it is acknowledged ([`FlowEvent::Acknowledged`]).
 //!
-//! **Why a flow cannot harm another.** Each has its own credit, so a slow reader holds back its own stream alone. Writes
-//! are handed out in turns, a limited number of bytes each, new flows first, so that a small stream never waits for a
-//! large one to end.
+//! **Why flows and runs do not disturb each other.** Each flow has its own credit, so a slow reader holds back its own stream
+//! alone. Runs take turns to send, and the flows of a run share its turns ([`turns`]): a small stream never waits for a
+//! large one to end, nor for a run with many streams.
+//!
+//! **Credit** is an offset in a stream: bytes below it may be sent. Messages and methods call it `until`. **Acknowledgements**
+//! say up to which offset everything has arrived; they carry the credit with them.
 
 mod inflow;
 mod outflow;
@@ -35,17 +38,17 @@ pub struct Exchange {
     life: u64,
     peer_life: Option<u64>,
     path: Path,
-    /// What this node reads from the peer.
+    /// Flows that this node reads.
     incoming: BTreeMap<FlowId, Inflow>,
-    /// Incoming flows of which the peer does not know everything.
-    lagging: BTreeSet<FlowId>,
-    /// What this node read, and of which something may be under way.
+    /// Incoming flows with a delayed acknowledgement.
+    unacknowledged: BTreeSet<FlowId>,
+    /// Flows that this node has unsubscribed, and of which bytes may be in flight.
     closing: BTreeSet<FlowId>,
-    /// What the peer reads from this node.
+    /// Flows that the peer reads.
     outgoing: BTreeMap<FlowId, Outflow>,
     next_flow: u32,
     next_grant: u32,
-    /// The highest number of a flow that the peer's present life has used.
+    /// The highest flow number that the peer's present process has used.
     last_peer_flow: Option<FlowId>,
     turns: Turns,
     actions: VecDeque<Action>,
@@ -54,11 +57,11 @@ pub struct Exchange {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Path {
     Down,
-    /// The peer has not said [`PeerMessage::Begin`].
+    /// The peer has not sent [`PeerMessage::Begin`].
     Silent {
         incarnation: u64,
     },
-    /// So many of the peer's subscriptions are still to come.
+    /// This many of the peer's subscriptions are still to come.
     Resuming {
         incarnation: u64,
         left: u32,
@@ -68,87 +71,62 @@ enum Path {
     },
 }
 
-/// What is to be done, in this order.
+/// What the caller has to do, in this order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// Send this to the peer, behind everything sent before.
     Send(PeerMessage),
-    /// Incoming: the path is new, and the flow's present window must be granted on it ([`Exchange::grant`]).
+    /// The path is new: grant the flow's present window on it ([`Exchange::grant`]).
     Regrant(FlowId),
-    /// Incoming: all bytes below this offset have arrived.
-    Commit {
-        /// The flow.
-        flow: FlowId,
-        /// Offset in the stream.
-        upto: u64,
-    },
-    /// Incoming: all of the stream has arrived. The flow is over and quiet.
-    Ended {
-        /// The flow.
-        flow: FlowId,
-        /// The stream's length.
-        length: u64,
-    },
-    /// Incoming: after [`Exchange::unsubscribe`], nothing of the flow is under way any more, and its window may be used
-    /// for something else.
-    Quiet {
-        /// The flow.
-        flow: FlowId,
-    },
-    /// Incoming: the stream was given up. The flow is over and quiet.
-    Aborted {
-        /// The flow.
-        flow: FlowId,
-        /// Why.
-        reason: String,
-    },
-    /// Outgoing: the peer reads this stream from now on. [`Exchange::available`] tells what there is of it.
+    /// Something has happened to a flow.
+    Flow(FlowId, FlowEvent),
+}
+
+/// What has happened to a flow. Offsets are those of the stream, in bytes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FlowEvent {
+    /// Outgoing: the peer reads this stream from now on. [`Exchange::available`] tells the machine what there is of it.
     Subscribed {
-        /// The flow.
-        flow: FlowId,
         /// The stream.
         stream: StreamKey,
-        /// The offset from which it is needed.
+        /// The offset from which the peer needs it.
         from: u64,
     },
-    /// Outgoing: bytes below this offset have arrived and are not needed for this flow any more.
-    Release {
-        /// The flow.
-        flow: FlowId,
-        /// Offset in the stream.
-        upto: u64,
-    },
-    /// Outgoing: whether the peer's readers are stuck, so that waiting for them does not help.
-    Stuck {
-        /// The flow.
-        flow: FlowId,
-        /// Whether they are.
-        stuck: bool,
-    },
+    /// Outgoing: the peer has all bytes below this offset; the flow does not need them any more.
+    Acknowledged(u64),
+    /// Outgoing: whether the peer's readers are stuck. It does not help to wait for readers that are.
+    Stuck(bool),
     /// Outgoing: the peer does not read the stream any more. The flow is over.
-    Unsubscribed {
-        /// The flow.
-        flow: FlowId,
-    },
+    Unsubscribed,
+    /// Incoming: all bytes below this offset have arrived.
+    Arrived(u64),
+    /// Incoming: the stream is complete, and this is its length. The flow is over, and nothing of it is in flight.
+    Finished(u64),
+    /// Incoming: the stream was aborted, for this reason. The flow is over, and nothing of it is in flight.
+    Aborted(String),
+    /// Incoming, after [`Exchange::unsubscribe`]: nothing of the flow is in flight any more, and its window may be used for
+    /// something else.
+    Drained,
 }
 
 /// Bytes that may be sent now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Order {
-    /// Of which flow.
+    /// The flow.
     pub flow: FlowId,
-    /// Where they go; `None`: with [`PeerMessage::Inline`].
+    /// The window for them; `None`: send them with [`PeerMessage::Inline`].
     pub grant: Option<Grant>,
     /// The stream offset of the first of them.
     pub at: u64,
-    /// How many they are at most.
+    /// Their maximum number.
     pub most: u64,
 }
 
-/// What a peer that keeps to the protocol does not do. The connection is to be closed.
+/// A violation of the protocol by the peer. The connection must be closed: what the peer's process says cannot be trusted
+/// for any run.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
-    /// Another version.
+    /// The peer speaks another version.
     #[error(
         "the peer speaks version {theirs} of the protocol between nodes, this node {ours}; run the same release on both"
     )]
@@ -158,7 +136,7 @@ pub enum Violation {
         /// Of the peer.
         theirs: u32,
     },
-    /// A message at the wrong time.
+    /// A message came at the wrong time.
     #[error("the peer sent {message} {when}")]
     Order {
         /// Which message.
@@ -166,35 +144,55 @@ pub enum Violation {
         /// When.
         when: &'static str,
     },
-    /// A number that is not right.
-    #[error("the peer sent {what} for {flow}: {value}, where {expected} was expected")]
+    /// A value is out of range.
+    #[error("the peer sent {what} for {flow}{}: {value}, where {expected} was expected", of_stream(*stream))]
     Value {
         /// The flow.
         flow: FlowId,
-        /// What it is.
+        /// The stream that it carries, if the flow is known.
+        stream: Option<StreamKey>,
+        /// What the value is.
         what: &'static str,
-        /// What came.
+        /// The value.
         value: u64,
-        /// What could have come.
+        /// The range.
         expected: String,
     },
-    /// Too much of something.
+    /// A limit is exceeded.
     #[error("the peer has more than {limit} {what}")]
     TooMany {
         /// Of what.
         what: &'static str,
-        /// How many there may be.
+        /// The limit.
         limit: usize,
     },
 }
 
-/// There are as many flows from this peer as there may be.
+impl Violation {
+    fn value(flow: FlowId, what: &'static str, value: u64, expected: String) -> Self {
+        Self::Value { flow, stream: None, what, value, expected }
+    }
+
+    /// Names the stream, and with it the run.
+    fn of(mut self, key: StreamKey) -> Self {
+        if let Self::Value { stream, .. } = &mut self {
+            *stream = Some(key);
+        }
+        self
+    }
+}
+
+fn of_stream(stream: Option<StreamKey>) -> String {
+    stream.map(|stream| format!(" ({stream})")).unwrap_or_default()
+}
+
+/// This node reads [`MAX_FLOWS`] streams from the peer already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("this node reads {MAX_FLOWS} streams from one other already, which is the most")]
+#[error("this node already reads {MAX_FLOWS} streams from the peer, which is the limit")]
 pub struct TooManyFlows;
 
 impl Exchange {
-    /// Without a path and without flows. `life`: a random number that this process has chosen at its start.
+    /// A machine without a path and without flows. `life`: a random number that this process chose at its start.
     #[must_use]
     pub fn new(life: u64) -> Self {
         Self {
@@ -202,7 +200,7 @@ impl Exchange {
             peer_life: None,
             path: Path::Down,
             incoming: BTreeMap::new(),
-            lagging: BTreeSet::new(),
+            unacknowledged: BTreeSet::new(),
             closing: BTreeSet::new(),
             outgoing: BTreeMap::new(),
             next_flow: 1,
@@ -213,12 +211,12 @@ impl Exchange {
         }
     }
 
-    /// What is to be done next.
+    /// The next action.
     pub fn next_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
 
-    /// A new path to the peer. Whatever was under way on the one before must not arrive any more.
+    /// There is a new path. Nothing of the one before may arrive after this call.
     pub fn path_up(&mut self, incarnation: u64) {
         self.path_down();
         self.path = Path::Silent { incarnation };
@@ -234,12 +232,12 @@ impl Exchange {
         }
     }
 
-    /// There is no path to the peer at present.
+    /// The path is lost.
     pub fn path_down(&mut self) {
         self.path = Path::Down;
         self.turns.clear();
-        // The next path begins with everything that the peer should know.
-        self.lagging.clear();
+        // The subscriptions of the next path acknowledge everything.
+        self.unacknowledged.clear();
         for outflow in self.outgoing.values_mut() {
             outflow.suspend();
         }
@@ -247,26 +245,24 @@ impl Exchange {
             inflow.suspend();
         }
         self.actions.retain(|action| !matches!(action, Action::Send(_) | Action::Regrant(_)));
-        self.actions.extend(std::mem::take(&mut self.closing).into_iter().map(|flow| Action::Quiet { flow }));
+        self.actions
+            .extend(std::mem::take(&mut self.closing).into_iter().map(|flow| Action::Flow(flow, FlowEvent::Drained)));
     }
 
-    /// The peer is gone for good, or too long: every flow is over.
-    pub fn peer_lost(&mut self, reason: &str) {
-        self.path_down();
-        for (flow, _) in std::mem::take(&mut self.incoming) {
-            self.actions.push_back(Action::Aborted { flow, reason: reason.to_owned() });
-        }
-        for (flow, _) in std::mem::take(&mut self.outgoing) {
-            self.actions.push_back(Action::Unsubscribed { flow });
-        }
-        self.last_peer_flow = None;
-        self.peer_life = None;
+    /// How many streams this node reads from the peer, and the peer from this node.
+    #[must_use]
+    pub fn streams(&self) -> (usize, usize) {
+        (self.incoming.len() + self.closing.len(), self.outgoing.len())
     }
 
     /// Whether bytes and messages can pass at present.
     #[must_use]
     pub fn is_up(&self) -> bool {
         matches!(self.path, Path::Up { .. })
+    }
+
+    pub(super) fn event(&mut self, flow: FlowId, event: FlowEvent) {
+        self.actions.push_back(Action::Flow(flow, event));
     }
 
     pub(super) fn send(&mut self, message: PeerMessage) {

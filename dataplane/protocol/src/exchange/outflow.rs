@@ -1,36 +1,38 @@
 //! The writing end of a flow.
 
 use super::{Order, Violation};
+use crate::ids::RunId;
 use crate::limits::MAX_INLINE;
 use crate::wire::{FlowId, Grant, PeerMessage, StreamKey};
 use std::collections::VecDeque;
 
-/// The most bytes of one write: a flow that has been asked to send gives way to others after it.
+/// The most bytes of one write.
 const MAX_WRITE: u64 = 256 * 1024;
-/// The most windows that a flow may have at the same time: the present one and those after it.
+/// The most windows of a flow at the same time: the present one and those after it.
 const MAX_GRANTS: usize = 4;
 
 #[derive(Debug)]
 pub(super) struct Outflow {
     stream: StreamKey,
-    /// The path knows of it: the reading end has said how far it is.
+    /// The reading end has subscribed on the present path.
     resumed: bool,
     /// The stream's watermark.
     available: u64,
-    end: Option<End>,
-    end_told: bool,
+    outcome: Option<Outcome>,
+    outcome_told: bool,
     /// Bytes below have been sent on this path, or had arrived before it.
     sent: u64,
     /// Bytes below have been sent on any path.
     ever_sent: u64,
     /// Bytes below have arrived.
     received: u64,
-    until: u64,
+    /// Bytes below may be sent.
+    credit: u64,
     grants: VecDeque<Grant>,
 }
 
 #[derive(Clone, Debug)]
-enum End {
+enum Outcome {
     Finished(u64),
     Aborted(String),
 }
@@ -41,24 +43,33 @@ impl Outflow {
             stream,
             resumed: true,
             available: received,
-            end: None,
-            end_told: false,
+            outcome: None,
+            outcome_told: false,
             sent: received,
             ever_sent: received,
             received,
-            until,
+            credit: until,
             grants: VecDeque::new(),
         }
     }
 
-    /// The path is gone.
+    pub(super) fn stream(&self) -> StreamKey {
+        self.stream
+    }
+
+    pub(super) fn run(&self) -> RunId {
+        self.stream.run()
+    }
+
+    /// The path is lost.
     pub(super) fn suspend(&mut self) {
         self.resumed = false;
-        self.end_told = false;
+        self.outcome_told = false;
         self.grants.clear();
     }
 
-    /// The reading end goes on from where it has everything; how far it was not known to be, if it is further.
+    /// The reading end subscribes on a new path, from the first byte that it lacks. Returns that offset if it acknowledges
+    /// more than was known.
     pub(super) fn resume(
         &mut self,
         flow: FlowId,
@@ -68,12 +79,12 @@ impl Outflow {
     ) -> Result<Option<u64>, Violation> {
         if self.resumed || stream != self.stream {
             let expected = "another number: this one is in use".to_owned();
-            return Err(Violation::Value { flow, what: "a subscription", value: flow.0.into(), expected });
+            return Err(Violation::value(flow, "a subscription", flow.0.into(), expected));
         }
         self.resumed = true;
         let released = self.acknowledge(flow, received)?;
         self.sent = received;
-        self.until = until;
+        self.credit = until;
         Ok(released)
     }
 
@@ -86,52 +97,52 @@ impl Outflow {
     }
 
     pub(super) fn finish(&mut self, length: u64) {
-        if self.end.is_none() {
+        if self.outcome.is_none() {
             self.available = self.available.max(length);
-            self.end = Some(End::Finished(length));
+            self.outcome = Some(Outcome::Finished(length));
         }
     }
 
     pub(super) fn abort(&mut self, reason: String) {
-        self.end = Some(End::Aborted(reason));
-        self.end_told = false;
+        self.outcome = Some(Outcome::Aborted(reason));
+        self.outcome_told = false;
     }
 
-    /// What the reading end must be told about the stream's end, once on each path.
-    pub(super) fn end(&mut self, flow: FlowId) -> Option<PeerMessage> {
-        if !self.resumed || std::mem::replace(&mut self.end_told, self.end.is_some()) {
+    /// How the stream has ended, for the reading end: once on each path.
+    pub(super) fn outcome(&mut self, flow: FlowId) -> Option<PeerMessage> {
+        if !self.resumed || std::mem::replace(&mut self.outcome_told, self.outcome.is_some()) {
             return None;
         }
-        self.end.clone().map(|end| match end {
-            End::Finished(length) => PeerMessage::Finished { flow, length },
-            End::Aborted(reason) => PeerMessage::Aborted { flow, reason },
+        self.outcome.clone().map(|outcome| match outcome {
+            Outcome::Finished(length) => PeerMessage::Finished { flow, length },
+            Outcome::Aborted(reason) => PeerMessage::Aborted { flow, reason },
         })
     }
 
-    /// Bytes below `received` have arrived; the offset, if that is news.
+    /// Bytes below `received` have arrived. Returns the offset if it has grown.
     pub(super) fn acknowledge(&mut self, flow: FlowId, received: u64) -> Result<Option<u64>, Violation> {
         if received < self.received || received > self.ever_sent {
             let expected = format!("{} to {}", self.received, self.ever_sent);
-            return Err(Violation::Value { flow, what: "what has arrived", value: received, expected });
+            return Err(Violation::value(flow, "what has arrived", received, expected));
         }
-        let news = received > self.received;
+        let has_grown = received > self.received;
         self.received = received;
-        Ok(news.then_some(received))
+        Ok(has_grown.then_some(received))
     }
 
-    pub(super) fn credit(&mut self, flow: FlowId, until: u64) -> Result<(), Violation> {
-        if until < self.until {
-            let expected = format!("{} or more", self.until);
-            return Err(Violation::Value { flow, what: "credit", value: until, expected });
+    pub(super) fn extend(&mut self, flow: FlowId, until: u64) -> Result<(), Violation> {
+        if until < self.credit {
+            let expected = format!("{} or more", self.credit);
+            return Err(Violation::value(flow, "credit", until, expected));
         }
-        self.until = until;
+        self.credit = until;
         Ok(())
     }
 
     pub(super) fn grant(&mut self, flow: FlowId, grant: Grant) -> Result<(), Violation> {
         if self.grants.back().is_some_and(|last| grant.base < last.base) {
             let expected = "one behind the last".to_owned();
-            return Err(Violation::Value { flow, what: "a grant from offset", value: grant.base, expected });
+            return Err(Violation::value(flow, "a grant from offset", grant.base, expected));
         }
         if self.grants.len() >= MAX_GRANTS {
             return Err(Violation::TooMany { what: "windows for one flow", limit: MAX_GRANTS });
@@ -144,8 +155,8 @@ impl Outflow {
     /// What may be sent now.
     pub(super) fn order(&self, flow: FlowId) -> Option<Order> {
         let at = self.sent;
-        let end = self.available.min(self.until);
-        if !self.resumed || matches!(self.end, Some(End::Aborted(_))) || at >= end {
+        let end = self.available.min(self.credit);
+        if !self.resumed || matches!(self.outcome, Some(Outcome::Aborted(_))) || at >= end {
             return None;
         }
         let grant = self.grants.front().filter(|grant| grant.base <= at).copied();
@@ -153,7 +164,7 @@ impl Outflow {
             Some(grant) => grant.contiguous(at).min(MAX_WRITE),
             None => MAX_INLINE as u64,
         };
-        // What belongs into the window after this one does not go into this one.
+        // Bytes of the next window must not go into this one.
         let next = self.grants.iter().map(|grant| grant.base).find(|&base| base > at).unwrap_or(u64::MAX);
         let most = most.min(end - at).min(next - at);
         (most > 0).then_some(Order { flow, grant, at, most })
@@ -165,7 +176,7 @@ impl Outflow {
         self.leave_windows();
     }
 
-    /// Forgets windows behind which there is another that takes the next byte.
+    /// Forgets windows whose successor takes the next byte.
     fn leave_windows(&mut self) {
         while self.grants.get(1).is_some_and(|next| next.base <= self.sent) {
             self.grants.pop_front();

@@ -1,15 +1,15 @@
-//! What comes from the peer, and what follows from it.
+//! Messages of the peer.
 
 use super::outflow::Outflow;
-use super::{Action, Exchange, Path, Violation};
+use super::{Action, Exchange, FlowEvent, Path, Violation};
 use crate::limits::{MAX_FLOWS, PEER_VERSION};
 use crate::wire::{FlowId, PeerMessage, StreamKey};
 
 impl Exchange {
-    /// A message has come.
+    /// A message of the peer has arrived.
     ///
     /// # Errors
-    /// If a peer that keeps to the protocol would not have sent it.
+    /// [`Violation`] if it breaks the protocol.
     pub fn receive(&mut self, message: PeerMessage) -> Result<(), Violation> {
         let name = name(&message);
         match (&self.path, &message) {
@@ -29,46 +29,47 @@ impl Exchange {
             }
             PeerMessage::Close { flow, received } => {
                 if let Some(mut outflow) = self.known(flow)? {
+                    self.turns.remove(outflow.run(), flow);
                     let released = outflow.acknowledge(flow, received);
-                    self.actions.push_back(Action::Unsubscribed { flow });
-                    released?;
+                    self.event(flow, FlowEvent::Unsubscribed);
+                    released.map_err(|violation| violation.of(outflow.stream()))?;
                 }
-                self.turns.remove(flow);
                 self.send(PeerMessage::Closed { flow });
                 Ok(())
             }
             PeerMessage::Closed { flow } => {
                 if self.closing.remove(&flow) {
-                    self.actions.push_back(Action::Quiet { flow });
+                    self.event(flow, FlowEvent::Drained);
                 }
                 Ok(())
             }
             PeerMessage::Credit { flow, received, until } => self.with_outflow(flow, |outflow, actions| {
                 if let Some(upto) = outflow.acknowledge(flow, received)? {
-                    actions.push_back(Action::Release { flow, upto });
+                    actions.push_back(Action::Flow(flow, FlowEvent::Acknowledged(upto)));
                 }
-                outflow.credit(flow, until)
+                outflow.extend(flow, until)
             }),
             PeerMessage::Grant { flow, grant, until } => self.with_outflow(flow, |outflow, _| {
                 outflow.grant(flow, grant)?;
-                outflow.credit(flow, until)
+                outflow.extend(flow, until)
             }),
             PeerMessage::Stuck { flow, stuck } => self.with_outflow(flow, |_, actions| {
-                actions.push_back(Action::Stuck { flow, stuck });
+                actions.push_back(Action::Flow(flow, FlowEvent::Stuck(stuck)));
                 Ok(())
             }),
-            // The bytes themselves are the caller's to copy, who then says `placed`.
+            // The caller copies the bytes of `Inline` and calls `placed`.
             PeerMessage::Inline { .. } | PeerMessage::Ping(_) | PeerMessage::Pong(_) => Ok(()),
             PeerMessage::Finished { flow, length } => {
                 if let Some(inflow) = self.incoming.get_mut(&flow) {
-                    inflow.finish(flow, length)?;
+                    let stream = inflow.stream();
+                    inflow.finish(flow, length).map_err(|violation| violation.of(stream))?;
                     self.arrived(flow);
                 }
                 Ok(())
             }
             PeerMessage::Aborted { flow, reason } => {
                 if self.incoming.contains_key(&flow) {
-                    self.actions.push_back(Action::Aborted { flow, reason });
+                    self.event(flow, FlowEvent::Aborted(reason));
                     self.forget(flow);
                 }
                 Ok(())
@@ -90,14 +91,14 @@ impl Exchange {
             return Err(Violation::TooMany { what: "flows", limit: MAX_FLOWS });
         }
         if self.peer_life.replace(life).is_some_and(|before| before != life) {
-            // What the peer's process knew is gone with it. Its new life gets our subscriptions, but not the streams.
+            // The peer's process was restarted, and its streams are gone with the old one.
             self.last_peer_flow = None;
             for (flow, _) in std::mem::take(&mut self.outgoing) {
-                self.actions.push_back(Action::Unsubscribed { flow });
+                self.event(flow, FlowEvent::Unsubscribed);
             }
             for flow in self.incoming.keys().copied().collect::<Vec<_>>() {
                 let reason = "the node that has it was restarted".to_owned();
-                self.actions.push_back(Action::Aborted { flow, reason });
+                self.event(flow, FlowEvent::Aborted(reason));
                 self.forget(flow);
             }
         }
@@ -108,28 +109,30 @@ impl Exchange {
 
     fn peer_subscribes(&mut self, flow: FlowId, stream: StreamKey, received: u64, until: u64) -> Result<(), Violation> {
         if let Some(outflow) = self.outgoing.get_mut(&flow) {
-            if let Some(upto) = outflow.resume(flow, stream, received, until)? {
-                self.actions.push_back(Action::Release { flow, upto });
+            let carried = outflow.stream();
+            let resumed = outflow.resume(flow, stream, received, until);
+            if let Some(upto) = resumed.map_err(|violation| violation.of(carried))? {
+                self.event(flow, FlowEvent::Acknowledged(upto));
             }
         } else {
             if self.last_peer_flow.is_some_and(|last| flow <= last) {
                 let expected = "a number that it has not used before".to_owned();
-                return Err(Violation::Value { flow, what: "a subscription", value: flow.0.into(), expected });
+                return Err(Violation::value(flow, "a subscription", flow.0.into(), expected));
             }
             if self.outgoing.len() >= MAX_FLOWS {
                 return Err(Violation::TooMany { what: "flows", limit: MAX_FLOWS });
             }
             self.last_peer_flow = Some(flow);
             self.outgoing.insert(flow, Outflow::new(stream, received, until));
-            self.actions.push_back(Action::Subscribed { flow, stream, from: received });
+            self.event(flow, FlowEvent::Subscribed { stream, from: received });
         }
-        self.tell_end(flow);
-        self.enlist(flow);
+        self.tell_outcome(flow);
+        self.schedule(flow);
         self.resumed(1);
         Ok(())
     }
 
-    /// So many more of the peer's subscriptions have come; after the last one, those that it no longer has are over.
+    /// This many more of the peer's subscriptions have arrived. After the last one, flows that were not among them are over.
     fn resumed(&mut self, more: u32) {
         let Path::Resuming { incarnation, left } = self.path else { return };
         let left = left.saturating_sub(more);
@@ -142,7 +145,7 @@ impl Exchange {
             self.outgoing.iter().filter(|(_, outflow)| !outflow.is_resumed()).map(|(&flow, _)| flow).collect();
         for flow in over {
             self.outgoing.remove(&flow);
-            self.actions.push_back(Action::Unsubscribed { flow });
+            self.event(flow, FlowEvent::Unsubscribed);
         }
     }
 }
@@ -210,5 +213,24 @@ mod tests {
         }
         let too_many = Violation::TooMany { what: "flows", limit: MAX_FLOWS };
         assert_eq!(begin(PEER_VERSION, MAX_FLOWS as u32 + 1), Err(too_many));
+    }
+
+    #[test]
+    fn a_violation_names_the_stream_and_its_run() {
+        let mut exchange = Exchange::new(1);
+        exchange.path_up(1);
+        let begin = PeerMessage::Begin { version: PEER_VERSION, life: 2, incarnation: 1, flows: 0 };
+        exchange.receive(begin).expect("a beginning");
+        let flow = FlowId(5);
+        let stream = StreamKey::new(RunId(0xabc), StreamId(3), Epoch(1));
+        exchange.receive(PeerMessage::Subscribe { flow, stream, received: 0, until: 0 }).expect("a subscription");
+        for message in [PeerMessage::Credit { flow, received: 7, until: 7 }, PeerMessage::Close { flow, received: 7 }] {
+            let violation = exchange.receive(message).expect_err("nothing was sent").to_string();
+            assert!(violation.contains(&format!("flow 5 ({stream}): 7")), "{violation}");
+        }
+        let stream = StreamKey::new(RunId(0xdef), StreamId(4), Epoch(2));
+        let flow = exchange.subscribe(stream, 10).expect("room");
+        let violation = exchange.placed(flow, 0, 11).expect_err("past the credit").to_string();
+        assert!(violation.contains(&stream.to_string()), "{violation}");
     }
 }

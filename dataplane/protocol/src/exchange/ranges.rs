@@ -1,4 +1,4 @@
-//! What has arrived of a stream whose bytes come in any order.
+//! The ranges of a stream that have arrived, in any order.
 
 use std::collections::BTreeMap;
 
@@ -20,12 +20,12 @@ impl Ranges {
         self.islands.len()
     }
 
-    /// Forgets the islands.
+    /// Removes the islands.
     pub(super) fn keep_contiguous(&mut self) {
         self.islands.clear();
     }
 
-    /// Bytes `start..end` have arrived, some of them perhaps not for the first time.
+    /// Bytes `start..end` have arrived, some of them perhaps again.
     pub(super) fn insert(&mut self, start: u64, end: u64) {
         if end <= self.contiguous {
             return;
@@ -42,7 +42,7 @@ impl Ranges {
             return;
         }
         let (mut start, mut end) = (start, end);
-        // Whatever touches it becomes part of it: at most one island that begins before, and those that begin inside.
+        // Islands that touch it are merged: at most one that begins before it, and those that begin inside.
         if let Some((&before, &its_end)) = self.islands.range(..=start).next_back()
             && its_end >= start
         {

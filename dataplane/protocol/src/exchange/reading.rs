@@ -1,15 +1,15 @@
-//! What the reading end does: it subscribes, grants windows, says how far the bytes have come.
+//! The reading end: it subscribes, grants windows and credit, and acknowledges.
 
-use super::inflow::{Inflow, Occasion};
-use super::{Action, Exchange, Path, TooManyFlows, Violation};
+use super::inflow::{AckTiming, Inflow};
+use super::{Exchange, FlowEvent, Path, TooManyFlows, Violation};
 use crate::limits::MAX_FLOWS;
 use crate::wire::{FlowId, Grant, GrantId, PeerMessage, StreamKey};
 
 impl Exchange {
-    /// This node reads a stream of the peer's. Up to `until` bytes of it may come inline.
+    /// This node reads a stream of the peer. Bytes below `until` may be sent inline.
     ///
     /// # Errors
-    /// If there are [`MAX_FLOWS`] flows from this peer already.
+    /// [`TooManyFlows`] if this node reads [`MAX_FLOWS`] streams from the peer already.
     pub fn subscribe(&mut self, stream: StreamKey, until: u64) -> Result<FlowId, TooManyFlows> {
         if self.incoming.len() >= MAX_FLOWS || self.next_flow == u32::MAX {
             return Err(TooManyFlows);
@@ -25,11 +25,11 @@ impl Exchange {
         Ok(flow)
     }
 
-    /// This node reads the stream no more. [`Action::Quiet`] says when nothing of it can arrive any more.
+    /// This node does not read the stream any more. [`FlowEvent::Drained`] follows when nothing of it can arrive any more.
     pub fn unsubscribe(&mut self, flow: FlowId) {
         if let Some(inflow) = self.incoming.remove(&flow) {
             if self.path == Path::Down {
-                self.actions.push_back(Action::Quiet { flow });
+                self.event(flow, FlowEvent::Drained);
             } else {
                 self.closing.insert(flow);
                 self.send(PeerMessage::Close { flow, received: inflow.received() });
@@ -37,21 +37,21 @@ impl Exchange {
         }
     }
 
-    /// A flow is over from which nothing is under way.
+    /// A flow is over, and nothing of it is in flight.
     pub(super) fn forget(&mut self, flow: FlowId) {
         if let Some(inflow) = self.incoming.remove(&flow) {
             self.send(PeerMessage::Close { flow, received: inflow.received() });
         }
     }
 
-    /// A number for the next window.
+    /// The number of the next window.
     pub fn next_grant(&mut self) -> GrantId {
         let id = GrantId(self.next_grant);
         self.next_grant = self.next_grant.wrapping_add(1).max(1);
         id
     }
 
-    /// From `grant.base` on the flow's bytes go into this window, those below `until` at once.
+    /// Grants a window: the flow's bytes from `grant.base` on go into it, with credit for those below `until`.
     pub fn grant(&mut self, flow: FlowId, grant: Grant, until: u64) {
         let up = self.path != Path::Down;
         if let Some(inflow) = self.incoming.get_mut(&flow) {
@@ -62,81 +62,82 @@ impl Exchange {
         }
     }
 
-    /// There is room for the flow's bytes below `until`.
-    pub fn room(&mut self, flow: FlowId, until: u64) {
+    /// Extends the credit of a flow to `until`.
+    pub fn credit(&mut self, flow: FlowId, until: u64) {
         if let Some(inflow) = self.incoming.get_mut(&flow) {
-            inflow.room(until);
-            self.credit(flow, Occasion::News);
+            inflow.extend(until);
+            self.acknowledge(flow, AckTiming::Progress);
         }
     }
 
-    /// The readers of the flow's stream are stuck, or not any more.
+    /// Whether the readers of the flow's stream are stuck.
     pub fn stuck(&mut self, flow: FlowId, stuck: bool) {
         if self.path != Path::Down && self.incoming.get_mut(&flow).is_some_and(|inflow| inflow.set_stuck(stuck)) {
             self.send(PeerMessage::Stuck { flow, stuck });
         }
     }
 
-    /// Bytes of a flow have arrived in its window. Bytes of a flow that is over are of no interest.
+    /// Bytes of a flow have arrived. Those of a flow that is over are ignored.
     ///
     /// # Errors
-    /// If they are where none may arrive.
+    /// [`Violation`] if they are past the credit or the end of the stream.
     pub fn placed(&mut self, flow: FlowId, at: u64, length: u64) -> Result<(), Violation> {
         let Some(inflow) = self.incoming.get_mut(&flow) else { return Ok(()) };
         let before = inflow.received();
-        inflow.placed(flow, at, length)?;
+        let stream = inflow.stream();
+        inflow.placed(flow, at, length).map_err(|violation| violation.of(stream))?;
         let upto = inflow.received();
         if upto > before {
-            self.actions.push_back(Action::Commit { flow, upto });
+            self.event(flow, FlowEvent::Arrived(upto));
             self.arrived(flow);
         }
         Ok(())
     }
 
-    /// Nothing else is to be done at present: the peer is told what it could be waiting for.
+    /// The caller is about to wait: acknowledges what the peer may be waiting for.
     pub fn settle(&mut self) {
-        self.tell_lagging(Occasion::Rest);
+        self.acknowledge_all(AckTiming::Idle);
     }
 
-    /// Whether there is something that the peer was not told because it can wait, though not for ever.
+    /// Whether acknowledgements are delayed. [`Exchange::flush_acks`] is due within a short time.
     #[must_use]
-    pub fn owes_credit(&self) -> bool {
-        !self.lagging.is_empty()
+    pub fn has_delayed_acks(&self) -> bool {
+        !self.unacknowledged.is_empty()
     }
 
-    /// What was put off is said now.
-    pub fn tell_all(&mut self) {
-        self.tell_lagging(Occasion::Due);
+    /// Sends all delayed acknowledgements.
+    pub fn flush_acks(&mut self) {
+        self.acknowledge_all(AckTiming::Due);
     }
 
-    fn tell_lagging(&mut self, occasion: Occasion) {
-        for flow in std::mem::take(&mut self.lagging) {
-            self.credit(flow, occasion);
+    fn acknowledge_all(&mut self, timing: AckTiming) {
+        for flow in std::mem::take(&mut self.unacknowledged) {
+            self.acknowledge(flow, timing);
         }
     }
 
-    /// Bytes or the end of an incoming flow have come.
+    /// Bytes or the length of an incoming flow have arrived.
     pub(super) fn arrived(&mut self, flow: FlowId) {
         let Some(inflow) = self.incoming.get(&flow) else { return };
         if let Some(length) = inflow.is_complete() {
-            self.actions.push_back(Action::Ended { flow, length });
+            self.event(flow, FlowEvent::Finished(length));
             self.forget(flow);
         } else {
-            self.credit(flow, Occasion::News);
+            self.acknowledge(flow, AckTiming::Progress);
         }
     }
 
-    /// Tells the writing end how far a flow is, if it is worth a message on this occasion.
-    fn credit(&mut self, flow: FlowId, occasion: Occasion) {
+    /// Acknowledges, or delays the acknowledgement if it is not worth a message yet.
+    fn acknowledge(&mut self, flow: FlowId, timing: AckTiming) {
         if self.path == Path::Down {
             return;
         }
         let Some(inflow) = self.incoming.get_mut(&flow) else { return };
-        if let Some(message) = inflow.credit(flow, occasion) {
-            self.lagging.remove(&flow);
+        if let Some(message) = inflow.acknowledge(flow, timing) {
+            self.unacknowledged.remove(&flow);
             self.send(message);
-        } else if inflow.has_news() {
-            self.lagging.insert(flow);
+        } else if inflow.is_behind() {
+            self.unacknowledged.insert(flow);
         }
     }
 }

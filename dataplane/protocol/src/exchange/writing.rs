@@ -1,4 +1,4 @@
-//! What the writing end does: it hands out writes in turns, as far as there are bytes and credit.
+//! The writing end: it hands out writes in turns, as far as there are bytes and credit.
 
 use super::outflow::Outflow;
 use super::{Action, Exchange, Order, Violation};
@@ -10,7 +10,7 @@ impl Exchange {
     pub fn available(&mut self, flow: FlowId, watermark: u64) {
         if let Some(outflow) = self.outgoing.get_mut(&flow) {
             outflow.available(watermark);
-            self.enlist(flow);
+            self.schedule(flow);
         }
     }
 
@@ -18,47 +18,49 @@ impl Exchange {
     pub fn finish(&mut self, flow: FlowId, length: u64) {
         if let Some(outflow) = self.outgoing.get_mut(&flow) {
             outflow.finish(length);
-            self.tell_end(flow);
-            self.enlist(flow);
+            self.tell_outcome(flow);
+            self.schedule(flow);
         }
     }
 
-    /// The stream of this flow is given up.
+    /// The stream of this flow is aborted.
     pub fn abort(&mut self, flow: FlowId, reason: &str) {
         if let Some(outflow) = self.outgoing.get_mut(&flow) {
             outflow.abort(cut_reason(reason));
-            self.tell_end(flow);
+            self.tell_outcome(flow);
         }
     }
 
-    /// Bytes that may be sent now; [`Exchange::wrote`] or [`Exchange::cannot_write`] must follow.
+    /// The bytes to send next. [`Exchange::wrote`] or [`Exchange::cannot_write`] must follow.
     pub fn next_write(&mut self) -> Option<Order> {
-        while let Some((flow, left)) = self.turns.next() {
+        while let Some((run, flow, left)) = self.turns.next() {
             if let Some(order) = self.outgoing.get_mut(&flow).and_then(|outflow| outflow.order(flow)) {
                 return Some(Order { most: order.most.min(left), ..order });
             }
-            self.turns.skip(flow);
+            self.turns.skip(run, flow);
         }
         None
     }
 
-    /// The first `length` bytes of the last order are on their way.
+    /// The first `length` bytes of the last order were sent.
     pub fn wrote(&mut self, flow: FlowId, length: u64) {
         let Some(outflow) = self.outgoing.get_mut(&flow) else { return };
         outflow.wrote(length);
         if outflow.order(flow).is_some() {
-            self.turns.served(flow, length);
+            self.turns.served(outflow.run(), flow, length);
         } else {
-            self.turns.done(flow);
+            self.turns.done(outflow.run(), flow, length);
         }
     }
 
-    /// The bytes of the last order cannot be had at present; [`Exchange::available`] says when they can.
+    /// The bytes of the last order are not available at present; [`Exchange::available`] announces them again.
     pub fn cannot_write(&mut self, flow: FlowId) {
-        self.turns.skip(flow);
+        if let Some(outflow) = self.outgoing.get(&flow) {
+            self.turns.skip(outflow.run(), flow);
+        }
     }
 
-    /// Takes out an outgoing flow; `None` if it is over already, as it may be while messages cross.
+    /// Removes an outgoing flow. `None` if it is over already: the messages have crossed.
     pub(super) fn known(&mut self, flow: FlowId) -> Result<Option<Outflow>, Violation> {
         self.check_number(flow)?;
         Ok(self.outgoing.remove(&flow))
@@ -71,8 +73,9 @@ impl Exchange {
     ) -> Result<(), Violation> {
         self.check_number(flow)?;
         if let Some(outflow) = self.outgoing.get_mut(&flow) {
-            change(outflow, &mut self.actions)?;
-            self.enlist(flow);
+            let stream = outflow.stream();
+            change(outflow, &mut self.actions).map_err(|violation| violation.of(stream))?;
+            self.schedule(flow);
         }
         Ok(())
     }
@@ -81,20 +84,20 @@ impl Exchange {
         if self.last_peer_flow.is_some_and(|last| flow <= last) {
             return Ok(());
         }
-        let expected = "one that it has subscribed".to_owned();
-        Err(Violation::Value { flow, what: "a message", value: flow.0.into(), expected })
+        let expected = "a flow that it has subscribed to".to_owned();
+        Err(Violation::value(flow, "a message", flow.0.into(), expected))
     }
 
-    pub(super) fn tell_end(&mut self, flow: FlowId) {
-        if let Some(message) = self.outgoing.get_mut(&flow).and_then(|outflow| outflow.end(flow)) {
+    pub(super) fn tell_outcome(&mut self, flow: FlowId) {
+        if let Some(message) = self.outgoing.get_mut(&flow).and_then(|outflow| outflow.outcome(flow)) {
             self.send(message);
         }
     }
 
-    /// An outgoing flow may have something to send.
-    pub(super) fn enlist(&mut self, flow: FlowId) {
-        if self.outgoing.get(&flow).is_some_and(|outflow| outflow.order(flow).is_some()) {
-            self.turns.add(flow);
+    /// Gives an outgoing flow its turn if it has something to send.
+    pub(super) fn schedule(&mut self, flow: FlowId) {
+        if let Some(outflow) = self.outgoing.get(&flow).filter(|outflow| outflow.order(flow).is_some()) {
+            self.turns.add(outflow.run(), flow);
         }
     }
 }

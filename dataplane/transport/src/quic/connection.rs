@@ -1,4 +1,4 @@
-//! A connection to one other node, and the channel on it over which the two manage it.
+//! A connection to one other node, with a management channel between the two.
 
 use super::node::Counters;
 use super::path::QuicPath;
@@ -20,10 +20,10 @@ use tokio::sync::mpsc;
 
 /// The longest message of the management channel, in bytes.
 pub const MAX_MANAGEMENT_MESSAGE: usize = 256 * 1024;
-/// Messages of the management channel that wait in each direction.
+/// The most messages of the management channel that wait in each direction.
 const MAX_QUEUED: usize = 16 * 1024;
 
-/// What both sides say first: that they are dflow, and which version they speak.
+/// The first bytes from both sides; the protocol version follows.
 const GREETING: &[u8; 8] = b"dflow\0\r\n";
 
 /// Codes with which connections are closed.
@@ -32,21 +32,21 @@ pub(super) const VIOLATED: VarInt = VarInt::from_u32(1);
 pub(super) const REFUSED: VarInt = VarInt::from_u32(2);
 pub(super) const SILENT: VarInt = VarInt::from_u32(3);
 
-/// Whether anything has come is looked at in each of so many parts of the silence that is borne, but at least so often.
-const LOOKS: u32 = 8;
-const LOOK: Duration = Duration::from_secs(1);
+/// Liveness is checked this many times within the silence limit, and at least once in [`MAX_CHECK_INTERVAL`].
+const CHECKS: u32 = 8;
+const MAX_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A connection to another node, which has proven who it is. Dropping it closes it, and whatever path there is on it.
+/// A connection to an authenticated node. Dropping it closes it and the path on it.
 pub struct Connection {
     shared: Arc<Shared>,
 }
 
-/// What the link's thread, the worker's, and the endpoint's tasks share.
+/// Shared by the link's thread, the worker's, and the endpoint's tasks.
 pub(super) struct Shared {
     pub(super) quic: quinn::Connection,
     pub(super) runtime: Handle,
     pub(super) routes: Mutex<Routes>,
-    /// How many bytes a path may have under way.
+    /// The most bytes of a path in flight.
     pub(super) in_flight: u64,
     peer: String,
     validity: Validity,
@@ -54,38 +54,38 @@ pub(super) struct Shared {
     waker: Mutex<Option<Waker>>,
     outbox: mpsc::Sender<Vec<u8>>,
     inbox: Mutex<mpsc::Receiver<Vec<u8>>>,
-    /// Somebody waits for room in the outbox.
+    /// The worker waits for room in the outbox.
     crowded: AtomicBool,
-    /// Milliseconds without a packet after which the peer counts as gone.
+    /// The silence limit in milliseconds: after this long without a packet the peer is considered gone.
     silence: AtomicU64,
-    /// Why this side has closed it; QUIC does not keep that.
+    /// Why this side has closed it: quinn does not keep the reason.
     closing: OnceLock<String>,
-    /// What the peer has done that breaks the protocol.
+    /// How the peer broke the protocol.
     violation: OnceLock<String>,
 }
 
-/// How a connection fares.
+/// The condition of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionStats {
-    /// The time that a packet takes there and its acknowledgement back.
+    /// The round-trip time.
     pub round_trip: Duration,
     /// The size of packets in bytes.
     pub packet_size: u16,
-    /// How many bytes congestion control lets be under way.
+    /// The congestion window, in bytes.
     pub congestion_window: u64,
     /// Packets that were sent.
     pub packets_sent: u64,
-    /// Packets that were lost, and their bytes sent again.
+    /// Packets that were lost and retransmitted.
     pub packets_lost: u64,
 }
 
-/// Why a message was not taken.
+/// Why a message was not queued.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ManagementError {
     /// Too long.
     #[error("a management message of {0} bytes, where {MAX_MANAGEMENT_MESSAGE} are the most")]
     TooLong(usize),
-    /// The other side does not read.
+    /// The queue is full: the other side does not read.
     #[error("{MAX_QUEUED} management messages wait already: the peer does not read them")]
     Full,
     /// The connection is gone.
@@ -100,7 +100,7 @@ impl Connection {
         &self.shared.peer
     }
 
-    /// When the peer's certificate holds.
+    /// The validity period of the peer's certificate.
     #[must_use]
     pub fn validity(&self) -> Validity {
         self.shared.validity
@@ -112,7 +112,7 @@ impl Connection {
         self.shared.quic.remote_address()
     }
 
-    /// How it fares.
+    /// The condition of the connection.
     #[must_use]
     pub fn stats(&self) -> ConnectionStats {
         let path = self.shared.quic.stats().path;
@@ -125,7 +125,7 @@ impl Connection {
         }
     }
 
-    /// Queues a message for the peer, at most [`MAX_MANAGEMENT_MESSAGE`] bytes. It arrives behind those before, once.
+    /// Queues a message for the peer, at most [`MAX_MANAGEMENT_MESSAGE`] bytes. Messages arrive once and in order.
     ///
     /// # Errors
     /// If it is too long, too many wait already, or the connection is closed.
@@ -142,8 +142,8 @@ impl Connection {
         })
     }
 
-    /// Whether another message would be taken, or refused for another reason than [`ManagementError::Full`]. If not, the
-    /// waker is called once half of those that wait have gone.
+    /// Whether [`Connection::send`] would not fail with [`ManagementError::Full`]. If it would, the waker is called once half
+    /// of the queue is sent.
     #[must_use]
     pub fn has_room(&self) -> bool {
         let outbox = &self.shared.outbox;
@@ -151,7 +151,7 @@ impl Connection {
             return true;
         }
         self.shared.crowded.store(true, Ordering::SeqCst);
-        // Whoever takes messages out sees that from now on; what was taken out before is seen here.
+        // Checked again: the sending task may have made room between the check and the store.
         outbox.capacity() > 0
     }
 
@@ -161,38 +161,38 @@ impl Connection {
         lock(&self.shared.inbox).try_recv().ok()
     }
 
-    /// Calls this one, instead of the one before, when a message has come, when there is room again
-    /// ([`Connection::has_room`]), or when the connection is closed. What came before
-    /// is there already: look after the call.
+    /// Sets the waker, in place of the one before. It is called when a message arrives, when there is room again
+    /// ([`Connection::has_room`]), and when the connection is closed. Check for earlier messages after this call: they wake
+    /// nobody.
     pub fn set_waker(&self, waker: Waker) {
         *lock(&self.shared.waker) = Some(waker);
     }
 
-    /// After so long without a packet the peer counts as gone; both sides send some now and then. At first what the node's
-    /// settings say, or what was said when it was dialed.
-    pub fn bear_silence(&self, silence: Duration) {
+    /// Sets the silence limit: after this long without a packet the peer is considered gone. Both sides send keep-alives.
+    /// The default is the idle timeout of the node's settings, or the one that the connection was dialed with.
+    pub fn set_silence_limit(&self, silence: Duration) {
         self.shared.silence.store(milliseconds(silence), Ordering::Relaxed);
     }
 
-    /// Why it is closed, whoever has done that; `None` while it is not.
+    /// Why it is closed, by either side; `None` while it is open.
     #[must_use]
     pub fn closed(&self) -> Option<String> {
         self.shared.quic.close_reason().map(|error| self.shared.reason(&error))
     }
 
-    /// Closes it. The peer is told the reason.
+    /// Closes it. The peer receives the reason.
     pub fn close(&self, reason: &str) {
         self.shared.close(CLOSED, reason);
     }
 
-    /// The peer has broken the protocol, above QUIC or on another path that was agreed on here: this is logged with the
-    /// peer's name, counted ([`super::NodeCounters::violations`]), and the connection is closed. The peer is told the
-    /// reason. Only the first violation of a connection counts, also where the connection is closed already.
+    /// Closes the connection because the peer broke the protocol, above QUIC or on a path that was negotiated here. The
+    /// violation is logged with the peer's name and counted ([`super::NodeCounters::violations`]), and the peer receives the
+    /// reason. Only the first violation of a connection counts, even if the connection is closed already.
     pub fn violated(&self, reason: &str) {
         self.shared.violated(reason);
     }
 
-    /// What the peer has done that breaks the protocol, if it has.
+    /// How the peer broke the protocol, if it did.
     #[must_use]
     pub fn violation(&self) -> Option<&str> {
         self.shared.violation.get().map(String::as_str)
@@ -210,8 +210,8 @@ impl Connection {
         &self.shared
     }
 
-    /// Makes sure that both sides are dflow and speak the same version, and begins to serve the connection. Within its
-    /// runtime. `dialed`: this side has dialed; `silence`: see [`Connection::bear_silence`].
+    /// Checks that both sides are dflow and speak the same version, and begins to serve the connection. To be called within
+    /// its runtime. `dialed`: this side has dialed; `silence`: see [`Connection::set_silence_limit`].
     pub(super) async fn establish(
         quic: quinn::Connection,
         dialed: bool,
@@ -242,7 +242,7 @@ impl Connection {
             violation: OnceLock::new(),
         });
         tokio::spawn(serve(shared.clone()));
-        tokio::spawn(listen(shared.clone()));
+        tokio::spawn(watch_liveness(shared.clone()));
         tokio::spawn(send_management(Arc::downgrade(&shared), outgoing, to_send));
         tokio::spawn(receive_management(shared.clone(), incoming, received));
         Ok(Self { shared })
@@ -262,24 +262,24 @@ impl Drop for Connection {
 }
 
 impl Shared {
-    /// What has come on the connection is none of what a peer sends that keeps to the protocol. Of one that is closed
-    /// already, whatever is cut off says nothing.
+    /// A protocol violation on the connection itself. Ignored once the connection is closed, because then streams are cut
+    /// off anywhere.
     pub(super) fn violation(&self, error: &PathError) {
         let reason = error.to_string();
-        if self.quic.close_reason().is_none() && self.blame(&reason) {
+        if self.quic.close_reason().is_none() && self.record_violation(&reason) {
             self.broken(error);
             self.close(VIOLATED, &reason);
         }
     }
 
     fn violated(&self, reason: &str) {
-        if self.blame(reason) {
+        if self.record_violation(reason) {
             self.close(VIOLATED, reason);
         }
     }
 
-    /// Logs and counts what the peer has done; `false` if it has been blamed before.
-    fn blame(&self, reason: &str) -> bool {
+    /// Logs and counts a violation; `false` if it is not the first.
+    fn record_violation(&self, reason: &str) -> bool {
         if self.violation.set(reason.to_owned()).is_err() {
             return false;
         }
@@ -288,12 +288,12 @@ impl Shared {
     }
 
     fn close(&self, code: VarInt, reason: &str) {
-        // Before it is closed, so that whoever finds it closed finds the reason.
+        // Before closing: another thread that finds the connection closed must find the reason.
         let _ = self.closing.set(reason.to_owned());
         self.quic.close(code, reason.as_bytes());
     }
 
-    /// Why it is closed, in words.
+    /// Why it is closed, for people.
     pub(super) fn reason(&self, error: &quinn::ConnectionError) -> String {
         let own = match error {
             quinn::ConnectionError::LocallyClosed => self.violation.get().or(self.closing.get()),
@@ -321,24 +321,23 @@ async fn serve(shared: Arc<Shared>) {
     shared.wake();
 }
 
-/// Closes the connection when nothing has come for too long. QUIC has a time-out of its own for that, but it is never less
-/// than three times what an answer may take; after this process was stopped for a while, or had no processor, that is many
-/// times the silence. Here only the time counts in which this side has looked.
-async fn listen(shared: Arc<Shared>) {
-    let heard = || shared.quic.stats().udp_rx.datagrams;
-    let (mut before, mut quiet) = (heard(), Duration::ZERO);
+/// Closes the connection after the silence limit. QUIC's own idle timeout is at least three probe timeouts; after this
+/// process was stopped, or starved of CPU, that is many times the limit. Here only time counts during which this task ran.
+async fn watch_liveness(shared: Arc<Shared>) {
+    let packets = || shared.quic.stats().udp_rx.datagrams;
+    let (mut before, mut quiet) = (packets(), Duration::ZERO);
     while shared.quic.close_reason().is_none() {
         let silence = Duration::from_millis(shared.silence.load(Ordering::Relaxed));
-        let pause = (silence / LOOKS).min(LOOK);
+        let pause = (silence / CHECKS).min(MAX_CHECK_INTERVAL);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             _ = shared.quic.closed() => return,
         }
-        let now = heard();
+        let now = packets();
         quiet = if now == before { quiet + pause } else { Duration::ZERO };
         before = now;
         if quiet >= silence {
-            shared.close(SILENT, tls::NOTHING_HAS_COME);
+            shared.close(SILENT, tls::SILENT_REASON);
         }
     }
 }
@@ -347,8 +346,8 @@ fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
-/// The version goes first, so that releases that otherwise share nothing can still say so. The side that has dialed waits
-/// for the answer: only then has the other side accepted its certificate.
+/// Exchanges greetings. The version comes first, so that releases with nothing else in common can still report it. The
+/// dialing side waits for the answer: only then has the other side accepted its certificate.
 async fn greet(quic: &quinn::Connection, dialed: bool) -> Result<(SendStream, RecvStream), Refusal> {
     let failed = |error: quinn::ConnectionError| Refusal::from(&error);
     let (mut outgoing, mut incoming) =
@@ -379,7 +378,7 @@ async fn greet(quic: &quinn::Connection, dialed: bool) -> Result<(SendStream, Re
     Ok((outgoing, incoming))
 }
 
-/// `shared`: not kept by this task, which ends when nobody can queue messages any more.
+/// `shared` is weak: the task ends when the last sender of messages is dropped, which `shared` owns.
 async fn send_management(shared: Weak<Shared>, mut stream: SendStream, mut messages: mpsc::Receiver<Vec<u8>>) {
     while let Some(message) = messages.recv().await {
         if messages.len() <= MAX_QUEUED / 2
@@ -389,7 +388,7 @@ async fn send_management(shared: Weak<Shared>, mut stream: SendStream, mut messa
             shared.wake();
         }
         let length = u32::try_from(message.len()).unwrap_or(u32::MAX).to_le_bytes();
-        // An error means that the connection is gone, which others tell.
+        // An error means that the connection is gone, which `serve` reports.
         if stream.write_all(&length).await.is_err() || stream.write_all(&message).await.is_err() {
             return;
         }
@@ -412,6 +411,6 @@ async fn receive_management(shared: Arc<Shared>, mut stream: RecvStream, message
         }
         shared.wake();
     }
-    // It lives as long as the connection.
+    // A peer that keeps to the protocol never ends the channel before the connection.
     shared.violation(&PathError::Protocol("the management channel ended".to_owned()));
 }

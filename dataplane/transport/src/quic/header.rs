@@ -1,4 +1,4 @@
-//! The first bytes of every stream of a path.
+//! The header at the beginning of every QUIC stream of a path.
 
 use dflow_protocol::wire::FlowId;
 
@@ -11,14 +11,14 @@ const DATA: u32 = 2;
 /// What a stream of a path carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
-    /// Of which path it is.
+    /// The number of the path.
     pub(super) incarnation: u64,
     pub(super) content: Content,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Content {
-    /// Messages, each behind its length.
+    /// Messages, each preceded by its length.
     Messages,
     /// Bytes of a flow, from this offset on.
     Flow { flow: FlowId, start: u64 },
@@ -38,7 +38,7 @@ impl Header {
         bytes
     }
 
-    /// The header that these bytes are; `None` if they are none.
+    /// `None` if the bytes are not a header.
     pub(super) fn decode(bytes: &[u8; HEADER]) -> Option<Self> {
         let (low, high) = bytes.split_at(8);
         let [kind, flow] = [0, 4].map(|at| u32::from_le_bytes([low[at], low[at + 1], low[at + 2], low[at + 3]]));
@@ -46,7 +46,7 @@ impl Header {
         let (incarnation, start) = (number(&high[..8]), number(&high[8..]));
         let content = match kind {
             MESSAGES if flow == 0 && start == 0 => Content::Messages,
-            // A stream's length has 62 bits in QUIC.
+            // QUIC stream offsets have 62 bits.
             DATA if start < 1 << 62 => Content::Flow { flow: FlowId(flow), start },
             _ => return None,
         };

@@ -1,4 +1,4 @@
-//! What arrives on one path: messages, and bytes that go straight to their place.
+//! The receiving half of a path: messages, and stream bytes that are copied straight into their windows.
 
 use super::connection::Shared;
 use super::header::HEADER;
@@ -18,23 +18,24 @@ use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 use tokio::sync::Notify;
 
-/// Messages that wait for the link, in bytes; a peer that sends more has to wait.
+/// The most bytes of messages that wait for the link. Past it the stream is not read, and QUIC's flow control holds the
+/// peer.
 const MAX_UNREAD: usize = 4 * 1024 * 1024;
-/// The most gaps in what has arrived of one flow and has not been looked at.
+/// The most separate ranges that have arrived of one flow since the link's last poll.
 const MAX_GAPS: usize = 65_536;
-/// The most windows of one flow into which bytes may be on their way.
+/// The most windows of one flow into which bytes may be in flight.
 const MAX_WINDOWS: usize = 8;
-/// The code with which a stream is stopped that nobody wants.
+/// The code with which an unwanted stream is stopped.
 const UNWANTED: VarInt = VarInt::from_u32(1);
 
 /// The receiving half of a path: filled by the endpoint's thread, emptied by the link's.
 pub(super) struct Receiving {
     incarnation: u64,
     waker: Waker,
-    /// The link has been woken and has not looked yet.
+    /// The link has been woken and has not polled since.
     signalled: AtomicBool,
     events: Mutex<Events>,
-    /// The link has taken messages.
+    /// Notified when the link has taken messages.
     taken: Notify,
     flows: Mutex<Flows>,
 }
@@ -44,11 +45,11 @@ struct Events {
     messages: VecDeque<PeerMessage>,
     /// The encoded size of all of them.
     bytes: usize,
-    /// Flows with news.
+    /// Flows of which bytes have arrived.
     ready: Vec<Arc<InFlow>>,
     room: bool,
     lost: Option<PathError>,
-    /// The reason was told; nothing comes after it.
+    /// [`PathEvent::Lost`] was queued; nothing may follow it.
     over: bool,
 }
 
@@ -57,12 +58,12 @@ struct Flows {
     by_id: HashMap<FlowId, Arc<InFlow>>,
     /// The highest flow that was ever offered on this path.
     highest: Option<FlowId>,
-    /// Its messages have a stream already.
+    /// The stream of messages is open.
     has_messages: bool,
     closed: bool,
 }
 
-/// A flow that arrives here.
+/// An incoming flow.
 pub(super) struct InFlow {
     flow: FlowId,
     state: Mutex<InState>,
@@ -70,11 +71,11 @@ pub(super) struct InFlow {
 
 #[derive(Default)]
 struct InState {
-    /// Where bytes go; each window ends where the next begins.
+    /// The windows, in stream order; each ends where the next begins.
     windows: VecDeque<InWindow>,
-    /// Where its stream begins, once that is there.
+    /// The offset at which its QUIC stream begins, once that is open.
     start: Option<u64>,
-    /// What has arrived and was not told yet: start and end of each run, in the order in which they came.
+    /// The ranges that have arrived since the last poll, start and end, in the order of arrival.
     arrived: Vec<(u64, u64)>,
     listed: bool,
     over: bool,
@@ -82,13 +83,13 @@ struct InState {
 
 struct InWindow {
     landing: Arc<Landing>,
-    /// Bytes that have arrived in it on this path. Each arrives once.
+    /// Bytes that have arrived in it on this path. QUIC delivers each once.
     placed: u64,
 }
 
-/// Why bytes do not go to their place.
+/// Why bytes were not placed.
 enum Misplaced {
-    /// The flow is over: they are late.
+    /// The flow is over.
     Late,
     OutOfRoom(OutOfRoom),
     Gaps,
@@ -112,7 +113,7 @@ impl Receiving {
 
     // ---- The link's side ----
 
-    /// How many flows there are now, if this one is new.
+    /// Adds a window. Returns the number of flows if this one is new.
     pub(super) fn offer(&self, flow: FlowId, landing: &Arc<Landing>) -> Option<usize> {
         let mut flows = lock(&self.flows);
         flows.highest = flows.highest.max(Some(flow));
@@ -125,7 +126,7 @@ impl Receiving {
         (now > before).then_some(now)
     }
 
-    /// When it returns, no byte of the flow lands any more.
+    /// After this returns, no byte of the flow lands.
     pub(super) fn withdraw(&self, flow: FlowId) {
         let inflow = lock(&self.flows).by_id.remove(&flow);
         if let Some(inflow) = inflow {
@@ -134,7 +135,7 @@ impl Receiving {
     }
 
     pub(super) fn poll(&self, out: &mut Vec<PathEvent>) {
-        // Before the look: what comes after it wakes again.
+        // Before the events are taken: whatever arrives afterwards must wake the link again.
         self.signalled.store(false, Ordering::SeqCst);
         let mut events = lock(&self.events);
         let messages = std::mem::take(&mut events.messages);
@@ -160,7 +161,7 @@ impl Receiving {
         out.extend(lost.map(PathEvent::Lost));
     }
 
-    /// When it returns, nothing lands any more.
+    /// After this returns, nothing lands.
     pub(super) fn close(&self) {
         let mut flows = lock(&self.flows);
         flows.closed = true;
@@ -189,7 +190,7 @@ impl Receiving {
         }
     }
 
-    /// The path is dead. Only the first reason counts.
+    /// The path is lost. Only the first reason counts.
     pub(super) fn lost(&self, error: PathError) {
         let mut events = lock(&self.events);
         if !std::mem::replace(&mut events.over, true) {
@@ -205,12 +206,12 @@ impl Receiving {
         }
     }
 
-    /// The stream of this path's messages is there; `false` if it was before.
+    /// Claims the stream of messages; `false` if there is one already.
     pub(super) fn take_messages(&self) -> bool {
         !std::mem::replace(&mut lock(&self.flows).has_messages, true)
     }
 
-    /// A stream of this flow is there, whose bytes begin at this offset. `None` if the flow is over.
+    /// The peer has opened the stream of this flow, which begins at this offset. `None` if the flow is over.
     pub(super) fn open(&self, flow: FlowId, start: u64) -> Result<Option<Arc<InFlow>>, PathError> {
         let flows = lock(&self.flows);
         let Some(inflow) = flows.by_id.get(&flow).cloned() else {
@@ -250,7 +251,7 @@ impl InFlow {
         state.arrived.clear();
     }
 
-    /// Copies bytes to their place; whether the link has to be told of the flow.
+    /// Copies bytes into their windows. Returns whether the flow has to be listed for the link.
     fn place(&self, at: u64, bytes: &[u8]) -> Result<bool, Misplaced> {
         let mut state = lock(&self.state);
         if state.over {
@@ -280,7 +281,7 @@ impl InFlow {
 }
 
 impl InState {
-    /// Forgets windows in which everything has arrived that goes there.
+    /// Drops leading windows that are completely filled.
     fn retire(&mut self) {
         let Some(start) = self.start else { return };
         while let (Some(first), Some(next)) = (self.windows.front(), self.windows.get(1)) {
@@ -304,7 +305,7 @@ pub(super) async fn read_messages(shared: Arc<Shared>, receiving: Arc<Receiving>
             }
             Ok(None) => return receiving.lost(over("the peer has ended it")),
             Err(ReadError::Reset(_)) => return receiving.lost(over("the peer has closed it")),
-            // Whoever looks after the connection says why.
+            // The connection is gone; `serve` reports why.
             Err(_) => return,
         }
         loop {
@@ -331,7 +332,7 @@ pub(super) async fn read_messages(shared: Arc<Shared>, receiving: Arc<Receiving>
     }
 }
 
-/// Takes the next message out of the buffer, if all of it is there; also its size.
+/// Takes the next complete message out of the buffer, and its size.
 fn next_message(buffer: &mut BytesMut) -> Result<Option<(PeerMessage, usize)>, WireError> {
     const LENGTH: usize = 4;
     let Some(&[a, b, c, d]) = buffer.first_chunk::<LENGTH>() else { return Ok(None) };
@@ -345,7 +346,7 @@ fn next_message(buffer: &mut BytesMut) -> Result<Option<(PeerMessage, usize)>, W
     Ok(Some((message, LENGTH + size)))
 }
 
-/// Reads the bytes of a flow in whatever order they come.
+/// Reads the bytes of a flow in any order.
 pub(super) async fn read_flow(
     shared: Arc<Shared>,
     receiving: Arc<Receiving>,
@@ -353,11 +354,11 @@ pub(super) async fn read_flow(
     start: u64,
     mut stream: RecvStream,
 ) {
-    let mut news = false;
+    let mut has_arrived = false;
     loop {
-        // The link is woken once for all that has come together.
+        // One wake-up for everything that has arrived together: each costs the link's thread a pass over its streams.
         let tell = || {
-            if std::mem::take(&mut news) {
+            if std::mem::take(&mut has_arrived) {
                 receiving.wake();
             }
         };
@@ -367,7 +368,7 @@ pub(super) async fn read_flow(
             Ok(false) => {}
             Ok(true) => {
                 lock(&receiving.events).ready.push(inflow.clone());
-                news = true;
+                has_arrived = true;
             }
             Err(Misplaced::Late) => {
                 let _ = stream.stop(UNWANTED);
@@ -382,13 +383,12 @@ pub(super) async fn read_flow(
             }
         }
     }
-    if news {
+    if has_arrived {
         receiving.wake();
     }
 }
 
-/// The next chunk of the stream, in whatever order; `None` at its end, whatever kind of end it is. `waits` is called if there
-/// is none yet.
+/// The next chunk of the stream, in any order; `None` at its end or when it is reset. `waits` is called before waiting.
 async fn next_chunk(stream: &mut RecvStream, waits: impl FnOnce()) -> Option<Chunk> {
     let mut read = pin!(stream.read_chunk(usize::MAX, false));
     let at_once = poll_fn(|cx| match read.as_mut().poll(cx) {
@@ -405,7 +405,7 @@ async fn next_chunk(stream: &mut RecvStream, waits: impl FnOnce()) -> Option<Chu
     .unwrap_or(None)
 }
 
-/// A stream that belongs to nothing that there is any more.
+/// Stops a stream of a path or flow that is over.
 pub(super) fn refuse(mut stream: RecvStream) {
     let _ = stream.stop(UNWANTED);
 }

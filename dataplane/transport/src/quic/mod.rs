@@ -1,11 +1,11 @@
-//! Streams between nodes over QUIC: the path that every pair of nodes has.
+//! QUIC: the connections between nodes, and the path that every connection has.
 //!
-//! A [`QuicNode`] holds the sockets and the threads on which quinn runs. It accepts and dials [`Connection`]s, each with a
-//! node that has shown a certificate of the same cluster ([`crate::identity`]). A connection carries a management
-//! channel, over which the two nodes agree on paths (of this kind or of another), and one [`QuicPath`] after the other.
+//! A [`QuicNode`] owns the sockets and the threads on which quinn runs. It accepts and dials [`Connection`]s, each to a node
+//! with a certificate of the same cluster ([`crate::identity`]). A connection has a management channel, on which the two
+//! nodes negotiate paths of any kind, and carries one [`QuicPath`] at a time.
 //!
-//! Each endpoint has one thread, with all tasks of its connections: a connection's state is never fought over. The link's
-//! thread and that one meet in `incoming` and `outgoing`, in short queues behind locks that nobody holds while waiting.
+//! Each endpoint has one thread with all tasks of its connections, so that a connection's state is not contended. It shares
+//! queues with the link's thread in `incoming` and `outgoing`, behind locks that are never held across a wait.
 
 mod connection;
 mod header;
@@ -28,7 +28,8 @@ pub use settings::{Congestion, QuicSettings};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Locks it. A thread that panicked with the lock held left the values whole: they are only ever replaced or taken.
+/// Locks it, even after a panic of another thread: the values are only ever replaced or taken, so that none is left
+/// half-changed.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! This node's end of QUIC: sockets, threads, and the connections that come and go.
+//! This node's QUIC endpoints: sockets, threads, and the connections that they accept and dial.
 
 use super::connection::{CLOSED, Connection};
 use super::refusal::{Cause, Refusal, Refusals};
@@ -23,15 +23,16 @@ use tokio::sync::{mpsc, oneshot};
 
 /// The most endpoints of a node.
 const MAX_ENDPOINTS: usize = 64;
-/// Connections that have been accepted and not taken by the worker.
+/// The most accepted connections that the worker has not taken.
 const MAX_WAITING: usize = 64;
-/// With so many handshakes under way, a client first has to show that its address is its own.
+/// With this many handshakes in progress, a client first has to prove its address (QUIC Retry): spoofed packets then cost
+/// little.
 const BUSY_HANDSHAKES: usize = 64;
-/// With so many handshakes under way, no other begins.
+/// The most handshakes in progress.
 const MAX_HANDSHAKES: usize = 512;
-/// The largest packet that may come, in bytes: what UDP can carry.
+/// The largest packet that is received, in bytes: what UDP can carry.
 const MAX_PACKET: u16 = 65_527;
-/// How long the end of a node waits until its peers were told.
+/// How long a node that shuts down waits for its peers to acknowledge.
 const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Sockets at one address, and the threads that serve them. Dropping it closes all connections.
@@ -42,15 +43,15 @@ pub struct QuicNode {
     shared: Arc<NodeShared>,
 }
 
-/// Connections that others have opened to this node.
+/// Accepted connections.
 #[derive(Debug)]
 pub struct Incoming(mpsc::Receiver<Connection>);
 
-/// A connection that is being opened: a future, on any executor.
+/// A connection that is being opened: a future for any executor.
 #[derive(Debug)]
 pub struct Dial(oneshot::Receiver<Result<Connection, ConnectError>>);
 
-/// Why this node has no QUIC.
+/// Why a node cannot listen.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
     /// The address cannot be used.
@@ -72,36 +73,36 @@ pub enum NodeError {
 /// Why there is no connection to a peer.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The name is none that a node can have.
+    /// A node cannot have this name.
     #[error(transparent)]
     Name(#[from] IdentityError),
-    /// It did not come about.
+    /// It could not be established.
     #[error("no connection to node {peer} at UDP {address}: {reason}")]
     Failed {
         /// The peer.
         peer: String,
         /// Its address.
         address: SocketAddr,
-        /// What is at fault.
+        /// The cause.
         cause: Cause,
-        /// What happened, and what to look at.
+        /// What happened, and what to check.
         reason: String,
     },
-    /// This node is at its end.
+    /// This node is shutting down.
     #[error("this node is shutting down")]
     Closed,
 }
 
-/// What has happened at a node since it began.
+/// The counters of a node since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NodeCounters {
     /// Connections that others have opened.
     pub accepted: u64,
     /// Connections that this node has opened.
     pub dialed: u64,
-    /// Others that were not let in, or that this node did not trust.
+    /// Connections that were refused, by this node or because it did not trust the peer.
     pub refused: u64,
-    /// The same, by the cause, in the order of [`Cause::ALL`].
+    /// Refused connections by cause, in the order of [`Cause::ALL`].
     pub causes: [u64; Cause::ALL.len()],
     /// Connections that were closed because the peer broke the protocol.
     pub violations: u64,
@@ -117,7 +118,7 @@ pub(super) struct Counters {
 }
 
 impl Counters {
-    /// One more. `runtime`: that of the connection.
+    /// Counts and logs a violation. `runtime`: that of the connection.
     pub(super) fn violation(&self, runtime: &Handle, address: SocketAddr, peer: &str, reason: &str) {
         self.violations.fetch_add(1, Ordering::Relaxed);
         self.violated.warn(runtime, address, format!("closed a connection of node {peer}: {reason}"));
@@ -142,8 +143,7 @@ struct EndpointThread {
 }
 
 impl QuicNode {
-    /// Listens on this address; port 0 takes one that is free. `identity`: who this node is, and which cluster it belongs
-    /// to.
+    /// Listens on this address; port 0 selects a free port. `identity`: the certificate of this node.
     ///
     /// # Errors
     /// If the address cannot be used, the identity is not usable, or threads cannot be started.
@@ -169,8 +169,8 @@ impl QuicNode {
         });
         let mut endpoints = Vec::with_capacity(count);
         for (index, socket) in sockets.into_iter().enumerate() {
-            // The kernel gives each peer's packets to one of the sockets that share a port, perhaps not to the one that
-            // has dialed that peer: those that dial have a port of their own.
+            // Among sockets that share a port the kernel assigns each peer to one, perhaps not the one that dialed it. So
+            // dialing endpoints have ports of their own.
             let client = if count > 1 {
                 let own = SocketAddr::new(address.ip(), 0);
                 bind(own, 1, shared.settings.socket_buffer).map_err(failed)?.pop()
@@ -182,7 +182,7 @@ impl QuicNode {
         Ok((Self { address: bound, endpoints, next: AtomicUsize::new(0), shared }, Incoming(incoming)))
     }
 
-    /// The address that it listens on.
+    /// The address on which it listens.
     #[must_use]
     pub fn local_address(&self) -> SocketAddr {
         self.address
@@ -193,8 +193,7 @@ impl QuicNode {
         self.connect_within(address, expected_peer, self.shared.settings.idle_timeout)
     }
 
-    /// Opens a connection to the node of this name that is lost when nothing has come for so long, or for less if the
-    /// other side says less.
+    /// Opens a connection to the node of this name, with this idle timeout in place of the setting.
     pub fn connect_within(&self, address: SocketAddr, expected_peer: &str, idle_timeout: Duration) -> Dial {
         let (outcome, dial) = oneshot::channel();
         let index = self.next.fetch_add(1, Ordering::Relaxed) % self.endpoints.len().max(1);
@@ -202,14 +201,14 @@ impl QuicNode {
         if let Some(endpoint) = self.endpoints.get(index) {
             let client = endpoint.client.clone();
             endpoint.runtime.spawn(async move {
-                // Nobody may be waiting any more; the connection is then closed.
+                // If the dial was dropped, dropping the connection closes it.
                 let _ = outcome.send(dial_peer(&shared, &client, address, peer, idle_timeout).await);
             });
         }
         Dial(dial)
     }
 
-    /// What has happened so far.
+    /// The counters so far.
     #[must_use]
     pub fn counters(&self) -> NodeCounters {
         let counters = &self.shared.counters;
@@ -244,17 +243,17 @@ impl Drop for QuicNode {
 }
 
 impl Incoming {
-    /// The next connection that somebody has opened, if there is one.
+    /// The next accepted connection, if there is one.
     pub fn try_next(&mut self) -> Option<Connection> {
         self.0.try_recv().ok()
     }
 
-    /// The next connection that somebody opens; `None` once the node is gone.
+    /// Waits for the next accepted connection; `None` once the node is dropped.
     pub async fn next(&mut self) -> Option<Connection> {
         self.0.recv().await
     }
 
-    /// As [`Self::next`], blocking this thread.
+    /// As [`Self::next`], but blocks this thread.
     ///
     /// # Panics
     /// Within an asynchronous task, which must not block.
@@ -267,7 +266,7 @@ impl Dial {
     /// Waits for the connection, blocking this thread.
     ///
     /// # Errors
-    /// [`ConnectError`] if there is none.
+    /// [`ConnectError`] if it cannot be established.
     ///
     /// # Panics
     /// Within an asynchronous task, which must not block.
@@ -322,9 +321,8 @@ impl EndpointThread {
     }
 }
 
-/// quinn itself, with the transport, the TLS and the sockets that a [`QuicNode`] has and nothing of what is above them: what
-/// a node's speed is measured against, and what a peer can be made of that does not keep to the protocol. To be called
-/// within a tokio runtime.
+/// A bare quinn endpoint with the transport, TLS and sockets of a [`QuicNode`]: a baseline for benchmarks, and the basis of
+/// hostile peers in tests. To be called within a tokio runtime.
 ///
 /// # Errors
 /// If the address cannot be used or the identity is not usable.
@@ -339,7 +337,7 @@ pub fn bare_endpoint(address: SocketAddr, identity: &Identity, settings: &QuicSe
     Ok(endpoint)
 }
 
-/// quinn as it comes, with the TLS of a [`QuicNode`] alone. To be called within a tokio runtime.
+/// A quinn endpoint with default settings and the TLS of a [`QuicNode`]. To be called within a tokio runtime.
 ///
 /// # Errors
 /// If the address cannot be used or the identity is not usable.
@@ -358,13 +356,13 @@ fn no_socket() -> io::Error {
 fn server_config(tls: &Tls, settings: &QuicSettings) -> quinn::ServerConfig {
     let mut config = quinn::ServerConfig::with_crypto(tls.server.clone());
     config.transport_config(Arc::new(settings.transport(1, settings.idle_timeout)));
-    // Nodes do not move to other addresses in the middle of a connection.
+    // Nodes do not change their address within a connection.
     config.migration(false);
     config.max_incoming(MAX_HANDSHAKES);
     config
 }
 
-/// The settings are those of the way to the peer.
+/// `settings`: those for the peer ([`QuicSettings::for_peer`]).
 fn client_config(tls: &Tls, settings: &QuicSettings, idle_timeout: Duration) -> quinn::ClientConfig {
     let mut config = quinn::ClientConfig::new(tls.client.clone());
     config.transport_config(Arc::new(settings.transport(0, idle_timeout)));
@@ -372,21 +370,21 @@ fn client_config(tls: &Tls, settings: &QuicSettings, idle_timeout: Duration) -> 
 }
 
 impl NodeShared {
-    /// Within the runtime of an endpoint.
+    /// To be called within the runtime of an endpoint.
     fn refused(&self, address: SocketAddr, refusal: &Refusal) {
         self.counters.refused.note(&Handle::current(), address, refusal);
     }
 }
 
-/// quinn takes memory for every packet that comes. glibc gives the memory of large packets back to the kernel whenever the
-/// last of them is freed, and takes it again, page by page: half of all time went there. It stops doing so for blocks up to
-/// the size of the largest that was ever freed.
+/// Makes glibc keep the memory of large packets. quinn allocates for every received packet; glibc returned that memory to
+/// the kernel with each free and faulted it in again, which took half of all time. It stops doing so for blocks up to the
+/// size of the largest that was ever freed, so one such block is freed here.
 fn keep_freed_memory() {
     const LARGEST: usize = 16 * 1024 * 1024;
     drop(std::hint::black_box(Vec::<u8>::with_capacity(LARGEST)));
 }
 
-/// Within the runtime of its thread.
+/// To be called within the runtime of its thread.
 fn endpoint(socket: UdpSocket, server: Option<quinn::ServerConfig>) -> io::Result<Endpoint> {
     let mut config = EndpointConfig::default();
     config.max_udp_payload_size(MAX_PACKET).map_err(io::Error::other)?;
@@ -399,15 +397,15 @@ async fn accept(shared: Arc<NodeShared>, endpoint: Endpoint) {
         let address = incoming.remote_address();
         let under_way = shared.handshakes.load(Ordering::Relaxed);
         if under_way >= MAX_HANDSHAKES || endpoint.open_connections() >= shared.settings.max_connections {
-            shared.refused(address, &Refusal::new(Cause::Busy, "there are too many already"));
+            shared.refused(address, &Refusal::new(Cause::Busy, "there are too many connections or handshakes"));
             incoming.refuse();
         } else if under_way >= BUSY_HANDSHAKES && incoming.may_retry() && !incoming.remote_address_validated() {
             let _ = incoming.retry();
         } else {
             let mut config = shared.server.clone();
-            let settings = shared.settings.on_the_way_to(address.ip());
+            let settings = shared.settings.for_peer(address.ip());
             config.transport_config(Arc::new(settings.transport(1, settings.idle_timeout)));
-            // At once, so that it counts as open for those that come right behind it.
+            // Accepted before the handshake task runs, so that it counts as open for the next one.
             let connecting = match incoming.accept_with(Arc::new(config)) {
                 Ok(connecting) => connecting,
                 Err(error) => {
@@ -421,7 +419,8 @@ async fn accept(shared: Arc<NodeShared>, endpoint: Endpoint) {
                 let limit = shared.settings.handshake_timeout;
                 let outcome = tokio::time::timeout(limit, accept_peer(&shared, connecting)).await;
                 shared.handshakes.fetch_sub(1, Ordering::Relaxed);
-                let late = || Refusal::new(Cause::Silence, format!("it has not proven who it is within {limit:?}"));
+                let late =
+                    || Refusal::new(Cause::Silence, format!("it did not complete the handshake within {limit:?}"));
                 if let Err(refusal) = outcome.unwrap_or_else(|_| Err(late())) {
                     shared.refused(address, &refusal);
                 }
@@ -452,7 +451,7 @@ async fn dial_peer(
     idle_timeout: Duration,
 ) -> Result<Connection, ConnectError> {
     check_name(&peer)?;
-    let settings = shared.settings.on_the_way_to(address.ip());
+    let settings = shared.settings.for_peer(address.ip());
     let limit = settings.handshake_timeout;
     let attempt = async {
         let connecting = endpoint

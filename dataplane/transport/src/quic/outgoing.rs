@@ -1,4 +1,4 @@
-//! What leaves on one path: messages on one stream, each flow on one of its own.
+//! The sending half of a path: messages on one QUIC stream, each flow on a stream of its own.
 
 use super::header::{Content, Header};
 use super::incoming::Receiving;
@@ -12,25 +12,26 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 
-/// A large chunk is sent in parts of this size, in bytes: what stays in a core's own cache.
+/// A large chunk is sent in parts of this size, in bytes. A part stays in the core's cache between the copy and the
+/// encryption.
 const PART: usize = 64 * 1024;
-/// A chunk of fewer bytes gets memory of its own size.
+/// A smaller chunk gets a buffer of its own size.
 const SMALL: usize = 16 * 1024;
-/// The most parts that are copied before they are sent.
+/// The most parts that are copied ahead of sending.
 const MAX_PARTS: usize = 4;
-/// The most free parts that are kept for later.
+/// The most buffers that are kept for reuse.
 const MAX_FREE: usize = 64;
-/// A flow goes before others until it has sent so many bytes.
+/// A flow has priority until it has sent this many bytes, so that small streams do not queue behind large ones.
 const NEW: u64 = 64 * 1024;
 
 const PRIORITY_MESSAGES: i32 = 2;
 const PRIORITY_NEW: i32 = 1;
 const PRIORITY_LARGE: i32 = 0;
 
-/// The code with which a stream of a path is reset that is over.
+/// The code with which the streams of a closed path are reset.
 const OVER: VarInt = VarInt::from_u32(2);
 
-/// How many bytes of a path are under way: handed over and not acknowledged.
+/// The bytes of a path that are in flight: handed over and not acknowledged.
 pub(super) struct Gauge {
     bytes: AtomicU64,
     limit: u64,
@@ -50,7 +51,7 @@ impl Gauge {
             return true;
         }
         self.starved.store(true, Ordering::SeqCst);
-        // Once more: what was let go of in between has not seen that somebody waits.
+        // Checked again: a release between the check and the store has not seen the flag.
         self.bytes.load(Ordering::SeqCst) < self.limit
     }
 
@@ -60,14 +61,14 @@ impl Gauge {
 
     fn release(&self, bytes: usize) {
         let left = self.bytes.fetch_sub(bytes as u64, Ordering::SeqCst).saturating_sub(bytes as u64);
-        // Half of it at a time, so that a wake-up is worth its while; the other half keeps the network busy.
+        // Woken only at half: that saves wake-ups, and the other half keeps the network busy meanwhile.
         if left <= self.limit / 2 && self.starved.load(Ordering::SeqCst) && self.starved.swap(false, Ordering::SeqCst) {
             self.receiving.room();
         }
     }
 }
 
-/// Memory of bytes under way, which were counted when they were queued; quinn lets go of it when they are acknowledged.
+/// Bytes in flight. They were counted when they were queued; quinn drops the buffer when they are acknowledged.
 struct Buffer {
     memory: Vec<u8>,
     filled: usize,
@@ -88,7 +89,7 @@ impl Buffer {
         Self { filled: memory.len(), memory, gauge: gauge.clone() }
     }
 
-    /// Copies what fits of the chunk from `at` on; how much that was.
+    /// Copies as much of the chunk as fits, from `at` on. Returns the number of bytes.
     fn fill(&mut self, chunk: &Chunk, at: usize) -> usize {
         let length = (chunk.len() - at).min(self.memory.len() - self.filled);
         chunk.bytes().slice(at..at + length).copy_to(&mut self.memory[self.filled..self.filled + length]);
@@ -115,36 +116,36 @@ impl Drop for Buffer {
     }
 }
 
-/// How the stream of a flow ends.
+/// How the QUIC stream of a flow ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    /// Behind what is queued.
+enum Ending {
+    /// After everything that is queued.
     Finish,
     /// At once.
     Reset,
 }
 
-/// The queue of a flow that leaves here, between the link's thread and the endpoint's. Chunks wait in it as they are, and
-/// are copied by the thread that encrypts them next.
+/// The queue of an outgoing flow, between the link's thread and the endpoint's. Chunks are queued without a copy; the
+/// endpoint's thread copies them, because it encrypts them next and has them in its cache.
 pub(super) struct OutFlow {
     queue: Mutex<OutQueue>,
     gauge: Arc<Gauge>,
     news: Notify,
-    /// It ends at once.
+    /// Notified when the stream must end at once.
     cut: Notify,
 }
 
 #[derive(Default)]
 struct OutQueue {
     chunks: VecDeque<Chunk>,
-    /// How much of the first chunk has been taken.
+    /// Bytes of the first chunk that have been taken.
     taken: usize,
-    /// Bytes that have not been taken.
+    /// Queued bytes that have not been taken.
     bytes: usize,
-    /// The offset at which the next bytes belong.
+    /// The stream offset of the next bytes.
     next: u64,
-    end: Option<End>,
-    /// The other side does not want the bytes.
+    end: Option<Ending>,
+    /// The peer does not read the flow any more.
     unwanted: bool,
 }
 
@@ -154,7 +155,7 @@ impl OutFlow {
         Self { queue: Mutex::new(queue), gauge, news: Notify::new(), cut: Notify::new() }
     }
 
-    /// Queues a chunk that belongs at `at`; `false` if that is not where the last one ended.
+    /// Queues a chunk at the stream offset `at`; `false` if it does not follow the one before.
     pub(super) fn write(&self, at: u64, chunk: Chunk) -> bool {
         let mut queue = lock(&self.queue);
         if at != queue.next {
@@ -171,22 +172,22 @@ impl OutFlow {
         true
     }
 
-    /// Nothing more is written. What is still queued nobody waits for: a flow that was read to its end has no such bytes.
+    /// The flow is over. Queued bytes are dropped: a flow that was read to its end has none.
     pub(super) fn finish(&self) {
-        if self.drop_queued(|queue| _ = queue.end.get_or_insert(End::Finish)) {
+        if self.drop_queued(|queue| _ = queue.end.get_or_insert(Ending::Finish)) {
             self.cut.notify_one();
         } else {
             self.news.notify_one();
         }
     }
 
-    /// The path is over. When it returns, no chunk is read any more.
+    /// The path is closed. After this returns, no chunk is read.
     pub(super) fn reset(&self) {
-        self.drop_queued(|queue| queue.end = Some(End::Reset));
+        self.drop_queued(|queue| queue.end = Some(Ending::Reset));
         self.cut.notify_one();
     }
 
-    /// Forgets what is queued, and what will be; whether there was something.
+    /// Drops all queued and later bytes. Returns whether any were queued.
     fn drop_queued(&self, change: impl FnOnce(&mut OutQueue)) -> bool {
         let mut queue = lock(&self.queue);
         change(&mut queue);
@@ -198,7 +199,7 @@ impl OutFlow {
         bytes > 0
     }
 
-    async fn next(&self) -> Result<Vec<Bytes>, End> {
+    async fn next(&self) -> Result<Vec<Bytes>, Ending> {
         loop {
             let mut buffers = Vec::new();
             let mut end = None;
@@ -219,10 +220,10 @@ impl OutFlow {
         }
     }
 
-    /// Copies the next part of what is queued: small chunks behind each other become one. If there is nothing: how it ends,
-    /// if it does.
-    fn take(&self) -> Result<Buffer, Option<End>> {
-        // The lock is held meanwhile, so that whoever ends the flow knows that no chunk is read any more.
+    /// Copies the next part of the queue, joining small chunks. If the queue is empty, the error says how the stream ends,
+    /// or `None` if it does not yet.
+    fn take(&self) -> Result<Buffer, Option<Ending>> {
+        // Locked during the copy: `reset` promises that no chunk is read after it returns.
         let mut queue = lock(&self.queue);
         if queue.bytes == 0 {
             return Err(queue.end);
@@ -243,7 +244,7 @@ impl OutFlow {
     }
 }
 
-/// Writes the flow's bytes to a stream of its own until it ends.
+/// Writes the flow's bytes to its stream until it ends.
 pub(super) async fn write_flow(quic: Connection, incarnation: u64, flow: FlowId, start: u64, out: Arc<OutFlow>) {
     let header = Header { incarnation, content: Content::Flow { flow, start } };
     tokio::select! {
@@ -264,11 +265,11 @@ async fn send_flow(quic: &Connection, header: Header, out: &OutFlow) -> Result<(
     loop {
         match out.next().await {
             Ok(next) => chunks.extend(next),
-            Err(End::Finish) => {
+            Err(Ending::Finish) => {
                 stream.finish();
                 return Ok(());
             }
-            Err(End::Reset) => return Ok(()),
+            Err(Ending::Reset) => return Ok(()),
         }
         let bytes: usize = chunks.iter().map(Bytes::len).sum();
         stream.write(&mut chunks).await?;
@@ -281,7 +282,7 @@ async fn send_flow(quic: &Connection, header: Header, out: &OutFlow) -> Result<(
     }
 }
 
-/// A stream that is reset if it goes before it was finished.
+/// A stream that is reset when it is dropped before it was finished.
 struct Outgoing(Option<SendStream>);
 
 impl Outgoing {
@@ -305,7 +306,7 @@ impl Outgoing {
     }
 
     fn finish(mut self) {
-        // Dropping it finishes it.
+        // quinn finishes a stream that is dropped.
         self.0 = None;
     }
 }
@@ -318,7 +319,7 @@ impl Drop for Outgoing {
     }
 }
 
-/// Encoded messages that wait to be written.
+/// The queue of encoded messages.
 #[derive(Default)]
 pub(super) struct Outbox {
     pending: Mutex<Vec<u8>>,
@@ -327,7 +328,7 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    /// Queues a message; `false` if it would be more than `most` bytes.
+    /// Queues a message; `false` if the queue would exceed `most` bytes.
     pub(super) fn push(&self, message: &[u8], most: usize, gauge: &Gauge) -> bool {
         let length = u32::try_from(message.len()).unwrap_or(u32::MAX).to_le_bytes();
         let mut pending = lock(&self.pending);
@@ -342,18 +343,18 @@ impl Outbox {
         true
     }
 
-    /// The stream ends at once.
+    /// Ends the stream at once.
     pub(super) fn close(&self) {
         self.cut.notify_one();
     }
 }
 
-/// Writes messages to a stream of their own.
+/// Writes the messages to their stream.
 pub(super) async fn write_messages(quic: Connection, incarnation: u64, outbox: Arc<Outbox>, gauge: Arc<Gauge>) {
     tokio::select! {
         biased;
         () = outbox.cut.notified() => {}
-        // What goes wrong here has gone wrong with the connection, and is told by whoever looks after that.
+        // An error means that the connection is gone, which `serve` reports.
         _ = send_messages(&quic, incarnation, &outbox, &gauge) => {}
     }
 }

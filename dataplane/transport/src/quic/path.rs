@@ -13,11 +13,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::Waker;
 
-/// Messages that wait to be sent, in bytes. All subscriptions of a new path fit; a peer that reads so little is lost.
+/// The most bytes of messages that wait to be sent. All subscriptions of a new path fit; a peer that falls behind further
+/// is lost.
 const MAX_QUEUED: usize = 32 * 1024 * 1024;
 
-/// A path on a connection to another node. Messages are ordered on one stream; each flow has a stream of its own, whose
-/// bytes are copied to their place as they come, in whatever order.
+/// A path on a connection to another node. Messages share one QUIC stream; each flow has a stream of its own, whose bytes
+/// are copied into their window as they arrive, in any order.
 pub struct QuicPath {
     shared: Arc<Shared>,
     receiving: Arc<Receiving>,
@@ -27,9 +28,8 @@ pub struct QuicPath {
 }
 
 impl QuicPath {
-    /// A new path on this connection, which replaces the one before. `incarnation`: a number on which both sides agree, and
-    /// higher than that of all paths that there have been on this connection. `waker` is called whenever
-    /// [`Path::poll`] has something to say.
+    /// A new path on this connection, in place of the one before. `incarnation`: the path's number, the same on both sides
+    /// and higher than those of all earlier paths on this connection. `waker` is called whenever [`Path::poll`] has events.
     ///
     /// # Errors
     /// If the connection is closed, or the number is not higher.
@@ -53,7 +53,7 @@ impl Path for QuicPath {
         if self.outbox.push(&message.encode()?, MAX_QUEUED, &self.gauge) {
             return Ok(());
         }
-        let reason = format!("{MAX_QUEUED} bytes of messages wait already, which the peer does not read");
+        let reason = format!("{MAX_QUEUED} bytes of messages wait already: the peer does not read them");
         Err(PathError::Lost { kind: PathKind::Quic, reason })
     }
 
@@ -83,7 +83,7 @@ impl Path for QuicPath {
         if flow.write(order.at, chunk) {
             return Ok(());
         }
-        let problem = format!("bytes {} and on of {} do not follow those before them", order.at, order.flow);
+        let problem = format!("bytes from offset {} of {} do not follow those before them", order.at, order.flow);
         Err(PathError::Resource(problem))
     }
 

@@ -1,4 +1,4 @@
-//! Why two nodes do not come together.
+//! Why a connection between two nodes is refused or fails.
 
 use super::connection::REFUSED;
 use crate::log_limit::LogLimit;
@@ -8,29 +8,29 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::runtime::Handle;
 
-/// Why a connection was refused or did not come about, as far as it can be told from one end.
+/// The cause of a refused or failed connection, as far as this end can tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Cause {
     /// The certificate is not from this cluster's authority.
     Authority,
-    /// The certificate has expired, or is not valid yet.
+    /// The certificate has expired or is not valid yet.
     Validity,
-    /// The certificate is that of another node.
+    /// The certificate names another node.
     Name,
-    /// Something else about the certificate, or none was shown.
+    /// Another problem with the certificate, or there was none.
     Certificate,
     /// The other side speaks another version, or is not dflow.
     Version,
-    /// Nothing came, or no proof within the time for it.
+    /// No answer, or no completed handshake within the timeout.
     Silence,
-    /// There are too many connections already.
+    /// Too many connections.
     Busy,
-    /// The other side, or the network, ended it.
+    /// The other side or the network ended it.
     Closed,
 }
 
 impl Cause {
-    /// All of them, in their order.
+    /// All causes, in the order of declaration.
     pub const ALL: [Self; 8] = [
         Self::Authority,
         Self::Validity,
@@ -42,7 +42,7 @@ impl Cause {
         Self::Closed,
     ];
 
-    /// One word for it, as metrics and reports have it.
+    /// The word for it in metrics and reports.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -57,14 +57,14 @@ impl Cause {
         }
     }
 
-    /// What the error of a handshake means.
+    /// The cause behind a handshake's error.
     pub(super) fn of(error: &ConnectionError) -> Self {
         match error {
             ConnectionError::TransportError(error) => Self::of_code(error.code),
             ConnectionError::ConnectionClosed(close) => Self::of_code(close.error_code),
             ConnectionError::VersionMismatch => Self::Version,
             ConnectionError::TimedOut => Self::Silence,
-            // So it is closed only while both sides greet each other.
+            // Only the exchange of greetings closes with this code.
             ConnectionError::ApplicationClosed(close) if close.error_code == REFUSED => Self::Version,
             ConnectionError::ApplicationClosed(_)
             | ConnectionError::Reset
@@ -98,7 +98,7 @@ impl Cause {
     }
 }
 
-/// A connection that does not come about.
+/// A refused or failed connection.
 #[derive(Clone, Debug)]
 pub(super) struct Refusal {
     pub(super) cause: Cause,
@@ -115,7 +115,7 @@ impl Refusal {
 impl From<&ConnectionError> for Refusal {
     fn from(error: &ConnectionError) -> Self {
         let reason = super::tls::reason(error);
-        // rustls has one alert for all that is wrong with a certificate; its words tell more.
+        // TLS has one alert for most problems with a certificate; only rustls's text names this one.
         let cause = match Cause::of(error) {
             Cause::Certificate if reason.contains("not valid for name") => Cause::Name,
             cause => cause,
@@ -124,15 +124,15 @@ impl From<&ConnectionError> for Refusal {
     }
 }
 
-/// How many were refused, by the cause, and what the log says of them: strangers can cause lines, but only so many.
+/// Counts refusals by cause, and logs them at a limited rate: strangers can cause as many as they like.
 #[derive(Debug, Default)]
 pub(super) struct Refusals([(AtomicU64, LogLimit); Cause::ALL.len()]);
 
 impl Refusals {
-    /// One more. `runtime`: that of the endpoint.
+    /// Counts and logs one. `runtime`: that of the endpoint.
     pub(super) fn note(&self, runtime: &Handle, from: SocketAddr, refusal: &Refusal) {
         let (count, lines) = &self.0[refusal.cause as usize];
-        // Whoever sees it counted finds the line.
+        // Logged before it is counted: a test or an operator that sees the count finds the line.
         lines.warn(runtime, from, format!("refused a connection: {}", refusal.reason));
         count.fetch_add(1, Ordering::Release);
     }

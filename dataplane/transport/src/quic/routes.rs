@@ -1,4 +1,4 @@
-//! Where the streams go that a peer opens on a connection.
+//! Dispatch of the QUIC streams that a peer opens on a connection to the present path.
 
 use super::connection::Shared;
 use super::header::{Content, HEADER, Header};
@@ -9,20 +9,20 @@ use crate::path::{PathError, PathKind};
 use quinn::{ReadExactError, RecvStream, VarInt};
 use std::sync::Arc;
 
-/// Streams that a peer may open beyond those of the flows that it was offered: the messages of paths that it begins before
-/// this node does.
+/// Streams that a peer may open beyond one for each flow and path: the messages of paths that it begins before this node
+/// does.
 const SPARE_STREAMS: u64 = 16;
 
-/// Which path is there at present, and what may come.
+/// The present path, and which streams may still be opened.
 pub(super) struct Routes {
     current: Option<Arc<Receiving>>,
-    /// The last path that there was on this connection.
+    /// The number of the last path on this connection.
     last: Option<u64>,
-    /// The messages of a path that this node has not made yet.
+    /// The messages of a path that this node has not begun yet.
     ahead: Option<(u64, RecvStream)>,
-    /// How many more streams the peer can have a reason to open: one for each flow that it was offered, one for each path.
+    /// How many more streams the peer may open: one for each flow that it was granted a window for, one for each path.
     allowed: u64,
-    /// How many it may have open at once.
+    /// QUIC's own limit on streams that are open at once.
     at_once: u32,
     dead: Option<PathError>,
 }
@@ -43,7 +43,7 @@ impl Routes {
 }
 
 impl Shared {
-    /// From now on this path is the one that streams belong to.
+    /// Streams belong to this path from now on.
     pub(super) fn begin(self: &Arc<Self>, receiving: &Arc<Receiving>) -> Result<(), PathError> {
         let incarnation = receiving.incarnation();
         if let Some(error) = self.quic.close_reason() {
@@ -55,7 +55,7 @@ impl Shared {
         }
         if routes.last.is_some_and(|last| incarnation <= last) {
             let problem =
-                format!("path {incarnation} has been on this connection, or one after it: use a higher number");
+                format!("path {incarnation} or a later one has been on this connection already: use a higher number");
             return Err(PathError::Resource(problem));
         }
         routes.last = Some(incarnation);
@@ -86,7 +86,7 @@ impl Shared {
         }
     }
 
-    /// The peer may open a stream for one more flow; `flows`: how many there are now.
+    /// The peer may open a stream for one more flow. `flows`: the number of flows.
     pub(super) fn allow(&self, flows: usize) {
         let mut routes = lock(&self.routes);
         routes.allowed += 1;
@@ -97,7 +97,7 @@ impl Shared {
         }
     }
 
-    /// The connection is gone, or about to be, for this reason: so is the path on it.
+    /// The connection is closed, or about to be, for this reason: the path on it is lost.
     pub(super) fn broken(&self, error: &PathError) {
         let mut routes = lock(&self.routes);
         routes.dead.get_or_insert_with(|| error.clone());
@@ -108,7 +108,7 @@ impl Shared {
     }
 }
 
-/// Reads what kind of stream it is and gives it to whom it belongs.
+/// Reads the header of a stream and hands it to the present path.
 pub(super) async fn route(shared: Arc<Shared>, mut stream: RecvStream) {
     let mut bytes = [0; HEADER];
     let outcome = stream.read_exact(&mut bytes).await;
@@ -118,12 +118,12 @@ pub(super) async fn route(shared: Arc<Shared>, mut stream: RecvStream) {
         }
         Ok(()) => match Header::decode(&bytes) {
             Some(header) => dispatch(&shared, header, stream),
-            None => Err(PathError::Protocol("a stream with a header that is none".to_owned())),
+            None => Err(PathError::Protocol("a stream with a malformed header".to_owned())),
         },
         Err(ReadExactError::FinishedEarly(bytes)) => {
             Err(PathError::Protocol(format!("a stream that ends after {bytes} bytes, within its header")))
         }
-        // Reset before it arrived, with its path; or the connection is gone, which others tell.
+        // Reset with its path before the header arrived; or the connection is gone, which `serve` reports.
         Err(ReadExactError::ReadError(_)) => Ok(()),
     };
     if let Err(error) = outcome {

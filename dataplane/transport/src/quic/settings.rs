@@ -8,66 +8,63 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The largest packet that a loopback interface carries; also what fits into UDP over IPv4.
+/// The largest packet, in bytes: fits a loopback interface and UDP over IPv4.
 const LARGEST_PACKET: u16 = 65_000;
-/// Room beside that for bytes of streams, so that messages pass when it is full.
+/// Flow-control room beyond that for stream bytes, so that messages pass when it is used up.
 const MESSAGE_ROOM: u64 = 2 * 1024 * 1024;
-/// Streams that a peer may have open at once, at first. More as it has more flows: a connection with room for all of
-/// them from the beginning costs memory and time.
+/// The initial limit on a peer's open streams. It grows with the flows: quinn pays memory and time for each stream that
+/// could be opened.
 pub(super) const FIRST_STREAMS: u32 = 1024;
-/// The most streams that a peer may have open at once: one for each flow, and a few for messages of two paths.
+/// The highest limit on a peer's open streams: one for each flow, and a few for the messages of two paths.
 pub(super) const MOST_STREAMS: u32 = MAX_FLOWS as u32 + 16;
 
-/// What decides how fast is sent.
+/// The congestion control algorithm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Congestion {
-    /// RFC 9438; what most of the others on a network use.
+    /// RFC 9438, which most other hosts of a network use.
     #[default]
     Cubic,
     /// RFC 6582.
     NewReno,
-    /// A model of the network's bandwidth and delay; for long ways with loss that is no sign of congestion. Experimental.
+    /// Models bandwidth and delay; for long routes whose loss is not a sign of congestion. Experimental.
     Bbr,
 }
 
 /// Settings of [`super::QuicNode`]. The default is right for a data centre's network and for loopback.
 #[derive(Clone, Debug)]
 pub struct QuicSettings {
-    /// Sockets, each with a thread of its own; connections are spread over them. At least 1, at most 64.
+    /// The number of sockets, each with its own thread; connections are spread over them. From 1 to 64.
     pub endpoints: usize,
-    /// A sign of life is sent when nothing else was for so long, or for a quarter of the time after which the connection
-    /// is lost, if that is less.
+    /// The interval of keep-alives on an idle connection. At most a quarter of the idle timeout is used.
     pub keep_alive: Duration,
-    /// A connection on which nothing has come for so long is lost. The shorter of what both ends say holds for both.
+    /// A connection that is silent for this long is lost. The shorter setting of the two ends applies to both.
     pub idle_timeout: Duration,
-    /// A peer that has not proven who it is within this time is refused.
+    /// A peer that does not complete the handshake within this time is refused.
     pub handshake_timeout: Duration,
-    /// How long a round trip is taken to take until one has been measured: a first packet that is lost is sent again after
-    /// three times that, then after twice as long, and so on. RFC 9002 says 333 ms for an unknown network, which is two
-    /// tries in two seconds.
+    /// The assumed round-trip time until one is measured. A lost first packet is sent again after three times this, then after
+    /// twice as long, and so on. RFC 9002 recommends 333 ms for an unknown network, which allows two tries in two seconds.
     pub first_round_trip: Duration,
-    /// Connections that other nodes may have to this node at once.
+    /// The most connections from other nodes at once.
     pub max_connections: usize,
-    /// Bytes that a connection may have under way: what the network carries times its round-trip time.
+    /// The most bytes of a connection in flight: at least bandwidth times round-trip time of the network.
     pub in_flight: u64,
-    /// Bytes that are under way before anything is known of the network. A packet that tries how large packets may be
-    /// counts, too: with less than the largest, it holds back everything else until it is acknowledged.
+    /// The initial congestion window, in bytes. Below the largest packet, a probe for the packet size would fill it and hold
+    /// back everything else until it is acknowledged.
     pub initial_window: u64,
-    /// Which congestion control.
+    /// The congestion control algorithm.
     pub congestion: Congestion,
-    /// The kernel's buffers of each socket, in bytes. Without the right to raise them, its own limit holds
-    /// (`net.core.rmem_max` and `wmem_max`).
+    /// The kernel's buffers of each socket, in bytes. An unprivileged process gets at most `net.core.rmem_max` and
+    /// `wmem_max`.
     pub socket_buffer: usize,
-    /// The size of the first packets, in bytes (1200 to 16000): what every way to a peer carries.
+    /// The size of the first packets, in bytes (1200 to 16000): one that every route carries.
     pub first_packet: u16,
-    /// The largest packets that are tried, in bytes, where the device takes them; the limits of the rest of a way are
-    /// found out by themselves.
+    /// The largest packets, in bytes, as far as the device allows. The limit of the rest of the route is probed.
     pub largest_packet: u16,
-    /// Larger packets are searched for until what is left to be gained is less than so many bytes.
+    /// The search for the largest packet ends when the remaining gain is below this, in bytes.
     pub packet_step: u16,
-    /// Whether the kernel cuts large writes into packets.
+    /// Whether the kernel cuts large writes into packets (GSO).
     pub segmentation_offload: bool,
-    /// The other side acknowledges once for so many packets.
+    /// The other side acknowledges every this many packets.
     pub acknowledge_every: u32,
 }
 
@@ -95,23 +92,23 @@ impl Default for QuicSettings {
 }
 
 impl QuicSettings {
-    /// The same for connections with one peer: no packet is tried that this machine's own device does not take, and the
-    /// largest at once where the peer is on this machine. Unchanged if the kernel knows of no way there.
+    /// The settings for one peer: packets are limited to what this machine's device towards it takes, and a peer on this
+    /// machine gets the largest at once. Unchanged if the kernel has no route to the peer.
     #[must_use]
-    pub fn on_the_way_to(&self, peer: IpAddr) -> Self {
+    pub fn for_peer(&self, peer: IpAddr) -> Self {
         let mut settings = self.clone();
         if let Ok(way) = Way::to(peer) {
             settings.largest_packet = settings.largest_packet.min(way.largest_packet);
             if way.is_local {
-                // quinn looks half-way up first, unless that is no more than a step: then at the upper end.
+                // quinn probes half-way up first, unless that is within one step: then it probes the upper end.
                 settings.packet_step = settings.largest_packet.saturating_sub(settings.first_packet) / 2 + 1;
             }
         }
         settings
     }
 
-    /// What quinn makes of them. `bidirectional`: streams for the management channel that the other side may open;
-    /// `idle_timeout`: in place of that of the settings.
+    /// As quinn's configuration. `bidirectional`: how many bidirectional streams (the management channel) the other side may
+    /// open; `idle_timeout`: overrides the setting.
     pub(super) fn transport(&self, bidirectional: u32, idle_timeout: Duration) -> TransportConfig {
         let mut config = TransportConfig::default();
         let window = self.receive_window();
@@ -142,8 +139,8 @@ impl QuicSettings {
         config
     }
 
-    /// Flow control is done by credit, on memory that there is; QUIC's own must only hold what is under way, twice over,
-    /// so that it never is the narrower one.
+    /// Credit on real memory does the flow control. QUIC's own window is twice the bytes in flight, so that it is never the
+    /// narrower one.
     fn receive_window(&self) -> VarInt {
         VarInt::try_from(self.in_flight.saturating_mul(2).saturating_add(MESSAGE_ROOM)).unwrap_or(VarInt::MAX)
     }

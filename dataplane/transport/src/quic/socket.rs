@@ -9,16 +9,16 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-/// The most bytes that the kernel takes in one call, to be cut into packets: what fits into one UDP packet over IPv4.
+/// The most bytes that the kernel takes in one segmented send: the largest UDP payload over IPv4.
 const LARGEST_SEND: usize = 65_507;
-/// What one of these calls can be cut into at most (the kernel's `UDP_MAX_SEGMENTS`).
+/// The most packets of one segmented send (the kernel's `UDP_MAX_SEGMENTS`).
 const MAX_SEGMENTS: usize = 64;
 
-/// `count` sockets at one address. With more than one, the kernel spreads peers over them.
+/// Binds `count` sockets to one address. With more than one, the kernel spreads peers over them.
 pub(super) fn bind(address: SocketAddr, count: usize, buffer: usize) -> io::Result<Vec<UdpSocket>> {
     let mut address = address;
     if count > 1 && address.port() != 0 {
-        // Sockets that share a port would also share it with another process that does the same by mistake.
+        // Checked without sharing first: SO_REUSEPORT would let another process of this user share the port by mistake.
         open(address, false, buffer)?;
     }
     let mut sockets: Vec<UdpSocket> = Vec::with_capacity(count);
@@ -37,7 +37,7 @@ fn open(address: SocketAddr, shared: bool, buffer: usize) -> io::Result<UdpSocke
     if shared {
         sockopt::set_socket_reuseport(&socket, true)?;
     }
-    // Past the administrator's limit where this process may, else up to it. Smaller buffers cost speed, nothing else.
+    // Past the system's limit where this process may, else up to it. Errors are ignored: small buffers only cost speed.
     let _ = sockopt::set_socket_recv_buffer_size_force(&socket, buffer)
         .or_else(|_| sockopt::set_socket_recv_buffer_size(&socket, buffer));
     let _ = sockopt::set_socket_send_buffer_size_force(&socket, buffer)
@@ -46,15 +46,15 @@ fn open(address: SocketAddr, shared: bool, buffer: usize) -> io::Result<UdpSocke
     Ok(socket.into())
 }
 
-/// A socket whose sends all fit into the kernel. quinn hands out ten packets at once; where packets are large these are
-/// more bytes than one call takes, and the kernel would drop all of them.
+/// A socket that splits sends which the kernel would refuse. quinn sends ten packets at once; large packets exceed
+/// [`LARGEST_SEND`], and the kernel would drop them all.
 #[derive(Debug)]
 pub(super) struct Socket {
     inner: Arc<dyn AsyncUdpSocket>,
 }
 
 impl Socket {
-    /// To be called within the runtime whose threads will use it.
+    /// To be called within the runtime that will use it.
     pub(super) fn new(socket: UdpSocket) -> io::Result<Self> {
         Ok(Self { inner: TokioRuntime.wrap_udp_socket(socket)? })
     }
@@ -71,7 +71,7 @@ impl AsyncUdpSocket for Socket {
         };
         let part = segment * (LARGEST_SEND / segment).clamp(1, MAX_SEGMENTS);
         for contents in transmit.contents.chunks(part) {
-            // If the socket is full in the middle, all is sent again later: QUIC drops what it gets twice.
+            // If the socket is full in the middle, quinn sends all of it again later, and QUIC drops the duplicates.
             self.inner.try_send(&Transmit {
                 destination: transmit.destination,
                 ecn: transmit.ecn,
@@ -100,7 +100,7 @@ impl AsyncUdpSocket for Socket {
         self.inner.max_transmit_segments()
     }
 
-    /// Each buffer has the size of the largest packet already, and joined packets are not larger.
+    /// One: each buffer has the size of the largest packet already, and coalesced packets are not larger.
     fn max_receive_segments(&self) -> usize {
         1
     }

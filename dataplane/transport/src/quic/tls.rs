@@ -39,7 +39,7 @@ pub(super) fn peer(connection: &quinn::Connection) -> Result<(String, Validity),
 }
 
 /// The reason with which a silent connection is closed.
-pub(super) const NOTHING_HAS_COME: &str = "nothing has come from the other side for too long";
+pub(super) const SILENT_REASON: &str = "nothing has come from the other side for too long";
 
 /// Why a connection has ended or was not established, for people.
 pub(super) fn reason(error: &ConnectionError) -> String {
@@ -54,7 +54,7 @@ pub(super) fn reason(error: &ConnectionError) -> String {
             format!("the other side closed it: {}", clean(&reason, "without a reason"))
         }
         ConnectionError::Reset => "the other side does not know the connection: it was probably restarted".to_owned(),
-        ConnectionError::TimedOut => NOTHING_HAS_COME.to_owned(),
+        ConnectionError::TimedOut => SILENT_REASON.to_owned(),
         ConnectionError::LocallyClosed => "this node closed it".to_owned(),
         ConnectionError::VersionMismatch | ConnectionError::CidsExhausted => error.to_string(),
     }

@@ -1,8 +1,8 @@
-//! What this machine knows of the way to a peer before the first packet: how large packets its own device takes.
+//! The first hop of the route to a peer, as the kernel knows it before the first packet: the MTU of this machine's device.
 //!
-//! Without it, the search for the largest packet would begin far above what an Ethernet carries. Each size that does not
-//! get through costs three packets, which quinn only sends when there is nothing else to send: a connection that is busy
-//! from its beginning would stay with the smallest packets.
+//! Without it, the search for the largest packet would begin far above an Ethernet's MTU. Each size that does not get
+//! through costs three probes, which quinn sends only when idle: a connection that is busy from its beginning would stay
+//! with the smallest packets.
 
 use rustix::net::sockopt;
 use std::io;
@@ -13,19 +13,19 @@ const HEADERS_V4: u32 = 20 + 8;
 /// The headers of IPv6 and UDP, in bytes.
 const HEADERS_V6: u32 = 40 + 8;
 
-/// The first step of the way to a peer.
+/// The first hop of the route to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Way {
     /// The largest payload of a UDP packet, in bytes, that the device takes.
     pub(super) largest_packet: u16,
-    /// Whether it leads back to this machine: then it has no other step.
+    /// Whether the peer is on this machine: then there is no other hop.
     pub(super) is_local: bool,
 }
 
 impl Way {
-    /// Asks the kernel, which sends nothing for it.
+    /// Asks the kernel, which sends no packet for it.
     pub(super) fn to(peer: IpAddr) -> io::Result<Self> {
-        /// Any will do.
+        /// Any port: nothing is sent.
         const PORT: u16 = 9;
         let (own, headers) = match peer {
             IpAddr::V4(_) => (IpAddr::V4(Ipv4Addr::UNSPECIFIED), HEADERS_V4),

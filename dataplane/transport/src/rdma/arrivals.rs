@@ -1,4 +1,4 @@
-//! The windows that the peer may fill, and which bytes of which stream a write has brought.
+//! The windows that the peer may fill, and the stream bytes that each of its writes has delivered.
 
 use super::sequence::Mark;
 use crate::path::{PathError, RemoteWindow};
@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 /// The windows of the flows from the peer.
 ///
-/// A write says which grant it belongs to and how long it is. Where it belongs follows from the order: the bytes of a flow
-/// are written without gaps, from the offset that this side had when it made the first grant.
+/// A write carries its grant and its length. Its stream offset follows from the order: the bytes of a flow are written without
+/// gaps, from the offset that this side had at the first grant.
 #[derive(Debug, Default)]
 pub(super) struct Arrivals {
     flows: HashMap<FlowId, Flow, FixedState>,
@@ -21,9 +21,9 @@ pub(super) struct Arrivals {
 
 #[derive(Debug, Default)]
 struct Flow {
-    /// All bytes below this offset have come over this path or before it.
+    /// All bytes below this offset have arrived, over this path or before it.
     next: u64,
-    /// In the order in which they were granted. Once a write into one has come, none comes into those before it.
+    /// In the order of the grants. After a write into one, none follows into those before it.
     windows: VecDeque<Window>,
 }
 
@@ -31,14 +31,14 @@ struct Flow {
 struct Window {
     grant: Mark,
     landing: Arc<Landing>,
-    /// What had arrived when it was granted, or the window's first byte, if that is further.
+    /// The offset that had arrived when it was granted, or the window's base if that is further.
     from: u64,
-    /// Open to the peer as long as it is here. `None` in tests without a device.
+    /// Open to the peer while this exists. `None` in tests without a device.
     region: Option<MemoryRegion>,
 }
 
 impl Arrivals {
-    /// Opens a window to the peer, and tells where it finds it.
+    /// Opens a window to the peer and returns its address and key.
     pub(super) fn offer(
         &mut self,
         domain: &ProtectionDomain,
@@ -60,12 +60,12 @@ impl Arrivals {
         Ok(remote.unwrap_or_default())
     }
 
-    /// Whether a window is open that a write cannot tell from this one.
+    /// Whether an open window has the same name in an immediate.
     pub(super) fn has(&self, grant: GrantId) -> bool {
         self.grants.contains_key(&Mark::from(grant))
     }
 
-    /// The same place may be granted again, under another number.
+    /// The same memory may be granted again, under another number.
     fn registered(&self, flow: FlowId, landing: &Landing) -> Option<MemoryRegion> {
         let windows = &self.flows.get(&flow)?.windows;
         let same = windows.iter().find(|window| {
@@ -87,14 +87,14 @@ impl Arrivals {
         }
     }
 
-    /// Bytes of a flow have come inside of a message.
+    /// Bytes of a flow have arrived inside a message.
     pub(super) fn came_inline(&mut self, flow: FlowId, end: u64) {
         if let Some(flow) = self.flows.get_mut(&flow) {
             flow.next = flow.next.max(end);
         }
     }
 
-    /// A write of so many bytes has come with this grant: the flow, and the offset of the first of them.
+    /// A write of this many bytes has arrived with this grant. Returns the flow and the stream offset of the first byte.
     pub(super) fn came(&mut self, grant: Mark, length: u64) -> Result<(FlowId, u64), PathError> {
         let unknown = || PathError::Protocol(format!("a write into window {grant}, which it was not granted"));
         let &id = self.grants.get(&grant).ok_or_else(unknown)?;
@@ -116,7 +116,7 @@ impl Arrivals {
     }
 }
 
-/// Where in its memory a window is.
+/// The range of a window in its memory.
 fn extent(landing: &Landing) -> std::ops::Range<usize> {
     let start = landing.index(landing.base());
     let bytes = if landing.is_ring() { 2 * landing.size() } else { landing.size() };
@@ -155,10 +155,10 @@ mod tests {
     fn the_place_of_a_write_follows_from_those_before_it() {
         let mut arrivals = Arrivals::default();
         arrivals.open(FLOW, GrantId(1), landing(0), None);
-        // What came inside of messages was first.
+        // The bytes inside messages came first.
         arrivals.came_inline(FLOW, 100);
         assert_eq!(arrivals.came(mark(1), 50), Ok((FLOW, 100)));
-        // The next window is there before the last one is full.
+        // The next window is granted before the last one is full.
         arrivals.open(FLOW, GrantId(2), landing(4096), None);
         assert_eq!(arrivals.came(mark(1), 4096 - 150), Ok((FLOW, 150)));
         assert_eq!(arrivals.came(mark(2), 1), Ok((FLOW, 4096)));

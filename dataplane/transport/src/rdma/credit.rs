@@ -1,83 +1,82 @@
-//! Receives at the other side, which every message and every write uses up.
+//! Credit for receives: every message and every write consumes one at the other side.
 
-/// The share of the peer's receives that is kept for messages.
+/// The fraction of the peer's receives that is reserved for messages.
 const MESSAGE_SHARE: u32 = 8;
-/// Receives are posted again when this share of them is used, or before a sleep. Together with the half of
-/// which the peer need not know they leave it more than it keeps for messages, so that it can always go on.
+/// Receives are reposted when this fraction of them is consumed, or before a sleep. Even with the half that the peer need not
+/// know of, this leaves it more than it reserves for messages, so that it can always continue.
 pub(super) const SPENT_SHARE: u32 = 8;
 
-/// How many receives the peer has for this side, and how many of this side's it does not know of.
+/// The receives that the peer has for this side, and those of this side that were not announced to it.
 ///
-/// Both ends count what was posted since the beginning, modulo 2^32, and say that number with every message; a message
-/// that is nothing else goes when half of the receives are used and nobody has said so. The last receive is kept for it.
-/// So both sides cannot be without a receive at the other at the same time: one that has used its last one has returned
-/// half of the other's with it.
+/// Both ends count the receives that they have posted, modulo 2^32, and every message carries that count. When half of the
+/// receives are consumed and unannounced, a message is sent for that alone; the last receive is reserved for it. So the two
+/// sides cannot both run out: the side that used its last receive announced half of the other's with it.
 #[derive(Debug)]
 pub(super) struct Credit {
-    /// The receives of the other side.
+    /// The number of receives of the other side.
     depth: u32,
-    /// Those that data may not use.
+    /// Receives that writes must leave free.
     reserve: u32,
     /// Messages and writes so far.
     sent: u32,
-    /// Receives that the other side has posted again.
+    /// Receives that the other side has reposted.
     returned: u32,
-    /// Receives that this side has posted again, and how many of them the other side was told of.
+    /// Receives that this side has reposted, and how many of them were announced.
     posted: u32,
-    told: u32,
-    /// So many untold ones are worth a message.
+    announced: u32,
+    /// This many unannounced receives are worth a message.
     worth: u32,
 }
 
-/// What a peer says of its receives cannot be true.
+/// The peer announced more receives than it can have reposted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Impossible;
 
 impl Credit {
-    /// `mine` and `theirs`: how many receives each side has posted at the beginning, at least 4.
+    /// `mine` and `theirs`: the number of receives that each side posted at the beginning, at least 4.
     pub(super) fn new(mine: u32, theirs: u32) -> Self {
         let reserve = (theirs / MESSAGE_SHARE).max(2);
-        Self { depth: theirs, reserve, sent: 0, returned: 0, posted: 0, told: 0, worth: mine / 2 }
+        Self { depth: theirs, reserve, sent: 0, returned: 0, posted: 0, announced: 0, worth: mine / 2 }
     }
 
     fn left(&self) -> u32 {
         self.depth.saturating_sub(self.sent.wrapping_sub(self.returned))
     }
 
-    /// Whether a write may go.
+    /// Whether a write may be sent.
     pub(super) fn takes_data(&self) -> bool {
         self.left() > self.reserve
     }
 
-    /// Whether a message may go.
+    /// Whether a message may be sent.
     pub(super) fn takes_message(&self) -> bool {
         self.left() > 1
     }
 
-    /// Whether a message must go that says nothing but [`Credit::tell`].
+    /// Whether a message has to be sent for [`Credit::tell`] alone.
     pub(super) fn is_worth_telling(&self) -> bool {
-        self.posted.wrapping_sub(self.told) >= self.worth && self.left() > 0
+        self.posted.wrapping_sub(self.announced) >= self.worth && self.left() > 0
     }
 
-    /// A message or a write goes: its number.
+    /// A message or write is sent. Returns its number.
     pub(super) fn spend(&mut self) -> u32 {
         let number = self.sent;
         self.sent = self.sent.wrapping_add(1);
         number
     }
 
-    /// So many receives were posted again.
+    /// This many receives were reposted.
     pub(super) fn post(&mut self, count: u32) {
         self.posted = self.posted.wrapping_add(count);
     }
 
-    /// What goes with every message.
+    /// The count that every message carries.
     pub(super) fn tell(&mut self) -> u32 {
-        self.told = self.posted;
+        self.announced = self.posted;
         self.posted
     }
 
-    /// What came with a message.
+    /// The count that a message carried.
     pub(super) fn hear(&mut self, posted: u32) -> Result<(), Impossible> {
         if posted.wrapping_sub(self.returned) > self.sent.wrapping_sub(self.returned) {
             return Err(Impossible);
@@ -139,7 +138,7 @@ mod tests {
         ) {
             let end = |mine, theirs| End {
                 credit: Credit {
-                    sent: start, returned: start, posted: start, told: start, ..Credit::new(mine, theirs)
+                    sent: start, returned: start, posted: start, announced: start, ..Credit::new(mine, theirs)
                 },
                 receives: mine,
                 spent: 0,

@@ -1,4 +1,4 @@
-//! The RDMA device of this node: opened once, for all paths.
+//! The RDMA device of this node, shared by all paths over it.
 
 use super::RdmaError;
 use super::watch::Watch;
@@ -6,11 +6,10 @@ use dflow_verbs::{Context, Devices, GidChoice, GidEntry, PortState};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// The port of a device that is named alone.
+/// The port of a device that is named without one.
 const FIRST_PORT: u8 = 1;
 
-/// An RDMA device, one of its ports, and the address on it. Clones share it; with the last of them and of all paths it is
-/// let go.
+/// An RDMA device, one of its ports, and an address on it. Clones share it; it is closed with the last clone and path.
 #[derive(Clone, Debug)]
 pub struct RdmaDevice {
     inner: Arc<Inner>,
@@ -28,25 +27,24 @@ impl RdmaDevice {
     /// The device, port and address from which packets to `peer` leave.
     ///
     /// # Errors
-    /// If there is none, if it cannot be opened, or if the thread for its events cannot be made.
+    /// If there is none, if it cannot be opened, or if the thread for its events cannot be started.
     pub fn open_towards(peer: IpAddr) -> Result<Self, RdmaError> {
         let (context, port, gid) = Devices::list()?.open_towards(peer)?;
         Self::new(context, port, gid)
     }
 
-    /// The device of this name, with that port (from 1) and address.
+    /// The device of this name, with this port (from 1) and address.
     ///
     /// # Errors
     /// If there is no such device, port or address, if the device cannot be opened, or if the thread for its events cannot
-    /// be made.
+    /// be started.
     pub fn open_named(name: &str, port: u8, choice: GidChoice) -> Result<Self, RdmaError> {
         let context = Devices::list()?.named(name)?.open()?;
         let gid = context.choose_gid(port, choice)?;
         Self::new(context, port, gid)
     }
 
-    /// The device of this name, at its first port: `NAME`, or `NAME:INDEX` with the address that has this place in its
-    /// table.
+    /// The device of this name, at its first port: `NAME`, or `NAME:INDEX` with the address at that index of its table.
     ///
     /// # Errors
     /// As [`RdmaDevice::open_named`].
@@ -55,11 +53,11 @@ impl RdmaDevice {
         Self::open_named(name, FIRST_PORT, choice)
     }
 
-    /// Whether what [`RdmaDevice::open`] would open is there, if perhaps without a link at present: an interface that is down
-    /// has no address of its own.
+    /// Checks that the device for [`RdmaDevice::open`] exists, even without a link at present: an interface that is down has no
+    /// address.
     ///
     /// # Errors
-    /// If there is no such device, if it cannot be opened, or if an index is given at which there is no address.
+    /// If there is no such device, if it cannot be opened, or if there is no address at the given index.
     pub fn find(name: &str) -> Result<(), RdmaError> {
         let (name, choice) = split(name);
         let context = Devices::list()?.named(name)?.open()?;
@@ -74,10 +72,10 @@ impl RdmaDevice {
         Ok(Self { inner: Arc::new(Inner { context, port, gid, watch }) })
     }
 
-    /// Whether its port has a link: without one a path would be lost as soon as it is used.
+    /// Checks that the port has a link: without one, a path would be lost at its first use.
     ///
     /// # Errors
-    /// [`RdmaError::LinkDown`] if it has none, or if the port cannot be looked at.
+    /// [`RdmaError::LinkDown`] if it has none, or another error if the port cannot be queried.
     pub fn check_link(&self) -> Result<(), RdmaError> {
         let (context, port) = (&self.inner.context, self.inner.port);
         match context.port(port)?.state {
@@ -86,7 +84,7 @@ impl RdmaDevice {
         }
     }
 
-    /// What keeps others than the peer of a path out of its windows, for people.
+    /// What protects the windows of a path from everybody but its peer, for people.
     #[must_use]
     pub fn guard(&self) -> &'static str {
         "each connection has a protection domain of its own, in which nothing but the granted windows is open: their keys \
@@ -116,7 +114,7 @@ impl RdmaDevice {
     }
 }
 
-/// The name of a device, and which of its addresses, as people write them.
+/// Splits `NAME` or `NAME:INDEX`.
 fn split(name: &str) -> (&str, GidChoice) {
     match name.rsplit_once(':').and_then(|(name, index)| Some((name, index.parse().ok()?))) {
         Some((name, index)) => (name, GidChoice::Index(index)),

@@ -1,16 +1,16 @@
-//! What the two ends of a path tell each other before they are one.
+//! What the two ends of a path exchange before they connect.
 
 use super::{MAX_DEPTH, MIN_DEPTH, RdmaError};
 use dflow_verbs::{Endpoint, EndpointError};
 
-/// The version of all that goes over a path's queue pair.
+/// The version of the protocol on a path's queue pair.
 const VERSION: u32 = 1;
 const HEAD: usize = 8;
 
 /// One end of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Hello {
-    /// The receives that it has posted.
+    /// The number of receives that it has posted.
     pub(super) receives: u32,
     /// The queue pair.
     pub(super) endpoint: Endpoint,

@@ -1,19 +1,19 @@
-//! The end of a path's queue pair. Nothing may land or be read any more when the path is closed; but to destroy a queue
-//! pair can take a driver long, and whoever drives the path has other things to do.
+//! Closing a path's queue pair. Nothing may land or be read after the path is closed; but a driver can take long to destroy a
+//! queue pair, and the thread that drives the path must not wait for that.
 
 use dflow_verbs::QueuePair;
 use std::ops::Deref;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
-/// So long the end of a path waits until its queue pair, which was reset, is destroyed. A driver may still be busy with a
-/// packet that it took before the reset; that is over far sooner.
+/// The longest wait for the destruction of a queue pair that was reset. The driver may still be processing a packet that it
+/// took before the reset, which takes far less.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// A queue pair that is closed when it is dropped: nothing of its connection reaches memory from then on.
+/// A queue pair that is closed when it is dropped: afterwards nothing of its connection reaches memory.
 #[derive(Debug)]
 pub(super) struct Fenced {
-    /// Gone only in the drop.
+    /// `None` only during the drop.
     pair: Option<QueuePair>,
 }
 
@@ -27,7 +27,7 @@ impl Deref for Fenced {
     type Target = QueuePair;
 
     fn deref(&self) -> &QueuePair {
-        // Only the drop takes it.
+        // Taken only by the drop.
         self.pair.as_ref().expect("it is there until the drop")
     }
 }
@@ -41,7 +41,7 @@ impl Drop for Fenced {
             drop(pair);
             drop(alive);
         };
-        // If there can be no thread, the closure is dropped here, and the queue pair with it.
+        // If no thread can be started, the closure is dropped here, and the queue pair with it.
         let _ = std::thread::Builder::new().name("rdma-end".into()).spawn(end);
         match closed {
             Ok(()) => {
@@ -49,7 +49,7 @@ impl Drop for Fenced {
                     tracing::debug!("a queue pair is closed, but its driver takes long to destroy it");
                 }
             }
-            // Then nothing but its destruction says that it is closed.
+            // The reset failed: only its destruction proves that it is closed.
             Err(error) => {
                 tracing::debug!(%error, "a queue pair cannot be closed before it is destroyed");
                 let _ = destroyed.recv();

@@ -1,27 +1,27 @@
-//! What was posted to the send queue and not completed.
+//! Requests that were posted to the send queue and have not completed.
 
 use std::collections::VecDeque;
 
-/// Requests in flight, in order. Only some of them are reported by the device; each report ends all before it, too.
+/// Requests in flight, in order. Only some are signalled; a completion also completes all earlier ones.
 #[derive(Debug)]
 pub(super) struct Flight {
-    /// The bytes of each.
+    /// The bytes of each request.
     posted: VecDeque<u64>,
     depth: usize,
-    /// The number of the first.
+    /// The number of the first request.
     first: u64,
     bytes: u64,
-    /// Those at the end that nobody reports.
+    /// Trailing requests without a signalled one behind them.
     silent: usize,
     silent_bytes: u64,
-    /// After so many, or so many bytes, there is a report.
+    /// A request is signalled after this many, or this many bytes, without.
     every: usize,
     every_bytes: u64,
     report_next: bool,
 }
 
 impl Flight {
-    /// `limit`: how many bytes are to be in flight at most.
+    /// `limit`: the most bytes in flight.
     pub(super) fn new(depth: usize, limit: u64) -> Self {
         Self {
             posted: VecDeque::with_capacity(depth),
@@ -36,23 +36,23 @@ impl Flight {
         }
     }
 
-    /// How many more can be posted.
+    /// How many more requests can be posted.
     pub(super) fn free(&self) -> usize {
         self.depth - self.posted.len()
     }
 
-    /// How many bytes are in flight.
+    /// The bytes in flight.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// The place of the next request among `depth`, which nothing in flight has.
+    /// The slot of the next request, of `depth` slots; no request in flight uses it.
     pub(super) fn slot(&self) -> usize {
         let next = self.first + self.posted.len() as u64;
         usize::try_from(next % self.depth as u64).unwrap_or(0)
     }
 
-    /// Adds a request: its number, and whether it is to be reported.
+    /// Adds a request. Returns its number and whether it has to be signalled.
     pub(super) fn push(&mut self, bytes: u64) -> (u64, bool) {
         let number = self.first + self.posted.len() as u64;
         self.posted.push_back(bytes);
@@ -69,7 +69,7 @@ impl Flight {
         (number, report)
     }
 
-    /// The request of this number is done, and so are those before it.
+    /// The request of this number and all before it have completed.
     pub(super) fn complete(&mut self, number: u64) {
         while self.first <= number
             && let Some(bytes) = self.posted.pop_front()

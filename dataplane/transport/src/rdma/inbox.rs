@@ -9,10 +9,10 @@ use dflow_verbs::{
 };
 use std::sync::Arc;
 
-/// So many receives are posted with one call.
+/// The most receives that are posted with one call.
 pub(super) const BATCH: usize = 32;
 
-/// A buffer for each receive, any of which may be for a message or for a write.
+/// A buffer for each receive: any of them may be consumed by a message or by a write.
 #[derive(Debug)]
 pub(super) struct Inbox {
     buffer: Arc<Buffer>,
@@ -33,7 +33,7 @@ impl Inbox {
         Ok(inbox)
     }
 
-    /// Posts these receives, at most [`BATCH`]; how many they are.
+    /// Posts these receives, at most [`BATCH`], and returns their number.
     pub(super) fn post(&self, pair: &QueuePair, slots: impl Iterator<Item = u64>) -> Result<u32, PostError> {
         let mut requests = [ReceiveRequest { id: 0, into: None }; BATCH];
         let mut count = 0;
@@ -46,7 +46,7 @@ impl Inbox {
         Ok(u32::try_from(count).unwrap_or(0))
     }
 
-    /// What goes before a message, and the message, if there is more to it.
+    /// The header of a message, and the message unless the header is all of it.
     pub(super) fn read(&mut self, completion: &Completion) -> Result<(Header, Option<PeerMessage>), PathError> {
         let length = completion.bytes as usize;
         if !(HEADER..=SLOT).contains(&length) {

@@ -1,22 +1,20 @@
-//! Paths over RDMA: bytes go from the memory that holds a stream here straight into the window that was granted for it
-//! there, without a copy on either side.
+//! Paths over RDMA: bytes go from the memory that holds a stream here straight into the window that was granted for it there,
+//! without a copy on either side.
 //!
-//! Each path is one reliable queue pair with a completion queue and a protection domain of its own. A message is a SEND
-//! with a small header; bytes are a WRITE whose immediate names the grant. Both use up a receive at the other side, in
-//! the order in which they were posted; so the reader of a completion knows which bytes of which stream have come
-//! (`arrivals`), and the sender never sends what the other side has no receive for (`credit`).
+//! Each path is one reliable queue pair with its own completion queue and protection domain. A message is a SEND with a small
+//! header; bytes are a WRITE whose immediate names the grant. Both consume a receive of the other side in the order in which
+//! they were posted. So a completion identifies the bytes that have arrived (`arrivals`), and a sender that counts receives
+//! never sends without one (`credit`).
 //!
-//! **A peer that breaks the rules.** Where it may write is checked by the device: what is outside of the windows that are
-//! open to it does not land, and the queue pair is at its end on both sides. That it was a violation, and not a device that
-//! failed, the attacked side knows if the device says so: with the receive that the write would have used up, or by an event
-//! of its own. Soft-RoCE does the first for a write of one packet and says nothing of longer ones: then the path is lost like
-//! one whose peer is gone, streams go on by QUIC, and nothing is counted. A write that is within a window and beyond what
-//! was granted, or names no grant, is found by its immediate, and is always a violation (`arrivals`). A peer that sends more
-//! than there are receives for is held back by the device, which tells it to try again, and disturbs nobody; that it has not
-//! waited for credit cannot be told.
+//! **Hostile peers.** The device checks where a peer writes: a write outside of the windows that are open to it does not land,
+//! and the queue pair fails on both sides. The attacked side can tell this from a failed device only if the device reports it:
+//! with the receive that the write would have consumed, or by an asynchronous event. Soft-RoCE does the first for a write of
+//! one packet, and reports nothing for longer ones: the path is then lost as if the peer were gone, streams continue by QUIC,
+//! and no violation is counted. A write within a window but past the credit, or without a grant, is recognised by its immediate
+//! and always a violation (`arrivals`). A peer that sends more than there are receives for is held back by the device (RNR) and
+//! disturbs nobody; that it ignored its credit cannot be detected.
 //!
-//! How two paths find each other is the caller's affair: [`Prepared::endpoint`] goes to the peer over an authenticated
-//! channel, and the peer's comes back.
+//! The caller exchanges [`Prepared::endpoint`] with the peer over an authenticated channel.
 
 mod arrivals;
 mod credit;
@@ -41,33 +39,33 @@ use dflow_shm::Idle;
 use dflow_verbs::{Connection, DeviceError, EndpointError, MemoryError, PostError, QueueError};
 use std::time::Duration;
 
-/// The most requests that one work queue of a path may hold.
+/// The largest depth of a work queue.
 pub const MAX_DEPTH: u32 = 8192;
-/// The least that a path works with.
+/// The smallest depth of a work queue.
 pub const MIN_DEPTH: u32 = 4;
 /// The most bytes that a request carries inline, whatever the setting says.
 pub const MAX_INLINE_REQUEST: u32 = 256;
 
-/// How long completions are looked for by default, where there is a core for it: some round trips of a network card, and
-/// about what it costs to be woken by one.
+/// The default time for which completions are polled before a sleep, on machines with several cores: some round trips of a
+/// network card, and about the cost of a wake-up.
 pub const SPIN: Duration = Duration::from_micros(50);
 
 /// How a path uses its device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RdmaConfig {
-    /// Requests that may be posted and not completed, from [`MIN_DEPTH`] to [`MAX_DEPTH`].
+    /// The depth of the send queue, from [`MIN_DEPTH`] to [`MAX_DEPTH`].
     pub send_depth: u32,
-    /// Receives that are posted, from [`MIN_DEPTH`] to [`MAX_DEPTH`]: so many messages and writes of the peer may be under
-    /// way. Each takes a buffer for the longest message.
+    /// The depth of the receive queue, from [`MIN_DEPTH`] to [`MAX_DEPTH`]: the most messages and writes of the peer in flight.
+    /// Each receive has a buffer for the longest message.
     pub receive_depth: u32,
-    /// Up to so many bytes travel inside of a request, at most [`MAX_INLINE_REQUEST`]; 0 switches that off.
+    /// The most bytes that are inlined into a request, at most [`MAX_INLINE_REQUEST`]; 0 disables inlining.
     pub inline: u32,
-    /// Bytes that may be under way before [`crate::Path::has_room`] says no.
+    /// The bytes in flight from which [`crate::Path::has_room`] is false.
     pub in_flight: u64,
-    /// How long whoever drives the path looks for completions after the last thing that has passed, before the path has
-    /// itself woken by the device: [`Idle::SLEEP`] for not at all, [`Idle::SPIN`] for always.
+    /// How long completions are polled after the last activity before the path waits for the device's event:
+    /// [`Idle::SLEEP`] for not at all, [`Idle::SPIN`] for ever.
     pub idle: Idle,
-    /// Timeouts and retries, and how packets are marked.
+    /// Timeouts, retries and traffic class.
     pub connection: Connection,
 }
 
@@ -84,8 +82,8 @@ impl Default for RdmaConfig {
     }
 }
 
-/// What is right for this machine: [`SPIN`], and sleep at once where looking would take the only core from those who
-/// are waited for.
+/// The default for this machine: [`SPIN`], or no polling where it would take the only core from the threads that it waits
+/// for.
 #[must_use]
 pub fn default_idle() -> Idle {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -96,16 +94,16 @@ pub fn default_idle() -> Idle {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RdmaError {
-    /// The device.
+    /// A device cannot be used.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// Its memory.
+    /// Memory cannot be registered.
     #[error(transparent)]
     Memory(#[from] MemoryError),
-    /// Its queues.
+    /// Queues cannot be created or connected.
     #[error(transparent)]
     Queue(#[from] QueueError),
-    /// The first receives.
+    /// The first receives cannot be posted.
     #[error(transparent)]
     Post(#[from] PostError),
     /// The device's port has no link.
@@ -116,8 +114,8 @@ pub enum RdmaError {
         /// Its port.
         port: u8,
     },
-    /// What the peer has sent as its endpoint.
-    #[error("the peer's RDMA endpoint is none: {0}")]
+    /// The peer's endpoint is malformed.
+    #[error("the peer's RDMA endpoint is malformed: {0}")]
     Endpoint(#[from] EndpointError),
     /// The peer speaks another version.
     #[error("the peer speaks version {theirs} of dflow over RDMA, this node {ours}: update the older one")]
@@ -127,15 +125,15 @@ pub enum RdmaError {
         /// The peer's.
         theirs: u32,
     },
-    /// A setting, or what the peer says of its own.
-    #[error("a {what} of {value} is not possible for RDMA: from {MIN_DEPTH} to {MAX_DEPTH}")]
+    /// A queue depth, of this node or the peer, is out of range.
+    #[error("a {what} of {value} is out of range for RDMA: from {MIN_DEPTH} to {MAX_DEPTH}")]
     Depth {
-        /// Which.
+        /// Which queue.
         what: &'static str,
         /// Its value.
         value: u32,
     },
-    /// The thread that waits for events could not be made.
+    /// The thread that waits for events could not be started.
     #[error("cannot wait for the events of an RDMA device: {0}; is there a limit on threads or descriptors?")]
     Events(std::io::Error),
 }

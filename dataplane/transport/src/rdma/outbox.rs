@@ -1,4 +1,4 @@
-//! The messages of a path on their way out.
+//! The outgoing messages of a path.
 
 use super::MAX_INLINE_REQUEST;
 use dflow_protocol::limits::MAX_PEER_MESSAGE;
@@ -9,19 +9,19 @@ use dflow_verbs::{
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// What goes before each message: how many receives were posted again, and the message's number.
+/// The size of the header: the count of reposted receives and the message's number.
 pub(super) const HEADER: usize = 8;
-/// The buffer of one message, in whole cache lines.
+/// The buffer of one message, rounded up to cache lines.
 pub(super) const SLOT: usize = (HEADER + MAX_PEER_MESSAGE).next_multiple_of(64);
-/// The most bytes of messages that wait for their turn. Enough to name every flow that there can be, several times.
+/// The most bytes of queued messages: several for every possible flow.
 const MAX_WAITING: usize = 32 << 20;
 
-/// What goes before each message.
+/// The header of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
-    /// Receives that its sender has posted again so far, modulo 2^32.
+    /// Receives that the sender has reposted so far, modulo 2^32.
     pub(super) posted: u32,
-    /// Its number among the messages and writes of its sender.
+    /// Its number among the sender's messages and writes.
     pub(super) number: u32,
 }
 
@@ -32,14 +32,14 @@ impl Header {
 
     pub(super) fn from_bytes(bytes: [u8; HEADER]) -> Self {
         let both = u64::from_le_bytes(bytes);
-        // The halves of 64 bits.
+        // Two halves of 64 bits.
         #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
         let posted = both as u32;
         Self { posted, number: (both >> 32) as u32 }
     }
 }
 
-/// Messages that wait, and memory for those that are sent: as many buffers as the send queue has places.
+/// Queued messages, and a buffer for each slot of the send queue.
 #[derive(Debug)]
 pub(super) struct Outbox {
     waiting: VecDeque<Vec<u8>>,
@@ -59,7 +59,7 @@ impl Outbox {
         self.waiting.is_empty()
     }
 
-    /// Whether there was room for it.
+    /// Queues a message; `false` if the queue is full.
     pub(super) fn push(&mut self, message: Vec<u8>) -> bool {
         self.bytes += message.len();
         self.waiting.push_back(message);
@@ -72,7 +72,7 @@ impl Outbox {
         Some(message)
     }
 
-    /// Posts a message with what goes before it. `slot`: a place that nothing in flight has.
+    /// Posts a message with its header. `slot`: one that no request in flight uses.
     pub(super) fn post(
         &self,
         pair: &QueuePair,

@@ -1,4 +1,4 @@
-//! A path: one queue pair and what it needs.
+//! A path: one queue pair with its buffers and credit.
 
 use super::arrivals::Arrivals;
 use super::credit::{Credit, SPENT_SHARE};
@@ -25,17 +25,17 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-/// A share of the send queue, or at least two places, is kept for messages.
+/// This fraction of the send queue, at least two slots, is reserved for messages.
 const MESSAGE_SHARE: usize = 8;
-/// So many completions are taken in one turn before the caller gets its own.
+/// The most completions that are taken in one turn.
 const TURN: usize = 8 * BATCH;
-/// After so long without anything, what was put off is done, even by a path that never sleeps. Longer than a round trip:
-/// else each chunk of two that answer each other would be followed by a message.
+/// After this long without activity, delayed work is done even by a path that never sleeps. Longer than a round trip: otherwise
+/// a ping-pong of chunks would cost a message for each.
 const QUIET: Duration = Duration::from_millis(1);
-/// While completions are looked for, the clock is read once in so many looks.
+/// The clock is read once in this many polls: reading it costs as much as a poll.
 const LOOKS: u32 = 16;
 
-/// One end that is ready to be connected: its receives are posted.
+/// An end that is ready to be connected: its receives are posted.
 #[derive(Debug)]
 pub struct Prepared {
     path: RdmaPath,
@@ -45,7 +45,7 @@ pub struct Prepared {
 /// One end of a connection over RDMA.
 #[derive(Debug)]
 pub struct RdmaPath {
-    // The queue pair goes first: after it nothing lands and nothing is read.
+    // Dropped first: once the queue pair is closed, nothing lands and nothing is read.
     pair: Fenced,
     watched: Watched,
     completions: CompletionQueue,
@@ -56,21 +56,21 @@ pub struct RdmaPath {
     domain: ProtectionDomain,
     credit: Credit,
     came: Sequence,
-    /// Receives that are used and not posted again, and how many of them are worth posting.
+    /// Consumed receives that were not reposted, and how many of them are worth a call.
     spent: Vec<u64>,
     worth: usize,
     flight: Flight,
     /// Bytes that may be in flight.
     limit: u64,
-    /// Places in the send queue that data leave free.
+    /// Slots of the send queue that data leaves free.
     reserve: usize,
-    /// What was found while going to rest.
+    /// Events that were found while going to rest.
     found: Vec<PathEvent>,
     had_room: bool,
     idle: Idle,
-    /// Something has passed since the last [`Path::rest`].
+    /// There was activity since the last [`Path::rest`].
     moved: bool,
-    /// How often nothing had, since when, and for how long: as of the last look at the clock.
+    /// The number of polls without activity, since when, and for how long, as of the last reading of the clock.
     looks: u32,
     since: Option<Instant>,
     silence: Duration,
@@ -79,10 +79,10 @@ pub struct RdmaPath {
 }
 
 impl RdmaPath {
-    /// Makes one end. `waker` is called when [`Path::poll`] has something to say to one that rests ([`Path::rest`]).
+    /// Prepares an end. `waker` is called when [`Path::poll`] has events after [`Path::rest`].
     ///
     /// # Errors
-    /// If a depth is not possible, or if the device has no more room for queues or memory.
+    /// If a depth is out of range, or if the device has no more room for queues or memory.
     pub fn prepare(device: &RdmaDevice, config: &RdmaConfig, waker: Waker) -> Result<Prepared, RdmaError> {
         for (what, value) in [("send queue", config.send_depth), ("receive queue", config.receive_depth)] {
             if !(MIN_DEPTH..=MAX_DEPTH).contains(&value) {
@@ -120,7 +120,7 @@ impl RdmaPath {
             inbox,
             outbox,
             domain,
-            // The peer's receives are known when it is connected.
+            // The peer's receives are known once it is connected.
             credit: Credit::new(config.receive_depth, MIN_DEPTH),
             came: Sequence::default(),
             spent: Vec::with_capacity(config.receive_depth as usize),
@@ -164,11 +164,11 @@ impl Prepared {
         Hello { receives: self.config.receive_depth, endpoint: self.path.pair.endpoint() }.to_bytes()
     }
 
-    /// Connects it with the peer's end. The peer must do the same within the time of the retries
-    /// ([`RdmaConfig::connection`]); what is sent before that is repeated.
+    /// Connects to the peer's end. The peer must do the same within the time of the retries ([`RdmaConfig::connection`]): what
+    /// is sent before is retransmitted.
     ///
     /// # Errors
-    /// If the peer's endpoint is none, is one of another version, or cannot be reached.
+    /// If the peer's endpoint is malformed, of another version, or cannot be reached.
     pub fn connect(mut self, peer: &[u8]) -> Result<RdmaPath, RdmaError> {
         let peer = Hello::from_bytes(peer)?;
         self.path.credit = Credit::new(self.config.receive_depth, peer.receives);
@@ -300,7 +300,7 @@ impl RdmaPath {
         events.push(PathEvent::Lost(error));
     }
 
-    /// Finds out for how long nothing has passed.
+    /// Updates the time without activity.
     fn listen(&mut self) {
         if std::mem::take(&mut self.moved) {
             (self.looks, self.since, self.silence) = (0, None, Duration::ZERO);
@@ -312,22 +312,22 @@ impl RdmaPath {
         }
     }
 
-    /// Asks to be woken, and looks once more: what has come before that wakes nobody. Whether more is there.
+    /// Arms the wake-up and polls once more, because earlier completions wake nobody. Returns whether there was anything.
     fn settle(&mut self, found: &mut Vec<PathEvent>) -> Result<bool, PathError> {
         self.watched.arm().map_err(|error| self.dead(&error.to_string()))?;
         let left = self.advance(found)?;
-        // There may be no look for a while.
+        // The next poll may be far away.
         self.post_receives()?;
         self.flush()?;
         Ok(left)
     }
 
-    /// Takes what is done, and goes on with what waits. Whether there may be more to take.
+    /// Takes completions and continues with queued messages. Returns whether there may be more completions.
     fn advance(&mut self, events: &mut Vec<PathEvent>) -> Result<bool, PathError> {
         if let Some(error) = self.watched.failure() {
             return Err(error.clone());
         }
-        // Before and not behind those that use them: what has come is more urgent.
+        // Before reposting receives: what has arrived is more urgent.
         if self.spent.len() >= self.worth {
             self.post_receives()?;
         }
@@ -363,7 +363,7 @@ impl RdmaPath {
         Ok(left)
     }
 
-    /// Posts the receives again that are used.
+    /// Reposts consumed receives.
     fn post_receives(&mut self) -> Result<(), PathError> {
         for slots in self.spent.chunks(BATCH) {
             let posted = self.inbox.post(&self.pair, slots.iter().copied());
@@ -374,7 +374,7 @@ impl RdmaPath {
     }
 
     fn received(&mut self, completion: &Completion) -> Result<Option<PathEvent>, PathError> {
-        // Nobody sends nothing.
+        // An empty message is never sent.
         if completion.bytes == 0 {
             return Err(self.unexpected(Unexpected));
         }
@@ -401,11 +401,11 @@ impl RdmaPath {
         )
     }
 
-    /// What a request says that has failed.
+    /// Why a request has failed.
     fn failed(&self, completion: &Completion) -> PathError {
         match (completion.operation, completion.status) {
-            // It says no more than that something has failed before. What that was, where it was the peer's doing, the device
-            // says by an event, if at all ([`super`]).
+            // A flushed request only says that an earlier one failed. If that was the peer's doing, the device reports it by an
+            // event, if at all ([`super`]).
             (_, Status::Flushed) => {
                 self.watched.failure_by_now().cloned().unwrap_or_else(|| self.dead("its queue pair was ended"))
             }
@@ -420,7 +420,7 @@ impl RdmaPath {
         self.flight.free() > 1 && self.credit.takes_message()
     }
 
-    /// Sends what waits, as far as there is room, and tells the peer of new receives if nothing else does.
+    /// Sends queued messages as far as there is room, and announces reposted receives if no message does.
     fn flush(&mut self) -> Result<(), PathError> {
         while self.takes_message() {
             let Some(message) = self.outbox.pop() else { break };

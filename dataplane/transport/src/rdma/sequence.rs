@@ -1,15 +1,15 @@
-//! The numbers of what goes over a path. A reliable queue pair gives each message and each write to the other side once;
-//! one that does not would double bytes of a stream, for the place of a write follows from those before it. Soft-RoCE of
-//! Linux 6.1 is such a one: when it sends packets again of which the acknowledgement is only late, it can repeat whole
-//! messages, or put an empty one between them. So both ends count.
+//! Sequence numbers of messages and writes. A reliable queue pair delivers each exactly once. One that does not would corrupt
+//! a stream, because the offset of a write follows from the writes before it. Soft-RoCE of Linux 6.1 is such a device: when it
+//! retransmits packets whose acknowledgement is merely late, it can repeat whole messages or insert an empty one. So both ends
+//! count, and a gap or repetition loses the path.
 
 use dflow_protocol::wire::GrantId;
 use std::fmt;
 
-/// Bits of a write's immediate that name its grant; those above are the last ones of its number.
+/// The bits of a write's immediate that name its grant. The bits above are the low bits of its number.
 const GRANT_BITS: u32 = 24;
 
-/// The name of a grant in an immediate, which is different for all that are open.
+/// The name of a grant in an immediate, unique among open grants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Mark(u32);
 
@@ -25,23 +25,23 @@ impl From<GrantId> for Mark {
     }
 }
 
-/// The immediate of a write into this grant, which is the message or write of this number.
+/// The immediate of a write into this grant, with this sequence number.
 pub(super) fn immediate(grant: GrantId, number: u32) -> u32 {
     number << GRANT_BITS | Mark::from(grant).0
 }
 
-/// What has come so far.
+/// The receiving side's count.
 #[derive(Debug, Default)]
 pub(super) struct Sequence {
     next: u32,
 }
 
-/// What came is not what follows.
+/// A message or write is out of sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Unexpected;
 
 impl Sequence {
-    /// A message of this number has come.
+    /// A message of this number has arrived.
     pub(super) fn message(&mut self, number: u32) -> Result<(), Unexpected> {
         if number != self.next {
             return Err(Unexpected);
@@ -50,7 +50,7 @@ impl Sequence {
         Ok(())
     }
 
-    /// A write with this immediate has come: its grant.
+    /// A write with this immediate has arrived. Returns its grant.
     pub(super) fn write(&mut self, immediate: u32) -> Result<Mark, Unexpected> {
         if immediate >> GRANT_BITS != self.next & (u32::MAX >> GRANT_BITS) {
             return Err(Unexpected);
@@ -66,7 +66,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// What is repeated, left out, or comes too early is found before anything is taken for what it is not.
+        /// Anything repeated, missing or early is detected before it is misinterpreted.
         #[test]
         fn what_does_not_follow_is_found(
             start in prop_oneof![Just(0), Just(u32::MAX - 300), 0u32..],

@@ -1,4 +1,4 @@
-//! The memory from which bytes are sent: registered once, while anybody uses it, and if possible before there are bytes.
+//! The memory from which bytes are sent. It is registered once while it is in use, if possible before there are bytes to send.
 
 use crate::chunk::Chunk;
 use dflow_shm::Memory;
@@ -8,17 +8,17 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-/// Memory that nobody else has any more is looked for this often.
+/// How often memory is sought that is no longer used elsewhere.
 const SWEEP: Duration = Duration::from_millis(100);
 
-/// So much memory may wait to be registered ahead; what is beyond that is registered with its first chunk.
+/// The most memories that wait for registration; others are registered with their first chunk.
 const MAX_AHEAD: usize = 4096;
 
 /// Registered memory, by its address.
 #[derive(Debug)]
 pub(super) struct Sources {
     known: HashMap<usize, Source, FixedState>,
-    /// What is going to be used.
+    /// Announced memory, not registered yet.
     ahead: VecDeque<Weak<Memory>>,
     /// The number of regions that were registered only when their first chunk was sent.
     late: u64,
@@ -33,7 +33,7 @@ struct Source {
 }
 
 impl Source {
-    /// Whether nobody has the memory but this value and its region.
+    /// Whether only this value and its region hold the memory.
     fn is_left_alone(&self) -> bool {
         Arc::strong_count(&self.memory) <= 2
     }
@@ -44,19 +44,19 @@ impl Sources {
         Self { known: HashMap::default(), ahead: VecDeque::new(), late: 0, swept: Instant::now(), copying: false }
     }
 
-    /// This memory is going to be used.
+    /// Announces memory.
     pub(super) fn expect(&mut self, memory: &Arc<Memory>) {
         if !self.copying && self.ahead.len() < MAX_AHEAD && !self.known.contains_key(&key(memory)) {
             self.ahead.push_back(Arc::downgrade(memory));
         }
     }
 
-    /// Whether memory waits to be registered.
+    /// Whether announced memory waits for registration.
     pub(super) fn is_behind(&self) -> bool {
         !self.ahead.is_empty()
     }
 
-    /// Registers one memory of those that wait: that takes so long that others should get their turn.
+    /// Registers one of the announced memories. Only one: each takes long enough to delay everything else.
     pub(super) fn prepare(&mut self, domain: &ProtectionDomain) {
         let news = |memory: Arc<Memory>| (!self.known.contains_key(&key(&memory))).then_some(memory);
         let Some(memory) =
@@ -66,7 +66,7 @@ impl Sources {
         };
         match MemoryRegion::register(domain, Arc::clone(&memory) as _, RegionAccess::Source) {
             Ok(region) => self.keep(&memory, region),
-            // With the first chunk it is said again, to somebody who can do something about it.
+            // Not an error yet: the first chunk tries again, and reports a failure to its caller.
             Err(error) => tracing::debug!(%error, "memory could not be registered ahead"),
         }
     }
@@ -81,7 +81,7 @@ impl Sources {
         self.known.insert(key(memory), Source { memory: Arc::clone(memory), region });
     }
 
-    /// Where a device finds the bytes of a chunk: the registered memory, and the place of the first of them.
+    /// The region of a chunk, and the index of its first byte in it.
     pub(super) fn region(
         &mut self,
         domain: &ProtectionDomain,
@@ -115,7 +115,7 @@ impl Sources {
         Ok((MemoryRegion::register(domain, Arc::new(buffer), RegionAccess::Source)?, 0))
     }
 
-    /// Lets go of memory that nobody else has, now and then.
+    /// At intervals, unregisters memory that is no longer used elsewhere.
     pub(super) fn rest(&mut self) {
         if !self.known.is_empty() && self.swept.elapsed() >= SWEEP {
             self.sweep();
@@ -128,7 +128,7 @@ impl Sources {
     }
 }
 
-/// The value keeps the memory, so that no other has its address.
+/// Holds the memory, so that no other memory gets its address while it is the key.
 fn key(memory: &Arc<Memory>) -> usize {
     Arc::as_ptr(memory) as usize
 }

@@ -1,4 +1,4 @@
-//! The thread that waits for the events of a device, and for its end, so that those who drive its paths can sleep.
+//! The thread that waits for the events of a device and for its removal, so that the threads that drive its paths can sleep.
 
 use crate::path::{PathError, PathKind};
 use dflow_verbs::{AsyncEvent, CompletionQueue, Context, GidEntry};
@@ -13,16 +13,16 @@ use std::task::Waker;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// What the descriptors are known by: the end of the thread, the device, and from here on the paths.
+/// Tokens of the polled descriptors: the end of the thread, the device, and from here on the paths.
 const STOP: u64 = 0;
 const DEVICE: u64 = 1;
 const FIRST_PATH: u64 = 2;
-/// How often it looks whether the machine still offers the device, of which there may be no event.
+/// How often the thread checks that the device still exists: its removal may cause no event.
 const LOOK: Duration = Duration::from_millis(250);
-/// So many events are taken with one call.
+/// The most events of one poll.
 const BATCH: usize = 32;
 
-/// The thread, and what it looks at. Dropping it ends the thread.
+/// The thread and what it watches. Dropping it ends the thread.
 #[derive(Debug)]
 pub(super) struct Watch {
     state: Arc<State>,
@@ -40,19 +40,19 @@ struct State {
     paths: Mutex<HashMap<u64, Arc<Shared>>>,
 }
 
-/// What a path and the thread have in common.
+/// Shared by a path and the thread.
 #[derive(Debug)]
 struct Shared {
     completions: CompletionQueue,
     queue_pair: u32,
     waker: Waker,
-    /// The next completion makes an event.
+    /// The next completion causes an event.
     armed: AtomicBool,
-    /// Why the path is dead.
+    /// Why the path is lost.
     failure: OnceLock<PathError>,
 }
 
-/// A path that is looked at, until this is dropped.
+/// A watched path, until this is dropped.
 #[derive(Debug)]
 pub(super) struct Watched {
     state: Arc<State>,
@@ -76,14 +76,14 @@ impl Watch {
         Ok(Self { state, next: AtomicU64::new(FIRST_PATH), thread: Some(thread) })
     }
 
-    /// Looks at a path's completions when it rests ([`Watched::arm`]), and at what the device says of its queue pair.
+    /// Watches a path's completions while it is armed ([`Watched::arm`]), and the device's events about its queue pair.
     pub(super) fn add(&self, completions: &CompletionQueue, queue_pair: u32, waker: Waker) -> Result<Watched, Errno> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let completions = completions.clone();
         let shared = Shared { completions, queue_pair, waker, armed: AtomicBool::new(false), failure: OnceLock::new() };
         let watched = Watched { state: Arc::clone(&self.state), shared: Arc::new(shared), number };
         self.state.paths().insert(number, Arc::clone(&watched.shared));
-        // On an error the drop takes it back.
+        // On an error the drop removes it again.
         let events = watched.shared.completions.events().ok_or(Errno::INVAL)?;
         epoll::add(&self.state.epoll, events, EventData::new_u64(number), EventFlags::IN)?;
         Ok(watched)
@@ -92,7 +92,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        // The count of an eventfd has room for this one.
+        // Cannot block: the counter is far from its limit.
         let _ = rustix::io::write(&self.state.stop, &1u64.to_ne_bytes());
         if let Some(thread) = self.thread.take() {
             // A panic there has been printed already.
@@ -102,7 +102,7 @@ impl Drop for Watch {
 }
 
 impl Watched {
-    /// Asks to be woken with the next completion. Whatever came before wakes nobody, so look once more after this.
+    /// Arms the wake-up with the next completion. Earlier completions wake nobody, so poll once more after this.
     pub(super) fn arm(&self) -> Result<(), dflow_verbs::QueueError> {
         if self.shared.armed.swap(true, Ordering::AcqRel) {
             return Ok(());
@@ -110,17 +110,17 @@ impl Watched {
         self.shared.completions.arm()
     }
 
-    /// Wakes whoever drives the path.
+    /// Wakes the thread that drives the path.
     pub(super) fn wake(&self) {
         self.shared.waker.wake_by_ref();
     }
 
-    /// Why the path is dead, if the device has said so.
+    /// Why the path is lost, if the device has reported it.
     pub(super) fn failure(&self) -> Option<&PathError> {
         self.shared.failure.get()
     }
 
-    /// The same, for one that cannot wait until the thread has looked: what the device has said by now is taken here.
+    /// As [`Watched::dead`], but takes the device's events itself instead of waiting for the thread.
     pub(super) fn failure_by_now(&self) -> Option<&PathError> {
         if self.failure().is_none() {
             self.state.device();
@@ -133,7 +133,7 @@ impl Drop for Watched {
     fn drop(&mut self) {
         self.state.paths().remove(&self.number);
         if let Some(events) = self.shared.completions.events() {
-            // It was not added if adding it failed.
+            // It is absent if adding it failed.
             let _ = epoll::delete(&self.state.epoll, events);
         }
     }
@@ -150,7 +150,7 @@ impl Shared {
         if let Err(error) = self.completions.take_events() {
             return self.fail(lost(error.to_string()));
         }
-        // Before the waking: whoever is woken and rests again must ask again.
+        // Before the wake-up: the woken thread arms again when it rests.
         self.armed.store(false, Ordering::Release);
         self.waker.wake_by_ref();
     }
@@ -189,14 +189,14 @@ impl State {
         }
     }
 
-    /// A device that is to go away does so only when nobody has it any more.
+    /// A device can be removed only when no process holds it open any more.
     fn look(&self) {
         if !self.context.is_offered() {
             self.fail_all(going(self.context.name()));
         }
     }
 
-    /// Ends the paths that this holds for.
+    /// Ends the paths for which this holds.
     fn fail(&self, holds: impl Fn(&Shared) -> bool, error: &PathError) {
         let failed: Vec<Arc<Shared>> = self.paths().values().filter(|path| holds(path)).cloned().collect();
         for path in failed {
@@ -214,7 +214,7 @@ impl State {
                 Ok(Some(event)) => self.take(event),
                 Ok(None) => return,
                 Err(error) => {
-                    // It would be readable for ever.
+                    // It would stay readable, and the thread would spin.
                     let _ = epoll::delete(&self.epoll, self.context.as_fd());
                     return self.fail_all(error.to_string());
                 }
@@ -238,13 +238,13 @@ impl State {
     }
 }
 
-/// What follows from an event of the device.
+/// The consequence of an event of the device.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     Nothing,
-    /// Every path over the port is dead, for this reason.
+    /// Every path over the port is lost, for this reason.
     All(String),
-    /// The path with the queue pair of this number is dead.
+    /// The path with the queue pair of this number is lost.
     QueuePair(u32, PathError),
 }
 

@@ -82,13 +82,13 @@ impl<N: Network> Attack<N> {
     fn assert_cut_off(mut self, what: &dyn std::fmt::Debug) {
         self.until(|attack| attack.link.path_kind().is_none());
         assert!(matches!(self.link.take_events()[..], [LinkEvent::Violated(_)]), "{what:?}");
-        assert_eq!(self.link.traffic().violations, 1);
+        assert_eq!(self.link.stats().violations, 1);
         assert!(self.node.sinks.values().all(|sink| sink.aborted.is_none() && sink.ended.is_none()), "{what:?}");
         let others = &mut self.bystanders;
         others.nodes[0].sources.values_mut().for_each(|source| source.limit = u64::MAX);
         others.until_done();
         others.assert_undisturbed();
-        assert!(others.links.iter().all(|link| link.traffic().violations == 0));
+        assert!(others.links.iter().all(|link| link.stats().violations == 0));
     }
 }
 

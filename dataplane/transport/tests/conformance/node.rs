@@ -6,7 +6,7 @@ use dflow_protocol::limits::ARENA_SLOT;
 use dflow_protocol::message::Window;
 use dflow_protocol::wire::{FlowId, StreamKey};
 use dflow_shm::{Access, Landing, Memory, Segment, SegmentKind};
-use dflow_transport::{Chunk, Link, Local};
+use dflow_transport::{Chunk, FlowEvent, Link, Local};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -233,7 +233,7 @@ impl Sink {
             let until = self.read.max(self.landing.base()) + self.landing.size();
             if until > self.landing.room().end {
                 self.landing.open(self.arrived..until);
-                link.room(flow, until);
+                link.credit(flow, until);
             }
         } else if self.arrived == self.landing.base() + self.landing.size()
             && (self.read >= self.arrived || self.may_run_ahead())
@@ -254,6 +254,33 @@ impl Sink {
 }
 
 impl Local for Node {
+    fn chunk(&mut self, flow: FlowId, at: u64, most: u64) -> Option<Chunk> {
+        let source = self.sources.get(self.readers.get(&flow)?)?;
+        let length = most.min(source.written.checked_sub(at)?);
+        let start = (at % source.ring) as usize;
+        Some(Chunk::new(Arc::clone(&source.memory), start..start + length as usize))
+    }
+
+    fn landing(&mut self, flow: FlowId) -> Option<Arc<Landing>> {
+        self.sinks.get(&flow).filter(|sink| !sink.closed).map(|sink| Arc::clone(&sink.landing))
+    }
+
+    fn handle(&mut self, flow: FlowId, event: FlowEvent) {
+        match event {
+            FlowEvent::Subscribed { stream, from } => self.subscribed(flow, stream, from),
+            FlowEvent::Acknowledged(upto) => self.acknowledged(flow, upto),
+            FlowEvent::Stuck(stuck) => self.stuck(flow, stuck),
+            FlowEvent::Unsubscribed => self.unsubscribed(flow),
+            FlowEvent::Arrived(upto) => self.arrived(flow, upto),
+            FlowEvent::Finished(length) => self.finished(flow, length),
+            FlowEvent::Aborted(reason) => self.aborted(flow, &reason),
+            FlowEvent::Drained => self.drained(flow),
+        }
+    }
+}
+
+/// What happens to flows.
+impl Node {
     fn subscribed(&mut self, flow: FlowId, stream: StreamKey, from: u64) {
         if let Some(source) = self.sources.get_mut(&stream) {
             source.released.insert(flow, from);
@@ -263,14 +290,7 @@ impl Local for Node {
         self.news.push_back(flow);
     }
 
-    fn chunk(&mut self, flow: FlowId, at: u64, most: u64) -> Option<Chunk> {
-        let source = self.sources.get(self.readers.get(&flow)?)?;
-        let length = most.min(source.written.checked_sub(at)?);
-        let start = (at % source.ring) as usize;
-        Some(Chunk::new(Arc::clone(&source.memory), start..start + length as usize))
-    }
-
-    fn release(&mut self, flow: FlowId, upto: u64) {
+    fn acknowledged(&mut self, flow: FlowId, upto: u64) {
         let Some(source) = self.readers.get(&flow).and_then(|key| self.sources.get_mut(key)) else { return };
         self.moved.0.insert(source.stream);
         let before = source.released.insert(flow, upto);
@@ -292,11 +312,7 @@ impl Local for Node {
         self.unsubscribed.push(stream);
     }
 
-    fn landing(&mut self, flow: FlowId) -> Option<Arc<Landing>> {
-        self.sinks.get(&flow).filter(|sink| !sink.closed).map(|sink| Arc::clone(&sink.landing))
-    }
-
-    fn commit(&mut self, flow: FlowId, upto: u64) {
+    fn arrived(&mut self, flow: FlowId, upto: u64) {
         let sink = self.sinks.get_mut(&flow).expect("it is read");
         assert!(upto > sink.arrived, "a commit goes forward");
         self.moved.1.insert(flow);
@@ -304,7 +320,7 @@ impl Local for Node {
         sink.landing.open(upto..sink.landing.room().end);
     }
 
-    fn ended(&mut self, flow: FlowId, length: u64) {
+    fn finished(&mut self, flow: FlowId, length: u64) {
         let sink = self.sinks.get_mut(&flow).expect("it is read");
         assert_eq!(sink.arrived, length, "an end comes after everything else");
         assert_eq!(sink.ended.replace(length), None, "an end comes once");
@@ -315,7 +331,7 @@ impl Local for Node {
         assert_eq!(sink.aborted.replace(reason.to_owned()), None, "a stream is given up once");
     }
 
-    fn quiet(&mut self, flow: FlowId) {
+    fn drained(&mut self, flow: FlowId) {
         let sink = self.sinks.get_mut(&flow).expect("it was read");
         assert!(sink.closed && !std::mem::replace(&mut sink.quiet, true), "a closed flow gets quiet once");
     }

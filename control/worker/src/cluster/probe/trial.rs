@@ -8,7 +8,7 @@ use dflow_protocol::message::Window;
 use dflow_protocol::wire::{FlowId, StreamKey};
 use dflow_protocol::{Epoch, RunId, SegmentId, StreamId};
 use dflow_shm::{Access, Doorbell, Idle, Landing, Listener, Memory, Segment, SegmentError, SegmentKind, wait_at_most};
-use dflow_transport::{Chunk, Link, LinkEvent, Local, Path};
+use dflow_transport::{Chunk, FlowEvent, Link, LinkEvent, Local, Path};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -216,7 +216,7 @@ impl Ends {
             let until = self.read + WINDOW as u64;
             if let Some(flow) = self.reading.filter(|_| self.ended.is_none()) {
                 self.landing.open(self.arrived..until);
-                link.room(flow, until);
+                link.credit(flow, until);
             }
         }
         let may_write = self.end == End::Answers || self.ended == Some(self.read);
@@ -270,53 +270,39 @@ impl Writing {
 }
 
 impl Local for Ends {
-    fn subscribed(&mut self, flow: FlowId, key: StreamKey, from: u64) {
-        if key == stream(self.end) {
-            self.writing = Some(Writing { flow, available: from, released: from, until: None, finished: false });
-        }
-    }
-
     fn chunk(&mut self, flow: FlowId, at: u64, most: u64) -> Option<Chunk> {
         let writing = self.writing.as_ref().filter(|writing| writing.flow == flow)?;
         Some(self.pattern.chunk(at, most.min(writing.available.checked_sub(at)?)))
-    }
-
-    fn release(&mut self, flow: FlowId, upto: u64) {
-        if let Some(writing) = self.writing.as_mut().filter(|writing| writing.flow == flow) {
-            writing.released = upto;
-        }
-    }
-
-    fn stuck(&mut self, _: FlowId, _: bool) {}
-
-    fn unsubscribed(&mut self, flow: FlowId) {
-        self.writing = self.writing.take().filter(|writing| writing.flow != flow);
     }
 
     fn landing(&mut self, flow: FlowId) -> Option<Arc<Landing>> {
         (self.reading == Some(flow)).then(|| Arc::clone(&self.landing))
     }
 
-    fn commit(&mut self, flow: FlowId, upto: u64) {
-        if self.reading == Some(flow) {
-            self.last = Instant::now();
-            self.arrived = upto;
-            self.first.get_or_insert((self.last, upto));
-            self.landing.open(upto..self.landing.room().end);
+    fn handle(&mut self, flow: FlowId, event: FlowEvent) {
+        match event {
+            FlowEvent::Subscribed { stream: key, from } if key == stream(self.end) => {
+                self.writing = Some(Writing { flow, available: from, released: from, until: None, finished: false });
+            }
+            FlowEvent::Acknowledged(upto) => {
+                if let Some(writing) = self.writing.as_mut().filter(|writing| writing.flow == flow) {
+                    writing.released = upto;
+                }
+            }
+            FlowEvent::Unsubscribed => self.writing = self.writing.take().filter(|writing| writing.flow != flow),
+            FlowEvent::Arrived(upto) if self.reading == Some(flow) => {
+                self.last = Instant::now();
+                self.arrived = upto;
+                self.first.get_or_insert((self.last, upto));
+                self.landing.open(upto..self.landing.room().end);
+            }
+            FlowEvent::Finished(length) if self.reading == Some(flow) => self.ended = Some(length),
+            FlowEvent::Aborted(reason) => {
+                self.problem.get_or_insert(format!("the other end aborted it: {reason}"));
+            }
+            _ => {}
         }
     }
-
-    fn ended(&mut self, flow: FlowId, length: u64) {
-        if self.reading == Some(flow) {
-            self.ended = Some(length);
-        }
-    }
-
-    fn aborted(&mut self, _: FlowId, reason: &str) {
-        self.problem.get_or_insert(format!("the other end aborted it: {reason}"));
-    }
-
-    fn quiet(&mut self, _: FlowId) {}
 }
 
 /// The test pattern, which both ends can compute.
