@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
+use dflow_worker::logs::RecordOptions;
 use dflow_worker::{ClusterSpec, DEFAULT_SILENCE, NodeOptions, OutputTarget, RdmaUse, RunSpec};
 use dflow_workflow::Workflow;
 use rustix::process::{Signal, set_parent_process_death_signal};
@@ -269,6 +270,7 @@ pub fn serve() -> Result<(), Failure> {
         options: NodeOptions { slots, memory, node, rdma: RdmaUse::Off, ..detected },
         invocation: dflow_scheduler::Invocation::Dataflow,
         cluster,
+        record: RecordOptions::new(None),
     };
     let report = dflow_worker::run(&spec, |_| ()).trying("run the workflow")?;
     let answer = serde_json::json!({ "report": report, "peak_rss": peak_rss(), "cpu": processor_time() });

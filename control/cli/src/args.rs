@@ -11,12 +11,14 @@ use clap_complete::engine::ArgValueCompleter;
 use dflow_disk::IoChoice;
 use dflow_launcher::ContainmentChoice;
 use dflow_scheduler::Invocation;
+use dflow_worker::logs::DEFAULT_KEEP_RUNS;
 use dflow_worker::{Idle, MAX_SILENCE, MIN_SILENCE, RdmaUse};
 use dflow_workflow::units;
 
 use crate::cluster::AUTHORITY;
 use crate::completions::{self, CompletionsArgs};
 use crate::man::ManArgs;
+use crate::record;
 
 /// Runs workflows of functions by their data: a function starts when the first bytes that it reads exist.
 #[derive(Debug, Parser)]
@@ -43,6 +45,8 @@ NO_COLOR turns colours off; COLUMNS sets the width of the timeline.";
 pub enum Command {
     /// Run a workflow on this machine
     Run(Box<RunArgs>),
+    /// Show what the functions of a run printed, and which runs there were
+    Logs(LogsArgs),
     /// Check a workflow file completely, without running anything
     Check(CheckArgs),
     /// Print the graph of a workflow as text for Mermaid or Graphviz
@@ -110,6 +114,12 @@ pub struct RunArgs {
     /// Print errors only, and with --format json the report
     #[arg(short, long)]
     pub quiet: bool,
+    /// Show on standard error what functions print on theirs, line by line, each with its function and part
+    #[arg(long)]
+    pub follow: bool,
+    /// What is kept of the run.
+    #[command(flatten)]
+    pub record: RecordArgs,
     /// Other machines that take part.
     #[command(flatten)]
     pub cluster: RunClusterArgs,
@@ -117,6 +127,70 @@ pub struct RunArgs {
     #[command(flatten)]
     pub node: NodeArgs,
 }
+
+/// What is kept of a run.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Records")]
+pub struct RecordArgs {
+    /// The folder of the records of runs, each with the report and with what functions printed on standard error, or `none`
+    /// [default: $XDG_STATE_HOME/dflow/runs, else ~/.local/state/dflow/runs]
+    #[arg(long, value_name = "DIR|none", value_hint = ValueHint::DirPath, env = record::VARIABLE)]
+    pub logs: Option<PathBuf>,
+    /// How much of what one attempt printed is kept, at least 4KiB: a quarter from its beginning, the rest from its end
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_size, default_value = "256KiB", env = "DFLOW_LOG_SIZE")]
+    pub log_size: u64,
+    /// How much is kept of all functions of a run together
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_size, default_value = "64MiB", env = "DFLOW_RUN_LOG_SIZE")]
+    pub run_log_size: u64,
+    /// How many records are kept; older ones are removed when a run begins
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_KEEP_RUNS, env = "DFLOW_KEEP_RUNS")]
+    pub keep_runs: usize,
+    /// How much all records may take together before older ones are removed
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_size, default_value = "512MiB", env = "DFLOW_KEEP_SIZE")]
+    pub keep_size: u64,
+}
+
+/// What `dflow logs` takes.
+#[derive(Debug, Args)]
+#[command(after_help = LOGS_HELP)]
+pub struct LogsArgs {
+    /// The run: its name, as `--list` shows it, or the beginning of it, or `last` [default: last]
+    #[arg(value_name = "RUN")]
+    pub run: Option<String>,
+    /// A function, or one instance of it, as `qc[1]`. It may stand alone, for the last run [default: all]
+    #[arg(value_name = "FUNCTION[part]")]
+    pub instance: Option<String>,
+    /// Only this attempt, counted from 1
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub attempt: Option<u32>,
+    /// Go on until the run is over
+    #[arg(long, short, conflicts_with = "format")]
+    pub follow: bool,
+    /// List the runs of which there is a record: name, workflow, how it ended, how long it took
+    #[arg(long, short, conflicts_with_all = ["run", "instance", "attempt", "follow"])]
+    pub list: bool,
+    /// The folder of the records [default: as for `dflow run`]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, env = record::VARIABLE)]
+    pub logs: Option<PathBuf>,
+    /// What is printed: text for a person, or one JSON document
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub format: Format,
+}
+
+const LOGS_HELP: &str = "\
+A log holds what an attempt printed on standard error, as it came; attempts that printed nothing have none. On a terminal, \
+control characters are left out.
+
+Examples:
+  dflow logs                                    (everything that the last run printed)
+  dflow logs qc                                 (all instances of the function qc)
+  dflow logs 'qc[1]' --attempt 1
+  dflow logs --list
+  dflow logs 20260131-142501 align              (a run, by the beginning of its name)
+  dflow logs --follow                           (while a run goes on elsewhere)
+  dflow logs --format json | jq -r '.logs[].path'
+
+Exit status: 0 success, 2 there is no such run or function, or the call was wrong.";
 
 /// The other machines of a run.
 #[derive(Debug, Args)]
@@ -271,6 +345,7 @@ Examples:
   dflow run wordcount.yaml -i book.txt --format json > report.json
   dflow run wordcount.yaml -i book.txt --quiet || mail -s 'wordcount failed' root
   dflow run wordcount.yaml -i book.txt --trace trace.json
+  dflow run wordcount.yaml -i book.txt --follow     (what functions print, as it comes)
   dflow run wordcount.yaml -i book.txt --identity lab/a --with b=10.0.0.2:7411 --place count=a,b
 
 With --format json, standard output holds exactly one JSON document, whatever happens: the report of the run (times in \
@@ -539,13 +614,15 @@ mod tests {
     #[test]
     fn every_option_of_run() {
         let line = "run w.yaml --input text=a --input b -p k=v=w --output out --slots 3 --memory 64MiB --window 1MB \
-                    --spill-dir /tmp --spill-io io_uring --containment subreaper --spin 50us --rdma rxe0 --rdma-idle spin --invocation control-flow \
+                    --spill-dir /tmp --logs none --log-size 4KiB --keep-runs 3 --follow --spill-io io_uring --containment subreaper --spin 50us --rdma rxe0 --rdma-idle spin --invocation control-flow \
                     --format json --trace t.json";
         let Command::Run(run) = parse(&line.split_whitespace().collect::<Vec<_>>()).unwrap().command else {
             panic!("no run");
         };
         assert_eq!(run.inputs, ["text=a", "b"]);
         assert_eq!(run.params, ["k=v=w"]);
+        assert_eq!((run.record.log_size, run.record.keep_runs, run.follow), (4096, 3, true));
+        assert_eq!(record::options(&run.record).folder, None);
         assert_eq!((run.node.slots, run.node.memory, run.node.window), (Some(3), Some(64 << 20), Some(1_000_000)));
         assert_eq!(run.node.spin, Some(Duration::from_micros(50)));
         assert_eq!((run.node.rdma, run.node.rdma_idle), (RdmaUse::Device("rxe0".into()), Some(Idle::SPIN)));

@@ -62,6 +62,48 @@ pub enum CallError {
     /// A certificate.
     #[error(transparent)]
     Identity(#[from] dflow_transport::identity::IdentityError),
+    /// The thread that draws.
+    #[error("cannot start the thread that draws on the terminal: {0}")]
+    Screen(std::io::Error),
+    /// There is no folder for records.
+    #[error("there are no records of runs: neither XDG_STATE_HOME nor HOME names a folder, or --logs says none")]
+    NoRecordFolder,
+    /// The records cannot be read.
+    #[error("the records of runs in {path} cannot be read: {source}")]
+    Records {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// There is no record.
+    #[error("there is no record of a run in {path}")]
+    NoRecords {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// There is no such run.
+    #[error("there is no record of a run whose name begins with '{run}'")]
+    UnknownRun {
+        /// What was given.
+        run: String,
+    },
+    /// There are several.
+    #[error("the names of {} begin with '{run}'", crate::logs::runs(*count))]
+    ManyRuns {
+        /// What was given.
+        run: String,
+        /// How many.
+        count: usize,
+    },
+    /// There is no such function or instance.
+    #[error("nothing that is called '{instance}' has printed anything in the run {run}")]
+    UnknownInstance {
+        /// The run.
+        run: String,
+        /// What was given.
+        instance: String,
+    },
     /// `DFLOW_LOG` is no filter.
     #[error("DFLOW_LOG is not a log filter: {0}")]
     Log(String),
@@ -82,8 +124,14 @@ impl CallError {
             Self::PlacedTwice { function } => {
                 vec![format!("name all its nodes at once, as in --place {function}=a,b")]
             }
+            Self::NoRecordFolder => vec!["name the folder of the records with --logs DIR".into()],
+            Self::NoRecords { .. } => vec!["`dflow run` leaves one; name another folder with --logs DIR".into()],
+            Self::UnknownRun { .. } | Self::ManyRuns { .. } => vec!["`dflow logs --list` shows all runs".into()],
+            Self::UnknownInstance { .. } => vec!["`dflow logs RUN` shows everything that was printed".into()],
             Self::Setup(error) => error.help().map(str::to_owned).into_iter().collect(),
-            Self::Workflow(_) | Self::Param(_) | Self::Identity(_) => Vec::new(),
+            Self::Workflow(_) | Self::Param(_) | Self::Identity(_) | Self::Records { .. } | Self::Screen(_) => {
+                Vec::new()
+            }
         }
     }
 

@@ -10,8 +10,9 @@
 //! | `run`, `check`, `graph`, `doctor`, `cluster` | a command each (`cluster` also has `dflow worker`) |
 //! | `dry_run` | `dflow run --dry-run`: what a run would do |
 //! | `completions`, `man` | completions for shells, manual pages |
+//! | `logs`, `record` | what functions printed, in the records of runs; which record a run leaves |
 //! | `inputs` | `--input` and `--param` against what the workflow asks for |
-//! | `progress` | the live lines while a run goes on |
+//! | `progress`, `follow` | the live lines while a run goes on, and what functions print |
 //! | `timeline`, `summary`, `trace` | what a run has been, for a person and for trace viewers |
 //! | `error`, `exit` | why a call is refused; exit statuses |
 //! | `terminal`, `units`, `log` | width, colours, printing; sizes and times; the log |
@@ -24,11 +25,14 @@ mod doctor;
 mod dry_run;
 mod error;
 mod exit;
+mod follow;
 mod graph;
 mod inputs;
 mod log;
+mod logs;
 mod man;
 mod progress;
+mod record;
 mod run;
 #[cfg(test)]
 mod samples;
@@ -79,6 +83,7 @@ fn dispatch(command: Command) -> io::Result<Exit> {
     let format = match &command {
         Command::Run(args) => args.format,
         Command::Check(args) => args.format,
+        Command::Logs(args) => args.format,
         Command::Doctor(args) => args.format,
         Command::Graph(_)
         | Command::Schema
@@ -92,6 +97,10 @@ fn dispatch(command: Command) -> io::Result<Exit> {
     }
     match command {
         Command::Run(args) => match run::run(&args) {
+            Ok(exit) => exit,
+            Err(error) => refuse(&error, format),
+        },
+        Command::Logs(args) => match logs::logs(&args) {
             Ok(exit) => exit,
             Err(error) => refuse(&error, format),
         },

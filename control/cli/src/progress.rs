@@ -18,7 +18,7 @@ const RATE_NS: u64 = 2_000_000_000;
 pub struct Live<W: Write> {
     out: W,
     workflow: String,
-    look: Box<dyn Fn() -> Look>,
+    look: Box<dyn Fn() -> Look + Send>,
     rate: Rate,
     drawn_at: u64,
     /// How many lines stand on the terminal; the cursor is at the end of the last.
@@ -27,7 +27,7 @@ pub struct Live<W: Write> {
 
 impl<W: Write> Live<W> {
     /// Draws on `out`, which must be a terminal; `look` is asked at each drawing, as a window may change its size.
-    pub fn new(out: W, workflow: &str, look: impl Fn() -> Look + 'static) -> Self {
+    pub fn new(out: W, workflow: &str, look: impl Fn() -> Look + Send + 'static) -> Self {
         Self { out, workflow: workflow.into(), look: Box::new(look), rate: Rate::default(), drawn_at: 0, lines: 0 }
     }
 
@@ -43,6 +43,18 @@ impl<W: Write> Live<W> {
         let text = self.home() + &panel.join("\x1b[K\n") + "\x1b[J";
         self.lines = panel.len();
         let _ = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush());
+    }
+
+    /// Prints lines that stay, above what is drawn over.
+    pub fn print_above(&mut self, text: &str) {
+        if text.is_empty() {
+            return;
+        }
+        let wiped = if self.lines > 0 { self.home() + "\x1b[J" } else { String::new() };
+        self.lines = 0;
+        // Drawn again at once when the next progress comes.
+        self.drawn_at = 0;
+        let _ = self.out.write_all((wiped + text).as_bytes()).and_then(|()| self.out.flush());
     }
 
     /// Back to the start of what was drawn.
@@ -182,6 +194,18 @@ mod tests {
         assert_eq!(text.matches("computing").count(), 2, "{text:?}");
         assert_eq!(text.matches("\r\x1b[2A").count(), 2, "{text:?}");
         assert!(text.ends_with("\x1b[2A\x1b[J"), "{text:?}");
+    }
+
+    #[test]
+    fn lines_that_stay_are_above() {
+        let mut terminal = Vec::new();
+        let mut live = Live::new(&mut terminal, "w", || LOOK);
+        live.update(&progress(100_000_000, 1));
+        live.print_above("qc[1] | hello\n");
+        live.update(&progress(200_000_000, 1));
+        drop(live);
+        let text = String::from_utf8(terminal).unwrap();
+        assert!(text.contains("\r\x1b[2A\x1b[Jqc[1] | hello\n\rw  200 ms"), "{text:?}");
     }
 
     #[test]

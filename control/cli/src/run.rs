@@ -5,8 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dflow_worker::report::{Progress, RunEnd, RunReport};
-use dflow_worker::{NodeOptions, OutputTarget, RunSpec};
+use dflow_worker::report::{RunEnd, RunReport};
+use dflow_worker::{NodeOptions, OutputTarget, RunSpec, Update};
 use dflow_workflow::Workflow;
 
 use crate::args::{Format, NodeArgs, RunArgs};
@@ -14,9 +14,11 @@ use crate::cluster;
 use crate::dry_run::dry_run;
 use crate::error::{self, CallError};
 use crate::exit::Exit;
+use crate::follow::Screen;
 use crate::inputs;
 use crate::log;
 use crate::progress::Live;
+use crate::record;
 use crate::terminal::{Look, is_live, print, print_error};
 use crate::{summary, timeline, trace};
 
@@ -46,6 +48,7 @@ pub fn run(args: &RunArgs) -> Result<io::Result<Exit>, CallError> {
         options: node_options(&args.node),
         invocation: args.invocation.into(),
         cluster: cluster::spec(&args.cluster)?,
+        record: record::options(&args.record),
     };
     let spec = RunSpec { options: cluster::named(spec.options.clone(), &args.cluster)?, ..spec };
     if args.dry_run {
@@ -59,12 +62,13 @@ pub fn run(args: &RunArgs) -> Result<io::Result<Exit>, CallError> {
     let trace = args.trace.as_deref().map(open_trace).transpose()?;
 
     let report = {
-        let mut live = (is_live(&io::stderr()) && !log::is_on() && !args.quiet)
+        let live = (is_live(&io::stderr()) && !log::is_on() && !args.quiet)
             .then(|| Live::new(io::stderr(), &workflow.name, || Look::of(&io::stderr())));
-        dflow_worker::run(&spec, |progress: &Progress| {
+        let mut screen = Screen::start(live, args.follow).map_err(CallError::Screen)?;
+        dflow_worker::run(&spec, |update| {
             notes.print();
-            if let Some(live) = &mut live {
-                live.update(progress);
+            if !(args.quiet && matches!(update, Update::Note(_))) {
+                screen.update(update);
             }
         })?
     };
@@ -80,6 +84,9 @@ pub fn run(args: &RunArgs) -> Result<io::Result<Exit>, CallError> {
         format => show(&report, format, &output),
     };
     let look = Look::of(&io::stderr());
+    if !args.quiet {
+        print_error(&summary::retried(&report, &look));
+    }
     print_error(&summary::failure(&report, &workflow, &output, &look));
     if let Some((path, file)) = trace
         && let Err(source) = trace::write(&report, file)

@@ -24,6 +24,8 @@ pub fn attempt(name: &str, times: [u64; 6]) -> AttemptReport {
         node: "here".into(),
         end: "succeeded",
         reason: None,
+        part_name: None,
+        transient: false,
         prepared_ns: times[0],
         ready_ns: Some(times[1]),
         started_ns: Some(times[2]),
@@ -51,6 +53,7 @@ pub fn wordcount() -> RunReport {
     instances.push(sink);
     RunReport {
         run: "0123456789abcdef0123456789abcdef".into(),
+        record: None,
         workflow: "wordcount".into(),
         state: RunEnd::Succeeded,
         error: None,

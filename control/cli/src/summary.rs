@@ -4,15 +4,20 @@ use std::env;
 use std::path::Path;
 
 use dflow_worker::OutputTarget;
+use dflow_worker::logs::log_path;
 use dflow_worker::report::{AttemptReport, OutputReport, RunEnd, RunError, RunReport};
 use dflow_workflow::Workflow;
 
 use crate::error;
+use crate::record;
 use crate::terminal::{Look, Style};
 use crate::units::{count, size};
 
 /// The most outputs that are listed one by one.
 const MAX_OUTPUTS: usize = 50;
+
+/// The most failed attempts that are listed one by one.
+const MAX_RETRIED: usize = 10;
 
 /// The totals and the outputs, for standard output.
 pub fn totals(report: &RunReport, look: &Look) -> String {
@@ -89,10 +94,12 @@ fn failed(report: &RunReport, error: &RunError, workflow: &Workflow, untouched: 
                 "correct the function `{}` or what it reads, then run again; {untouched}",
                 function.name
             ));
-            help.push(format!(
-                "if it fails only now and then, add `retries: 3` to `{}` in the workflow file",
-                function.name
-            ));
+            if attempt.is_some_and(|attempt| attempt.transient) {
+                help.push(format!(
+                    "if it fails only now and then, add `retries: 3` to `{}` in the workflow file",
+                    function.name
+                ));
+            }
         }
         Some(function) => {
             let retries = match function.retries.count {
@@ -106,8 +113,40 @@ fn failed(report: &RunReport, error: &RunError, workflow: &Workflow, untouched: 
         }
         None => help.extend([untouched.to_owned(), log_help()]),
     }
+    if let (Some(record), Some(attempt)) = (&report.record, attempt)
+        && log_path(record, instance, attempt.attempt).exists()
+    {
+        help.push(format!("all that it printed: {}", record::command(record, instance)));
+    }
     let node = error.node.as_ref().map(|node| format!(" on node {node}")).unwrap_or_default();
-    error::render(look, &format!("{instance} failed{node}{number}: {}", error.reason), &help)
+    let named = named(instance, error.part_name.as_deref());
+    error::render(look, &format!("{named} failed{node}{number}: {}", error.reason), &help)
+}
+
+/// An instance, and what it worked on.
+fn named(instance: &str, part_name: Option<&str>) -> String {
+    part_name.map_or_else(|| instance.to_owned(), |part| format!("{instance} ({part})"))
+}
+
+/// Attempts that failed and were followed by another, one line each, for standard error.
+pub fn retried(report: &RunReport, look: &Look) -> String {
+    let is_last = |attempt: &AttemptReport| {
+        let later = |other: &&AttemptReport| other.name == attempt.name && other.attempt > attempt.attempt;
+        report.instances.iter().find(later).is_none()
+    };
+    let failed: Vec<&AttemptReport> =
+        report.instances.iter().filter(|attempt| attempt.end == "failed" && !is_last(attempt)).collect();
+    let mut text = String::new();
+    for attempt in failed.iter().take(MAX_RETRIED) {
+        let reason = attempt.reason.as_deref().and_then(|reason| reason.lines().next()).unwrap_or_default();
+        let named = named(&attempt.name, attempt.part_name.as_deref());
+        text += &error::render_note(look, &format!("attempt {} of {named} failed: {reason}", attempt.attempt));
+    }
+    if failed.len() > MAX_RETRIED {
+        let more = failed.len() - MAX_RETRIED;
+        text += &error::render_note(look, &format!("{more} more failed attempts were retried"));
+    }
+    text
 }
 
 /// The attempt that made the run fail: the last one of the instance that failed.
@@ -188,6 +227,7 @@ wordcount succeeded in 100 ms: 10.0 KiB through streams, peak memory 34.0 MiB of
         report.state = RunEnd::Failed;
         report.error = Some(RunError {
             instance: Some("count[3]".into()),
+            part_name: None,
             node: None,
             reason: "exit status 101\nthread main panicked at \x1b[31mcount.rs:7\nno such word\n".into(),
         });
@@ -204,17 +244,44 @@ help: correct the function `count` or what it reads, then run again; nothing was
 "
         );
         let text = failure(&report, &workflow(""), &folder(), &LOOK);
-        assert!(text.contains("add `retries: 3` to `count`"), "{text}");
-        report.error.as_mut().unwrap().node = Some("b".into());
+        assert!(!text.contains("retries"), "it will fail again: {text}");
+        report.instances.last_mut().unwrap().transient = true;
         let text = failure(&report, &workflow(""), &folder(), &LOOK);
-        assert!(text.starts_with("error: count[3] failed on node b in attempt 2: exit status 101"), "{text}");
+        assert!(text.contains("add `retries: 3` to `count`"), "{text}");
+        let error = report.error.as_mut().unwrap();
+        (error.node, error.part_name) = (Some("b".into()), Some("in/a.txt".into()));
+        let text = failure(&report, &workflow(""), &folder(), &LOOK);
+        assert!(
+            text.starts_with("error: count[3] (in/a.txt) failed on node b in attempt 2: exit status 101"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn attempts_that_were_retried_say_why_they_failed() {
+        let mut report = wordcount();
+        for number in 1..=13 {
+            let mut failed = attempt("count[3]", [0; 6]);
+            (failed.attempt, failed.end) = (number, "failed");
+            failed.reason = Some(format!("exit status {number}\nmore"));
+            failed.part_name = Some("in/a.txt".into());
+            report.instances.push(failed);
+        }
+        let text = retried(&report, &LOOK);
+        assert!(
+            text.starts_with("note: attempt 1 of count[3] (in/a.txt) failed: exit status 1\nnote: attempt 2"),
+            "{text}"
+        );
+        assert!(text.ends_with("\nnote: 2 more failed attempts were retried\n"), "{text}");
+        assert_eq!(text.lines().count(), MAX_RETRIED + 1);
     }
 
     #[test]
     fn a_failure_of_the_node_and_a_cancelled_run() {
         let mut report = wordcount();
         report.state = RunEnd::Failed;
-        report.error = Some(RunError { instance: None, node: None, reason: "the disk is full".into() });
+        report.error =
+            Some(RunError { instance: None, part_name: None, node: None, reason: "the disk is full".into() });
         let text = failure(&report, &workflow(""), &folder(), &LOOK);
         assert!(text.starts_with("error: the disk is full\nhelp: nothing was changed in out\n"), "{text}");
         report.state = RunEnd::Cancelled;

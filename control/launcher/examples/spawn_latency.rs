@@ -52,6 +52,7 @@ fn measure(mut launcher: Launcher, containment: ContainmentChoice, count: u64) -
         loop {
             match next(&mut launcher)? {
                 LauncherEvent::Spawned { .. } => running.push(start.elapsed()),
+                LauncherEvent::Output { .. } => {}
                 LauncherEvent::Exited { .. } => break gone.push(start.elapsed()),
                 LauncherEvent::SpawnFailed { error, .. } => return Err(error.into()),
             }

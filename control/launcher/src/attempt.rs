@@ -264,20 +264,31 @@ impl Attempt {
         }
     }
 
-    /// Reads what the attempt wrote; false at the end of it.
-    pub(crate) fn read_captured(&mut self, buffer: &mut [u8]) -> bool {
-        let Some(pipe) = &self.captured else { return false };
+    /// Reads some of what the attempt has written, if there is any.
+    pub(crate) fn read_captured(&mut self, buffer: &mut [u8]) -> Option<LauncherEvent> {
+        let pipe = self.captured.as_ref()?;
         match rustix::io::read(pipe, &mut *buffer) {
-            Ok(0) => {}
-            Ok(length) => {
-                self.tail.push(&buffer[..length]);
-                return true;
+            Ok(length @ 1..) => {
+                let bytes = &buffer[..length];
+                self.tail.push(bytes);
+                return Some(LauncherEvent::Output { id: self.id, bytes: bytes.to_vec() });
             }
-            Err(Errno::AGAIN | Errno::INTR) => return true,
+            Err(Errno::AGAIN | Errno::INTR) => return None,
+            Ok(0) => {}
             Err(error) => tracing::warn!(attempt = self.id, %error, "its standard error cannot be read"),
         }
         self.captured = None;
-        false
+        None
+    }
+
+    /// Lets the attempt wait in its `write` once its pipe is full.
+    pub(crate) fn pause_output(&self) -> io::Result<()> {
+        self.captured.as_ref().map_or(Ok(()), Watched::pause)
+    }
+
+    /// Ends [`Self::pause_output`].
+    pub(crate) fn resume_output(&self, serial: u64) -> io::Result<()> {
+        self.captured.as_ref().map_or(Ok(()), |pipe| pipe.resume(serial, Source::Captured))
     }
 
     /// Notes that [`Self::child`] has been reaped.
@@ -318,8 +329,17 @@ impl Attempt {
         Progress::Ending
     }
 
-    /// The last event, once nothing of the attempt runs any more.
-    pub(crate) fn into_last_event(mut self, nursery: &Nursery, buffer: &mut [u8]) -> LauncherEvent {
+    /// The next event once nothing of the attempt runs any more: what it has written, as long as there is any. All its
+    /// writers are dead, unless one has passed its end of the pipe to a process outside: then what there is now is the end.
+    pub(crate) fn read_rest(&mut self, buffer: &mut [u8]) -> Option<LauncherEvent> {
+        if self.failure().is_some() {
+            return None;
+        }
+        self.read_captured(buffer)
+    }
+
+    /// The last event.
+    pub(crate) fn into_last_event(mut self, nursery: &Nursery) -> LauncherEvent {
         let id = self.id;
         if let (Some(tree), Some(memory)) = (&nursery.memory, self.memory.take()) {
             self.out_of_memory |= memory.out_of_memory();
@@ -329,8 +349,6 @@ impl Attempt {
             let error = self.subject.explain(failure);
             return LauncherEvent::SpawnFailed { id, error };
         }
-        // All writers are dead, unless one has passed its end to a stranger: then what there is now has to do.
-        while self.read_captured(buffer) && self.has_captured() {}
         // Who kills a reaper kills the main process with it.
         let end = self.end.unwrap_or(End { status: ExitStatus::Signaled(libc::SIGKILL), usage: Usage::default() });
         let (stderr_tail, stderr_bytes) = self.tail.into_parts();
@@ -343,10 +361,6 @@ impl Attempt {
             stderr_bytes,
             usage: end.usage,
         }
-    }
-
-    fn has_captured(&self) -> bool {
-        self.captured.as_ref().is_some_and(|pipe| rustix::io::ioctl_fionread(pipe).is_ok_and(|bytes| bytes > 0))
     }
 
     fn failure(&self) -> Option<Failure> {

@@ -7,8 +7,8 @@ use crate::sys::signal_name;
 
 /// What happened to an attempt.
 ///
-/// Each attempt yields either one `SpawnFailed`, or at most one `Spawned` followed by one `Exited`. `Spawned` is missing
-/// when the attempt was killed before its program ran.
+/// Each attempt yields either one `SpawnFailed`, or at most one `Spawned`, any number of `Output` and one `Exited`, which is
+/// the last. `Spawned` is missing when the attempt was killed before its program ran.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LauncherEvent {
     /// The program is running: `execve` has succeeded.
@@ -24,6 +24,16 @@ pub enum LauncherEvent {
         id: u64,
         /// What failed, on what, why, and what to do about it.
         error: String,
+    },
+    /// The attempt has written to its captured standard error (or standard output).
+    ///
+    /// The launcher stops reading from attempts while the daemon is behind with these events, so a program that writes
+    /// faster than the daemon takes it waits in its `write`, and nothing is lost.
+    Output {
+        /// The id given to [`Launcher::spawn`](crate::Launcher::spawn).
+        id: u64,
+        /// What it has written, at most [`MAX_OUTPUT_BYTES`](crate::MAX_OUTPUT_BYTES) at a time; no line ends are looked for.
+        bytes: Vec<u8>,
     },
     /// The attempt has ended: its main process and everything that it had started is gone, and its id is free again.
     Exited {
@@ -53,7 +63,10 @@ impl LauncherEvent {
     #[must_use]
     pub fn id(&self) -> u64 {
         match self {
-            Self::Spawned { id, .. } | Self::SpawnFailed { id, .. } | Self::Exited { id, .. } => *id,
+            Self::Spawned { id, .. }
+            | Self::SpawnFailed { id, .. }
+            | Self::Output { id, .. }
+            | Self::Exited { id, .. } => *id,
         }
     }
 }

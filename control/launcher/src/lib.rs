@@ -100,6 +100,8 @@ pub const MAX_STDERR_TAIL: usize = 32 << 10;
 
 /// The longest grace of an attempt: see [`Launcher::stop`]. A longer one is cut.
 pub const MAX_GRACE: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
+/// The most bytes of a program's output in one [`LauncherEvent::Output`].
+pub const MAX_OUTPUT_BYTES: usize = 32 << 10;
 
 /// How many messages may wait to be sent in either direction.
 pub const MAX_QUEUED: usize = 4096;

@@ -188,6 +188,11 @@ impl ToDaemon {
                 to.bytes(stderr_tail);
                 to.u64(*stderr_bytes);
             }
+            Self::Event(LauncherEvent::Output { id, bytes }) => {
+                to.u8(5);
+                to.u64(*id);
+                to.bytes(bytes);
+            }
         }
         to.finish()
     }
@@ -224,6 +229,7 @@ impl ToDaemon {
                     usage,
                 })
             }
+            5 => Self::Event(LauncherEvent::Output { id: from.u64()?, bytes: from.bytes()?.to_vec() }),
             _ => return Err(Malformed("an unknown event")),
         };
         from.end()?;
@@ -356,6 +362,8 @@ mod tests {
             (any::<u64>(), any::<i32>()).prop_map(|(id, pid)| ToDaemon::Event(LauncherEvent::Spawned { id, pid })),
             (any::<u64>(), ".{0,9}").prop_map(|(id, error)| ToDaemon::Event(LauncherEvent::SpawnFailed { id, error })),
             exited().prop_map(ToDaemon::Event),
+            (any::<u64>(), prop::collection::vec(any::<u8>(), 0..50))
+                .prop_map(|(id, bytes)| ToDaemon::Event(LauncherEvent::Output { id, bytes })),
         ]
     }
 
@@ -406,7 +414,8 @@ mod tests {
     }
 
     fn any_to_daemon(random: &mut Random) -> ToDaemon {
-        match random.below(4) {
+        match random.below(5) {
+            4 => ToDaemon::Event(LauncherEvent::Output { id: random.number(), bytes: random.bytes(40) }),
             0 => ToDaemon::Refused(random.text(20)),
             1 => ToDaemon::Event(LauncherEvent::Spawned { id: random.number(), pid: random.next() as i32 }),
             2 => ToDaemon::Ready(Containment {

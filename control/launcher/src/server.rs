@@ -20,10 +20,15 @@ use crate::message::{SpawnMessage, ToDaemon, ToLauncher};
 use crate::startup::{Cages, close_on_exec, configuration, contain, raise_open_files, take_socket};
 use crate::sys::{self, Reaped};
 use crate::watched::Source;
-use crate::{LauncherEvent, MAX_GRACE};
+use crate::{LauncherEvent, MAX_GRACE, MAX_OUTPUT_BYTES};
 
 /// How long the launcher goes on killing after the daemon has gone, before it ends nevertheless.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
+/// Messages to the daemon that may wait before the launcher stops reading what attempts write. That much (256 KiB), and what
+/// the socket holds, is how far output delays other events.
+const MAX_QUEUED_OUTPUT: usize = 8;
+/// The most that is read from an attempt when it has ended; the pipe of one that is alive holds less.
+const MAX_REST_BYTES: usize = 2 << 20;
 /// Requests that are taken before ended children are looked at again.
 const REQUESTS_PER_TURN: usize = 16;
 /// Epoll data of the socket to the daemon.
@@ -78,6 +83,8 @@ struct Server {
     ending: Vec<u64>,
     /// When the grace of an attempt is over. That of one that has ended meanwhile is passed over when its time comes.
     graces: BTreeSet<(Instant, u64)>,
+    /// Attempts from which nothing is read until the daemon has caught up.
+    paused: Vec<u64>,
     pause: Duration,
     buffer: Box<[u8]>,
 }
@@ -125,8 +132,9 @@ impl Server {
             by_child: HashMap::new(),
             ending: Vec::new(),
             graces: BTreeSet::new(),
+            paused: Vec::new(),
             pause: MIN_PAUSE,
-            buffer: vec![0; 64 << 10].into(),
+            buffer: vec![0; MAX_OUTPUT_BYTES].into(),
         }))
     }
 
@@ -159,7 +167,7 @@ impl Server {
                     CHILDREN => self.reap()?,
                     _ => match Source::of(event.data) {
                         (serial, Source::Report) => self.read_report(serial)?,
-                        (serial, Source::Captured) => self.read_captured(serial),
+                        (serial, Source::Captured) => self.read_captured(serial)?,
                         (serial, Source::Memory) => self.check_memory(serial),
                     },
                 }
@@ -170,6 +178,7 @@ impl Server {
             self.end_graces();
             self.finish_ending()?;
             self.channel.flush()?;
+            self.resume_output()?;
             self.update_interest()?;
         }
     }
@@ -249,10 +258,30 @@ impl Server {
         }
     }
 
-    fn read_captured(&mut self, serial: u64) {
-        if let Some(attempt) = self.attempts.get_mut(&serial) {
-            attempt.read_captured(&mut self.buffer);
+    fn read_captured(&mut self, serial: u64) -> io::Result<()> {
+        let Some(attempt) = self.attempts.get_mut(&serial) else { return Ok(()) };
+        if self.channel.queued() >= MAX_QUEUED_OUTPUT {
+            attempt.pause_output()?;
+            self.paused.push(serial);
+            return Ok(());
         }
+        match attempt.read_captured(&mut self.buffer) {
+            Some(event) => self.send(event),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads from all attempts again once the daemon has caught up.
+    fn resume_output(&mut self) -> io::Result<()> {
+        if self.channel.queued() > 0 {
+            return Ok(());
+        }
+        for serial in std::mem::take(&mut self.paused) {
+            if let Some(attempt) = self.attempts.get(&serial) {
+                attempt.resume_output(serial)?;
+            }
+        }
+        Ok(())
     }
 
     fn check_memory(&mut self, serial: u64) {
@@ -285,9 +314,13 @@ impl Server {
                 continue;
             }
             self.read_report(serial)?;
-            let Some(attempt) = self.attempts.remove(&serial) else { continue };
+            let Some(mut attempt) = self.attempts.remove(&serial) else { continue };
             self.by_id.remove(&attempt.id);
-            let event = attempt.into_last_event(&self.nursery, &mut self.buffer);
+            for _ in 0..MAX_REST_BYTES / MAX_OUTPUT_BYTES {
+                let Some(event) = attempt.read_rest(&mut self.buffer) else { break };
+                self.send(event)?;
+            }
+            let event = attempt.into_last_event(&self.nursery);
             self.send(event)?;
         }
         Ok(())

@@ -56,6 +56,19 @@ impl Watched {
     }
 }
 
+impl Watched {
+    /// Stops waiting for it. A descriptor whose other end is closed would be ready all the time even with an empty set of
+    /// events, so it leaves the set.
+    pub(crate) fn pause(&self) -> io::Result<()> {
+        Ok(epoll::delete(&*self.epoll, &self.fd)?)
+    }
+
+    /// Waits for it again.
+    pub(crate) fn resume(&self, attempt: u64, source: Source) -> io::Result<()> {
+        Ok(epoll::add(&*self.epoll, &self.fd, source.token(attempt), EventFlags::IN)?)
+    }
+}
+
 impl AsFd for Watched {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()

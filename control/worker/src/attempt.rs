@@ -1,11 +1,13 @@
 //! One attempt on this node: what it is told, what it said, how it ended.
 
+use crate::logs::excerpt::{Lines, excerpt, seek_advice};
 use dflow_function::{ArgPiece, InputSpec, OutputSpec, OutputStreams, Setup};
 use dflow_launcher::{ExitStatus, LauncherEvent};
 use dflow_protocol::limits::PROTOCOL_VERSION;
 use dflow_protocol::{InstanceId, PortId, SegmentId};
 use dflow_scheduler::Outcome;
 use dflow_workflow::{ArgPiece as FileArgPiece, Function, Partition, Program};
+use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -20,6 +22,12 @@ pub(crate) struct Attempt {
     pub(crate) is_thread: bool,
     /// What it holds while it computes.
     pub(crate) slots: u32,
+    /// For a command: the inputs that it gets as pipes.
+    pub(crate) pipes: Vec<String>,
+    /// It is the adapter of a command.
+    pub(crate) is_command: bool,
+    /// The lines that it has printed.
+    pub(crate) lines: Lines,
     pub(crate) started: bool,
     pub(crate) parked: bool,
     /// What the function has said about its end.
@@ -38,6 +46,9 @@ impl Attempt {
             name,
             is_thread,
             slots: 1,
+            pipes: Vec::new(),
+            is_command: false,
+            lines: Lines::default(),
             started: false,
             parked: false,
             said: None,
@@ -48,18 +59,19 @@ impl Attempt {
 
     /// How a process ended, of which nothing runs any more. `told_unread`: the store had told it that nobody reads.
     pub(crate) fn outcome(&self, exit: &LauncherEvent, told_unread: bool) -> Outcome {
-        let (status, tail, out_of_memory) = match exit {
-            LauncherEvent::Exited { status, stderr_tail, out_of_memory, .. } => (*status, stderr_tail, *out_of_memory),
+        let (status, tail, bytes, out_of_memory) = match exit {
+            LauncherEvent::Exited { status, stderr_tail, stderr_bytes, out_of_memory, .. } => {
+                (*status, stderr_tail.as_slice(), *stderr_bytes, *out_of_memory)
+            }
             LauncherEvent::SpawnFailed { error, .. } => return Outcome::Failed { reason: error.clone() },
-            LauncherEvent::Spawned { .. } => (ExitStatus::Exited(0), &Vec::new(), false),
+            LauncherEvent::Spawned { .. } | LauncherEvent::Output { .. } => (ExitStatus::Exited(0), &[][..], 0, false),
         };
-        let tail = String::from_utf8_lossy(tail);
         let failed = |reason: String| {
-            // An SDK function prints its error last; once is enough.
-            let tail = tail.trim_end();
-            let tail = tail.strip_suffix(reason.as_str()).unwrap_or(tail).trim_end();
-            let reason = if tail.is_empty() { reason } else { format!("{reason}\n{tail}") };
-            Outcome::Failed { reason }
+            let printed = excerpt(tail, bytes, self.lines, &reason);
+            let advice = self.is_command.then(|| seek_advice(tail, &self.pipes)).flatten();
+            let advice = advice.map(|advice| format!("; {advice}")).unwrap_or_default();
+            let separator = if printed.is_empty() { "" } else { "\n" };
+            Outcome::Failed { reason: format!("{reason}{advice}{separator}{printed}") }
         };
         if let Some(what) = &self.misbehaved {
             return failed(format!("it broke the rules of its streams: {what}"));
@@ -84,6 +96,24 @@ impl Attempt {
         }
     }
 
+    /// Whether another attempt may succeed where this one has failed: a time limit has ended it, or a signal that is not the
+    /// answer to what the program itself did.
+    pub(crate) fn is_transient(&self, exit: &LauncherEvent) -> bool {
+        let LauncherEvent::Exited { status, out_of_memory, .. } = exit else { return false };
+        if *out_of_memory || self.misbehaved.is_some() {
+            return false;
+        }
+        let signal = match *status {
+            ExitStatus::Signaled(signal) => Some(signal),
+            // As a shell does, the adapter says by its status that a signal has ended its program.
+            ExitStatus::Exited(code) if self.is_command => {
+                code.checked_sub(dflow_command::SIGNALED).filter(|it| *it > 0)
+            }
+            ExitStatus::Exited(_) => None,
+        };
+        self.killed.is_some() || signal.is_some_and(|signal| !FAULTS.iter().any(|fault| fault.as_raw() == signal))
+    }
+
     /// How a thread of the daemon ended.
     pub(crate) fn thread_outcome(&self, result: Result<(), String>) -> Outcome {
         match (&self.killed, &self.misbehaved, result) {
@@ -94,7 +124,20 @@ impl Attempt {
     }
 }
 
-const SIGKILL: i32 = rustix::process::Signal::KILL.as_raw();
+/// Signals that a program gets for what it did, and will do again.
+const FAULTS: [Signal; 9] = [
+    Signal::ILL,
+    Signal::TRAP,
+    Signal::ABORT,
+    Signal::BUS,
+    Signal::FPE,
+    Signal::SEGV,
+    Signal::PIPE,
+    Signal::XFSZ,
+    Signal::SYS,
+];
+
+const SIGKILL: i32 = Signal::KILL.as_raw();
 
 fn verb(status: ExitStatus) -> String {
     match status {

@@ -1,8 +1,10 @@
 //! Everything that can be known to be wrong before a run starts.
 
 use crate::cluster::{ClusterError, ClusterSpec, certificate_warning, find_device, load_identity};
+use crate::logs::RecordOptions;
 use crate::options::NodeOptions;
 use crate::output::{Call, OutputError, OutputTarget, Planned, Target, check_stdout};
+use crate::parts::PartNames;
 use crate::placement;
 use dflow_disk::DiskError;
 use dflow_scheduler::{Invocation, PlanError};
@@ -35,6 +37,8 @@ pub struct RunSpec {
     pub invocation: Invocation,
     /// Other nodes that take part.
     pub cluster: Option<ClusterSpec>,
+    /// What is kept of the run.
+    pub record: RecordOptions,
 }
 
 impl RunSpec {
@@ -182,6 +186,8 @@ pub(crate) struct Checked {
     pub(crate) inputs: Vec<InputFiles>,
     /// For each function the program's file; for a command that of the program it runs.
     pub(crate) programs: Vec<PathBuf>,
+    /// What the parts of a `foreach` are called.
+    pub(crate) part_names: PartNames,
     /// What the user should know.
     pub(crate) notes: Vec<String>,
 }
@@ -246,16 +252,18 @@ pub(crate) fn examine(spec: &RunSpec, live: OpenLive) -> Result<Checked, SetupEr
             return Err(SetupError::UnknownInput { name: name.clone(), known });
         }
     }
-    let mut inputs = Vec::new();
+    let (mut inputs, mut part_names) = (Vec::new(), Vec::new());
     for input in &spec.workflow.inputs {
         let given = spec.inputs.iter().filter(|(name, _)| *name == input.name);
         let paths: Vec<&PathBuf> = given.flat_map(|(_, paths)| paths).collect();
         if paths.is_empty() {
             return Err(SetupError::MissingInput { name: input.name.clone() });
         }
-        inputs.push(open_input(&input.name, input.partitioned, &paths, live)?);
+        let (files, names) = open_input(&input.name, input.partitioned, &paths, live)?;
+        inputs.push(files);
+        part_names.push(names);
     }
-    Ok(Checked { inputs, programs, notes })
+    Ok(Checked { inputs, programs, part_names: PartNames::new(part_names), notes })
 }
 
 /// Nodes and placement; what the user should know about them.
@@ -267,10 +275,16 @@ fn check_cluster(spec: &RunSpec, cluster: &ClusterSpec) -> Result<Vec<String>, C
     Ok(warning.into_iter().chain(placement::note(spec, cluster)).collect())
 }
 
-fn open_input(name: &str, partitioned: bool, paths: &[&PathBuf], live: OpenLive) -> Result<InputFiles, SetupError> {
+/// The streams of an input, and where they are parts, their files.
+fn open_input(
+    name: &str,
+    partitioned: bool,
+    paths: &[&PathBuf],
+    live: OpenLive,
+) -> Result<(InputFiles, Vec<PathBuf>), SetupError> {
     let unreadable =
         |path: &Path, reason: String| SetupError::UnreadableInput { name: name.into(), path: path.to_owned(), reason };
-    let mut files = Vec::new();
+    let (mut files, mut names) = (Vec::new(), Vec::new());
     for path in paths {
         let is_stdin = path.as_os_str() == "-";
         let metadata =
@@ -288,11 +302,13 @@ fn open_input(name: &str, partitioned: bool, paths: &[&PathBuf], live: OpenLive)
                 let file = std::fs::File::open(&entry).map_err(|error| unreadable(&entry, error.to_string()))?;
                 let length = file.metadata().map_err(|error| unreadable(&entry, error.to_string()))?.len();
                 files.push((OwnedFd::from(file), length));
+                names.push(entry);
             }
         } else if metadata.as_ref().is_some_and(std::fs::Metadata::is_file) {
             let file = std::fs::File::open(path).map_err(|error| unreadable(path, error.to_string()))?;
             let length = file.metadata().map_err(|error| unreadable(path, error.to_string()))?.len();
             files.push((OwnedFd::from(file), length));
+            names.push((*path).clone());
         } else {
             if paths.len() > 1 || partitioned {
                 return Err(unreadable(path, "what is no regular file can only be the one source of an input".into()));
@@ -305,10 +321,14 @@ fn open_input(name: &str, partitioned: bool, paths: &[&PathBuf], live: OpenLive)
             } else {
                 std::fs::File::open(path).map_err(|error| unreadable(path, error.to_string()))?.into()
             };
-            return Ok(InputFiles::Live(live));
+            return Ok((InputFiles::Live(live), Vec::new()));
         }
     }
-    Ok(InputFiles::Files(if partitioned { files.into_iter().map(|file| vec![file]).collect() } else { vec![files] }))
+    Ok(if partitioned {
+        (InputFiles::Files(files.into_iter().map(|file| vec![file]).collect()), names)
+    } else {
+        (InputFiles::Files(vec![files]), Vec::new())
+    })
 }
 
 /// A descriptor of a path that may be read. Opening a pipe would wake its writer, and closing it again would kill it.

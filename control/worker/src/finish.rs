@@ -7,8 +7,9 @@ use crate::report::{
     AttemptReport, LinkReport, NodeReport, OutputReport, RunEnd, RunError, RunReport, invocation_name,
 };
 use crate::run::{Driver, nanos};
-use dflow_scheduler::{AttemptEnd, InstanceKind};
+use dflow_scheduler::{AttemptEnd, InstanceKind, InstanceView};
 use dflow_transport::{LinkStats, PathKind};
+use std::path::Path;
 use std::time::Duration;
 
 impl Driver<'_> {
@@ -42,6 +43,7 @@ impl Driver<'_> {
         };
         RunReport {
             run: self.id.to_string(),
+            record: self.journal.record().map(Path::to_owned),
             workflow: self.workflow.name.clone(),
             state,
             error: failure,
@@ -56,6 +58,12 @@ impl Driver<'_> {
             outputs,
             unpublished: None,
         }
+    }
+
+    /// What an instance works on, in words.
+    pub(crate) fn part_name(&self, view: &InstanceView<'_>) -> Option<String> {
+        let InstanceKind::Function(function) = view.kind else { return None };
+        self.checked.part_names.name(&self.workflow, function, view.part?.as_slice())
     }
 
     fn node_reports(&self) -> Vec<NodeReport> {
@@ -120,10 +128,12 @@ impl Driver<'_> {
                     name: view.name.clone(),
                     function: function.clone(),
                     part: view.part.map(ToString::to_string),
+                    part_name: self.part_name(&view),
                     attempt: attempt.attempt,
                     node: self.nodes.name_of(view.place).to_owned(),
                     end,
                     reason,
+                    transient: record.transient,
                     prepared_ns: nanos(attempt.prepared),
                     ready_ns: attempt.ready.map(nanos),
                     started_ns: attempt.started.map(nanos),

@@ -149,6 +149,13 @@ pub(crate) enum Notice {
         end: End,
         record: Record,
     },
+    /// An attempt has printed this; `lost` bytes before it were dropped on the way.
+    Printed {
+        instance: InstanceId,
+        attempt: u32,
+        bytes: Vec<u8>,
+        lost: u64,
+    },
     /// The node cannot go on with the run.
     Failed {
         reason: String,
@@ -173,12 +180,30 @@ pub(crate) struct Record {
     pub(crate) user: u64,
     pub(crate) system: u64,
     pub(crate) max_rss: u64,
+    /// It failed, and another attempt may do better.
+    pub(crate) transient: bool,
+}
+
+/// What follows from a notice for the driver of a run.
+#[derive(Debug)]
+pub(crate) enum Consequence {
+    /// The scheduler has to know.
+    Event(Event),
+    /// An attempt is over.
+    Ended { instance: InstanceId, attempt: u32, outcome: Outcome, record: Record },
+    /// An attempt has printed something.
+    Printed { instance: InstanceId, attempt: u32, bytes: Vec<u8>, lost: u64 },
 }
 
 impl Notice {
-    /// What the scheduler has to know of it, and what the report of an attempt that is over.
-    pub(crate) fn into_event(self) -> (Event, Option<Record>) {
-        let event = match self {
+    pub(crate) fn into_consequence(self) -> Consequence {
+        Consequence::Event(match self {
+            Self::Ended { instance, attempt, end, record } => {
+                return Consequence::Ended { instance, attempt, outcome: end.into(), record };
+            }
+            Self::Printed { instance, attempt, bytes, lost } => {
+                return Consequence::Printed { instance, attempt, bytes, lost };
+            }
             Self::Ready { instance, attempt } => Event::Ready { instance, attempt },
             Self::FirstBytes { stream, epoch } => Event::FirstBytes { stream, epoch },
             Self::Finished { stream, epoch, length } => Event::Finished { stream, epoch, length },
@@ -187,12 +212,8 @@ impl Notice {
             Self::Value { stream, epoch, text } => Event::Value { stream, epoch, text },
             Self::Parked { instance, attempt } => Event::Parked { instance, attempt },
             Self::Resumed { instance, attempt } => Event::Resumed { instance, attempt },
-            Self::Ended { instance, attempt, end, record } => {
-                return (Event::Ended { instance, attempt, outcome: end.into() }, Some(record));
-            }
             Self::Failed { reason } => Event::StoreFailed { reason },
-        };
-        (event, None)
+        })
     }
 }
 

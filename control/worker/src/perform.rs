@@ -14,6 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 
 impl Driver<'_> {
     pub(crate) fn perform(&mut self, action: Action) {
+        self.trace(&action);
         match action {
             Action::OpenStream { stream, epoch, producer, keep, continues, .. } => match producer {
                 Producer::WorkflowInput { input, part } => self.open_input(stream, epoch, input, part, keep),
@@ -88,6 +89,40 @@ impl Driver<'_> {
             Action::Suspend { .. } => {}
             Action::WakeAt(at) => self.wake_at = Some(at),
             Action::Committed | Action::RunFailed { .. } => self.over = true,
+        }
+    }
+
+    /// Logs an action. Without a subscriber for its level each event costs one load of a static; actions are some per stream
+    /// and attempt, and none per chunk of data.
+    fn trace(&self, action: &Action) {
+        let place = |instance| self.nodes.name_of(self.place_of(instance));
+        match action {
+            &Action::Prepare { instance, attempt } if attempt > 1 => {
+                let name = self.machine.view(instance).map(|view| view.name);
+                tracing::info!(instance = name, attempt, node = place(instance), "the next attempt begins");
+            }
+            &Action::Start { instance, attempt } => tracing::debug!(
+                instance = self.machine.view(instance).map(|view| view.name),
+                attempt,
+                node = place(instance),
+                "the attempt starts"
+            ),
+            Action::Kill { instance, attempt, reason } => tracing::debug!(
+                instance = self.machine.view(*instance).map(|view| view.name),
+                attempt,
+                reason,
+                "the attempt is ended"
+            ),
+            Action::Abort { stream, epoch, reason } => {
+                tracing::debug!(%stream, epoch = epoch.0, reason, "what a stream holds is void");
+            }
+            Action::Suspend { stream, epoch } => {
+                tracing::debug!(%stream, epoch = epoch.0, "a stream waits for the next attempt");
+            }
+            Action::OpenStream { stream, epoch, producer, keep, continues, .. } => {
+                tracing::trace!(%stream, epoch = epoch.0, ?producer, keep, continues, "a stream opens");
+            }
+            other => tracing::trace!(?other, "an action of the scheduler"),
         }
     }
 

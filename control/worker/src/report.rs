@@ -10,6 +10,9 @@ use std::path::PathBuf;
 pub struct RunReport {
     /// The run's id, 32 hexadecimal digits.
     pub run: String,
+    /// The folder with this report and with what functions printed; `None` if the run leaves none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub record: Option<PathBuf>,
     /// The workflow's name.
     pub workflow: String,
     /// How it ended.
@@ -98,10 +101,13 @@ pub enum RunEnd {
 pub struct RunError {
     /// The instance that failed, if it was one.
     pub instance: Option<String>,
+    /// What that instance worked on: the file, or the part of an output, that a `foreach` gave it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub part_name: Option<String>,
     /// The node on which it ran, if the run had several.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
-    /// Why, in words, with the end of its standard error.
+    /// Why, in words, with the last lines of its standard error.
     pub reason: String,
 }
 
@@ -127,6 +133,9 @@ pub struct AttemptReport {
     pub function: Option<String>,
     /// The part in a `foreach`.
     pub part: Option<String>,
+    /// The file, or the part of an output, that this is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub part_name: Option<String>,
     /// 1 for the first attempt.
     pub attempt: u32,
     /// Where it ran.
@@ -137,6 +146,8 @@ pub struct AttemptReport {
     /// Why, if it failed or was superseded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// It failed for a reason that may pass, such as a signal or a time limit: a retry may help.
+    pub transient: bool,
     /// When the preparation of its program began.
     pub prepared_ns: u64,
     /// When its program was ready and waited for its gate.

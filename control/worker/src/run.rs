@@ -3,9 +3,10 @@
 use crate::check::{Checked, OpenLive, RunSpec, SetupError, examine};
 use crate::cluster::{Members, News};
 use crate::host::Host;
+use crate::journal::{Journal, Output, Update};
 use crate::nodes::{Nodes, Place};
 use crate::options::raise_descriptor_limit;
-use crate::order::{Notice, Record};
+use crate::order::{Consequence, Notice, Record};
 use crate::output::{Delivery, Destination, Staging};
 use crate::placement;
 use crate::report::{Progress, RunError, RunReport};
@@ -35,13 +36,13 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// Started processes at the same time, and output streams that are being written to files.
 const MAX_STARTED: u32 = 1024;
 
-/// Runs a workflow on this machine and waits for its end. `progress` is called a few times a second.
+/// Runs a workflow on this machine and waits for its end. `observe` is called for each [`Update`], and the run waits for it.
 ///
 /// Ctrl-C and SIGTERM cancel the run. Whatever happens, no process and no memory of the run is left when this returns.
 ///
 /// # Errors
 /// If the run could not be started. A run that was started and failed is an `Ok` whose report says so.
-pub fn run(spec: &RunSpec, progress: impl FnMut(&Progress)) -> Result<RunReport, SetupError> {
+pub fn run(spec: &RunSpec, observe: impl FnMut(Update<'_>)) -> Result<RunReport, SetupError> {
     // The launcher first: a process is cheaply started while this one is small and has no threads.
     let options = LauncherOptions { containment: spec.options.containment, ..LauncherOptions::default() };
     let launcher = Launcher::start(&options)?;
@@ -57,7 +58,7 @@ pub fn run(spec: &RunSpec, progress: impl FnMut(&Progress)) -> Result<RunReport,
             Some(cluster) => Some(Members::join(cluster, &spec.options.node, id).await?),
             None => None,
         };
-        Driver::new(spec, checked, id, launcher, members)?.drive(progress).await
+        Driver::new(spec, checked, id, launcher, members)?.drive(observe).await
     })
 }
 
@@ -99,6 +100,7 @@ pub(crate) struct Driver<'a> {
     leave_at: Option<Duration>,
     pub(crate) wake_at: Option<Duration>,
     pub(crate) over: bool,
+    pub(crate) journal: Journal,
 }
 
 impl<'a> Driver<'a> {
@@ -151,14 +153,19 @@ impl<'a> Driver<'a> {
             leave_at: None,
             wake_at: None,
             over: false,
+            journal: Journal::begin(&spec.record, &id.to_string(), &spec.workflow.name),
         };
+        tracing::info!(
+            run = %id, workflow = driver.workflow.name, nodes = driver.nodes.names().len(),
+            slots = spec.options.slots, output = ?spec.output, "the run begins"
+        );
         for action in actions {
             driver.perform(action);
         }
         Ok(driver)
     }
 
-    async fn drive(mut self, mut progress: impl FnMut(&Progress)) -> Result<RunReport, SetupError> {
+    async fn drive(mut self, mut observe: impl FnMut(Update<'_>)) -> Result<RunReport, SetupError> {
         let system = |what| move |source| SetupError::System { what, source };
         let mut interrupt = signal(SignalKind::interrupt()).map_err(system("watch for Ctrl-C"))?;
         let mut terminate = signal(SignalKind::terminate()).map_err(system("watch for SIGTERM"))?;
@@ -168,6 +175,7 @@ impl<'a> Driver<'a> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.settle();
+        self.journal.hand_on(&mut observe);
         while !self.over {
             let elapsed = self.host.elapsed();
             let [alarm, leave] =
@@ -185,17 +193,19 @@ impl<'a> Driver<'a> {
                         self.leave_late_nodes();
                     }
                 }
-                _ = tick.tick() => progress(&self.progress()),
+                _ = tick.tick() => observe(Update::Progress(&self.progress())),
                 _ = interrupt.recv() => self.cancel("Ctrl-C"),
                 _ = terminate.recv() => self.cancel("SIGTERM"),
                 _ = hangup.recv() => self.cancel("the terminal is gone"),
             }
             self.settle();
+            self.journal.hand_on(&mut observe);
         }
-        self.finish().await
+        self.finish(observe).await
     }
 
     fn cancel(&mut self, why: &str) {
+        tracing::info!(why, "the run is cancelled");
         self.cancelled = true;
         self.leave_at = Some(self.host.elapsed() + FAREWELL);
         self.pending.push_back(Event::Cancel { reason: why.into() });
@@ -263,11 +273,33 @@ impl<'a> Driver<'a> {
     }
 
     fn noticed(&mut self, notice: Notice) {
-        let (event, record) = notice.into_event();
-        if let (Event::Ended { instance, attempt, .. }, Some(record)) = (&event, record) {
-            self.records.insert((*instance, *attempt), record);
+        match notice.into_consequence() {
+            Consequence::Event(event) => self.pending.push_back(event),
+            Consequence::Ended { instance, attempt, outcome, record } => {
+                self.records.insert((instance, attempt), record);
+                if let Some(view) = self.machine.view(instance) {
+                    tracing::debug!(
+                        instance = view.name,
+                        attempt,
+                        node = self.nodes.name_of(view.place),
+                        ?outcome,
+                        read = record.read,
+                        written = record.written,
+                        "the attempt has ended"
+                    );
+                    self.journal.ended(view.name, attempt);
+                }
+                self.pending.push_back(Event::Ended { instance, attempt, outcome });
+            }
+            Consequence::Printed { instance, attempt, bytes, lost } => {
+                // A node that misbehaves may name attempts that there never were.
+                if let Some(view) = self.machine.view(instance)
+                    && (1..=view.attempt).contains(&attempt)
+                {
+                    self.journal.printed(Output { instance: view.name, attempt, bytes, lost });
+                }
+            }
         }
-        self.pending.push_back(event);
     }
 
     fn progress(&self) -> Progress {
@@ -285,14 +317,15 @@ impl<'a> Driver<'a> {
     }
 
     /// Makes the outputs visible if the run has succeeded, and reports.
-    async fn finish(mut self) -> Result<RunReport, SetupError> {
+    async fn finish(mut self, mut observe: impl FnMut(Update<'_>)) -> Result<RunReport, SetupError> {
         let destination = self.destination.take();
         let mut failure = match self.machine.state() {
             RunState::Failed { instance, reason } => {
                 let view = instance.and_then(|id| self.machine.view(id));
                 let node = view.as_ref().filter(|_| self.members.is_some()).map(|view| self.nodes.name_of(view.place));
                 let node = node.map(str::to_owned);
-                Some(RunError { instance: view.map(|view| view.name), node, reason: reason.clone() })
+                let part_name = view.as_ref().and_then(|view| self.part_name(view));
+                Some(RunError { instance: view.map(|view| view.name), part_name, node, reason: reason.clone() })
             }
             _ => None,
         };
@@ -312,7 +345,7 @@ impl<'a> Driver<'a> {
             };
             if let Err(reason) = published {
                 outputs.clear();
-                failure = Some(RunError { instance: None, node: None, reason });
+                failure = Some(RunError { instance: None, part_name: None, node: None, reason });
             }
         }
         let took = self.host.elapsed();
@@ -321,7 +354,10 @@ impl<'a> Driver<'a> {
             members.sum_up().await;
         }
         self.host.stop_carrying();
-        Ok(RunReport { unpublished, ..self.report(failure, outputs, took) })
+        let report = RunReport { unpublished, ..self.report(failure, outputs, took) };
+        tracing::info!(run = %self.id, state = ?report.state, ?took, outputs = report.outputs.len(), "the run has ended");
+        self.journal.finish(&report, &mut observe);
+        Ok(report)
     }
 }
 

@@ -37,6 +37,7 @@ mod program;
 use connect::Connections;
 use dflow_function::{Context, Error};
 use program::Program;
+use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -45,6 +46,9 @@ use std::process::ExitCode;
 /// program; without it, the program is the first argument of the function's command, which must then be a path. The
 /// third, if there is one, lists the exit statuses that count as success, separated by commas.
 pub const ARGUMENT: &str = "__command";
+
+/// The adapter ends with this status plus the number of the signal that ended its program, as a shell does.
+pub const SIGNALED: i32 = 128;
 
 /// The arguments with which the `dflow` binary runs this program as a function. Only the statuses in `success` count as
 /// success.
@@ -61,20 +65,30 @@ pub fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(2);
     let program = arguments.next().map(PathBuf::from);
     let success = arguments.next().map_or_else(|| vec![0], |statuses| parse_statuses(&statuses));
-    dflow_function::run_under_daemon(|ctx| execute(ctx, program, success))
+    let signal = Cell::new(None);
+    let code = dflow_function::run_under_daemon(|ctx| execute(ctx, program, success, &signal));
+    match signal.get().and_then(|signal| u8::try_from(SIGNALED + signal).ok()) {
+        Some(status) => ExitCode::from(status),
+        None => code,
+    }
 }
 
 fn parse_statuses(statuses: &OsStr) -> Vec<i32> {
     statuses.to_str().unwrap_or_default().split(',').filter_map(|status| status.parse().ok()).collect()
 }
 
-/// The work of the function. When it fails, the program has ended.
-fn execute(ctx: &mut Context, program: Option<PathBuf>, success: Vec<i32>) -> Result<(), Error> {
+/// The work of the function. When it fails, the program has ended; `signal` is then the one that did it, if one did.
+fn execute(
+    ctx: &mut Context,
+    program: Option<PathBuf>,
+    success: Vec<i32>,
+    signal: &Cell<Option<i32>>,
+) -> Result<(), Error> {
     let setup = ctx.setup();
     let Some(command) = setup.command.clone() else {
         return Err(Error::new(format!("'{}' was started as a command, but has no arguments to run", setup.instance)));
     };
     let title = explain::title(&command, &setup.inputs, &setup.outputs);
     let connections = Connections::make(ctx, &command)?;
-    Program::start(program, title, success, connections)?.finish()
+    Program::start(program, title, success, connections)?.finish(signal)
 }

@@ -4,8 +4,9 @@ use crate::connect::Connections;
 use crate::explain;
 use dflow_function::Error;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::cell::Cell;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::sync::Arc;
@@ -90,8 +91,9 @@ impl Program {
         Ok((program, killer))
     }
 
-    /// Waits until the program has ended and its outputs are here.
-    pub(crate) fn finish(mut self) -> Result<(), Error> {
+    /// Waits until the program has ended and its outputs are here. Fails if it has not succeeded; `signal` is then the one
+    /// that ended it, if one did.
+    pub(crate) fn finish(mut self, signal: &Cell<Option<i32>>) -> Result<(), Error> {
         let status = self
             .child
             .wait()
@@ -104,7 +106,10 @@ impl Program {
             match report {
                 Some(Report::Drained) => self.draining -= 1,
                 Some(Report::Unread(error) | Report::Failed(error)) => return Err(error),
-                None if !success => return Err(explain::ended(&self.title, &self.name, &self.path, status)),
+                None if !success => {
+                    signal.set(status.signal());
+                    return Err(explain::ended(&self.title, &self.name, &self.path, status));
+                }
                 None if self.draining > 0 => {
                     return Err(Error::new(format!("a thread that reads the outputs of `{}` has died", self.title)));
                 }
@@ -189,7 +194,7 @@ mod tests {
     fn a_stream_that_fails_ends_the_program_and_is_the_reason() {
         let (program, killer) = sleeping();
         killer.watch("in", |_| Err(Error::new("broken"))).unwrap();
-        assert_eq!(program.finish().unwrap_err().to_string(), "broken");
+        assert_eq!(program.finish(&Cell::new(None)).unwrap_err().to_string(), "broken");
     }
 
     #[test]
@@ -206,7 +211,7 @@ mod tests {
         program.draining = 1;
         pidfd_send_signal(&*killer.process, Signal::KILL).unwrap();
         drop(killer);
-        let error = program.finish().unwrap_err().to_string();
+        let error = program.finish(&Cell::new(None)).unwrap_err().to_string();
         assert!(error.starts_with("`sleep 1000` was killed by SIGKILL"), "{error}");
     }
 }

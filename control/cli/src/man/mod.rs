@@ -41,11 +41,12 @@ Examples:
 Exit status: 0 success, 2 a page cannot be written.";
 
 /// The prose of each page. A command that is missing here has its one-line description alone.
-const TEXTS: [(&str, &str); 11] = [
+const TEXTS: [(&str, &str); 12] = [
     ("dflow", include_str!("dflow.txt")),
     ("dflow-run", include_str!("run.txt")),
     ("dflow-check", include_str!("check.txt")),
     ("dflow-graph", include_str!("graph.txt")),
+    ("dflow-logs", include_str!("logs.txt")),
     ("dflow-schema", include_str!("schema.txt")),
     ("dflow-worker", include_str!("worker.txt")),
     ("dflow-cluster", include_str!("cluster.txt")),

@@ -49,6 +49,8 @@ impl Folder {
         for name in ["COLUMNS", "LC_ALL", "LC_CTYPE", "LANG", "NO_COLOR", "DFLOW_LOG"] {
             command.env_remove(name);
         }
+        // No test leaves records in the home of whoever runs it.
+        command.env("DFLOW_LOGS", "none");
         command.current_dir(self.0.path()).stdin(Stdio::null()).args(args);
         command
     }

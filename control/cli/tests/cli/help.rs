@@ -37,12 +37,18 @@ fn help_of_run_states_units_and_defaults() {
         "--trace",
         "--dry-run",
         "--quiet",
+        "--follow",
+        "--logs",
+        "--log-size",
+        "--run-log-size",
+        "--keep-runs",
+        "--keep-size",
     ] {
         assert!(call.out.contains(option), "{option} is missing in {}", call.out);
     }
     assert!(call.out.contains("powers of 1024") && call.out.contains("50us"), "{}", call.out);
     let defaults = call.out.matches("[default:").count();
-    assert_eq!(defaults, 13, "all but inputs, parameters, the trace and the other nodes have a default: {}", call.out);
+    assert_eq!(defaults, 18, "all but inputs, parameters, the trace and the other nodes have a default: {}", call.out);
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod faults;
 mod hostile;
 mod impostor;
 mod limits;
+mod logs;
 mod metrics;
 mod namespaces;
 mod network;

@@ -32,8 +32,18 @@ pub fn shell(script: &str) -> SpawnRequest {
     request
 }
 
-/// Waits for the next event.
+/// Waits for the next event that is not about output.
 pub fn next(launcher: &mut Launcher) -> LauncherEvent {
+    loop {
+        match next_of_all(launcher) {
+            LauncherEvent::Output { .. } => {}
+            event => return event,
+        }
+    }
+}
+
+/// Waits for the next event.
+pub fn next_of_all(launcher: &mut Launcher) -> LauncherEvent {
     loop {
         match launcher.recv().unwrap() {
             Some(event) => return event,

@@ -3,13 +3,15 @@
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
-use dflow_launcher::{ContainmentChoice, Error, ExitStatus, LauncherEvent, SpawnRequest};
+use dflow_launcher::{ContainmentChoice, Error, ExitStatus, Launcher, LauncherEvent, SpawnRequest};
 
-use crate::harness::{exited, launcher, next, output, pipe, read_byte, shell, spawned};
+use crate::harness::{exited, launcher, next, next_of_all, output, pipe, read_byte, shell, spawned};
 
 under_each_containment!(
     statuses,
     end_of_the_output,
+    all_of_the_output,
+    output_that_nobody_takes,
     usage,
     descriptors,
     nothing_else_is_open,
@@ -59,6 +61,53 @@ fn end_of_the_output(containment: ContainmentChoice) {
     launcher.spawn(1, request).unwrap();
     assert_eq!(exited(&mut launcher).1, "out\n");
     assert_eq!(read_byte(&reader), b'e');
+}
+
+/// Collects the output of the one attempt that lives, until it has ended.
+fn all_output(launcher: &mut Launcher) -> Vec<u8> {
+    let mut output = Vec::new();
+    loop {
+        match next_of_all(launcher) {
+            LauncherEvent::Output { id: 1, bytes } => output.extend(bytes),
+            LauncherEvent::Spawned { .. } => {}
+            LauncherEvent::Exited { stderr_bytes, .. } => {
+                assert_eq!(stderr_bytes, output.len() as u64);
+                return output;
+            }
+            event => panic!("{event:?}"),
+        }
+    }
+}
+
+fn all_of_the_output(containment: ContainmentChoice) {
+    let mut launcher = launcher(containment);
+    // Far more than the queues between launcher and daemon hold; the last line has no end.
+    launcher.spawn(1, shell("seq 1 1000000 >&2; printf '\\000\\377' >&2")).unwrap();
+    let mut expected: Vec<u8> = (1..=1_000_000).flat_map(|number| format!("{number}\n").into_bytes()).collect();
+    expected.extend([0, 255]);
+    assert!(all_output(&mut launcher) == expected);
+}
+
+/// While the daemon takes nothing, the program waits; it can be ended, and others still start.
+fn output_that_nobody_takes(containment: ContainmentChoice) {
+    let mut launcher = launcher(containment);
+    launcher.spawn(1, shell("exec yes >&2")).unwrap();
+    let mut chatty = 0;
+    while chatty < 1 << 20 {
+        if let LauncherEvent::Output { bytes, .. } = next_of_all(&mut launcher) {
+            chatty += bytes.len();
+        }
+    }
+    launcher.spawn(2, shell("exit 6")).unwrap();
+    loop {
+        match next(&mut launcher) {
+            LauncherEvent::Exited { id: 2, status, .. } => break assert_eq!(status, ExitStatus::Exited(6)),
+            LauncherEvent::Spawned { id: 2, .. } => {}
+            event => panic!("{event:?}"),
+        }
+    }
+    launcher.kill(1).unwrap();
+    assert!(matches!(next(&mut launcher), LauncherEvent::Exited { id: 1, .. }));
 }
 
 fn usage(containment: ContainmentChoice) {

@@ -19,6 +19,11 @@ impl Backlog {
         self.flush(connection);
     }
 
+    /// Whether nothing waits, and a message would go at once.
+    pub(super) fn has_room(&self, connection: &Connection) -> bool {
+        self.0.is_empty() && connection.has_room()
+    }
+
     /// Sends waiting messages as far as there is room. The connection's waker is called when there is room again.
     pub(super) fn flush(&mut self, connection: &Connection) {
         while !self.0.is_empty() && connection.has_room() {

@@ -176,7 +176,13 @@ mod tests {
     }
 
     fn notice(random: &mut Random) -> Notice {
-        match random.below(4) {
+        match random.below(5) {
+            4 => Notice::Printed {
+                instance: instance(random),
+                attempt: random.number() as u32,
+                bytes: random.bytes(40),
+                lost: random.number(),
+            },
             0 => Notice::Value {
                 stream: stream(random),
                 epoch: epoch(random),

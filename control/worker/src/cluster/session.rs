@@ -8,10 +8,12 @@ use super::serve::Serving;
 use super::way::Way;
 use super::{MIN_SILENCE, Ring};
 use crate::host::Host;
+use crate::logs::relay::{Chunk, Relay};
 use crate::metrics::{PeerCounts, PeerSample, RunSample};
 use crate::nodes::Place;
+use crate::order::Notice;
 use dflow_launcher::{Launcher, LauncherOptions};
-use dflow_protocol::RunId;
+use dflow_protocol::{InstanceId, RunId};
 use dflow_transport::Connection;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -42,6 +44,8 @@ pub(super) struct Session {
     ways: BTreeMap<Place, Way>,
     /// What the driver has no room for yet.
     backlog: Backlog,
+    /// What functions have printed and the driver has not got yet.
+    relay: Relay<(InstanceId, u32)>,
     dialed: UnboundedSender<Meeting>,
     /// Those of ways whose connection was lost.
     failovers: BTreeMap<Place, u64>,
@@ -87,6 +91,7 @@ impl Session {
             ring: Arc::clone(&ring),
             ways,
             backlog: Backlog::default(),
+            relay: Relay::new(),
             dialed,
             failovers: BTreeMap::new(),
             apart: Apart::default(),
@@ -354,9 +359,32 @@ impl Session {
                 notices.extend(self.host.next_notice());
             }
             if notices.is_empty() {
-                return;
+                return self.report_output();
             }
-            notices.into_iter().for_each(|notice| self.say(Managed::Notice(Box::new(notice))));
+            for notice in notices {
+                match notice {
+                    Notice::Printed { instance, attempt, bytes, lost } => {
+                        self.relay.push((instance, attempt), &bytes, lost);
+                        continue;
+                    }
+                    Notice::Ended { instance, attempt, .. } => {
+                        self.relay.end(&(instance, attempt)).into_iter().for_each(|chunk| self.say(printed(chunk)));
+                    }
+                    _ => {}
+                }
+                self.say(Managed::Notice(Box::new(notice)));
+            }
+        }
+    }
+
+    /// Tells the driver what functions print, as far as nothing else waits.
+    fn report_output(&mut self) {
+        let now = self.host.elapsed();
+        while let Some(way) = self.ways.get(&0)
+            && self.backlog.has_room(&way.connection)
+            && let Some(chunk) = self.relay.next(now)
+        {
+            self.say(printed(chunk));
         }
     }
 
@@ -366,6 +394,10 @@ impl Session {
             self.backlog.send(&what, &way.connection);
         }
     }
+}
+
+fn printed(Chunk { key: (instance, attempt), bytes, lost }: Chunk<(InstanceId, u32)>) -> Managed {
+    Managed::Notice(Box::new(Notice::Printed { instance, attempt, bytes, lost }))
 }
 
 /// How long a node of the run may say nothing: as the driver says, or less if this node bears less.

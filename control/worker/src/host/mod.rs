@@ -28,6 +28,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// Threads that want to run while streams go from node to node: the carrier's, and the one that encrypts.
 const CARRIER_THREADS: usize = 2;
+/// The most events of the launcher in one turn: a program that prints without end does not keep the node from the others.
+const LAUNCHER_EVENTS: usize = 64;
 /// How often the store is asked to look again.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -40,6 +42,8 @@ pub(crate) struct Host {
     launcher: Launcher,
     /// The launcher's socket again, to wait for it.
     launcher_socket: UnixDatagram,
+    /// It has more events than one turn takes.
+    launcher_is_ahead: bool,
     connections: HashMap<ProcessId, Connection>,
     attempts: BTreeMap<ProcessId, Attempt>,
     processes: HashMap<(InstanceId, u32), ProcessId>,
@@ -139,6 +143,7 @@ impl Host {
             store,
             launcher,
             launcher_socket,
+            launcher_is_ahead: false,
             connections: HashMap::new(),
             attempts: BTreeMap::new(),
             processes: HashMap::new(),
@@ -175,7 +180,8 @@ impl Host {
                     self.arrived(arrival);
                 }
             }
-            _ = self.launcher_socket.readable() => self.launcher_readable(),
+            () = std::future::ready(()), if self.launcher_is_ahead => self.launcher_events(),
+            _ = self.launcher_socket.readable(), if !self.launcher_is_ahead => self.launcher_readable(),
             Some(completion) = self.completing.recv() => {
                 self.store.complete(now(), completion);
                 for exit in std::mem::take(&mut self.comparing) {
@@ -263,6 +269,11 @@ impl Host {
         let any = !outgoing.is_empty();
         for message in outgoing {
             let process = message.process;
+            // Windows are granted, and pieces delivered, by these messages.
+            tracing::trace!(
+                instance = self.attempts.get(&process).map(|attempt| attempt.name.as_str()), message = ?message.message,
+                "a message to the attempt"
+            );
             if let Some(connection) = self.connections.get_mut(&process)
                 && let Err(what) = connection.send(message, self.store.bells())
             {
@@ -339,12 +350,10 @@ impl Host {
     }
 
     fn launcher_readable(&mut self) {
-        // Everything that is there is taken, so what was noted as readable is not any more.
-        self.launcher_events();
+        // Forgotten before the events are taken: what comes from now on makes the socket readable anew.
         let _ = self
             .launcher_socket
             .try_io(Interest::READABLE, || -> std::io::Result<()> { Err(std::io::ErrorKind::WouldBlock.into()) });
-        // What came between the two was seen by neither.
         self.launcher_events();
     }
 
@@ -363,13 +372,27 @@ impl Host {
     }
 
     fn launcher_events(&mut self) {
-        loop {
+        self.launcher_is_ahead = false;
+        for _ in 0..LAUNCHER_EVENTS {
             match self.launcher.recv() {
-                Ok(Some(LauncherEvent::Spawned { .. })) => {}
+                Ok(Some(LauncherEvent::Spawned { id, pid })) => {
+                    let instance = self.attempts.get(&ProcessId(id)).map(|attempt| attempt.name.as_str());
+                    tracing::debug!(instance, pid, "its process runs");
+                }
+                Ok(Some(LauncherEvent::Output { id, bytes })) => self.printed(ProcessId(id), bytes),
                 Ok(Some(event)) => self.process_exited(&event),
                 Ok(None) => return,
                 Err(error) => return self.note_launcher(Err(error)),
             }
+        }
+        self.launcher_is_ahead = true;
+    }
+
+    fn printed(&mut self, process: ProcessId, bytes: Vec<u8>) {
+        let Some(attempt) = self.attempts.get_mut(&process) else { return };
+        attempt.lines.count(&bytes);
+        if let Some(instance) = attempt.instance {
+            self.notices.push_back(Notice::Printed { instance, attempt: attempt.number, bytes, lost: 0 });
         }
     }
 
@@ -398,6 +421,7 @@ impl Host {
             (record.user, record.system) = (nanos(usage.user), nanos(usage.system));
             record.max_rss = usage.max_rss;
         }
+        record.transient = matches!(outcome, Outcome::Failed { .. }) && attempt.is_transient(exit);
         self.process_ended(process, outcome, record);
     }
 

@@ -90,6 +90,11 @@ impl Host {
         let theirs = self.connect(process, Some(instance), attempt, &setup.instance.clone(), false)?;
         if let Some(attempt) = self.attempts.get_mut(&process) {
             attempt.slots = slots;
+            attempt.is_command = is_command;
+            if is_command {
+                let pipes = setup.inputs.iter().filter(|input| !input.keep);
+                attempt.pipes = pipes.map(|input| input.name.clone()).collect();
+            }
         }
         let result =
             self.store.begin(self.id, process, setup, &outputs).map_err(|error| error.to_string()).and_then(|()| {

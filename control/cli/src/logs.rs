@@ -1,0 +1,276 @@
+//! `dflow logs`: the records of runs, and what functions printed.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use dflow_worker::logs::{LogFile, RecordState, RunRecord, list};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::args::{Format, LogsArgs};
+use crate::error::{self, CallError};
+use crate::exit::Exit;
+use crate::record;
+use crate::terminal::{Look, Style, clean, print, print_error};
+use crate::units::{count, size};
+
+/// The name of the newest run.
+const LAST: &str = "last";
+
+/// How often logs that grow are looked at.
+const POLL: Duration = Duration::from_millis(200);
+
+/// What is used of a report.
+#[derive(Debug, Default, Deserialize)]
+struct Report {
+    state: String,
+    #[serde(default)]
+    duration_ns: u64,
+    #[serde(default)]
+    instances: Vec<Attempt>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Attempt {
+    name: String,
+    part_name: Option<String>,
+    attempt: u32,
+    node: String,
+    end: String,
+}
+
+/// Lists runs, or prints what functions of one printed; the inner result is that of printing.
+///
+/// # Errors
+/// There is no such run or function, or the records cannot be read.
+pub fn logs(args: &LogsArgs) -> Result<io::Result<Exit>, CallError> {
+    let folder = record::folder(args.logs.as_deref()).ok_or(CallError::NoRecordFolder)?;
+    let unreadable = |source| CallError::Records { path: folder.clone(), source };
+    let records = list(&folder).map_err(unreadable)?;
+    if args.list {
+        return Ok(show_list(&records, args.format));
+    }
+    let (record, wanted) = choose(&records, &folder, args)?;
+    let report = record.report().and_then(|text| serde_json::from_str::<Report>(&text).ok());
+    let mut logs = record.logs().map_err(|source| CallError::Records { path: record.path.clone(), source })?;
+    let matches = |instance: &str, attempt: u32| {
+        wanted.is_none_or(|wanted| is_of(instance, wanted)) && args.attempt.is_none_or(|number| number == attempt)
+    };
+    logs.retain(|log| matches(&log.instance, log.attempt));
+    if args.format == Format::Json {
+        return Ok(print_json(record, report.as_ref(), &logs));
+    }
+    if logs.is_empty() && !(args.follow && record.state() == RecordState::Running) {
+        let known = report.as_ref().map_or(&[][..], |report| &report.instances);
+        if let Some(wanted) = wanted
+            && !known.iter().any(|attempt| is_of(&attempt.name, wanted))
+        {
+            return Err(CallError::UnknownInstance { run: record.name.clone(), instance: wanted.to_owned() });
+        }
+        print_error(&error::render_note(&Look::of(&io::stderr()), "nothing was printed on standard error"));
+        return Ok(Ok(Exit::Success));
+    }
+    let look = Look::of(&io::stdout());
+    let mut printer =
+        Printer { look, title: args.follow || logs.len() != 1, raw: !io::stdout().is_terminal(), last: None };
+    let printed = if args.follow {
+        follow(record, &matches, &mut printer)
+    } else {
+        logs.iter().try_for_each(|log| printer.print(log, 0, attempt_of(report.as_ref(), log)).map(drop))
+    };
+    Ok(match printed {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Exit::Success),
+        printed => printed.map(|()| Exit::Success),
+    })
+}
+
+/// The run, and the function or instance, that the arguments name. One argument may be either.
+fn choose<'a>(
+    records: &'a [RunRecord],
+    folder: &Path,
+    args: &'a LogsArgs,
+) -> Result<(&'a RunRecord, Option<&'a str>), CallError> {
+    let last = || records.last().ok_or_else(|| CallError::NoRecords { path: folder.to_owned() });
+    let Some(first) = args.run.as_deref() else { return Ok((last()?, None)) };
+    if first == LAST {
+        return Ok((last()?, args.instance.as_deref()));
+    }
+    let found: Vec<&RunRecord> = records.iter().filter(|record| record.name.starts_with(first)).collect();
+    match (&found[..], args.instance.as_deref()) {
+        ([record], instance) => Ok((record, instance)),
+        ([], None) if !looks_like_run(first) => Ok((last()?, Some(first))),
+        ([], _) => Err(CallError::UnknownRun { run: first.to_owned() }),
+        (found, _) => Err(CallError::ManyRuns { run: first.to_owned(), count: found.len() }),
+    }
+}
+
+/// Whether this can be the beginning of the name of a record: a date. A function that is called so is found behind `last`.
+fn looks_like_run(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit() || b"-.".contains(&byte))
+}
+
+/// Whether an instance is the one that was asked for, or one of the function that was.
+fn is_of(instance: &str, wanted: &str) -> bool {
+    instance == wanted || instance.strip_prefix(wanted).is_some_and(|part| part.starts_with('['))
+}
+
+fn attempt_of<'a>(report: Option<&'a Report>, log: &LogFile) -> Option<&'a Attempt> {
+    report?.instances.iter().find(|attempt| attempt.name == log.instance && attempt.attempt == log.attempt)
+}
+
+fn state_of(record: &RunRecord, report: Option<&Report>) -> String {
+    match (record.state(), report) {
+        (RecordState::Running, _) => "running".into(),
+        (RecordState::Ended, Some(report)) => report.state.clone(),
+        (RecordState::Ended | RecordState::Interrupted, _) => "interrupted".into(),
+    }
+}
+
+fn show_list(records: &[RunRecord], format: Format) -> io::Result<Exit> {
+    let rows: Vec<(&RunRecord, Option<Report>)> = records
+        .iter()
+        .map(|record| (record, record.report().and_then(|text| serde_json::from_str(&text).ok())))
+        .collect();
+    if format == Format::Json {
+        let runs: Vec<_> = rows
+            .iter()
+            .map(|(record, report)| {
+                json!({
+                    "name": record.name, "run": record.run, "workflow": record.workflow, "started": record.started,
+                    "state": state_of(record, report.as_ref()), "path": record.path,
+                    "duration_ns": report.as_ref().map(|report| report.duration_ns),
+                })
+            })
+            .collect();
+        return print(&format!("{:#}\n", json!({ "runs": runs }))).map(|()| Exit::Success);
+    }
+    let look = Look::of(&io::stdout());
+    let width = rows.iter().map(|(record, _)| record.workflow.chars().count()).max().unwrap_or(0);
+    let mut text = String::new();
+    for (record, report) in &rows {
+        let state = state_of(record, report.as_ref());
+        let style = match state.as_str() {
+            "succeeded" => Style::Green,
+            "failed" | "interrupted" => Style::Red,
+            _ => Style::Yellow,
+        };
+        let took = report.as_ref().map(|report| look.duration(report.duration_ns)).unwrap_or_default();
+        let (name, workflow) = (&record.name, clean(&record.workflow));
+        let state = look.paint(style, &format!("{state:11}"));
+        text.push_str(format!("{name}  {workflow:width$}  {state}  {took}").trim_end());
+        text.push('\n');
+    }
+    if rows.is_empty() {
+        print_error(&error::render_note(&Look::of(&io::stderr()), "there is no record of a run"));
+    }
+    print(&text).map(|()| Exit::Success)
+}
+
+fn print_json(record: &RunRecord, report: Option<&Report>, logs: &[LogFile]) -> io::Result<Exit> {
+    let logs: Vec<_> = logs
+        .iter()
+        .map(|log| {
+            let attempt = attempt_of(report, log);
+            json!({
+                "instance": log.instance, "attempt": log.attempt, "path": log.path, "bytes": log.bytes,
+                "part_name": attempt.and_then(|attempt| attempt.part_name.as_ref()),
+                "node": attempt.map(|attempt| &attempt.node), "end": attempt.map(|attempt| &attempt.end),
+            })
+        })
+        .collect();
+    let document = json!({
+        "name": record.name, "run": record.run, "workflow": record.workflow, "started": record.started,
+        "state": state_of(record, report), "path": record.path, "logs": logs,
+    });
+    print(&format!("{document:#}\n")).map(|()| Exit::Success)
+}
+
+/// Prints logs on standard output.
+struct Printer {
+    look: Look,
+    /// Say which log follows.
+    title: bool,
+    /// Standard output is no terminal: bytes are printed as they are.
+    raw: bool,
+    /// The log that was printed last.
+    last: Option<PathBuf>,
+}
+
+impl Printer {
+    /// Prints a log from this byte on; how many bytes there were.
+    fn print(&mut self, log: &LogFile, from: u64, attempt: Option<&Attempt>) -> io::Result<u64> {
+        let mut file = File::open(&log.path)?;
+        file.seek(SeekFrom::Start(from))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        let mut out = io::stdout().lock();
+        if self.title && !bytes.is_empty() && self.last.as_ref() != Some(&log.path) {
+            let gap = if self.last.is_some() { "\n" } else { "" };
+            writeln!(out, "{gap}{}", self.look.paint(Style::Bold, &title(log, attempt)))?;
+            self.last = Some(log.path.clone());
+        }
+        if self.raw {
+            out.write_all(&bytes)?;
+        } else {
+            for line in String::from_utf8_lossy(&bytes).lines() {
+                writeln!(out, "{}", clean(line))?;
+            }
+        }
+        if self.title && self.raw && bytes.last().is_some_and(|last| *last != b'\n') {
+            writeln!(out)?;
+        }
+        out.flush()?;
+        Ok(bytes.len() as u64)
+    }
+}
+
+/// `==> qc[1], attempt 2 (reads/b.fq; failed on node b; 1.2 KiB) <==`
+fn title(log: &LogFile, attempt: Option<&Attempt>) -> String {
+    let mut details: Vec<String> = Vec::new();
+    if let Some(attempt) = attempt {
+        details.extend(attempt.part_name.as_deref().map(clean));
+        details.push(format!("{} on {}", attempt.end, clean(&attempt.node)));
+    }
+    details.push(size(log.bytes));
+    format!("==> {}, attempt {} ({}) <==", clean(&log.instance), log.attempt, details.join("; "))
+}
+
+/// Prints logs as they grow, until the run is over.
+fn follow(record: &RunRecord, matches: &impl Fn(&str, u32) -> bool, printer: &mut Printer) -> io::Result<()> {
+    let mut printed: HashMap<PathBuf, u64> = HashMap::new();
+    loop {
+        let running = record.state() == RecordState::Running;
+        for log in record.logs()?.iter().filter(|log| matches(&log.instance, log.attempt)) {
+            let from = printed.entry(log.path.clone()).or_default();
+            if log.bytes < *from {
+                let text = format!("the log of {} got too long: lines are left out", log.instance);
+                print_error(&error::render_note(&Look::of(&io::stderr()), &text));
+                *from = log.bytes;
+            }
+            *from += printer.print(log, *from, None)?;
+        }
+        if !running {
+            return Ok(());
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// How many of something, for errors.
+pub fn runs(number: usize) -> String {
+    count(number, "run")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_function_names_all_its_instances() {
+        assert!(is_of("qc", "qc") && is_of("qc[1]", "qc") && is_of("qc[1]", "qc[1]"));
+        assert!(!is_of("qc[12]", "qc[1]") && !is_of("qc2", "qc") && !is_of("qc[1]", "q"));
+    }
+}

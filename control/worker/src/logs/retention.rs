@@ -1,0 +1,125 @@
+//! Which records are removed.
+
+use super::folder::{REPORT_FILE, RUN_FILE, UNFINISHED, lock_of_ended};
+use super::{RecordOptions, catalog, logs_of, names};
+use std::fs;
+use std::path::Path;
+
+/// Removes the oldest records beyond what is to be kept; `own`, the record of the present run, counts but stays.
+///
+/// Only files that dflow writes are removed, and only of runs that are over. A folder in which somebody else has put
+/// something stays with that, and is not a record any more.
+pub(super) fn remove_old(records: &Path, own: &Path, options: &RecordOptions) {
+    let Ok(mut found) = catalog::list(records) else { return };
+    found.retain(|record| record.path != own);
+    let mut bytes = 0u64;
+    // From the newest to the oldest: everything from the first one on that is too much goes.
+    for (count, record) in found.iter().rev().enumerate() {
+        bytes = bytes.saturating_add(size(&record.path));
+        if count + 1 < options.keep_runs.max(1) && bytes <= options.keep_bytes {
+            continue;
+        }
+        // The lock also keeps another run from removing the same record at the same time.
+        if let Some(_lock) = lock_of_ended(&record.path) {
+            tracing::debug!(record = record.name, "an old record is removed");
+            remove(&record.path);
+        }
+    }
+}
+
+fn size(record: &Path) -> u64 {
+    let files = |folder: &Path| {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        let sizes = entries.filter_map(|entry| entry.metadata().ok()).filter(fs::Metadata::is_file);
+        sizes.map(|metadata| metadata.len()).fold(0, u64::saturating_add)
+    };
+    files(record).saturating_add(files(&logs_of(record)))
+}
+
+fn remove(record: &Path) {
+    let logs = logs_of(record);
+    // A link to somewhere else is not ours.
+    if fs::symlink_metadata(&logs).is_ok_and(|metadata| metadata.is_dir()) {
+        for entry in fs::read_dir(&logs).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            if name.to_str().is_some_and(|name| names::parse_log_file(name).is_some()) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+        let _ = fs::remove_dir(&logs);
+    }
+    // Last the file that makes it a record: a removal that is interrupted is taken up by the next run.
+    for file in UNFINISHED.into_iter().chain([REPORT_FILE, RUN_FILE]) {
+        let _ = fs::remove_file(record.join(file));
+    }
+    let _ = fs::remove_dir(record);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::folder::RecordFolder;
+    use super::*;
+    use std::time::Duration;
+    use time::OffsetDateTime;
+
+    fn record(records: &Path, second: u64) -> RecordFolder {
+        let now = OffsetDateTime::UNIX_EPOCH + Duration::from_secs(second);
+        let record = RecordFolder::create(records, "0123456789", "w", now).unwrap();
+        fs::write(record.path.join("logs/a.1.log"), "x".repeat(1000)).unwrap();
+        record.write_report(b"{}").unwrap();
+        record
+    }
+
+    fn kept(records: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(records).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn the_oldest_records_go_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = folder.path();
+        fs::create_dir(records.join("19700101-000000.000-foreign0")).unwrap();
+        fs::write(records.join("notes.txt"), "mine").unwrap();
+        let running = record(records, 1);
+        for second in 2..6 {
+            drop(record(records, second));
+        }
+        fs::write(records.join("19700101-000002.000-01234567/notes.txt"), "mine").unwrap();
+        let own = record(records, 6);
+        let options = RecordOptions { keep_runs: 3, ..RecordOptions::new(None) };
+        remove_old(records, &own.path, &options);
+        assert_eq!(
+            kept(records),
+            [
+                "19700101-000000.000-foreign0",
+                "19700101-000001.000-01234567",
+                "19700101-000002.000-01234567",
+                "19700101-000004.000-01234567",
+                "19700101-000005.000-01234567",
+                "19700101-000006.000-01234567",
+                "notes.txt",
+            ]
+        );
+        assert!(running.path.join("logs/a.1.log").exists(), "its run goes on");
+        assert_eq!(
+            kept(&records.join("19700101-000002.000-01234567")),
+            ["notes.txt"],
+            "what somebody else has put there"
+        );
+    }
+
+    #[test]
+    fn records_that_are_too_large_go() {
+        let folder = tempfile::tempdir().unwrap();
+        for second in 1..5 {
+            drop(record(folder.path(), second));
+        }
+        let own = record(folder.path(), 5);
+        let options = RecordOptions { keep_bytes: 2500, ..RecordOptions::new(None) };
+        remove_old(folder.path(), &own.path, &options);
+        assert_eq!(kept(folder.path()).len(), 3, "two of about 1100 bytes, and this run's");
+    }
+}
