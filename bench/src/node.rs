@@ -272,7 +272,7 @@ pub fn serve() -> Result<(), Failure> {
         cluster,
         record: RecordOptions::new(None),
     };
-    let report = dflow_worker::run(&spec, |_| ()).trying("run the workflow")?;
+    let report = dflow_worker::run(&spec, dflow_worker::Cancellation::never(), |_| ()).trying("run the workflow")?;
     let answer = serde_json::json!({ "report": report, "peak_rss": peak_rss(), "cpu": processor_time() });
     std::io::stdout().write_all(answer.to_string().as_bytes()).trying("report the run")
 }

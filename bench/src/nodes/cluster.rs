@@ -120,7 +120,7 @@ pub fn serve(options: WorkerOptions) -> Result<(), Failure> {
         node: NodeOptions { rdma: RdmaUse::Off, ..NodeOptions::detect() },
     };
     let mut told = Ok(());
-    dflow_worker::serve(&options, |listening| {
+    dflow_worker::serve(&options, dflow_worker::Cancellation::never(), |listening| {
         let mut out = std::io::stdout();
         told = writeln!(out, "{}", listening.address).and_then(|()| out.flush());
     })

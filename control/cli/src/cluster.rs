@@ -11,6 +11,7 @@ use crate::args::{ClusterCommand, RunClusterArgs, WorkerArgs};
 use crate::error::{self, CallError};
 use crate::exit::Exit;
 use crate::run::node_options;
+use crate::signals;
 use crate::terminal::{Look, print, print_error};
 
 /// Where the authority of a cluster is kept, in the cluster's directory.
@@ -29,7 +30,9 @@ pub fn worker(args: &WorkerArgs) -> Result<io::Result<Exit>, CallError> {
         node: node_options(&args.node),
     };
     let mut printed = Ok(());
-    dflow_worker::serve(&options, |listening| {
+    let (canceller, cancellation) = dflow_worker::cancellation();
+    let caught = signals::watch(canceller).map_err(CallError::Signals)?;
+    dflow_worker::serve(&options, cancellation, |listening| {
         let mut text = format!("node {} listens on UDP {}\n", listening.node, listening.address);
         if let Some(metrics) = listening.metrics {
             text += &format!("metrics at http://{metrics}/metrics\n");
@@ -39,7 +42,7 @@ pub fn worker(args: &WorkerArgs) -> Result<io::Result<Exit>, CallError> {
             print_error(&error::render_note(&Look::of(&io::stderr()), warning));
         }
     })?;
-    Ok(printed.map(|()| Exit::Success))
+    Ok(printed.map(|()| caught.first().map_or(Exit::Success, Exit::Signalled)))
 }
 
 /// Makes certificates; the inner result is that of printing.

@@ -104,6 +104,9 @@ pub enum CallError {
         /// What was given.
         instance: String,
     },
+    /// Signals cannot be watched for.
+    #[error("cannot watch for signals: {0}")]
+    Signals(std::io::Error),
     /// `DFLOW_LOG` is no filter.
     #[error("DFLOW_LOG is not a log filter: {0}")]
     Log(String),
@@ -129,9 +132,12 @@ impl CallError {
             Self::UnknownRun { .. } | Self::ManyRuns { .. } => vec!["`dflow logs --list` shows all runs".into()],
             Self::UnknownInstance { .. } => vec!["`dflow logs RUN` shows everything that was printed".into()],
             Self::Setup(error) => error.help().map(str::to_owned).into_iter().collect(),
-            Self::Workflow(_) | Self::Param(_) | Self::Identity(_) | Self::Records { .. } | Self::Screen(_) => {
-                Vec::new()
-            }
+            Self::Workflow(_)
+            | Self::Param(_)
+            | Self::Identity(_)
+            | Self::Records { .. }
+            | Self::Screen(_)
+            | Self::Signals(_) => Vec::new(),
         }
     }
 

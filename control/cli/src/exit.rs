@@ -11,8 +11,8 @@ pub enum Exit {
     Failed,
     /// The call or the file was wrong; nothing was started.
     Wrong,
-    /// Ended by Ctrl-C; the number is the one that shells give to it.
-    Cancelled,
+    /// Ended by this signal; the status is the one that shells give to that.
+    Signalled(i32),
 }
 
 impl From<Exit> for ExitCode {
@@ -21,7 +21,7 @@ impl From<Exit> for ExitCode {
             Exit::Success => 0,
             Exit::Failed => 1,
             Exit::Wrong => 2,
-            Exit::Cancelled => 130,
+            Exit::Signalled(signal) => 128u8.saturating_add(u8::try_from(signal).unwrap_or(0)),
         })
     }
 }

@@ -14,6 +14,7 @@
 //! | `inputs` | `--input` and `--param` against what the workflow asks for |
 //! | `progress`, `follow` | the live lines while a run goes on, and what functions print |
 //! | `timeline`, `summary`, `trace` | what a run has been, for a person and for trace viewers |
+//! | `signals` | the signals that end a run or a worker |
 //! | `error`, `exit` | why a call is refused; exit statuses |
 //! | `terminal`, `units`, `log` | width, colours, printing; sizes and times; the log |
 
@@ -36,6 +37,7 @@ mod record;
 mod run;
 #[cfg(test)]
 mod samples;
+mod signals;
 mod summary;
 mod terminal;
 mod timeline;

@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 use std::io::Write;
 
-use dflow_worker::report::Progress;
+use dflow_worker::report::{Progress, Stopping};
 
 use crate::terminal::{Look, Style};
-use crate::units::size;
+use crate::units::{count, size};
 
 /// The pause between two drawings, in nanoseconds: fast enough to look alive, slow enough to cost nothing.
 const REDRAW_NS: u64 = 80_000_000;
@@ -95,6 +95,13 @@ fn panel(workflow: &str, progress: &Progress, bytes_per_second: u64, look: &Look
         format!("memory {} of {}", size(progress.memory.used_bytes), size(progress.memory.budget_bytes)),
         format!("spilled {}", size(progress.memory.spilled_bytes)),
     ];
+    let rest = match &progress.stopping {
+        Some(stopping) => {
+            let text = stopping_text(stopping, look);
+            fit(&text, width.saturating_sub(head.chars().count() + 2), more)
+        }
+        None => rest,
+    };
     let mut lines = vec![
         format!("{}  {rest}", look.paint(Style::Bold, &head)).trim_end().to_owned(),
         fit(&data.join(&format!(" {dot} ")), width, more),
@@ -103,6 +110,16 @@ fn panel(workflow: &str, progress: &Progress, bytes_per_second: u64, look: &Look
         lines.push(look.paint(Style::Dim, &fit(&progress.active.join(", "), width, more)));
     }
     lines
+}
+
+/// What a run that is being ended waits for.
+fn stopping_text(stopping: &Stopping, look: &Look) -> String {
+    let functions = count(stopping.functions, "function");
+    match stopping.functions {
+        0 => "stopping".into(),
+        1 => format!("stopping: {functions} has {} to clean up", look.duration(stopping.left_ns)),
+        _ => format!("stopping: {functions} have {} to clean up", look.duration(stopping.left_ns)),
+    }
 }
 
 /// The text, shortened to a width.
@@ -158,6 +175,7 @@ mod tests {
             bytes,
             memory: MemoryReport { budget_bytes: 256 << 20, used_bytes: 41 << 20, ..MemoryReport::default() },
             active: ["split", "count[0]", "count[1]"].map(Into::into).to_vec(),
+            stopping: None,
         }
     }
 
@@ -178,6 +196,17 @@ mod tests {
                 assert!(line.is_ascii(), "{line}");
             }
         }
+    }
+
+    #[test]
+    fn a_run_that_is_ended_says_what_it_waits_for() {
+        let at = |functions, left_ns| {
+            let stopping = Some(Stopping { functions, left_ns });
+            panel("w", &Progress { stopping, ..progress(1_000_000_000, 0) }, 0, &LOOK).swap_remove(0)
+        };
+        assert_eq!(at(2, 3_000_000_000), "w  1.00 s  stopping: 2 functions have 3.00 s to clean up");
+        assert_eq!(at(1, 900_000_000), "w  1.00 s  stopping: 1 function has 900 ms to clean up");
+        assert_eq!(at(0, 0), "w  1.00 s  stopping");
     }
 
     #[test]

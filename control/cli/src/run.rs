@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dflow_worker::report::{RunEnd, RunReport};
-use dflow_worker::{NodeOptions, OutputTarget, RunSpec, Update};
+use dflow_worker::{NodeOptions, OutputTarget, RunSpec, SetupError, Update};
 use dflow_workflow::Workflow;
 
 use crate::args::{Format, NodeArgs, RunArgs};
@@ -20,7 +20,7 @@ use crate::log;
 use crate::progress::Live;
 use crate::record;
 use crate::terminal::{Look, is_live, print, print_error};
-use crate::{summary, timeline, trace};
+use crate::{signals, summary, timeline, trace};
 
 /// Runs a workflow and prints how that went; the inner result is that of printing.
 ///
@@ -61,23 +61,32 @@ pub fn run(args: &RunArgs) -> Result<io::Result<Exit>, CallError> {
     // Opened before the run: that it cannot be written should not come out after an hour.
     let trace = args.trace.as_deref().map(open_trace).transpose()?;
 
+    let (canceller, cancellation) = dflow_worker::cancellation();
+    let caught = signals::watch(canceller).map_err(CallError::Signals)?;
     let report = {
         let live = (is_live(&io::stderr()) && !log::is_on() && !args.quiet)
             .then(|| Live::new(io::stderr(), &workflow.name, || Look::of(&io::stderr())));
         let mut screen = Screen::start(live, args.follow).map_err(CallError::Screen)?;
-        dflow_worker::run(&spec, |update| {
+        let report = dflow_worker::run(&spec, cancellation, |update| {
             notes.print();
             if !(args.quiet && matches!(update, Update::Note(_))) {
                 screen.update(update);
             }
-        })?
+        });
+        match (report, caught.first()) {
+            (Err(error @ SetupError::Cancelled { .. }), Some(signal)) => {
+                print_error(&CallError::Setup(error).render(&Look::of(&io::stderr())));
+                return Ok(Ok(Exit::Signalled(signal)));
+            }
+            (report, _) => report?,
+        }
     };
 
     notes.print();
     let mut exit = match report.state {
         RunEnd::Succeeded => Exit::Success,
         RunEnd::Failed => Exit::Failed,
-        RunEnd::Cancelled => Exit::Cancelled,
+        RunEnd::Cancelled => caught.first().map_or(Exit::Failed, Exit::Signalled),
     };
     let printed = match args.format {
         Format::Human if args.quiet => Ok(()),

@@ -2,7 +2,7 @@
 
 use crate::event::Outcome;
 use crate::limits::MAX_PARTS;
-use crate::machine::{RunMachine, RunState};
+use crate::machine::RunMachine;
 use crate::report::AttemptEnd;
 use crate::state::{Phase, StreamState};
 use dflow_protocol::{Epoch, InstanceId, StreamId};
@@ -131,12 +131,7 @@ impl RunMachine {
 
     pub(crate) fn on_parked(&mut self, id: InstanceId, attempt: u32, parked: bool) {
         if let Some(Phase::Running { .. }) = self.living(id, attempt) {
-            // The time-out goes on while it waits.
-            let timer = self.instance(id).timer;
             self.set_phase(id, Phase::Running { parked });
-            if let Some(timer) = timer {
-                self.set_timer(id, timer);
-            }
         }
     }
 
@@ -182,19 +177,9 @@ impl RunMachine {
                 break;
             }
             self.clear_timer(id);
-            match self.instance(id).phase {
-                Phase::Pausing => {
-                    self.set_phase(id, Phase::Waiting);
-                    self.mark_dirty(id);
-                }
-                Phase::Preparing | Phase::Ready | Phase::Running { .. } => {
-                    let limit = self.plan.nodes[self.instance(id).node].timeout.unwrap_or_default();
-                    self.fail_living(id, &format!("it timed out after {limit:?}"));
-                }
-                Phase::Idle | Phase::Waiting | Phase::Stopping { .. } | Phase::Ended { .. } => {}
-            }
-            if !matches!(self.state, RunState::Running) {
-                break;
+            if self.instance(id).phase == Phase::Pausing {
+                self.set_phase(id, Phase::Waiting);
+                self.mark_dirty(id);
             }
         }
     }

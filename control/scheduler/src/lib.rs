@@ -11,6 +11,8 @@
 //! `restart` (the life of an attempt, failures, void epochs), `switch` (which functions run at all), `finality` (what is
 //! certain, and which subscriptions can be closed), `unread` (producers without readers)
 //! and `race` (candidates of a k-of-n choice that fail).
+//!
+//! Time limits are kept by the node on which an attempt runs, which knows first when the attempt waits: [`Stopwatch`].
 
 mod action;
 mod attach;
@@ -30,6 +32,7 @@ mod report;
 mod restart;
 mod slots;
 mod state;
+mod stopwatch;
 mod switch;
 mod unread;
 
@@ -40,3 +43,4 @@ pub use machine::{RunMachine, RunState};
 pub use options::{Invocation, Place, PlaceOptions, PlanError, RunOptions};
 pub use part::PartPath;
 pub use report::{AttemptEnd, AttemptRecord, Counts, InstanceKind, InstanceState, InstanceView, OutputStream};
+pub use stopwatch::{Overrun, Spent, Stopwatch, TimeLimits, Wait};

@@ -44,7 +44,6 @@ pub(crate) struct Node {
     /// Where its instances run, by part; if empty, all run at the first place.
     pub(crate) places: Vec<Place>,
     pub(crate) retries: Retries,
-    pub(crate) timeout: Option<Duration>,
     pub(crate) deterministic: bool,
     /// An instance may restart, by its own retries or because something upstream restarts.
     pub(crate) restartable: bool,
@@ -167,7 +166,6 @@ impl Plan {
             slots: function.resources.slots.max(1),
             places: options.placement.get(&id).cloned().unwrap_or_default(),
             retries: function.retries,
-            timeout: function.timeout,
             deterministic: function.deterministic,
             ..Node::bare(&function.name)
         }
@@ -302,7 +300,6 @@ impl Node {
             slots: 0,
             places: Vec::new(),
             retries: Retries { count: 0, backoff: Duration::ZERO, max_backoff: Duration::ZERO },
-            timeout: None,
             deterministic: false,
             restartable: false,
             races: false,

@@ -125,7 +125,6 @@ impl RunMachine {
             self.instance_mut(id).gate_open = open;
             self.count(id, true);
         }
-        self.watch_preparation(id);
     }
 
     pub(crate) fn set_timer(&mut self, id: InstanceId, at: Duration) {
@@ -150,7 +149,6 @@ impl RunMachine {
             // This may have been the last thing that kept others from being released.
             self.todo.unread.insert(id);
         }
-        self.arm_timeout(id);
         let attempt = self.instance(id).attempt;
         self.actions.push(Action::Start { instance: id, attempt });
     }
@@ -167,22 +165,6 @@ impl RunMachine {
     fn begin_record(&mut self, id: InstanceId) {
         let (now, attempt) = (self.now, self.instance(id).attempt);
         AttemptRecord::push(&mut self.instance_mut(id).records, AttemptRecord::new(attempt, now));
-    }
-
-    /// Once its gate is open, a program that does not become ready holds up everything downstream, so its time limit
-    /// runs from then on. It does not run while the program is ready and waits for a slot, which is not the attempt's
-    /// fault.
-    fn watch_preparation(&mut self, id: InstanceId) {
-        let instance = self.instance(id);
-        if instance.phase == Phase::Preparing && instance.gate_open && instance.timer.is_none() {
-            self.arm_timeout(id);
-        }
-    }
-
-    fn arm_timeout(&mut self, id: InstanceId) {
-        if let Some(timeout) = self.plan.nodes[self.instance(id).node].timeout {
-            self.set_timer(id, self.now.saturating_add(timeout));
-        }
     }
 
     /// The next sink to start. Sinks run at the first node. Nothing waits for a sink, and bytes without one go to disk,

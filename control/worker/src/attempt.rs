@@ -1,11 +1,12 @@
 //! One attempt on this node: what it is told, what it said, how it ended.
 
 use crate::logs::excerpt::{Lines, excerpt, seek_advice};
+use crate::order::{Limits, Stopped};
 use dflow_function::{ArgPiece, InputSpec, OutputSpec, OutputStreams, Setup};
 use dflow_launcher::{ExitStatus, LauncherEvent};
 use dflow_protocol::limits::PROTOCOL_VERSION;
 use dflow_protocol::{InstanceId, PortId, SegmentId};
-use dflow_scheduler::Outcome;
+use dflow_scheduler::{Outcome, Overrun, Stopwatch, TimeLimits, Wait};
 use dflow_workflow::{ArgPiece as FileArgPiece, Function, Partition, Program};
 use rustix::process::Signal;
 use std::collections::BTreeMap;
@@ -32,7 +33,13 @@ pub(crate) struct Attempt {
     pub(crate) parked: bool,
     /// What the function has said about its end.
     pub(crate) said: Option<Result<(), (String, bool)>>,
-    /// Why it was killed.
+    /// Counts the time of a process.
+    pub(crate) watch: Option<Stopwatch>,
+    /// How long it may go on after its SIGTERM.
+    pub(crate) grace: Duration,
+    /// For each input the outputs that it reads.
+    pub(crate) sources: Vec<String>,
+    /// Why it was told to end.
     pub(crate) killed: Option<String>,
     /// What it has done that cannot be.
     pub(crate) misbehaved: Option<String>,
@@ -52,8 +59,56 @@ impl Attempt {
             started: false,
             parked: false,
             said: None,
+            watch: None,
+            grace: Duration::ZERO,
+            sources: Vec::new(),
             killed: None,
             misbehaved: None,
+        }
+    }
+
+    /// Its process is being started.
+    pub(crate) fn limit(&mut self, now: Duration, limits: Limits, sources: Vec<String>) {
+        let duration = Duration::from_nanos;
+        self.grace = duration(limits.grace);
+        self.sources = sources;
+        let limits = TimeLimits {
+            start: duration(limits.start),
+            computing: limits.computing.map(duration),
+            total: limits.total.map(duration),
+            // Without a grace it would be killed as soon as it has done its work.
+            ending: self.grace.max(MIN_ENDING),
+        };
+        self.watch = Some(Stopwatch::new(now, limits));
+    }
+
+    /// Whether it has exceeded a limit of time, and then why it is to end.
+    pub(crate) fn overrun(&mut self, now: Duration) -> Option<String> {
+        let overrun = self.watch.as_mut()?.check(now)?;
+        let text = overrun.describe(|wait| match wait {
+            Wait::Input(input) => self.sources.get(input as usize).cloned().unwrap_or_else(|| "an input".into()),
+            Wait::Room => "room in its outputs".into(),
+            Wait::Helpers => "processes that it had left behind".into(),
+        });
+        Some(match (overrun, &self.said) {
+            (Overrun::Start { limit }, _) => format!(
+                "it has not become a dflow function within {limit:?}: a 'program' has to call dflow_function::run; any other \
+                 program goes under 'command'. One that takes longer to start needs a longer 'start_timeout'"
+            ),
+            (Overrun::Ending { .. }, Some(Ok(()))) => format!("its work was done, but {text}"),
+            (Overrun::Ending { .. }, Some(Err((reason, _)))) => format!("{reason}; after it had said so, {text}"),
+            (Overrun::Ending { .. }, None) => format!("it closed its channel to dflow, and {text}"),
+            (Overrun::Computing { .. } | Overrun::Total { .. }, _) => text,
+        })
+    }
+
+    /// How it ended, if it was told to.
+    pub(crate) fn stopped(&self, exit: &LauncherEvent) -> Option<Stopped> {
+        self.killed.as_ref()?;
+        match exit {
+            LauncherEvent::Exited { killed: true, .. } => Some(Stopped::Killed),
+            LauncherEvent::Exited { .. } => Some(Stopped::ByItself),
+            LauncherEvent::Spawned { .. } | LauncherEvent::Output { .. } | LauncherEvent::SpawnFailed { .. } => None,
         }
     }
 
@@ -77,7 +132,13 @@ impl Attempt {
             return failed(format!("it broke the rules of its streams: {what}"));
         }
         if let Some(reason) = &self.killed {
-            return failed(reason.clone());
+            let how = match self.stopped(exit) {
+                Some(Stopped::Killed) if self.grace.is_zero() => String::new(),
+                Some(Stopped::Killed) => format!("; it was killed, {:?} after SIGTERM", self.grace),
+                Some(Stopped::ByItself) => "; it ended by itself after SIGTERM".into(),
+                None => String::new(),
+            };
+            return failed(format!("{reason}{how}"));
         }
         if out_of_memory {
             return failed("it was killed because it used more memory than 'resources: memory' allows".into());
@@ -136,6 +197,9 @@ const FAULTS: [Signal; 9] = [
     Signal::XFSZ,
     Signal::SYS,
 ];
+
+/// How long a process may at least go on after it has said that it is done: it frees its memory, say.
+const MIN_ENDING: Duration = Duration::from_secs(1);
 
 const SIGKILL: i32 = Signal::KILL.as_raw();
 

@@ -59,6 +59,12 @@ impl RunSpec {
 /// Why a run cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
+    /// The run was cancelled before it began.
+    #[error("the run was cancelled before it began: {reason}")]
+    Cancelled {
+        /// Why.
+        reason: String,
+    },
     /// An input of the workflow has no file.
     #[error("the input '{name}' of the workflow has no file; add --input {name}=PATH")]
     MissingInput {

@@ -31,6 +31,8 @@ pub(crate) enum Arrival {
     Message(ProcessId, Result<ToDaemon, String>, Vec<OwnedFd>),
     /// The channel can take packets again.
     Writable(ProcessId),
+    /// The attempt has closed its channel, at least in one direction: it can say nothing any more, or hear nothing.
+    Closed(ProcessId),
 }
 
 /// The daemon's end of an attempt's channel. Sending never blocks: messages that do not fit into the channel wait here.
@@ -88,8 +90,11 @@ impl Connection {
                     self.waiting.pop_front();
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return self.wait_for_room(),
-                // The attempt is gone, which the launcher reports.
-                Err(_) => self.waiting.clear(),
+                Err(_) => {
+                    self.waiting.clear();
+                    // When the run is over nobody listens, and nobody has to.
+                    let _ = self.arrivals.send(Arrival::Closed(self.process));
+                }
             }
         }
     }
@@ -123,7 +128,12 @@ impl Connection {
 
     /// Ends a function that runs in a thread of this process by closing its channel.
     pub(crate) fn hang_up(&mut self, bells: &Bells) {
-        let _ = rustix::net::shutdown(&*self.socket, rustix::net::Shutdown::Both);
+        if let Err(error) = rustix::net::shutdown(&*self.socket, rustix::net::Shutdown::Both) {
+            // A sandbox may forbid it. An empty packet says the same, once everything before it has been read.
+            tracing::debug!(%error, "a channel is ended by an empty packet");
+            self.waiting.push_back((Vec::new(), None));
+            self.flush();
+        }
         // Before its first message it has no bell and waits for the channel itself.
         if self.bell != 0 {
             self.count += 1;
@@ -145,7 +155,10 @@ async fn read(process: ProcessId, socket: Rc<UnixDatagram>, arrivals: UnboundedS
         }
         for _ in 0..BATCH {
             let arrival = match socket.try_io(Interest::READABLE, || receive_now(&socket).map_err(Into::into)) {
-                Ok(None) => return,
+                Ok(None) => {
+                    let _ = arrivals.send(Arrival::Closed(process));
+                    return;
+                }
                 Ok(Some((message, fds))) => Arrival::Message(process, message, fds),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => {

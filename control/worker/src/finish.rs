@@ -2,6 +2,7 @@
 
 use crate::cluster::Members;
 use crate::nodes::Place;
+use crate::order::Stopped;
 use crate::output::Destination;
 use crate::report::{
     AttemptReport, LinkReport, NodeReport, OutputReport, RunEnd, RunError, RunReport, invocation_name,
@@ -38,7 +39,7 @@ impl Driver<'_> {
     pub(crate) fn report(&self, failure: Option<RunError>, outputs: Vec<OutputReport>, took: Duration) -> RunReport {
         let state = match &failure {
             None => RunEnd::Succeeded,
-            Some(_) if self.cancelled => RunEnd::Cancelled,
+            Some(_) if self.cancelled.is_some() => RunEnd::Cancelled,
             Some(_) => RunEnd::Failed,
         };
         RunReport {
@@ -47,6 +48,7 @@ impl Driver<'_> {
             workflow: self.workflow.name.clone(),
             state,
             error: failure,
+            cancelled_by: self.cancelled.clone(),
             invocation: invocation_name(self.spec.invocation),
             slots: self.spec.options.slots,
             nodes: self.node_reports(),
@@ -134,6 +136,10 @@ impl Driver<'_> {
                     end,
                     reason,
                     transient: record.transient,
+                    stopped: record.stopped.map(|stopped| match stopped {
+                        Stopped::ByItself => "by-itself",
+                        Stopped::Killed => "killed",
+                    }),
                     prepared_ns: nanos(attempt.prepared),
                     ready_ns: attempt.ready.map(nanos),
                     started_ns: attempt.started.map(nanos),

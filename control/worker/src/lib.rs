@@ -2,9 +2,10 @@
 //!
 //! The deciders are elsewhere and know no clock: `dflow-scheduler` says which instance starts when, `dflow-store` which
 //! stream gets which memory. This crate is the edge between them and the world: channels to attempts, the launcher,
-//! timers, signals, files. [`run()`] runs one workflow on this machine; `dflow` is the command line around it.
+//! timers, files. Signals are its caller's, who ends a run with a [`Canceller`]. [`run()`] runs one workflow on this machine; `dflow` is the command line around it.
 
 mod attempt;
+mod cancel;
 mod check;
 mod cluster;
 mod connection;
@@ -26,6 +27,7 @@ pub mod report;
 mod run;
 mod sink;
 
+pub use cancel::{Cancellation, Canceller, cancellation};
 pub use check::{RunSpec, SetupError, check};
 pub use cluster::{
     ClusterError, ClusterSpec, DEFAULT_SILENCE, Listening, MAX_SILENCE, MIN_SILENCE, PathTrial, PeerRdma, PeerReport,

@@ -103,6 +103,22 @@ pub(crate) struct Preparation {
     pub(crate) memory_limit: Option<u64>,
     /// The slots that it holds while it computes.
     pub(crate) slots: u32,
+    pub(crate) limits: Limits,
+    /// For each input the outputs that it reads, for errors.
+    pub(crate) sources: Vec<String>,
+}
+
+/// The time that an attempt has, in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Archive, Serialize, Deserialize)]
+pub(crate) struct Limits {
+    /// Until it is ready.
+    pub(crate) start: u64,
+    /// For computing.
+    pub(crate) computing: Option<u64>,
+    /// From its start.
+    pub(crate) total: Option<u64>,
+    /// After its SIGTERM.
+    pub(crate) grace: u64,
 }
 
 /// What has happened on a node.
@@ -182,6 +198,17 @@ pub(crate) struct Record {
     pub(crate) max_rss: u64,
     /// It failed, and another attempt may do better.
     pub(crate) transient: bool,
+    /// How it ended when it was told to.
+    pub(crate) stopped: Option<Stopped>,
+}
+
+/// How an attempt ended that was told to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub(crate) enum Stopped {
+    /// By itself, at its SIGTERM.
+    ByItself,
+    /// It was killed when its grace was over, or at once.
+    Killed,
 }
 
 /// What follows from a notice for the driver of a run.

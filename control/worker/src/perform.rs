@@ -3,14 +3,17 @@
 use crate::attempt::setup;
 use crate::check::InputFiles;
 use crate::nodes::{Orders, Place};
-use crate::order::{Order, Preparation};
-use crate::run::{Driver, function_of};
+use crate::order::{Limits, Order, Preparation};
+use crate::run::{Driver, function_of, nanos};
 use crate::sink;
 use dflow_protocol::{Epoch, InstanceId, StreamId};
 use dflow_scheduler::{Action, Event, InstanceKind, Outcome, Producer};
-use dflow_workflow::{Function, Input, Program, Workflow};
+use dflow_workflow::{Function, Input, Program, Source, Workflow};
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
+
+/// Of the sources of a fan-in an error names so many.
+const MAX_SOURCES_NAMED: usize = 3;
 
 impl Driver<'_> {
     pub(crate) fn perform(&mut self, action: Action) {
@@ -237,6 +240,22 @@ impl Driver<'_> {
         }
     }
 
+    /// The outputs that an input reads, as the workflow file names them.
+    fn sources(&self, input: &Input) -> String {
+        let name = |source: &Source| match *source {
+            Source::WorkflowInput(input) => {
+                self.workflow.inputs.get(input as usize).map(|input| format!("inputs.{}", input.name))
+            }
+            Source::Output { function, output } => {
+                let function = self.workflow.function(function);
+                function.outputs.get(output as usize).map(|output| format!("{}.{}", function.name, output.name))
+            }
+        };
+        let names: Vec<String> = input.sources.iter().take(MAX_SOURCES_NAMED).filter_map(name).collect();
+        let more = if input.sources.len() > names.len() { ", …" } else { "" };
+        names.join(", ") + more
+    }
+
     /// What the node of an instance has to know to make its program ready.
     fn preparation(&self, instance: InstanceId, attempt: u32) -> Result<Preparation, String> {
         let gone = || "the instance is gone".to_owned();
@@ -264,6 +283,13 @@ impl Driver<'_> {
             env: environment(&self.workflow, function, &self.spec.params),
             memory_limit: function.resources.memory,
             slots: function.resources.slots,
+            limits: Limits {
+                start: nanos(function.start_timeout),
+                computing: function.timeout.map(nanos),
+                total: function.deadline.map(nanos),
+                grace: nanos(function.grace),
+            },
+            sources: function.inputs.iter().map(|input| self.sources(input)).collect(),
         })
     }
 }

@@ -20,6 +20,9 @@ pub struct RunReport {
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<RunError>,
+    /// What cancelled it, if something did: a signal, say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cancelled_by: Option<String>,
     /// `dataflow` or `control-flow`.
     pub invocation: &'static str,
     /// How many slots the node that drove it had.
@@ -148,6 +151,10 @@ pub struct AttemptReport {
     pub reason: Option<String>,
     /// It failed for a reason that may pass, such as a signal or a time limit: a retry may help.
     pub transient: bool,
+    /// How it ended when it was told to: `by-itself`, at SIGTERM, or `killed`, because it had not ended within its grace or
+    /// had none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<&'static str>,
     /// When the preparation of its program began.
     pub prepared_ns: u64,
     /// When its program was ready and waited for its gate.
@@ -205,4 +212,15 @@ pub struct Progress {
     pub memory: MemoryReport,
     /// The names of instances that compute or wait.
     pub active: Vec<String>,
+    /// The run is being ended.
+    pub stopping: Option<Stopping>,
+}
+
+/// A run that waits for the end of its functions, because it was cancelled or has failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stopping {
+    /// Functions that have not ended yet.
+    pub functions: usize,
+    /// Nanoseconds until the last of them is killed.
+    pub left_ns: u64,
 }

@@ -1,5 +1,6 @@
 //! A run, driven from this node: the loop between the scheduler and the nodes that take part.
 
+use crate::cancel::{Cancellation, Request};
 use crate::check::{Checked, OpenLive, RunSpec, SetupError, examine};
 use crate::cluster::{Members, News};
 use crate::host::Host;
@@ -9,7 +10,7 @@ use crate::options::raise_descriptor_limit;
 use crate::order::{Consequence, Notice, Record};
 use crate::output::{Delivery, Destination, Staging};
 use crate::placement;
-use crate::report::{Progress, RunError, RunReport};
+use crate::report::{Progress, RunError, RunReport, Stopping};
 use crate::sink;
 use dflow_launcher::{Launcher, LauncherOptions};
 use dflow_protocol::{InstanceId, RunId, StreamId};
@@ -22,7 +23,6 @@ use dflow_workflow::Workflow;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
 
 /// How often a person is shown how far things are.
 const TICK: Duration = Duration::from_millis(100);
@@ -31,18 +31,23 @@ const AHEAD_PER_SLOT: u32 = 2;
 const MAX_AHEAD: u32 = 64;
 /// How long the loop sleeps when no timer is set.
 const FAR: Duration = Duration::from_secs(3600);
-/// How long other nodes are waited for to end what a cancelled run has there.
+/// How long other nodes are waited for to end what a cancelled run has there, once its functions have had their grace.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Started processes at the same time, and output streams that are being written to files.
 const MAX_STARTED: u32 = 1024;
 
 /// Runs a workflow on this machine and waits for its end. `observe` is called for each [`Update`], and the run waits for it.
 ///
-/// Ctrl-C and SIGTERM cancel the run. Whatever happens, no process and no memory of the run is left when this returns.
+/// A cancelled run ends when its functions have ended, at the latest when their grace is over. Whatever happens, no process
+/// and no memory of the run is left when this returns.
 ///
 /// # Errors
 /// If the run could not be started. A run that was started and failed is an `Ok` whose report says so.
-pub fn run(spec: &RunSpec, observe: impl FnMut(Update<'_>)) -> Result<RunReport, SetupError> {
+pub fn run(
+    spec: &RunSpec,
+    mut cancellation: Cancellation,
+    observe: impl FnMut(Update<'_>),
+) -> Result<RunReport, SetupError> {
     // The launcher first: a process is cheaply started while this one is small and has no threads.
     let options = LauncherOptions { containment: spec.options.containment, ..LauncherOptions::default() };
     let launcher = Launcher::start(&options)?;
@@ -52,13 +57,17 @@ pub fn run(spec: &RunSpec, observe: impl FnMut(Update<'_>)) -> Result<RunReport,
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("start the event loop"))?;
     let local = tokio::task::LocalSet::new();
+    cancellation.listen();
     local.block_on(&runtime, async {
         let id = random_id();
         let members = match &spec.cluster {
-            Some(cluster) => Some(Members::join(cluster, &spec.options.node, id).await?),
+            Some(cluster) => tokio::select! {
+                joined = Members::join(cluster, &spec.options.node, id) => Some(joined?),
+                request = cancellation.requested() => return Err(SetupError::Cancelled { reason: request.reason }),
+            },
             None => None,
         };
-        Driver::new(spec, checked, id, launcher, members)?.drive(observe).await
+        Driver::new(spec, checked, id, launcher, members)?.drive(cancellation, observe).await
     })
 }
 
@@ -95,7 +104,10 @@ pub(crate) struct Driver<'a> {
     /// The streams of every output of an instance, by part.
     pub(crate) outputs: HashMap<(InstanceId, u32), Vec<StreamId>>,
     pub(crate) pending: VecDeque<Event>,
-    pub(crate) cancelled: bool,
+    /// Why the run was cancelled, if it was.
+    pub(crate) cancelled: Option<String>,
+    /// When the last function has had its grace, once the run is to end.
+    ends_by: Option<Duration>,
     /// When other nodes are waited for no longer, if the run was cancelled.
     leave_at: Option<Duration>,
     pub(crate) wake_at: Option<Duration>,
@@ -149,7 +161,8 @@ impl<'a> Driver<'a> {
             records: HashMap::new(),
             outputs: HashMap::new(),
             pending: VecDeque::new(),
-            cancelled: false,
+            cancelled: None,
+            ends_by: None,
             leave_at: None,
             wake_at: None,
             over: false,
@@ -165,13 +178,11 @@ impl<'a> Driver<'a> {
         Ok(driver)
     }
 
-    async fn drive(mut self, mut observe: impl FnMut(Update<'_>)) -> Result<RunReport, SetupError> {
-        let system = |what| move |source| SetupError::System { what, source };
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(system("watch for Ctrl-C"))?;
-        let mut terminate = signal(SignalKind::terminate()).map_err(system("watch for SIGTERM"))?;
-        let mut hangup = signal(SignalKind::hangup()).map_err(system("watch for SIGHUP"))?;
-        // With a handler, a file that grows past the process's limit is an error of that write, not the daemon's end.
-        let _file_size = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()));
+    async fn drive(
+        mut self,
+        mut cancellation: Cancellation,
+        mut observe: impl FnMut(Update<'_>),
+    ) -> Result<RunReport, SetupError> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.settle();
@@ -194,9 +205,7 @@ impl<'a> Driver<'a> {
                     }
                 }
                 _ = tick.tick() => observe(Update::Progress(&self.progress())),
-                _ = interrupt.recv() => self.cancel("Ctrl-C"),
-                _ = terminate.recv() => self.cancel("SIGTERM"),
-                _ = hangup.recv() => self.cancel("the terminal is gone"),
+                request = cancellation.requested() => self.cancel(request),
             }
             self.settle();
             self.journal.hand_on(&mut observe);
@@ -204,11 +213,32 @@ impl<'a> Driver<'a> {
         self.finish(observe).await
     }
 
-    fn cancel(&mut self, why: &str) {
-        tracing::info!(why, "the run is cancelled");
-        self.cancelled = true;
-        self.leave_at = Some(self.host.elapsed() + FAREWELL);
-        self.pending.push_back(Event::Cancel { reason: why.into() });
+    fn cancel(&mut self, request: Request) {
+        let Request { reason, at_once } = request;
+        tracing::info!(reason, at_once, "the run is cancelled");
+        if self.cancelled.is_none() {
+            self.pending.push_back(Event::Cancel { reason: reason.clone() });
+            self.cancelled = Some(reason.clone());
+            // Now, so that it is known what was told to end.
+            self.settle();
+            let grace = self.ends_by.map_or(Duration::ZERO, |at| at.saturating_sub(self.host.elapsed()));
+            self.leave_at = Some(self.host.elapsed() + grace + FAREWELL);
+        }
+        if at_once {
+            self.leave_at = None;
+            self.host.kill_all(&reason);
+            self.leave_late_nodes();
+        }
+    }
+
+    /// How long the functions that are being ended may take at the most.
+    fn longest_grace(&self) -> Duration {
+        let stopping = self.machine.instances().filter(|view| view.state == InstanceState::Stopping);
+        let grace = |view: InstanceView<'_>| match view.kind {
+            InstanceKind::Function(function) => Some(self.workflow.function(function).grace),
+            InstanceKind::Sink { .. } => None,
+        };
+        stopping.filter_map(grace).max().unwrap_or_default()
     }
 
     /// Lets everything that has happened have its consequences, until nothing follows any more.
@@ -222,6 +252,9 @@ impl<'a> Driver<'a> {
                     News::Notice(notice) => self.noticed(notice),
                     News::Lost { node, reason } => self.node_lost(&node, &reason),
                 }
+            }
+            if self.ends_by.is_none() && matches!(self.machine.state(), RunState::Failing { .. }) {
+                self.ends_by = Some(self.host.elapsed() + self.longest_grace());
             }
             if let Some(event) = self.pending.pop_front() {
                 for action in self.machine.handle(self.host.elapsed(), event) {
@@ -304,7 +337,16 @@ impl<'a> Driver<'a> {
 
     fn progress(&self) -> Progress {
         let counts = self.machine.counts();
+        let now = self.host.elapsed();
+        let stopping = self.ends_by.map(|at| {
+            let is_stopping = |view: &InstanceView<'_>| {
+                view.state == InstanceState::Stopping && matches!(view.kind, InstanceKind::Function(_))
+            };
+            let functions = self.machine.instances().filter(is_stopping).count();
+            Stopping { functions, left_ns: nanos(at.saturating_sub(now)) }
+        });
         Progress {
+            stopping,
             elapsed_ns: nanos(self.host.elapsed()),
             waiting: counts.waiting + counts.preparing + counts.ready + counts.pausing,
             running: counts.running,

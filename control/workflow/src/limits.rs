@@ -1,5 +1,7 @@
 //! How large a workflow may be. Every count that a file can state has its limit here.
 
+use std::time::Duration;
+
 /// The largest workflow file, in bytes: 100,000 functions at 600 bytes each.
 pub const MAX_FILE_BYTES: usize = 64 << 20;
 
@@ -46,6 +48,16 @@ pub const MAX_CASES: usize = 256;
 
 /// The most retries of a function.
 pub const MAX_RETRIES: u32 = 1000;
+
+/// How long a function may take to clean up before it is killed, if the file does not say.
+pub const DEFAULT_GRACE: Duration = Duration::from_secs(3);
+
+/// The longest time to clean up that a file may give.
+pub const MAX_GRACE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How long a program may take until it is ready to start, if the file does not say: the import of a large library from a
+/// busy network file system takes tens of seconds.
+pub const DEFAULT_START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The most slots that one instance may hold.
 pub const MAX_SLOTS: u32 = 4096;

@@ -63,8 +63,14 @@ pub struct Function {
     pub env: BTreeMap<String, Template>,
     /// The working directory, relative to the folder of the workflow file; `None`: that folder.
     pub dir: Option<Template>,
-    /// How long one attempt may take, from the opening of its gate.
+    /// How long one attempt may compute: time in which it waits for an input, or for room in an output, does not count.
     pub timeout: Option<Duration>,
+    /// How long one attempt may take from its start, whatever it waits for.
+    pub deadline: Option<Duration>,
+    /// How long its program may take until it is ready to start.
+    pub start_timeout: Duration,
+    /// How long an attempt may go on after its SIGTERM before it is killed; zero kills it at once.
+    pub grace: Duration,
     /// What happens after a failed attempt.
     pub retries: Retries,
     /// A new attempt writes the same bytes as the one before, so readers need not restart.

@@ -44,6 +44,8 @@ fn wordcount() {
     assert_eq!((&merge.inputs[0].sources[..], merge.inputs[0].many), (&[counts][..], true));
     assert_eq!(workflow.streams(counts), Streams::Fixed(8));
     assert_eq!((merge.timeout, merge.retries.count, merge.resources.slots), (None, 0, 1));
+    assert_eq!((merge.deadline, merge.start_timeout), (None, Duration::from_secs(60)));
+    assert_eq!(merge.grace, Duration::from_secs(3));
 
     assert_eq!((workflow.outputs[0].name.as_str(), workflow.outputs[0].many), ("total", false));
 }
@@ -90,6 +92,8 @@ fn everything() {
     assert_eq!(names(&workflow), order);
     let merge = &workflow.functions[3];
     assert_eq!(merge.timeout, Some(Duration::from_secs(90)));
+    assert_eq!((merge.deadline, merge.start_timeout), (Some(Duration::from_secs(3600)), Duration::from_secs(120)));
+    assert_eq!((merge.grace, workflow.functions[0].grace), (Duration::ZERO, Duration::from_secs(5)));
     assert_eq!(merge.resources.memory, Some(1 << 30));
     assert_eq!((merge.inputs[0].need, merge.inputs[0].keep, merge.inputs[0].gate), (Some(2), true, Gate::Whole));
     assert_eq!(merge.inputs[2].gate, Gate::Start);

@@ -203,6 +203,9 @@ fn types_and_units() {
         &["`parsecs` does not exist", "us, ms, s, m, h or d"],
     );
     expect_in("  a: { program: x, timeout: 0s }\n", "5:29", &["time-out of zero"]);
+    expect_in("  a: { program: x, deadline: 0s }\n", "5:30", &["a deadline of zero"]);
+    expect_in("  a: { program: x, start_timeout: 0s }\n", "5:35", &["time-out of zero"]);
+    expect_in("  a: { program: x, grace: 25h }\n", "5:27", &["more than a day", "at most `1d`"]);
     expect_in("  a: { program: x, timeout: 400d }\n", "5:29", &["too long"]);
     expect_in("  a: { program: x, resources: { memory: 1 Gig } }\n", "5:41", &["no unit `Gig`", "GiB"]);
     expect_in("  a: { program: x, resources: { memory: 0 } }\n", "5:41", &["no memory at all"]);

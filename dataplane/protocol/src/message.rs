@@ -350,13 +350,17 @@ pub enum MessageError {
         size: usize,
     },
     /// The bytes are not a message of this version.
-    #[error("{size} bytes are not a valid message of protocol version {}: {detail}", crate::limits::PROTOCOL_VERSION)]
+    #[error(
+        "{size} bytes are not a valid message of protocol version {}; build both sides from the same release",
+        crate::limits::PROTOCOL_VERSION
+    )]
     Malformed {
         /// The number of bytes received.
         size: usize,
-        /// The validator's error.
-        detail: String,
     },
+    /// There is no memory for its bytes.
+    #[error("a message cannot be encoded: there is no memory for it")]
+    Memory,
 }
 
 macro_rules! codec {
@@ -367,8 +371,7 @@ macro_rules! codec {
             /// # Errors
             /// [`MessageError::TooLong`] if it would have more than [`MAX_MESSAGE`] bytes.
             pub fn encode(&self) -> Result<Vec<u8>, MessageError> {
-                let bytes = rkyv::to_bytes::<rancor::Error>(self)
-                    .map_err(|error| MessageError::Malformed { size: 0, detail: error.to_string() })?;
+                let bytes = rkyv::to_bytes::<rancor::Failure>(self).map_err(|_| MessageError::Memory)?;
                 if bytes.len() > MAX_MESSAGE {
                     return Err(MessageError::TooLong { size: bytes.len() });
                 }
@@ -383,8 +386,9 @@ macro_rules! codec {
                 if packet.len() > MAX_MESSAGE {
                     return Err(MessageError::TooLong { size: packet.len() });
                 }
-                rkyv::from_bytes::<Self, rancor::Error>(packet)
-                    .map_err(|error| MessageError::Malformed { size: packet.len(), detail: error.to_string() })
+                // What the validator would say of it in a debug build is for nobody who could do something about it.
+                rkyv::from_bytes::<Self, rancor::Failure>(packet)
+                    .map_err(|_| MessageError::Malformed { size: packet.len() })
             }
         }
     };

@@ -212,13 +212,17 @@ pub enum WireError {
         size: usize,
     },
     /// The bytes are not a message of this version.
-    #[error("{size} bytes are not a valid message of version {}: {detail}", crate::limits::PEER_VERSION)]
+    #[error(
+        "{size} bytes are not a valid message of version {}; install the same release on both nodes",
+        crate::limits::PEER_VERSION
+    )]
     Malformed {
         /// The number of bytes received.
         size: usize,
-        /// The validator's error.
-        detail: String,
     },
+    /// There is no memory for its bytes.
+    #[error("a message cannot be encoded: there is no memory for it")]
+    Memory,
     /// A field of the message is out of range.
     #[error("a message whose {what}")]
     OutOfLimits {
@@ -234,8 +238,7 @@ impl PeerMessage {
     /// [`WireError`] for a message that the other side would reject.
     pub fn encode(&self) -> Result<Vec<u8>, WireError> {
         self.check()?;
-        let bytes = rkyv::to_bytes::<rancor::Error>(self)
-            .map_err(|error| WireError::Malformed { size: 0, detail: error.to_string() })?;
+        let bytes = rkyv::to_bytes::<rancor::Failure>(self).map_err(|_| WireError::Memory)?;
         if bytes.len() > MAX_PEER_MESSAGE {
             return Err(WireError::TooLong { size: bytes.len() });
         }
@@ -250,8 +253,8 @@ impl PeerMessage {
         if bytes.len() > MAX_PEER_MESSAGE {
             return Err(WireError::TooLong { size: bytes.len() });
         }
-        let message = rkyv::from_bytes::<Self, rancor::Error>(bytes)
-            .map_err(|error| WireError::Malformed { size: bytes.len(), detail: error.to_string() })?;
+        let message =
+            rkyv::from_bytes::<Self, rancor::Failure>(bytes).map_err(|_| WireError::Malformed { size: bytes.len() })?;
         message.check()?;
         Ok(message)
     }

@@ -1,6 +1,7 @@
 //! Decoding arbitrary bytes returns a message or an error, and messages survive encoding.
 
 use dflow_protocol::message::{Piece, ToDaemon, ToFunction, Window};
+use dflow_protocol::wire::PeerMessage;
 use dflow_protocol::words::{MAX_OFFSET, Progress, State};
 use dflow_protocol::{PortId, SegmentId};
 use proptest::prelude::*;
@@ -41,4 +42,17 @@ proptest! {
 fn a_message_that_is_too_long_is_refused_with_its_size() {
     let error = ToDaemon::Failed { reason: "x".repeat(200_000), unread: false }.encode().unwrap_err();
     assert!(error.to_string().contains("131072"), "{error}");
+}
+
+#[test]
+fn bytes_that_are_no_message_are_explained_to_a_user() {
+    let errors = [
+        ToDaemon::decode(&[0xff; 40]).unwrap_err().to_string(),
+        ToFunction::decode(&[0xff; 40]).unwrap_err().to_string(),
+        PeerMessage::decode(&[0xff; 40]).unwrap_err().to_string(),
+    ];
+    for error in errors {
+        assert!(error.starts_with("40 bytes are not a valid message of ") && error.contains("same release"), "{error}");
+        assert!(!error.contains("rancor") && !error.contains("alloc"), "{error}");
+    }
 }

@@ -42,7 +42,7 @@ pub use back::{BackJob, CleanJob};
 pub use backend::{Backend, Completion, Job, backed_segment};
 pub use error::{Refusal, RunFailure, StoreError};
 pub use hash::HashJob;
-pub use observe::{RunUsage, Traffic, Usage};
+pub use observe::{RunUsage, Traffic, Usage, Waiting};
 pub use outbox::Outgoing;
 pub use spill::SpillJob;
 pub use store::{Config, Store, StoreEvent};

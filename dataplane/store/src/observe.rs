@@ -46,19 +46,36 @@ pub struct Traffic {
     pub first_written: Option<u64>,
 }
 
+/// What an attempt waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    /// Bytes of this input.
+    Input(u32),
+    /// Room in an output.
+    Room,
+}
+
 impl Store {
     /// Whether an attempt waits: it sleeps on something, or for an answer of the store.
     #[must_use]
     pub fn is_waiting(&self, id: ProcessId) -> bool {
-        let Some(process) = self.processes.get(id).filter(|process| process.control.is_some()) else { return false };
-        let Some(run) = self.runs.get(process.run) else { return false };
+        self.waiting_for(id).is_some()
+    }
+
+    /// What an attempt waits for. Of several things, room in an output: the attempt has something to write.
+    #[must_use]
+    pub fn waiting_for(&self, id: ProcessId) -> Option<Waiting> {
+        let process = self.processes.get(id).filter(|process| process.control.is_some())?;
+        let run = self.runs.get(process.run)?;
         let asleep = |port: &PortId| process.sleeps_at(*port);
         // A window that is being backed is there at once.
         let starved = |port: PortId| !process.outputs.get(&port).is_some_and(|stream| self.backing.contains(stream));
-        run.starved_of(id).any(starved)
-            || process.inputs.keys().any(asleep)
-            || process.outputs.keys().any(asleep)
-            || process.inputs.iter().any(|(port, input)| self.has_asked((id, *port), input))
+        if run.starved_of(id).any(starved) || process.outputs.keys().any(asleep) {
+            return Some(Waiting::Room);
+        }
+        let mut inputs = process.inputs.iter();
+        let waits = inputs.find(|(port, input)| asleep(port) || self.has_asked((id, **port), input));
+        waits.map(|(_, (_, subscriber))| Waiting::Input(subscriber.input))
     }
 
     /// Bytes read and written so far, and when the first of each passed, in nanoseconds of the monotonic clock.

@@ -22,6 +22,9 @@
 //! The function succeeds if the program ends with an accepted status (0, unless `success` in the file says otherwise); only then are its outputs finished. As in a shell's pipeline,
 //! an output ends when the last process that has it open ends, which may be one that the program has left behind.
 //!
+//! SIGTERM is for the program: the adapter leaves it alone once the program runs, and ends when that has ended, so that what
+//! the program writes while it cleans up has a reader.
+//!
 //! A program that stops reading, as `head` does, is no error. When nobody reads any of the program's outputs any more,
 //! its pipes are closed, so that it gets SIGPIPE, and the function ends as unread, whatever the status. While somebody
 //! still reads one of them, the program goes on, and what it writes to the others is dropped.
@@ -36,26 +39,28 @@ mod program;
 
 use connect::Connections;
 use dflow_function::{Context, Error};
-use program::Program;
+use program::{Ends, Program};
 use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// The first argument with which the `dflow` binary becomes the adapter. The second, if there is one, is the path of the
 /// program; without it, the program is the first argument of the function's command, which must then be a path. The
-/// third, if there is one, lists the exit statuses that count as success, separated by commas.
+/// third, if there is one, lists the exit statuses that count as success, separated by commas. The fourth is the grace in
+/// milliseconds.
 pub const ARGUMENT: &str = "__command";
 
 /// The adapter ends with this status plus the number of the signal that ended its program, as a shell does.
 pub const SIGNALED: i32 = 128;
 
 /// The arguments with which the `dflow` binary runs this program as a function. Only the statuses in `success` count as
-/// success.
+/// success. When one of its streams fails, the program gets SIGTERM, and is killed after `grace`.
 #[must_use]
-pub fn arguments(program: &OsStr, success: &[u8]) -> Vec<OsString> {
+pub fn arguments(program: &OsStr, success: &[u8], grace: Duration) -> Vec<OsString> {
     let success: Vec<String> = success.iter().map(u8::to_string).collect();
-    vec![ARGUMENT.into(), program.into(), success.join(",").into()]
+    vec![ARGUMENT.into(), program.into(), success.join(",").into(), grace.as_millis().to_string().into()]
 }
 
 /// Runs the program of the function that the daemon describes; for a process that was started for nothing else.
@@ -65,8 +70,10 @@ pub fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(2);
     let program = arguments.next().map(PathBuf::from);
     let success = arguments.next().map_or_else(|| vec![0], |statuses| parse_statuses(&statuses));
+    let grace =
+        arguments.next().and_then(|grace| grace.to_str()?.parse().ok()).map_or(Duration::ZERO, Duration::from_millis);
     let signal = Cell::new(None);
-    let code = dflow_function::run_under_daemon(|ctx| execute(ctx, program, success, &signal));
+    let code = dflow_function::run_under_daemon(|ctx| execute(ctx, program, Ends { success, grace }, &signal));
     match signal.get().and_then(|signal| u8::try_from(SIGNALED + signal).ok()) {
         Some(status) => ExitCode::from(status),
         None => code,
@@ -78,17 +85,12 @@ fn parse_statuses(statuses: &OsStr) -> Vec<i32> {
 }
 
 /// The work of the function. When it fails, the program has ended; `signal` is then the one that did it, if one did.
-fn execute(
-    ctx: &mut Context,
-    program: Option<PathBuf>,
-    success: Vec<i32>,
-    signal: &Cell<Option<i32>>,
-) -> Result<(), Error> {
+fn execute(ctx: &mut Context, program: Option<PathBuf>, ends: Ends, signal: &Cell<Option<i32>>) -> Result<(), Error> {
     let setup = ctx.setup();
     let Some(command) = setup.command.clone() else {
         return Err(Error::new(format!("'{}' was started as a command, but has no arguments to run", setup.instance)));
     };
     let title = explain::title(&command, &setup.inputs, &setup.outputs);
     let connections = Connections::make(ctx, &command)?;
-    Program::start(program, title, success, connections)?.finish(signal)
+    Program::start(program, title, ends, connections)?.finish(signal)
 }

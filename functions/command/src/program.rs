@@ -3,15 +3,20 @@
 use crate::connect::Connections;
 use crate::explain;
 use dflow_function::Error;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use signal_hook::consts::SIGTERM;
 use std::cell::Cell;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
+use std::time::{Duration, Instant};
 
 /// Where the adapter itself finds its daemon; the program has no business there.
 const SOCKET_VARIABLE: &str = "DFLOW_SOCKET";
@@ -26,12 +31,19 @@ pub(crate) struct Program {
     name: String,
     /// Its file.
     path: PathBuf,
-    /// The exit statuses that count as success.
-    success: Vec<i32>,
+    ends: Ends,
     child: Child,
     reports: Receiver<Report>,
     /// Outputs that have not reported [`Report::Drained`].
     draining: usize,
+}
+
+/// How a program may end.
+pub(crate) struct Ends {
+    /// The exit statuses that count as success.
+    pub(crate) success: Vec<i32>,
+    /// How long it may go on after a SIGTERM.
+    pub(crate) grace: Duration,
 }
 
 /// What the threads that move bytes say.
@@ -49,12 +61,12 @@ impl Program {
     pub(crate) fn start(
         path: Option<PathBuf>,
         title: String,
-        success: Vec<i32>,
+        ends: Ends,
         mut connections: Connections,
     ) -> Result<Self, Error> {
         let feeds = std::mem::take(&mut connections.feeds);
         let drains = std::mem::take(&mut connections.drains);
-        let (mut program, killer) = Self::spawn(path, title, success, connections)?;
+        let (mut program, killer) = Self::spawn(path, title, ends, connections)?;
         program.draining = drains.len();
         for feed in feeds {
             killer.watch("in", move |_| feed.run())?;
@@ -74,7 +86,7 @@ impl Program {
     fn spawn(
         path: Option<PathBuf>,
         title: String,
-        success: Vec<i32>,
+        ends: Ends,
         connections: Connections,
     ) -> Result<(Self, Killer), Error> {
         let Connections { arguments, stdin, stdout, inherited, .. } = connections;
@@ -85,9 +97,13 @@ impl Program {
         command.arg0(&name).args(arguments).env_remove(SOCKET_VARIABLE).stdin(stdin).stdout(stdout);
         let child = command.spawn().map_err(|error| explain::not_started(&title, &path, &error))?;
         drop(inherited);
+        // A handler, since ignoring it is inherited. Earlier, nobody would be there to end.
+        signal_hook::flag::register(SIGTERM, Arc::new(AtomicBool::new(false)))
+            .map_err(|error| Error::new(format!("cannot leave SIGTERM to `{title}`: {error}")))?;
         let (sender, reports) = channel();
-        let program = Self { title, name, path, success, child, reports, draining: 0 };
-        let killer = Killer { process: Arc::new(program.descriptor()?), reports: sender };
+        let grace = ends.grace;
+        let program = Self { title, name, path, ends, child, reports, draining: 0 };
+        let killer = Killer { process: Arc::new(program.descriptor()?), grace, reports: sender };
         Ok((program, killer))
     }
 
@@ -98,7 +114,7 @@ impl Program {
             .child
             .wait()
             .map_err(|error| Error::new(format!("cannot learn how `{}` has ended: {error}", self.title)))?;
-        let success = status.code().is_some_and(|code| self.success.contains(&code));
+        let success = status.code().is_some_and(|code| self.ends.success.contains(&code));
         loop {
             // Somebody whom the program has left behind may still write, and that counts. After a failure nothing does.
             let report =
@@ -139,6 +155,7 @@ impl Drop for Program {
 /// Ends the program when a stream fails.
 struct Killer {
     process: Arc<OwnedFd>,
+    grace: Duration,
     reports: Sender<Report>,
 }
 
@@ -149,12 +166,11 @@ impl Killer {
         name: &str,
         work: impl FnOnce(&Sender<Report>) -> Result<(), Error> + Send + 'static,
     ) -> Result<(), Error> {
-        let (process, reports) = (Arc::clone(&self.process), self.reports.clone());
+        let (process, grace, reports) = (Arc::clone(&self.process), self.grace, self.reports.clone());
         let body = move || {
             if let Err(error) = work(&reports) {
                 report(&reports, Report::Failed(error));
-                // It may have ended by itself.
-                let _ = pidfd_send_signal(&*process, Signal::KILL);
+                end(&process, grace);
             }
         };
         let started = thread::Builder::new().name(name.to_owned()).stack_size(STACK_BYTES).spawn(body);
@@ -165,6 +181,26 @@ impl Killer {
             ))
         })
     }
+}
+
+/// SIGTERM, and SIGKILL if the process has not ended after `grace`.
+fn end(process: &OwnedFd, grace: Duration) {
+    // It may have ended by itself.
+    let _ = pidfd_send_signal(process, Signal::TERM);
+    let _ = pidfd_send_signal(process, Signal::CONT);
+    let until = Instant::now() + grace;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let left =
+            Timespec { tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() };
+        match poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&left)) {
+            Err(Errno::INTR) => {}
+            Ok(1..) => return,
+            // The time is up, or it cannot be waited for.
+            Ok(0) | Err(_) => break,
+        }
+    }
+    let _ = pidfd_send_signal(process, Signal::KILL);
 }
 
 fn report(reports: &Sender<Report>, what: Report) {
@@ -179,15 +215,45 @@ mod tests {
 
     /// A program that would run for long.
     fn sleeping() -> (Program, Killer) {
+        running(&["sleep", "1000"], Duration::from_secs(3600))
+    }
+
+    fn running(arguments: &[&str], grace: Duration) -> (Program, Killer) {
         let connections = Connections {
-            arguments: vec!["sleep".into(), "1000".into()],
+            arguments: arguments.iter().map(|argument| (*argument).into()).collect(),
             stdin: Stdio::null(),
             stdout: Stdio::null(),
             inherited: Vec::new(),
             feeds: Vec::new(),
             drains: Vec::new(),
         };
-        Program::spawn(None, "sleep 1000".into(), vec![0], connections).unwrap()
+        Program::spawn(None, arguments.join(" "), Ends { success: vec![0], grace }, connections).unwrap()
+    }
+
+    /// A shell that does this at SIGTERM, once it waits for that.
+    fn at_term(what: &str, grace: Duration) -> (Program, Killer, std::fs::File) {
+        let (mut said, saying) = std::io::pipe().unwrap();
+        let path = format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(&saying));
+        let script = format!("exec >{path}; trap '{what}' TERM; sh -c 'echo; exec sleep 1000' & wait; wait");
+        let (program, killer) = running(&["sh", "-c", &script], grace);
+        std::io::Read::read_exact(&mut said, &mut [0]).unwrap();
+        drop(saying);
+        (program, killer, std::os::fd::OwnedFd::from(said).into())
+    }
+
+    #[test]
+    fn a_program_whose_stream_fails_can_clean_up() {
+        let (program, killer, said) = at_term("echo clean; exit 0", Duration::from_secs(3600));
+        killer.watch("in", |_| Err(Error::new("broken"))).unwrap();
+        assert_eq!(program.finish(&Cell::new(None)).unwrap_err().to_string(), "broken");
+        assert_eq!(std::io::read_to_string(said).unwrap(), "clean\n");
+    }
+
+    #[test]
+    fn one_that_does_not_end_is_killed() {
+        let (program, killer, _said) = at_term("", Duration::from_millis(100));
+        killer.watch("in", |_| Err(Error::new("broken"))).unwrap();
+        assert_eq!(program.finish(&Cell::new(None)).unwrap_err().to_string(), "broken");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A function that keeps none of the rules: it writes nonsense into every control word that it can reach, and says
-//! nonsense to its daemon. Chosen by the environment variable `PROBE_HOSTILE`, whose value says how: `words`,
-//! `messages` or `packets`.
+//! nonsense to its daemon; or it lives on when it can do nothing more. Chosen by the environment variable `PROBE_HOSTILE`,
+//! whose value says how: `words`, `messages` or `packets`; `silent` (it never says hello); `close`, `shut-read`,
+//! `shut-write` (it closes its channel, or one direction of it), `done`, `failed` (it says so), and then lives on.
 
 use dflow_protocol::limits::{MAX_MESSAGE, PROTOCOL_VERSION};
 use dflow_protocol::message::{ToDaemon, ToFunction};
@@ -38,6 +39,9 @@ impl Random {
 }
 
 fn misbehave(how: &str) -> Result<(), Box<dyn std::error::Error>> {
+    if how == "silent" {
+        return Ok(());
+    }
     let number: i32 = std::env::var("DFLOW_SOCKET")?.parse()?;
     let socket = channel::inherit(number)?;
     let mut buffer = vec![0; MAX_MESSAGE];
@@ -49,6 +53,20 @@ fn misbehave(how: &str) -> Result<(), Box<dyn std::error::Error>> {
         if length == 0 || ToFunction::decode(&buffer[..length])? == ToFunction::Start {
             break;
         }
+    }
+    let send = |message: ToDaemon| channel::send(socket.as_fd(), &message.encode()?, &[], true).map_err(Into::into);
+    match how {
+        // At the end of this function it is closed.
+        "close" => return Ok(()),
+        "shut-read" => {
+            rustix::net::shutdown(&socket, rustix::net::Shutdown::Read)?;
+            // The answer does not arrive.
+            return live_on(&socket, send(ToDaemon::NeedWindow { port: PortId(0), at: 0, least: 1, held: false }));
+        }
+        "shut-write" => return live_on(&socket, Ok(rustix::net::shutdown(&socket, rustix::net::Shutdown::Write)?)),
+        "done" => return live_on(&socket, send(ToDaemon::Done)),
+        "failed" => return live_on(&socket, send(ToDaemon::Failed { reason: "it gave up".into(), unread: false })),
+        _ => {}
     }
     let mut random = Random(0x5EED);
     for round in 0..20_000u64 {
@@ -62,6 +80,14 @@ fn misbehave(how: &str) -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     Ok(())
+}
+
+/// Stays as it is, with the channel open.
+fn live_on(_channel: &OwnedFd, done: Result<(), Box<dyn std::error::Error>>) -> Result<(), Box<dyn std::error::Error>> {
+    done?;
+    loop {
+        std::thread::sleep(std::time::Duration::from_secs(3600));
+    }
 }
 
 fn words(control: &Control, random: &mut Random, socket: &OwnedFd) -> Result<(), Box<dyn std::error::Error>> {

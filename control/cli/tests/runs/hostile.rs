@@ -24,7 +24,7 @@ fn attacks() -> Vec<(Attack, &'static str)> {
     vec![
         (Attack::Message(unknown), "flow 1048576"),
         (Attack::Beginning(version), "version 4711 of the protocol between nodes, this node"),
-        (Attack::Management(vec![0xff; 100]), "100 bytes that are no message of this version"),
+        (Attack::Management(vec![0xff; 100]), "100 bytes are not a valid message of this version"),
         (Attack::Stream(vec![0xff; 64]), "a stream with a malformed header"),
     ]
 }

@@ -17,4 +17,5 @@ mod peers;
 mod rdma;
 mod refusals;
 mod shapes;
+mod signals;
 mod support;

@@ -39,6 +39,9 @@ pub fn fun(name: &str) -> Fun {
         env: BTreeMap::new(),
         dir: None,
         timeout: None,
+        deadline: None,
+        start_timeout: Duration::from_secs(60),
+        grace: Duration::ZERO,
         retries: Retries { count: 0, backoff: Duration::ZERO, max_backoff: Duration::ZERO },
         deterministic: false,
         success: BTreeSet::from([0]),
@@ -153,11 +156,6 @@ impl Fun {
 
     pub fn backoff(mut self, first: Duration) -> Self {
         (self.0.retries.backoff, self.0.retries.max_backoff) = (first, first * 8);
-        self
-    }
-
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.0.timeout = Some(timeout);
         self
     }
 

@@ -80,12 +80,17 @@ impl Managed {
     }
 
     pub(super) fn encode(&self) -> Result<Vec<u8>, String> {
-        rkyv::to_bytes::<rancor::Error>(self).map(rkyv::util::AlignedVec::into_vec).map_err(|error| error.to_string())
+        let bytes = rkyv::to_bytes::<rancor::Failure>(self).map(rkyv::util::AlignedVec::into_vec);
+        bytes.map_err(|_| "a message cannot be encoded: there is no memory for it".to_owned())
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, String> {
-        rkyv::from_bytes::<Self, rancor::Error>(bytes)
-            .map_err(|error| format!("{} bytes that are no message of this version: {error}", bytes.len()))
+        rkyv::from_bytes::<Self, rancor::Failure>(bytes).map_err(|_| {
+            format!(
+                "{} bytes are not a valid message of this version; install the same release on both nodes",
+                bytes.len()
+            )
+        })
     }
 }
 
@@ -98,7 +103,7 @@ pub(super) fn broken(what: &str) -> String {
 mod tests {
     use super::super::mutation::{Random, Verdict, fuzz};
     use super::*;
-    use crate::order::{End, Preparation, Record};
+    use crate::order::{End, Limits, Preparation, Record};
     use dflow_protocol::message::{InputSpec, OutputSpec, OutputStreams, Setup};
     use dflow_protocol::{Epoch, InstanceId, PortId, SegmentId, StreamId};
     use dflow_transport::PathKind;
@@ -151,6 +156,13 @@ mod tests {
             env: random.list(3, |random| (random.text(9), random.text(9))),
             memory_limit: random.option(Random::number),
             slots: random.number() as u32,
+            limits: Limits {
+                start: random.number(),
+                computing: random.option(Random::number),
+                total: random.option(Random::number),
+                grace: random.number(),
+            },
+            sources: random.list(3, |random| random.text(9)),
         }
     }
 

@@ -5,6 +5,7 @@ use super::message::{Managed, broken};
 use super::probe::{self, Probing};
 use super::session::{Meeting, Session};
 use super::{ClusterError, MAX_SILENCE, MIN_SILENCE, Ring, certificate};
+use crate::cancel::{Cancellation, Request};
 use crate::check::SetupError;
 use crate::metrics::{self, Ledger, Scrapes};
 use crate::options::{NodeOptions, raise_descriptor_limit};
@@ -16,8 +17,9 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::watch;
 use tokio::task::spawn_local;
 
 /// A connection that does not say what it is for within this time is closed.
@@ -52,13 +54,18 @@ pub struct Listening {
     pub warning: Option<String>,
 }
 
-/// Serves runs until Ctrl-C or SIGTERM. `ready` is called when it listens.
+/// Serves runs until it is cancelled: then the runs that it takes part in fail, and end in order. `ready` is called when it
+/// listens.
 ///
 /// Whatever happens, no process and no memory of a run is left when this returns.
 ///
 /// # Errors
 /// If the node cannot be set up.
-pub fn serve(options: &ServeOptions, ready: impl FnOnce(&Listening)) -> Result<(), SetupError> {
+pub fn serve(
+    options: &ServeOptions,
+    mut cancellation: Cancellation,
+    ready: impl FnOnce(&Listening),
+) -> Result<(), SetupError> {
     let system = |what| move |source| SetupError::System { what, source };
     raise_descriptor_limit();
     let runtime =
@@ -71,12 +78,12 @@ pub fn serve(options: &ServeOptions, ready: impl FnOnce(&Listening)) -> Result<(
         let silence = options.silence.unwrap_or(MAX_SILENCE).clamp(MIN_SILENCE, MAX_SILENCE);
         let settings = NodeSettings { idle_timeout: silence, ..NodeSettings::default() };
         let (node, mut incoming) = Node::bind(options.listen, &identity, settings).map_err(ClusterError::from)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(system("watch for Ctrl-C"))?;
-        let mut terminate = signal(SignalKind::terminate()).map_err(system("watch for SIGTERM"))?;
         let scrapes = match options.metrics {
             Some(address) => Some(Scrapes::bind(address).await?),
             None => None,
         };
+        cancellation.listen();
+        let (stop, stopping) = watch::channel(None);
         ready(&Listening {
             node: identity.name().to_owned(),
             address: node.local_address(),
@@ -90,6 +97,9 @@ pub fn serve(options: &ServeOptions, ready: impl FnOnce(&Listening)) -> Result<(
             options: NodeOptions { node: identity.name().to_owned(), ..options.node.clone() },
             meetings: RefCell::default(),
             probes: Cell::new(0),
+            sessions: Cell::new(0),
+            ended: Notify::new(),
+            stopping,
             ledger: RefCell::default(),
         });
         if let Some(scrapes) = scrapes {
@@ -101,8 +111,20 @@ pub fn serve(options: &ServeOptions, ready: impl FnOnce(&Listening)) -> Result<(
                 Some(connection) = incoming.next() => {
                     spawn_local(introduce(Rc::clone(&place), connection));
                 }
-                _ = interrupt.recv() => break,
-                _ = terminate.recv() => break,
+                Request { reason, at_once } = cancellation.requested() => {
+                    if at_once {
+                        return Ok(());
+                    }
+                    stop.send_replace(Some(reason));
+                    break;
+                }
+            }
+        }
+        // Their drivers have their functions end, which may need their grace.
+        while place.sessions.get() > 0 {
+            tokio::select! {
+                () = place.ended.notified() => {}
+                request = cancellation.requested() => if request.at_once { break },
             }
         }
         Ok(())
@@ -120,6 +142,12 @@ pub(super) struct Serving {
     meetings: RefCell<HashMap<u128, Room>>,
     /// Connections of nodes that look at this one.
     probes: Cell<usize>,
+    /// Runs that it takes part in.
+    sessions: Cell<usize>,
+    /// One of them is over.
+    ended: Notify,
+    /// Why the node is to end, once it is.
+    pub(super) stopping: watch::Receiver<Option<String>>,
     /// What has been counted.
     pub(super) ledger: RefCell<Ledger>,
 }
@@ -188,7 +216,10 @@ async fn introduce(serving: Rc<Serving>, connection: Connection) {
                 return;
             };
             tracing::info!(driver = connection.peer(), "a run begins");
+            serving.sessions.set(serving.sessions.get() + 1);
             Session::serve(Rc::clone(&serving), connection, ring, join, meetings).await;
+            serving.sessions.set(serving.sessions.get() - 1);
+            serving.ended.notify_one();
             serving.leave(run);
         }
         Ok(Some(Managed::Meet { run, place, incarnation })) => {

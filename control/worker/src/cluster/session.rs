@@ -102,6 +102,7 @@ impl Session {
         let run = session.join.run;
         session.serving.ledger.borrow_mut().begun();
         session.observe();
+        let mut stopping = session.serving.stopping.clone();
         loop {
             session.report();
             tokio::select! {
@@ -109,6 +110,7 @@ impl Session {
                 () = ring.rung() => {}
                 Some(meeting) = meetings.recv() => session.meet(meeting),
                 Some(meeting) = dials.recv() => session.meet(meeting),
+                Ok(()) = stopping.changed() => session.stop(),
             }
             if session.obey() || session.driver().is_none_or(|driver| driver.closed().is_some()) {
                 break;
@@ -125,6 +127,12 @@ impl Session {
         session.host.stop_carrying();
         session.serving.ledger.borrow_mut().over(run, &session.sample());
         tracing::info!("a run is over");
+    }
+
+    /// The node is to end, and the run cannot go on without it: its driver has everything end.
+    fn stop(&mut self) {
+        let reason = self.serving.stopping.borrow().clone().unwrap_or_default();
+        self.host.fail(format!("its worker was stopped ({reason})"));
     }
 
     /// Tells the metrics how the run stands.

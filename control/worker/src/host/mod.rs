@@ -2,6 +2,7 @@
 //! streams from and to other nodes. It carries out orders and says what has happened; what follows from that is decided
 //! by whoever drives the run ([`crate::run`]), on this node or on another.
 
+mod limits;
 mod obey;
 mod start;
 
@@ -15,7 +16,7 @@ use crate::run::nanos;
 use dflow_carrier::{Carrier, Report};
 use dflow_launcher::{Launcher, LauncherEvent};
 use dflow_protocol::{Epoch, InstanceId, RunId, StreamId};
-use dflow_scheduler::Outcome;
+use dflow_scheduler::{Outcome, Stopwatch};
 use dflow_shm::now_nanos;
 use dflow_store::{Completion, Config, ProcessId, RunStream, Store, StoreError, StoreEvent, TenantId, Threads};
 use dflow_transport::{LinkEvent, LinkStats};
@@ -65,6 +66,8 @@ pub(crate) struct Host {
     summed: bool,
     lost_paths: Vec<(u32, u64, LinkEvent)>,
     tick: tokio::time::Interval,
+    /// When limits of time were looked at last.
+    looked_at: Duration,
     arrivals: UnboundedSender<Arrival>,
     arriving: UnboundedReceiver<Arrival>,
     /// Jobs of the store that its threads have done.
@@ -159,6 +162,7 @@ impl Host {
             summed: false,
             lost_paths: Vec::new(),
             tick,
+            looked_at: Duration::ZERO,
             arrivals,
             arriving,
             completing,
@@ -190,7 +194,10 @@ impl Host {
             }
             Some((process, result)) = self.ending.recv() => self.thread_ended(process, result),
             Some(report) = self.carrying.recv() => self.carrier_report(report),
-            _ = self.tick.tick() => self.store.tick(now()),
+            _ = self.tick.tick() => {
+                self.store.tick(now());
+                self.look_at_limits();
+            }
         }
     }
 
@@ -290,9 +297,11 @@ impl Host {
 
     /// Parked instances that go on count for the slots again.
     fn look_who_goes_on(&mut self) {
+        let now = self.elapsed();
         for (&process, attempt) in &mut self.attempts {
             if attempt.parked && !self.store.is_waiting(process) {
                 attempt.parked = false;
+                attempt.watch.iter_mut().for_each(|watch| watch.resume(now));
                 if let Some(instance) = attempt.instance {
                     self.notices.push_back(Notice::Resumed { instance, attempt: attempt.number });
                 }
@@ -310,19 +319,42 @@ impl Host {
         {
             tracing::warn!(instance = attempt.name, what, "an attempt broke the rules");
             attempt.misbehaved = Some(what);
-            self.end_process(process);
+            // It has no claim to a grace.
+            self.end_process(process, Duration::ZERO);
+        }
+    }
+
+    /// Tells an attempt to end. A process has its grace.
+    fn stop(&mut self, process: ProcessId, reason: String) {
+        let now = self.elapsed();
+        let Some(attempt) = self.attempts.get_mut(&process) else { return };
+        attempt.killed.get_or_insert(reason);
+        attempt.watch.iter_mut().for_each(|watch| watch.stop(now));
+        let grace = attempt.grace;
+        self.end_process(process, grace);
+    }
+
+    /// Kills every process that still runs.
+    pub(crate) fn kill_all(&mut self, reason: &str) {
+        let processes: Vec<ProcessId> =
+            self.attempts.iter().filter(|(_, attempt)| !attempt.is_thread).map(|(&process, _)| process).collect();
+        for process in processes {
+            if let Some(attempt) = self.attempts.get_mut(&process) {
+                attempt.grace = Duration::ZERO;
+            }
+            self.stop(process, reason.to_owned());
         }
     }
 
     /// Ends whatever runs under this id; its end is reported by whoever runs it.
-    fn end_process(&mut self, process: ProcessId) {
+    fn end_process(&mut self, process: ProcessId, grace: Duration) {
         let is_thread = self.attempts.get(&process).is_some_and(|attempt| attempt.is_thread);
         if is_thread {
             if let Some(connection) = self.connections.get_mut(&process) {
                 connection.hang_up(self.store.bells());
             }
         } else {
-            let result = self.launcher.kill(process.0);
+            let result = self.launcher.stop(process.0, grace);
             self.note_launcher(result);
         }
     }
@@ -363,6 +395,7 @@ impl Host {
                 self.store.receive(now(), process, message, fds);
             }
             Arrival::Message(process, Err(what), _) => self.store.condemn(process, what),
+            Arrival::Closed(process) => self.has_to_end(process),
             Arrival::Writable(process) => {
                 if let Some(connection) = self.connections.get_mut(&process) {
                     connection.writable();
@@ -417,6 +450,7 @@ impl Host {
         let Some(attempt) = self.attempts.get(&process) else { return };
         let outcome = attempt.outcome(exit, self.store.was_told_unread(process));
         let mut record = self.record(process);
+        record.stopped = attempt.stopped(exit);
         if let LauncherEvent::Exited { usage, .. } = exit {
             (record.user, record.system) = (nanos(usage.user), nanos(usage.system));
             record.max_rss = usage.max_rss;
@@ -497,6 +531,7 @@ impl Host {
             StoreEvent::Ready(process) => match of(&self.attempts, process) {
                 Some((instance, attempt)) => {
                     // A sink and a source have no gate of their own: they are started as soon as they exist.
+                    self.watch(process, Stopwatch::ready);
                     if !self.attempts.get(&process).is_some_and(|attempt| attempt.is_thread) {
                         self.notices.push_back(Notice::Ready { instance, attempt });
                     }
@@ -523,6 +558,7 @@ impl Host {
                 }
             }
             StoreEvent::Parked(process) => {
+                self.watch_wait(process);
                 if let Some((instance, number)) = of(&self.attempts, process)
                     && let Some(attempt) = self.attempts.get_mut(&process)
                     && attempt.started
@@ -538,6 +574,7 @@ impl Host {
                 if let Some(attempt) = self.attempts.get_mut(&process) {
                     attempt.said.get_or_insert(said);
                 }
+                self.has_to_end(process);
             }
             StoreEvent::Misbehaved(process, what) => self.misbehaved(process, what),
             StoreEvent::Failed(_, failure) => self.notices.push_back(Notice::Failed { reason: failure.to_string() }),

@@ -5,6 +5,7 @@ use crate::order::{End, Notice, Order, Record};
 use dflow_carrier::{Carrier, Command, NodeId, Report};
 use dflow_protocol::wire::StreamKey;
 use dflow_protocol::{Epoch, InstanceId, StreamId};
+use dflow_scheduler::Stopwatch;
 use dflow_store::{ProcessId, StoreError, Subscriber};
 use dflow_transport::{LinkEvent, LinkStats};
 use dflow_workflow::MAX_SWITCH_VALUE;
@@ -67,6 +68,7 @@ impl Host {
                     if let Some(attempt) = self.attempts.get_mut(&process) {
                         attempt.started = true;
                     }
+                    self.watch(process, Stopwatch::start);
                     self.store.start(process);
                     // At once: the orders that follow make other programs ready, which takes longer than a start.
                     self.send_outgoing();
@@ -74,10 +76,7 @@ impl Host {
             }
             Order::Kill { instance, attempt, reason } => {
                 if let Some(&process) = self.processes.get(&(instance, attempt)) {
-                    if let Some(attempt) = self.attempts.get_mut(&process) {
-                        attempt.killed.get_or_insert(reason);
-                    }
-                    self.end_process(process);
+                    self.stop(process, reason);
                 }
             }
             Order::Abort { stream, epoch } => {

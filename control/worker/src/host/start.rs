@@ -12,6 +12,7 @@ use dflow_store::ProcessId;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
 
 /// The number under which an attempt finds its channel.
 const CHANNEL: i32 = 3;
@@ -83,10 +84,13 @@ impl Host {
             env,
             memory_limit,
             slots,
+            limits,
+            sources,
         } = preparation;
+        let grace = Duration::from_nanos(limits.grace);
         // The adapter of a command would only take the core from its program by spinning.
         setup.spin_nanos = if is_command { 0 } else { crate::run::nanos(self.spin) };
-        let process = self.new_process();
+        let (process, now) = (self.new_process(), self.elapsed());
         let theirs = self.connect(process, Some(instance), attempt, &setup.instance.clone(), false)?;
         if let Some(attempt) = self.attempts.get_mut(&process) {
             attempt.slots = slots;
@@ -95,6 +99,7 @@ impl Host {
                 let pipes = setup.inputs.iter().filter(|input| !input.keep);
                 attempt.pipes = pipes.map(|input| input.name.clone()).collect();
             }
+            attempt.limit(now, limits, sources);
         }
         let result =
             self.store.begin(self.id, process, setup, &outputs).map_err(|error| error.to_string()).and_then(|()| {
@@ -103,7 +108,7 @@ impl Host {
                     let itself =
                         std::env::current_exe().map_err(|error| format!("cannot find dflow itself: {error}"))?;
                     let mut request = SpawnRequest::new(itself);
-                    request.args = dflow_command::arguments(program, &success);
+                    request.args = dflow_command::arguments(program, &success, grace);
                     request
                 } else {
                     SpawnRequest::new(program)

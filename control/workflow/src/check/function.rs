@@ -8,7 +8,8 @@ use super::scope::{Declaration, Scope};
 use super::text::template;
 use super::{command, inputs};
 use crate::diagnostics::{Diagnostic, Span};
-use crate::file::{Entries, EnvText, Field, FunctionFile, ParamText, PartitionFile, Text, Words};
+use crate::file::{Entries, EnvText, Field, FunctionFile, ParamText, PartitionFile, Spanned, Text, Time, Words};
+use crate::limits::{DEFAULT_START_TIMEOUT, MAX_GRACE};
 use crate::model::{Function, FunctionId, Output, Program, Resources, Retries, Template};
 use crate::report::Report;
 
@@ -63,7 +64,10 @@ pub(super) fn check(scope: &Scope, index: usize, edges: &mut Vec<Edge>, report: 
         params,
         env: env(scope, &file.env, report),
         dir: dir(scope, file.dir.get().or(scope.dir), report),
-        timeout: timeout(file, report),
+        timeout: limit(&file.timeout, "a time-out", report),
+        deadline: limit(&file.deadline, "a deadline", report),
+        start_timeout: limit(&file.start_timeout, "a time-out", report).unwrap_or(DEFAULT_START_TIMEOUT),
+        grace: grace(&file.grace, report).unwrap_or(scope.grace),
         retries: retries(file, report),
         deterministic: file.deterministic.get().is_some_and(|it| it.0),
         success: success(file, report),
@@ -173,15 +177,27 @@ fn success(file: &FunctionFile, report: &mut Report) -> BTreeSet<u8> {
     statuses.value.0.clone()
 }
 
-fn timeout(file: &FunctionFile, report: &mut Report) -> Option<Duration> {
-    let timeout = file.timeout.get()?;
-    if timeout.value.0.is_zero() {
+fn limit(field: &Field<Spanned<Time>>, what: &str, report: &mut Report) -> Option<Duration> {
+    let limit = field.get()?;
+    if limit.value.0.is_zero() {
         report.push(
-            Diagnostic::at(timeout.span, "a time-out of zero ends every attempt at once")
-                .with_help("leave the key out for no limit, or write a duration such as `30s`"),
+            Diagnostic::at(limit.span, format!("{what} of zero ends every attempt at once"))
+                .with_help("leave the key out, or write a duration such as `30s`"),
         );
     }
-    Some(timeout.value.0)
+    Some(limit.value.0)
+}
+
+/// How long there is to clean up; zero means none at all.
+pub(super) fn grace(field: &Field<Spanned<Time>>, report: &mut Report) -> Option<Duration> {
+    let grace = field.get()?;
+    if grace.value.0 > MAX_GRACE {
+        report.push(
+            Diagnostic::at(grace.span, "a grace of more than a day")
+                .with_help("a run that is cancelled or fails waits so long for its functions: write at most `1d`"),
+        );
+    }
+    Some(grace.value.0)
 }
 
 fn retries(file: &FunctionFile, report: &mut Report) -> Retries {

@@ -1,12 +1,13 @@
 //! What names stand for: the declarations of a file, and how references to them are resolved.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use crate::diagnostics::{Diagnostic, Span};
 use crate::file::{
     DEFAULT_OUTPUT, Field, FunctionFile, INPUTS, Name, PARAMS, PartitionFile, StepFile, SwitchFile, Words, WorkflowFile,
 };
-use crate::limits::MAX_SWITCHES;
+use crate::limits::{DEFAULT_GRACE, MAX_SWITCHES};
 use crate::model::{FunctionId, Output, Partition, Source, WorkflowInput};
 use crate::report::{Report, quoted};
 use crate::streams::Streams;
@@ -27,6 +28,8 @@ pub(super) struct Scope<'f> {
     pub(super) functions_known: bool,
     pub(super) steps: HashMap<&'f str, Step>,
     output_names: HashMap<(FunctionId, &'f str), u32>,
+    /// The grace of functions that do not say so themselves.
+    pub(super) grace: Duration,
 }
 
 /// A function as far as others see it.
@@ -80,6 +83,7 @@ impl<'f> Scope<'f> {
             functions_known: !file.functions.is_broken(),
             steps: HashMap::new(),
             output_names: HashMap::new(),
+            grace: super::function::grace(&file.grace, report).unwrap_or(DEFAULT_GRACE),
         };
         for entry in file.inputs.get().map_or(&[][..], |inputs| &inputs.0) {
             let partitioned = entry.value.as_ref().is_some_and(|input| input.parts.get().is_some());

@@ -17,7 +17,7 @@ pub(crate) use shape::{
     CommandFile, EnvText, FunctionFile, InputDetails, InputFile, ParamText, PartitionFile, StepFile, SwitchFile,
     WorkflowFile,
 };
-pub(crate) use values::{Name, Reference, Referent, Spanned, Text, Words};
+pub(crate) use values::{Name, Reference, Referent, Spanned, Text, Time, Words};
 
 /// What stands before the dot in a reference to an input of the workflow.
 pub(crate) const INPUTS: &str = "inputs";

@@ -37,6 +37,9 @@ record! {
         /// Environment variables for every function. A function has the environment of `dflow run`, except for the
         /// variables that describe a node, then these, then its own.
         env: Entries<EnvText>,
+        /// How long a function that does not say so itself may go on after its SIGTERM, to clean up, before it is killed; 3s
+        /// if not given. `0s` kills at once.
+        grace: Spanned<Time>,
         /// The functions and switches by name.
         functions [required]: Entries<StepFile>,
         /// The streams that are the result: a map from names to sources (or to a list of sources, such as the branches
@@ -80,8 +83,16 @@ record! {
         /// The working directory, relative to the folder of the workflow file. It must be there on every node that runs
         /// the function.
         dir: Words,
-        /// How long one attempt may take, from the opening of its gate, such as `30s` or `5m`.
+        /// How long one attempt may compute, such as `30s` or `5m`. Time in which it waits for bytes of an input, or for room
+        /// in an output, does not count.
         timeout: Spanned<Time>,
+        /// How long one attempt may take from its start, whatever it waits for.
+        deadline: Spanned<Time>,
+        /// How long a program may take until it is ready to start; 60s if not given.
+        start_timeout: Spanned<Time>,
+        /// How long it may go on after its SIGTERM, to clean up, before it is killed: when the run is cancelled or fails, when
+        /// its time is up, or when it has to start again. `0s` kills at once.
+        grace: Spanned<Time>,
         /// How often a failed attempt is repeated: a number, or a number with pauses.
         retries: RetriesFile,
         /// A new attempt writes the same bytes as the one before, so functions that read them need not start again. Not true of

@@ -76,28 +76,6 @@ fn a_final_instance_closes_its_subscriptions_and_a_provisional_one_does_not() {
 }
 
 #[test]
-fn a_time_out_counts_as_a_failure() {
-    let flow = flow().add(fun("a").timeout(Duration::from_secs(5)).retries(1));
-    let mut run = Script::new(flow);
-    run.expect(&["wake 5s"]);
-    run.ready("a").tick(4).expect(&["wake 5s"]).expect_none("kill");
-    run.tick(1).expect(&["kill a#1"]);
-    // That it was faster after all does not help any more.
-    run.end("a").expect(&["prepare a#2"]);
-    run.ready("a").tick(5).expect(&["kill a#2"]);
-    run.fail("a").expect(&["failed"]);
-    assert_eq!(run.failure.as_deref(), Some("it timed out after 5s"));
-}
-
-#[test]
-fn a_program_that_does_not_get_ready_times_out() {
-    let flow = flow().add(fun("a").timeout(Duration::from_secs(5)));
-    let mut run = Script::new(flow);
-    run.expect(&["prepare a#1", "wake 5s"]);
-    run.tick(5).expect(&["kill a#1"]);
-}
-
-#[test]
 fn cancelling_ends_everything() {
     let mut run = Script::new(flow().add(fun("a").retries(9)));
     run.ready("a").event(Event::Cancel { reason: "Ctrl-C".to_owned() }).expect(&["kill a#1"]);

@@ -40,8 +40,8 @@ impl fmt::Display for Case {
             }
             let outputs: Vec<Partition> = function.outputs.iter().map(|output| output.partition).collect();
             write!(f, " -> {outputs:?} retries {} slots {}", function.retries.count, function.resources.slots)?;
-            let marks = (function.deterministic, function.timeout, function.conditional, &function.program);
-            writeln!(f, " (deterministic, timeout, conditional, program) {marks:?}")?;
+            let marks = (function.deterministic, function.conditional, &function.program);
+            writeln!(f, " (deterministic, conditional, program) {marks:?}")?;
         }
         for switch in &workflow.switches {
             writeln!(f, "{} on {:?} {:?} {:?}", switch.name, switch.on, switch.cases, switch.default)?;
@@ -132,9 +132,6 @@ fn function(choices: &mut Choices, index: u32, ports: &[Port]) -> (Fun, Vec<Port
     if choices.once_in(4) {
         function = function.deterministic();
     }
-    if choices.once_in(6) {
-        function = function.timeout(Duration::from_secs(60));
-    }
     if choices.once_in(5) {
         function = function.command();
     }
@@ -209,7 +206,7 @@ fn styles(choices: &mut Choices, flow: &Flow, invocation: Invocation) -> Vec<Sty
             workflow.functions.iter().any(|f| f.inputs.iter().any(|input| input.sources.contains(&source)))
         });
         let one = function.outputs.iter().all(|output| output.partition == Partition::Single);
-        let plain = invocation == Invocation::Dataflow && function.timeout.is_none() && function.conditional.is_none();
+        let plain = invocation == Invocation::Dataflow && function.conditional.is_none();
         if one && plain && !patient && early && read > 0 && read_everywhere && choices.once_in(2) {
             styles[index] = Style::Endless;
         }

@@ -178,8 +178,6 @@ impl<'a> Node<'a> {
             Move::Tell(event) => event,
             Move::Fire => {
                 self.now = self.now.max(self.timer.take().unwrap_or_default());
-                // Whatever has timed out may fail the run.
-                self.excused |= self.workflow.functions.iter().any(|function| function.timeout.is_some());
                 Event::TimerFired
             }
             Move::End(instance, outcome) => {

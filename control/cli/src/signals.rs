@@ -1,0 +1,75 @@
+//! The signals that end a run, or a worker.
+//!
+//! The first SIGINT, SIGTERM or SIGHUP ends it in order: functions get SIGTERM and time to clean up. A second one, or
+//! SIGQUIT, ends it at once; so does any while nothing has begun that could be ended in order. One that was ignored when
+//! `dflow` started stays ignored, as SIGHUP under `nohup`.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+
+use dflow_worker::Canceller;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGXFSZ};
+use signal_hook::iterator::Signals;
+use signal_hook::low_level::emulate_default_handler;
+
+/// Signals that have come.
+pub struct Caught(Arc<AtomicI32>);
+
+impl Caught {
+    /// The first signal that has come.
+    pub fn first(&self) -> Option<i32> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|signal| *signal != 0)
+    }
+}
+
+/// Watches for signals in a thread of its own, as long as the process runs.
+///
+/// # Errors
+/// If the handlers cannot be set or the thread cannot be started.
+pub fn watch(canceller: Canceller) -> io::Result<Caught> {
+    // With a handler, a file that grows past the process's limit is an error of that write, not the end of the process.
+    signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
+    let ignored = ignored();
+    let watched = [SIGINT, SIGTERM, SIGHUP, SIGQUIT];
+    let mut signals = Signals::new(watched.iter().filter(|signal| ignored & (1 << (*signal - 1)) == 0))?;
+    let first = Arc::new(AtomicI32::new(0));
+    let caught = Caught(Arc::clone(&first));
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        let mut count = 0;
+        for signal in signals.forever() {
+            let _ = first.compare_exchange(0, signal, Ordering::Relaxed, Ordering::Relaxed);
+            count += 1;
+            let name = name(signal);
+            let heard = match count {
+                1 if signal != SIGQUIT => canceller.cancel(name),
+                1 | 2 => canceller.kill(name),
+                // It has been told twice, and does not come to it.
+                _ => false,
+            };
+            if !heard {
+                // The launcher sees that this process is gone, and kills what there is of functions.
+                let _ = emulate_default_handler(signal);
+            }
+        }
+    })?;
+    Ok(caught)
+}
+
+/// What a person calls a signal.
+fn name(signal: i32) -> &'static str {
+    match signal {
+        SIGINT => "SIGINT, as by Ctrl-C",
+        SIGTERM => "SIGTERM",
+        SIGHUP => "SIGHUP, as when the terminal is closed",
+        SIGQUIT => "SIGQUIT",
+        _ => "a signal",
+    }
+}
+
+/// The signals that this process ignores, as a mask whose lowest bit is signal 1; none where that cannot be read.
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+    mask.unwrap_or(0)
+}

@@ -1,0 +1,69 @@
+//! The time limits of attempts. Each attempt's [`Stopwatch`](dflow_scheduler::Stopwatch) is told here what the node knows.
+
+use super::{Host, TICK};
+use crate::attempt::Attempt;
+use dflow_scheduler::{Stopwatch, Wait};
+use dflow_store::{ProcessId, Waiting};
+use std::time::Duration;
+
+/// Limits are looked at with every tick. If it comes so late, this process did not run: it was stopped, or the machine slept.
+const GAP: Duration = Duration::from_millis(250);
+
+impl Host {
+    /// Ends the attempts that have exceeded a limit.
+    pub(super) fn look_at_limits(&mut self) {
+        let now = self.elapsed();
+        let passed = now.saturating_sub(std::mem::replace(&mut self.looked_at, now));
+        if passed > GAP {
+            let gap = passed - TICK;
+            tracing::debug!(?gap, "the node did not run");
+            self.attempts.values_mut().flat_map(|attempt| &mut attempt.watch).for_each(|watch| watch.skip(now, gap));
+        }
+        if self.overrunning(now).next().is_none() {
+            return;
+        }
+        // What has ended has ended in time, and so has what goes on to wait, although the node has not seen it yet.
+        while let Ok(arrival) = self.arriving.try_recv() {
+            self.arrived(arrival);
+        }
+        for event in self.store.take_events() {
+            self.store_event(event);
+        }
+        self.launcher_events();
+        let late: Vec<ProcessId> = self.overrunning(now).collect();
+        for process in late {
+            let reason = self.attempts.get_mut(&process).and_then(|attempt| attempt.overrun(now));
+            if let Some(reason) = reason {
+                self.stop(process, reason);
+            }
+        }
+    }
+
+    fn overrunning(&self, now: Duration) -> impl Iterator<Item = ProcessId> {
+        let is_late =
+            move |attempt: &Attempt| attempt.watch.as_ref().and_then(Stopwatch::expires).is_some_and(|at| at <= now);
+        self.attempts.iter().filter(move |(_, attempt)| is_late(attempt)).map(|(&process, _)| process)
+    }
+
+    /// An attempt says that it waits.
+    pub(super) fn watch_wait(&mut self, process: ProcessId) {
+        let wait = match self.store.waiting_for(process) {
+            Some(Waiting::Input(input)) => Wait::Input(input),
+            Some(Waiting::Room) => Wait::Room,
+            None => return,
+        };
+        self.watch(process, |watch, now| watch.park(now, wait));
+    }
+
+    /// An attempt has said that it is done, or has closed its channel: it can do nothing more for the run.
+    pub(super) fn has_to_end(&mut self, process: ProcessId) {
+        self.watch(process, Stopwatch::ending);
+    }
+
+    pub(super) fn watch(&mut self, process: ProcessId, tell: impl FnOnce(&mut Stopwatch, Duration)) {
+        let now = self.elapsed();
+        if let Some(watch) = self.attempts.get_mut(&process).and_then(|attempt| attempt.watch.as_mut()) {
+            tell(watch, now);
+        }
+    }
+}
