@@ -10,7 +10,9 @@ const NOTICED: Duration = Duration::from_secs(6);
 
 /// An endless stream from b to c, and one from a to b.
 fn endless() -> Case {
-    Case::new(
+    Case::with_header(
+        // A node that does not answer is waited for until the functions there have had their grace.
+        "grace: 300ms",
         "s: { program: dflow-probe, outputs: [o], params: { bytes: 100000000000 } }
          r: { program: dflow-probe, inputs: { i: s.o }, outputs: [o], params: { pause_us: 1000 } }
          s2: { program: dflow-probe, outputs: [o], params: { bytes: 100000000000, pause_us: 1000 } }
