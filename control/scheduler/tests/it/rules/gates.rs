@@ -186,19 +186,6 @@ fn a_candidate_that_fails_first_is_out_of_the_race() {
 }
 
 #[test]
-fn a_candidate_that_times_out_is_out_of_the_race() {
-    let candidates = flow().add(fun("a").writes().timeout(std::time::Duration::from_secs(5))).add(fun("b").writes());
-    let flow = candidates.add(fun("c").needs(&[out(0), out(1)], 1, Gate::Stream));
-    let mut run = Script::new(flow);
-    run.ready("a").ready("b").tick(5).expect(&["kill a#1", "abort a:0.0@1"]).expect_none("failed");
-    run.fail("a").bytes("b:0.0").ready("c").end("b").end("c").expect(&["committed"]);
-    let view = run.machine.instances().find(|view| view.name == "a").expect("it exists");
-    assert!(
-        matches!(&view.attempts[0].end, Some(dflow_scheduler::AttemptEnd::Failed { reason }) if reason.contains("timed out"))
-    );
-}
-
-#[test]
 fn what_is_whole_wins_only_when_it_ends_well() {
     let mut run = race(1, Gate::Whole);
     run.finish("a:0.0").expect(&["start d#1"]).expect_none("kill");
