@@ -117,14 +117,22 @@ impl<T: From<InPort> + AsMut<InPort>> FanIn<T> {
 
     /// Waits until one of the streams that have come may have bytes, or another has come, for at most `limit`.
     pub fn wait_for_bytes(&mut self, limit: Option<Duration>) -> Waited {
+        let session = Arc::clone(&self.session);
+        let (seen, mut ports) = self.ports();
+        let mut waits: Vec<&mut dyn Wait> = ports.iter_mut().map(|port| &mut **port as &mut dyn Wait).collect();
+        session.wait_on(&mut waits, seen, limit, true)
+    }
+
+    /// How many messages it and its streams have all seen, and the streams.
+    pub(crate) fn ports(&mut self) -> (u64, Vec<&mut dyn Port>) {
         let mut seen = self.seen;
-        let mut ports: Vec<&mut dyn Wait> = Vec::with_capacity(self.open.len());
+        let mut ports: Vec<&mut dyn Port> = Vec::with_capacity(self.open.len());
         for (_, input) in &mut self.open {
             let port = input.as_mut();
             seen = seen.min(port.seen());
             ports.push(port);
         }
-        self.session.wait_on(&mut ports, seen, limit, true)
+        (seen, ports)
     }
 
     fn take_mail(&mut self) -> Result<(), SessionError> {

@@ -11,6 +11,7 @@
 //! | [`InPort`], [`FanIn`] | the reading end of a stream, and those of a list of streams |
 //! | [`OutPort`], [`Parts`] | the writing end of a stream, and an output that opens more of them |
 //! | [`View`] | bytes of a stream that outlive the call that found them |
+//! | [`Poller`] | a descriptor for `poll(2)`, `epoll(7)` and event loops |
 //! | [`Interrupter`] | ends the waits of a session from another thread |
 //! | [`Attachment`] | many streams lent to, and landing from, other nodes |
 //! | [`local`] | a node for one attempt in its own process: streams from files, pipes and bytes |
@@ -47,6 +48,12 @@
 //! the session are gone. While it lives, the position that the producer knows stays at or below it, so a view that is kept
 //! for ever costs the producer what a slow reader costs it.
 
+//!
+//! # Event loops
+//! Streams are waited for by futexes on shared words, which no `epoll` can watch. A [`Poller`] bridges that: only while it
+//! is armed, a thread of its own sleeps on those words and then makes a descriptor readable. Nothing of that is paid by
+//! [`Session::wait`], nor by a program without a poller.
+
 mod attachment;
 mod error;
 mod fan_in;
@@ -55,6 +62,7 @@ mod input;
 pub mod local;
 mod output;
 mod parts;
+mod poller;
 mod session;
 
 pub use attachment::{Attachment, Incoming, Outgoing, RoomFor};
@@ -66,4 +74,5 @@ pub use fan_in::FanIn;
 pub use input::{Available, InPort, Lent, MAX_VIEWED, Next};
 pub use output::{OutPort, Reservation, Reserve, Space};
 pub use parts::Parts;
+pub use poller::{Armed, Poller};
 pub use session::{Interrupter, Port, Session, Waited};

@@ -74,7 +74,14 @@ impl Calls {
         self.bell.ring();
     }
 
-    fn is_interrupted(&self) -> bool {
+    /// A listener that has heard everything so far.
+    pub(crate) fn listener(&self) -> Listener {
+        let mut listener = Listener::new(Arc::clone(&self.bell));
+        listener.hear();
+        listener
+    }
+
+    pub(crate) fn is_interrupted(&self) -> bool {
         self.interrupted.load(Ordering::Acquire)
     }
 }
@@ -214,8 +221,7 @@ impl Session {
             let woken = wait_until(ports, bell, self.idle, limit, park);
             return if woken.is_some() { Waited::Ready } else { Waited::TimedOut };
         }
-        let mut listener = Listener::new(Arc::clone(&self.calls.bell));
-        listener.hear();
+        let mut listener = self.calls.listener();
         if self.calls.is_interrupted() {
             return Waited::Interrupted;
         }

@@ -278,8 +278,8 @@ pub enum ToDaemon {
         port: PortId,
         /// The reader's position.
         at: u64,
-        /// The function still borrows bytes of the piece below that position. The memory must not be reused until
-        /// [`ToDaemon::GivenUp`], or until the published position has passed them.
+        /// Bytes of this or earlier pieces are still lent or viewed. Their memory has to stay until
+        /// [`ToDaemon::GivenUp`].
         lends: bool,
     },
     /// The producer's words announce the end of the stream, or an impossible progress. The daemon decides which: the
@@ -303,11 +303,14 @@ pub enum ToDaemon {
         /// Whether they have stalled.
         stuck: bool,
     },
-    /// Bytes of earlier pieces ([`ToDaemon::NextPiece`] with `lends`) are no longer borrowed below the published
-    /// position.
+    /// Bytes of pieces that were used up ([`ToDaemon::NextPiece`] with `lends`) are no longer lent or viewed.
     GivenUp {
         /// The reading port.
         port: PortId,
+        /// Every piece that lies between this offset of the stream ...
+        from: u64,
+        /// ... and this one.
+        to: u64,
     },
     /// Only from the carrier: nothing, not even a local process, writes to this output any more.
     CloseOutput {

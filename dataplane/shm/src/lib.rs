@@ -44,5 +44,5 @@ pub use span::Span;
 pub use staging::{Staging, StagingError};
 pub use view::{Ledger, View};
 pub use wait::{Idle, Park, Wait, Woken, now_nanos, wait, wait_at_most, wait_until};
-pub use watchers::{PeerWord, Watchers};
+pub use watchers::{PeerWord, Watchers, WordWait};
 pub use writer::{Room, Writer, finish};

@@ -214,8 +214,9 @@ impl Reader {
         }
     }
 
-    /// Bytes below this offset are needed no more.
-    fn given_up(&self) -> u64 {
+    /// Bytes below this offset are needed no more: they have been read and are not held.
+    #[must_use]
+    pub fn given_up(&self) -> u64 {
         self.position.min(self.held)
     }
 

@@ -144,7 +144,7 @@ pub struct Ledger {
     state: Mutex<State>,
     /// Views were dropped since the reader looked last.
     changed: AtomicBool,
-    /// Called when the lowest view has gone, on the thread that dropped it.
+    /// Called when the last view at an offset has gone, on the thread that dropped it.
     notify: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -157,8 +157,8 @@ struct State {
 }
 
 impl Ledger {
-    /// Without views. `notify` is called after a drop that lets the reader's position move on: it should make the reader's
-    /// owner call [`Ledger::lowest`].
+    /// Without views. `notify` is called after drops that may let the reader's position move on or a piece be left: it should
+    /// make the reader's owner call [`Ledger::take_changed`].
     #[must_use]
     pub fn new(notify: impl Fn() + Send + Sync + 'static) -> Arc<Self> {
         let notify = Box::new(notify);
@@ -182,10 +182,10 @@ impl Ledger {
         self.lock().lowest()
     }
 
-    /// Whether a view is live.
+    /// Whether a live view begins in this range of the stream.
     #[must_use]
-    pub fn is_used(&self) -> bool {
-        !self.lock().live.is_empty()
+    pub fn is_used_in(&self, range: Range<u64>) -> bool {
+        self.lock().live.range(range).next().is_some()
     }
 
     /// How many bytes of mapped memory the live views cover. A view and its parts count once.
@@ -218,10 +218,11 @@ impl Ledger {
 
     fn remove(&self, offset: u64) {
         let mut state = self.lock();
-        let before = state.lowest();
+        let mut gone = false;
         if let Some((count, _)) = state.live.get_mut(&offset) {
             *count -= 1;
-            if *count == 0 {
+            gone = *count == 0;
+            if gone {
                 state.live.remove(&offset);
             }
         }
@@ -235,11 +236,9 @@ impl Ledger {
                 reader.close();
                 then();
             }
-        } else if lowest > before || state.live.is_empty() {
-            if let Some((reader, _)) = &mut state.closing {
-                reader.hold(lowest);
-                return;
-            }
+        } else if let Some((reader, _)) = &mut state.closing {
+            reader.hold(lowest);
+        } else if gone {
             drop(state);
             self.changed.store(true, Ordering::Release);
             (self.notify)();

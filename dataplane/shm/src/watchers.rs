@@ -7,6 +7,7 @@
 use crate::control::PeerControl;
 use crate::doorbell::Doorbell;
 use crate::futex::{self, Kernel, MAX_WORDS};
+use crate::wait::Wait;
 use dflow_protocol::PortId;
 use dflow_protocol::words::Platform;
 use std::collections::HashMap;
@@ -34,6 +35,38 @@ impl PeerWord {
     fn word(&self) -> &AtomicU64 {
         &self.page.port(self.port).progress
     }
+}
+
+/// A wait for one word of another process, by a thread that does not own the port which has announced it.
+#[derive(Debug)]
+pub struct WordWait {
+    word: PeerWord,
+    value: u64,
+}
+
+impl WordWait {
+    /// Waits until `word` differs from the value that its port has announced: [`Wait::peer_word`].
+    #[must_use]
+    pub fn new(word: PeerWord, value: u64) -> Self {
+        Self { word, value }
+    }
+}
+
+/// The announcement is its port's own matter.
+impl Wait for WordWait {
+    fn ready(&mut self) -> bool {
+        self.word.word().load(Ordering::Acquire) != self.value
+    }
+
+    fn settle(&mut self) {}
+
+    fn announce(&mut self) {}
+
+    fn word(&self) -> Option<(&AtomicU64, u64)> {
+        Some((self.word.word(), self.value))
+    }
+
+    fn retract(&mut self) {}
 }
 
 /// The threads, and who waits there. Dropping it ends them.

@@ -88,6 +88,10 @@ impl Store {
         let waits = |port| {
             process.sleeps_at(port) || process.inputs.get(&port).is_some_and(|input| self.has_asked((id, port), input))
         };
+        if subscription.question.is_some_and(|question| question.at > subscription.position) {
+            // It has read on and holds views of earlier bytes: its position moves when they are dropped, which may be never.
+            return is_long_ago(subscription.since);
+        }
         if waits(port) {
             // Its bytes are on their way to it, unless they are there and it does not run.
             return subscription.oversleeps_since().is_some_and(is_long_ago);

@@ -9,6 +9,7 @@ use crate::{ProcessId, RunStream, Store};
 use dflow_protocol::message::{Piece, SegmentUse, ToFunction, Window};
 use dflow_protocol::words::State;
 use dflow_protocol::{PortId, RunId, SegmentId, StreamId};
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -34,9 +35,8 @@ impl Store {
         }
         state.question = Some(Question { at, verifies: false });
         let state = self.processes.get(process);
-        if lends {
-            stream.leave_read_pieces((process, port));
-        } else if !state.is_some_and(|process| process.slicing.contains(&subscriber.input)) {
+        // With `lends` it says which ones it has left.
+        if !lends && !state.is_some_and(|process| process.slicing.contains(&subscriber.input)) {
             stream.epoch.pieces.leave((process, port));
         }
         self.runs.note_question(id);
@@ -80,12 +80,12 @@ impl Store {
         word.offset > at || (is_live && word.state == State::Open)
     }
 
-    /// What a reader had lent of its earlier pieces has arrived where it was lent to.
-    pub(crate) fn given_up(&mut self, process: ProcessId, port: PortId) {
+    /// A reader needs no bytes of the pieces in this range any more.
+    pub(crate) fn given_up(&mut self, process: ProcessId, port: PortId, range: Range<u64>) {
         let Some((id, _)) = self.processes.input(process, port) else { return };
         self.sample_readers(id);
         if let Some(stream) = self.runs.stream_mut(id) {
-            stream.leave_read_pieces((process, port));
+            stream.epoch.pieces.leave_range((process, port), range);
         }
         self.release(id);
         self.feed_starved(Some(id.run));

@@ -6,6 +6,7 @@ use dflow_disk::SpillFile;
 use dflow_protocol::PortId;
 use dflow_protocol::limits::ARENA_SLOT;
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -179,10 +180,14 @@ impl Pieces {
         }
     }
 
-    /// A reader at `position` is done with the pieces that end before it.
-    pub(crate) fn leave_before(&mut self, reader: Endpoint, position: u64) {
-        for piece in self.0.iter_mut().filter(|piece| piece.end.is_some_and(|end| end <= position)) {
-            piece.leave(reader);
+    /// A reader is done with the pieces that lie in this range of the stream.
+    pub(crate) fn leave_range(&mut self, reader: Endpoint, range: Range<u64>) {
+        for piece in &mut self.0 {
+            // A window that is filled once ends where it is full, whether or not its producer has moved on.
+            let end = piece.end.unwrap_or(piece.room_end());
+            if piece.base >= range.start && end <= range.end {
+                piece.leave(reader);
+            }
         }
     }
 

@@ -59,8 +59,8 @@ impl Store {
                 }
                 Ok(())
             }
-            ToDaemon::GivenUp { port } => {
-                self.given_up(id, port);
+            ToDaemon::GivenUp { port, from, to } => {
+                self.given_up(id, port, from..to);
                 Ok(())
             }
             ToDaemon::CloseOutput { port } => {
@@ -156,7 +156,7 @@ impl Store {
             ToDaemon::NextPiece { port, .. }
             | ToDaemon::Verify { port, .. }
             | ToDaemon::CloseInput { port }
-            | ToDaemon::GivenUp { port }
+            | ToDaemon::GivenUp { port, .. }
                 if !process.inputs.contains_key(port) =>
             {
                 Err(format!("it named input port {port}, which it does not have"))

@@ -46,13 +46,6 @@ impl Stream {
         Some(subscription)
     }
 
-    /// A reader is done with the pieces that end before its position.
-    pub(crate) fn leave_read_pieces(&mut self, reader: Endpoint) {
-        let subscription = self.subscribers.values().find(|subscription| subscription.reader == Some(reader));
-        let position = subscription.map_or(u64::MAX, |subscription| subscription.position);
-        self.epoch.pieces.leave_before(reader, position);
-    }
-
     /// Whether nobody reads it and nobody will, though somebody was meant to. A reader of all of a stream that an earlier
     /// attempt had finished has not left it.
     pub(crate) fn is_unread(&self) -> bool {

@@ -38,7 +38,17 @@ impl InPort {
 
     /// Bytes below `offset` are lent no more.
     pub(crate) fn take_back(&mut self, offset: u64) -> Result<(), SessionError> {
-        self.give_back(offset)
+        self.reader.hold(offset);
+        let before = self.left.len();
+        while self.left.front().is_some_and(|piece| piece.end <= offset) {
+            self.left.pop_front();
+        }
+        let done = self.left.len() < before;
+        if done || offset >= self.reader.position() {
+            // A producer that waits for this reader should not have to wait for the next eighth of a window.
+            self.reader.publish();
+        }
+        if done { self.session.send(&ToDaemon::GivenUp { port: self.port, from: 0, to: offset }) } else { Ok(()) }
     }
 
     /// The readers on another node do not move, or move again.

@@ -41,8 +41,8 @@ pub struct InPort {
     span: Option<Span>,
     /// For the carrier: bytes of files are not buffered here, and memory is mapped as network cards want it.
     carries: bool,
-    /// Where pieces ended that were used up while some of their bytes were still lent or viewed.
-    lent_ends: VecDeque<u64>,
+    /// Pieces that were used up while some of their bytes were still lent or viewed.
+    left: VecDeque<Range<u64>>,
     /// The live views, from the first one on.
     views: Option<Arc<Ledger>>,
 }
@@ -97,7 +97,7 @@ impl InPort {
             lent: 0,
             span,
             carries: false,
-            lent_ends: VecDeque::new(),
+            left: VecDeque::new(),
             views: None,
         }
     }
@@ -302,30 +302,46 @@ impl InPort {
 
     fn ask(&mut self) -> Result<(), SessionError> {
         let at = self.reader.position();
-        let lends = self.carries || self.views.as_ref().is_some_and(|views| views.is_used());
+        // Bytes of files are lent and viewed in buffers, which have nothing to do with the piece.
+        let piece = self.reader.piece().map_or(at, |piece| piece.base)..at;
         self.reader.publish();
         self.reader.drop_piece();
         self.file = None;
         self.asked = true;
-        if lends && at > 0 {
-            self.lent_ends.push_back(at);
+        let is_lent = if self.carries {
+            self.reader.given_up() < at
+        } else {
+            self.views.as_ref().is_some_and(|views| views.is_used_in(piece.clone()))
+        };
+        if is_lent {
+            self.left.push_back(piece.clone());
         }
-        self.session.send(&ToDaemon::NextPiece { port: self.port, at, lends })
+        let lends = !self.left.is_empty();
+        self.session.send(&ToDaemon::NextPiece { port: self.port, at, lends })?;
+        // What is lent or viewed is in earlier pieces.
+        if lends && !is_lent { self.leave(piece) } else { Ok(()) }
     }
 
-    /// Bytes below `offset` are neither lent nor viewed any more.
-    fn give_back(&mut self, offset: u64) -> Result<(), SessionError> {
-        self.reader.hold(offset);
-        let before = self.lent_ends.len();
-        while self.lent_ends.front().is_some_and(|end| *end <= offset) {
-            self.lent_ends.pop_front();
-        }
-        let done = self.lent_ends.len() < before;
-        if done || offset >= self.reader.position() {
+    fn leave(&self, piece: Range<u64>) -> Result<(), SessionError> {
+        self.session.send(&ToDaemon::GivenUp { port: self.port, from: piece.start, to: piece.end })
+    }
+
+    /// Pieces without views are needed no more, and neither are bytes below the lowest view.
+    fn give_back_views(&mut self, views: &Ledger) -> Result<(), SessionError> {
+        let lowest = views.lowest();
+        self.reader.hold(lowest);
+        if lowest >= self.reader.position() {
             // A producer that waits for this reader should not have to wait for the next eighth of a window.
             self.publish();
         }
-        if done { self.session.send(&ToDaemon::GivenUp { port: self.port }) } else { Ok(()) }
+        for piece in std::mem::take(&mut self.left) {
+            if views.is_used_in(piece.clone()) {
+                self.left.push_back(piece);
+            } else {
+                self.leave(piece)?;
+            }
+        }
+        Ok(())
     }
 
     /// Gives back what was borrowed, and the bytes of dropped views.
@@ -336,8 +352,8 @@ impl InPort {
         }
         match &self.views {
             Some(views) if views.take_changed() => {
-                let lowest = views.lowest();
-                self.give_back(lowest)
+                let views = Arc::clone(views);
+                self.give_back_views(&views)
             }
             _ => Ok(()),
         }
