@@ -259,6 +259,7 @@ pub fn serve() -> Result<(), Failure> {
         identity,
         nodes,
         placement,
+        wait: std::time::Duration::ZERO,
         silence: DEFAULT_SILENCE,
     });
     let spec = RunSpec {

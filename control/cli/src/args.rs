@@ -209,6 +209,9 @@ pub struct RunClusterArgs {
     /// After so long (100ms to 1h) without a sign of life a node is lost, and the run with it
     #[arg(long, value_name = "DURATION", value_parser = parse_silence, default_value = "10s")]
     pub silence: Duration,
+    /// How long to wait for a node that does not answer yet, because its worker is still starting [default: not at all]
+    #[arg(long, value_name = "DURATION", value_parser = parse_wait, requires = "nodes")]
+    pub wait: Option<Duration>,
 }
 
 /// What `dflow worker` takes.
@@ -234,7 +237,8 @@ pub struct WorkerArgs {
 }
 
 const WORKER_HELP: &str = "\
-Programs and the files of commands have to be at the same paths on all nodes; data does not: it travels in streams. \
+Programs, and the folder of the workflow file, in which functions run, have to be on every node that runs functions; data \
+does not: it travels in streams. \
 The workflow's inputs are read, and its outputs written, on the node of `dflow run`.
 
 Examples:
@@ -565,6 +569,10 @@ impl From<ContainmentArg> for ContainmentChoice {
 }
 
 /// How long a node may say nothing.
+fn parse_wait(text: &str) -> Result<Duration, String> {
+    units::parse_duration(text).map_err(|error| error.to_string())
+}
+
 fn parse_silence(text: &str) -> Result<Duration, String> {
     let silence = units::parse_duration(text).map_err(|error| error.to_string())?;
     let fits = (MIN_SILENCE..=MAX_SILENCE).contains(&silence);

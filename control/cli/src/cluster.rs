@@ -85,7 +85,7 @@ pub fn spec(args: &RunClusterArgs) -> Result<Option<ClusterSpec>, CallError> {
             return Err(CallError::PlacedTwice { function: function.clone() });
         }
     }
-    Ok(Some(ClusterSpec { identity, nodes, placement, silence: args.silence }))
+    Ok(Some(ClusterSpec { identity, nodes, placement, wait: args.wait.unwrap_or_default(), silence: args.silence }))
 }
 
 /// In a cluster a node has the name in its certificate.

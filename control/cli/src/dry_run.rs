@@ -85,7 +85,7 @@ fn function(function: &FunctionPreview, several: bool) -> Vec<String> {
     if several {
         cells.push(function.nodes.join(", "));
     }
-    cells.push(function.program.display().to_string());
+    cells.push(function.program.as_ref().map(|program| program.display().to_string()).unwrap_or_default());
     cells
 }
 

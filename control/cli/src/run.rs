@@ -54,7 +54,8 @@ pub fn run(args: &RunArgs) -> Result<io::Result<Exit>, CallError> {
     if args.dry_run {
         return dry_run(&spec, args.format, args.quiet);
     }
-    let mut notes = Notes(dflow_worker::check(&spec)?);
+    let early = dflow_worker::check(&spec)?;
+    let mut notes = Notes(early.clone());
     if args.quiet {
         notes.0.clear();
     }
@@ -82,6 +83,9 @@ pub fn run(args: &RunArgs) -> Result<io::Result<Exit>, CallError> {
         }
     };
 
+    if !args.quiet {
+        notes.0.extend(report.notes.iter().filter(|note| !early.contains(note)).cloned());
+    }
     notes.print();
     let mut exit = match report.state {
         RunEnd::Succeeded => Exit::Success,

@@ -67,6 +67,7 @@ pub fn wordcount() -> RunReport {
         duration_ns: 100 * MS,
         memory: MemoryReport { budget_bytes: 1 << 30, used_bytes: 0, peak_bytes: 34 << 20, spilled_bytes: 0 },
         instances,
+        notes: Vec::new(),
         outputs: vec![OutputReport { name: "total".into(), part: None, path: "/out/total".into(), bytes: 300 }],
         unpublished: None,
     }

@@ -6,14 +6,15 @@ use crate::options::NodeOptions;
 use crate::output::{Call, OutputError, OutputTarget, Planned, Target, check_stdout};
 use crate::parts::PartNames;
 use crate::placement;
+use crate::program::{ProgramError, Wanted};
+use crate::surroundings::{MAX_ENVIRONMENT_BYTES, Surroundings};
 use dflow_disk::DiskError;
 use dflow_scheduler::{Invocation, PlanError};
 use dflow_store::{Refusal, StoreError};
-use dflow_workflow::{ArgPiece, Program, Workflow};
-use std::collections::BTreeMap;
+use dflow_workflow::{FunctionId, Workflow};
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -23,7 +24,7 @@ use std::time::SystemTime;
 pub struct RunSpec {
     /// The workflow.
     pub workflow: Arc<Workflow>,
-    /// Where the workflow file is: programs are searched there first, relative paths begin there.
+    /// The folder of the workflow file: on every node, functions run there unless the file says otherwise.
     pub workflow_dir: PathBuf,
     /// Values of the workflow's parameters, complete.
     pub params: BTreeMap<String, String>,
@@ -90,12 +91,21 @@ pub enum SetupError {
         reason: String,
     },
     /// A function's program is not there or cannot be executed.
-    #[error("the function '{function}' cannot run: {reason}")]
+    #[error("the function '{function}' cannot run: {source}")]
     Program {
         /// The function.
         function: String,
         /// Why.
-        reason: String,
+        source: ProgramError,
+    },
+    /// The environment of the call is too large to be sent to other nodes.
+    #[error(
+        "the environment of this call has {bytes} bytes, and at most {MAX_ENVIRONMENT_BYTES} can be sent to the nodes of a \
+         run: unset what the functions do not need ('env -u NAME dflow run …')"
+    )]
+    Environment {
+        /// The bytes of its names and values.
+        bytes: usize,
     },
     /// The outputs cannot be published where they are to go.
     #[error(transparent)]
@@ -190,8 +200,12 @@ pub(crate) enum OpenLive {
 #[derive(Debug)]
 pub(crate) struct Checked {
     pub(crate) inputs: Vec<InputFiles>,
-    /// For each function the program's file; for a command that of the program it runs.
-    pub(crate) programs: Vec<PathBuf>,
+    /// The program of each function.
+    pub(crate) wanted: Vec<Wanted>,
+    /// Its file, for those that run on this node.
+    pub(crate) programs: Vec<Option<PathBuf>>,
+    /// The environment that functions get.
+    pub(crate) surroundings: Surroundings,
     /// What the parts of a `foreach` are called.
     pub(crate) part_names: PartNames,
     /// What the user should know.
@@ -237,20 +251,13 @@ fn check_descriptors() -> Result<(), SetupError> {
 
 pub(crate) fn examine(spec: &RunSpec, live: OpenLive) -> Result<Checked, SetupError> {
     check_descriptors()?;
-    let notes = match &spec.cluster {
+    let mut notes = match &spec.cluster {
         Some(cluster) => check_cluster(spec, cluster)?,
         None => Vec::new(),
     };
-    let programs = spec
-        .workflow
-        .functions
-        .iter()
-        .map(|function| {
-            let path = function.env.get("PATH").or(spec.workflow.env.get("PATH")).map(|path| path.fill(&spec.params));
-            find_program(&function.program, &spec.workflow_dir, path.as_deref())
-                .map_err(|reason| SetupError::Program { function: function.name.clone(), reason })
-        })
-        .collect::<Result<_, _>>()?;
+    notes.extend(placement::slot_notes(spec, &[spec.options.slots]));
+    let surroundings = surroundings(spec)?;
+    let (wanted, programs) = find_programs(spec)?;
     for (name, _) in &spec.inputs {
         if !spec.workflow.inputs.iter().any(|input| input.name == *name) {
             let known = spec.workflow.inputs.iter().map(|input| format!("'{}'", input.name)).collect::<Vec<_>>();
@@ -269,7 +276,43 @@ pub(crate) fn examine(spec: &RunSpec, live: OpenLive) -> Result<Checked, SetupEr
         inputs.push(files);
         part_names.push(names);
     }
-    Ok(Checked { inputs, programs, part_names: PartNames::new(part_names), notes })
+    Ok(Checked { inputs, wanted, programs, surroundings, part_names: PartNames::new(part_names), notes })
+}
+
+/// The environment that the functions get on every node.
+fn surroundings(spec: &RunSpec) -> Result<Surroundings, SetupError> {
+    let file = spec.workflow.env.iter().map(|(name, value)| (name.clone(), value.fill(&spec.params)));
+    let surroundings = Surroundings::of_call(&file.collect());
+    match surroundings.size() {
+        bytes if bytes > MAX_ENVIRONMENT_BYTES && spec.cluster.is_some() => Err(SetupError::Environment { bytes }),
+        _ => Ok(surroundings),
+    }
+}
+
+/// The program of each function, and its file for those that run on this node. Other nodes look for theirs when they are
+/// asked to take part.
+fn find_programs(spec: &RunSpec) -> Result<(Vec<Wanted>, Vec<Option<PathBuf>>), SetupError> {
+    let workflow_dir = std::path::absolute(&spec.workflow_dir).unwrap_or_else(|_| spec.workflow_dir.clone());
+    let places = placement::places(spec);
+    let mut found: HashMap<Wanted, PathBuf> = HashMap::new();
+    let mut all = (Vec::new(), Vec::new());
+    for (id, function) in (0..).map(FunctionId).zip(&spec.workflow.functions) {
+        let wanted = Wanted::of(function, &spec.workflow.env, &workflow_dir, &spec.params);
+        let is_here = places.get(&id).is_none_or(|places| places.contains(&0));
+        let file = match found.get(&wanted) {
+            _ if !is_here => None,
+            Some(file) => Some(file.clone()),
+            None => {
+                let program = |source| SetupError::Program { function: function.name.clone(), source };
+                let file = wanted.find().map_err(program)?;
+                found.insert(wanted.clone(), file.clone());
+                Some(file)
+            }
+        };
+        all.0.push(wanted);
+        all.1.push(file);
+    }
+    Ok(all)
 }
 
 /// Nodes and placement; what the user should know about them.
@@ -301,7 +344,8 @@ fn open_input(
                 .map_err(|error| unreadable(path, error.to_string()))?;
             entries.retain(|entry| entry.is_file());
             entries.sort();
-            if entries.is_empty() {
+            // A `foreach` over no files has no instances.
+            if entries.is_empty() && !partitioned {
                 return Err(unreadable(path, "the directory has no files".into()));
             }
             for entry in entries {
@@ -342,60 +386,4 @@ fn open_path_only(path: &Path) -> rustix::io::Result<OwnedFd> {
     use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags};
     rustix::fs::accessat(CWD, path, Access::READ_OK, AtFlags::EACCESS)?;
     rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-}
-
-/// Finds the file of a function's program.
-fn find_program(program: &Program, workflow_dir: &Path, path: Option<&str>) -> Result<PathBuf, String> {
-    let (name, places): (String, Vec<PathBuf>) = match program {
-        Program::Sdk(name) => {
-            let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.to_owned()));
-            (name.clone(), std::iter::once(workflow_dir.to_owned()).chain(beside).chain(search_path(path)).collect())
-        }
-        Program::Command(arguments) => {
-            let name = arguments.first().map(|pieces| {
-                pieces.iter().map(|piece| if let ArgPiece::Text(text) = piece { text.as_str() } else { "" }).collect()
-            });
-            (name.unwrap_or_default(), search_path(path).collect())
-        }
-    };
-    if name.is_empty() {
-        return Err("its command has no program".into());
-    }
-    if name.contains('/') {
-        let file = workflow_dir.join(&name);
-        return executable(&file).map(|()| absolute(file));
-    }
-    let mut near_miss = None;
-    for place in &places {
-        let file = place.join(&name);
-        match executable(&file) {
-            Ok(()) => return Ok(absolute(file)),
-            Err(reason) if file.exists() => near_miss = Some(reason),
-            Err(_) => {}
-        }
-    }
-    let searched: Vec<String> = places.iter().map(|place| place.display().to_string()).collect();
-    Err(near_miss.unwrap_or_else(|| {
-        format!("there is no program '{name}' in {}; install it, or give a path with a '/'", searched.join(", "))
-    }))
-}
-
-fn search_path(path: Option<&str>) -> impl Iterator<Item = PathBuf> {
-    let path = path.map(Into::into).or_else(|| std::env::var_os("PATH")).unwrap_or_default();
-    std::env::split_paths(&path).collect::<Vec<_>>().into_iter()
-}
-
-fn absolute(file: PathBuf) -> PathBuf {
-    std::path::absolute(&file).unwrap_or(file)
-}
-
-fn executable(file: &Path) -> Result<(), String> {
-    let metadata = std::fs::metadata(file).map_err(|error| format!("{}: {error}", file.display()))?;
-    if !metadata.is_file() {
-        return Err(format!("{} is no regular file", file.display()));
-    }
-    if metadata.permissions().mode() & 0o111 == 0 {
-        return Err(format!("{} is not executable; 'chmod +x {0}' makes it so", file.display()));
-    }
-    Ok(())
 }

@@ -59,6 +59,7 @@ impl Driver<'_> {
             instances: self.attempt_reports(state != RunEnd::Succeeded),
             outputs,
             unpublished: None,
+            notes: self.checked.notes.clone(),
         }
     }
 

@@ -23,9 +23,11 @@ mod parts;
 mod perform;
 mod placement;
 mod preview;
+mod program;
 pub mod report;
 mod run;
 mod sink;
+mod surroundings;
 
 pub use cancel::{Cancellation, Canceller, cancellation};
 pub use check::{RunSpec, SetupError, check};
@@ -40,4 +42,5 @@ pub use journal::{Output, Update};
 pub use options::{DEFAULT_SPIN, NodeOptions, cores, memory_limit};
 pub use output::{OutputError, OutputTarget};
 pub use preview::{FunctionPreview, InputPreview, NodePreview, OutputPreview, RunPreview, preview};
+pub use program::ProgramError;
 pub use run::run;

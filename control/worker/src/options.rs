@@ -37,6 +37,11 @@ pub struct NodeOptions {
 /// The default of [`NodeOptions::spin`]: about what waking a sleeper costs on a virtual machine.
 pub const DEFAULT_SPIN: Duration = Duration::from_micros(50);
 
+/// `TMPDIR`, or `/tmp` where it is not set or empty.
+fn temporary_dir() -> PathBuf {
+    std::env::var_os("TMPDIR").filter(|dir| !dir.is_empty()).map_or_else(|| "/tmp".into(), Into::into)
+}
+
 impl NodeOptions {
     /// Defaults for this machine: one slot per core that the process may use, and a quarter of the memory that it may
     /// use.
@@ -47,7 +52,7 @@ impl NodeOptions {
             slots: u32::try_from(cores).unwrap_or(u32::MAX),
             memory: (memory_limit() / 4).max(Config::MIN_MEMORY),
             window: Config::WINDOW,
-            spill_dir: std::env::temp_dir(),
+            spill_dir: temporary_dir(),
             spill_io: IoChoice::Auto,
             containment: ContainmentChoice::Auto,
             spin: if cores > 1 { DEFAULT_SPIN } else { Duration::ZERO },

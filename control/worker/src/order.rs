@@ -3,6 +3,7 @@
 
 #![allow(missing_docs, reason = "rkyv's derive makes helper types without documentation; all of ours has some")]
 
+use crate::program::Wanted;
 use dflow_protocol::message::Setup;
 use dflow_protocol::{Epoch, InstanceId, StreamId};
 use dflow_scheduler::{Event, Outcome};
@@ -93,12 +94,12 @@ pub(crate) struct Preparation {
     pub(crate) setup: Setup,
     /// The streams of each output.
     pub(crate) outputs: Vec<Vec<StreamId>>,
-    /// The program's file; for a command that of the program it runs.
-    pub(crate) program: Vec<u8>,
+    /// Its program; for a command the one that it runs.
+    pub(crate) program: Wanted,
     pub(crate) is_command: bool,
     /// For a command: the exit statuses that count as success.
     pub(crate) success: Vec<u8>,
-    /// In addition to the environment of the node.
+    /// Its own variables, beside the [`Surroundings`](crate::surroundings::Surroundings) of the run.
     pub(crate) env: Vec<(String, String)>,
     pub(crate) memory_limit: Option<u64>,
     /// The slots that it holds while it computes.

@@ -8,9 +8,7 @@ use crate::run::{Driver, function_of, nanos};
 use crate::sink;
 use dflow_protocol::{Epoch, InstanceId, StreamId};
 use dflow_scheduler::{Action, Event, InstanceKind, Outcome, Producer};
-use dflow_workflow::{Function, Input, Program, Source, Workflow};
-use std::collections::BTreeMap;
-use std::os::unix::ffi::OsStrExt;
+use dflow_workflow::{Input, Program, Source};
 
 /// Of the sources of a fan-in an error names so many.
 const MAX_SOURCES_NAMED: usize = 3;
@@ -271,16 +269,16 @@ impl Driver<'_> {
                 if spec.partition == dflow_workflow::Partition::Discovered { Vec::new() } else { streams }
             })
             .collect();
-        let program = self.checked.programs.get(id.0 as usize).ok_or_else(gone)?;
+        let program = self.checked.wanted.get(id.0 as usize).ok_or_else(gone)?.clone();
         Ok(Preparation {
             instance,
             attempt,
             setup,
             outputs,
-            program: program.as_os_str().as_bytes().to_vec(),
+            program,
             is_command: matches!(function.program, Program::Command(_)),
             success: function.success.iter().copied().collect(),
-            env: environment(&self.workflow, function, &self.spec.params),
+            env: function.env.iter().map(|(name, value)| (name.clone(), value.fill(&self.spec.params))).collect(),
             memory_limit: function.resources.memory,
             slots: function.resources.slots,
             limits: Limits {
@@ -292,10 +290,4 @@ impl Driver<'_> {
             sources: function.inputs.iter().map(|input| self.sources(input)).collect(),
         })
     }
-}
-
-/// The variables that the workflow file gives to a function: its own, then those of the file that it does not replace.
-fn environment(workflow: &Workflow, function: &Function, params: &BTreeMap<String, String>) -> Vec<(String, String)> {
-    let of_file = workflow.env.iter().filter(|(name, _)| !function.env.contains_key(*name));
-    function.env.iter().chain(of_file).map(|(name, value)| (name.clone(), value.fill(params))).collect()
 }

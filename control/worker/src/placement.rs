@@ -72,6 +72,34 @@ pub(crate) fn note(spec: &RunSpec, cluster: &ClusterSpec) -> Option<String> {
     }
 }
 
+/// Notes about functions that ask for more slots than a node has, one for each node; `slots` are those of the first
+/// places.
+pub(crate) fn slot_notes(spec: &RunSpec, slots: &[u32]) -> Vec<String> {
+    let places = places(spec);
+    let names = spec.cluster.iter().flat_map(|cluster| &cluster.nodes).map(|(name, _)| name.as_str());
+    let names = std::iter::once(spec.options.node.as_str()).chain(names);
+    let note = |((place, &slots), node): ((Place, &u32), &str)| {
+        let runs_there = |id: &FunctionId| places.get(id).map_or(place == 0, |places| places.contains(&place));
+        let functions = (0..).map(FunctionId).zip(&spec.workflow.functions);
+        let large = functions.filter(|(_, function)| function.resources.slots > slots).filter(|(id, _)| runs_there(id));
+        let large: Vec<_> = large.map(|(_, function)| function).collect();
+        let first = large.first()?;
+        let (function, cpu) = (&first.name, first.resources.slots);
+        let others = match large.len() - 1 {
+            0 => String::new(),
+            1 => " (and 1 other function more than there are)".into(),
+            others => format!(" (and {others} other functions more than there are)"),
+        };
+        let them = if slots == 1 { "it has this one" } else { "it has all of them" };
+        Some(format!(
+            "'{function}' asks for cpu: {cpu}{others}, and node '{node}' has {slots} {}: where it runs, {them}, and \
+             nothing runs beside it; --slots says how many a node has",
+            if slots == 1 { "slot" } else { "slots" },
+        ))
+    };
+    (0..).zip(slots).zip(names).filter_map(note).collect()
+}
+
 /// The names of all nodes, in the order of their places.
 fn nodes<'a>(spec: &'a RunSpec, cluster: &'a ClusterSpec) -> impl Iterator<Item = &'a str> {
     std::iter::once(spec.options.node.as_str()).chain(cluster.nodes.iter().map(|(name, _)| name.as_str()))

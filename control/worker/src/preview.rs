@@ -69,8 +69,9 @@ pub struct InputPreview {
 pub struct FunctionPreview {
     /// Its name.
     pub name: String,
-    /// The file that would be executed, as it was found on the node that would drive the run.
-    pub program: PathBuf,
+    /// The file that would be executed, as it was found on the node that would drive the run; `None` if no instance would
+    /// run there.
+    pub program: Option<PathBuf>,
     /// How many instances there would be; `None` if that becomes known only while the run goes on.
     pub instances: Option<usize>,
     /// The stream whose parts decide how many instances there are, if `instances` is `None`.

@@ -46,6 +46,9 @@ pub struct RunReport {
     /// The folder with the outputs, if they were finished and could not be published.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unpublished: Option<PathBuf>,
+    /// What the user should know, although it is not an error.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// The name of an invocation mode in reports.

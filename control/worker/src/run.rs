@@ -2,7 +2,7 @@
 
 use crate::cancel::{Cancellation, Request};
 use crate::check::{Checked, OpenLive, RunSpec, SetupError, examine};
-use crate::cluster::{Members, News};
+use crate::cluster::{Invitation, Members, News};
 use crate::host::Host;
 use crate::journal::{Journal, Output, Update};
 use crate::nodes::{Nodes, Place};
@@ -61,10 +61,13 @@ pub fn run(
     local.block_on(&runtime, async {
         let id = random_id();
         let members = match &spec.cluster {
-            Some(cluster) => tokio::select! {
-                joined = Members::join(cluster, &spec.options.node, id) => Some(joined?),
-                request = cancellation.requested() => return Err(SetupError::Cancelled { reason: request.reason }),
-            },
+            Some(cluster) => {
+                let invitation = Invitation::of(spec, &checked);
+                tokio::select! {
+                    joined = Members::join(cluster, &spec.options.node, id, invitation) => Some(joined?),
+                    request = cancellation.requested() => return Err(SetupError::Cancelled { reason: request.reason }),
+                }
+            }
             None => None,
         };
         Driver::new(spec, checked, id, launcher, members)?.drive(cancellation, observe).await
@@ -126,6 +129,10 @@ impl<'a> Driver<'a> {
         let workflow = Arc::clone(&spec.workflow);
         sink::spool_where_needed(spec, &mut checked)?;
         let slots = members.as_ref().map(Members::slots).unwrap_or_default();
+        let all: Vec<u32> = std::iter::once(spec.options.slots).chain(slots.iter().copied()).collect();
+        let of_others = placement::slot_notes(spec, &all).into_iter().filter(|note| !checked.notes.contains(note));
+        let of_others: Vec<String> = of_others.collect();
+        checked.notes.extend(of_others);
         let options = RunOptions {
             places: std::iter::once(spec.options.slots).chain(slots).map(place).collect(),
             placement: placement::places(spec),
@@ -133,7 +140,7 @@ impl<'a> Driver<'a> {
             params: spec.params.clone(),
             input_parts: checked.input_parts(),
         };
-        let mut host = Host::new(&spec.options, id, launcher)?;
+        let mut host = Host::new(&spec.options, id, launcher, &checked.surroundings)?;
         let mut names = vec![spec.options.node.clone()];
         if let (Some(cluster), Some(members)) = (&spec.cluster, &mut members) {
             names.extend(cluster.nodes.iter().map(|(name, _)| name.clone()));

@@ -86,7 +86,7 @@ pub struct Function {
 /// What is executed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Program {
-    /// A program that links the SDK: a name searched in the working directory, beside the `dflow` binary and in `PATH`,
+    /// A program that links the SDK: a name searched beside the workflow file, beside the `dflow` binary and in `PATH`,
     /// or a path (relative paths are relative to the working directory).
     Sdk(String),
     /// Any existing program with its arguments.

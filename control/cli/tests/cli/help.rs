@@ -37,6 +37,7 @@ fn help_of_run_states_units_and_defaults() {
         "--trace",
         "--dry-run",
         "--quiet",
+        "--wait",
         "--follow",
         "--logs",
         "--log-size",
@@ -48,7 +49,7 @@ fn help_of_run_states_units_and_defaults() {
     }
     assert!(call.out.contains("powers of 1024") && call.out.contains("50us"), "{}", call.out);
     let defaults = call.out.matches("[default:").count();
-    assert_eq!(defaults, 18, "all but inputs, parameters, the trace and the other nodes have a default: {}", call.out);
+    assert_eq!(defaults, 19, "all but inputs, parameters, the trace and the other nodes have a default: {}", call.out);
 }
 
 #[test]

@@ -137,11 +137,11 @@ fn a_worker_that_is_told_to_end_ends_what_it_serves() {
     let worker = cluster.take("c");
     let start = Instant::now();
     worker.signal("-TERM");
-    assert_eq!(worker.exit_code(), Some(0));
+    assert_eq!(worker.exit_code(), Some(143));
     let ran = case.finish(running.wait());
     // It says goodbye: nobody has to wait for the silence.
     assert!(start.elapsed() < Duration::from_secs(2), "it took {:?}", start.elapsed());
-    ran.lost("c");
+    assert_eq!(ran.report["error"]["reason"], "node c: its worker was stopped (SIGTERM)", "{}", ran.stderr);
     cluster.assert_idle();
     next_run_works(&cluster, &["s=b", "r=a"]);
 }

@@ -19,3 +19,4 @@ mod refusals;
 mod shapes;
 mod signals;
 mod support;
+mod surroundings;

@@ -1,7 +1,7 @@
 //! Nodes of a cluster on this machine: real workers that the test starts and ends, and looks into.
 
 use crate::network::Network;
-use crate::support::{Case, Ran, Running, eventually, marked};
+use crate::support::{Case, MARK, Ran, Running, eventually, marked};
 use dflow_transport::identity::{ClusterCa, Identity};
 use dflow_transport::quic::{QuicNode, QuicSettings};
 use std::io::{BufRead, BufReader};
@@ -140,18 +140,24 @@ impl Cluster {
         self.start_as(node, &identity, options);
     }
 
+    /// Starts the worker of a node with these environment variables.
+    pub fn start_in(&mut self, node: &str, environment: &[(&str, &str)]) {
+        let identity = self.identity(node);
+        self.launch(node, &identity, &[], "info", environment);
+    }
+
     /// Starts the worker of a node, which logs at this level.
     pub fn start_logging(&mut self, node: &str, level: &str) {
         let identity = self.identity(node);
-        self.launch(node, &identity, &[], level);
+        self.launch(node, &identity, &[], level, &[]);
     }
 
     /// Starts a worker that is to be taken for `node`, whatever its identity says.
     pub fn start_as(&mut self, node: &str, identity: &Path, options: &[&str]) {
-        self.launch(node, identity, options, "info");
+        self.launch(node, identity, options, "info", &[]);
     }
 
-    fn launch(&mut self, node: &str, identity: &Path, options: &[&str], level: &str) {
+    fn launch(&mut self, node: &str, identity: &Path, options: &[&str], level: &str, environment: &[(&str, &str)]) {
         let log = std::fs::File::create(self.path(node)).unwrap();
         let address = self.network.as_ref().map_or("127.0.0.1".to_owned(), |network| network.address(node));
         let mut child = self
@@ -161,8 +167,9 @@ impl Cluster {
             .args(["--listen", &format!("{address}:0"), "--identity"])
             .arg(identity)
             .args(options)
-            .env("TEST_MARK", &self.mark)
+            .env(MARK, &self.mark)
             .env("DFLOW_LOG", level)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
@@ -192,7 +199,7 @@ impl Cluster {
     }
 
     /// `dflow run` on node `a`, which is told of the others.
-    fn command(&self, case: &Case, places: &[&str], more: &[&str]) -> Command {
+    pub fn command(&self, case: &Case, places: &[&str], more: &[&str]) -> Command {
         let args = self.args(places);
         let args: Vec<&str> = args.iter().map(String::as_str).chain(more.iter().copied()).collect();
         let mut command = self.dflow("a");

@@ -137,7 +137,8 @@ fn an_address_where_nobody_listens() {
         assert!(ran.report["error"]["help"][0].as_str().unwrap().contains(help), "{}", ran.report);
         let output = dflow(&["doctor", "--format", "json", "--identity", &own, "--peer", &format!("b={address}")]);
         let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-        assert_eq!(report["peers"][0]["problem"]["help"], ran.report["error"]["help"][0]);
+        let said = ran.report["error"]["help"][0].as_str().unwrap().split("; to wait for a worker").next();
+        assert_eq!(report["peers"][0]["problem"]["help"].as_str(), said);
         drop(silent);
     }
 }
@@ -215,5 +216,5 @@ fn packets_that_are_none_do_not_fill_the_log() {
     let output = dflow(&["doctor", "--rdma", "off", "--identity", &own, "--peer", &format!("b={address}")]);
     assert_eq!(output.status.code(), Some(0), "it serves others all the same");
     let log = cluster.log("b");
-    assert!(log.contains("a node looks at this one") && log.lines().count() < 20, "{log}");
+    assert!(log.contains("a node probes this one") && log.lines().count() < 20, "{log}");
 }

@@ -36,6 +36,57 @@ fn the_first_k_of_n_win_and_the_others_are_ended() {
 }
 
 #[test]
+fn a_candidate_that_fails_leaves_the_race_to_the_others() {
+    let case = Case::new(
+        "a: { command: [sh, -c, 'exit 3'] }
+         b: { command: [echo, b] }
+         m: { command: [cat], inputs: { i: { from: [a.out, b.out], need: 1, gate: whole } } }",
+        "{ o: m.out }",
+    );
+    for way in WAYS {
+        case.run(way).succeeded();
+        assert_eq!(case.output("o"), b"b\n");
+    }
+    case.replace("[echo, b]", "[sh, -c, 'echo b; exit 4']");
+    case.run(&[]).failed("m", &["needs 1 stream, and 0 are left", "`a` failed", "status 3", "`b` failed", "status 4"]);
+}
+
+#[test]
+fn an_empty_folder_is_a_foreach_without_instances() {
+    let case = Case::with_header(
+        "inputs: { files: { parts: files } }",
+        "each: { command: [cat], foreach: inputs.files }
+         all: { command: [cat], inputs: [each.out] }
+         none: { command: [sh, -c, 'echo $#', sh, '{in.out}'], inputs: [each.out] }",
+        "{ parts: each.out, all: all.out, none: none.out }",
+    );
+    let folder = case.path("empty");
+    std::fs::create_dir(&folder).unwrap();
+    let input = format!("files={}", folder.display());
+    for way in WAYS {
+        case.run(&[way, &["--input", &input]].concat()).succeeded();
+        assert_eq!((case.output("all"), case.output("none")), (Vec::new(), b"0\n".to_vec()));
+        assert_eq!(std::fs::read_dir(case.path("out/parts")).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn names_as_published_workflows_have_them() {
+    let long = "x".repeat(255);
+    let case = Case::new(
+        &format!(
+            "mProject_00000001: {{ command: [sh, -c, 'echo $0 >{{out.report.tsv}}; echo log', hi], outputs: {{ report.tsv: , log: {{ stdout: true }} }} }}
+             mDiff.fit-2: {{ command: [tr, h, H], inputs: [mProject_00000001.report.tsv], outputs: [{long}] }}"
+        ),
+        &format!("{{ report.tsv: mProject_00000001.report.tsv, Result: mDiff.fit-2.{long}, {long}: mDiff.fit-2 }}"),
+    );
+    case.run(&[]).succeeded();
+    assert_eq!(case.output("report.tsv"), b"hi\n");
+    assert_eq!(case.output("Result"), b"Hi\n");
+    assert_eq!(case.output(&long), b"Hi\n");
+}
+
+#[test]
 fn parts_that_are_discovered_have_instances_of_their_own() {
     let case = Case::new(
         "a: { program: dflow-probe, outputs: { o: { partition: discovered } }, params: { bytes: 300000, parts: 5 } }

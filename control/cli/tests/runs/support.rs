@@ -10,6 +10,9 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+/// The variable with the mark of a case or a worker. It describes a node, so that functions have that of their node.
+pub const MARK: &str = "HOSTNAME";
+
 /// A folder with a workflow file, and a mark that all processes of its runs carry.
 pub struct Case {
     pub dir: tempfile::TempDir,
@@ -116,7 +119,7 @@ impl Case {
             .args(["--format", "json"])
             .args(if args.contains(&"--output") { vec![] } else { vec!["--output".into(), self.path("out")] })
             .args(args)
-            .env("TEST_MARK", &self.mark)
+            .env(MARK, &self.mark)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -246,7 +249,7 @@ impl Ran {
 
 /// Processes that carry a mark in their environment.
 pub fn marked(mark: &str) -> Vec<(i32, String)> {
-    let needle = format!("TEST_MARK={mark}\0").into_bytes();
+    let needle = format!("{MARK}={mark}\0").into_bytes();
     let pids = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     pids.filter_map(|pid: i32| {
         let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;

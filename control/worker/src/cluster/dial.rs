@@ -13,6 +13,9 @@ use tokio::net::UdpSocket;
 /// be up again, and have to find the way here anew. Also how long the network may take to say that it does not get there.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// The pause between two tries of a node that is waited for.
+const PAUSE: Duration = Duration::from_millis(200);
+
 /// A node to be dialed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Dialed<'a> {
@@ -24,41 +27,64 @@ pub(super) struct Dialed<'a> {
 }
 
 impl Dialed<'_> {
-    /// Begins to open a connection, and waits for it in the future that is returned.
-    pub(super) fn dial(self, node: &Node) -> impl Future<Output = Result<Connection, Problem>> {
-        let first = node.connect(self.address, self.node);
+    /// Begins to open a connection, and waits for it in the future that is returned. Where nothing answers, it is tried
+    /// again until `wait` is over.
+    pub(super) fn dial(self, node: &Node, wait: Duration) -> impl Future<Output = Result<Connection, Problem>> {
+        let (start, mut first) = (Instant::now(), Some(node.connect(self.address, self.node)));
         async move {
-            let start = Instant::now();
-            let dial = async {
-                let mut dialed = first.await;
-                while let Err(ConnectError::Failed { cause: Cause::Silence, .. }) = dialed
-                    && start.elapsed() < PATIENCE
-                {
-                    dialed = node.connect(self.address, self.node).await;
+            loop {
+                let dial = async {
+                    match first.take() {
+                        Some(first) => first.await,
+                        None => node.connect(self.address, self.node).await,
+                    }
+                };
+                match self.try_once(node, dial).await {
+                    Err(problem) if problem.cause == Cause::Silence.word() && start.elapsed() < wait => {
+                        tracing::debug!(node = self.node, reason = problem.reason, "not there yet");
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                    dialed => return dialed,
                 }
-                dialed
-            };
-            let unreachable = async {
-                match hear_back(self.address).await {
-                    Some(error) => error,
-                    None => std::future::pending().await,
-                }
-            };
-            let error = tokio::select! {
-                dialed = dial => match dialed {
-                    Ok(connection) => return Ok(connection),
-                    Err(error) => error,
-                },
-                error = unreachable => return Err(self.unreachable(&error)),
-            };
-            let reason = error.to_string();
-            let cause = match error {
-                ConnectError::Failed { cause, .. } => cause,
-                ConnectError::Name(_) => Cause::Name,
-                ConnectError::Closed => Cause::Closed,
-            };
-            Err(Problem { cause: cause.word(), reason, help: self.help(cause) })
+            }
         }
+    }
+
+    async fn try_once(
+        self,
+        node: &Node,
+        first: impl Future<Output = Result<Connection, ConnectError>>,
+    ) -> Result<Connection, Problem> {
+        let start = Instant::now();
+        let dial = async {
+            let mut dialed = first.await;
+            while let Err(ConnectError::Failed { cause: Cause::Silence, .. }) = dialed
+                && start.elapsed() < PATIENCE
+            {
+                dialed = node.connect(self.address, self.node).await;
+            }
+            dialed
+        };
+        let unreachable = async {
+            match hear_back(self.address).await {
+                Some(error) => error,
+                None => std::future::pending().await,
+            }
+        };
+        let error = tokio::select! {
+            dialed = dial => match dialed {
+                Ok(connection) => return Ok(connection),
+                Err(error) => error,
+            },
+            error = unreachable => return Err(self.unreachable(&error)),
+        };
+        let reason = error.to_string();
+        let cause = match error {
+            ConnectError::Failed { cause, .. } => cause,
+            ConnectError::Name(_) => Cause::Name,
+            ConnectError::Closed => Cause::Closed,
+        };
+        Err(Problem { cause: cause.word(), reason, help: self.help(cause) })
     }
 
     /// The network itself has said that it does not get there.

@@ -3,14 +3,22 @@
 use super::backlog::Backlog;
 use super::dial::Dialed;
 use super::message::{Join, Managed, WayNow, broken};
+use super::probe::Problem;
 use super::way::Way;
 use super::{ClusterError, ClusterSpec, Ring, certificate};
+use crate::check::{Checked, RunSpec};
 use crate::host::Host;
 use crate::nodes::Place;
 use crate::options::NodeOptions;
 use crate::order::{Notice, Order};
+use crate::placement;
+use crate::program::Wanted;
+use crate::surroundings::Surroundings;
 use dflow_protocol::RunId;
-use dflow_transport::{Connection, Node, NodeSettings};
+use dflow_transport::quic::MAX_MANAGEMENT_MESSAGE;
+use dflow_transport::{Cause, Connection, Node, NodeSettings};
+use dflow_workflow::FunctionId;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,6 +27,8 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long they may take at the end of a run to say what has passed.
 const SUMMING: Duration = Duration::from_secs(1);
+/// How many bytes of programs a node is asked for before a run begins.
+const MAX_PROGRAM_BYTES: usize = MAX_MANAGEMENT_MESSAGE / 4;
 /// The number of the first path between two nodes.
 pub(super) const FIRST_PATH: u64 = 1;
 
@@ -43,6 +53,39 @@ struct Member {
     ways: Option<Vec<WayNow>>,
 }
 
+/// What the other nodes are told of a run before they take part in it.
+pub(crate) struct Invitation {
+    surroundings: Surroundings,
+    /// For each of them the programs that it has to have, each with a function that it is of.
+    programs: Vec<Vec<(String, Wanted)>>,
+}
+
+impl Invitation {
+    pub(crate) fn of(spec: &RunSpec, checked: &Checked) -> Self {
+        let count = spec.cluster.as_ref().map_or(0, |cluster| cluster.nodes.len());
+        let mut programs: Vec<BTreeMap<&Wanted, &str>> = vec![BTreeMap::new(); count];
+        let places = placement::places(spec);
+        for (id, (function, wanted)) in (0..).map(FunctionId).zip(spec.workflow.functions.iter().zip(&checked.wanted)) {
+            for &place in places.get(&id).into_iter().flatten().filter(|place| **place > 0) {
+                if let Some(programs) = programs.get_mut(place as usize - 1) {
+                    programs.entry(wanted).or_insert(&function.name);
+                }
+            }
+        }
+        let of_node = |programs: BTreeMap<&Wanted, &str>| {
+            let mut bytes = 0;
+            // What does not fit into the message is looked for when it is needed.
+            let fits = |(wanted, function): &(&Wanted, &str)| {
+                bytes += wanted.size() + function.len();
+                bytes <= MAX_PROGRAM_BYTES
+            };
+            programs.into_iter().take_while(fits).map(|(wanted, name)| (name.to_owned(), wanted.clone())).collect()
+        };
+        let programs = programs.into_iter().map(of_node).collect();
+        Self { surroundings: checked.surroundings.clone(), programs }
+    }
+}
+
 /// Something that a member says, or that became of it.
 pub(crate) enum News {
     Notice(Notice),
@@ -58,7 +101,12 @@ impl Members {
     ///
     /// # Errors
     /// If one of them cannot be reached or refuses.
-    pub(crate) async fn join(spec: &ClusterSpec, own_name: &str, run: RunId) -> Result<Self, ClusterError> {
+    pub(crate) async fn join(
+        spec: &ClusterSpec,
+        own_name: &str,
+        run: RunId,
+        invitation: Invitation,
+    ) -> Result<Self, ClusterError> {
         let identity = certificate::load(&spec.identity)?;
         let is_v6 = spec.nodes.iter().any(|(_, address)| address.is_ipv6());
         let any = if is_v6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
@@ -69,14 +117,22 @@ impl Members {
         nodes.extend(spec.nodes.iter().map(|(name, address)| (name.clone(), address.to_string())));
         let own = identity.validity();
         let dialed = spec.nodes.iter().map(|(node, address)| Dialed { node, address: *address, own });
-        let dials: Vec<_> = dialed.map(|dialed| dialed.dial(&node)).collect();
+        let dials: Vec<_> = dialed.map(|dialed| dialed.dial(&node, spec.wait)).collect();
         let mut members = Vec::new();
         for ((name, _), dial) in spec.nodes.iter().zip(dials) {
-            let connection = dial.await.map_err(ClusterError::Unreachable)?;
+            let connection =
+                dial.await.map_err(|problem| ClusterError::Unreachable(advise_waiting(problem, spec.wait)))?;
             connection.set_waker(ring.waker());
             let place = u32::try_from(members.len() + 1).unwrap_or(u32::MAX);
             let silence = u64::try_from(spec.silence.as_millis()).unwrap_or(u64::MAX);
-            let join = Join { run: run.0, place, nodes: nodes.clone(), silence };
+            let join = Join {
+                run: run.0,
+                place,
+                nodes: nodes.clone(),
+                silence,
+                surroundings: invitation.surroundings.clone(),
+                programs: invitation.programs.get(members.len()).cloned().unwrap_or_default(),
+            };
             let refused = |reason| ClusterError::Refused { node: name.clone(), reason };
             Managed::Join(join).send(&connection).map_err(refused)?;
             members.push(Member {
@@ -247,6 +303,18 @@ impl Members {
         }
         news
     }
+}
+
+/// A worker that does not answer may just be starting.
+fn advise_waiting(mut problem: Problem, wait: Duration) -> Problem {
+    if problem.cause == Cause::Silence.word() {
+        problem.help += &if wait.is_zero() {
+            "; to wait for a worker that is still starting: --wait 30s".to_owned()
+        } else {
+            format!("; it was waited for {wait:?} (--wait)")
+        };
+    }
+    problem
 }
 
 impl Member {

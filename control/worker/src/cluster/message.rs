@@ -4,6 +4,8 @@
 
 use super::probe::Probing;
 use crate::order::{Notice, Order};
+use crate::program::Wanted;
+use crate::surroundings::Surroundings;
 use dflow_transport::Connection;
 use dflow_transport::{LinkStats, PathError, Signal};
 use rkyv::{Archive, Deserialize, Serialize, rancor};
@@ -60,6 +62,10 @@ pub(super) struct Join {
     pub(super) nodes: Vec<(String, String)>,
     /// After so many milliseconds without a sign of life a node is lost.
     pub(super) silence: u64,
+    /// What surrounds the functions of the run.
+    pub(super) surroundings: Surroundings,
+    /// Programs that the node is to have, each with a function that it is of.
+    pub(super) programs: Vec<(String, Wanted)>,
 }
 
 impl Managed {
@@ -150,7 +156,7 @@ mod tests {
             attempt: random.number() as u32,
             setup,
             outputs: random.list(3, |random| random.list(3, stream)),
-            program: random.bytes(20),
+            program: Wanted::from_parts(random.text(9), random.flag(), random.bytes(20)),
             is_command: random.flag(),
             success: random.bytes(4),
             env: random.list(3, |random| (random.text(9), random.text(9))),
@@ -222,6 +228,10 @@ mod tests {
                 place: random.number() as u32,
                 nodes: random.list(4, |random| (random.text(9), random.text(9))),
                 silence: random.number(),
+                surroundings: Surroundings::from_pairs(random.list(3, |random| (random.bytes(9), random.bytes(9)))),
+                programs: random.list(3, |random| {
+                    (random.text(9), Wanted::from_parts(random.text(9), random.flag(), random.bytes(20)))
+                }),
             }),
             1 => Managed::Meet { run: 7, place: random.number() as u32, incarnation: random.number() },
             2 => Managed::Joined { slots: random.number() as u32 },

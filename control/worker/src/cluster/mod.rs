@@ -19,7 +19,7 @@ mod session;
 mod way;
 
 pub(crate) use certificate::{load as load_identity, warning as certificate_warning};
-pub(crate) use members::{Members, News};
+pub(crate) use members::{Invitation, Members, News};
 pub(crate) use probe::reach;
 pub use probe::{PathTrial, PeerRdma, PeerReport, Problem, Rates, examine_peers};
 pub use serve::{Listening, ServeOptions, serve};
@@ -44,6 +44,8 @@ pub struct ClusterSpec {
     /// For a function, the nodes that its instances are spread over. Those of a `foreach` that are not named here are
     /// spread over all nodes; everything else runs on the node that drives the run.
     pub placement: BTreeMap<String, Vec<String>>,
+    /// How long a node that does not answer yet is waited for.
+    pub wait: Duration,
     /// After so long without a sign of life a node is lost. From [`MIN_SILENCE`] to [`MAX_SILENCE`].
     pub silence: Duration,
 }

@@ -124,6 +124,7 @@ pub fn serve(
         while place.sessions.get() > 0 {
             tokio::select! {
                 () = place.ended.notified() => {}
+                Some(connection) = incoming.next() => connection.close("the node is being stopped"),
                 request = cancellation.requested() => if request.at_once { break },
             }
         }
@@ -192,6 +193,21 @@ impl Serving {
     }
 }
 
+/// Tells the driver of a run why this node does not take part. Closing the connection at once could overtake the reason,
+/// so that is left to the driver, for a while.
+pub(super) async fn refuse(driver: &Connection, ring: &Ring, reason: String) {
+    let refused = Managed::Refused { reason };
+    if refused.send(driver).is_err() {
+        return;
+    }
+    let left = async {
+        while driver.closed().is_none() {
+            ring.rung().await;
+        }
+    };
+    let _ = tokio::time::timeout(INTRODUCTION, left).await;
+}
+
 /// Finds out what a connection is for.
 async fn introduce(serving: Rc<Serving>, connection: Connection) {
     let ring = Arc::new(Ring::default());
@@ -211,9 +227,7 @@ async fn introduce(serving: Rc<Serving>, connection: Connection) {
         Ok(Some(Managed::Join(join))) => {
             let run = join.run;
             let Some(meetings) = serving.enter(run) else {
-                let reason = "the node takes part in this run already".to_owned();
-                let _ = Managed::Refused { reason }.send(&connection);
-                return;
+                return refuse(&connection, &ring, "the node takes part in this run already".to_owned()).await;
             };
             tracing::info!(driver = connection.peer(), "a run begins");
             serving.sessions.set(serving.sessions.get() + 1);

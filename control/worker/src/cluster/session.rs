@@ -4,7 +4,7 @@ use super::apart::{Apart, longer};
 use super::backlog::Backlog;
 use super::members::FIRST_PATH;
 use super::message::{Join, Managed, WayNow, broken};
-use super::serve::Serving;
+use super::serve::{Serving, refuse};
 use super::way::Way;
 use super::{MIN_SILENCE, Ring};
 use crate::host::Host;
@@ -71,8 +71,7 @@ impl Session {
             Ok(host) => host,
             Err(reason) => {
                 tracing::warn!(reason, "the node cannot take part in a run");
-                let _ = Managed::Refused { reason }.send(&driver);
-                return;
+                return refuse(&driver, &ring, reason).await;
             }
         };
         driver.set_silence_limit(silence(&serving, &join));
@@ -165,7 +164,12 @@ impl Session {
     fn host(serving: &Serving, join: &Join) -> Result<Host, String> {
         let options = LauncherOptions { containment: serving.options.containment, ..LauncherOptions::default() };
         let launcher = Launcher::start(&options).map_err(|error| error.to_string())?;
-        let mut host = Host::new(&serving.options, RunId(join.run), launcher).map_err(|error| error.to_string())?;
+        let mut host = Host::new(&serving.options, RunId(join.run), launcher, &join.surroundings)
+            .map_err(|error| error.to_string())?;
+        for (function, wanted) in &join.programs {
+            host.find_program(wanted)
+                .map_err(|error| format!("the function '{function}' cannot run there: {error}"))?;
+        }
         host.carry(crate::run::random_u64(), silence(serving, join))?;
         Ok(host)
     }

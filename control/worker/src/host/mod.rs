@@ -11,8 +11,10 @@ use crate::check::SetupError;
 use crate::connection::{Arrival, Connection};
 use crate::options::{NodeOptions, cores};
 use crate::order::{Notice, Record};
+use crate::program::Wanted;
 use crate::report::MemoryReport;
 use crate::run::nanos;
+use crate::surroundings::Surroundings;
 use dflow_carrier::{Carrier, Report};
 use dflow_launcher::{Launcher, LauncherEvent};
 use dflow_protocol::{Epoch, InstanceId, RunId, StreamId};
@@ -21,7 +23,9 @@ use dflow_shm::now_nanos;
 use dflow_store::{Completion, Config, ProcessId, RunStream, Store, StoreError, StoreEvent, TenantId, Threads};
 use dflow_transport::{LinkEvent, LinkStats};
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ffi::OsString;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
@@ -45,6 +49,10 @@ pub(crate) struct Host {
     launcher_socket: UnixDatagram,
     /// It has more events than one turn takes.
     launcher_is_ahead: bool,
+    /// The environment of functions that set no variables of their own.
+    environment: BTreeMap<OsString, OsString>,
+    /// The files of programs that have been found.
+    programs: HashMap<Wanted, PathBuf>,
     connections: HashMap<ProcessId, Connection>,
     attempts: BTreeMap<ProcessId, Attempt>,
     processes: HashMap<(InstanceId, u32), ProcessId>,
@@ -120,7 +128,12 @@ impl Host {
     ///
     /// # Errors
     /// If the machine lacks what a store needs.
-    pub(crate) fn new(options: &NodeOptions, id: RunId, launcher: Launcher) -> Result<Self, SetupError> {
+    pub(crate) fn new(
+        options: &NodeOptions,
+        id: RunId,
+        launcher: Launcher,
+        surroundings: &Surroundings,
+    ) -> Result<Self, SetupError> {
         let system = |what| move |source| SetupError::System { what, source };
         let socket = launcher.as_fd().try_clone_to_owned().map_err(system("watch the launcher"))?;
         let launcher_socket = UnixDatagram::from_std(socket.into()).map_err(system("watch the launcher"))?;
@@ -147,6 +160,8 @@ impl Host {
             launcher,
             launcher_socket,
             launcher_is_ahead: false,
+            environment: surroundings.here(),
+            programs: HashMap::new(),
             connections: HashMap::new(),
             attempts: BTreeMap::new(),
             processes: HashMap::new(),

@@ -4,14 +4,14 @@ use super::Host;
 use crate::attempt::{Attempt, thread_setup};
 use crate::connection::Connection;
 use crate::order::Preparation;
-use crate::sink;
+use crate::program::Wanted;
+use crate::{sink, surroundings};
 use dflow_launcher::SpawnRequest;
 use dflow_protocol::{InstanceId, StreamId};
 use dflow_shm::channel;
 use dflow_store::ProcessId;
-use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// The number under which an attempt finds its channel.
@@ -103,22 +103,18 @@ impl Host {
         }
         let result =
             self.store.begin(self.id, process, setup, &outputs).map_err(|error| error.to_string()).and_then(|()| {
-                let program = OsStr::from_bytes(&program);
+                let file = self.find_program(&program)?;
                 let mut request = if is_command {
                     let itself =
                         std::env::current_exe().map_err(|error| format!("cannot find dflow itself: {error}"))?;
                     let mut request = SpawnRequest::new(itself);
-                    request.args = dflow_command::arguments(program, &success, grace);
+                    request.args = dflow_command::arguments(file.as_os_str(), &success, grace);
                     request
                 } else {
-                    SpawnRequest::new(program)
+                    SpawnRequest::new(file)
                 };
-                request.env = std::env::vars_os().filter(|(name, _)| !name.is_empty()).collect();
-                for (key, value) in env {
-                    request.env.retain(|(name, _)| name != &OsString::from(&key));
-                    request.env.push((key.into(), value.into()));
-                }
-                request.env.retain(|(name, _)| name != "DFLOW_SOCKET");
+                request.env = surroundings::of_attempt(&self.environment, &env, program.dir()).into_iter().collect();
+                request.cwd = Some(program.dir().to_owned());
                 request.env.push(("DFLOW_SOCKET".into(), CHANNEL.to_string().into()));
                 request.memory_limit = memory_limit;
                 request.oom_score_adj = crate::options::oom_score_of_functions();
@@ -132,5 +128,18 @@ impl Host {
             self.store.end(super::now(), process, false);
         }
         result
+    }
+
+    /// The file of a program on this node. What was found is not looked for again in this run.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(crate) fn find_program(&mut self, wanted: &Wanted) -> Result<PathBuf, String> {
+        if let Some(file) = self.programs.get(wanted) {
+            return Ok(file.clone());
+        }
+        let file = wanted.find().map_err(|error| error.to_string())?;
+        self.programs.insert(wanted.clone(), file.clone());
+        Ok(file)
     }
 }

@@ -89,7 +89,7 @@ pub(crate) fn reach(cluster: &ClusterSpec) -> Result<Vec<Reached>, SetupError> {
         let (node, _) = Node::bind(SocketAddr::new(any, 0), &identity, settings)?;
         let dialed = cluster.nodes.iter().map(|(name, address)| Dialed { node: name, address: *address, own });
         // Every dial starts here, so that several silent nodes cost the patience of one.
-        let dials: Vec<_> = dialed.map(|dialed| (dialed, dialed.dial(&node))).collect();
+        let dials: Vec<_> = dialed.map(|dialed| (dialed, dialed.dial(&node, Duration::ZERO))).collect();
         let mut reached = Vec::new();
         for (dialed, dial) in dials {
             let asking = Asking::new(dial.await.map_err(ClusterError::Unreachable)?);
@@ -110,7 +110,7 @@ impl Dialed<'_> {
 
 impl PeerReport {
     async fn examine(&mut self, node: &Node, dialed: Dialed<'_>, options: &NodeOptions) -> Result<(), Problem> {
-        let connection = dialed.dial(node).await?;
+        let connection = dialed.dial(node, Duration::ZERO).await?;
         let silent = |reason| dialed.no_answer(reason);
         self.certificate_days = Some(days_left(connection.validity()));
         let asking = Asking::new(connection);
