@@ -43,26 +43,26 @@ NO_COLOR turns colours off; COLUMNS sets the width of the timeline.";
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run a workflow on this machine
+    /// Run a workflow
     Run(Box<RunArgs>),
     /// Show what the functions of a run printed, and which runs there were
     Logs(LogsArgs),
-    /// Check a workflow file completely, without running anything
+    /// Check a workflow file for errors without running it
     Check(CheckArgs),
-    /// Print the graph of a workflow as text for Mermaid or Graphviz
+    /// Print the graph of a workflow for Mermaid or Graphviz
     Graph(GraphArgs),
     /// Print the JSON Schema of the workflow file, for editors
     #[command(after_help = SCHEMA_HELP)]
     Schema,
-    /// Serve runs that `dflow run` on another machine drives
+    /// Serve runs of `dflow run` on other machines
     Worker(WorkerArgs),
-    /// Make the certificates by which the nodes of a cluster know each other
+    /// Create the certificates with which the nodes of a cluster authenticate each other
     Cluster(ClusterArgs),
-    /// Show what this machine offers to dflow, what is missing, and the defaults of `dflow run`
+    /// Examine this machine or the connection to another node, and explain how to improve it
     Doctor(DoctorArgs),
-    /// Print the script that completes dflow's commands, options and workflow inputs in a shell
+    /// Print the completion script for a shell
     Completions(CompletionsArgs),
-    /// Write the manual pages of dflow and its commands
+    /// Write the manual pages
     Man(ManArgs),
 }
 
@@ -192,21 +192,21 @@ Examples:
 
 Exit status: 0 success, 2 there is no such run or function, or the call was wrong.";
 
-/// The other machines of a run.
+/// The options for the other machines of a run.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Other nodes")]
 pub struct RunClusterArgs {
-    /// A node that takes part in the run: its name, and where its `dflow worker` listens. Repeat it for more
+    /// Use another node for the run: its name, and the address of its `dflow worker`. May be repeated
     #[arg(long = "with", value_name = "NAME=ADDRESS:PORT", value_parser = parse_node, requires = "identity")]
     pub nodes: Vec<(String, String)>,
     /// The directory with this node's identity, as `dflow cluster` has made it
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, env = "DFLOW_IDENTITY")]
     pub identity: Option<PathBuf>,
-    /// Where the instances of a function run: spread over these nodes, by their parts. Without it those of a `foreach`
-    /// are spread over all nodes, and everything else runs on this one
+    /// Run the instances of a function on these nodes, in turn. By default, instances of a `foreach` are spread over
+    /// all nodes, and everything else runs on this node. May be repeated
     #[arg(long = "place", value_name = "FUNCTION=NODE[,NODE]…", value_parser = parse_placement, requires = "nodes")]
     pub placement: Vec<(String, Vec<String>)>,
-    /// After so long (100ms to 1h) without a sign of life a node is lost, and the run with it
+    /// Fail the run if nothing is received from a node for this long (100ms to 1h)
     #[arg(long, value_name = "DURATION", value_parser = parse_silence, default_value = "10s")]
     pub silence: Duration,
     /// How long to wait for a node that does not answer yet, because its worker is still starting [default: not at all]
@@ -218,20 +218,20 @@ pub struct RunClusterArgs {
 #[derive(Debug, Args)]
 #[command(after_help = WORKER_HELP)]
 pub struct WorkerArgs {
-    /// Where it listens (UDP)
+    /// The UDP address and port to listen on
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = parse_listen, default_value = "0.0.0.0:7411")]
     pub listen: SocketAddr,
     /// The directory with this node's identity, as `dflow cluster` has made it
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, env = "DFLOW_IDENTITY")]
     pub identity: PathBuf,
-    /// After so long (100ms to 1h) without a sign of life another node of a run is lost, even if the run's own `--silence`
-    /// is longer [default: the run's]
+    /// Leave a run if nothing is received from another of its nodes for this long (100ms to 1h), even if the run's own
+    /// `--silence` is longer [default: that of the run]
     #[arg(long, value_name = "DURATION", value_parser = parse_silence)]
     pub silence: Option<Duration>,
-    /// Serve metrics for Prometheus at http://ADDRESS:PORT/metrics, to whoever can connect there
+    /// Serve metrics for Prometheus at http://ADDRESS:PORT/metrics. There is no authentication
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = parse_listen)]
     pub metrics: Option<SocketAddr>,
-    /// What each run may use.
+    /// The resources of each run.
     #[command(flatten)]
     pub node: NodeArgs,
 }
@@ -248,7 +248,7 @@ Examples:
   dflow run wordcount.yaml -i book.txt --identity lab/a --with b=10.0.0.2:7411
   dflow worker --identity lab/b --metrics 127.0.0.1:9411    (then: curl http://127.0.0.1:9411/metrics)
 
-Exit status: 0 ended by Ctrl-C or SIGTERM, 2 the call was wrong or the node cannot be set up.";
+Exit status: 0 ended by Ctrl-C or SIGTERM, 2 the arguments are wrong or the node cannot be set up.";
 
 /// What `dflow cluster` takes.
 #[derive(Debug, Args)]
@@ -258,45 +258,44 @@ pub struct ClusterArgs {
     pub command: ClusterCommand,
 }
 
-/// What there is to do about a cluster's certificates.
+/// The commands for a cluster's certificates.
 #[derive(Debug, Subcommand)]
 pub enum ClusterCommand {
-    /// Make an authority and the identities of nodes
+    /// Create a certificate authority and the identities of nodes
     #[command(after_help = CLUSTER_HELP)]
     Create(ClusterCreateArgs),
-    /// Make the identity of one more node
+    /// Create or renew the identity of a node
     #[command(after_help = CLUSTER_HELP)]
     Add(ClusterCreateArgs),
 }
 
-/// What the commands on certificates take.
+/// The arguments of the commands for certificates.
 #[derive(Debug, Args)]
 pub struct ClusterCreateArgs {
-    /// The directory of the cluster: its authority is kept in DIR/authority, each node's identity in DIR/NAME
+    /// The directory of the cluster, with its authority in DIR/authority and each node's identity in DIR/NAME
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub directory: PathBuf,
-    /// The name of a node: lower-case letters, digits, hyphens and dots, beginning with a letter. Repeat it for more
+    /// The name of a node: lower-case letters, digits, hyphens and dots, starting with a letter. May be repeated
     #[arg(long = "node", value_name = "NAME", required = true, value_parser = parse_new_node)]
     pub nodes: Vec<String>,
-    /// How long the identities hold, at least 1s
+    /// How long the certificates are valid, at least 1s
     #[arg(long, value_name = "DURATION", value_parser = parse_validity, default_value = "365d")]
     pub validity: Duration,
 }
 
 const CLUSTER_HELP: &str = "\
-Whoever has DIR/authority can make nodes of this cluster: keep it where nobody else reads it. A node needs only its own \
-directory DIR/NAME. 'add' for a node that is there already renews its identity: the new one takes the old one's place, \
-whose certificate holds as long as it says.
+Anyone who can read DIR/authority can create nodes of this cluster: protect it. A node needs only its own directory \
+DIR/NAME. 'add' for an existing node replaces its identity; the old certificate stays valid until it expires.
 
 Examples:
   dflow cluster create lab --node a --node b
   dflow cluster add lab --node c
 
-Exit status: 0 success, 2 the authority is there already ('create') or not there ('add'), or something cannot be written.";
+Exit status: 0 success, 2 the authority already exists ('create') or does not exist ('add'), or a file cannot be written.";
 
 fn parse_rdma(text: &str) -> Result<RdmaUse, String> {
     Ok(match text {
-        "" => return Err("it is auto, off, or the name of a device, as 'dflow doctor' lists them".into()),
+        "" => return Err("it must be auto, off, or the name of a device listed by 'dflow doctor'".into()),
         "auto" => RdmaUse::Auto,
         "off" => RdmaUse::Off,
         name => RdmaUse::Device(name.to_owned()),
@@ -309,7 +308,7 @@ fn parse_idle(text: &str) -> Result<Idle, String> {
         "spin" => Ok(Idle::SPIN),
         _ => match parse_spin(text) {
             Ok(spin) => Ok(Idle { spin }),
-            Err(error) => Err(format!("{error}; it is a duration, sleep, or spin")),
+            Err(error) => Err(format!("{error}; it must be a duration, sleep, or spin")),
         },
     }
 }
@@ -323,7 +322,7 @@ fn parse_node(text: &str) -> Result<(String, String), String> {
 
 /// An address of this machine.
 fn parse_listen(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "it is an address in numbers and a port, as in 0.0.0.0:7411 or [::1]:7411".into())
+    text.parse().map_err(|_| "it must be an IP address and a port, as in 0.0.0.0:7411 or [::1]:7411".into())
 }
 
 fn parse_placement(text: &str) -> Result<(String, Vec<String>), String> {
@@ -358,44 +357,43 @@ Messages for a person go to standard error in both formats; progress is shown th
 
 Exit status: 0 success, 1 the run failed, 2 the call or the file was wrong, 130 ended by Ctrl-C.";
 
-/// What the node that runs a workflow may use.
+/// The resources of a node.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Resources")]
 pub struct NodeArgs {
-    /// How many instances of a run may compute on this node at the same time; those that wait for data do not count
-    /// [default: one for each processor that dflow may use]
+    /// Maximum number of instances of a run that compute on this node at the same time. Instances that wait for data do
+    /// not count [default: the number of processors that dflow may use]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub slots: Option<u32>,
-    /// Memory for streams, at least 256KiB and never more than a cgroup's limit leaves; what does not fit is spilled to
-    /// disk
-    /// [default: a quarter of the memory that is available to dflow, its cgroup's limit included]
+    /// Memory for streams, at least 256KiB; reduced to what the limit of a cgroup allows. Data that does not fit is
+    /// spilled to disk [default: a quarter of the memory available to dflow under its cgroup's limit]
     #[arg(long, value_name = "SIZE", value_parser = units::parse_size)]
     pub memory: Option<u64>,
-    /// How far the writer of a stream may be ahead of its slowest reader before it waits or bytes are spilled
+    /// How far the writer of a stream may be ahead of its slowest reader before it waits or data is spilled
     /// [default: 2MiB]
     #[arg(long, value_name = "SIZE", value_parser = units::parse_size)]
     pub window: Option<u64>,
-    /// Where bytes are spilled for which there is no memory; nothing is left there [default: TMPDIR, else /tmp]
+    /// Directory for spilled data. Spill files are always removed [default: TMPDIR, or /tmp if it is unset]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub spill_dir: Option<PathBuf>,
-    /// How they are spilled; auto takes io_uring where the machine allows it, else plain reads and writes
-    #[arg(long, value_name = "WAY", value_enum, default_value_t = SpillIoArg::Auto)]
+    /// How data is spilled. auto uses io_uring if the machine allows it, and plain reads and writes otherwise
+    #[arg(long, value_name = "METHOD", value_enum, default_value_t = SpillIoArg::Auto)]
     pub spill_io: SpillIoArg,
-    /// What holds the processes of a function together; auto takes a cgroup where the machine allows it, else a
-    /// subreaper. Only cgroups, of either version, limit the memory of functions
-    #[arg(long, value_name = "WAY", value_enum, default_value_t = ContainmentArg::Auto)]
+    /// How the processes of a function are contained. auto uses a cgroup if the machine allows it, and a subreaper
+    /// otherwise. Only cgroups (version 1 or 2) can limit the memory of functions
+    #[arg(long, value_name = "METHOD", value_enum, default_value_t = ContainmentArg::Auto)]
     pub containment: ContainmentArg,
-    /// Whether streams from and to other nodes go by RDMA: auto (where there is a device on the way to the other node),
-    /// off, or the name of a device. What goes by RDMA is not encrypted
+    /// RDMA for streams between nodes: auto (if a device is on the route to the other node), off, or the name of a
+    /// device. Data sent over RDMA is not encrypted
     #[arg(long, value_name = "auto|off|DEVICE", value_parser = parse_rdma, default_value = "auto")]
     pub rdma: RdmaUse,
-    /// How long the thread that carries streams looks for what comes by RDMA before it sleeps: a duration, sleep (it
-    /// sleeps at once, which costs the least), or spin (it never sleeps: the shortest delays, for one core all the time)
-    /// [default: 50us, and sleep on a single processor]
+    /// How long the carrier's thread polls for RDMA completions before it sleeps: a duration, sleep (at once: uses the
+    /// least processor time), or spin (never: the lowest latency, uses one core all the time) [default: 50us; sleep on
+    /// a single processor]
     #[arg(long, value_name = "DURATION|sleep|spin", value_parser = parse_idle)]
     pub rdma_idle: Option<Idle>,
-    /// How long a function that waits for data looks for it before it sleeps; 0 for not at all
-    /// [default: 50us, and 0 on a single processor]
+    /// How long a function that waits for data polls before it sleeps; 0 to sleep at once
+    /// [default: 50us; 0 on a single processor]
     #[arg(long, value_name = "DURATION", value_parser = parse_spin)]
     pub spin: Option<Duration>,
 }
@@ -413,13 +411,13 @@ pub struct CheckArgs {
 }
 
 const CHECK_HELP: &str = "\
-All errors are listed at once, each with its line and column (both count from 1).
+All errors are listed at once, each with its line and column, counted from 1.
 
 Examples:
   dflow check wordcount.yaml
   dflow check wordcount.yaml --format json | jq '.errors[] | \"\\(.line):\\(.column) \\(.message)\"'
 
-Exit status: 0 the file is correct, 2 it is not.";
+Exit status: 0 the file is correct, 2 it has errors.";
 
 /// What `dflow graph` takes.
 #[derive(Debug, Args)]
@@ -440,16 +438,16 @@ Examples:
   dflow graph wordcount.yaml                        (paste it into a ```mermaid block)
   dflow graph wordcount.yaml --format dot | dot -Tsvg > wordcount.svg
 
-Exit status: 0, or 2 if the file is not correct.";
+Exit status: 0 success, 2 the file has errors.";
 
-/// What `dflow doctor` takes: the same resources as a run, so that it shows what that run would get.
+/// The arguments of `dflow doctor`: the same resources as for a run, so that it shows what that run would get.
 #[derive(Debug, Args)]
 #[command(after_help = DOCTOR_HELP)]
 pub struct DoctorArgs {
     /// What is printed: text for a person, or one JSON document
     #[arg(long, value_enum, default_value_t = Format::Human)]
     pub format: Format,
-    /// Look at another node instead of this machine: its name, and where its `dflow worker` listens. Repeat it for more
+    /// Examine the connection to another node instead: its name, and the address of its `dflow worker`. May be repeated
     #[arg(long = "peer", value_name = "NAME=ADDRESS:PORT", value_parser = parse_node, requires = "identity")]
     pub peers: Vec<(String, String)>,
     /// The directory with this node's identity, as `dflow cluster` has made it
@@ -461,22 +459,22 @@ pub struct DoctorArgs {
 }
 
 const DOCTOR_HELP: &str = "\
-With --peer: whether the node answers and with which release, how long the certificates hold, the round trip, the size of \
-packets, and bytes there and back over QUIC and over RDMA, each of them checked; where RDMA is not used, why. This takes a \
-second or two for each node, and its worker goes on with what it does.
+With --peer, reports whether the node answers and its release, how long the certificates are valid, the round trip, the \
+packet size, and the throughput in both directions over QUIC and RDMA, with every byte verified. If RDMA is not used, it \
+says why. This takes a second or two per node and does not interrupt the runs on it.
 
 Examples:
   dflow doctor
   dflow doctor --memory 64MiB --spill-dir /var/tmp  (what a run would get)
   dflow doctor --format json | jq '.findings[] | select(.state == \"bad\")'
   dflow doctor --peer b=10.0.0.2:7411 --identity lab/a
-  dflow doctor --peer b=10.0.0.2:7411 --identity lab/a --rdma-idle spin  (this end; b as its worker was told)
+  dflow doctor --peer b=10.0.0.2:7411 --identity lab/a --rdma-idle spin  (for this end; b uses its worker's setting)
   dflow doctor --peer b=10.0.0.2:7411 --identity lab/a --format json | jq '.peers[0].rdma'
 
-Exit status: 0 all is well, 1 something keeps workflows from running here, or a node does not answer or refuses, 2 the \
-call was wrong.";
+Exit status: 0 no problem, 1 workflows cannot run here, or a node does not answer or refuses the connection, 2 the \
+arguments are wrong.";
 
-/// What standard output is for.
+/// The format of standard output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// Text for a person
@@ -497,9 +495,9 @@ pub enum GraphFormat {
 /// [`Invocation`] on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum InvocationArg {
-    /// By data
+    /// A function starts when its data arrives
     Dataflow,
-    /// By the end of all predecessors
+    /// A function starts when all its predecessors have ended
     ControlFlow,
 }
 
@@ -568,21 +566,22 @@ impl From<ContainmentArg> for ContainmentChoice {
     }
 }
 
-/// How long a node may say nothing.
+/// How long to wait for a node that does not answer yet.
 fn parse_wait(text: &str) -> Result<Duration, String> {
     units::parse_duration(text).map_err(|error| error.to_string())
 }
 
+/// A silence limit.
 fn parse_silence(text: &str) -> Result<Duration, String> {
     let silence = units::parse_duration(text).map_err(|error| error.to_string())?;
     let fits = (MIN_SILENCE..=MAX_SILENCE).contains(&silence);
-    fits.then_some(silence).ok_or_else(|| "it is from 100ms to 1h".into())
+    fits.then_some(silence).ok_or_else(|| "it must be from 100ms to 1h".into())
 }
 
-/// The name of a node, as far as the folder of its identity is concerned; the rest is the certificate's to say.
+/// The name of a node. Excludes the folder of the authority; issuing the certificate checks the rest.
 fn parse_new_node(text: &str) -> Result<String, String> {
     if text == AUTHORITY {
-        return Err("this is the name of the folder of the authority; choose another one".into());
+        return Err("this is the name of the folder of the authority; choose another name".into());
     }
     Ok(text.to_owned())
 }
@@ -590,7 +589,7 @@ fn parse_new_node(text: &str) -> Result<String, String> {
 fn parse_validity(text: &str) -> Result<Duration, String> {
     const LEAST: Duration = Duration::from_secs(1);
     let validity = units::parse_duration(text).map_err(|error| error.to_string())?;
-    (validity >= LEAST).then_some(validity).ok_or_else(|| "it is at least 1s".into())
+    (validity >= LEAST).then_some(validity).ok_or_else(|| "it must be at least 1s".into())
 }
 
 /// A duration; `0` needs no unit.
@@ -598,7 +597,7 @@ fn parse_spin(text: &str) -> Result<Duration, units::UnitError> {
     if text == "0" { Ok(Duration::ZERO) } else { units::parse_duration(text) }
 }
 
-/// Whether a call that could not be understood asked for JSON, so that its error is JSON too.
+/// Whether arguments that cannot be parsed request JSON, so that the error is JSON too.
 pub fn asks_for_json(args: &[OsString]) -> bool {
     args.iter().any(|arg| arg == "--format=json")
         || args.windows(2).any(|pair| pair[0] == "--format" && pair[1] == "json")
@@ -662,7 +661,7 @@ mod tests {
             assert!(error.to_string().contains(expected), "{error}");
         }
         let error = parse(&["worker", "--identity", "lab/b", "--listen", "localhost:7411"]).unwrap_err();
-        assert!(error.to_string().contains("address in numbers"), "{error}");
+        assert!(error.to_string().contains("an IP address and a port"), "{error}");
         assert!(parse(&["run", "w.yaml", "--spin", "0"]).is_ok());
         for (text, idle) in
             [("0", Idle::SLEEP), ("sleep", Idle::SLEEP), ("1ms", Idle { spin: Duration::from_millis(1) })]

@@ -1,4 +1,4 @@
-//! `dflow check`: all that is wrong with a workflow file, or what the file asks for.
+//! `dflow check`: the errors of a workflow file, or the inputs and parameters that it needs.
 
 use std::io;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::exit::Exit;
 use crate::terminal::{Look, Style, print, print_error};
 use crate::units::count;
 
-/// Checks the file and prints what it found.
+/// Checks the file and prints the result.
 ///
 /// # Errors
 /// Standard output cannot be written.
@@ -79,7 +79,7 @@ fn to_json(file: &Path, result: Result<&Workflow, &Diagnostics>) -> Value {
     }
 }
 
-/// A path as a shell takes it.
+/// A path quoted for a shell.
 fn quoted(text: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "/._-+=:,@%".contains(c);
     if !text.is_empty() && text.chars().all(plain) { text.into() } else { format!("'{}'", text.replace('\'', r"'\''")) }

@@ -18,8 +18,8 @@ use crate::args::Cli;
 use crate::exit::Exit;
 use crate::terminal::print;
 
-/// The environment variable with which the script calls this binary. Not clap's usual `COMPLETE`, which could be set for
-/// another purpose.
+/// The environment variable with which the script calls this binary. Not clap's usual `COMPLETE`, which could be set
+/// for another purpose.
 const VARIABLE: &str = "DFLOW_COMPLETE";
 
 /// The shells that there are scripts for.
@@ -138,8 +138,8 @@ fn split(current: &OsStr) -> Option<(&str, &OsStr)> {
     Some((std::str::from_utf8(&bytes[..at]).ok()?, OsStr::from_bytes(&bytes[at + 1..])))
 }
 
-/// The workflow of the command line that is being completed, if it has a correct one. clap gives a completer only the word
-/// itself; the other words stand after `--` in this process's own arguments.
+/// The workflow of the command line that is being completed, if it has a correct one. clap gives a completer only the
+/// word itself; the other words stand after `--` in this process's own arguments.
 fn workflow() -> Option<Workflow> {
     let words: Vec<OsString> = env::args_os().skip_while(|word| word != "--").skip(1).collect();
     let is_workflow = |word: &&OsString| {

@@ -1,4 +1,4 @@
-//! `dflow graph` and `dflow schema`: texts about workflow files for other programs.
+//! `dflow graph` and `dflow schema`: output for other programs.
 
 use std::io;
 

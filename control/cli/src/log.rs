@@ -1,4 +1,4 @@
-//! The log on standard error: off, unless `DFLOW_LOG` says what is wanted.
+//! The log on standard error, which `DFLOW_LOG` enables.
 
 use std::env;
 use std::io;
@@ -12,7 +12,8 @@ use crate::terminal::Look;
 /// The environment variable that holds the filter.
 const VARIABLE: &str = "DFLOW_LOG";
 
-/// The libraries that log every packet that comes, whoever sends it: only where the filter names them.
+/// Libraries that log every received packet, even from unauthenticated senders. They log at this level unless the
+/// filter names them.
 const LIBRARIES: &str = "quinn=info,quinn_proto=info,quinn_udp=info,rustls=info,hyper=info";
 
 /// Whether lines of the log may appear on standard error.
@@ -20,10 +21,10 @@ pub fn is_on() -> bool {
     env::var_os(VARIABLE).is_some_and(|filter| !filter.is_empty() && filter != "off")
 }
 
-/// Starts the log if it is wanted.
+/// Starts the log if it is enabled.
 ///
 /// # Errors
-/// The filter is not one.
+/// If the filter is not valid.
 pub fn start() -> Result<(), CallError> {
     if !is_on() {
         return Ok(());
@@ -38,7 +39,7 @@ pub fn start() -> Result<(), CallError> {
 fn filter(wanted: &str) -> Result<EnvFilter, CallError> {
     let parse = |text: &str| EnvFilter::builder().parse(text).map_err(|error| CallError::Log(error.to_string()));
     let filter = parse(wanted)?;
-    // What comes later holds.
+    // Later directives take precedence over earlier ones.
     if filter.max_level_hint() > Some(LevelFilter::INFO) { parse(&format!("{LIBRARIES},{wanted}")) } else { Ok(filter) }
 }
 
@@ -47,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn libraries_log_every_packet_only_where_they_are_named() {
+    fn libraries_log_packets_only_if_the_filter_names_them() {
         let text = |wanted| filter(wanted).unwrap().to_string();
         assert_eq!(text("warn"), "warn");
         for (wanted, quinn) in [("debug", "quinn_proto=info"), ("debug,quinn_proto=trace", "quinn_proto=trace")] {

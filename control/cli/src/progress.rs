@@ -1,4 +1,4 @@
-//! What a person sees while a run goes on: a few lines at the bottom of the terminal, drawn over in place.
+//! The live progress of a run: a few lines at the bottom of the terminal, overwritten in place.
 
 use std::collections::VecDeque;
 use std::io::Write;
@@ -8,30 +8,30 @@ use dflow_worker::report::{Progress, Stopping};
 use crate::terminal::{Look, Style};
 use crate::units::{count, size};
 
-/// The pause between two drawings, in nanoseconds: fast enough to look alive, slow enough to cost nothing.
+/// The interval between redraws, in nanoseconds: short enough to look live, long enough to cost nothing.
 const REDRAW_NS: u64 = 80_000_000;
 
-/// Over how many nanoseconds the rate is taken.
+/// The period over which the rate is averaged, in nanoseconds.
 const RATE_NS: u64 = 2_000_000_000;
 
-/// Draws a run on its way. Whatever it drew is wiped when it is dropped.
+/// Draws the progress of a run, and erases it when dropped.
 pub struct Live<W: Write> {
     out: W,
     workflow: String,
     look: Box<dyn Fn() -> Look + Send>,
     rate: Rate,
     drawn_at: u64,
-    /// How many lines stand on the terminal; the cursor is at the end of the last.
+    /// The number of lines on the terminal. The cursor is at the end of the last one.
     lines: usize,
 }
 
 impl<W: Write> Live<W> {
-    /// Draws on `out`, which must be a terminal; `look` is asked at each drawing, as a window may change its size.
+    /// Draws on `out`, which must be a terminal. `look` is called for each redraw, because the window may be resized.
     pub fn new(out: W, workflow: &str, look: impl Fn() -> Look + Send + 'static) -> Self {
         Self { out, workflow: workflow.into(), look: Box::new(look), rate: Rate::default(), drawn_at: 0, lines: 0 }
     }
 
-    /// Draws, unless it has done so just now. A run that ends at once is never drawn.
+    /// Redraws, at most once per interval. A run that ends within the first interval is never drawn.
     pub fn update(&mut self, progress: &Progress) {
         if progress.elapsed_ns < self.drawn_at.saturating_add(REDRAW_NS) {
             return;
@@ -39,25 +39,25 @@ impl<W: Write> Live<W> {
         self.drawn_at = progress.elapsed_ns;
         self.rate.add(progress.elapsed_ns, progress.bytes);
         let panel = panel(&self.workflow, progress, self.rate.per_second(), &(self.look)());
-        // One write, so that no half of it is ever seen. A terminal that is gone is no reason to end the run.
+        // A single write, so that a half-drawn panel is never visible. A closed terminal is no reason to end the run.
         let text = self.home() + &panel.join("\x1b[K\n") + "\x1b[J";
         self.lines = panel.len();
         let _ = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush());
     }
 
-    /// Prints lines that stay, above what is drawn over.
+    /// Prints permanent lines above the panel.
     pub fn print_above(&mut self, text: &str) {
         if text.is_empty() {
             return;
         }
         let wiped = if self.lines > 0 { self.home() + "\x1b[J" } else { String::new() };
         self.lines = 0;
-        // Drawn again at once when the next progress comes.
+        // The next update redraws the panel at once.
         self.drawn_at = 0;
         let _ = self.out.write_all((wiped + text).as_bytes()).and_then(|()| self.out.flush());
     }
 
-    /// Back to the start of what was drawn.
+    /// The sequence that moves the cursor to the start of the panel.
     fn home(&self) -> String {
         match self.lines {
             0 | 1 => "\r".into(),
@@ -75,10 +75,10 @@ impl<W: Write> Drop for Live<W> {
     }
 }
 
-/// The lines that show a run.
+/// The lines of the panel.
 fn panel(workflow: &str, progress: &Progress, bytes_per_second: u64, look: &Look) -> Vec<String> {
     let (dot, more) = (if look.unicode { "·" } else { "-" }, look.more());
-    // The last column stays free: a full line would wrap and break the way back up.
+    // The last column stays empty: a full line would wrap, and the cursor would move up too few lines.
     let width = look.width.saturating_sub(1);
     let states = [
         (progress.running, "computing"),
@@ -112,7 +112,7 @@ fn panel(workflow: &str, progress: &Progress, bytes_per_second: u64, look: &Look
     lines
 }
 
-/// What a run that is being ended waits for.
+/// Says what a run that is being ended waits for.
 fn stopping_text(stopping: &Stopping, look: &Look) -> String {
     let functions = count(stopping.functions, "function");
     match stopping.functions {
@@ -122,7 +122,7 @@ fn stopping_text(stopping: &Stopping, look: &Look) -> String {
     }
 }
 
-/// The text, shortened to a width.
+/// The text, truncated to a width.
 fn fit(text: &str, width: usize, more: &str) -> String {
     if text.chars().count() <= width {
         return text.into();
@@ -131,14 +131,14 @@ fn fit(text: &str, width: usize, more: &str) -> String {
     text.chars().take(kept).chain(more.chars()).take(width).collect()
 }
 
-/// Bytes per second over the last moments.
+/// Bytes per second over the last [`RATE_NS`].
 #[derive(Default)]
 struct Rate(VecDeque<(u64, u64)>);
 
 impl Rate {
     fn add(&mut self, nanos: u64, bytes: u64) {
         self.0.push_back((nanos, bytes));
-        // The oldest sample is the one just outside of the window, so that the window is always covered.
+        // Keeps one sample from before the period, so that the samples always cover it.
         while self.0.get(1).is_some_and(|&(second, _)| second.saturating_add(RATE_NS) <= nanos) {
             self.0.pop_front();
         }

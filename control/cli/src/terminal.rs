@@ -1,4 +1,4 @@
-//! What standard output and standard error can show, and printing on them.
+//! The capabilities of standard output and standard error, and printing to them.
 
 use std::env;
 use std::ffi::OsStr;
@@ -7,41 +7,41 @@ use std::os::fd::AsFd;
 
 use crate::units;
 
-/// The width where there is no terminal to ask.
+/// The width without a terminal.
 const DEFAULT_WIDTH: usize = 100;
 
-/// The widest that anything is drawn; bars longer than this say nothing more.
+/// Maximum width. Longer bars would show nothing more.
 const MAX_WIDTH: usize = 200;
 
-/// How text for a person may look.
+/// How text may be formatted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Look {
-    /// Columns.
+    /// The width in columns.
     pub width: usize,
-    /// Colours are welcome.
+    /// Whether to use colours.
     pub color: bool,
-    /// Characters beyond ASCII are welcome.
+    /// Whether to use characters outside ASCII.
     pub unicode: bool,
 }
 
 impl Look {
-    /// How text on this stream may look.
+    /// How text on this stream may be formatted.
     pub fn of(stream: &(impl AsFd + IsTerminal)) -> Self {
         Self { width: width(stream), color: color(stream), unicode: unicode() }
     }
 
-    /// Stands for what is left out.
+    /// The ellipsis.
     pub fn more(&self) -> &'static str {
         if self.unicode { "…" } else { "..." }
     }
 
-    /// A duration as [`units::duration`] writes it, in ASCII if it has to be.
+    /// A duration as formatted by [`units::duration`], in ASCII if necessary.
     pub fn duration(&self, nanos: u64) -> String {
         let text = units::duration(nanos);
         if self.unicode { text } else { text.replace('µ', "u") }
     }
 
-    /// The text with a colour or a style, if colours are welcome.
+    /// The text with a colour or a style, if colours are in use.
     pub fn paint(&self, style: Style, text: &str) -> String {
         let code = match style {
             Style::Bold => "1",
@@ -55,24 +55,24 @@ impl Look {
     }
 }
 
-/// How a piece of text stands out.
+/// The style of a piece of text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
     /// Bold.
     Bold,
-    /// Less visible than the rest.
+    /// Less prominent.
     Dim,
-    /// Something is wrong.
+    /// For errors.
     Red,
-    /// Something is good.
+    /// For success.
     Green,
-    /// Something deserves a look.
+    /// For notes.
     Yellow,
     /// An accent.
     Cyan,
 }
 
-/// The width: what `COLUMNS` says, else the terminal, else 100.
+/// The width: `COLUMNS`, or else that of the terminal, or else 100.
 pub fn width(stream: &impl AsFd) -> usize {
     let stated = env::var("COLUMNS").ok().and_then(|text| text.parse::<usize>().ok());
     let terminal = || rustix::termios::tcgetwinsize(stream).ok().map(|size| usize::from(size.ws_col));
@@ -83,7 +83,7 @@ pub fn width(stream: &impl AsFd) -> usize {
         .min(MAX_WIDTH)
 }
 
-/// Whether a line on this stream can be drawn over.
+/// Whether lines on this stream can be overwritten.
 pub fn is_live(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb")
 }
@@ -92,7 +92,7 @@ fn color(stream: &impl IsTerminal) -> bool {
     is_live(stream) && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// A locale that is not set says nothing; one that is set and is not UTF-8 means ASCII.
+/// Whether the locale allows UTF-8. An unset locale does; a locale other than UTF-8 means ASCII.
 fn unicode() -> bool {
     let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().filter_map(env::var_os).find(|value| !value.is_empty());
     locale.is_none_or(|locale| speaks_utf8(&locale))
@@ -103,10 +103,10 @@ fn speaks_utf8(locale: &OsStr) -> bool {
     locale.contains("utf-8") || locale.contains("utf8")
 }
 
-/// Prints on standard output. That nobody reads it any more, as after `| head`, is no error.
+/// Prints to standard output. A closed pipe, as after `| head`, is not an error.
 ///
 /// # Errors
-/// Anything else that keeps the text from being written.
+/// Any other error of the write.
 pub fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -115,12 +115,12 @@ pub fn print(text: &str) -> io::Result<()> {
     }
 }
 
-/// Prints on standard error. There is no place left to report it if that fails.
+/// Prints to standard error. A failure is ignored, because there is nowhere left to report it.
 pub fn print_error(text: &str) {
     let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
-/// Text that came from elsewhere, without what could move the cursor or colour the terminal.
+/// Text from an untrusted source, without control characters that could move the cursor or colour the terminal.
 pub fn clean(text: &str) -> String {
     text.chars().filter(|&c| !c.is_control() || c == '\t').collect()
 }

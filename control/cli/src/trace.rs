@@ -1,7 +1,7 @@
-//! A run as a Chrome trace (the JSON format of chrome://tracing, which ui.perfetto.dev opens too).
+//! A run as a Chrome trace, the JSON format that chrome://tracing and ui.perfetto.dev open.
 //!
-//! A process of the trace is a function on a node, a thread of it is an instance; the attempts of an instance follow each
-//! other in its thread. Times are microseconds since the start of the run.
+//! A process of the trace is a function on a node, and a thread is an instance with all its attempts. Times are
+//! microseconds since the start of the run.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -34,11 +34,11 @@ struct Trace {
     other_data: Value,
 }
 
-/// An event; its fields have the names that the format gives them.
+/// An event, with the field names of the format.
 #[derive(Serialize)]
 struct Event {
     name: &'static str,
-    /// What it is: `X` a slice, `i` an instant, `C` a counter, `M` the name of a process or thread.
+    /// Its kind: `X` a slice, `i` an instant, `C` a counter, `M` the name of a process or thread.
     ph: &'static str,
     pid: usize,
     tid: usize,
@@ -46,7 +46,7 @@ struct Event {
     ts: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     dur: Option<f64>,
-    /// For an instant: it belongs to its thread.
+    /// The scope of an instant: its thread.
     #[serde(skip_serializing_if = "Option::is_none")]
     s: Option<&'static str>,
     #[serde(skip_serializing_if = "Value::is_null")]
@@ -113,7 +113,8 @@ fn lifetime(attempt: &AttemptReport, place: Place, total: u64, events: &mut Vec<
     }
 }
 
-/// How many bytes each function has read and written, as far as is known: a step where an attempt of it ended.
+/// The bytes that each function has read and written, as a counter that steps at the end of each attempt, when they
+/// become known.
 fn counters<'a>(report: &'a RunReport, places: &mut Places<'a>, events: &mut Vec<Event>) {
     let mut ends: Vec<(u64, &AttemptReport)> =
         report.instances.iter().map(|attempt| (attempt.ended_ns.unwrap_or(report.duration_ns), attempt)).collect();
@@ -156,16 +157,16 @@ impl Place {
     }
 }
 
-/// Which thread an attempt belongs to.
+/// Assigns attempts to threads.
 #[derive(Default)]
 struct Places<'a> {
-    /// The processes by node and function, each with its number and how many threads it has.
+    /// The processes by node and function, each with its number and its number of threads.
     processes: HashMap<(&'a str, &'a str), (usize, usize)>,
     threads: HashMap<(usize, &'a str), usize>,
 }
 
 impl<'a> Places<'a> {
-    /// The thread of an attempt; what is new gets its name.
+    /// The thread of an attempt. Names a new process or thread.
     fn of(&mut self, attempt: &'a AttemptReport, events: &mut Vec<Event>) -> Place {
         let function = attempt.function.as_deref().unwrap_or("outputs");
         // The run itself is process 0.
@@ -175,7 +176,7 @@ impl<'a> Places<'a> {
         if *threads == 0 {
             let place = Place { pid, tid: 0 };
             events.push(place.label("process_name", format!("{}/{function}", attempt.node)));
-            // In the order of their first attempts, not of their names.
+            // Sorted by first attempt instead of by name.
             events.push(Event { args: json!({ "sort_index": pid }), ..place.event("process_sort_index", "M") });
         }
         let tid = *self.threads.entry((pid, &attempt.name)).or_insert_with(|| {

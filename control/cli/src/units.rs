@@ -1,4 +1,4 @@
-//! Sizes and durations as a person reads them: three digits and a unit.
+//! Sizes and durations for display: three digits and a unit.
 
 /// A size in bytes, in powers of 1024: `17 B`, `1.50 KiB`, `64.0 MiB`.
 pub fn size(bytes: u64) -> String {
@@ -8,7 +8,7 @@ pub fn size(bytes: u64) -> String {
     let mut value = bytes as f64 / 1024.0;
     let mut unit = 0;
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    // What would take four digits is a fraction of the next unit.
+    // A number that would need four digits is displayed in the next unit.
     while value >= 999.5 && unit + 1 < UNITS.len() {
         value /= 1024.0;
         unit += 1;
@@ -48,7 +48,7 @@ fn three_digits(value: f64) -> String {
     format!("{value:.decimals$}")
 }
 
-/// One unit for all times of a table, so that they can be compared at a glance.
+/// One unit for all times of a table, so that they are easy to compare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Clock {
     /// The unit's name.

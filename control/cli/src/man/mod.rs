@@ -1,8 +1,8 @@
 //! `dflow man`: the manual pages.
 //!
-//! Each page has its prose from a text in this folder, its synopsis and options from the definition of the command line,
-//! and its examples and exit status from the help of the command, so that each fact is written once. The page on the
-//! workflow file takes its keys from the schema.
+//! Each page has its prose from a text in this folder, its synopsis and options from the definition of the command
+//! line, and its examples and exit status from the help of the command, so that each fact is written once. The page on
+//! the workflow file takes its keys from the schema.
 
 mod page;
 

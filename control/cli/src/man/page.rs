@@ -1,7 +1,7 @@
 //! A manual page in roff, made of generated sections and of text in a small markup.
 //!
-//! `# HEADING` begins a section, blank lines separate paragraphs, lines that begin with two spaces stand as they are, a line
-//! `= TERM` gives the paragraph below it a term in front, and `` `text` `` is bold.
+//! `# HEADING` begins a section, blank lines separate paragraphs, lines that begin with two spaces stand as they are, a
+//! line `= TERM` gives the paragraph below it a term in front, and `` `text` `` is bold.
 
 use std::io;
 

@@ -1,24 +1,24 @@
-//! A row's life as a bar.
+//! The bar of a row.
 
 use dflow_worker::report::AttemptReport;
 
 use super::rows::Row;
 use crate::terminal::{Look, Style};
 
-/// What an attempt did in a span of time. Later ones are stronger: they win where several share a cell.
+/// The phase of an attempt in a span of time. If several share a cell, the last of this list is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
-    /// It was not there.
+    /// It did not exist.
     Absent,
-    /// Its program was ready and its gate was not open.
+    /// Its program was ready, but its gate was closed or it had no slot.
     Waiting,
-    /// It ran and had read and written nothing.
+    /// It was running and had not read or written anything.
     Started,
-    /// It had read its first byte and written none.
+    /// It had read its first byte and not written any.
     Reading,
     /// It had written its first byte.
     Writing,
-    /// It failed here.
+    /// It failed.
     Failed,
 }
 
@@ -28,7 +28,7 @@ pub struct Glyphs {
 }
 
 impl Glyphs {
-    /// The best that the terminal shows.
+    /// The best characters that the terminal supports.
     pub fn of(unicode: bool) -> &'static Self {
         if unicode {
             &Self { phases: [' ', '·', '░', '▒', '█', '✗'] }
@@ -43,7 +43,7 @@ impl Glyphs {
     }
 }
 
-/// The bar of a row: `width` characters for `total` nanoseconds, and colours between them if they are welcome.
+/// The bar of a row: `width` characters for `total` nanoseconds, with colours if they are in use.
 pub fn draw(row: &Row<'_>, total: u64, width: usize, glyphs: &Glyphs, look: &Look) -> String {
     let phases = phases(&row.lives, total, width);
     phases
@@ -60,7 +60,8 @@ pub fn draw(row: &Row<'_>, total: u64, width: usize, glyphs: &Glyphs, look: &Loo
         .collect()
 }
 
-/// What happens in each cell. A phase, however short, has the cell in which it begins, unless a stronger one does too.
+/// The phase of each cell. However short a phase is, it gets the cell in which it begins, unless a later one of the
+/// list does too.
 fn phases(lives: &[&AttemptReport], total: u64, width: usize) -> Vec<Phase> {
     let mut cells = vec![Phase::Absent; width];
     let last = width.saturating_sub(1);
@@ -80,7 +81,7 @@ fn phases(lives: &[&AttemptReport], total: u64, width: usize) -> Vec<Phase> {
             (Phase::Failed, (life.end == "failed").then_some((end, end))),
         ];
         for (phase, span) in spans {
-            // An attempt that ends at once may have seen its last byte after it was known to be dead.
+            // For a very short attempt, the times of its bytes can be recorded after the time of its end.
             let Some((from, to)) = span.filter(|(from, to)| from <= to) else { continue };
             let (from, to) = (cell(from), cell(to));
             for cell in cells.iter_mut().take(to + 1).skip(from) {

@@ -1,5 +1,5 @@
-//! The timeline of a run in text: a row for each function instance, in the order in which they started, so that a person
-//! sees which of them worked at the same time.
+//! The timeline of a run as text: a row for each function instance in the order of their starts, which shows the
+//! instances that worked at the same time.
 
 mod bar;
 mod rows;
@@ -11,13 +11,13 @@ use crate::units::{Clock, size};
 use bar::{Glyphs, Phase};
 use rows::Row;
 
-/// The widest column of names.
+/// Maximum width of the column of names.
 const MAX_LABEL: usize = 32;
 
-/// The widest column of nodes.
+/// Maximum width of the column of nodes.
 const MAX_NODE: usize = 16;
 
-/// The shortest bar; on a terminal that is too narrow for it, lines wrap.
+/// Minimum width of a bar. On a terminal that is too narrow for it, lines wrap.
 const MIN_BAR: usize = 10;
 
 /// The space between two columns.
@@ -26,7 +26,7 @@ const GAP: &str = "  ";
 /// The space between two entries of the legend.
 const LEGEND_GAP: &str = "   ";
 
-/// The timeline, each line with its line feed; empty if nothing was ever started.
+/// The timeline, with a line feed after each line; empty if nothing was started.
 pub fn render(report: &RunReport, look: &Look) -> String {
     let table = rows::rows(&report.instances, look.more());
     if table.rows.is_empty() {
@@ -57,7 +57,7 @@ pub fn render(report: &RunReport, look: &Look) -> String {
     let scale = format!("0{total:>rest$}", rest = bar.saturating_sub(1));
     let mut text = look.paint(Style::Dim, widths.line(&heads, &scale).trim_end()) + "\n";
     for (row, cells) in table.rows.iter().zip(&cells) {
-        // The row of the outputs is dim as a whole.
+        // The row of the outputs is dimmed as a whole.
         let colors = Look { color: look.color && !row.is_outputs(), ..*look };
         let line = widths.line(cells, &bar::draw(row, report.duration_ns, bar, glyphs, &colors));
         let line = line.trim_end();
@@ -75,7 +75,7 @@ pub fn render(report: &RunReport, look: &Look) -> String {
     text
 }
 
-/// What the characters mean, in as many lines as it takes.
+/// The legend of the characters, in as many lines as necessary.
 fn legend(glyphs: &Glyphs, width: usize) -> Vec<String> {
     let phases = [
         (Phase::Waiting, "ready, waits for its gate or slot"),
@@ -150,7 +150,7 @@ struct Widths {
 }
 
 impl Widths {
-    /// What is left for the bars.
+    /// The width left for the bars.
     fn bar(&self, total: usize) -> usize {
         let columns = [self.label, self.start, self.end, self.read, self.written];
         let state = if self.state > 0 { GAP.len() + self.state } else { 0 };
@@ -159,7 +159,7 @@ impl Widths {
         total.saturating_sub(others).max(MIN_BAR)
     }
 
-    /// A line; the bar has its width already and may hold colours.
+    /// Formats a line. The bar already has its width and may contain colours.
     fn line(&self, cells: &Cells, bar: &str) -> String {
         let Self { label, node, start, end, read, written, .. } = *self;
         let name = match node {
@@ -179,7 +179,7 @@ impl Widths {
     }
 }
 
-/// A name with its middle left out if it is too long: beginnings and parts at the end are what tells names apart.
+/// Shortens a long name in the middle, because names usually differ at their start or in the part at their end.
 fn shorten(label: &str, width: usize, more: &str) -> String {
     let length = label.chars().count();
     if length <= width {

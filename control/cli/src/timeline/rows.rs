@@ -1,38 +1,38 @@
-//! Which rows a timeline has.
+//! The rows of a timeline.
 
 use std::collections::{BTreeSet, HashMap};
 
 use dflow_worker::report::AttemptReport;
 
-/// A function with more attempts than this is shown in part, and the rest of it as one row.
+/// Maximum number of rows of a function. Of a function with more attempts, the rest is collapsed into one row.
 const MAX_PER_FUNCTION: usize = 4;
 
-/// How many attempts of a function that did not go smoothly have a row although the others are collapsed.
+/// Maximum number of failed or repeated attempts of a function that have their own row although others are collapsed.
 const MAX_NOTABLE: usize = 6;
 
-/// The most rows for functions.
+/// Maximum number of rows for functions.
 const MAX_ROWS: usize = 100;
 
-/// The rows, in the order in which they started.
+/// The rows, in the order of their starts.
 pub struct Table<'a> {
     /// The rows; the outputs of the workflow, if it has any, are the last.
     pub rows: Vec<Row<'a>>,
-    /// How many attempts are in no row, because there would be too many rows.
+    /// The number of attempts without a row, because of [`MAX_ROWS`].
     pub hidden: usize,
 }
 
-/// A row: one attempt, or several that are collapsed into one.
+/// A row: one attempt, or several collapsed ones.
 pub struct Row<'a> {
-    /// What stands at its start.
+    /// Its label.
     pub label: String,
-    /// Whose times it shows; never empty.
+    /// The attempts that it shows; never empty.
     pub lives: Vec<&'a AttemptReport>,
 }
 
 /// The rows for these attempts; `more` stands for what a label leaves out.
 pub fn rows<'a>(instances: &'a [AttemptReport], more: &str) -> Table<'a> {
     let mut lives: Vec<&AttemptReport> = instances.iter().filter(|life| life.function.is_some()).collect();
-    // A stable sort: what started at the same time, or never, stays in the order in which it was made ready.
+    // The sort is stable: attempts that started at the same time, or never, stay in the order of their preparation.
     lives.sort_by_key(|life| life.started_ns.unwrap_or(u64::MAX));
 
     let mut functions: HashMap<&str, Function<'_>> = HashMap::new();
@@ -52,7 +52,7 @@ pub fn rows<'a>(instances: &'a [AttemptReport], more: &str) -> Table<'a> {
         }
         function.rest.push(life);
     }
-    // From the last one on, so that the places of the others stay right.
+    // In reverse, so that an insertion does not shift the positions of the others.
     for (at, name) in collapsed.into_iter().rev() {
         if let Some(Function { rest, .. }) = functions.remove(name) {
             table.rows.insert(at, Row { label: collapsed_label(name, &rest, more), lives: rest });
@@ -73,7 +73,7 @@ pub fn rows<'a>(instances: &'a [AttemptReport], more: &str) -> Table<'a> {
 }
 
 impl Row<'_> {
-    /// Whether it shows the outputs of the workflow and not a function.
+    /// Whether it shows the outputs of the workflow instead of a function.
     pub fn is_outputs(&self) -> bool {
         self.lives.iter().all(|life| life.function.is_none())
     }
@@ -87,12 +87,12 @@ impl Row<'_> {
         }
     }
 
-    /// When the first of it started.
+    /// When its first attempt started.
     pub fn started(&self) -> Option<u64> {
         self.lives.iter().filter_map(|life| life.started_ns).min()
     }
 
-    /// When the last of it ended; `None` while anything of it has not.
+    /// When its last attempt ended; `None` if one has not ended.
     pub fn ended(&self) -> Option<u64> {
         self.lives.iter().map(|life| life.ended_ns).collect::<Option<Vec<_>>>()?.into_iter().max()
     }
@@ -107,7 +107,7 @@ impl Row<'_> {
         self.lives.iter().map(|life| life.bytes_written).fold(0, u64::saturating_add)
     }
 
-    /// How it ended, if that is worth a word.
+    /// How it ended, unless it simply succeeded.
     pub fn state(&self) -> String {
         if let [life] = self.lives.as_slice() {
             return match (life.end, life.started_ns) {
@@ -136,7 +136,7 @@ struct Function<'a> {
 }
 
 impl Function<'_> {
-    /// Whether the next attempt has a row of its own.
+    /// Whether the next attempt gets its own row.
     fn shows(&mut self, life: &AttemptReport) -> bool {
         if self.total <= MAX_PER_FUNCTION {
             return true;
