@@ -273,7 +273,10 @@ pub fn serve() -> Result<(), Failure> {
         cluster,
         record: RecordOptions::new(None),
     };
-    let report = dflow_worker::run(&spec, dflow_worker::Cancellation::never(), |_| ()).trying("run the workflow")?;
+    let never = dflow_worker::Cancellation::never();
+    let report = dflow_worker::prepare(&spec)
+        .and_then(|prepared| dflow_worker::run(&spec, prepared, never, |_| ()))
+        .trying("run the workflow")?;
     let answer = serde_json::json!({ "report": report, "peak_rss": peak_rss(), "cpu": processor_time() });
     std::io::stdout().write_all(answer.to_string().as_bytes()).trying("report the run")
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::builder::PossibleValue;
@@ -17,6 +17,7 @@ use dflow_workflow::units;
 
 use crate::cluster::AUTHORITY;
 use crate::completions::{self, CompletionsArgs};
+use crate::inputs::InputError;
 use crate::man::ManArgs;
 use crate::record;
 
@@ -27,6 +28,26 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl RunArgs {
+    /// The workflow file and the inputs. As several values may follow `--input`, a file after them counts as one of them,
+    /// unless its name is that of a workflow file.
+    ///
+    /// # Errors
+    /// There is no workflow file.
+    pub fn file_and_inputs(&self) -> Result<(&Path, &[OsString]), InputError> {
+        match (&self.file, self.inputs.split_last()) {
+            (Some(file), _) => Ok((file, &self.inputs)),
+            (None, Some((last, others))) if is_workflow_file(Path::new(last)) => Ok((Path::new(last), others)),
+            _ => Err(InputError::NoWorkflow),
+        }
+    }
+}
+
+/// Whether a path has an ending of YAML files.
+fn is_workflow_file(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending == "yaml" || ending == "yml")
 }
 
 const AFTER_HELP: &str = "\
@@ -78,12 +99,19 @@ Exit status: 0.";
 #[derive(Debug, Args)]
 #[command(after_help = RUN_HELP)]
 pub struct RunArgs {
-    /// The workflow file (YAML)
-    #[arg(value_hint = ValueHint::FilePath)]
-    pub file: PathBuf,
-    /// The data of an input of the workflow: a file, a directory (its files in the order of their names), or `-` for
-    /// standard input. Repeat it for further files and inputs. With one input in the workflow, PATH alone is enough
-    #[arg(short, long = "input", value_name = "NAME=PATH", add = ArgValueCompleter::new(completions::inputs))]
+    /// The workflow file (YAML), or `-` for standard input
+    #[arg(value_hint = ValueHint::FilePath, required_unless_present = "inputs")]
+    pub file: Option<PathBuf>,
+    /// The data of an input of the workflow: files, directories (their files in the order of their names), or `-` for
+    /// standard input. A pattern in quotes, as in 'logs=*.gz', stands for the files that match it. Repeat the option for
+    /// further inputs. With one input in the workflow, PATH alone is enough
+    #[arg(
+        short,
+        long = "input",
+        value_name = "NAME=PATH",
+        num_args = 1..,
+        add = ArgValueCompleter::new(completions::inputs)
+    )]
     pub inputs: Vec<OsString>,
     /// The value of a parameter of the workflow
     #[arg(short, long = "param", value_name = "NAME=VALUE", add = ArgValueCompleter::new(completions::params))]
@@ -341,7 +369,9 @@ DURATION is a number and a unit: us, ms, s, m, h or d, as in 50us or 1.5s.
 Examples:
   dflow run wordcount.yaml --input text=book.txt
   dflow run wordcount.yaml -i book.txt              (one input: no name needed)
+  dflow run wordcount.yaml -i *.txt                 (several files, one after the other)
   zcat books.gz | dflow run wordcount.yaml -i -     (from standard input)
+  dflow run wordcount.yaml -i book.txt -o - | head  (the only output to standard output)
   dflow run logs.yaml -i logs=/var/log/web -p top=20 -o result
   dflow run wordcount.yaml -i book.txt --memory 64MiB --slots 1
   dflow run wordcount.yaml -i book.txt --dry-run    (what would run where; starts nothing)
@@ -402,7 +432,7 @@ pub struct NodeArgs {
 #[derive(Debug, Args)]
 #[command(after_help = CHECK_HELP)]
 pub struct CheckArgs {
-    /// The workflow file (YAML)
+    /// The workflow file (YAML), or `-` for standard input
     #[arg(value_hint = ValueHint::FilePath)]
     pub file: PathBuf,
     /// What is printed: text for a person, or one JSON document
@@ -423,7 +453,7 @@ Exit status: 0 the file is correct, 2 it has errors.";
 #[derive(Debug, Args)]
 #[command(after_help = GRAPH_HELP)]
 pub struct GraphArgs {
-    /// The workflow file (YAML)
+    /// The workflow file (YAML), or `-` for standard input
     #[arg(value_hint = ValueHint::FilePath)]
     pub file: PathBuf,
     /// The language of the graph
@@ -627,6 +657,7 @@ mod tests {
             panic!("no run");
         };
         assert_eq!(run.inputs, ["text=a", "b"]);
+        assert_eq!(run.file_and_inputs().unwrap().0, Path::new("w.yaml"));
         assert_eq!(run.params, ["k=v=w"]);
         assert_eq!((run.record.log_size, run.record.keep_runs, run.follow), (4096, 3, true));
         assert_eq!(record::options(&run.record).folder, None);
@@ -637,6 +668,23 @@ mod tests {
         assert_eq!(ContainmentChoice::from(run.node.containment), ContainmentChoice::Subreaper);
         assert_eq!(Invocation::from(run.invocation), Invocation::ControlFlow);
         assert_eq!(run.format, Format::Json);
+    }
+
+    #[test]
+    fn the_workflow_file_stands_before_or_after_several_inputs() {
+        for (line, file, inputs) in [
+            ("run w.yaml -i a b c -o out", "w.yaml", &["a", "b", "c"][..]),
+            ("run -i a b w.yaml", "w.yaml", &["a", "b"]),
+            ("run -i a.yaml -i b -o out w.yml", "w.yml", &["a.yaml", "b"]),
+            ("run - -i a -i -", "-", &["a", "-"]),
+        ] {
+            let Command::Run(run) = parse(&line.split(' ').collect::<Vec<_>>()).unwrap().command else { panic!() };
+            let (found, given) = run.file_and_inputs().unwrap();
+            assert_eq!((found, given), (Path::new(file), &inputs.iter().map(OsString::from).collect::<Vec<_>>()[..]));
+        }
+        let Command::Run(run) = parse(&["run", "-i", "a", "b"]).unwrap().command else { panic!() };
+        assert_eq!(run.file_and_inputs(), Err(InputError::NoWorkflow));
+        assert!(parse(&["run"]).unwrap_err().to_string().contains("FILE"));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::args::{CheckArgs, Format};
 use crate::exit::Exit;
+use crate::file;
 use crate::terminal::{Look, Style, print, print_error};
 use crate::units::count;
 
@@ -16,7 +17,7 @@ use crate::units::count;
 /// # Errors
 /// Standard output cannot be written.
 pub fn check(args: &CheckArgs) -> io::Result<Exit> {
-    let result = Workflow::load(&args.file);
+    let result = file::load(&args.file);
     let status = if result.is_ok() { Exit::Success } else { Exit::Wrong };
     match (args.format, result) {
         (Format::Json, result) => print(&format!("{:#}\n", to_json(&args.file, result.as_ref())))?,

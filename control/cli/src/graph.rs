@@ -2,10 +2,11 @@
 
 use std::io;
 
-use dflow_workflow::{Workflow, graph};
+use dflow_workflow::graph;
 
 use crate::args::{GraphArgs, GraphFormat};
 use crate::exit::Exit;
+use crate::file;
 use crate::terminal::{Look, print, print_error};
 
 /// Prints the graph of a workflow.
@@ -13,7 +14,7 @@ use crate::terminal::{Look, print, print_error};
 /// # Errors
 /// Standard output cannot be written.
 pub fn graph(args: &GraphArgs) -> io::Result<Exit> {
-    let workflow = match Workflow::load(&args.file) {
+    let workflow = match file::load(&args.file) {
         Ok(workflow) => workflow,
         Err(errors) => {
             print_error(&(errors.render(Look::of(&io::stderr()).color) + "\n"));

@@ -55,6 +55,28 @@ pub enum InputError {
         /// The inputs that there are.
         known: Vec<String>,
     },
+    /// No workflow file is given, or it was taken for one more file of an input.
+    #[error("no workflow file is given")]
+    NoWorkflow,
+    /// A pattern that no file matches.
+    #[error("no file matches the pattern `{0}`")]
+    NoMatch(String),
+    /// Something that looks like a pattern and is not one.
+    #[error("there is no file `{pattern}`, and it is not a pattern: {reason}")]
+    Pattern {
+        /// What was given.
+        pattern: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Files that match a pattern cannot be listed.
+    #[error("cannot list the files that match `{pattern}`: {reason}")]
+    Unlisted {
+        /// The pattern.
+        pattern: String,
+        /// Why not.
+        reason: String,
+    },
     /// An input is given without a path.
     #[error("`--input {0}` has no path")]
     NoPath(String),
@@ -87,6 +109,12 @@ impl InputError {
             Self::Unknown { known, .. } | Self::Unnamed { known, .. } => {
                 known.iter().map(|name| format!("write --input {name}=PATH")).collect()
             }
+            Self::NoWorkflow => vec!["write it before the inputs, as in: dflow run FILE --input NAME=PATH".into()],
+            Self::NoMatch(_) => {
+                vec!["correct it, or name a directory; `*` stands for no `/` and no leading dot".into()]
+            }
+            Self::Pattern { .. } => vec!["correct the path".into()],
+            Self::Unlisted { .. } => vec!["name the files, or give yourself the right to list their directory".into()],
             Self::NoPath(_) => vec!["write --input NAME=PATH, with - as PATH for standard input".into()],
             Self::StdinTwice => vec!["write one of them to a file first".into()],
             Self::NoValue(name) => vec![format!("write --param {name}=VALUE")],
@@ -103,7 +131,7 @@ pub fn resolve(workflow: &Workflow, inputs: &[OsString], params: &[String]) -> R
         workflow.inputs.iter().map(|input| (input.name.clone(), Vec::new())).collect();
     for argument in inputs {
         let (index, path) = assign(workflow, argument)?;
-        given[index].1.push(path);
+        given[index].1.extend(expand(path)?);
     }
     let stdins = given.iter().flat_map(|(_, paths)| paths).filter(|path| path.as_os_str() == "-").count();
     if stdins > 1 {
@@ -135,6 +163,12 @@ pub fn resolve(workflow: &Workflow, inputs: &[OsString], params: &[String]) -> R
     Err(InputError::Missing { workflow: workflow.name.clone(), inputs: missing_inputs, params: missing_params }.into())
 }
 
+/// Whether an argument of `--input` stands for standard input.
+pub fn is_stdin(argument: &OsStr) -> bool {
+    let bytes = argument.as_bytes();
+    bytes == b"-" || bytes.split_at_checked(bytes.len().saturating_sub(2)).is_some_and(|(_, end)| end == b"=-")
+}
+
 /// Which input an argument of `--input` is for, and its path.
 fn assign(workflow: &Workflow, argument: &OsStr) -> Result<(usize, PathBuf), InputError> {
     let bytes = argument.as_bytes();
@@ -155,6 +189,29 @@ fn assign(workflow: &Workflow, argument: &OsStr) -> Result<(usize, PathBuf), Inp
         return Err(InputError::NoPath(shown()));
     }
     Ok((index, PathBuf::from(OsStr::from_bytes(path))))
+}
+
+/// The files that a path stands for: itself, or, if there is no such file and it is a pattern, all that match it. A shell
+/// expands neither a pattern in quotes nor one behind `NAME=`.
+fn expand(path: PathBuf) -> Result<Vec<PathBuf>, InputError> {
+    let is_pattern = |text: &&str| text.contains(['*', '?', '[']);
+    let Some(text) = path.to_str().filter(is_pattern).filter(|_| path.symlink_metadata().is_err()) else {
+        return Ok(vec![path]);
+    };
+    let pattern = || text.to_owned();
+    // As a shell does it.
+    let rules =
+        glob::MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
+    let matches = glob::glob_with(text, rules)
+        .map_err(|error| InputError::Pattern { pattern: pattern(), reason: error.to_string() })?;
+    let mut found = matches
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| InputError::Unlisted { pattern: pattern(), reason: error.to_string() })?;
+    if found.is_empty() {
+        return Err(InputError::NoMatch(pattern()));
+    }
+    found.sort_by(|a, b| a.as_os_str().as_bytes().cmp(b.as_os_str().as_bytes()));
+    Ok(found)
 }
 
 /// Whether it has the shape of a name in a workflow file.
@@ -210,6 +267,31 @@ mod tests {
             assert_eq!(resolved("[text]", &[argument]).unwrap(), [("text".to_owned(), vec![path.into()])]);
         }
         assert_eq!(resolved("[text]", &["a", "text=b"]).unwrap()[0].1, ["a", "b"].map(PathBuf::from));
+    }
+
+    #[test]
+    fn patterns_stand_for_the_files_that_match() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["b.txt", "a.txt", ".c.txt", "d.csv", "[x]"] {
+            std::fs::write(folder.path().join(name), "").unwrap();
+        }
+        std::fs::create_dir(folder.path().join("e")).unwrap();
+        std::fs::write(folder.path().join("e/f.txt"), "").unwrap();
+        let files = |pattern: &str| {
+            let argument = format!("text={}/{pattern}", folder.path().display());
+            let found = resolved("[text]", &[&argument]).map(|given| given[0].1.clone());
+            found.map(|paths| {
+                let name = |path: PathBuf| path.strip_prefix(folder.path()).unwrap().to_str().unwrap().to_owned();
+                paths.into_iter().map(name).collect::<Vec<_>>()
+            })
+        };
+        assert_eq!(files("*.txt").unwrap(), ["a.txt", "b.txt"]);
+        assert_eq!(files("**/*.txt").unwrap(), ["a.txt", "b.txt", "e/f.txt"]);
+        assert_eq!(files("[ab].t?t").unwrap(), ["a.txt", "b.txt"]);
+        assert_eq!(files("[x]").unwrap(), ["[x]"], "a file with that very name");
+        let error = files("*.gz").unwrap_err();
+        assert!(error.to_string().contains("no file matches the pattern"), "{error}");
+        assert!(matches!(files("[a"), Err(InputError::Pattern { .. })));
     }
 
     #[test]

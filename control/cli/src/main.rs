@@ -11,7 +11,7 @@
 //! | `dry_run` | `dflow run --dry-run`: what a run would do |
 //! | `completions`, `man` | completions for shells, manual pages |
 //! | `logs`, `record` | what functions printed, in the records of runs; which record a run leaves |
-//! | `inputs` | `--input` and `--param` against what the workflow asks for |
+//! | `file`, `inputs` | the workflow file; `--input` and `--param` against what the workflow asks for |
 //! | `progress`, `follow` | the live lines while a run goes on, and what functions print |
 //! | `timeline`, `summary`, `trace` | what a run has been, for a person and for trace viewers |
 //! | `signals` | the signals that end a run or a worker |
@@ -26,6 +26,7 @@ mod doctor;
 mod dry_run;
 mod error;
 mod exit;
+mod file;
 mod follow;
 mod graph;
 mod inputs;

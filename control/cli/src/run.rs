@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use dflow_worker::report::{RunEnd, RunReport};
 use dflow_worker::{NodeOptions, OutputTarget, RunSpec, SetupError, Update};
-use dflow_workflow::Workflow;
 
 use crate::args::{Format, NodeArgs, RunArgs};
 use crate::cluster;
 use crate::dry_run::dry_run;
 use crate::error::{self, CallError};
 use crate::exit::Exit;
+use crate::file;
 use crate::follow::Screen;
 use crate::inputs;
 use crate::log;
@@ -27,8 +27,12 @@ use crate::{signals, summary, timeline, trace};
 /// # Errors
 /// The call, the file or something that it names is wrong; nothing was started.
 pub fn run(args: &RunArgs) -> Result<io::Result<Exit>, CallError> {
-    let workflow = Arc::new(Workflow::load(&args.file).map_err(CallError::Workflow)?);
-    let given = inputs::resolve(&workflow, &args.inputs, &args.params)?;
+    let (file, given) = args.file_and_inputs()?;
+    let workflow = Arc::new(file::load(file).map_err(CallError::Workflow)?);
+    if file.as_os_str() == "-" && given.iter().any(|input| inputs::is_stdin(input)) {
+        return Err(inputs::InputError::StdinTwice.into());
+    }
+    let given = inputs::resolve(&workflow, given, &args.params)?;
     let output = match &args.output {
         Some(path) if path.as_os_str() == "-" => OutputTarget::Stdout,
         path => OutputTarget::Folder {
@@ -41,7 +45,7 @@ pub fn run(args: &RunArgs) -> Result<io::Result<Exit>, CallError> {
     }
     let spec = RunSpec {
         workflow: Arc::clone(&workflow),
-        workflow_dir: directory_of(&args.file),
+        workflow_dir: directory_of(file),
         params: given.params,
         inputs: given.inputs,
         output: output.clone(),
@@ -54,11 +58,9 @@ pub fn run(args: &RunArgs) -> Result<io::Result<Exit>, CallError> {
     if args.dry_run {
         return dry_run(&spec, args.format, args.quiet);
     }
-    let early = dflow_worker::check(&spec)?;
-    let mut notes = Notes(early.clone());
-    if args.quiet {
-        notes.0.clear();
-    }
+    let prepared = dflow_worker::prepare(&spec)?;
+    let early = prepared.notes().to_vec();
+    let mut notes = Notes(if args.quiet { Vec::new() } else { early.clone() });
     // Opened before the run: that it cannot be written should not come out after an hour.
     let trace = args.trace.as_deref().map(open_trace).transpose()?;
 
@@ -68,7 +70,7 @@ pub fn run(args: &RunArgs) -> Result<io::Result<Exit>, CallError> {
         let live = (is_live(&io::stderr()) && !log::is_on() && !args.quiet)
             .then(|| Live::new(io::stderr(), &workflow.name, || Look::of(&io::stderr())));
         let mut screen = Screen::start(live, args.follow).map_err(CallError::Screen)?;
-        let report = dflow_worker::run(&spec, cancellation, |update| {
+        let report = dflow_worker::run(&spec, prepared, cancellation, |update| {
             notes.print();
             if !(args.quiet && matches!(update, Update::Note(_))) {
                 screen.update(update);

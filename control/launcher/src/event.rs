@@ -93,6 +93,9 @@ impl fmt::Display for ExitStatus {
         match *self {
             Self::Exited(code) => write!(f, "exit status {code}"),
             Self::Signaled(signal) => match signal_name(signal) {
+                Some(name) if signal == libc::SIGXFSZ => {
+                    write!(f, "killed by {name} (signal {signal}): it wrote a file larger than 'ulimit -f' allows")
+                }
                 Some(name) => write!(f, "killed by {name} (signal {signal})"),
                 None => write!(f, "killed by signal {signal}"),
             },

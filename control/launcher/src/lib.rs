@@ -78,6 +78,7 @@ pub use event::{ExitStatus, LauncherEvent, Usage};
 pub use executable::{explain_exec, explain_line_ends};
 pub use request::SpawnRequest;
 pub use server::serve;
+pub use sys::ignore_file_size_signal;
 
 /// The hidden first argument with which the daemon's program is started as a launcher: see [`serve`].
 pub const ARGUMENT: &str = "__launcher";

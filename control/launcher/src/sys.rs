@@ -206,12 +206,22 @@ pub(crate) fn descendants() -> io::Result<Vec<i32>> {
 
 /// The signals that this process ignores, as a mask whose lowest bit is signal 1, and that its functions go on ignoring, as
 /// with any POSIX shell: SIGHUP under nohup, say. Not SIGPIPE, which Rust itself ignores, and without which `yes | head`
-/// would not end; nor SIGCHLD, without which a program cannot wait for its children; nor those that the C library keeps for
-/// itself.
+/// would not end; nor SIGCHLD, without which a program cannot wait for its children; nor SIGXFSZ, which
+/// dflow ignores for itself ([`ignore_file_size_signal`]); nor those that the C library keeps for itself.
 pub(crate) fn ignored_signals() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
-    mask.unwrap_or(0) & !(bit(libc::SIGPIPE) | bit(libc::SIGCHLD) | bit(32) | bit(33))
+    mask.unwrap_or(0) & !(bit(libc::SIGPIPE) | bit(libc::SIGCHLD) | bit(libc::SIGXFSZ) | bit(32) | bit(33))
+}
+
+/// Makes a write past `ulimit -f` an error of that write. By default the signal that comes with it ends the process.
+/// Functions have the default again.
+pub fn ignore_file_size_signal() {
+    // SAFETY: no handler is installed, so nothing runs when the signal comes, and the return value says only that the
+    // signal's number is valid.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+    }
 }
 
 fn bit(signal: i32) -> u64 {

@@ -1,20 +1,21 @@
 //! Everything that can be known to be wrong before a run starts.
 
 use crate::cluster::{ClusterError, ClusterSpec, certificate_warning, find_device, load_identity};
+use crate::input::{InputError, InputStream, Opener, SeenFile};
 use crate::logs::RecordOptions;
-use crate::options::NodeOptions;
+use crate::options::{NodeOptions, file_size_limit, raise_descriptor_limit};
 use crate::output::{Call, OutputError, OutputTarget, Planned, Target, check_stdout};
 use crate::parts::PartNames;
 use crate::placement;
 use crate::program::{ProgramError, Wanted};
 use crate::surroundings::{MAX_ENVIRONMENT_BYTES, Surroundings};
 use dflow_disk::DiskError;
+use dflow_launcher::{Launcher, LauncherOptions};
 use dflow_scheduler::{Invocation, PlanError};
 use dflow_store::{Refusal, StoreError};
 use dflow_workflow::{FunctionId, Workflow};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -66,30 +67,9 @@ pub enum SetupError {
         /// Why.
         reason: String,
     },
-    /// An input of the workflow has no file.
-    #[error("the input '{name}' of the workflow has no file; add --input {name}=PATH")]
-    MissingInput {
-        /// The input.
-        name: String,
-    },
-    /// A file was given for something that is no input.
-    #[error("the workflow has no input '{name}'; it has {known}")]
-    UnknownInput {
-        /// The name that was given.
-        name: String,
-        /// The inputs there are.
-        known: String,
-    },
-    /// An input cannot be read.
-    #[error("the input '{name}' cannot be read: {path}: {reason}")]
-    UnreadableInput {
-        /// The input.
-        name: String,
-        /// The file or directory.
-        path: PathBuf,
-        /// Why.
-        reason: String,
-    },
+    /// The data of an input cannot be read.
+    #[error(transparent)]
+    Input(#[from] InputError),
     /// A function's program is not there or cannot be executed.
     #[error("the function '{function}' cannot run: {source}")]
     Program {
@@ -142,6 +122,16 @@ pub enum SetupError {
         /// The limit, as far as this process may raise it.
         limit: u64,
     },
+    /// The limit of the size of files is too small for any run.
+    #[error(
+        "this process may write files of at most {limit} bytes (ulimit -f), which is too little: memory for streams counts \
+         as files, and dflow needs {} MiB at least",
+        LEAST_FILE_SIZE >> 20
+    )]
+    FileSize {
+        /// The limit, in bytes.
+        limit: u64,
+    },
     /// Another node does not take part.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
@@ -173,33 +163,20 @@ impl SetupError {
         match self {
             Self::Cluster(error) => error.help(),
             Self::Output(error) => error.help(),
+            Self::Input(error) => error.help(),
+            Self::FileSize { .. } => Some("raise the limit with 'ulimit -f', as far as its hard limit allows"),
             _ => None,
         }
     }
 }
 
-/// The streams of one workflow input.
-#[derive(Debug)]
-pub(crate) enum InputFiles {
-    /// One list of files for each stream.
-    Files(Vec<Vec<(OwnedFd, u64)>>),
-    /// One stream that has to be read as it comes: the standard input, a pipe, a device.
-    Live(OwnedFd),
-}
-
-/// How an input that is neither a file nor a directory is opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum OpenLive {
-    /// For reading.
-    Read,
-    /// Without any effect on whoever has the other end of a pipe: the descriptor only proves that the path exists.
-    PathOnly,
-}
-
 /// A run all of whose parts have been found.
 #[derive(Debug)]
 pub(crate) struct Checked {
-    pub(crate) inputs: Vec<InputFiles>,
+    /// The streams of each input.
+    pub(crate) inputs: Vec<Vec<InputStream>>,
+    /// The files that are read with the size that they had.
+    pub(crate) seen: Vec<SeenFile>,
     /// The program of each function.
     pub(crate) wanted: Vec<Wanted>,
     /// Its file, for those that run on this node.
@@ -215,27 +192,71 @@ pub(crate) struct Checked {
 impl Checked {
     /// For each input of the workflow, of how many parts it consists.
     pub(crate) fn input_parts(&self) -> Vec<u32> {
-        let parts = |input: &InputFiles| match input {
-            InputFiles::Files(streams) => u32::try_from(streams.len()).unwrap_or(u32::MAX),
-            InputFiles::Live(_) => 1,
-        };
-        self.inputs.iter().map(parts).collect()
+        self.inputs.iter().map(|streams| u32::try_from(streams.len()).unwrap_or(u32::MAX)).collect()
     }
 }
 
-/// Checks what can be checked without starting anything: inputs, programs, the output directory. What the user should know
-/// although it is not wrong, a line each.
+/// A run that can begin: everything that can be checked before has been, and its inputs are open.
+#[derive(Debug)]
+pub struct Prepared {
+    pub(crate) checked: Checked,
+    pub(crate) launcher: Launcher,
+}
+
+impl Prepared {
+    /// What the user should know although it is not wrong, a line each.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.checked.notes
+    }
+}
+
+/// Checks all that can be checked before a run, and opens its inputs. What a killed run has left in the output folder is
+/// completed or removed.
 ///
 /// # Errors
 /// The first thing that is wrong.
-pub fn check(spec: &RunSpec) -> Result<Vec<String>, SetupError> {
-    let mut checked = examine(spec, OpenLive::Read)?;
+pub fn prepare(spec: &RunSpec) -> Result<Prepared, SetupError> {
+    check_file_size()?;
+    let Found { wanted, programs, surroundings, mut notes } = find(spec)?;
     spec.options.budget()?;
     match spec.output_folder()? {
-        Some(target) => checked.notes.extend(target.check()?),
+        Some(target) => notes.extend(target.check()?),
         None => check_stdout(&spec.planned_outputs())?,
     }
-    Ok(checked.notes)
+    // A process is cheaply started while this one is small and has no threads; and functions get the limit of open files
+    // as it is now.
+    let options = LauncherOptions { containment: spec.options.containment, ..LauncherOptions::default() };
+    let launcher = Launcher::start(&options)?;
+    let limit = raise_descriptor_limit();
+    // Last, because whoever writes to a named pipe goes on as soon as it is open. The other half is for the run itself.
+    let mut opener = Opener::new(limit / 2);
+    let (inputs, part_names) = open_inputs(spec, &mut opener)?;
+    notes.append(&mut opener.notes);
+    Ok(Prepared { checked: Checked { inputs, seen: opener.seen, wanted, programs, surroundings, part_names, notes }, launcher })
+}
+
+/// As [`prepare`], without opening, starting or changing anything.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub(crate) fn examine(spec: &RunSpec) -> Result<Checked, SetupError> {
+    let Found { wanted, programs, surroundings, mut notes } = find(spec)?;
+    let mut opener = Opener::looking();
+    let (inputs, part_names) = open_inputs(spec, &mut opener)?;
+    notes.append(&mut opener.notes);
+    Ok(Checked { inputs, seen: opener.seen, wanted, programs, surroundings, part_names, notes })
+}
+
+/// So large a file every run makes: memory for streams counts against the limit of files.
+const LEAST_FILE_SIZE: u64 = 64 << 20;
+
+fn check_file_size() -> Result<(), SetupError> {
+    dflow_launcher::ignore_file_size_signal();
+    match file_size_limit() {
+        Some(limit) if limit < LEAST_FILE_SIZE => Err(SetupError::FileSize { limit }),
+        _ => Ok(()),
+    }
 }
 
 /// So many open files the smallest run needs: the event loop, the launcher, inputs and outputs, two functions.
@@ -249,7 +270,15 @@ fn check_descriptors() -> Result<(), SetupError> {
     }
 }
 
-pub(crate) fn examine(spec: &RunSpec, live: OpenLive) -> Result<Checked, SetupError> {
+/// What the functions of a run need on their nodes, and what the user should know.
+struct Found {
+    wanted: Vec<Wanted>,
+    programs: Vec<Option<PathBuf>>,
+    surroundings: Surroundings,
+    notes: Vec<String>,
+}
+
+fn find(spec: &RunSpec) -> Result<Found, SetupError> {
     check_descriptors()?;
     let mut notes = match &spec.cluster {
         Some(cluster) => check_cluster(spec, cluster)?,
@@ -258,11 +287,16 @@ pub(crate) fn examine(spec: &RunSpec, live: OpenLive) -> Result<Checked, SetupEr
     notes.extend(placement::slot_notes(spec, &[spec.options.slots]));
     let surroundings = surroundings(spec)?;
     let (wanted, programs) = find_programs(spec)?;
+    Ok(Found { wanted, programs, surroundings, notes })
+}
+
+/// The streams of every input, and what their parts are called.
+fn open_inputs(spec: &RunSpec, opener: &mut Opener) -> Result<(Vec<Vec<InputStream>>, PartNames), InputError> {
     for (name, _) in &spec.inputs {
         if !spec.workflow.inputs.iter().any(|input| input.name == *name) {
             let known = spec.workflow.inputs.iter().map(|input| format!("'{}'", input.name)).collect::<Vec<_>>();
             let known = if known.is_empty() { "none".into() } else { known.join(", ") };
-            return Err(SetupError::UnknownInput { name: name.clone(), known });
+            return Err(InputError::Unknown { name: name.clone(), known });
         }
     }
     let (mut inputs, mut part_names) = (Vec::new(), Vec::new());
@@ -270,13 +304,13 @@ pub(crate) fn examine(spec: &RunSpec, live: OpenLive) -> Result<Checked, SetupEr
         let given = spec.inputs.iter().filter(|(name, _)| *name == input.name);
         let paths: Vec<&PathBuf> = given.flat_map(|(_, paths)| paths).collect();
         if paths.is_empty() {
-            return Err(SetupError::MissingInput { name: input.name.clone() });
+            return Err(InputError::Missing { name: input.name.clone() });
         }
-        let (files, names) = open_input(&input.name, input.partitioned, &paths, live)?;
-        inputs.push(files);
+        let (streams, names) = opener.open(&input.name, input.partitioned, &paths)?;
+        inputs.push(streams);
         part_names.push(names);
     }
-    Ok(Checked { inputs, wanted, programs, surroundings, part_names: PartNames::new(part_names), notes })
+    Ok((inputs, PartNames::new(part_names)))
 }
 
 /// The environment that the functions get on every node.
@@ -324,66 +358,4 @@ fn check_cluster(spec: &RunSpec, cluster: &ClusterSpec) -> Result<Vec<String>, C
     Ok(warning.into_iter().chain(placement::note(spec, cluster)).collect())
 }
 
-/// The streams of an input, and where they are parts, their files.
-fn open_input(
-    name: &str,
-    partitioned: bool,
-    paths: &[&PathBuf],
-    live: OpenLive,
-) -> Result<(InputFiles, Vec<PathBuf>), SetupError> {
-    let unreadable =
-        |path: &Path, reason: String| SetupError::UnreadableInput { name: name.into(), path: path.to_owned(), reason };
-    let (mut files, mut names) = (Vec::new(), Vec::new());
-    for path in paths {
-        let is_stdin = path.as_os_str() == "-";
-        let metadata =
-            if is_stdin { None } else { Some(std::fs::metadata(path).map_err(|e| unreadable(path, e.to_string()))?) };
-        if metadata.as_ref().is_some_and(std::fs::Metadata::is_dir) {
-            let mut entries = std::fs::read_dir(path)
-                .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>())
-                .map_err(|error| unreadable(path, error.to_string()))?;
-            entries.retain(|entry| entry.is_file());
-            entries.sort();
-            // A `foreach` over no files has no instances.
-            if entries.is_empty() && !partitioned {
-                return Err(unreadable(path, "the directory has no files".into()));
-            }
-            for entry in entries {
-                let file = std::fs::File::open(&entry).map_err(|error| unreadable(&entry, error.to_string()))?;
-                let length = file.metadata().map_err(|error| unreadable(&entry, error.to_string()))?.len();
-                files.push((OwnedFd::from(file), length));
-                names.push(entry);
-            }
-        } else if metadata.as_ref().is_some_and(std::fs::Metadata::is_file) {
-            let file = std::fs::File::open(path).map_err(|error| unreadable(path, error.to_string()))?;
-            let length = file.metadata().map_err(|error| unreadable(path, error.to_string()))?.len();
-            files.push((OwnedFd::from(file), length));
-            names.push((*path).clone());
-        } else {
-            if paths.len() > 1 || partitioned {
-                return Err(unreadable(path, "what is no regular file can only be the one source of an input".into()));
-            }
-            let live = if is_stdin {
-                rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)
-                    .map_err(|error| unreadable(path, error.to_string()))?
-            } else if live == OpenLive::PathOnly {
-                open_path_only(path).map_err(|error| unreadable(path, error.to_string()))?
-            } else {
-                std::fs::File::open(path).map_err(|error| unreadable(path, error.to_string()))?.into()
-            };
-            return Ok((InputFiles::Live(live), Vec::new()));
-        }
-    }
-    Ok(if partitioned {
-        (InputFiles::Files(files.into_iter().map(|file| vec![file]).collect()), names)
-    } else {
-        (InputFiles::Files(vec![files]), Vec::new())
-    })
-}
-
-/// A descriptor of a path that may be read. Opening a pipe would wake its writer, and closing it again would kill it.
-fn open_path_only(path: &Path) -> rustix::io::Result<OwnedFd> {
-    use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags};
-    rustix::fs::accessat(CWD, path, Access::READ_OK, AtFlags::EACCESS)?;
-    rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
 }

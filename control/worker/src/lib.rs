@@ -12,6 +12,7 @@ mod connection;
 mod doctor;
 mod finish;
 mod host;
+mod input;
 mod journal;
 pub mod logs;
 mod metrics;
@@ -30,7 +31,7 @@ mod sink;
 mod surroundings;
 
 pub use cancel::{Cancellation, Canceller, cancellation};
-pub use check::{RunSpec, SetupError, check};
+pub use check::{Prepared, RunSpec, SetupError, prepare};
 pub use cluster::{
     ClusterError, ClusterSpec, DEFAULT_SILENCE, Listening, MAX_SILENCE, MIN_SILENCE, PathTrial, PeerRdma, PeerReport,
     Problem, Rates, ServeOptions, examine_peers, serve,
@@ -38,6 +39,7 @@ pub use cluster::{
 pub use dflow_shm::Idle;
 pub use dflow_transport::RdmaUse;
 pub use doctor::{Finding, Health, doctor};
+pub use input::InputError;
 pub use journal::{Output, Update};
 pub use options::{DEFAULT_SPIN, NodeOptions, cores, memory_limit};
 pub use output::{OutputError, OutputTarget};

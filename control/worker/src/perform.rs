@@ -1,7 +1,7 @@
 //! Carrying out what the scheduler wants: each action becomes orders for the nodes that it concerns.
 
 use crate::attempt::setup;
-use crate::check::InputFiles;
+use crate::input::{InputStream, LiveFile};
 use crate::nodes::{Orders, Place};
 use crate::order::{Limits, Order, Preparation};
 use crate::run::{Driver, function_of, nanos};
@@ -178,32 +178,34 @@ impl Driver<'_> {
     /// Workflow inputs are read on the node that drives the run.
     fn open_input(&mut self, stream: StreamId, epoch: Epoch, input: u32, part: u32, keep: bool) {
         let crossing = self.nodes.open(stream, 0, epoch, keep, false);
-        let files = match self.checked.inputs.get_mut(input as usize) {
-            Some(InputFiles::Files(streams)) => streams.get_mut(part as usize).map(std::mem::take),
-            Some(InputFiles::Live(_)) => None,
-            None => Some(Vec::new()),
-        };
-        if let Some(files) = files {
-            self.host.open_files(stream, files);
-        } else {
-            self.open_live(stream, epoch, input, keep);
+        let streams = self.checked.inputs.get_mut(input as usize);
+        let source = streams.and_then(|streams| streams.get_mut(part as usize)).map(std::mem::take);
+        match source.unwrap_or_default() {
+            InputStream::Files(files) => self.host.open_files(stream, files),
+            InputStream::Live(files) => self.open_live(stream, epoch, (input, part), keep, files),
         }
         self.order_all(crossing);
     }
 
-    fn open_live(&mut self, stream: StreamId, epoch: Epoch, input: u32, keep: bool) {
-        let taken = self
-            .checked
-            .inputs
-            .get_mut(input as usize)
-            .map(|slot| std::mem::replace(slot, InputFiles::Files(Vec::new())));
-        let Some(InputFiles::Live(live)) = taken else { return };
+    fn open_live(
+        &mut self,
+        stream: StreamId,
+        epoch: Epoch,
+        (input, part): (u32, u32),
+        keep: bool,
+        files: Vec<LiveFile>,
+    ) {
         // No instance writes it, so nobody asks for another part of it.
         let producer = (InstanceId(u32::MAX), input);
         self.order(0, Order::OpenStream { stream, epoch, producer, keep, continues: false, remember: false });
-        let name = self.workflow.inputs[input as usize].name.clone();
-        let work_name = name.clone();
-        let work = move |ctx: &mut dflow_function::Context| sink::read_live(ctx, live, &work_name);
+        let spec = &self.workflow.inputs[input as usize];
+        let name = if spec.partitioned { format!("{}[{part}]", spec.name) } else { spec.name.clone() };
+        let (notes, work_name) = (self.notes_from.clone(), name.clone());
+        let note = move |note| {
+            // When the run is over nobody listens, and nobody has to.
+            let _ = notes.send(note);
+        };
+        let work = move |ctx: &mut dflow_function::Context| sink::read_live(ctx, files, &work_name, note);
         if let Err(reason) = self.host.begin_thread(None, 1, &format!("input:{name}"), &[vec![stream]], work) {
             self.pending.push_back(Event::StoreFailed { reason });
         }

@@ -1,7 +1,8 @@
 //! What a run would do, found without starting or creating anything: `dflow run --dry-run`.
 
-use crate::check::{Checked, InputFiles, OpenLive, RunSpec, SetupError, examine};
+use crate::check::{Checked, RunSpec, SetupError, examine};
 use crate::cluster::reach;
+use crate::input::InputStream;
 use crate::output::check_stdout;
 use crate::placement;
 use crate::report::invocation_name;
@@ -103,7 +104,7 @@ pub struct OutputPreview {
 /// # Errors
 /// The first error that would keep the run from starting.
 pub fn preview(spec: &RunSpec) -> Result<RunPreview, SetupError> {
-    let checked = examine(spec, OpenLive::PathOnly)?;
+    let checked = examine(spec)?;
     Config { window: spec.options.window, ..Config::new(spec.options.budget()?) }.check()?;
     SpillDir::open(&spec.options.spill_dir).and_then(|_| dflow_disk::choose(spec.options.spill_io))?;
     let target = spec.output_folder()?;
@@ -162,13 +163,20 @@ fn nodes(spec: &RunSpec) -> Result<Vec<NodePreview>, SetupError> {
 }
 
 fn inputs(workflow: &Workflow, checked: &Checked) -> Vec<InputPreview> {
-    let one = |name: &str, input: &InputFiles| match input {
-        InputFiles::Files(streams) => InputPreview {
+    let one = |name: &str, streams: &Vec<InputStream>| {
+        let files = streams.iter().map(|stream| match stream {
+            InputStream::Files(files) => Some(files),
+            InputStream::Live(_) => None,
+        });
+        let files: Option<Vec<_>> = files.collect();
+        let sum = |files: &Vec<&Vec<(_, u64)>>| {
+            files.iter().flat_map(|files| files.iter()).map(|(_, length)| *length).fold(0, u64::saturating_add)
+        };
+        InputPreview {
             name: name.into(),
-            files: Some(streams.iter().map(Vec::len).sum()),
-            bytes: Some(streams.iter().flatten().map(|(_, length)| *length).fold(0, u64::saturating_add)),
-        },
-        InputFiles::Live(_) => InputPreview { name: name.into(), files: None, bytes: None },
+            files: files.as_ref().map(|files| files.iter().map(|files| files.len()).sum()),
+            bytes: files.as_ref().map(sum),
+        }
     };
     workflow.inputs.iter().zip(&checked.inputs).map(|(input, files)| one(&input.name, files)).collect()
 }

@@ -46,7 +46,8 @@ pub struct RunReport {
     /// The folder with the outputs, if they were finished and could not be published.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unpublished: Option<PathBuf>,
-    /// What the user should know, although it is not an error.
+    /// What the user should know although it is not an error: files that are left out of inputs, or changed while they
+    /// were read.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }

@@ -1,18 +1,18 @@
 //! A run, driven from this node: the loop between the scheduler and the nodes that take part.
 
 use crate::cancel::{Cancellation, Request};
-use crate::check::{Checked, OpenLive, RunSpec, SetupError, examine};
+use crate::check::{Checked, Prepared, RunSpec, SetupError};
 use crate::cluster::{Invitation, Members, News};
 use crate::host::Host;
+use crate::input::SeenFile;
 use crate::journal::{Journal, Output, Update};
 use crate::nodes::{Nodes, Place};
-use crate::options::raise_descriptor_limit;
 use crate::order::{Consequence, Notice, Record};
 use crate::output::{Delivery, Destination, Staging};
 use crate::placement;
 use crate::report::{Progress, RunError, RunReport, Stopping};
 use crate::sink;
-use dflow_launcher::{Launcher, LauncherOptions};
+use dflow_launcher::Launcher;
 use dflow_protocol::{InstanceId, RunId, StreamId};
 use dflow_scheduler::{
     Event, InstanceKind, InstanceState, InstanceView, Outcome, PlaceOptions, RunMachine, RunOptions, RunState,
@@ -21,7 +21,7 @@ use dflow_shm::now_nanos;
 use dflow_store::StoreError;
 use dflow_workflow::Workflow;
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 /// How often a person is shown how far things are.
@@ -36,7 +36,8 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// Started processes at the same time, and output streams that are being written to files.
 const MAX_STARTED: u32 = 1024;
 
-/// Runs a workflow on this machine and waits for its end. `observe` is called for each [`Update`], and the run waits for it.
+/// Runs a workflow that was prepared with the same `spec`, and waits for its end. `observe` is called for each [`Update`],
+/// and the run waits for it.
 ///
 /// A cancelled run ends when its functions have ended, at the latest when their grace is over. Whatever happens, no process
 /// and no memory of the run is left when this returns.
@@ -45,14 +46,11 @@ const MAX_STARTED: u32 = 1024;
 /// If the run could not be started. A run that was started and failed is an `Ok` whose report says so.
 pub fn run(
     spec: &RunSpec,
+    prepared: Prepared,
     mut cancellation: Cancellation,
-    observe: impl FnMut(Update<'_>),
+    mut observe: impl FnMut(Update<'_>),
 ) -> Result<RunReport, SetupError> {
-    // The launcher first: a process is cheaply started while this one is small and has no threads.
-    let options = LauncherOptions { containment: spec.options.containment, ..LauncherOptions::default() };
-    let launcher = Launcher::start(&options)?;
-    raise_descriptor_limit();
-    let checked = examine(spec, OpenLive::Read)?;
+    let Prepared { checked, launcher } = prepared;
     let system = |what| move |source| SetupError::System { what, source };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("start the event loop"))?;
@@ -60,6 +58,10 @@ pub fn run(
     cancellation.listen();
     local.block_on(&runtime, async {
         let id = random_id();
+        let checked = tokio::select! {
+            spooled = sink::spool_where_needed(spec, checked, &mut observe) => spooled?,
+            request = cancellation.requested() => return Err(SetupError::Cancelled { reason: request.reason }),
+        };
         let members = match &spec.cluster {
             Some(cluster) => {
                 let invitation = Invitation::of(spec, &checked);
@@ -111,6 +113,9 @@ pub(crate) struct Driver<'a> {
     pub(crate) cancelled: Option<String>,
     /// When the last function has had its grace, once the run is to end.
     ends_by: Option<Duration>,
+    /// What the user should know, from threads that read inputs; and where they say it.
+    notes: mpsc::Receiver<String>,
+    pub(crate) notes_from: mpsc::Sender<String>,
     /// When other nodes are waited for no longer, if the run was cancelled.
     leave_at: Option<Duration>,
     pub(crate) wake_at: Option<Duration>,
@@ -121,13 +126,12 @@ pub(crate) struct Driver<'a> {
 impl<'a> Driver<'a> {
     fn new(
         spec: &'a RunSpec,
-        mut checked: Checked,
+        checked: Checked,
         id: RunId,
         launcher: Launcher,
         mut members: Option<Members>,
     ) -> Result<Self, SetupError> {
         let workflow = Arc::clone(&spec.workflow);
-        sink::spool_where_needed(spec, &mut checked)?;
         let slots = members.as_ref().map(Members::slots).unwrap_or_default();
         let all: Vec<u32> = std::iter::once(spec.options.slots).chain(slots.iter().copied()).collect();
         let of_others = placement::slot_notes(spec, &all).into_iter().filter(|note| !checked.notes.contains(note));
@@ -155,6 +159,7 @@ impl<'a> Driver<'a> {
                 SetupError::System { what: "create a file in the spill directory for the output", source }
             })?),
         };
+        let (notes_from, notes) = mpsc::channel();
         let mut driver = Self {
             spec,
             workflow,
@@ -170,6 +175,8 @@ impl<'a> Driver<'a> {
             pending: VecDeque::new(),
             cancelled: None,
             ends_by: None,
+            notes,
+            notes_from,
             leave_at: None,
             wake_at: None,
             over: false,
@@ -211,7 +218,10 @@ impl<'a> Driver<'a> {
                         self.leave_late_nodes();
                     }
                 }
-                _ = tick.tick() => observe(Update::Progress(&self.progress())),
+                _ = tick.tick() => {
+                    self.take_notes(&mut observe);
+                    observe(Update::Progress(&self.progress()));
+                }
                 request = cancellation.requested() => self.cancel(request),
             }
             self.settle();
@@ -342,6 +352,14 @@ impl<'a> Driver<'a> {
         }
     }
 
+    /// What threads that read inputs say.
+    fn take_notes(&mut self, observe: &mut impl FnMut(Update<'_>)) {
+        for note in self.notes.try_iter() {
+            observe(Update::Note(&note));
+            self.checked.notes.push(note);
+        }
+    }
+
     fn progress(&self) -> Progress {
         let counts = self.machine.counts();
         let now = self.host.elapsed();
@@ -367,6 +385,11 @@ impl<'a> Driver<'a> {
 
     /// Makes the outputs visible if the run has succeeded, and reports.
     async fn finish(mut self, mut observe: impl FnMut(Update<'_>)) -> Result<RunReport, SetupError> {
+        self.take_notes(&mut observe);
+        for note in SeenFile::changes(&self.checked.seen) {
+            observe(Update::Note(&note));
+            self.checked.notes.push(note);
+        }
         let destination = self.destination.take();
         let mut failure = match self.machine.state() {
             RunState::Failed { instance, reason } => {

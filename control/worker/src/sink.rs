@@ -1,13 +1,16 @@
 //! The ends of a workflow that are no processes: threads of the daemon that write output files, and that read inputs
 //! which are no regular files. They use the SDK as every function does.
 
-use crate::check::{Checked, InputFiles, RunSpec, SetupError};
+use crate::check::{Checked, RunSpec, SetupError};
+use crate::input::{InputStream, LiveFile, LiveReader};
+use crate::journal::Update;
 use crate::options::file_size_limit;
 use crate::output::SinkFile;
 use dflow_function::{Context, Error};
+use dflow_store::InputFile;
 use dflow_workflow::{Gate, Source};
 use std::fs::File;
-use std::io::{ErrorKind, Read, Seek, Write};
+use std::io::{ErrorKind, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -16,6 +19,8 @@ pub(crate) const PORT: &str = "stream";
 
 /// Its stack, in bytes: what runs on it is small.
 const STACK: usize = 256 * 1024;
+/// How much of an input is copied at once, in bytes.
+const SPOOL_BUFFER: usize = 256 * 1024;
 
 /// Starts a thread that is a function; `ended` is called with its outcome.
 pub(crate) fn start(
@@ -70,50 +75,100 @@ fn write_error(what: &str, shown: &Path, error: &std::io::Error) -> Error {
     Error::new(format!("cannot {what} the output {}: {error}{hint}", shown.display()))
 }
 
-/// Reads what is no regular file into a stream, as it comes.
-pub(crate) fn read_live(ctx: &mut Context, from: OwnedFd, name: &str) -> Result<(), Error> {
+/// Reads what has no size into a stream, as it comes.
+pub(crate) fn read_live(
+    ctx: &mut Context,
+    files: Vec<LiveFile>,
+    input: &str,
+    mut note: impl FnMut(String),
+) -> Result<(), Error> {
     let mut output = ctx.output(PORT)?;
-    let mut from = File::from(from);
+    let mut reader = LiveReader::new(files);
     loop {
         let mut room = output.reserve(1)?;
-        let length = from
-            .read(&mut room)
-            .map_err(|error| Error::new(format!("the input '{name}' cannot be read any further: {error}")))?;
-        if length == 0 {
-            return Ok(());
+        let read = reader.read(&mut room, &mut note);
+        match read.map_err(|error| Error::new(format!("the input '{input}': {error}")))? {
+            0 => return Ok(()),
+            length => room.commit(length)?,
         }
-        room.commit(length)?;
     }
 }
 
-/// Workflow inputs that are no files but have to be whole before somebody starts are copied to disk first.
-pub(crate) fn spool_where_needed(spec: &RunSpec, checked: &mut Checked) -> Result<(), SetupError> {
+/// Inputs without a size that have to be whole before a function starts are copied to disk first. A thread does that: a pipe
+/// may have no writer for long.
+///
+/// # Errors
+/// An input cannot be read, or the spill directory not be written.
+pub(crate) async fn spool_where_needed(
+    spec: &RunSpec,
+    mut checked: Checked,
+    observe: &mut impl FnMut(Update<'_>),
+) -> Result<Checked, SetupError> {
     let control_flow = spec.invocation == dflow_scheduler::Invocation::ControlFlow;
-    for (index, input) in (0u32..).zip(&mut checked.inputs) {
-        let source = Source::WorkflowInput(index);
-        let whole = spec
-            .workflow
-            .functions
-            .iter()
-            .flat_map(|function| &function.inputs)
-            .any(|input| input.sources.contains(&source) && input.gate == Gate::Whole);
-        if (whole || control_flow)
-            && let InputFiles::Live(live) = input
-        {
-            let system = |source| SetupError::System { what: "copy an input to the spill directory", source };
-            let fd = live.try_clone().map_err(system)?;
-            let file = spool(fd, &spec.options.spill_dir).map_err(system)?;
-            *input = InputFiles::Files(vec![vec![file]]);
+    let is_whole = |source: Source| {
+        let mut inputs = spec.workflow.functions.iter().flat_map(|function| &function.inputs);
+        control_flow || inputs.any(|input| input.sources.contains(&source) && input.gate == Gate::Whole)
+    };
+    let needed: Vec<bool> =
+        (0..).zip(&checked.inputs).map(|(index, _)| is_whole(Source::WorkflowInput(index))).collect();
+    let is_live = |stream: &InputStream| matches!(stream, InputStream::Live(_));
+    let any = checked.inputs.iter().zip(&needed).any(|(streams, &needed)| needed && streams.iter().any(is_live));
+    if !any {
+        return Ok(checked);
+    }
+    let (notes, mut noted) = tokio::sync::mpsc::unbounded_channel();
+    let (done, mut spooled) = tokio::sync::oneshot::channel();
+    let (mut inputs, folder) = (std::mem::take(&mut checked.inputs), spec.options.spill_dir.clone());
+    let work = move || {
+        let mut note = |note| {
+            let _ = notes.send(note);
+        };
+        let mut live = inputs.iter_mut().zip(needed).filter(|(_, needed)| *needed).flat_map(|(streams, _)| streams);
+        let result = live.try_for_each(|stream| spool_stream(stream, &folder, &mut note));
+        // Nobody listens to the end of a run that was cancelled.
+        let _ = done.send(result.map(|()| inputs));
+    };
+    let system = |what| move |source| SetupError::System { what, source };
+    let thread = std::thread::Builder::new().name("spool".into()).spawn(work);
+    thread.map_err(system("start a thread that copies inputs"))?;
+    loop {
+        tokio::select! {
+            Some(note) = noted.recv() => {
+                observe(Update::Note(&note));
+                checked.notes.push(note);
+            }
+            result = &mut spooled => {
+                let gone = |_| Err(std::io::Error::other("its thread is gone"));
+                checked.inputs = result.unwrap_or_else(gone).map_err(system("copy an input to the spill directory"))?;
+                return Ok(checked);
+            }
         }
+    }
+}
+
+fn spool_stream(stream: &mut InputStream, folder: &Path, note: &mut dyn FnMut(String)) -> std::io::Result<()> {
+    if let InputStream::Live(files) = stream {
+        let (file, length) = spool(std::mem::take(files), folder, note)?;
+        *stream = InputStream::Files(vec![(InputFile::Open(file), length)]);
     }
     Ok(())
 }
 
-/// Copies what is no regular file into a file without a name, for consumers that need it whole before they start.
-fn spool(from: OwnedFd, dir: &Path) -> std::io::Result<(OwnedFd, u64)> {
-    let mut file = unnamed_file(dir)?;
-    let length = std::io::copy(&mut File::from(from), &mut file)?;
-    Ok((file.into(), length))
+/// Copies what has no size into a file without a name.
+fn spool(files: Vec<LiveFile>, folder: &Path, note: &mut dyn FnMut(String)) -> std::io::Result<(OwnedFd, u64)> {
+    let mut reader = LiveReader::new(files);
+    let mut file = unnamed_file(folder)?;
+    let mut buffer = vec![0; SPOOL_BUFFER];
+    let mut length = 0;
+    loop {
+        match reader.read(&mut buffer, note).map_err(std::io::Error::other)? {
+            0 => return Ok((file.into(), length)),
+            read => {
+                file.write_all(&buffer[..read])?;
+                length += read as u64;
+            }
+        }
+    }
 }
 
 /// A file that is gone with its last descriptor.

@@ -19,18 +19,20 @@ impl Workflow {
     /// The file cannot be read, or something in it is wrong; all that is wrong is listed.
     pub fn load(path: &Path) -> Result<Self, Diagnostics> {
         let name = path.display().to_string();
-        let unreadable = |error: std::io::Error| {
-            Diagnostics::of_file(
-                &name,
-                Diagnostic::of_file(format!("cannot read the workflow file {name}: {error}"))
-                    .with_help("give the path of a YAML file that you may read"),
-            )
-        };
+        let file = File::open(path).map_err(|error| unreadable(&name, &error))?;
+        Self::read(&name, file)
+    }
+
+    /// Reads and checks the text of a workflow file; errors call it `name`.
+    ///
+    /// # Errors
+    /// It cannot be read, or something in it is wrong; all that is wrong is listed.
+    pub fn read(name: &str, from: impl Read) -> Result<Self, Diagnostics> {
         // One byte more than allowed tells a file that is too long, whatever its size is said to be.
         let limit = u64::try_from(MAX_FILE_BYTES).unwrap_or(u64::MAX).saturating_add(1);
         let mut bytes = Vec::new();
-        File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes)).map_err(unreadable)?;
-        Self::from_bytes(&name, &bytes)
+        from.take(limit).read_to_end(&mut bytes).map_err(|error| unreadable(name, &error))?;
+        Self::from_bytes(name, &bytes)
     }
 
     /// Checks the text of a workflow file; errors call it `name`.
@@ -77,6 +79,12 @@ impl Workflow {
         );
         Err(report.finish(name))
     }
+}
+
+fn unreadable(name: &str, error: &std::io::Error) -> Diagnostics {
+    let diagnostic = Diagnostic::of_file(format!("cannot read the workflow file {name}: {error}"))
+        .with_help("give the path of a YAML file that you may read");
+    Diagnostics::of_file(name, diagnostic)
 }
 
 /// What could be made of a text. Whatever is missing has been reported.

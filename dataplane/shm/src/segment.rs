@@ -53,6 +53,7 @@ fn advice(errno: Errno) -> &'static str {
         Errno::MFILE => " (this process may open no more descriptors: raise the limit with 'ulimit -n')",
         Errno::NFILE => " (the machine has no descriptors left: see /proc/sys/fs/file-nr)",
         Errno::NOMEM => " (no memory: lower --memory, or raise the cgroup's limit or vm.max_map_count)",
+        Errno::FBIG => " (files may not grow that large, and memory for streams counts as files: see 'ulimit -f')",
         _ => "",
     }
 }

@@ -10,7 +10,7 @@ use dflow_protocol::message::{Piece, SegmentUse, ToFunction, Window};
 use dflow_protocol::words::State;
 use dflow_protocol::{PortId, RunId, SegmentId, StreamId};
 use std::ops::Range;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 impl Store {
@@ -141,9 +141,9 @@ impl Store {
         let message = match place {
             Place::Spill(_) | Place::Input(_) => {
                 let file = self.outbox.next_segment();
-                let (fd, file_offset, end) = self.file_piece(id, index)?;
+                let (fd, file_offset, range) = self.file_piece(id, index, at)?;
                 self.send(process, ToFunction::Segment { segment: file, kind: SegmentUse::Once }, Some(fd));
-                Piece::File { file, file_offset, base, end }
+                Piece::File { file, file_offset, base: range.start, end: range.end }
             }
             Place::Arena { .. } | Place::Window { .. } => {
                 let (segment, segment_offset, ring) = match &place {
@@ -223,15 +223,21 @@ impl Store {
         subscription.is_some_and(|state| state.question.is_some() && state.reader == Some(reader))
     }
 
-    /// A read-only descriptor of a file, where the piece starts in it, and where it ends in the stream. Spilled pieces
-    /// that follow each other in the file are one.
-    fn file_piece(&self, id: RunStream, index: usize) -> Result<(std::os::fd::OwnedFd, u64, u64), StoreError> {
+    /// A read-only descriptor of the file in which the byte at an offset is, where in the file the bytes begin that it
+    /// holds, and which of the stream these are. Spilled pieces that follow each other in the file are one.
+    fn file_piece(&self, id: RunStream, index: usize, at: u64) -> Result<(OwnedFd, u64, Range<u64>), StoreError> {
         let lost = || StoreError::Limit("a stream vanished while it was read".into());
         let stream = self.runs.stream(id).ok_or_else(lost)?;
         let piece = stream.epoch.pieces.get(index).ok_or_else(lost)?;
         match &piece.place {
-            Place::Spill(file) => Ok((file.reader()?, piece.base, stream.epoch.pieces.spilled_end(index))),
-            Place::Input(file) => Ok((duplicate(file.as_fd())?, 0, piece.end.unwrap_or(piece.base))),
+            Place::Spill(file) => {
+                let end = stream.epoch.pieces.spilled_end(index);
+                Ok((file.reader()?, piece.base, piece.base..end))
+            }
+            Place::Input(files) => {
+                let (file, range) = files.reader_at(at)?.ok_or_else(lost)?;
+                Ok((file, 0, range))
+            }
             Place::Arena { .. } | Place::Window { .. } => Err(lost()),
         }
     }

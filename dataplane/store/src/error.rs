@@ -4,6 +4,7 @@ use dflow_disk::DiskError;
 use dflow_protocol::RunId;
 use dflow_shm::SegmentError;
 use rustix::io::Errno;
+use std::path::PathBuf;
 
 /// Why an attempt or a stream of it cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +21,14 @@ pub enum StoreError {
     /// Bytes that were written cannot be read to hash them.
     #[error("cannot read what was written to a stream, to hash it: {0}")]
     Hash(Errno),
+    /// A file of a workflow input is opened when a reader comes to it, and cannot be.
+    #[error("cannot open the input {path} when it is needed: {source}")]
+    Input {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// A thread.
     #[error("cannot start the {name} thread: {source}")]
     Thread {

@@ -3,7 +3,6 @@
 use crate::pieces::Place;
 use crate::{ProcessId, RunStream, Store};
 use dflow_protocol::{PortId, RunId};
-use std::os::fd::AsFd;
 
 /// How much the store uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -118,7 +117,7 @@ impl Store {
             Place::Arena { arena, offset, .. } => rustix::io::pread(&arena.segment, &mut bytes[..], *offset),
             Place::Window { memory, .. } => rustix::io::pread(&memory.segment, &mut bytes[..], 0),
             Place::Spill(file) => rustix::io::pread(file.reader().ok()?, &mut bytes[..], 0),
-            Place::Input(file) => rustix::io::pread(file.as_fd(), &mut bytes[..], 0),
+            Place::Input(files) => rustix::io::pread(files.reader_at(0).ok()??.0, &mut bytes[..], 0),
         };
         bytes.truncate(read.ok()?);
         Some(bytes)

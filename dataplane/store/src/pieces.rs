@@ -1,5 +1,6 @@
 //! The pieces of which a stream consists.
 
+use crate::input::InputFiles;
 use crate::memory::WindowMemory;
 use crate::process::{Arena, Endpoint};
 use dflow_disk::SpillFile;
@@ -7,7 +8,6 @@ use dflow_protocol::PortId;
 use dflow_protocol::limits::ARENA_SLOT;
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -45,8 +45,8 @@ pub(crate) enum Place {
     Window { memory: Arc<WindowMemory>, ring: bool },
     /// The spill file, at the same offsets as in the stream.
     Spill(Arc<SpillFile>),
-    /// A file of the caller's, from its start.
-    Input(Rc<OwnedFd>),
+    /// Files of the caller's, which are all of the stream.
+    Input(Rc<InputFiles>),
 }
 
 impl Piece {

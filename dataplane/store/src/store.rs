@@ -2,6 +2,7 @@
 
 use crate::backend::{Backend, Completion, Outcome};
 use crate::error::{Refusal, RunFailure, StoreError};
+use crate::input::{InputFile, InputFiles};
 use crate::memory::{Memory, Owner};
 use crate::outbox::{Outbox, Outgoing};
 use crate::pieces::{Piece, Place};
@@ -284,19 +285,17 @@ impl Store {
     }
 
     /// A finished stream that consists of files of these lengths, one after the other.
-    pub fn open_files(&mut self, id: RunStream, files: Vec<(OwnedFd, u64)>) {
+    pub fn open_files(&mut self, id: RunStream, files: Vec<(InputFile, u64)>) {
         let mut stream = Stream::default();
         let epoch = &mut stream.epoch;
-        let mut base = 0;
-        for (file, length) in files {
-            if length > 0 {
-                epoch.pieces.push(Piece::new(base, Some(base + length), Place::Input(Rc::new(file))));
-                base += length;
-            }
+        let files = InputFiles::new(files);
+        let length = files.length();
+        if length > 0 {
+            epoch.pieces.push(Piece::new(0, Some(length), Place::Input(Rc::new(files))));
         }
         epoch.first_bytes = true;
-        epoch.finished = Some(base);
-        epoch.watermark = base;
+        epoch.finished = Some(length);
+        epoch.watermark = length;
         self.insert_stream(id, stream);
     }
 

@@ -72,6 +72,9 @@ pub(crate) fn ended(title: &str, name: &str, path: &Path, status: ExitStatus) ->
         (None, Some(9)) => {
             "was killed by SIGKILL: if nobody sent it, the kernel did, for want of memory (see 'dmesg')".into()
         }
+        (None, Some(signal)) if signal == rustix::process::Signal::XFSZ.as_raw() => {
+            "was killed by SIGXFSZ: it wrote a file larger than 'ulimit -f' allows".into()
+        }
         (None, Some(signal)) => format!("was killed by {}", signal_name(signal)),
         (None, None) => format!("ended in an unknown way ({status})"),
     };

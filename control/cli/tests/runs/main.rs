@@ -6,6 +6,7 @@ mod deterministic;
 mod faults;
 mod hostile;
 mod impostor;
+mod inputs;
 mod limits;
 mod logs;
 mod metrics;

@@ -67,6 +67,7 @@ pub fn serve(
     ready: impl FnOnce(&Listening),
 ) -> Result<(), SetupError> {
     let system = |what| move |source| SetupError::System { what, source };
+    dflow_launcher::ignore_file_size_signal();
     raise_descriptor_limit();
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("start the event loop"))?;

@@ -6,10 +6,9 @@ use dflow_carrier::{Carrier, Command, NodeId, Report};
 use dflow_protocol::wire::StreamKey;
 use dflow_protocol::{Epoch, InstanceId, StreamId};
 use dflow_scheduler::Stopwatch;
-use dflow_store::{ProcessId, StoreError, Subscriber};
+use dflow_store::{InputFile, ProcessId, StoreError, Subscriber};
 use dflow_transport::{LinkEvent, LinkStats};
 use dflow_workflow::MAX_SWITCH_VALUE;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 /// The attempt that carries streams from and to other nodes.
@@ -93,7 +92,7 @@ impl Host {
     }
 
     /// A finished stream that consists of these files.
-    pub(crate) fn open_files(&mut self, stream: StreamId, files: Vec<(OwnedFd, u64)>) {
+    pub(crate) fn open_files(&mut self, stream: StreamId, files: Vec<(InputFile, u64)>) {
         self.store.open_files(self.of_run(stream), files);
     }
 

@@ -104,7 +104,7 @@ impl FileRecord {
 }
 
 /// When a file's content was last modified, in nanoseconds since 1970.
-pub(super) fn modified_ns(metadata: &std::fs::Metadata) -> i64 {
+pub(crate) fn modified_ns(metadata: &std::fs::Metadata) -> i64 {
     metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec())
 }
 

@@ -26,7 +26,7 @@ mod survey;
 mod tests;
 mod verdict;
 
-pub(crate) use manifest::{Call, is_own_name};
+pub(crate) use manifest::{Call, is_own_name, modified_ns};
 pub(crate) use recover::leftovers;
 pub(crate) use staging::Staging;
 pub(crate) use stdout::{Delivery, Destination, SinkFile, check_stdout};
