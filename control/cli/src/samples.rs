@@ -70,6 +70,5 @@ pub fn wordcount() -> RunReport {
         notes: Vec::new(),
         outputs: vec![OutputReport { name: "total".into(), part: None, path: "/out/total".into(), bytes: 300 }],
         unpublished: None,
-        notes: Vec::new(),
     }
 }

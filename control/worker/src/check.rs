@@ -16,7 +16,7 @@ use dflow_store::{Refusal, StoreError};
 use dflow_workflow::{FunctionId, Workflow};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -233,7 +233,10 @@ pub fn prepare(spec: &RunSpec) -> Result<Prepared, SetupError> {
     let mut opener = Opener::new(limit / 2);
     let (inputs, part_names) = open_inputs(spec, &mut opener)?;
     notes.append(&mut opener.notes);
-    Ok(Prepared { checked: Checked { inputs, seen: opener.seen, wanted, programs, surroundings, part_names, notes }, launcher })
+    Ok(Prepared {
+        checked: Checked { inputs, seen: opener.seen, wanted, programs, surroundings, part_names, notes },
+        launcher,
+    })
 }
 
 /// As [`prepare`], without opening, starting or changing anything.
@@ -356,6 +359,4 @@ fn check_cluster(spec: &RunSpec, cluster: &ClusterSpec) -> Result<Vec<String>, C
     let identity = load_identity(&cluster.identity)?;
     let warning = certificate_warning(&identity, &cluster.identity, SystemTime::now());
     Ok(warning.into_iter().chain(placement::note(spec, cluster)).collect())
-}
-
 }

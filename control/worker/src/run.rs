@@ -126,7 +126,7 @@ pub(crate) struct Driver<'a> {
 impl<'a> Driver<'a> {
     fn new(
         spec: &'a RunSpec,
-        checked: Checked,
+        mut checked: Checked,
         id: RunId,
         launcher: Launcher,
         mut members: Option<Members>,
