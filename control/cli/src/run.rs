@@ -59,8 +59,9 @@ pub fn run(args: &RunArgs) -> Result<io::Result<Exit>, CallError> {
         return dry_run(&spec, args.format, args.quiet);
     }
     let prepared = dflow_worker::prepare(&spec)?;
-    let early = prepared.notes().to_vec();
-    let mut notes = Notes(if args.quiet { Vec::new() } else { early.clone() });
+    // What was shown already; the report repeats it.
+    let mut told = prepared.notes().to_vec();
+    let mut notes = Notes(if args.quiet { Vec::new() } else { told.clone() });
     // Opened before the run: that it cannot be written should not come out after an hour.
     let trace = args.trace.as_deref().map(open_trace).transpose()?;
 
@@ -72,6 +73,9 @@ pub fn run(args: &RunArgs) -> Result<io::Result<Exit>, CallError> {
         let mut screen = Screen::start(live, args.follow).map_err(CallError::Screen)?;
         let report = dflow_worker::run(&spec, prepared, cancellation, |update| {
             notes.print();
+            if let Update::Note(note) = &update {
+                told.push((*note).to_owned());
+            }
             if !(args.quiet && matches!(update, Update::Note(_))) {
                 screen.update(update);
             }
@@ -86,7 +90,7 @@ pub fn run(args: &RunArgs) -> Result<io::Result<Exit>, CallError> {
     };
 
     if !args.quiet {
-        notes.0.extend(report.notes.iter().filter(|note| !early.contains(note)).cloned());
+        notes.0.extend(report.notes.iter().filter(|note| !told.contains(note)).cloned());
     }
     notes.print();
     let mut exit = match report.state {

@@ -234,7 +234,10 @@ mod tests {
     fn at_term(what: &str, grace: Duration) -> (Program, Killer, std::fs::File) {
         let (mut said, saying) = std::io::pipe().unwrap();
         let path = format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(&saying));
-        let script = format!("exec >{path}; trap '{what}' TERM; sh -c 'echo; exec sleep 1000' & wait; wait");
+        // The child that it waits for is nobody's to kill here, so it ends by itself; it holds no descriptor of the test.
+        let script = format!(
+            "exec >{path} 2>/dev/null; trap '{what}' TERM; sh -c 'echo; exec sleep 30 >/dev/null' & wait; wait"
+        );
         let (program, killer) = running(&["sh", "-c", &script], grace);
         std::io::Read::read_exact(&mut said, &mut [0]).unwrap();
         drop(saying);

@@ -120,6 +120,8 @@ impl Case {
             .args(if args.contains(&"--output") { vec![] } else { vec!["--output".into(), self.path("out")] })
             .args(args)
             .env(MARK, &self.mark)
+            // A backtrace would push the message of a panic out of the lines that an error quotes.
+            .env_remove("RUST_BACKTRACE")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
