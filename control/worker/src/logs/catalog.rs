@@ -97,7 +97,7 @@ impl RunRecord {
             let (instance, path, bytes) = (names::unescape(name), entry.path(), metadata.len());
             logs.push(LogFile { instance, attempt, path, bytes });
         }
-        logs.sort_by(|a, b| (natural(&a.instance), a.attempt).cmp(&(natural(&b.instance), b.attempt)));
+        logs.sort_by_key(|log| (natural(&log.instance), log.attempt));
         Ok(logs)
     }
 }

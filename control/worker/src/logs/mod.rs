@@ -4,9 +4,9 @@
 //! `logs/INSTANCE.ATTEMPT.log` holds what an attempt printed on standard error (a silent attempt has no file).
 //!
 //! The bytes come from the launcher as the program writes them; those of another node come as notices of bounded size
-//! ([`relay`]). One thread writes them ([`recorder`]), so that a slow disk holds up neither the run nor its functions: of what
-//! the thread cannot take, the last bytes are kept, and the others are counted in the log. Each log keeps its beginning and its end ([`attempt_log`]). Old
-//! records are removed when a run begins ([`retention`]). None of this can fail a run.
+//! (`relay`). One thread writes them (`recorder`), so that a slow disk holds up neither the run nor its functions: of what
+//! the thread cannot take, the last bytes are kept, and the others are counted in the log. Each log keeps its beginning and its end (`attempt_log`). Old
+//! records are removed when a run begins (`retention`). None of this can fail a run.
 //!
 //! | file | holds |
 //! | --- | --- |

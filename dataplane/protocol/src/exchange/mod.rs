@@ -11,7 +11,7 @@
 //! every byte until it is acknowledged ([`FlowEvent::Acknowledged`]).
 //!
 //! **Why flows and runs do not disturb each other.** Each flow has its own credit, so a slow reader holds back its own stream
-//! alone. Runs take turns to send, and the flows of a run share its turns ([`turns`]): a small stream never waits for a
+//! alone. Runs take turns to send, and the flows of a run share its turns (`turns`): a small stream never waits for a
 //! large one to end, nor for a run with many streams.
 //!
 //! **Credit** is an offset in a stream: bytes below it may be sent. Messages and methods call it `until`. **Acknowledgements**
