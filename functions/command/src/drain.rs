@@ -8,16 +8,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// Which of the program's outputs somebody reads: shared by all of them.
+/// Counts the program's outputs that are still read; all of them share it.
 pub(crate) struct Audience(AtomicUsize);
 
 impl Audience {
-    /// Of a program that has this many outputs.
+    /// For a program with this many outputs.
     pub(crate) fn new(outputs: usize) -> Arc<Self> {
         Arc::new(Self(AtomicUsize::new(outputs)))
     }
 
-    /// One output is not read any more; whether it was the last.
+    /// One output is no longer read. Says whether it was the last.
     fn leave(&self) -> bool {
         self.0.fetch_sub(1, Ordering::Relaxed) == 1
     }
@@ -27,7 +27,7 @@ impl Audience {
     }
 }
 
-/// What empties a pipe of the program.
+/// Copies a pipe of the program into an output.
 pub(crate) struct Drain {
     pub(crate) output: Output,
     pub(crate) pipe: OwnedFd,
@@ -35,9 +35,9 @@ pub(crate) struct Drain {
 }
 
 impl Drain {
-    /// Empties the pipe until nobody has it open for writing any more. The output stays unfinished.
+    /// Empties the pipe until its last writer has closed it. The output stays unfinished.
     ///
-    /// When it is the last one that somebody has read, `unread` gets the error, and after that the pipe is closed.
+    /// If no output of the program is read any more, `unread` gets the error, and then the pipe is closed.
     pub(crate) fn run(mut self, unread: impl FnOnce(Error)) -> Result<(), Error> {
         match copy(&self.pipe, &mut self.output) {
             Err(error) if error.is_unread() => {
@@ -60,9 +60,9 @@ impl Drain {
     }
 }
 
-/// A program that writes faster than this is in bulk: there the pipe is given [`NAP`] to fill between two reads, unless
-/// there was a [`BATCH`] in it. It costs a little latency and saves most of the wake-ups of whoever reads the stream; a
-/// program that writes now and then is never made to wait.
+/// A program that writes more often than this writes in bulk. Its pipe is given a [`NAP`] to fill between two reads, unless
+/// a read has found a [`BATCH`]. That costs a little latency and saves most wake-ups of the stream's readers. A program
+/// that writes now and then never waits.
 const BULK: Duration = Duration::from_millis(1);
 const NAP: Duration = Duration::from_micros(200);
 const BATCH: usize = 256 << 10;

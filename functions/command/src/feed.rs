@@ -25,15 +25,15 @@ impl Streams {
     }
 }
 
-/// What fills a pipe of the program.
+/// Copies streams into a pipe of the program.
 pub(crate) struct Feed {
     pub(crate) streams: Streams,
     pub(crate) pipe: OwnedFd,
 }
 
 impl Feed {
-    /// Fills the pipe until the streams have ended, or nobody has it open for reading any more. The pipe and the streams
-    /// are closed on return.
+    /// Fills the pipe until the streams have ended or its last reader has closed it. The pipe and the streams are closed on
+    /// return.
     pub(crate) fn run(mut self) -> Result<(), Error> {
         while let Some(mut input) = self.streams.next()? {
             if copy(&mut input, &self.pipe)? == Reader::Gone {

@@ -7,11 +7,11 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::LazyLock;
 
-/// The size of a pipe in bytes, if it can be had; also the most that is written or read at once.
+/// The size of a pipe in bytes, where the kernel allows it; also the most that is written or read at once.
 pub(crate) const PIPE_BYTES: usize = 1 << 20;
 
-/// A program with more paths than this has pipes of the kernel's default size: what one user may have of larger ones is
-/// limited, and shared by all.
+/// A program with more paths than this gets pipes of the kernel's default size: the kernel limits the total size of larger
+/// pipes for each user, over all programs.
 const MAX_LARGE_PATHS: usize = 16;
 
 /// The program finds its paths' descriptors from this number on: above those that shell scripts like to open.
@@ -43,7 +43,7 @@ impl Pipe {
     pub(crate) fn new(size: PipeSize) -> Result<Self, Error> {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(no_descriptor)?;
         if size.large {
-            // Past the user's limit of large pipes, one of the default size does the same, with more switches.
+            // Beyond the user's limit, a pipe of the default size does the same with more context switches.
             let _ = fcntl_setpipe_size(&writer, PIPE_BYTES);
         }
         Ok(Self { reader, writer })

@@ -18,7 +18,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Where the adapter itself finds its daemon; the program has no business there.
+/// The variable that leads the adapter to its daemon. The program does not get it: the channel is the adapter's.
 const SOCKET_VARIABLE: &str = "DFLOW_SOCKET";
 
 /// The stack of a thread that moves bytes.
@@ -48,7 +48,7 @@ pub(crate) struct Ends {
 
 /// What the threads that move bytes say.
 enum Report {
-    /// An output has got everything.
+    /// An output has all bytes that were written to its pipe.
     Drained,
     /// Nobody reads any of the outputs any more.
     Unread(Error),
@@ -73,7 +73,7 @@ impl Program {
         }
         for drain in drains {
             killer.watch("out", move |reports| {
-                // Said before the pipe closes: the program's death of it is then no surprise.
+                // Before the pipe closes: the SIGPIPE that follows must not be taken for a failure.
                 drain.run(|unread| report(reports, Report::Unread(unread)))?;
                 report(reports, Report::Drained);
                 Ok(())
@@ -116,7 +116,8 @@ impl Program {
             .map_err(|error| Error::new(format!("cannot learn how `{}` has ended: {error}", self.title)))?;
         let success = status.code().is_some_and(|code| self.ends.success.contains(&code));
         loop {
-            // Somebody whom the program has left behind may still write, and that counts. After a failure nothing does.
+            // A process that the program has left behind may still write to its outputs, and those bytes count. After a
+            // failure none do.
             let report =
                 if success && self.draining > 0 { self.reports.recv().ok() } else { self.reports.try_recv().ok() };
             match report {
@@ -129,13 +130,13 @@ impl Program {
                 None if self.draining > 0 => {
                     return Err(Error::new(format!("a thread that reads the outputs of `{}` has died", self.title)));
                 }
-                // Threads that wait for input which nobody wants any more end with the process.
+                // Threads that still feed the program end with this process: nobody reads their pipes any more.
                 None => return Ok(()),
             }
         }
     }
 
-    /// A descriptor of the process: its number may soon be another's.
+    /// A descriptor of the process. Its id alone could be another process's by the time it is used.
     fn descriptor(&self) -> Result<OwnedFd, Error> {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or_else(|| Error::new(format!("`{}` has no process id", self.title)))?;
@@ -270,7 +271,7 @@ mod tests {
     fn a_program_does_not_outlive_its_adapter() {
         let (program, killer) = sleeping();
         drop(program);
-        // Waited for, it is nobody any more.
+        // It has been reaped.
         assert_eq!(pidfd_send_signal(&*killer.process, Signal::KILL), Err(rustix::io::Errno::SRCH));
     }
 

@@ -1,6 +1,6 @@
-//! A function that keeps none of the rules: it writes nonsense into every control word that it can reach, and says
-//! nonsense to its daemon; or it lives on when it can do nothing more. Chosen by the environment variable `PROBE_HOSTILE`,
-//! whose value says how: `words`, `messages` or `packets`; `silent` (it never says hello); `close`, `shut-read`,
+//! A function that violates the protocol: it writes arbitrary values into every control word that it can reach, sends
+//! arbitrary messages to its daemon, or goes on living when it can do nothing more. The environment variable
+//! `PROBE_HOSTILE` selects how: `words`, `messages` or `packets`; `silent` (it never says hello); `close`, `shut-read`,
 //! `shut-write` (it closes its channel, or one direction of it), `done`, `failed` (it says so), and then lives on.
 
 use dflow_protocol::limits::{MAX_MESSAGE, PROTOCOL_VERSION};
@@ -19,7 +19,7 @@ pub fn is_wanted() -> bool {
 
 pub fn run() -> ExitCode {
     let how = std::env::var(VARIABLE).unwrap_or_default();
-    // What becomes of it is the daemon's affair; it goes on until it is ended.
+    // The result does not matter: the process goes on until the daemon ends it.
     let _ = misbehave(&how);
     loop {
         std::thread::sleep(std::time::Duration::from_secs(3600));

@@ -1,5 +1,5 @@
-//! A function that does what its parameters say: makes, copies, checks and swallows streams, and fails in every way a
-//! function can. Workflows of the fault tests are made of it; it is also handy to try a cluster with.
+//! A function that does what its parameters say: it generates, copies, checks and discards streams, and fails in every way
+//! a function can. The workflows of the fault tests consist of it. It is also useful for trying out a cluster.
 //!
 //! It reads every input to its end and writes `bytes` (default 0) test bytes to every output, or copies its first input
 //! to all outputs where `bytes` is not set. Parameters, all optional:

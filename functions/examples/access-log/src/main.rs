@@ -1,4 +1,4 @@
-//! `access-log-generate`: writes an access log of a web server that never was, for the workflow `access-log.yaml`, whose
+//! `access-log-generate`: writes the access log of an invented web server, for the workflow `access-log.yaml`, whose
 //! functions are existing programs.
 //!
 //! The log is in the Combined Log Format. A few pages and clients make most of the requests, as on a real site (Zipf's
@@ -54,7 +54,7 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        // Who reads the log has seen enough.
+        // The reader of the log has closed the pipe, as `head` does.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             let place =
