@@ -396,7 +396,7 @@ grep -q "10.77.0.1 (" peers.json || fail "the address is not that which was name
 chapter "a device or an address that is not there is said at once, with those that are"
 for missing in rxe9 rxe0:99; do
   ! "$dflow" worker --identity "$exchange/lab/a" --rdma "$missing" 2> missing.log || fail "a worker starts without its device"
-  grep "rxe9\|index 99" missing.log | grep "there are: rxe0\|it has: .*10.77.0.1" || fail "not said: $(cat missing.log)"
+  grep "rxe9\|index 99" missing.log | grep "the devices are: rxe0\|it has: .*10.77.0.1" || fail "not said: $(cat missing.log)"
 done
 
 chapter "the word count by RDMA, which nobody has asked for"
