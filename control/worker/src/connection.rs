@@ -40,7 +40,7 @@ pub(crate) struct Connection {
     /// A `SOCK_SEQPACKET` socket. tokio has no type for it, but only its readiness is needed.
     socket: Rc<UnixDatagram>,
     waiting: VecDeque<(Vec<u8>, Option<OwnedFd>)>,
-    /// The number of messages ever queued.
+    /// The number of packets ever queued.
     count: u64,
     bell: u32,
     process: ProcessId,
@@ -65,12 +65,15 @@ impl Connection {
 
     /// Queues a message and rings the attempt's bell.
     pub(crate) fn send(&mut self, outgoing: Outgoing, bells: &Bells) -> Result<(), String> {
-        let packet = outgoing.message.encode().map_err(|error| error.to_string())?;
+        let packets = outgoing.message.packets().map_err(|error| error.to_string())?;
         if self.waiting.len() >= MAX_WAITING {
             return Err(format!("it has not read any of {MAX_WAITING} messages"));
         }
-        self.waiting.push_back((packet, outgoing.fd));
-        self.count += 1;
+        let mut fd = outgoing.fd;
+        for packet in packets {
+            self.waiting.push_back((packet, fd.take()));
+            self.count += 1;
+        }
         self.bell = outgoing.bell;
         // The packet is queued before the bell is raised, because an attempt that sees the bell waits for the packet.
         bells.ring(outgoing.bell, self.count);

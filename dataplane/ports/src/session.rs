@@ -112,10 +112,7 @@ impl Session {
     /// [`SessionError`] if the daemon is gone, speaks another version or breaks the protocol.
     pub fn open(socket: OwnedFd) -> Result<Arc<Self>, SessionError> {
         let mut inbox = Inbox::new();
-        let (message, mut fds) = inbox.receive(&socket)?;
-        let ToFunction::Setup(setup) = message else {
-            return Err(SessionError::Protocol("its first message is not the setup".into()));
-        };
+        let (setup, mut fds) = inbox.receive_setup(&socket)?;
         if setup.version != PROTOCOL_VERSION {
             return Err(SessionError::Version(setup.version));
         }

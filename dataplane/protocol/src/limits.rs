@@ -7,6 +7,10 @@ pub const PROTOCOL_VERSION: u32 = 1;
 /// Maximum size of an encoded message, in bytes. A message is one packet.
 pub const MAX_MESSAGE: usize = 128 * 1024;
 
+/// Maximum size of an encoded setup, in bytes. It may be longer than a packet, because it names every input and output
+/// of a function and every argument of its command.
+pub const MAX_SETUP: usize = 8 * 1024 * 1024;
+
 /// Maximum number of file descriptors attached to one message.
 pub const MAX_FDS: usize = 4;
 

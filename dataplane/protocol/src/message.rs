@@ -7,7 +7,7 @@
 #![allow(missing_docs, reason = "rkyv's derive makes helper types without documentation; all of ours has some")]
 
 use crate::ids::{PortId, SegmentId};
-use crate::limits::MAX_MESSAGE;
+use crate::limits::{MAX_MESSAGE, MAX_SETUP};
 use rkyv::{Archive, Deserialize, Serialize, rancor};
 
 /// From the daemon to an attempt. [`ToFunction::Segment`] precedes the first message that refers to a segment.
@@ -15,6 +15,14 @@ use rkyv::{Archive, Deserialize, Serialize, rancor};
 pub enum ToFunction {
     /// The first message. Carries the descriptor of the daemon's page of bells.
     Setup(Setup),
+    /// A part of a setup that does not fit into one packet. The parts come instead of [`ToFunction::Setup`], in order; the
+    /// first one carries its descriptor.
+    SetupPart {
+        /// The next bytes of the encoded [`Setup`].
+        bytes: Vec<u8>,
+        /// No more parts follow.
+        last: bool,
+    },
     /// The gate is open: the function may run.
     Start,
     /// Carries the descriptor of a segment.
@@ -352,6 +360,15 @@ pub enum MessageError {
         /// The size of the encoded message.
         size: usize,
     },
+    /// A setup has more bytes than all its packets may have.
+    #[error(
+        "the names, parameters and arguments of the function take {size} bytes, and at most {MAX_SETUP} are allowed; \
+         shorten them"
+    )]
+    SetupTooLong {
+        /// The size of the encoded setup.
+        size: usize,
+    },
     /// The bytes are not a message of this version.
     #[error(
         "{size} bytes are not a valid message of protocol version {}; build both sides from the same release",
@@ -399,3 +416,85 @@ macro_rules! codec {
 
 codec!(ToFunction);
 codec!(ToDaemon);
+
+/// The bytes of a setup that one packet takes, beside what the encoding of a message adds.
+const SETUP_PART: usize = MAX_MESSAGE - 1024;
+
+impl ToFunction {
+    /// Encodes the message as one packet, or as several if it is a setup that does not fit into one.
+    ///
+    /// # Errors
+    /// [`MessageError::TooLong`] if a message other than a setup has more than [`MAX_MESSAGE`] bytes,
+    /// [`MessageError::SetupTooLong`] if a setup has more than [`MAX_SETUP`].
+    pub fn packets(&self) -> Result<Vec<Vec<u8>>, MessageError> {
+        let setup = match (self, self.encode()) {
+            (Self::Setup(setup), Err(MessageError::TooLong { .. })) => setup,
+            (_, packet) => return packet.map(|packet| vec![packet]),
+        };
+        let bytes = rkyv::to_bytes::<rancor::Failure>(setup).map_err(|_| MessageError::Memory)?;
+        if bytes.len() > MAX_SETUP {
+            return Err(MessageError::SetupTooLong { size: bytes.len() });
+        }
+        let count = bytes.len().div_ceil(SETUP_PART);
+        let parts = bytes.chunks(SETUP_PART).enumerate();
+        parts.map(|(index, part)| Self::SetupPart { bytes: part.to_vec(), last: index + 1 == count }.encode()).collect()
+    }
+}
+
+impl Setup {
+    /// Decodes the bytes of all [`ToFunction::SetupPart`]. They are fully validated.
+    ///
+    /// # Errors
+    /// [`MessageError`] for anything that is not a setup of this version.
+    pub fn decode(bytes: &[u8]) -> Result<Self, MessageError> {
+        if bytes.len() > MAX_SETUP {
+            return Err(MessageError::SetupTooLong { size: bytes.len() });
+        }
+        let mut aligned = rkyv::util::AlignedVec::<16>::with_capacity(bytes.len());
+        aligned.extend_from_slice(bytes);
+        rkyv::from_bytes::<Self, rancor::Failure>(&aligned).map_err(|_| MessageError::Malformed { size: bytes.len() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::PROTOCOL_VERSION;
+
+    fn setup(inputs: usize, name: &str) -> Setup {
+        let input = |n| InputSpec { name: format!("{name}{n}"), many: false, keep: false, stdin: false };
+        Setup {
+            version: PROTOCOL_VERSION,
+            run: "run".into(),
+            instance: "f".into(),
+            part: None,
+            attempt: 1,
+            params: Vec::new(),
+            inputs: (0..inputs).map(input).collect(),
+            outputs: Vec::new(),
+            bell: 1,
+            arena: SegmentId(1),
+            spin_nanos: 0,
+            command: None,
+        }
+    }
+
+    #[test]
+    fn a_setup_longer_than_a_packet_comes_in_parts() {
+        assert_eq!(ToFunction::Setup(setup(10, "short")).packets().unwrap().len(), 1);
+        let sent = setup(16_384, &"x".repeat(250));
+        let packets = ToFunction::Setup(sent.clone()).packets().unwrap();
+        assert!(packets.len() > 30 && packets.iter().all(|packet| packet.len() <= MAX_MESSAGE));
+        let mut encoded = Vec::new();
+        for (index, packet) in packets.iter().enumerate() {
+            let ToFunction::SetupPart { bytes, last } = ToFunction::decode(packet).unwrap() else { panic!() };
+            assert_eq!(last, index + 1 == packets.len());
+            encoded.extend(bytes);
+        }
+        assert_eq!(Setup::decode(&encoded).unwrap(), sent);
+        assert!(Setup::decode(&encoded[..encoded.len() - 8]).is_err());
+        assert!(matches!(Setup::decode(&vec![0; MAX_SETUP + 1]), Err(MessageError::SetupTooLong { .. })));
+        let error = ToFunction::Setup(setup(100, &"x".repeat(100_000))).packets().unwrap_err();
+        assert!(matches!(error, MessageError::SetupTooLong { .. }), "{error}");
+    }
+}

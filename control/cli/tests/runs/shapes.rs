@@ -86,6 +86,24 @@ fn names_as_published_workflows_have_them() {
     assert_eq!(case.output(&long), b"Hi\n");
 }
 
+/// So many that what the functions are told of them does not fit into one packet.
+#[test]
+fn a_function_with_thousands_of_inputs_and_outputs() {
+    const COUNT: usize = 5_000;
+    let list = |item: &dyn Fn(usize) -> String| (0..COUNT).map(item).collect::<Vec<_>>().join(", ");
+    let outputs = list(&|n| format!("an-output-with-a-long-name.{n}.tsv"));
+    let inputs = list(&|n| format!("an-input-with-a-long-name.{n}: w.an-output-with-a-long-name.{n}.tsv"));
+    let case = Case::new(
+        &format!(
+            "w: {{ program: dflow-probe, outputs: [{outputs}], params: {{ bytes: 10 }} }}
+             r: {{ program: dflow-probe, inputs: {{ {inputs} }}, outputs: [o], params: {{ check: true }} }}"
+        ),
+        "{ o: r.o }",
+    );
+    case.run(&[]).succeeded();
+    assert_eq!(case.output("o").len(), 10 * COUNT);
+}
+
 #[test]
 fn parts_that_are_discovered_have_instances_of_their_own() {
     let case = Case::new(
