@@ -162,6 +162,17 @@ impl OutputError {
     }
 }
 
+/// The path of a folder that does not exist yet, without links, as [`std::fs::canonicalize`] will give it: runs recognize
+/// staging folders by it.
+fn resolve_absent(shown: &Path) -> std::io::Result<PathBuf> {
+    let absolute = std::path::absolute(shown)?;
+    let resolved = absolute.ancestors().find_map(|above| {
+        let rest = absolute.strip_prefix(above).ok()?;
+        Some(above.canonicalize().ok()?.join(rest))
+    });
+    Ok(resolved.unwrap_or(absolute))
+}
+
 /// How many files an error names.
 const MAX_NAMED: usize = 5;
 
@@ -207,7 +218,7 @@ impl Target {
         let path = match std::fs::canonicalize(shown) {
             Ok(path) => path,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && shown.symlink_metadata().is_err() => {
-                std::path::absolute(shown).map_err(OutputError::system(shown, "find the current folder"))?
+                resolve_absent(shown).map_err(OutputError::system(shown, "find the current folder"))?
             }
             Err(error) => return Err(OutputError::system(shown, "follow its path")(error)),
         };

@@ -230,6 +230,18 @@ fn a_link_to_the_output_folder_stays_a_link() {
 }
 
 #[test]
+fn a_target_below_a_link_has_the_same_path_before_and_after_it_exists() {
+    let place = Place::new();
+    fs::create_dir(place.path("real")).unwrap();
+    std::os::unix::fs::symlink(place.path("real"), place.path("link")).unwrap();
+    let path = || place.target_at("link/x/r", "1", &[], false).unwrap().path().to_owned();
+    let before = path();
+    assert_eq!(before, place.path("real/x/r"));
+    fs::create_dir_all(place.path("link/x/r")).unwrap();
+    assert_eq!(path(), before);
+}
+
+#[test]
 fn what_is_put_there_while_functions_run_is_not_lost() {
     let place = Place::new();
     place.run("1", &[("a", "first")], false).unwrap();
