@@ -80,9 +80,9 @@ impl Driver<'_> {
             let why_not_rdma = self.members.as_ref().and_then(|members| members.why_not_rdma(place));
             self.link_report((0, place), stats, stats.path, why_not_rdma)
         });
-        let others = self.members.iter().flat_map(Members::ways);
-        let others = others.map(|(place, way)| {
-            self.link_report((place, way.place), &way.stats, way.stats.last_path, way.why_not_rdma.clone())
+        let others = self.members.iter().flat_map(Members::routes);
+        let others = others.map(|(place, route)| {
+            self.link_report((place, route.place), &route.stats, route.stats.last_path, route.why_not_rdma.clone())
         });
         own.chain(others).collect()
     }

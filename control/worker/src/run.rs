@@ -421,7 +421,7 @@ impl<'a> Driver<'a> {
             }
         }
         let took = self.host.elapsed();
-        // Nobody waits for the outputs meanwhile. The ways are still there: whoever is asked has lost none of them.
+        // Nobody waits for the outputs meanwhile. The routes still exist, so no member has lost one that it is asked about.
         if let Some(members) = &mut self.members {
             members.sum_up().await;
         }

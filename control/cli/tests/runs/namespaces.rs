@@ -140,7 +140,10 @@ fn workers_that_cannot_reach_each_other() {
         assert!(start.elapsed() < Duration::from_secs(8), "noticed after {:?}", start.elapsed());
         assert_eq!(ran.code, Some(1), "{}\n{}", ran.stderr, ran.report);
         let reason = ran.report["error"]["reason"].as_str().unwrap();
-        assert!(reason.contains(&format!("node {reader}: there is no way to node {writer}")), "{reason}");
+        assert!(
+            reason.contains(&format!("node {reader}: node {writer}, from which a stream has to come, is unreachable")),
+            "{reason}"
+        );
         assert!(reason.contains("--with"), "{reason}");
     }
     // As long as no stream goes from the one to the other, that is no matter.

@@ -1,6 +1,6 @@
 //! Messages to a node that has not yet accepted earlier ones.
 
-use super::message::Managed;
+use super::message::ManagementMessage;
 use dflow_transport::Connection;
 use std::collections::VecDeque;
 
@@ -11,7 +11,7 @@ pub(super) struct Backlog(VecDeque<Vec<u8>>);
 
 impl Backlog {
     /// Sends a message after those that wait. If it cannot be encoded, the connection is closed with that reason.
-    pub(super) fn send(&mut self, message: &Managed, connection: &Connection) {
+    pub(super) fn send(&mut self, message: &ManagementMessage, connection: &Connection) {
         match message.encode() {
             Ok(message) => self.0.push_back(message),
             Err(reason) => connection.close(&reason),
@@ -52,7 +52,7 @@ mod tests {
         });
         let near = a.connect(b.local_address(), "b").wait().unwrap();
         let far = incoming.wait().unwrap();
-        let say = |number: usize| Managed::Refused { reason: format!("{number:>500}") };
+        let say = |number: usize| ManagementMessage::Refused { reason: format!("{number:>500}") };
         let mut backlog = Backlog::default();
         (0..MESSAGES).for_each(|number| backlog.send(&say(number), &near));
         // Unread messages fill every queue and window between the two ends.
@@ -60,7 +60,7 @@ mod tests {
         for number in 0..MESSAGES {
             let message = loop {
                 backlog.flush(&near);
-                match Managed::receive(&far).unwrap() {
+                match ManagementMessage::receive(&far).unwrap() {
                     Some(message) => break message,
                     None => assert!(near.closed().is_none(), "{:?}", near.closed()),
                 }

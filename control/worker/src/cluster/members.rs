@@ -2,10 +2,10 @@
 
 use super::backlog::Backlog;
 use super::dial::Dialed;
-use super::message::{Join, Managed, WayNow, broken};
+use super::message::{Join, LinkSummary, ManagementMessage, broken};
 use super::probe::Problem;
-use super::way::Way;
-use super::{ClusterError, ClusterSpec, Ring, certificate};
+use super::route::Route;
+use super::{ClusterError, ClusterSpec, Wakeup, certificate};
 use crate::check::{Checked, RunSpec};
 use crate::host::Host;
 use crate::nodes::Place;
@@ -35,7 +35,7 @@ pub(super) const FIRST_PATH: u64 = 1;
 /// The other nodes of a run. Dropping it ends the run there.
 pub(crate) struct Members {
     members: Vec<Member>,
-    ring: Arc<Ring>,
+    wakeup: Arc<Wakeup>,
     /// Serves the connections.
     _node: Node,
 }
@@ -44,13 +44,13 @@ struct Member {
     name: String,
     /// Until the carrier is there, the connection alone.
     connection: Option<Connection>,
-    way: Option<Way>,
+    route: Option<Route>,
     /// Orders that it has no room for yet.
     backlog: Backlog,
     slots: u32,
     lost: bool,
     /// What has passed between it and those behind it, once the run is over.
-    ways: Option<Vec<WayNow>>,
+    routes: Option<Vec<LinkSummary>>,
 }
 
 /// What the other nodes are told of a run before they take part in it.
@@ -112,7 +112,7 @@ impl Members {
         let any = if is_v6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
         let settings = NodeSettings { idle_timeout: spec.silence, ..NodeSettings::default() };
         let (node, _) = Node::bind(SocketAddr::new(any, 0), &identity, settings)?;
-        let ring = Arc::new(Ring::default());
+        let wakeup = Arc::new(Wakeup::default());
         let mut nodes = vec![(own_name.to_owned(), String::new())];
         nodes.extend(spec.nodes.iter().map(|(name, address)| (name.clone(), address.to_string())));
         let own = identity.validity();
@@ -122,7 +122,7 @@ impl Members {
         for ((name, _), dial) in spec.nodes.iter().zip(dials) {
             let connection =
                 dial.await.map_err(|problem| ClusterError::Unreachable(advise_waiting(problem, spec.wait)))?;
-            connection.set_waker(ring.waker());
+            connection.set_waker(wakeup.waker());
             let place = u32::try_from(members.len() + 1).unwrap_or(u32::MAX);
             let silence = u64::try_from(spec.silence.as_millis()).unwrap_or(u64::MAX);
             let join = Join {
@@ -134,18 +134,18 @@ impl Members {
                 programs: invitation.programs.get(members.len()).cloned().unwrap_or_default(),
             };
             let refused = |reason| ClusterError::Refused { node: name.clone(), reason };
-            Managed::Join(join).send(&connection).map_err(refused)?;
+            ManagementMessage::Join(join).send(&connection).map_err(refused)?;
             members.push(Member {
                 name: name.clone(),
                 connection: Some(connection),
-                way: None,
+                route: None,
                 backlog: Backlog::default(),
                 slots: 0,
                 lost: false,
-                ways: None,
+                routes: None,
             });
         }
-        let mut joined = Self { members, ring, _node: node };
+        let mut joined = Self { members, wakeup, _node: node };
         joined.wait_for_answers().await?;
         Ok(joined)
     }
@@ -164,9 +164,9 @@ impl Members {
                     connection.violated(&broken(what));
                     refused(broken(what))
                 };
-                match Managed::receive(connection).map_err(|what| violated(&what))? {
-                    Some(Managed::Joined { slots }) => member.slots = slots,
-                    Some(Managed::Refused { reason }) => return Err(refused(reason)),
+                match ManagementMessage::receive(connection).map_err(|what| violated(&what))? {
+                    Some(ManagementMessage::Joined { slots }) => member.slots = slots,
+                    Some(ManagementMessage::Refused { reason }) => return Err(refused(reason)),
                     Some(_) => return Err(violated("it answered with something else")),
                     None => match connection.closed() {
                         Some(reason) => return Err(refused(reason)),
@@ -177,7 +177,7 @@ impl Members {
             }
             if waiting {
                 tokio::select! {
-                    () = self.ring.rung() => {}
+                    () = self.wakeup.woken() => {}
                     () = &mut late => {
                         let silent = self.members.iter().find(|member| member.slots == 0);
                         let node = silent.map(|member| member.name.clone()).unwrap_or_default();
@@ -201,9 +201,9 @@ impl Members {
     pub(crate) fn connect_carrier(&mut self, host: &Host, options: &NodeOptions) -> Result<(), ClusterError> {
         for (place, member) in (1..).zip(&mut self.members) {
             if let Some(connection) = member.connection.take() {
-                let way = Way::begin(connection, place, true, options, FIRST_PATH, host);
+                let route = Route::begin(connection, place, true, options, FIRST_PATH, host);
                 let refused = |(_, reason)| ClusterError::Refused { node: member.name.clone(), reason };
-                member.way = Some(way.map_err(refused)?);
+                member.route = Some(route.map_err(refused)?);
             }
         }
         Ok(())
@@ -212,18 +212,18 @@ impl Members {
     /// Deals with paths that were lost, and offers RDMA where it is time to.
     pub(crate) fn tend(&mut self, host: &mut Host) {
         for (place, number, event) in host.take_lost_paths() {
-            if let Some(way) = self.members.get_mut(place as usize - 1).and_then(|member| member.way.as_mut()) {
-                way.lost(host, number, &event);
+            if let Some(route) = self.members.get_mut(place as usize - 1).and_then(|member| member.route.as_mut()) {
+                route.lost(host, number, &event);
             }
         }
-        for way in self.members.iter_mut().filter_map(|member| member.way.as_mut()) {
-            way.tick(host);
+        for route in self.members.iter_mut().filter_map(|member| member.route.as_mut()) {
+            route.tick(host);
         }
     }
 
     /// Why the path to a member is not by RDMA.
     pub(crate) fn why_not_rdma(&self, place: Place) -> Option<String> {
-        self.members.get(place as usize - 1)?.way.as_ref()?.why_not_rdma()
+        self.members.get(place as usize - 1)?.route.as_ref()?.why_not_rdma()
     }
 
     /// Nothing is expected from this member any more.
@@ -236,68 +236,68 @@ impl Members {
     /// The run is over: asks the members what has passed between them. A member that does not answer soon is left out.
     pub(crate) async fn sum_up(&mut self) {
         for member in self.members.iter_mut().filter(|member| !member.lost) {
-            if let Some(way) = &member.way {
+            if let Some(route) = &member.route {
                 // One that cannot be asked is one that does not answer.
-                member.backlog.send(&Managed::Sum, &way.connection);
+                member.backlog.send(&ManagementMessage::Sum, &route.connection);
             }
         }
         let until = Instant::now() + SUMMING;
         while self.members.iter_mut().any(|member| member.is_summing(until)) {
             tokio::select! {
-                () = self.ring.rung() => {}
+                () = self.wakeup.woken() => {}
                 () = tokio::time::sleep_until(until.into()) => return,
             }
         }
     }
 
     /// What has passed between the members, each with the place of the one that says it.
-    pub(crate) fn ways(&self) -> impl Iterator<Item = (Place, &WayNow)> {
+    pub(crate) fn routes(&self) -> impl Iterator<Item = (Place, &LinkSummary)> {
         let said = (1..).zip(&self.members);
-        said.flat_map(|(place, member)| member.ways.iter().flatten().map(move |way| (place, way)))
+        said.flat_map(|(place, member)| member.routes.iter().flatten().map(move |route| (place, route)))
     }
 
     /// Gives an order to a member. That it cannot be given is news.
     pub(crate) fn order(&mut self, place: Place, order: Order) {
-        if let Some(Member { way: Some(way), backlog, .. }) = self.members.get_mut(place as usize - 1) {
-            backlog.send(&Managed::Order(Box::new(order)), &way.connection);
+        if let Some(Member { route: Some(route), backlog, .. }) = self.members.get_mut(place as usize - 1) {
+            backlog.send(&ManagementMessage::Order(Box::new(order)), &route.connection);
         }
     }
 
     /// Waits until there may be news.
     pub(crate) async fn changed(&self) {
-        self.ring.rung().await;
+        self.wakeup.woken().await;
     }
 
     /// What has come since the last call.
     pub(crate) fn take_news(&mut self, host: &Host) -> Vec<News> {
         let mut news = Vec::new();
         for member in &mut self.members {
-            let Some(way) = &mut member.way else { continue };
-            member.backlog.flush(&way.connection);
+            let Some(route) = &mut member.route else { continue };
+            member.backlog.flush(&route.connection);
             let problem = loop {
-                let what = match Managed::receive(&way.connection) {
-                    Ok(Some(Managed::Notice(mut notice))) => {
+                let what = match ManagementMessage::receive(&route.connection) {
+                    Ok(Some(ManagementMessage::Notice(mut notice))) => {
                         if let Notice::Failed { reason } = &mut *notice {
                             *reason = format!("node {}: {reason}", member.name);
                         }
                         news.push(News::Notice(*notice));
                         continue;
                     }
-                    Ok(Some(Managed::Path(signal))) => {
-                        way.heard(host, signal);
+                    Ok(Some(ManagementMessage::Path(signal))) => {
+                        route.heard(host, signal);
                         continue;
                     }
                     Ok(Some(_)) => "it said what only the driver of a run says".to_owned(),
-                    Ok(None) => break way.connection.closed(),
+                    Ok(None) => break route.connection.closed(),
                     Err(reason) => reason,
                 };
-                way.connection.violated(&broken(&what));
-                break way.connection.closed();
+                route.connection.violated(&broken(&what));
+                break route.connection.closed();
             };
             if let Some(reason) = problem
                 && !std::mem::replace(&mut member.lost, true)
             {
-                way.connection.close("the run is over");
+                route.connection.close("the run is over");
                 news.push(News::Lost { node: member.name.clone(), reason });
             }
         }
@@ -320,14 +320,14 @@ fn advise_waiting(mut problem: Problem, wait: Duration) -> Problem {
 impl Member {
     /// Whether it still has to say what has passed. One that says other things until then is not heard any longer.
     fn is_summing(&mut self, until: Instant) -> bool {
-        let Some(way) = self.way.as_ref().filter(|_| !self.lost && self.ways.is_none()) else { return false };
-        self.backlog.flush(&way.connection);
+        let Some(route) = self.route.as_ref().filter(|_| !self.lost && self.routes.is_none()) else { return false };
+        self.backlog.flush(&route.connection);
         loop {
-            match Managed::receive(&way.connection) {
-                Ok(Some(Managed::Summed(ways))) => self.ways = Some(ways),
+            match ManagementMessage::receive(&route.connection) {
+                Ok(Some(ManagementMessage::Summed(routes))) => self.routes = Some(routes),
                 // The run is over: nothing else matters any more.
                 Ok(Some(_)) if Instant::now() < until => continue,
-                Ok(None) if way.connection.closed().is_none() => return true,
+                Ok(None) if route.connection.closed().is_none() => return true,
                 Ok(_) | Err(_) => {}
             }
             return false;
@@ -337,9 +337,9 @@ impl Member {
 
 impl Drop for Members {
     fn drop(&mut self) {
-        for way in self.members.iter().filter_map(|member| member.way.as_ref()) {
+        for route in self.members.iter().filter_map(|member| member.route.as_ref()) {
             // A node that is not told notices it by itself: the connection closes.
-            let _ = Managed::Over.send(&way.connection);
+            let _ = ManagementMessage::Over.send(&route.connection);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What nodes of a run say to each other on their management channels.
+//! The messages of nodes on their management channels.
 
 #![allow(missing_docs, reason = "rkyv's derive makes helper types without documentation; all of ours has some")]
 
@@ -12,20 +12,20 @@ use rkyv::{Archive, Deserialize, Serialize, rancor};
 
 /// A message between two nodes of a run.
 #[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
-pub(super) enum Managed {
+pub(super) enum ManagementMessage {
     /// From the driver, first: take part in this run.
     Join(Join),
-    /// From another node that takes part, first: this is the connection between the two.
-    Meet {
+    /// From another node that takes part, first: this connection is for streams between the two.
+    Connect {
         run: u128,
         place: u32,
         incarnation: u64,
     },
-    /// The answer to a join: it is done, and these are the node's slots.
+    /// The answer to a join: the node takes part, with this many slots.
     Joined {
         slots: u32,
     },
-    /// The answer to a join: it cannot be done.
+    /// The answer to a join: the node cannot take part.
     Refused {
         reason: String,
     },
@@ -33,19 +33,19 @@ pub(super) enum Managed {
     /// About the path between the two.
     Path(Signal),
     Notice(Box<Notice>),
-    /// From the driver, at the end: what has passed between that node and those behind it?
+    /// From the driver, at the end: report the links to the later nodes.
     Sum,
     /// The answer to it.
-    Summed(Vec<WayNow>),
-    /// From the driver, last: nothing of the run is needed any more.
+    Summed(Vec<LinkSummary>),
+    /// From the driver, last: the run is over.
     Over,
-    /// Not about a run, but about what is between the two nodes.
+    /// Not about a run: a probe of what is between the two nodes.
     Probe(Probing),
 }
 
 /// The link between the node that reports it and another one.
 #[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
-pub(crate) struct WayNow {
+pub(crate) struct LinkSummary {
     /// The place of the other node.
     pub(crate) place: u32,
     pub(crate) stats: LinkStats,
@@ -60,7 +60,7 @@ pub(super) struct Join {
     pub(super) place: u32,
     /// The names and addresses of all nodes, in the order of their places. The driver's address is empty: nobody dials it.
     pub(super) nodes: Vec<(String, String)>,
-    /// After so many milliseconds without a sign of life a node is lost.
+    /// The silence limit in milliseconds.
     pub(super) silence: u64,
     /// What surrounds the functions of the run.
     pub(super) surroundings: Surroundings,
@@ -68,7 +68,7 @@ pub(super) struct Join {
     pub(super) programs: Vec<(String, Wanted)>,
 }
 
-impl Managed {
+impl ManagementMessage {
     /// Sends it.
     ///
     /// # Errors
@@ -100,7 +100,7 @@ impl Managed {
     }
 }
 
-/// What is said of a peer that has sent this and should not have.
+/// The description of a violation by a peer.
 pub(super) fn broken(what: &str) -> String {
     PathError::Protocol(what.to_owned()).to_string()
 }
@@ -221,9 +221,9 @@ mod tests {
         }
     }
 
-    fn managed(random: &mut Random) -> Managed {
+    fn managed(random: &mut Random) -> ManagementMessage {
         match random.below(10) {
-            0 => Managed::Join(Join {
+            0 => ManagementMessage::Join(Join {
                 run: u128::from(random.number()),
                 place: random.number() as u32,
                 nodes: random.list(4, |random| (random.text(9), random.text(9))),
@@ -233,16 +233,18 @@ mod tests {
                     (random.text(9), Wanted::from_parts(random.text(9), random.flag(), random.bytes(20)))
                 }),
             }),
-            1 => Managed::Meet { run: 7, place: random.number() as u32, incarnation: random.number() },
-            2 => Managed::Joined { slots: random.number() as u32 },
-            3 => Managed::Refused { reason: random.text(30) },
-            4 => Managed::Order(Box::new(order(random))),
-            5 => {
-                Managed::Path(Signal::Offer { path: random.number(), kind: PathKind::Rdma, endpoint: random.bytes(40) })
-            }
-            6 => Managed::Notice(Box::new(notice(random))),
-            7 => Managed::Sum,
-            8 => Managed::Summed(random.list(3, |random| WayNow {
+            1 => ManagementMessage::Connect { run: 7, place: random.number() as u32, incarnation: random.number() },
+            2 => ManagementMessage::Joined { slots: random.number() as u32 },
+            3 => ManagementMessage::Refused { reason: random.text(30) },
+            4 => ManagementMessage::Order(Box::new(order(random))),
+            5 => ManagementMessage::Path(Signal::Offer {
+                path: random.number(),
+                kind: PathKind::Rdma,
+                endpoint: random.bytes(40),
+            }),
+            6 => ManagementMessage::Notice(Box::new(notice(random))),
+            7 => ManagementMessage::Sum,
+            8 => ManagementMessage::Summed(random.list(3, |random| LinkSummary {
                 place: random.number() as u32,
                 stats: LinkStats {
                     paths: random.number(),
@@ -253,7 +255,7 @@ mod tests {
                 },
                 why_not_rdma: random.option(|random| random.text(30)),
             })),
-            _ => Managed::Over,
+            _ => ManagementMessage::Over,
         }
     }
 
@@ -262,9 +264,9 @@ mod tests {
         fuzz(
             |random| managed(random).encode().expect("a sound message"),
             |bytes| {
-                let Ok(message) = Managed::decode(bytes) else { return Verdict::Refused };
+                let Ok(message) = ManagementMessage::decode(bytes) else { return Verdict::Refused };
                 let again = message.encode().expect("what is accepted can be sent");
-                assert_eq!(Managed::decode(&again).as_ref(), Ok(&message));
+                assert_eq!(ManagementMessage::decode(&again).as_ref(), Ok(&message));
                 Verdict::Accepted
             },
         );

@@ -4,8 +4,8 @@
 //! nodes dials. Orders and notices travel on the management channels of the driver's connections, streams on the
 //! paths that the carriers of both ends use.
 
-mod apart;
 mod backlog;
+mod backoff;
 mod certificate;
 mod dial;
 mod members;
@@ -14,9 +14,9 @@ mod message;
 #[path = "../../../../dataplane/protocol/tests/mutation/mod.rs"]
 mod mutation;
 mod probe;
+mod route;
 mod serve;
 mod session;
-mod way;
 
 pub(crate) use certificate::{load as load_identity, warning as certificate_warning};
 pub(crate) use members::{Invitation, Members, News};
@@ -156,19 +156,19 @@ pub(crate) fn find_device(wanted: &RdmaUse) -> Result<(), ClusterError> {
 
 /// Tells an event loop that something has come on a connection.
 #[derive(Debug, Default)]
-struct Ring(Notify);
+struct Wakeup(Notify);
 
-impl Ring {
+impl Wakeup {
     fn waker(self: &Arc<Self>) -> Waker {
         Waker::from(Arc::clone(self))
     }
 
-    async fn rung(&self) {
+    async fn woken(&self) {
         self.0.notified().await;
     }
 }
 
-impl Wake for Ring {
+impl Wake for Wakeup {
     fn wake(self: Arc<Self>) {
         self.0.notify_one();
     }

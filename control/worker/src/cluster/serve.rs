@@ -1,10 +1,10 @@
 //! A node that serves runs which others drive.
 
 use super::find_device;
-use super::message::{Managed, broken};
+use super::message::{ManagementMessage, broken};
 use super::probe::{self, Probing};
-use super::session::{Meeting, Session};
-use super::{ClusterError, MAX_SILENCE, MIN_SILENCE, Ring, certificate};
+use super::session::{PeerConnection, Session};
+use super::{ClusterError, MAX_SILENCE, MIN_SILENCE, Wakeup, certificate};
 use crate::cancel::{Cancellation, Request};
 use crate::check::SetupError;
 use crate::metrics::{self, Ledger, Scrapes};
@@ -96,7 +96,7 @@ pub fn serve(
             silence,
             certificate_until: identity.validity().until,
             options: NodeOptions { node: identity.name().to_owned(), ..options.node.clone() },
-            meetings: RefCell::default(),
+            peer_connections: RefCell::default(),
             probes: Cell::new(0),
             sessions: Cell::new(0),
             ended: Notify::new(),
@@ -140,8 +140,8 @@ pub(super) struct Serving {
     pub(super) silence: Duration,
     certificate_until: SystemTime,
     pub(super) options: NodeOptions,
-    /// For each run, where connections from other nodes go that take part in it; whoever comes first makes it.
-    meetings: RefCell<HashMap<u128, Room>>,
+    /// For each run, the queue of connections from other nodes of the run, made by the first of them or the session.
+    peer_connections: RefCell<HashMap<u128, Arrivals>>,
     /// Connections of nodes that look at this one.
     probes: Cell<usize>,
     /// Runs that it takes part in.
@@ -154,10 +154,10 @@ pub(super) struct Serving {
     pub(super) ledger: RefCell<Ledger>,
 }
 
-struct Room {
-    door: UnboundedSender<Meeting>,
+struct Arrivals {
+    sender: UnboundedSender<PeerConnection>,
     /// Until the session takes it.
-    inside: Option<UnboundedReceiver<Meeting>>,
+    receiver: Option<UnboundedReceiver<PeerConnection>>,
 }
 
 impl Serving {
@@ -167,43 +167,43 @@ impl Serving {
         self.ledger.borrow().render(&metrics::Node { name, slots, counters, certificate_until: self.certificate_until })
     }
 
-    /// Where the other nodes of a run come in; there is one session for a run.
-    pub(super) fn enter(&self, run: u128) -> Option<UnboundedReceiver<Meeting>> {
-        self.room(run, |room| room.inside.take())
+    /// The queue of connections for the session of a run; `None` if there is a session already.
+    pub(super) fn enter(&self, run: u128) -> Option<UnboundedReceiver<PeerConnection>> {
+        self.arrivals(run, |arrivals| arrivals.receiver.take())
     }
 
     /// The run is over.
     pub(super) fn leave(&self, run: u128) {
-        self.meetings.borrow_mut().remove(&run);
+        self.peer_connections.borrow_mut().remove(&run);
     }
 
-    /// Nobody has driven the run here: whoever waits for it is sent away.
+    /// No driver has come for the run: closes the connections that wait for it.
     fn forget(&self, run: u128) {
-        let mut meetings = self.meetings.borrow_mut();
-        if meetings.get(&run).is_some_and(|room| room.inside.is_some()) {
-            meetings.remove(&run);
+        let mut peer_connections = self.peer_connections.borrow_mut();
+        if peer_connections.get(&run).is_some_and(|arrivals| arrivals.receiver.is_some()) {
+            peer_connections.remove(&run);
         }
     }
 
-    fn room<T>(&self, run: u128, with: impl FnOnce(&mut Room) -> T) -> T {
-        let mut meetings = self.meetings.borrow_mut();
-        with(meetings.entry(run).or_insert_with(|| {
-            let (door, inside) = unbounded_channel();
-            Room { door, inside: Some(inside) }
+    fn arrivals<T>(&self, run: u128, with: impl FnOnce(&mut Arrivals) -> T) -> T {
+        let mut peer_connections = self.peer_connections.borrow_mut();
+        with(peer_connections.entry(run).or_insert_with(|| {
+            let (sender, receiver) = unbounded_channel();
+            Arrivals { sender, receiver: Some(receiver) }
         }))
     }
 }
 
 /// Tells the driver of a run why this node does not take part. Closing the connection at once could overtake the reason,
 /// so that is left to the driver, for a while.
-pub(super) async fn refuse(driver: &Connection, ring: &Ring, reason: String) {
-    let refused = Managed::Refused { reason };
+pub(super) async fn refuse(driver: &Connection, wakeup: &Wakeup, reason: String) {
+    let refused = ManagementMessage::Refused { reason };
     if refused.send(driver).is_err() {
         return;
     }
     let left = async {
         while driver.closed().is_none() {
-            ring.rung().await;
+            wakeup.woken().await;
         }
     };
     let _ = tokio::time::timeout(INTRODUCTION, left).await;
@@ -211,12 +211,12 @@ pub(super) async fn refuse(driver: &Connection, ring: &Ring, reason: String) {
 
 /// Finds out what a connection is for.
 async fn introduce(serving: Rc<Serving>, connection: Connection) {
-    let ring = Arc::new(Ring::default());
-    connection.set_waker(ring.waker());
+    let wakeup = Arc::new(Wakeup::default());
+    connection.set_waker(wakeup.waker());
     let first = async {
         loop {
-            match Managed::receive(&connection) {
-                Ok(None) if connection.closed().is_none() => ring.rung().await,
+            match ManagementMessage::receive(&connection) {
+                Ok(None) if connection.closed().is_none() => wakeup.woken().await,
                 other => return other,
             }
         }
@@ -225,34 +225,34 @@ async fn introduce(serving: Rc<Serving>, connection: Connection) {
         return connection.close("it did not say what it is for");
     };
     match first {
-        Ok(Some(Managed::Join(join))) => {
+        Ok(Some(ManagementMessage::Join(join))) => {
             let run = join.run;
-            let Some(meetings) = serving.enter(run) else {
-                return refuse(&connection, &ring, "the node takes part in this run already".to_owned()).await;
+            let Some(peer_connections) = serving.enter(run) else {
+                return refuse(&connection, &wakeup, "the node takes part in this run already".to_owned()).await;
             };
             tracing::info!(driver = connection.peer(), "a run begins");
             serving.sessions.set(serving.sessions.get() + 1);
-            Session::serve(Rc::clone(&serving), connection, ring, join, meetings).await;
+            Session::serve(Rc::clone(&serving), connection, wakeup, join, peer_connections).await;
             serving.sessions.set(serving.sessions.get() - 1);
             serving.ended.notify_one();
             serving.leave(run);
         }
-        Ok(Some(Managed::Meet { run, place, incarnation })) => {
-            let meeting = Meeting { place, incarnation, connection };
-            let is_early = serving.room(run, |room| {
+        Ok(Some(ManagementMessage::Connect { run, place, incarnation })) => {
+            let peer_connection = PeerConnection { place, incarnation, connection };
+            let is_early = serving.arrivals(run, |arrivals| {
                 // A session that has just ended takes nothing any more.
-                let _ = room.door.send(meeting);
-                room.inside.is_some()
+                let _ = arrivals.sender.send(peer_connection);
+                arrivals.receiver.is_some()
             });
             if is_early {
                 tokio::time::sleep(INTRODUCTION).await;
                 serving.forget(run);
             }
         }
-        Ok(Some(Managed::Probe(Probing::Begin))) => {
+        Ok(Some(ManagementMessage::Probe(Probing::Begin))) => {
             let going_on = serving.probes.get();
             serving.probes.set(going_on + 1);
-            probe::answer(&serving.options, connection, &ring, going_on < probe::MAX_PROBES).await;
+            probe::answer(&serving.options, connection, &wakeup, going_on < probe::MAX_PROBES).await;
             serving.probes.set(serving.probes.get().saturating_sub(1));
         }
         Ok(Some(_)) => connection.violated(&broken("it began with something else than what it is for")),

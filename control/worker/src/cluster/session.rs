@@ -1,12 +1,12 @@
-//! A run that another node drives, on a node that serves it.
+//! A run on a node that serves it for another node, the driver.
 
-use super::apart::{Apart, longer};
 use super::backlog::Backlog;
+use super::backoff::{Backoff, longer};
 use super::members::FIRST_PATH;
-use super::message::{Join, Managed, WayNow, broken};
+use super::message::{Join, LinkSummary, ManagementMessage, broken};
+use super::route::Route;
 use super::serve::{Serving, refuse};
-use super::way::Way;
-use super::{MIN_SILENCE, Ring};
+use super::{MIN_SILENCE, Wakeup};
 use crate::host::Host;
 use crate::logs::relay::{Chunk, Relay};
 use crate::metrics::{PeerCounts, PeerSample, RunSample};
@@ -22,13 +22,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::spawn_local;
 
-/// How long two nodes have at least to find each other, even where one that is silent for less is lost.
-const MEETING: Duration = Duration::from_secs(2);
-/// How often the metrics are told how a run stands, and nodes are missed that there is no way to.
-const OBSERVED_EVERY: Duration = Duration::from_millis(100);
+/// The least time for two nodes to connect, even with a shorter silence limit.
+const MIN_CONNECT_TIME: Duration = Duration::from_secs(2);
+/// The interval at which the metrics are updated and unreachable nodes are checked.
+const OBSERVE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A connection with another node that serves the same run.
-pub(super) struct Meeting {
+/// A connection to another node that serves the same run.
+pub(super) struct PeerConnection {
     pub(super) place: Place,
     /// The number of the path that it is for.
     pub(super) incarnation: u64,
@@ -39,62 +39,62 @@ pub(super) struct Session {
     serving: Rc<Serving>,
     join: Join,
     host: Host,
-    ring: Arc<Ring>,
-    /// The ways to the other nodes of the run; that to its driver, place 0, is always there.
-    ways: BTreeMap<Place, Way>,
-    /// What the driver has no room for yet.
+    wakeup: Arc<Wakeup>,
+    /// The routes to the other nodes of the run. The one to the driver, place 0, always exists.
+    routes: BTreeMap<Place, Route>,
+    /// Messages for which the driver has no room yet.
     backlog: Backlog,
     /// What functions have printed and the driver has not got yet.
     relay: Relay<(InstanceId, u32)>,
-    dialed: UnboundedSender<Meeting>,
-    /// Those of ways whose connection was lost.
+    dialed: UnboundedSender<PeerConnection>,
+    /// Fail-overs of routes whose connection was lost.
     failovers: BTreeMap<Place, u64>,
-    /// Nodes with which there is no connection.
-    apart: Apart,
-    /// Nodes that have broken the protocol.
-    outcasts: BTreeSet<Place>,
-    /// When the metrics were told last.
+    /// Redials of nodes without a connection.
+    backoff: Backoff,
+    /// Nodes that broke the protocol.
+    expelled: BTreeSet<Place>,
+    /// When the metrics were updated last.
     observed: Instant,
 }
 
 impl Session {
-    /// Takes part in a run until it is over, or its driver is gone.
+    /// Serves a run until it is over or its driver is gone.
     pub(super) async fn serve(
         serving: Rc<Serving>,
         driver: Connection,
-        ring: Arc<Ring>,
+        wakeup: Arc<Wakeup>,
         join: Join,
-        mut meetings: UnboundedReceiver<Meeting>,
+        mut peer_connections: UnboundedReceiver<PeerConnection>,
     ) {
         let (dialed, mut dials) = unbounded_channel();
         let host = match Self::host(&serving, &join) {
             Ok(host) => host,
             Err(reason) => {
                 tracing::warn!(reason, "the node cannot take part in a run");
-                return refuse(&driver, &ring, reason).await;
+                return refuse(&driver, &wakeup, reason).await;
             }
         };
         driver.set_silence_limit(silence(&serving, &join));
-        let joined = Managed::Joined { slots: serving.options.slots.max(1) }.send(&driver);
+        let joined = ManagementMessage::Joined { slots: serving.options.slots.max(1) }.send(&driver);
         let begin =
-            |()| Way::begin(driver, 0, false, &serving.options, FIRST_PATH, &host).map_err(|(_, reason)| reason);
-        let way = joined.and_then(begin);
-        let ways = match way {
-            Ok(way) => BTreeMap::from([(0, way)]),
+            |()| Route::begin(driver, 0, false, &serving.options, FIRST_PATH, &host).map_err(|(_, reason)| reason);
+        let route = joined.and_then(begin);
+        let routes = match route {
+            Ok(route) => BTreeMap::from([(0, route)]),
             Err(reason) => return tracing::warn!(reason, "the driver of a run is gone"),
         };
         let mut session = Self {
             serving,
             join,
             host,
-            ring: Arc::clone(&ring),
-            ways,
+            wakeup: Arc::clone(&wakeup),
+            routes,
             backlog: Backlog::default(),
             relay: Relay::new(),
             dialed,
             failovers: BTreeMap::new(),
-            apart: Apart::default(),
-            outcasts: BTreeSet::new(),
+            backoff: Backoff::default(),
+            expelled: BTreeSet::new(),
             observed: Instant::now(),
         };
         session.dial_others();
@@ -106,9 +106,9 @@ impl Session {
             session.report();
             tokio::select! {
                 () = session.host.turn() => {}
-                () = ring.rung() => {}
-                Some(meeting) = meetings.recv() => session.meet(meeting),
-                Some(meeting) = dials.recv() => session.meet(meeting),
+                () = wakeup.woken() => {}
+                Some(peer_connection) = peer_connections.recv() => session.add_peer(peer_connection),
+                Some(peer_connection) = dials.recv() => session.add_peer(peer_connection),
                 Ok(()) = stopping.changed() => session.stop(),
             }
             if session.obey() || session.driver().is_none_or(|driver| driver.closed().is_some()) {
@@ -118,9 +118,9 @@ impl Session {
             if session.host.has_summed() {
                 session.sum_up();
             }
-            if session.observed.elapsed() >= OBSERVED_EVERY {
+            if session.observed.elapsed() >= OBSERVE_INTERVAL {
                 session.observe();
-                session.miss_nodes();
+                session.check_unreachable();
             }
         }
         session.host.stop_carrying();
@@ -134,7 +134,7 @@ impl Session {
         self.host.fail(format!("its worker was stopped ({reason})"));
     }
 
-    /// Tells the metrics how the run stands.
+    /// Updates the metrics of the run.
     fn observe(&mut self) {
         self.observed = Instant::now();
         self.serving.ledger.borrow_mut().update(self.join.run, self.sample());
@@ -142,11 +142,11 @@ impl Session {
 
     fn sample(&self) -> RunSample {
         let peers = self.host.links().filter_map(|(place, link)| {
-            let way = self.ways.get(&place);
-            let failovers = self.failovers.get(&place).copied().unwrap_or(0) + way.map_or(0, Way::failovers);
+            let route = self.routes.get(&place);
+            let failovers = self.failovers.get(&place).copied().unwrap_or(0) + route.map_or(0, Route::failovers);
             let sample = PeerSample {
                 path: link.path,
-                why_not_rdma: way.and_then(Way::why_not_rdma),
+                why_not_rdma: route.and_then(Route::why_not_rdma),
                 streams_in: link.streams_in,
                 streams_out: link.streams_out,
                 counts: PeerCounts { bytes: link.bytes, failovers, violations: link.violations },
@@ -175,51 +175,51 @@ impl Session {
     }
 
     fn driver(&self) -> Option<&Connection> {
-        self.ways.get(&0).map(|way| &way.connection)
+        self.routes.get(&0).map(|route| &route.connection)
     }
 
-    /// Deals with paths that were lost, and with what other nodes say about them.
+    /// Handles lost paths, and the signals of other nodes about paths.
     fn tend(&mut self) {
         for (place, number, event) in self.host.take_lost_paths() {
-            if let Some(way) = self.ways.get_mut(&place) {
-                way.lost(&self.host, number, &event);
+            if let Some(route) = self.routes.get_mut(&place) {
+                route.lost(&self.host, number, &event);
             }
         }
         let mut gone = Vec::new();
-        for (&place, way) in self.ways.iter_mut().filter(|(place, _)| **place != 0) {
+        for (&place, route) in self.routes.iter_mut().filter(|(place, _)| **place != 0) {
             loop {
-                match Managed::receive(&way.connection) {
-                    Ok(Some(Managed::Path(signal))) => way.heard(&self.host, signal),
+                match ManagementMessage::receive(&route.connection) {
+                    Ok(Some(ManagementMessage::Path(signal))) => route.heard(&self.host, signal),
                     Ok(None) => break,
-                    Ok(Some(_)) => way.connection.violated(&broken("only the driver of a run gives orders")),
-                    Err(what) => way.connection.violated(&broken(&what)),
+                    Ok(Some(_)) => route.connection.violated(&broken("only the driver of a run gives orders")),
+                    Err(what) => route.connection.violated(&broken(&what)),
                 }
             }
-            way.tick(&self.host);
-            if way.connection.closed().is_some() {
+            route.tick(&self.host);
+            if route.connection.closed().is_some() {
                 gone.push(place);
             }
         }
         for place in gone {
-            let Some(way) = self.ways.remove(&place) else { continue };
-            *self.failovers.entry(place).or_default() += way.failovers();
-            match way.connection.violation() {
-                Some(what) => self.cast_out(place, what),
+            let Some(route) = self.routes.remove(&place) else { continue };
+            *self.failovers.entry(place).or_default() += route.failovers();
+            match route.connection.violation() {
+                Some(what) => self.expel(place, what),
                 None => {
-                    let reason = way.connection.closed().unwrap_or_default();
-                    let pause = self.apart.parted(place, way.has_settled(), reason);
-                    self.dial(place, way.number().saturating_add(1), pause);
+                    let reason = route.connection.closed().unwrap_or_default();
+                    let pause = self.backoff.disconnected(place, route.has_settled(), reason);
+                    self.dial(place, route.number().saturating_add(1), pause);
                 }
             }
         }
-        if let Some(driver) = self.ways.get_mut(&0) {
+        if let Some(driver) = self.routes.get_mut(&0) {
             driver.tick(&self.host);
         }
     }
 
-    /// A node of the run has broken the protocol. The run cannot do without it, and it is not let in again.
-    fn cast_out(&mut self, place: Place, what: &str) {
-        if self.outcasts.insert(place) {
+    /// Expels a node that broke the protocol: the run fails, and the node is not admitted again.
+    fn expel(&mut self, place: Place, what: &str) {
+        if self.expelled.insert(place) {
             self.host.fail(format!("node {} is lost: {what}", self.name(place)));
         }
     }
@@ -228,29 +228,28 @@ impl Session {
         self.join.nodes.get(place as usize).map_or("", |(name, _)| name.as_str())
     }
 
-    /// A node that this one is to get a stream from, and has had no connection with for as long as one may be silent, is
-    /// one that the run cannot do without.
-    fn miss_nodes(&mut self) {
+    /// Fails the run if a required peer stays unreachable for the silence limit.
+    fn check_unreachable(&mut self) {
         let awaited = self.host.links().filter(|(_, link)| link.streams_in > 0).map(|(place, _)| place);
-        let is_there = |place| self.ways.get(&place).is_some_and(Way::has_settled);
+        let is_there = |place| self.routes.get(&place).is_some_and(Route::has_settled);
         let awaited: Vec<Place> = awaited.filter(|&place| !is_there(place)).collect();
-        let limit = silence(&self.serving, &self.join).max(MEETING);
-        let Some((place, reason)) = self.apart.note(&awaited, Instant::now(), limit) else { return };
+        let limit = silence(&self.serving, &self.join).max(MIN_CONNECT_TIME);
+        let Some((place, reason)) = self.backoff.overdue(&awaited, Instant::now(), limit) else { return };
         let name = self.name(place);
         let reason = reason.unwrap_or_else(|| format!("it has not connected for {limit:?}"));
         self.host.fail(format!(
-            "there is no way to node {name}, which a stream is to come from: {reason}. The nodes of a run must reach each \
+            "node {name}, from which a stream has to come, is unreachable: {reason}. The nodes of a run must reach each \
              other at the addresses that its driver gives with --with"
         ));
     }
 
-    /// Of two nodes the earlier one dials.
+    /// Dials the later nodes: of two nodes, the earlier one dials.
     fn dial_others(&self) {
         let count = u32::try_from(self.join.nodes.len()).unwrap_or(u32::MAX);
         (self.join.place + 1..count).for_each(|place| self.dial(place, FIRST_PATH, Duration::ZERO));
     }
 
-    /// Dials a node, after this pause, until it answers. It ends with the session: nobody takes the connection then.
+    /// Dials a node after this pause, until it answers or the session ends.
     fn dial(&self, place: Place, incarnation: u64, pause: Duration) {
         if place <= self.join.place {
             return;
@@ -259,7 +258,7 @@ impl Session {
         let (serving, run, own, dialed) =
             (Rc::clone(&self.serving), self.join.run, self.join.place, self.dialed.clone());
         let silence = silence(&self.serving, &self.join);
-        let reasons = self.apart.reasons();
+        let reasons = self.backoff.reasons();
         spawn_local(async move {
             let mut pause = pause;
             loop {
@@ -270,10 +269,10 @@ impl Session {
                 let reason = match address.parse() {
                     Ok(address) => match serving.node.connect_within(address, &name, silence).await {
                         Ok(connection) => {
-                            let meet = Managed::Meet { run, place: own, incarnation };
-                            match meet.send(&connection) {
+                            let connect = ManagementMessage::Connect { run, place: own, incarnation };
+                            match connect.send(&connection) {
                                 Ok(()) => {
-                                    let _ = dialed.send(Meeting { place, incarnation, connection });
+                                    let _ = dialed.send(PeerConnection { place, incarnation, connection });
                                     return;
                                 }
                                 Err(reason) => reason,
@@ -290,78 +289,77 @@ impl Session {
         });
     }
 
-    /// There is a connection with another node.
-    fn meet(&mut self, meeting: Meeting) {
-        let Meeting { place, incarnation, connection } = meeting;
+    /// Adds a connection to another node of the run.
+    fn add_peer(&mut self, peer_connection: PeerConnection) {
+        let PeerConnection { place, incarnation, connection } = peer_connection;
         let expected = self.join.nodes.get(place as usize).map(|(name, _)| name.as_str());
         if expected != Some(connection.peer()) || place == self.join.place {
             return connection.violated(&broken("it takes the place in a run of another node"));
         }
-        let violation = self.ways.get(&place).and_then(|way| way.connection.violation()).map(str::to_owned);
+        let violation = self.routes.get(&place).and_then(|route| route.connection.violation()).map(str::to_owned);
         if let Some(what) = violation {
-            self.cast_out(place, &what);
+            self.expel(place, &what);
         }
-        if self.outcasts.contains(&place) {
+        if self.expelled.contains(&place) {
             return connection.close("it has broken the protocol, and takes part in this run no more");
         }
-        connection.set_waker(self.ring.waker());
-        // Whoever has dialed it has said so; whoever was dialed has not known how long.
+        connection.set_waker(self.wakeup.waker());
+        // The dialing side has set the limit already; the other side learns it from the run.
         connection.set_silence_limit(silence(&self.serving, &self.join));
         let leads = self.join.place < place;
-        match Way::begin(connection, place, leads, &self.serving.options, incarnation, &self.host) {
-            Ok(way) => {
-                self.ways.insert(place, way);
+        match Route::begin(connection, place, leads, &self.serving.options, incarnation, &self.host) {
+            Ok(route) => {
+                self.routes.insert(place, route);
             }
-            // It is closed already.
+            // The connection is closed already.
             Err((connection, reason)) => match connection.violation() {
-                Some(what) => self.cast_out(place, what),
+                Some(what) => self.expel(place, what),
                 None => {
                     tracing::warn!(reason, "a path cannot be used");
-                    let pause = self.apart.parted(place, false, reason);
+                    let pause = self.backoff.disconnected(place, false, reason);
                     self.dial(place, incarnation.saturating_add(1), pause);
                 }
             },
         }
     }
 
-    /// Does what the driver wants; whether the run is over.
+    /// Carries out the driver's orders. Returns whether the run is over.
     fn obey(&mut self) -> bool {
         loop {
-            let Some(way) = self.ways.get_mut(&0) else { return true };
-            match Managed::receive(&way.connection) {
-                Ok(Some(Managed::Order(order))) => self.host.obey(*order),
-                Ok(Some(Managed::Path(signal))) => way.heard(&self.host, signal),
-                Ok(Some(Managed::Sum)) => self.host.sum(),
-                Ok(Some(Managed::Over)) => return true,
+            let Some(route) = self.routes.get_mut(&0) else { return true };
+            match ManagementMessage::receive(&route.connection) {
+                Ok(Some(ManagementMessage::Order(order))) => self.host.obey(*order),
+                Ok(Some(ManagementMessage::Path(signal))) => route.heard(&self.host, signal),
+                Ok(Some(ManagementMessage::Sum)) => self.host.sum(),
+                Ok(Some(ManagementMessage::Over)) => return true,
                 Ok(None) => return false,
                 Ok(Some(_)) => {
-                    way.connection.violated(&broken("a driver gives orders"));
+                    route.connection.violated(&broken("a driver gives orders"));
                     return true;
                 }
                 Err(what) => {
-                    way.connection.violated(&broken(&what));
+                    route.connection.violated(&broken(&what));
                     return true;
                 }
             }
         }
     }
 
-    /// Tells the driver what has passed between this node and those behind it: each pair is told of once, and those with the
-    /// driver it knows itself.
+    /// Reports the links to the later nodes to the driver: each pair of nodes is reported once, and the driver knows its own.
     fn sum_up(&mut self) {
         let behind = self.host.links().filter(|(place, link)| *place > self.join.place && link.paths > 0);
-        let ways = behind.map(|(place, link)| WayNow {
+        let routes = behind.map(|(place, link)| LinkSummary {
             place,
             stats: *link,
-            why_not_rdma: self.ways.get(&place).and_then(Way::why_not_rdma),
+            why_not_rdma: self.routes.get(&place).and_then(Route::why_not_rdma),
         });
-        self.say(Managed::Summed(ways.collect()));
+        self.say(ManagementMessage::Summed(routes.collect()));
     }
 
-    /// Tells the driver what has happened.
+    /// Sends notices to the driver.
     fn report(&mut self) {
-        if let Some(way) = self.ways.get(&0) {
-            self.backlog.flush(&way.connection);
+        if let Some(route) = self.routes.get(&0) {
+            self.backlog.flush(&route.connection);
         }
         loop {
             let mut notices = Vec::new();
@@ -384,7 +382,7 @@ impl Session {
                     }
                     _ => {}
                 }
-                self.say(Managed::Notice(Box::new(notice)));
+                self.say(ManagementMessage::Notice(Box::new(notice)));
             }
         }
     }
@@ -392,8 +390,8 @@ impl Session {
     /// Tells the driver what functions print, as far as nothing else waits.
     fn report_output(&mut self) {
         let now = self.host.elapsed();
-        while let Some(way) = self.ways.get(&0)
-            && self.backlog.has_room(&way.connection)
+        while let Some(route) = self.routes.get(&0)
+            && self.backlog.has_room(&route.connection)
             && let Some(chunk) = self.relay.next(now)
         {
             self.say(printed(chunk));
@@ -401,15 +399,15 @@ impl Session {
     }
 
     /// Says this to the driver.
-    fn say(&mut self, what: Managed) {
-        if let Some(way) = self.ways.get(&0) {
-            self.backlog.send(&what, &way.connection);
+    fn say(&mut self, what: ManagementMessage) {
+        if let Some(route) = self.routes.get(&0) {
+            self.backlog.send(&what, &route.connection);
         }
     }
 }
 
-fn printed(Chunk { key: (instance, attempt), bytes, lost }: Chunk<(InstanceId, u32)>) -> Managed {
-    Managed::Notice(Box::new(Notice::Printed { instance, attempt, bytes, lost }))
+fn printed(Chunk { key: (instance, attempt), bytes, lost }: Chunk<(InstanceId, u32)>) -> ManagementMessage {
+    ManagementMessage::Notice(Box::new(Notice::Printed { instance, attempt, bytes, lost }))
 }
 
 /// How long a node of the run may say nothing: as the driver says, or less if this node bears less.

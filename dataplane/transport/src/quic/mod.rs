@@ -8,6 +8,7 @@
 //! queues with the link's thread in `incoming` and `outgoing`, behind locks that are never held across a wait.
 
 mod connection;
+mod first_hop;
 mod header;
 mod incoming;
 mod node;
@@ -18,7 +19,6 @@ mod routes;
 mod settings;
 mod socket;
 mod tls;
-mod way;
 
 pub use connection::{Connection, ConnectionStats, MAX_MANAGEMENT_MESSAGE, ManagementError};
 pub use node::{ConnectError, Dial, Incoming, NodeCounters, NodeError, QuicNode, bare_endpoint, default_endpoint};

@@ -1,6 +1,6 @@
 //! How QUIC is tuned.
 
-use super::way::Way;
+use super::first_hop::FirstHop;
 use dflow_protocol::limits::MAX_FLOWS;
 use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig, NewRenoConfig};
 use quinn::{AckFrequencyConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
@@ -97,9 +97,9 @@ impl QuicSettings {
     #[must_use]
     pub fn for_peer(&self, peer: IpAddr) -> Self {
         let mut settings = self.clone();
-        if let Ok(way) = Way::to(peer) {
-            settings.largest_packet = settings.largest_packet.min(way.largest_packet);
-            if way.is_local {
+        if let Ok(hop) = FirstHop::to(peer) {
+            settings.largest_packet = settings.largest_packet.min(hop.largest_packet);
+            if hop.is_local {
                 // quinn probes half-way up first, unless that is within one step: then it probes the upper end.
                 settings.packet_step = settings.largest_packet.saturating_sub(settings.first_packet) / 2 + 1;
             }

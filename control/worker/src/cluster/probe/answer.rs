@@ -2,8 +2,8 @@
 
 use super::trial::{End, Trial};
 use super::{About, Measured, Probing, RELEASE};
-use crate::cluster::Ring;
-use crate::cluster::message::{Managed, broken};
+use crate::cluster::Wakeup;
+use crate::cluster::message::{ManagementMessage, broken};
 use crate::options::NodeOptions;
 use dflow_transport::{Connection, Path, Provider, ProviderError, rdma_provider};
 use std::time::Duration;
@@ -15,14 +15,14 @@ pub(in crate::cluster) const MAX_PROBES: usize = 2;
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// Answers until the asking end closes the connection. `has_room`: fewer than [`MAX_PROBES`] are in progress.
-pub(in crate::cluster) async fn answer(options: &NodeOptions, connection: Connection, ring: &Ring, has_room: bool) {
+pub(in crate::cluster) async fn answer(options: &NodeOptions, connection: Connection, wakeup: &Wakeup, has_room: bool) {
     if !has_room {
         let reason = format!("{MAX_PROBES} other probes of this node are in progress; try again in a moment");
-        let _ = Managed::Probe(Probing::Busy(reason)).send(&connection);
+        let _ = ManagementMessage::Probe(Probing::Busy(reason)).send(&connection);
         // The asking end closes the connection once it has read this.
         let closed = async {
             while connection.closed().is_none() {
-                ring.rung().await;
+                wakeup.woken().await;
             }
         };
         let _ = tokio::time::timeout(Duration::from_secs(1), closed).await;
@@ -31,7 +31,7 @@ pub(in crate::cluster) async fn answer(options: &NodeOptions, connection: Connec
     tracing::info!(peer = connection.peer(), "a node probes this one");
     let rdma = rdma_provider(connection.address().ip(), &options.paths());
     let mut answering = Answering { rdma, number: 0, next: None, trial: None };
-    let result = tokio::time::timeout(LONGEST, answering.serve(options, &connection, ring)).await;
+    let result = tokio::time::timeout(LONGEST, answering.serve(options, &connection, wakeup)).await;
     if let Ok(Err(reason)) = result {
         // After a violation the connection is closed already.
         connection.close(&reason);
@@ -50,28 +50,28 @@ struct Answering {
 type Results = UnboundedSender<Result<Measured, String>>;
 
 impl Answering {
-    async fn serve(&mut self, options: &NodeOptions, connection: &Connection, ring: &Ring) -> Result<(), String> {
+    async fn serve(&mut self, options: &NodeOptions, connection: &Connection, wakeup: &Wakeup) -> Result<(), String> {
         let (results, mut arriving) = unbounded_channel();
         let about =
             About { release: RELEASE.to_owned(), slots: options.slots, rdma: super::describe(self.rdma.as_mut()) };
-        Managed::Probe(Probing::About(about)).send(connection)?;
+        ManagementMessage::Probe(Probing::About(about)).send(connection)?;
         loop {
             let violated = |what: &String| connection.violated(&broken(what));
-            while let Some(message) = Managed::receive(connection).inspect_err(violated)? {
-                let Managed::Probe(probing) = message else {
+            while let Some(message) = ManagementMessage::receive(connection).inspect_err(violated)? {
+                let ManagementMessage::Probe(probing) = message else {
                     return Err("it began with a probe and continued with a different message".to_owned())
                         .inspect_err(violated);
                 };
                 if let Some(answer) = self.heard(probing, connection, &results)? {
-                    Managed::Probe(answer).send(connection)?;
+                    ManagementMessage::Probe(answer).send(connection)?;
                 }
             }
             if connection.closed().is_some() {
                 return Ok(());
             }
             tokio::select! {
-                () = ring.rung() => {}
-                Some(result) = arriving.recv() => Managed::Probe(Probing::Received(result)).send(connection)?,
+                () = wakeup.woken() => {}
+                Some(result) = arriving.recv() => ManagementMessage::Probe(Probing::Received(result)).send(connection)?,
             }
         }
     }

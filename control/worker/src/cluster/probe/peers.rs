@@ -5,8 +5,8 @@ use super::trial::{End, Trial};
 use super::{About, Measured, Probing};
 use crate::check::SetupError;
 use crate::cluster::dial::Dialed;
-use crate::cluster::message::Managed;
-use crate::cluster::{ClusterError, ClusterSpec, Ring, load_identity};
+use crate::cluster::message::ManagementMessage;
+use crate::cluster::{ClusterError, ClusterSpec, Wakeup, load_identity};
 use crate::options::NodeOptions;
 use dflow_transport::identity::{Identity, Standing, Validity};
 use dflow_transport::{Cause, Connection, Node, NodeSettings, Path, Provider, rdma_provider};
@@ -138,14 +138,14 @@ fn days_left(validity: Validity) -> i64 {
 /// A connection to a peer that answers.
 struct Asking {
     connection: Connection,
-    ring: Arc<Ring>,
+    wakeup: Arc<Wakeup>,
 }
 
 impl Asking {
     fn new(connection: Connection) -> Self {
-        let ring = Arc::new(Ring::default());
-        connection.set_waker(ring.waker());
-        Self { connection, ring }
+        let wakeup = Arc::new(Wakeup::default());
+        connection.set_waker(wakeup.waker());
+        Self { connection, wakeup }
     }
 
     async fn begin(&self) -> Result<About, String> {
@@ -209,7 +209,7 @@ impl Asking {
         self.try_path(trial, path, RDMA_PATH).await.map_err(|reason| {
             format!(
                 "both queue pairs were connected, but bytes did not come through: {reason}; see that a firewall lets UDP \
-                 port 4791 (RoCEv2) through both ways, and that both ports have the same MTU"
+                 port 4791 (RoCEv2) through both routes, and that both ports have the same MTU"
             )
         })
     }
@@ -231,21 +231,21 @@ impl Asking {
     }
 
     fn say(&self, probing: Probing) -> Result<(), String> {
-        Managed::Probe(probing).send(&self.connection)
+        ManagementMessage::Probe(probing).send(&self.connection)
     }
 
     async fn hear(&self, patience: Duration) -> Result<Probing, String> {
         let next = async {
             loop {
-                match Managed::receive(&self.connection)? {
-                    Some(Managed::Probe(probing)) => return Ok(probing),
+                match ManagementMessage::receive(&self.connection)? {
+                    Some(ManagementMessage::Probe(probing)) => return Ok(probing),
                     Some(_) => return Err(UNEXPECTED.to_owned()),
                     None => {}
                 }
                 if let Some(reason) = self.connection.closed() {
                     return Err(reason);
                 }
-                self.ring.rung().await;
+                self.wakeup.woken().await;
             }
         };
         tokio::time::timeout(patience, next).await.unwrap_or_else(|_| Err(format!("no answer within {patience:?}")))

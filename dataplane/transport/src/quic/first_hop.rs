@@ -15,14 +15,14 @@ const HEADERS_V6: u32 = 40 + 8;
 
 /// The first hop of the route to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Way {
+pub(super) struct FirstHop {
     /// The largest payload of a UDP packet, in bytes, that the device takes.
     pub(super) largest_packet: u16,
     /// Whether the peer is on this machine: then there is no other hop.
     pub(super) is_local: bool,
 }
 
-impl Way {
+impl FirstHop {
     /// Asks the kernel, which sends no packet for it.
     pub(super) fn to(peer: IpAddr) -> io::Result<Self> {
         /// Any port: nothing is sent.
@@ -46,15 +46,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_machine_is_one_step_away() {
-        let way = Way::to(IpAddr::V4(Ipv4Addr::LOCALHOST)).expect("loopback is up");
-        assert!(way.is_local);
+    fn this_machine_is_one_hop_away() {
+        let hop = FirstHop::to(IpAddr::V4(Ipv4Addr::LOCALHOST)).expect("loopback is up");
+        assert!(hop.is_local);
         // Loopback has 65,536 bytes unless somebody has changed it.
-        assert!(way.largest_packet >= 1200, "{way:?}");
+        assert!(hop.largest_packet >= 1200, "{hop:?}");
     }
 
     #[test]
-    fn there_is_no_way_to_everybody() {
-        Way::to(IpAddr::V4(Ipv4Addr::BROADCAST)).expect_err("the kernel wants to be asked for that in another way");
+    fn a_broadcast_address_has_no_route() {
+        FirstHop::to(IpAddr::V4(Ipv4Addr::BROADCAST))
+            .expect_err("the kernel wants to be asked for that in another way");
     }
 }

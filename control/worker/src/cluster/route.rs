@@ -1,6 +1,6 @@
-//! The way to one other node: its connection, and the path on it that is in use.
+//! The route to one other node: its connection, and the path on it that is in use.
 
-use super::message::Managed;
+use super::message::ManagementMessage;
 use crate::host::Host;
 use crate::nodes::Place;
 use crate::options::NodeOptions;
@@ -12,14 +12,14 @@ use std::time::Duration;
 const SETTLED: Duration = Duration::from_millis(200);
 
 /// The route to one other node.
-pub(super) struct Way {
+pub(super) struct Route {
     place: Place,
     pub(super) connection: Connection,
     negotiator: Negotiator,
     failovers: Failovers,
 }
 
-impl Way {
+impl Route {
     /// Uses a path of the base kind with this number at once. `leads`: this end offers better ones, not the other.
     ///
     /// # Errors
@@ -96,7 +96,7 @@ impl Way {
         for effect in effects {
             match effect {
                 Effect::Send(signal) => {
-                    if let Err(reason) = Managed::Path(signal).send(&self.connection) {
+                    if let Err(reason) = ManagementMessage::Path(signal).send(&self.connection) {
                         self.connection.close(&reason);
                     }
                 }
@@ -112,12 +112,12 @@ impl Way {
     }
 }
 
-/// Paths that were lost, so that streams went on by QUIC. One that was lost because the other end is gone, or is done with
-/// the run, is none: nothing is heard on the path that would have been the next.
+/// Counts paths that were lost and replaced by one of the base kind. A path that was lost because the other end is gone, or has
+/// finished the run, does not count: nothing is heard on its replacement.
 #[derive(Debug, Default)]
 struct Failovers {
     count: u64,
-    /// The number of a QUIC path that has taken the place of a lost one, until the other end is heard on it or a later one.
+    /// The number of a replacement on which the other end has not been heard yet.
     next: Option<u64>,
 }
 
@@ -126,7 +126,7 @@ impl Failovers {
         self.next.get_or_insert(next);
     }
 
-    /// The other end was heard on the path of this number last.
+    /// The last path on which the other end was heard has this number.
     fn heard(&mut self, on: u64) {
         if self.next.is_some_and(|next| on >= next) {
             self.next = None;
