@@ -241,6 +241,23 @@ mod tests {
     }
 
     #[test]
+    fn of_what_a_slow_disk_does_not_take_the_end_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut recorder = started(folder.path());
+        recorder.append("a", 1, b"begun\n".to_vec(), 0);
+        // As if so much waited for the disk.
+        recorder.queued.fetch_add(MAX_QUEUED_BYTES, Ordering::Relaxed);
+        (0..10).for_each(|_| recorder.append("a", 1, vec![b'x'; 20_000], 0));
+        recorder.append("a", 1, b"\ndone\n".to_vec(), 0);
+        recorder.close("a", 1);
+        let path = recorder.path().join("logs/a.1.log");
+        assert_eq!(recorder.finish(b"{}".to_vec()), None);
+        let log = std::fs::read_to_string(path).unwrap();
+        assert!(log.starts_with("begun\n\n… ") && log.ends_with("xx\ndone\n"), "{}", &log[..100]);
+        assert!(log.contains("bytes were lost on the way to this log"), "{}", &log[..100]);
+    }
+
+    #[test]
     fn two_runs_at_once_have_records_of_their_own() {
         let folder = tempfile::tempdir().unwrap();
         let options = RecordOptions { keep_runs: 2, ..RecordOptions::new(Some(folder.path().to_owned())) };
