@@ -2,8 +2,8 @@
 
 use crate::logs::excerpt::{Lines, excerpt, seek_advice};
 use crate::order::{Limits, Stopped};
-use dflow_function::{ArgPiece, InputSpec, OutputSpec, OutputStreams, Setup};
 use dflow_launcher::{ExitStatus, LauncherEvent};
+use dflow_ports::{ArgPiece, InputSpec, OutputSpec, OutputStreams, Setup};
 use dflow_protocol::limits::PROTOCOL_VERSION;
 use dflow_protocol::{InstanceId, PortId, SegmentId};
 use dflow_scheduler::{Outcome, Overrun, Stopwatch, TimeLimits, Wait};

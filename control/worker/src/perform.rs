@@ -6,9 +6,11 @@ use crate::nodes::{Orders, Place};
 use crate::order::{Limits, Order, Preparation};
 use crate::run::{Driver, function_of, nanos};
 use crate::sink;
+use dflow_ports::Session;
 use dflow_protocol::{Epoch, InstanceId, StreamId};
 use dflow_scheduler::{Action, Event, InstanceKind, Outcome, Producer};
 use dflow_workflow::{Input, Program, Source};
+use std::sync::Arc;
 
 /// Of the sources of a fan-in an error names so many.
 const MAX_SOURCES_NAMED: usize = 3;
@@ -205,7 +207,7 @@ impl Driver<'_> {
             // When the run is over nobody listens, and nobody has to.
             let _ = notes.send(note);
         };
-        let work = move |ctx: &mut dflow_function::Context| sink::read_live(ctx, files, &work_name, note);
+        let work = move |session: &Arc<Session>| sink::read_live(session, files, &work_name, note);
         if let Err(reason) = self.host.begin_thread(None, 1, &format!("input:{name}"), &[vec![stream]], work) {
             self.pending.push_back(Event::StoreFailed { reason });
         }
@@ -230,7 +232,7 @@ impl Driver<'_> {
                 return false;
             }
         };
-        let work = move |ctx: &mut dflow_function::Context| sink::write_file(ctx, file);
+        let work = move |session: &Arc<Session>| sink::write_file(session, file);
         match self.host.begin_thread(Some(instance), attempt, &name, &[], work) {
             Ok(()) => true,
             Err(reason) => {

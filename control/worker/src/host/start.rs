@@ -7,11 +7,13 @@ use crate::order::Preparation;
 use crate::program::Wanted;
 use crate::{sink, surroundings};
 use dflow_launcher::SpawnRequest;
+use dflow_ports::Session;
 use dflow_protocol::{InstanceId, StreamId};
 use dflow_shm::channel;
 use dflow_store::ProcessId;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The number under which an attempt finds its channel.
@@ -33,7 +35,7 @@ impl Host {
         attempt: u32,
         name: &str,
         outputs: &[Vec<StreamId>],
-        work: impl FnOnce(&mut dflow_function::Context) -> Result<(), dflow_function::Error> + Send + 'static,
+        work: impl FnOnce(&Arc<Session>) -> Result<(), sink::SinkError> + Send + 'static,
     ) -> Result<(), String> {
         let process = self.new_process();
         let setup = thread_setup(&self.id.to_string(), name, attempt, instance.is_some());

@@ -18,7 +18,7 @@ mod open;
 mod tests;
 
 pub(crate) use changes::SeenFile;
-pub(crate) use live::LiveReader;
+pub(crate) use live::{LiveError, LiveReader};
 pub(crate) use open::{LiveFile, Opener};
 
 use dflow_store::InputFile;
