@@ -55,9 +55,7 @@ impl Store {
         outputs: &[Vec<StreamId>],
         is_carrier: bool,
     ) -> Result<(), StoreError> {
-        if self.runs.get(run).is_none() {
-            return Err(StoreError::Unknown(run));
-        }
+        let Some(owner) = self.memory.owner(run) else { return Err(StoreError::Unknown(run)) };
         let slicing = (0..).zip(&setup.inputs).filter(|(_, input)| input.keep).map(|(index, _)| index).collect();
         let count: usize = outputs.iter().map(Vec::len).sum();
         if count > MAX_PORTS as usize / 2 {
@@ -74,7 +72,7 @@ impl Store {
         let segment = Segment::create("dflow-arena", length, SegmentKind::FunctionWritten)?;
         let page = duplicate(self.bells().segment().as_fd())?;
         let memory = duplicate(segment.as_fd())?;
-        let arena = Arc::new(Arena { run, id: self.outbox.next_segment(), segment, long_lived: is_carrier });
+        let arena = Arc::new(Arena { owner, id: self.outbox.next_segment(), segment, long_lived: is_carrier });
         // From here on nothing fails, so that no bell is lost.
         let bell = self.processes.take_bell()?;
         let mut process = Process::new(bell, Arc::clone(&arena), slicing, is_carrier);

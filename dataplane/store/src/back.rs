@@ -112,7 +112,7 @@ impl Store {
         match self.backend.allocate(size, huge) {
             Ok(segment) => Ok(Offer::Now(Arc::new(WindowMemory { segment, size, owner, writer }))),
             Err(error) => {
-                self.memory.discharge(stream.run, size);
+                self.memory.discharge(owner, size);
                 Err(error.into())
             }
         }
@@ -150,7 +150,7 @@ impl Store {
                 }
             }
             Err(error) => {
-                self.memory.discharge(owner.run, size);
+                self.memory.discharge(owner, size);
                 if self.is_waited_for(stream) {
                     self.fail_run(stream.run, RunFailure::Store(error.into()));
                 }

@@ -1,6 +1,7 @@
 //! What the store knows of one attempt, and the table of all of them.
 
 use crate::error::StoreError;
+use crate::memory::Owner;
 use crate::observe::Traffic;
 use crate::pieces::Piece;
 use crate::subscription::Subscriber;
@@ -21,7 +22,8 @@ pub(crate) type Endpoint = (ProcessId, PortId);
 /// The segment in which all of an attempt's outputs begin.
 #[derive(Debug)]
 pub(crate) struct Arena {
-    pub(crate) run: RunId,
+    /// The run of the attempt. What its streams take of the arena is charged to it.
+    pub(crate) owner: Owner,
     pub(crate) id: SegmentId,
     pub(crate) segment: Segment,
     /// It outlives its streams by far: their slots are given back to the system one by one.
@@ -95,7 +97,7 @@ impl Process {
     /// An attempt without ports.
     pub(crate) fn new(bell: u32, arena: Arc<Arena>, slicing: BTreeSet<u32>, is_carrier: bool) -> Self {
         Self {
-            run: arena.run,
+            run: arena.owner.run,
             bell,
             control: None,
             known: HashSet::from([arena.id]),

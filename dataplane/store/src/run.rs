@@ -61,6 +61,11 @@ impl Disk {
         self.full.is_some()
     }
 
+    /// Room may come.
+    pub(crate) fn hope(&mut self) {
+        self.stalled = None;
+    }
+
     /// Whether it is of use to write to it now.
     pub(crate) fn may_be_tried(&self, now: Duration) -> bool {
         self.full.as_ref().is_none_or(|(_, since)| now.saturating_sub(*since) >= RETRY)
@@ -145,6 +150,10 @@ impl Runs {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (RunId, &Run)> {
         self.0.iter().map(|(&id, run)| (id, run))
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (RunId, &mut Run)> {
+        self.0.iter_mut().map(|(&id, run)| (id, run))
     }
 
     pub(crate) fn stream(&self, id: RunStream) -> Option<&Stream> {

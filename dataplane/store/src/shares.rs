@@ -30,6 +30,19 @@ pub(crate) fn fair_shares(limit: u64, demands: &[Demand]) -> BTreeMap<RunId, u64
     shares
 }
 
+/// The share of one run alone: see [`fair_shares`].
+pub(crate) fn fair_share(limit: u64, demands: impl Iterator<Item = Demand> + Clone, of: &Demand) -> u64 {
+    let mut tenants: BTreeMap<TenantId, u64> = BTreeMap::new();
+    for demand in demands.clone() {
+        let total = tenants.entry(demand.tenant).or_default();
+        *total = total.saturating_add(demand.bytes);
+    }
+    let total = tenants.get(&of.tenant).copied().unwrap_or(0);
+    let part = total.min(water_level(limit, tenants.into_values().collect()));
+    let own = demands.filter(|demand| demand.tenant == of.tenant);
+    of.bytes.min(water_level(part, own.map(|demand| demand.bytes).collect()))
+}
+
 /// The largest level for which the demands, each cut off there, fit into `limit`.
 fn water_level(limit: u64, mut demands: Vec<u64>) -> u64 {
     demands.sort_unstable();
@@ -65,6 +78,7 @@ mod tests {
             prop_assert!(shares.values().sum::<u64>() <= limit);
             for demand in &demands {
                 let share = shares[&demand.run];
+                prop_assert_eq!(fair_share(limit, demands.iter().copied(), demand), share);
                 prop_assert!(share <= demand.bytes);
                 if share == demand.bytes {
                     continue;

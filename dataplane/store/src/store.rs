@@ -3,7 +3,7 @@
 use crate::backend::{Backend, Completion, Outcome};
 use crate::error::{Refusal, RunFailure, StoreError};
 use crate::input::{InputFile, InputFiles};
-use crate::memory::{Memory, Owner};
+use crate::memory::Memory;
 use crate::outbox::{Outbox, Outgoing};
 use crate::pieces::{Piece, Place};
 use crate::process::{Process, Processes};
@@ -153,7 +153,7 @@ impl Store {
         if minimum > left {
             return Err(Refusal::NoRoom { minimum, left, budget: self.memory.limit() });
         }
-        self.memory.open(Owner { run, tenant }, minimum, cap);
+        self.memory.open(run, tenant, minimum, cap);
         self.runs.insert(run);
         // Its minimum may be in use by others, whose cold bytes make room.
         self.spill_cold(run, minimum);
@@ -166,10 +166,8 @@ impl Store {
     pub fn end_run(&mut self, now: Duration, run: RunId) {
         self.advance(now);
         let Some(state) = self.runs.remove(run) else { return };
-        for (_, stream) in state.streams {
-            for piece in stream.epoch.into_pieces() {
-                self.free(piece);
-            }
+        for piece in state.streams.into_values().flat_map(|stream| stream.epoch.into_pieces()) {
+            self.free_memory(piece);
         }
         let alive: Vec<ProcessId> = self.processes.of_run(run).collect();
         for &id in &alive {
@@ -365,21 +363,26 @@ impl Store {
         self.fail_hopeless();
     }
 
-    /// Fails the runs that wait for memory while the disk is full and nothing of them moves.
+    /// Fails a run that waits for memory while the disk is full and nothing of it moves. If there are several, the one that
+    /// has most: what it gives back may be enough for the others, which get their time anew.
     fn fail_hopeless(&mut self) {
-        let runs: Vec<RunId> = self.runs.iter().map(|(id, _)| id).collect();
-        for id in runs {
-            let Some(run) = self.runs.get_mut(id) else { continue };
+        let mut hopeless: Option<(u64, RunId, RunFailure)> = None;
+        for (id, run) in self.runs.iter_mut().filter(|(_, run)| !run.failed) {
             let lacked = run.starved().fold(0u64, |sum, (_, want)| sum.saturating_add(want.window()));
             let processes = &self.processes;
             let moved = || {
                 let traffic = processes.of_run(id).map(|process| processes.traffic(process));
                 traffic.fold(0u64, |sum, it| sum.wrapping_add(it.read).wrapping_add(it.written))
             };
-            if let Some(disk) = run.disk.is_hopeless(lacked > 0, moved, self.now) {
-                let disk = disk.to_owned();
-                self.fail_run(id, RunFailure::NoRoom { lacked, disk });
+            let Some(disk) = run.disk.is_hopeless(lacked > 0, moved, self.now) else { continue };
+            let used = self.memory.account(id).map_or(0, |account| account.used);
+            if hopeless.as_ref().is_none_or(|(most, ..)| *most < used) {
+                hopeless = Some((used, id, RunFailure::NoRoom { lacked, disk: disk.to_owned() }));
             }
+        }
+        if let Some((_, id, failure)) = hopeless {
+            self.fail_run(id, failure);
+            self.runs.iter_mut().for_each(|(_, run)| run.disk.hope());
         }
     }
 
@@ -407,7 +410,16 @@ impl Store {
         }
     }
 
+    /// Gives back what a piece has: memory, or disk space.
     pub(crate) fn free(&mut self, piece: Piece) {
+        if let Place::Spill(file) = &piece.place {
+            file.punch(piece.base..piece.end.unwrap_or(piece.base));
+        }
+        self.free_memory(piece);
+    }
+
+    /// As [`Store::free`], where the whole spill file goes.
+    fn free_memory(&mut self, piece: Piece) {
         if let Some(former) = piece.former {
             self.memory.free(former.memory, self.now);
         }
@@ -416,15 +428,12 @@ impl Store {
                 if arena.long_lived {
                     arena.segment.give_back(offset, ARENA_SLOT);
                 }
-                self.memory.discharge(arena.run, charged);
+                self.memory.discharge(arena.owner, charged);
             }
             // The job that it is lent to gives it back when it completes.
             Place::Window { .. } if piece.lent => {}
             Place::Window { memory, .. } => self.memory.free(memory, self.now),
-            Place::Spill(file) => {
-                file.punch(piece.base..piece.end.unwrap_or(piece.base));
-            }
-            Place::Input(_) => {}
+            Place::Spill(_) | Place::Input(_) => {}
         }
     }
 

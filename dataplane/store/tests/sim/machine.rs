@@ -39,6 +39,10 @@ struct State {
     /// Jobs by the time at which they are done, and then by their order.
     jobs: BTreeMap<(Duration, u64), Job>,
     submitted: u64,
+    /// Bytes of memory that were found for windows.
+    backed: u64,
+    /// Bytes of windows that were zeroed.
+    zeroed: u64,
     /// When each kind of job that is under way is over: there is one thread for each.
     busy: [Duration; 3],
     /// The spill directory; dropped after everything in it.
@@ -81,6 +85,8 @@ impl Machine {
             disk: Disk { io, used: 0, capacity: speed.disk },
             jobs: BTreeMap::new(),
             submitted: 0,
+            backed: 0,
+            zeroed: 0,
             busy: [Duration::ZERO; 3],
             _place: place,
         })))
@@ -98,6 +104,16 @@ impl Machine {
     /// Time goes on; jobs that are done by then can be taken.
     pub fn advance(&self, time: Duration) {
         self.0.borrow_mut().now += time;
+    }
+
+    /// Bytes of memory that were found for windows so far.
+    pub fn backed(&self) -> u64 {
+        self.0.borrow().backed
+    }
+
+    /// Bytes of windows that were zeroed so far.
+    pub fn zeroed(&self) -> u64 {
+        self.0.borrow().zeroed
     }
 
     /// When the next job is done.
@@ -121,6 +137,7 @@ impl Machine {
 
 impl Backend for Machine {
     fn allocate(&mut self, size: u64, huge: bool) -> Result<Segment, SegmentError> {
+        self.0.borrow_mut().backed += size;
         backed_segment(size, huge)
     }
 
@@ -133,8 +150,16 @@ impl Backend for Machine {
         let (kind, bytes, speed) = match &job {
             Job::Spill(job) => (0, job.bytes(), state.speed.spill),
             Job::Hash(job) => (1, job.bytes(), state.speed.hash),
-            Job::Back(job) => (2, job.bytes(), state.speed.back),
-            Job::Clean(job) => (2, job.bytes(), state.speed.back),
+            Job::Back(job) => {
+                let bytes = job.bytes();
+                state.backed += bytes;
+                (2, bytes, state.speed.back)
+            }
+            Job::Clean(job) => {
+                let bytes = job.bytes();
+                state.zeroed += bytes;
+                (2, bytes, state.speed.back)
+            }
         };
         let took = Duration::from_nanos(((u128::from(bytes) * speed.as_nanos()) >> 20) as u64);
         let done = state.busy[kind].max(state.now) + took;

@@ -1,6 +1,9 @@
 //! The memory budget: what each run may have and has, and windows that wait to be used again.
 
-use crate::shares::{Demand, fair_shares};
+mod idle;
+
+use self::idle::Idle;
+use crate::shares::{Demand, fair_share, fair_shares};
 use crate::{ProcessId, TenantId};
 use dflow_protocol::RunId;
 use dflow_shm::Segment;
@@ -24,11 +27,14 @@ pub(crate) struct WindowMemory {
 pub(crate) struct Owner {
     pub(crate) run: RunId,
     pub(crate) tenant: TenantId,
+    /// The number of its account: should a run come again under the same id, the first one's jobs are not its own.
+    number: u64,
 }
 
 /// What a run may use and uses.
 #[derive(Debug)]
 pub(crate) struct Account {
+    number: u64,
     pub(crate) tenant: TenantId,
     /// Bytes that no other run can take.
     pub(crate) minimum: u64,
@@ -61,6 +67,8 @@ pub(crate) struct Memory {
     /// Bytes beyond the limit that all runs together may have.
     overrun: u64,
     accounts: BTreeMap<RunId, Account>,
+    /// How many accounts there ever were.
+    opened: u64,
     tenants: BTreeMap<TenantId, Tenant>,
     /// Bytes that jobs of ended runs still use, and windows that are being zeroed.
     lingering: u64,
@@ -74,40 +82,13 @@ pub(crate) struct Memory {
     freed: bool,
 }
 
-/// Windows whose bytes nobody needs any more. They are warm: their pages are there.
-#[derive(Debug, Default)]
-struct Idle {
-    /// Windows that a live process still has mapped.
-    spare: BTreeMap<ProcessId, Vec<Arc<WindowMemory>>>,
-    /// Windows whose writer is gone, the oldest first.
-    pool: Vec<Pooled>,
-    /// Bytes of both.
-    bytes: u64,
-    /// Bytes of the pool.
-    pooled: u64,
-}
-
-#[derive(Debug)]
-struct Pooled {
-    memory: Arc<WindowMemory>,
-    /// Whose bytes are in it; `None` if it is zeroed.
-    tenant: Option<TenantId>,
-    since: Duration,
-}
-
-/// Windows that the pool keeps, at most: each takes a descriptor.
-const MAX_POOL: usize = 1024;
-/// The part of the budget that pooled windows may have (in percent).
-const POOL_SHARE: u64 = 75;
-/// After so long a pooled window goes back to the system.
-const POOL_IDLE: Duration = Duration::from_secs(30);
-
 impl Memory {
     pub(crate) fn new(limit: u64, overrun: u64) -> Self {
         Self {
             limit,
             overrun,
             accounts: BTreeMap::new(),
+            opened: 0,
             tenants: BTreeMap::new(),
             lingering: 0,
             busy: 0,
@@ -144,7 +125,8 @@ impl Memory {
 
     /// The owner of what is charged to a run.
     pub(crate) fn owner(&self, run: RunId) -> Option<Owner> {
-        Some(Owner { run, tenant: self.accounts.get(&run)?.tenant })
+        let account = self.accounts.get(&run)?;
+        Some(Owner { run, tenant: account.tenant, number: account.number })
     }
 
     /// Whether bytes have been given back since the last call, so that runs which lack some may be served.
@@ -153,10 +135,11 @@ impl Memory {
     }
 
     /// Opens the account of a run. The caller has checked that its minimum is [unpromised](Self::unpromised).
-    pub(crate) fn open(&mut self, owner: Owner, minimum: u64, cap: u64) {
-        self.accounts.insert(owner.run, Account { tenant: owner.tenant, minimum, cap, used: 0 });
+    pub(crate) fn open(&mut self, run: RunId, tenant: TenantId, minimum: u64, cap: u64) {
+        self.opened += 1;
+        self.accounts.insert(run, Account { number: self.opened, tenant, minimum, cap, used: 0 });
         self.committed += minimum;
-        self.tenants.entry(owner.tenant).or_default().runs += 1;
+        self.tenants.entry(tenant).or_default().runs += 1;
     }
 
     /// Closes the account of a run whose streams are gone. What jobs still use of it lingers. `clean`: all of its attempts
@@ -169,7 +152,7 @@ impl Memory {
         tenant.runs -= 1;
         tenant.tainted |= !clean;
         if tenant.tainted {
-            self.idle.drop_pooled(|pooled| pooled.tenant == Some(account.tenant));
+            self.idle.drop_of(account.tenant);
         }
         if self.tenants.get(&account.tenant).is_some_and(|tenant| tenant.runs == 0) {
             self.tenants.remove(&account.tenant);
@@ -178,17 +161,18 @@ impl Memory {
 
     /// The part of `of` that this run may have if it wants as much as it can get, and the others want what they use.
     pub(crate) fn share(&self, run: RunId, of: u64) -> u64 {
-        let demands: Vec<Demand> = self
-            .accounts
-            .iter()
-            .map(|(&id, account)| Demand {
-                tenant: account.tenant,
-                run: id,
-                bytes: if id == run { account.cap } else { account.used },
-            })
-            .collect();
-        let minimum = self.accounts.get(&run).map_or(0, |account| account.minimum);
-        fair_shares(of, &demands).get(&run).copied().unwrap_or(0).max(minimum)
+        let Some(own) = self.accounts.get(&run) else { return 0 };
+        if (self.busy - own.used).saturating_add(own.cap) <= of {
+            // Everybody can have what they want.
+            return own.cap;
+        }
+        let demand = |(&id, account): (&RunId, &Account)| Demand {
+            tenant: account.tenant,
+            run: id,
+            bytes: if id == run { account.cap } else { account.used },
+        };
+        let demands = self.accounts.iter().map(demand);
+        fair_share(of, demands, &demand((&run, own))).max(own.minimum)
     }
 
     /// By how much each run is above its share of `of`, if one wants so many bytes more than it has; the run that is most
@@ -263,31 +247,28 @@ impl Memory {
         account.used += bytes;
         self.committed += account.committed();
         self.busy += bytes;
-        while self.busy + self.idle.bytes > self.limit && self.idle.give_back_one() {}
-        self.peak = self.peak.max(self.busy + self.idle.bytes);
+        while self.busy + self.idle.bytes() > self.limit && self.idle.drop_one() {}
+        self.peak = self.peak.max(self.busy + self.idle.bytes());
     }
 
-    /// The opposite of [`Memory::charge`].
-    pub(crate) fn discharge(&mut self, run: RunId, bytes: u64) {
+    /// The opposite of [`Memory::charge`], also where the run is over.
+    pub(crate) fn discharge(&mut self, owner: Owner, bytes: u64) {
         self.freed |= bytes > 0;
         self.busy -= bytes;
-        let Some(account) = self.accounts.get_mut(&run) else {
+        if let Some(account) = self.accounts.get_mut(&owner.run).filter(|account| account.number == owner.number) {
+            self.committed -= account.committed();
+            account.used -= bytes;
+            self.committed += account.committed();
+        } else {
             self.lingering -= bytes;
             self.committed -= bytes;
-            return;
-        };
-        self.committed -= account.committed();
-        account.used -= bytes;
-        self.committed += account.committed();
+        }
     }
 
     /// Takes back a window whose bytes nobody needs.
     pub(crate) fn free(&mut self, window: Arc<WindowMemory>, now: Duration) {
-        self.discharge(window.owner.run, window.size);
-        if let Some(spare) = self.idle.spare.get_mut(&window.writer) {
-            self.idle.bytes += window.size;
-            spare.push(window);
-        } else {
+        self.discharge(window.owner, window.size);
+        if let Some(window) = self.idle.keep(window) {
             let tenant = window.owner.tenant;
             self.pool(window, Some(tenant), now);
         }
@@ -295,25 +276,19 @@ impl Memory {
 
     fn pool(&mut self, memory: Arc<WindowMemory>, tenant: Option<TenantId>, now: Duration) {
         let is_safe = tenant.is_none_or(|tenant| self.tenants.get(&tenant).is_some_and(|tenant| !tenant.tainted));
-        let fits = self.idle.pool.len() < MAX_POOL
-            && self.idle.pooled + memory.size <= self.limit / 100 * POOL_SHARE
-            && self.busy + self.idle.bytes + memory.size <= self.limit;
-        if is_safe && fits {
-            self.idle.bytes += memory.size;
-            self.idle.pooled += memory.size;
-            self.idle.pool.push(Pooled { memory, tenant, since: now });
+        if is_safe && self.busy + self.idle.bytes() + memory.size <= self.limit {
+            self.idle.pool(memory, tenant, self.limit, now);
         }
     }
 
     /// From now on this process may have windows.
     pub(crate) fn admit(&mut self, writer: ProcessId) {
-        self.idle.spare.insert(writer, Vec::new());
+        self.idle.admit(writer);
     }
 
     /// The process is gone: what it could write is for others.
     pub(crate) fn retire(&mut self, writer: ProcessId, now: Duration) {
-        for window in self.idle.spare.remove(&writer).unwrap_or_default() {
-            self.idle.bytes -= window.size;
+        for window in self.idle.retire(writer) {
             let tenant = window.owner.tenant;
             self.pool(window, Some(tenant), now);
         }
@@ -321,17 +296,14 @@ impl Memory {
 
     /// The run of this process is over, and it may still live: what it could write is for nobody.
     pub(crate) fn abandon(&mut self, writer: ProcessId) {
-        for window in self.idle.spare.remove(&writer).unwrap_or_default() {
-            self.idle.bytes -= window.size;
-        }
+        drop(self.idle.retire(writer));
     }
 
     /// A pooled window of a tenant that has no run here any more, to be zeroed for others. It counts as in use until
     /// [`Memory::cleaned`].
     pub(crate) fn take_unclean(&mut self) -> Option<Arc<WindowMemory>> {
         let tenants = &self.tenants;
-        let has_left = |pooled: &Pooled| pooled.tenant.is_some_and(|tenant| !tenants.contains_key(&tenant));
-        let memory = self.idle.take_pooled(has_left)?;
+        let memory = self.idle.take_of(|tenant| !tenants.contains_key(&tenant))?;
         self.lingering += memory.size;
         self.busy += memory.size;
         self.committed += memory.size;
@@ -350,86 +322,25 @@ impl Memory {
 
     /// A window that was backed for a writer that is gone by now. Nobody has written it.
     pub(crate) fn pool_fresh(&mut self, memory: Arc<WindowMemory>, now: Duration) {
-        self.discharge(memory.owner.run, memory.size);
+        self.discharge(memory.owner, memory.size);
         self.pool(memory, None, now);
     }
 
     /// Whether this process may still be given windows.
     pub(crate) fn is_admitted(&self, writer: ProcessId) -> bool {
-        self.idle.spare.contains_key(&writer)
+        self.idle.is_admitted(writer)
     }
 
     /// Gives windows back to the system that nobody has wanted for long.
     pub(crate) fn give_back_old(&mut self, now: Duration) {
-        self.idle.drop_pooled(|pooled| now.saturating_sub(pooled.since) >= POOL_IDLE);
+        self.idle.drop_old(now);
     }
 
     /// Bytes of windows that wait to be used again.
     pub(crate) fn idle(&self) -> u64 {
-        self.idle.bytes
+        self.idle.bytes()
     }
 }
 
-impl Idle {
-    fn take(&mut self, owner: Owner, writer: ProcessId, size: u64, huge: bool) -> Option<Arc<WindowMemory>> {
-        let own = self.spare.get_mut(&writer).and_then(|own| {
-            let at = own.iter().position(|window| does_fit(window, size, huge))?;
-            Some(own.swap_remove(at))
-        });
-        if let Some(window) = own {
-            self.bytes -= size;
-            return Some(window);
-        }
-        let window = self.take_pooled(|pooled| pooled.is_for(owner.tenant) && does_fit(&pooled.memory, size, huge))?;
-        // Nobody else has it: the store lets go of its last reference when it pools one.
-        let window = Arc::into_inner(window)?;
-        Some(Arc::new(WindowMemory { writer, owner, ..window }))
-    }
-
-    fn has(&self, owner: Owner, writer: ProcessId, size: u64, huge: bool) -> bool {
-        let own = self.spare.get(&writer).into_iter().flatten();
-        let pooled = self.pool.iter().filter(|pooled| pooled.is_for(owner.tenant)).map(|pooled| &pooled.memory);
-        own.chain(pooled).any(|window| does_fit(window, size, huge))
-    }
-
-    /// The pooled window that came last and for which this holds.
-    fn take_pooled(&mut self, holds: impl Fn(&Pooled) -> bool) -> Option<Arc<WindowMemory>> {
-        let at = self.pool.iter().rposition(holds)?;
-        let memory = self.pool.remove(at).memory;
-        self.bytes -= memory.size;
-        self.pooled -= memory.size;
-        Some(memory)
-    }
-
-    fn drop_pooled(&mut self, holds: impl Fn(&Pooled) -> bool) {
-        for pooled in self.pool.extract_if(.., |pooled| holds(pooled)) {
-            self.bytes -= pooled.memory.size;
-            self.pooled -= pooled.memory.size;
-        }
-    }
-
-    /// The oldest pooled window goes first, and then those that processes still have mapped.
-    fn give_back_one(&mut self) -> bool {
-        let window = if self.pool.is_empty() {
-            self.spare.values_mut().find_map(Vec::pop)
-        } else {
-            let memory = self.pool.remove(0).memory;
-            self.pooled -= memory.size;
-            Some(memory)
-        };
-        if let Some(window) = &window {
-            self.bytes -= window.size;
-        }
-        window.is_some()
-    }
-}
-
-impl Pooled {
-    fn is_for(&self, tenant: TenantId) -> bool {
-        self.tenant.is_none_or(|it| it == tenant)
-    }
-}
-
-fn does_fit(window: &WindowMemory, size: u64, huge: bool) -> bool {
-    window.size == size && (huge || !window.segment.is_huge())
-}
+#[cfg(test)]
+mod tests;
