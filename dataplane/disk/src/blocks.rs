@@ -1,30 +1,30 @@
-//! How one transfer is cut into blocks, and which of them may bypass the page cache.
+//! The division of a transfer into blocks, some of which may bypass the page cache.
 
 /// Direct I/O takes file offsets, lengths and addresses that are multiples of this many bytes: the largest logical
 /// block size in common use, and the page size.
 pub(crate) const ALIGNMENT: usize = 4096;
 
-/// Below this many aligned bytes, the page cache is cheaper than waiting for the device.
+/// The fewest aligned bytes for direct I/O. With fewer, the page cache is cheaper than waiting for the device.
 const DIRECT_MIN: usize = 64 << 10;
 
-/// A part of a transfer that is one request to the kernel.
+/// A part of a transfer: one request to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Block {
-    /// Where in the file.
+    /// The offset in the file.
     pub(crate) offset: u64,
-    /// Where in the memory, from the beginning of the transfer.
+    /// The offset in the transfer.
     pub(crate) at: usize,
-    /// How many bytes; at least 1.
+    /// The number of bytes, at least 1.
     pub(crate) len: usize,
     /// Whether it may bypass the page cache.
     pub(crate) direct: bool,
 }
 
 impl Block {
-    /// What is left of the block after its first `done` bytes have moved, if anything.
+    /// The rest of the block after its first `done` bytes have moved, if there is one.
     pub(crate) fn rest(self, done: usize) -> Option<Block> {
         let len = self.len.checked_sub(done).filter(|left| *left > 0)?;
-        // The end of a direct block is aligned, so an unaligned rest has an unaligned beginning.
+        // The end of a direct block is aligned, so only the beginning of the rest can be unaligned.
         let direct = self.direct && done.is_multiple_of(ALIGNMENT);
         Some(Block { offset: self.offset + done as u64, at: self.at + done, len, direct })
     }

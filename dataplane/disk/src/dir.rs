@@ -1,4 +1,4 @@
-//! The directory that spill files are made in.
+//! The directory for spill files.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -10,13 +10,13 @@ use rustix::io::Errno;
 
 use crate::{DiskError, SpillFile};
 
-/// How many names are tried on a filesystem without unnamed files before giving up.
+/// The most names that are tried on a filesystem without unnamed files.
 const NAME_ATTEMPTS: usize = 1024;
 
-/// What `statfs` calls tmpfs.
+/// The type of tmpfs in `statfs`.
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 
-/// A directory that spill files are made in. It stays empty: the files have no names.
+/// A directory for spill files. It stays empty, because the files have no names.
 #[derive(Debug)]
 pub struct SpillDir {
     dir: OwnedFd,
@@ -27,7 +27,7 @@ impl SpillDir {
     /// Opens an existing directory and checks that a file can be made in it.
     ///
     /// # Errors
-    /// [`DiskError::Io`] if `path` is no directory, this user may not write in it, or not even an empty file fits.
+    /// [`DiskError::Io`] if `path` is not a directory, is not writable for this user, or has no room for an empty file.
     pub fn open(path: &Path) -> Result<SpillDir, DiskError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| DiskError::Io {
@@ -40,13 +40,13 @@ impl SpillDir {
         Ok(spill)
     }
 
-    /// Makes an empty spill file.
+    /// Creates an empty spill file.
     ///
     /// # Errors
     /// [`DiskError::Io`], also when the limit of open descriptors is reached.
     pub fn create(&self) -> Result<SpillFile, DiskError> {
         let made = match unnamed(self.dir.as_fd()) {
-            // How the several kinds of filesystem say that they have no unnamed files.
+            // Filesystems without unnamed files answer with one of these.
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT | Errno::INVAL) => unlinked(self.dir.as_fd()),
             made => made,
         };
@@ -87,13 +87,13 @@ impl SpillDir {
     }
 }
 
-/// Makes a file that never has a name and, by `O_EXCL`, can never be given one.
+/// Creates a file without a name. With `O_EXCL`, it can never be given one.
 fn unnamed(dir: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::EXCL | OFlags::CLOEXEC;
     rustix::fs::openat(dir, ".", flags, Mode::RUSR | Mode::WUSR)
 }
 
-/// Makes a file and takes its name away at once; being killed between the two leaves an empty file.
+/// Creates a file and unlinks it at once. A process that is killed between the two leaves an empty file.
 fn unlinked(dir: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;

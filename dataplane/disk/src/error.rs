@@ -1,4 +1,4 @@
-//! What can go wrong with a spill file, in words that say what to do.
+//! Errors of spill files, with what to do about them.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ pub enum DiskError {
         dir.display()
     )]
     NoSpace {
-        /// How many bytes of the transfer found no place.
+        /// The bytes of the transfer that did not fit.
         needed: u64,
         /// The spill directory.
         dir: PathBuf,
@@ -37,19 +37,19 @@ pub enum DiskError {
         path.display()
     )]
     Io {
-        /// What was tried, as a phrase that the path completes.
+        /// The operation, as a phrase that the path completes.
         op: &'static str,
         /// The spill directory (its files have no names).
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// The machine lacks, or forbids, what was asked for.
+    /// The machine lacks, or forbids, a kind of I/O that was asked for.
     #[error("{what} cannot be used here: {reason}; {remedy}")]
     Unsupported {
-        /// What was asked for.
+        /// The kind of I/O.
         what: &'static str,
-        /// Why it cannot be had.
+        /// Why it is not available.
         reason: String,
         /// What to do instead.
         remedy: &'static str,
@@ -57,7 +57,7 @@ pub enum DiskError {
 }
 
 impl DiskError {
-    /// Names the failure of a transfer of which `missing` bytes, ending at `end`, did not move.
+    /// The error of a transfer of which `missing` bytes, ending at `end`, did not move.
     pub(crate) fn transfer(op: &'static str, dir: &Path, missing: u64, end: u64, source: io::Error) -> DiskError {
         let dir = dir.to_path_buf();
         match Errno::from_io_error(&source) {

@@ -11,7 +11,7 @@ use rustix::fs::{FallocateFlags, Mode, OFlags};
 use crate::DiskError;
 use crate::blocks::ALIGNMENT;
 
-/// An unnamed file: it is gone when its last descriptor is closed, however the processes that hold them end.
+/// An unnamed file. It vanishes when its last descriptor is closed, however the processes that hold one end.
 #[derive(Debug)]
 pub struct SpillFile {
     cached: OwnedFd,
@@ -28,7 +28,7 @@ impl SpillFile {
         SpillFile { direct_works: AtomicBool::new(direct.is_some()), cached, direct, dir }
     }
 
-    /// Another descriptor of the same file that can only be read or mapped for reading, to hand to functions.
+    /// A read-only descriptor of the same file, to hand to functions.
     ///
     /// # Errors
     /// [`DiskError::Io`] if the descriptor limit is reached or `/proc` is not mounted.
@@ -40,11 +40,11 @@ impl SpillFile {
         })
     }
 
-    /// Gives the disk space of `range` back; reading it yields zeros afterwards, and the length stays.
+    /// Frees the disk space of `range`, which then reads as zeros. The length stays.
     ///
-    /// Whole blocks of 4 KiB inside of `range` are freed, so a caller that releases bytes piece by piece begins each
-    /// piece at a multiple of 4096 at or below the end of the last one. Best effort: on a filesystem that cannot do it,
-    /// the space is freed together with the file. Returns whether the range is free now.
+    /// Only whole blocks of 4 KiB inside of `range` are freed, so a caller that releases bytes piece by piece must
+    /// begin each piece at a multiple of 4096 at or below the end of the last one. Best effort: where the filesystem
+    /// does not support it, the space is freed together with the file. Returns whether the range is free now.
     pub fn punch(&self, range: Range<u64>) -> bool {
         let alignment = ALIGNMENT as u64;
         let Some(start) = range.start.checked_next_multiple_of(alignment) else {
@@ -94,7 +94,7 @@ impl SpillFile {
         Ok(u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512))
     }
 
-    /// The directory that the file was made in.
+    /// The directory in which the file was created.
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -114,7 +114,7 @@ impl SpillFile {
         }
     }
 
-    /// Sends all later transfers through the page cache.
+    /// Directs all later transfers through the page cache.
     pub(crate) fn stop_direct(&self) {
         if self.direct_works.swap(false, Ordering::Relaxed) {
             tracing::debug!(dir = %self.dir.display(), "direct I/O was refused; spilling through the page cache");
@@ -130,7 +130,7 @@ impl SpillFile {
     }
 }
 
-/// Opens the file behind a descriptor once more; works for files without a name.
+/// Opens the file behind a descriptor again, which works for files without a name.
 fn reopen(file: BorrowedFd<'_>, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
     rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())

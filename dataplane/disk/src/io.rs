@@ -1,4 +1,4 @@
-//! The trait that moves bytes, and the choice between its siblings.
+//! The trait that moves bytes, and the choice of its implementation.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,11 +7,11 @@ use crate::plain::Plain;
 use crate::ring::Ring;
 use crate::{DiskError, SharedBytes, SpillFile};
 
-/// Moves bytes between memory and a spill file, blocking the calling thread until they have moved.
+/// Moves bytes between memory and a spill file. Calls block until the bytes have moved.
 ///
 /// A value serves one thread at a time; a pool of spill threads has one each.
 pub trait SpillIo: Send {
-    /// The name of this sibling, as `--spill-io` and `dflow doctor` write it.
+    /// The name of this implementation, as `--spill-io` and `dflow doctor` write it.
     fn name(&self) -> &'static str;
 
     /// Writes all of `bytes` at `offset` of `file`.
@@ -31,7 +31,7 @@ pub trait SpillIo: Send {
     fn read(&mut self, file: &SpillFile, offset: u64, into: &mut [u8]) -> Result<(), DiskError>;
 }
 
-/// Which sibling a user wants.
+/// The implementation that a user asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum IoChoice {
     /// io_uring where the machine allows it, else plain.
@@ -43,7 +43,7 @@ pub enum IoChoice {
     Plain,
 }
 
-/// Takes the sibling that `setting` asks for, and says why in a phrase for `dflow doctor`.
+/// Opens the implementation that `setting` asks for. Returns it with the reason, a phrase for `dflow doctor`.
 ///
 /// # Errors
 /// [`DiskError::Unsupported`] if io_uring is asked for and the machine does not allow it.
@@ -76,9 +76,9 @@ impl fmt::Display for IoChoice {
     }
 }
 
-/// A setting that names no sibling.
+/// A setting that names no implementation.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no way to do spill I/O: use auto, io-uring or plain")]
+#[error("{0:?} is not a kind of spill I/O: use auto, io-uring or plain")]
 pub struct UnknownIoChoice(String);
 
 impl FromStr for IoChoice {

@@ -1,4 +1,4 @@
-//! The plain sibling: `pwrite` and `pread`, one request at a time.
+//! The plain implementation: `pwrite` and `pread`, one request at a time.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -12,10 +12,10 @@ use crate::{DiskError, SharedBytes, SpillFile};
 /// The largest request in bytes: with one at a time, a large one keeps the device busier.
 const LARGEST: usize = 4 << 20;
 
-/// How often one request may answer "try again" in a row before that is an error.
+/// How often in a row a request may fail with EAGAIN before that is an error.
 pub(crate) const TRY_AGAIN_LIMIT: u32 = 1000;
 
-/// The file offset, as a signed number, past which no request may reach.
+/// The largest file offset: offsets are signed.
 pub(crate) const OFFSET_LIMIT: u64 = i64::MAX as u64;
 
 /// Plain reads and writes, direct where the file allows it.
@@ -28,17 +28,17 @@ impl SpillIo for Plain {
     }
 
     fn write(&mut self, file: &SpillFile, offset: u64, bytes: SharedBytes<'_>) -> Result<(), DiskError> {
-        transfer(file, Way::Write, offset, bytes.as_ptr() as usize, bytes.len(), |block| {
+        transfer(file, Direction::Write, offset, bytes.as_ptr() as usize, bytes.len(), |block| {
             let fd = file.descriptor(block.direct).as_raw_fd();
             let part = bytes.slice(block.at..block.at + block.len);
             // SAFETY: `part` lies in a mapping that outlives the call (`SharedBytes::new`). Only the kernel reads it,
-            // so that other processes write to it at the same time is no data race of this program.
+            // so concurrent writes by other processes are not a data race of this program.
             unsafe { libc::pwrite(fd, part.as_ptr().cast(), part.len(), block.offset.cast_signed()) }
         })
     }
 
     fn read(&mut self, file: &SpillFile, offset: u64, into: &mut [u8]) -> Result<(), DiskError> {
-        transfer(file, Way::Read, offset, into.as_ptr() as usize, into.len(), |block| {
+        transfer(file, Direction::Read, offset, into.as_ptr() as usize, into.len(), |block| {
             let fd = file.descriptor(block.direct).as_raw_fd();
             let part = &mut into[block.at..block.at + block.len];
             // SAFETY: `part` is exclusively borrowed and `part.len()` bytes long.
@@ -49,56 +49,56 @@ impl SpillIo for Plain {
 
 /// The direction of a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
+pub(crate) enum Direction {
     Write,
     Read,
 }
 
-impl Way {
-    /// What an error message says was tried.
+impl Direction {
+    /// The operation, for error messages.
     pub(crate) fn op(self) -> &'static str {
         match self {
-            Way::Write => "write to a spill file in",
-            Way::Read => "read from a spill file in",
+            Direction::Write => "write to a spill file in",
+            Direction::Read => "read from a spill file in",
         }
     }
 
-    /// Why a request that was not empty moved nothing.
+    /// The error of a request that moved no bytes although it was not empty.
     pub(crate) fn moved_nothing(self) -> io::Error {
         match self {
-            Way::Write => io::Error::new(io::ErrorKind::WriteZero, "the device accepted no bytes"),
-            Way::Read => io::Error::new(io::ErrorKind::UnexpectedEof, "the file ends before the bytes asked for"),
+            Direction::Write => io::Error::new(io::ErrorKind::WriteZero, "the device accepted no bytes"),
+            Direction::Read => io::Error::new(io::ErrorKind::UnexpectedEof, "the file ends before the bytes asked for"),
         }
     }
 }
 
-/// Refuses a range that no file can have.
-pub(crate) fn check_range(file: &SpillFile, way: Way, offset: u64, len: usize) -> Result<u64, DiskError> {
+/// Checks that a file can have this range. Returns its end.
+pub(crate) fn check_range(file: &SpillFile, direction: Direction, offset: u64, len: usize) -> Result<u64, DiskError> {
     let end = offset.checked_add(len as u64).filter(|end| *end <= OFFSET_LIMIT);
     end.ok_or_else(|| DiskError::Io {
-        op: way.op(),
+        op: direction.op(),
         path: file.dir().to_path_buf(),
         source: io::Error::new(io::ErrorKind::InvalidInput, format!("{len} bytes at offset {offset} are out of range")),
     })
 }
 
-/// Moves all blocks of a transfer by `request`, which answers as `pwrite` and `pread` do.
+/// Moves all blocks of a transfer by `request`, which returns what `pwrite` and `pread` do.
 fn transfer(
     file: &SpillFile,
-    way: Way,
+    direction: Direction,
     offset: u64,
     address: usize,
     len: usize,
     mut request: impl FnMut(Block) -> libc::ssize_t,
 ) -> Result<(), DiskError> {
-    let end = check_range(file, way, offset, len)?;
+    let end = check_range(file, direction, offset, len)?;
     let mut tries = 0;
     for whole in Blocks::new(offset, address, len, LARGEST, file.is_direct()) {
         let mut rest = Some(whole);
         while let Some(block) = rest {
             let moved = request(block);
             let failure = match usize::try_from(moved) {
-                Ok(0) => way.moved_nothing(),
+                Ok(0) => direction.moved_nothing(),
                 Ok(moved) => {
                     tries = 0;
                     rest = block.rest(moved);
@@ -120,7 +120,7 @@ fn transfer(
                 }
                 _ => {}
             }
-            return Err(DiskError::transfer(way.op(), file.dir(), (len - block.at) as u64, end, failure));
+            return Err(DiskError::transfer(direction.op(), file.dir(), (len - block.at) as u64, end, failure));
         }
     }
     Ok(())

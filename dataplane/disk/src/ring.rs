@@ -1,4 +1,4 @@
-//! The io_uring sibling: many blocks in flight at once, all of them landed before a call returns.
+//! The io_uring implementation: several blocks in flight at once. A call returns when all of them have completed.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -9,16 +9,16 @@ use rustix::io::Errno;
 
 use crate::blocks::{Block, Blocks};
 use crate::io::SpillIo;
-use crate::plain::{Plain, TRY_AGAIN_LIMIT, Way, check_range};
+use crate::plain::{Direction, Plain, TRY_AGAIN_LIMIT, check_range};
 use crate::{DiskError, SharedBytes, SpillFile};
 
 /// The largest request in bytes.
 const LARGEST: usize = 1 << 20;
 
-/// How many requests are in flight at most.
+/// The most requests in flight.
 const DEPTH: usize = 8;
 
-/// How long to sleep between looks at the completions of a ring whose system call fails.
+/// The pause between two polls for completions of a ring whose system call fails.
 const BROKEN_POLL: Duration = Duration::from_micros(100);
 
 /// io_uring, or plain I/O once the ring itself has failed.
@@ -28,7 +28,7 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    /// Sets up a ring and proves that it works; the error says in words why it does not.
+    /// Sets up a ring and checks that it works. The error says why it does not.
     pub(crate) fn open() -> Result<Ring, String> {
         let mut ring = IoUring::new(DEPTH as u32).map_err(|error| explain("io_uring_setup", &error))?;
         let mut probe = Probe::new();
@@ -36,27 +36,28 @@ impl Ring {
         if !(probe.is_supported(opcode::Write::CODE) && probe.is_supported(opcode::Read::CODE)) {
             return Err("this kernel's io_uring has no read and write (it takes Linux 5.6)".into());
         }
-        // A sandbox may allow the set-up and still forbid the call that moves anything.
+        // A sandbox may allow io_uring_setup and still forbid io_uring_enter.
         ring.submit_and_wait(0).map_err(|error| explain("io_uring_enter", &error))?;
         // Nothing was submitted, so the queue must be empty.
         debug_assert!(ring.completion().is_empty());
         Ok(Ring { ring: Some(ring) })
     }
 
-    /// Moves `len` bytes between `memory` and `offset` of `file`; `Ok(false)` says that the ring failed and is gone.
+    /// Moves `len` bytes between `memory` and `offset` of `file`; `Ok(false)` means that the ring has failed and is
+    /// closed.
     ///
     /// # Safety
     /// `memory` is the beginning of `len` bytes that stay mapped during the call and that the kernel may write, if
-    /// `way` is a read, or read, if it is a write.
+    /// `direction` is `Read`, or read, if it is a write.
     unsafe fn transfer(
         &mut self,
         file: &SpillFile,
-        way: Way,
+        direction: Direction,
         offset: u64,
         memory: *mut u8,
         len: usize,
     ) -> Result<bool, DiskError> {
-        let end = check_range(file, way, offset, len)?;
+        let end = check_range(file, direction, offset, len)?;
         let Some(mut ring) = self.ring.take() else {
             return Ok(false);
         };
@@ -77,7 +78,7 @@ impl Ring {
                 slots[free] = Some(request);
                 // SAFETY: the block lies within the `len` bytes that the caller vouches for until this call returns,
                 // and `flight` does not let it return, or unwind, before the kernel is done with them.
-                let pushed = unsafe { flight.push(request.entry(file, way, memory, free as u64)) };
+                let pushed = unsafe { flight.push(request.entry(file, direction, memory, free as u64)) };
                 if let Err(error) = pushed {
                     return Ok(ring_failed(&error));
                 }
@@ -93,7 +94,7 @@ impl Ring {
             let Some(request) = slot.and_then(Option::take) else {
                 return Ok(ring_failed(&io::Error::other("a completion that belongs to no request")));
             };
-            match request.landed(file, way, completion.result()) {
+            match request.landed(file, direction, completion.result()) {
                 Landed::Done(moved) => moved_in_all += moved,
                 Landed::Again(moved, rest) => {
                     moved_in_all += moved;
@@ -107,7 +108,9 @@ impl Ring {
         self.ring = Some(ring);
         match failure {
             None => Ok(true),
-            Some(error) => Err(DiskError::transfer(way.op(), file.dir(), (len - moved_in_all) as u64, end, error)),
+            Some(error) => {
+                Err(DiskError::transfer(direction.op(), file.dir(), (len - moved_in_all) as u64, end, error))
+            }
         }
     }
 }
@@ -119,18 +122,19 @@ impl SpillIo for Ring {
 
     fn write(&mut self, file: &SpillFile, offset: u64, bytes: SharedBytes<'_>) -> Result<(), DiskError> {
         // SAFETY: `SharedBytes::new` promises the mapping; the kernel only reads it, and Rust code does not touch it.
-        let moved = unsafe { self.transfer(file, Way::Write, offset, bytes.as_ptr().cast_mut(), bytes.len())? };
+        let moved = unsafe { self.transfer(file, Direction::Write, offset, bytes.as_ptr().cast_mut(), bytes.len())? };
         if moved { Ok(()) } else { Plain.write(file, offset, bytes) }
     }
 
     fn read(&mut self, file: &SpillFile, offset: u64, into: &mut [u8]) -> Result<(), DiskError> {
         // SAFETY: `into` is exclusively borrowed for the whole call.
-        let moved = unsafe { self.transfer(file, Way::Read, offset, into.as_mut_ptr(), into.len())? };
+        let moved = unsafe { self.transfer(file, Direction::Read, offset, into.as_mut_ptr(), into.len())? };
         if moved { Ok(()) } else { Plain.read(file, offset, into) }
     }
 }
 
-/// Requests that the kernel may be working on. It ends, in whatever way, only when the kernel is done with all of them.
+/// Requests that the kernel may be working on. Its drop waits until the kernel has finished with all of them, on error
+/// paths, too: until then the kernel may access their memory.
 struct Flight<'a> {
     ring: &'a mut IoUring,
     /// Pushed and not yet completed.
@@ -180,7 +184,7 @@ impl Flight<'_> {
 
 impl Drop for Flight<'_> {
     fn drop(&mut self) {
-        // What the kernel has not taken yet it will never take: a ring that comes here with such is not used again.
+        // Entries that the kernel has not taken are never submitted: a ring that gets here with any is not used again.
         let never_taken = self.ring.submission().len();
         while self.in_flight > never_taken {
             if self.take().is_none() {
@@ -190,18 +194,18 @@ impl Drop for Flight<'_> {
     }
 }
 
-/// One request, with how often it has been told to try again.
+/// One request, with the number of its EAGAINs.
 #[derive(Clone, Copy)]
 struct Request {
     block: Block,
     tries: u32,
 }
 
-/// What became of a request.
+/// The outcome of a request.
 enum Landed {
-    /// All of it moved: so many bytes.
+    /// All of its bytes moved; their number.
     Done(usize),
-    /// So many bytes moved; the rest must be asked for again.
+    /// Some bytes moved; their number, and a request for the rest.
     Again(usize, Request),
     Failed(io::Error),
 }
@@ -211,21 +215,21 @@ impl Request {
         Request { block, tries: 0 }
     }
 
-    fn entry(&self, file: &SpillFile, way: Way, memory: *mut u8, user_data: u64) -> squeue::Entry {
+    fn entry(&self, file: &SpillFile, direction: Direction, memory: *mut u8, user_data: u64) -> squeue::Entry {
         let fd = types::Fd(file.descriptor(self.block.direct).as_raw_fd());
         let part = memory.wrapping_add(self.block.at);
         let len = self.block.len as u32;
-        match way {
-            Way::Write => opcode::Write::new(fd, part, len).offset(self.block.offset).build(),
-            Way::Read => opcode::Read::new(fd, part, len).offset(self.block.offset).build(),
+        match direction {
+            Direction::Write => opcode::Write::new(fd, part, len).offset(self.block.offset).build(),
+            Direction::Read => opcode::Read::new(fd, part, len).offset(self.block.offset).build(),
         }
         .user_data(user_data)
     }
 
-    fn landed(self, file: &SpillFile, way: Way, result: i32) -> Landed {
+    fn landed(self, file: &SpillFile, direction: Direction, result: i32) -> Landed {
         let again = Request { block: self.block, tries: self.tries + 1 };
         match usize::try_from(result) {
-            Ok(0) => Landed::Failed(way.moved_nothing()),
+            Ok(0) => Landed::Failed(direction.moved_nothing()),
             Ok(moved) => match self.block.rest(moved) {
                 None => Landed::Done(moved),
                 Some(rest) => Landed::Again(moved, Request::new(rest)),
@@ -243,13 +247,13 @@ impl Request {
     }
 }
 
-/// Says that plain I/O takes over, which is the answer `false` of a transfer.
+/// Logs that plain I/O takes over. Returns `false`, the result of such a transfer.
 fn ring_failed(error: &io::Error) -> bool {
     tracing::warn!(%error, "the io_uring of a spill thread failed; it goes on with plain reads and writes");
     false
 }
 
-/// Why a call of io_uring failed, in words.
+/// Explains why a call of io_uring failed.
 fn explain(call: &str, error: &io::Error) -> String {
     let why = match Errno::from_io_error(error) {
         Some(Errno::NOSYS) => "this kernel has no io_uring, or a sandbox hides it",

@@ -1,4 +1,4 @@
-//! What every way of doing spill I/O must do, run against each of them.
+//! The guarantees of every implementation of spill I/O, tested against each of them.
 
 use std::cell::RefCell;
 use std::fs;
@@ -132,7 +132,8 @@ fn readers_see_every_byte_below_the_watermark(choice: IoChoice) {
                         continue;
                     }
                     if mapped {
-                        // SAFETY: the file neither shrinks nor changes below the watermark, which is where the slice ends.
+                        // SAFETY: the file neither shrinks nor changes below the watermark, which is where the slice
+                        // ends.
                         let map = unsafe { memmap2::MmapOptions::new().len(end).map(&reader).unwrap() };
                         assert!(map[seen..end] == expected[seen..end], "bytes {seen}..{end} of the map");
                     } else {

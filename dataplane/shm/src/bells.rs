@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Index of the place that holds, instead of a bell, whether more threads want to run than there are cores.
+/// The index whose word is not a bell, but says whether there are more runnable threads than cores.
 const CROWDED: u32 = 0;
 
 /// The daemon's side of the page of bells.
@@ -37,8 +37,8 @@ impl Bells {
         &self.segment
     }
 
-    /// Says that `count` messages have been queued for the attempt with this bell, and wakes it if it sleeps. Bells are
-    /// numbered from 1.
+    /// Publishes that `count` messages have been queued for the attempt with this bell, and wakes it if it sleeps.
+    /// Bells are numbered from 1.
     ///
     /// # Panics
     /// If there is no such bell.
@@ -47,7 +47,7 @@ impl Bells {
         words::ring::<Kernel>(word(&self.memory, bell), count);
     }
 
-    /// Tells everybody whether to sleep at once instead of spinning first.
+    /// Tells all attempts whether to sleep at once instead of spinning first.
     pub fn set_crowded(&self, crowded: bool) {
         word(&self.memory, CROWDED).store(u64::from(crowded), Ordering::Relaxed);
     }
@@ -85,7 +85,7 @@ impl Bell {
         word(&self.memory, self.bell)
     }
 
-    /// Whether more threads want to run than there are cores, so that spinning would take the core from somebody.
+    /// Whether there are more runnable threads than cores, so that spinning would take the core from another one.
     #[must_use]
     pub fn crowded(&self) -> bool {
         word(&self.memory, CROWDED).load(Ordering::Relaxed) != 0

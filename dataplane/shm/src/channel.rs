@@ -17,7 +17,8 @@ use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 pub fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
     let ends = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     for end in [&ends.0, &ends.1] {
-        // Room for a few of the longest messages; the kernel's limit may be lower, and then so be it.
+        // Room for four of the longest messages. The kernel caps it at net.core.wmem_max, which works, too, with more
+        // waiting.
         let _ = rustix::net::sockopt::set_socket_send_buffer_size(end, 4 * MAX_MESSAGE);
     }
     Ok(ends)
@@ -25,7 +26,7 @@ pub fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
 
 /// Takes the descriptor of a channel that this process was started with, and closes it on exec from now on.
 ///
-/// To be called once for each number, before other descriptors are opened: it becomes the owner.
+/// Call it once for each number, before other descriptors are opened: the result owns the descriptor.
 ///
 /// # Errors
 /// [`Errno::BADF`] if there is no such descriptor, or another errno if it is no packet socket.
@@ -33,8 +34,8 @@ pub fn inherit(number: i32) -> Result<OwnedFd, Errno> {
     if number < 3 {
         return Err(Errno::BADF);
     }
-    // SAFETY: the descriptor was put there by the parent for this program, under this number, and nothing in this process
-    // has opened or closed it. If it is not there, the calls below say so and nothing is closed.
+    // SAFETY: the descriptor was put there by the parent for this program, under this number, and nothing in this
+    // process has opened or closed it. If it is not there, the calls below say so and nothing is closed.
     let socket = std::mem::ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(number) });
     rustix::io::fcntl_setfd(&*socket, FdFlags::CLOEXEC)?;
     if rustix::net::sockopt::socket_type(&*socket)? != SocketType::SEQPACKET {
@@ -73,7 +74,8 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], wait: bool) -> Result<
     let flags = if wait { RecvFlags::CMSG_CLOEXEC } else { RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT };
     let received = loop {
         match rustix::net::recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut ancillary, flags) {
-            // A peer that closes with packets unread makes the kernel report this once, *before* what the peer had sent.
+            // A peer that closes with packets unread makes the kernel report this once, *before* what the peer had
+            // sent.
             Err(Errno::INTR | Errno::CONNRESET) => {}
             other => break other?,
         }

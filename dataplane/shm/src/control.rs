@@ -46,8 +46,7 @@ pub struct Control {
 }
 
 impl Control {
-    /// A new page, writable through this mapping and through no other, ever: the segment is sealed before anybody
-    /// else sees it.
+    /// A new page that is writable through this mapping only: the segment is sealed before another process gets it.
     ///
     /// # Errors
     /// If there is no memory or no descriptor for it.
@@ -74,7 +73,7 @@ impl Control {
     }
 }
 
-/// Somebody else's control page, which this process can only read.
+/// The control page of another process, mapped read-only.
 #[derive(Debug)]
 pub struct PeerControl {
     memory: Memory,
@@ -84,7 +83,7 @@ impl PeerControl {
     /// Maps a control page that came from another process, after checking that it is one.
     ///
     /// # Errors
-    /// If the descriptor is no sealed segment of the right size, or cannot be mapped.
+    /// If the descriptor is not a sealed segment of the right size, or cannot be mapped.
     pub fn adopt(fd: OwnedFd) -> Result<Self, SegmentError> {
         let memory = Segment::adopt(fd, CONTROL_BYTES)?.map(Access::Read)?;
         Ok(Self { memory })
@@ -102,8 +101,8 @@ impl PeerControl {
 
 fn words(memory: &Memory, port: PortId) -> &PortWords {
     assert!(port.0 < MAX_PORTS, "port {port} is beyond the {MAX_PORTS} ports of a control page");
-    // SAFETY: the mapping has CONTROL_BYTES = MAX_PORTS * PORT_BYTES bytes, is aligned to a page, cannot shrink (sealed,
-    // and checked when adopted) and lives as long as the borrow. `PortWords` is atomics and padding nobody touches, and
-    // every bit pattern of it is valid.
+    // SAFETY: the mapping has CONTROL_BYTES = MAX_PORTS * PORT_BYTES bytes, is aligned to a page, cannot shrink
+    // (sealed, and checked when adopted) and lives as long as the borrow. `PortWords` is atomics and unused padding,
+    // and every bit pattern of it is valid.
     unsafe { memory.start().cast::<PortWords>().add(port.0 as usize).as_ref() }
 }

@@ -7,8 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::task::{Wake, Waker};
 
-/// A word of this process that other threads ring, so that one which waits for control words ([`crate::wait`]) can wait
-/// for them, too.
+/// A word by which other threads of this process wake one that waits for control words ([`crate::wait`]).
 #[derive(Debug, Default)]
 pub struct Doorbell {
     rings: AtomicU64,
@@ -17,7 +16,7 @@ pub struct Doorbell {
 }
 
 impl Doorbell {
-    /// Wakes the listeners that sleep and keeps the others from falling asleep. A system call only if one sleeps.
+    /// Wakes the listeners that sleep and keeps the others from falling asleep. Makes a system call only if one sleeps.
     pub fn ring(&self) {
         self.rings.fetch_add(1, Ordering::Release);
         // Either a listener sees the new count when it looks again, or this thread sees that it sleeps.
@@ -27,7 +26,7 @@ impl Doorbell {
         }
     }
 
-    /// What rings it, as a [`Waker`].
+    /// A [`Waker`] that rings it.
     #[must_use]
     pub fn waker(self: &Arc<Self>) -> Waker {
         Waker::from(Arc::clone(self))
@@ -59,7 +58,7 @@ impl Listener {
         Self { bell, heard: 0, announced: None }
     }
 
-    /// Takes note of all rings so far: call it before looking at what they are for.
+    /// Marks all rings so far as heard. Call it before you look for the cause of a ring.
     pub fn hear(&mut self) {
         self.heard = self.bell.rings.load(Ordering::Acquire);
     }
@@ -73,7 +72,7 @@ impl Wait for Listener {
     fn settle(&mut self) {}
 
     fn announce(&mut self) {
-        // A wait announces again after each sleep, but is counted once.
+        // A wait announces again after each sleep, but must count once.
         if self.announced.replace(self.heard).is_none() {
             self.bell.asleep.fetch_add(1, Ordering::Relaxed);
         }

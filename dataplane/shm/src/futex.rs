@@ -1,4 +1,4 @@
-//! Sleeping on control words and waking those who do: the kernel's shared futexes.
+//! Sleeping on control words and waking sleepers, by shared futexes.
 
 use dflow_protocol::words::Platform;
 use rustix::io::Errno;
@@ -53,8 +53,8 @@ pub fn sleep_until(words: &[(&AtomicU64, u64)], limit: Option<Duration>) {
     });
     let result =
         futex::waitv(&waiters[..count], WaitvFlags::empty(), deadline.as_ref(), rustix::thread::ClockId::Monotonic);
-    // A kernel before 5.16, or a filter, has no futex_waitv: look again after a short while instead. Any other error is
-    // a wake-up, a value that has changed or the end of the time: the caller looks again anyway.
+    // Kernels before 5.16 and some seccomp filters have no futex_waitv: poll instead. Any other error is a wake-up, a
+    // changed value or a time-out, and the caller looks at its words again in any case.
     if let Err(Errno::NOSYS | Errno::PERM) = result {
         const NAP: Duration = Duration::from_micros(200);
         std::thread::sleep(limit.map_or(NAP, |limit| limit.min(NAP)));

@@ -1,4 +1,4 @@
-//! A window that is filled from outside: by a network card, or by a thread that copies packets.
+//! A window that is filled by a network card, or by a thread that copies packets.
 
 use crate::memory::{Access, Memory};
 use dflow_protocol::message::Window;
@@ -6,10 +6,10 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The room of a stream that bytes arrive in, in any order, before its [`crate::Writer`] commits them.
+/// The room in which bytes of a stream arrive, in any order, before its [`crate::Writer`] commits them.
 ///
-/// The owner of the writer says which part of the stream may arrive at present ([`Landing::open`]); nothing else can be
-/// overwritten through it. It may be used by several threads at once.
+/// The owner of the writer opens the range that may arrive at present ([`Landing::open`]); no other bytes can be
+/// overwritten. Several threads may use it at the same time.
 #[derive(Debug)]
 pub struct Landing {
     memory: Arc<Memory>,
@@ -23,7 +23,7 @@ pub struct Landing {
     ceiling: AtomicU64,
 }
 
-/// Bytes that would land where none may.
+/// Bytes outside of the range that may arrive.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("bytes {}..{} of a stream, where only {}..{} may arrive", bytes.start, bytes.end, room.start, room.end)]
 pub struct OutOfRoom {
@@ -62,7 +62,7 @@ impl Landing {
     pub fn open(&self, room: Range<u64>) {
         let start = room.start.max(self.base);
         let most = if self.ring { start + self.size } else { self.base + self.size };
-        // The floor first, and `room` reads it last: whoever sees the new ceiling sees the new floor.
+        // The floor is stored first and loaded last, so that a thread which sees the new ceiling sees the new floor.
         self.floor.fetch_max(start, Ordering::Release);
         self.ceiling.fetch_max(room.end.min(most), Ordering::Release);
     }
@@ -87,8 +87,8 @@ impl Landing {
         }
         // SAFETY: `new` has checked that the window lies in writable memory, and `open` keeps the room within it (for a
         // ring, from any start on at most one window, which the second mapping makes contiguous). Bytes above the floor
-        // are not committed, so nobody has a slice of them; another thread that places the same bytes is a peer that
-        // sends twice, and harms what it has sent itself.
+        // are not committed, so no slice of them exists. Two threads place the same bytes only if a peer sends them
+        // twice, and then only that peer's own stream is damaged.
         unsafe {
             let target = self.memory.start().add(self.index(at)).as_ptr();
             std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len());

@@ -1,10 +1,10 @@
-//! Streams in shared memory: segments, the windows mapped from them, the control words that say how far everybody is,
-//! and sleeping until one of them moves.
+//! Streams in shared memory: segments, the windows mapped from them, the control words with everybody's progress, and
+//! waiting for one of them to change.
 //!
 //! This is the fast path of DStore on one node. A producer's [`Writer`] fills a window in place and publishes its
 //! watermark; each consumer's [`Reader`] maps the same pages read-only and reads in place. Between them there is no
-//! daemon, no copy and, while nobody has to sleep, no system call. Who gets which window, and what happens when it is
-//! full, is not decided here: `dflow-store` decides it, and `dflow-ports` carries the decision out.
+//! daemon, no copy and, unless one has to sleep, no system call. `dflow-store` decides which window each of them gets,
+//! and what happens when it is full; `dflow-ports` carries the decision out.
 //!
 //! Every `unsafe` of shared memory is in this crate. The rules for the words are `dflow_protocol::words`.
 

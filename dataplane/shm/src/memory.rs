@@ -21,8 +21,8 @@ pub enum Access {
 
 /// A piece of shared memory in this process's address space, for as long as the value lives.
 ///
-/// It hands out addresses only. Other processes may write the same bytes, so who may make a slice of them, and when, is
-/// a matter of the protocol: see [`crate::Writer`] and [`crate::Reader`].
+/// It hands out addresses only. Other processes may write the same bytes, so the protocol decides when a slice of them
+/// may be made: see [`crate::Writer`] and [`crate::Reader`].
 #[derive(Debug)]
 pub struct Memory {
     mapping: Mapping,
@@ -44,9 +44,9 @@ impl Memory {
         Self::plain(&mut MmapOptions::new(), fd, offset, length, access)
     }
 
-    /// Maps a window as [`Memory::map`] does, and enters its pages, which are there, into the page table at once: a fault
-    /// for each of them later would cost several times as much. One of whole [`HUGE_PAGE`]s begins at a multiple of them,
-    /// so that those which the kernel has joined take one entry each.
+    /// Maps a window as [`Memory::map`] does, and enters its pages into the page table at once: a fault for each of
+    /// them later would cost several times as much. A window of whole [`HUGE_PAGE`]s is aligned to them, so that pages
+    /// which the kernel has collapsed take one entry each.
     ///
     /// # Errors
     /// If the kernel refuses the mapping.
@@ -106,7 +106,7 @@ impl Memory {
     #[must_use]
     pub fn start(&self) -> NonNull<u8> {
         match &self.mapping {
-            // A mapping is never at address 0; the fallback keeps this free of panics.
+            // mmap never returns address 0 here; the fallback avoids a panic.
             Mapping::Plain(map) => NonNull::new(map.as_mut_ptr()).unwrap_or(NonNull::dangling()),
             Mapping::Placed(placed) => placed.start(),
         }
@@ -125,8 +125,8 @@ impl Memory {
     /// Overwrites all of it with zeros, if it can be written.
     pub(crate) fn zero(&mut self) {
         if self.access == Access::Write {
-            // SAFETY: the whole mapping is writable and stays mapped while it is borrowed. The borrow is exclusive, so no
-            // slice of it was made in this process; other processes only have addresses of their own.
+            // SAFETY: the whole mapping is writable and stays mapped while it is borrowed. The borrow is exclusive, so
+            // no slice of it exists in this process.
             unsafe { self.start().as_ptr().write_bytes(0, self.length()) };
         }
     }
@@ -147,7 +147,7 @@ impl Memory {
     }
 }
 
-/// Memory mapped at addresses that were chosen here: once, or several times back to back.
+/// Memory mapped at reserved addresses: once, or several times back to back.
 #[derive(Debug)]
 pub(crate) struct Placed {
     start: NonNull<u8>,
@@ -161,8 +161,8 @@ unsafe impl Send for Placed {}
 unsafe impl Sync for Placed {}
 
 impl Placed {
-    /// Addresses for `length` bytes as many times, at a multiple of [`HUGE_PAGE`] if the length is one: huge pages go
-    /// nowhere else, and neither do ordinary ones that the kernel has joined.
+    /// Reserves addresses for `length` bytes `times` times, aligned to [`HUGE_PAGE`] if the length is a multiple of it:
+    /// huge pages, reserved or collapsed, can be mapped nowhere else.
     pub(crate) fn reserve(length: usize, times: usize) -> Result<Self, Errno> {
         let total = length.checked_mul(times).filter(|&total| total > 0).ok_or(Errno::INVAL)?;
         let huge = HUGE_PAGE as usize;
@@ -183,7 +183,7 @@ impl Placed {
         let start = unsafe { start.add(before) };
         for (offset, length) in [(-(before as isize), before), (total as isize, slack - before)] {
             if length > 0 {
-                // SAFETY: what the reservation has before and behind these addresses, which nobody else knows.
+                // SAFETY: the parts of the reservation before and behind these addresses, which no other code has seen.
                 unsafe { rustix::mm::munmap(start.as_ptr().offset(offset).cast(), length)? };
             }
         }
@@ -204,8 +204,8 @@ impl Placed {
         };
         let flags = MapFlags::SHARED | MapFlags::FIXED | flags;
         for time in 0..self.times {
-            // SAFETY: the place is inside this reservation, and nobody can have made a slice of it: the value is
-            // exclusively borrowed. The drop of it takes the whole reservation back, filled or not.
+            // SAFETY: the place is inside this reservation, and no slice of it can exist: the value is exclusively
+            // borrowed. Its drop unmaps the whole reservation, filled or not.
             unsafe {
                 let place = self.start.as_ptr().add(time * self.length).cast::<c_void>();
                 rustix::mm::mmap(place, self.length, protection, flags, fd, offset)?;
@@ -226,7 +226,7 @@ impl Placed {
 
 impl Drop for Placed {
     fn drop(&mut self) {
-        // SAFETY: exactly the pages that `reserve` reserved; whoever made a slice of them borrowed this value.
+        // SAFETY: exactly the pages that `reserve` reserved; every slice of them borrows this value, so none is left.
         let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.total()) };
     }
 }

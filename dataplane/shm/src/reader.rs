@@ -1,4 +1,4 @@
-//! The consumer's end of a stream: read in place what the producer has committed, then let go of it.
+//! The consumer's end of a stream: it reads committed bytes in place, and then releases them.
 
 use crate::control::{Control, PeerControl, PortWords};
 use crate::futex::Kernel;
@@ -43,20 +43,20 @@ pub enum Seen {
     Bytes(u64),
     /// Nothing yet.
     Nothing,
-    /// The piece is used up, or there is none: what comes next is elsewhere.
+    /// The reader has finished the piece, or has none: the next bytes are in another one.
     NeedPiece,
     /// The stream is finished here.
     End,
     /// The producer has given the stream up.
     Aborted,
-    /// The producer's words make no sense: it claims more bytes than its window can hold.
+    /// The producer violates the protocol: it claims more bytes than its window can hold.
     Violation,
 }
 
 /// The consumer's end of a stream.
 ///
-/// Whoever uses it looks at the bell *after* [`Reader::look`] and handles the daemon's messages before it believes what
-/// it saw (see `dflow_protocol::words`).
+/// The caller loads its bell *after* [`Reader::look`], and handles the daemon's messages before it uses the result (see
+/// `dflow_protocol::words`).
 #[derive(Debug)]
 pub struct Reader {
     control: Arc<Control>,
@@ -112,7 +112,7 @@ impl Reader {
         }
     }
 
-    /// Lets go of the present piece.
+    /// Drops the present piece.
     pub fn drop_piece(&mut self) {
         self.piece = None;
     }
@@ -170,27 +170,27 @@ impl Reader {
         }
     }
 
-    /// Moves past `length` bytes. The producer may overwrite them, but is told of it only now and then: when an eighth
-    /// of the window has been passed, and while this reader waits. One that does neither calls [`Reader::publish`].
+    /// Moves past `length` bytes, which the producer may then overwrite. The position is published after each eighth of
+    /// the window, and before this reader waits; a reader that does neither calls [`Reader::publish`].
     pub fn consume(&mut self, length: u64) {
         self.position += length;
         self.publish_step();
     }
 
     /// Bytes from `offset` on stay as they are although they have been read, until this is called with a higher offset:
-    /// for one that lends them to a network card, say. Without it, what was consumed is given up.
+    /// a network card may still be sending them, for example. Otherwise consumed bytes are given up.
     pub fn hold(&mut self, offset: u64) {
         self.held = offset;
         self.publish_step();
     }
 
-    /// An owned view of `length` bytes from the reader's position on, with the rules of [`Reader::bytes`]; moves past them.
-    /// The producer does not overwrite them while the view lives: from now on the published position is held at the
-    /// lowest view of `ledger`, which is this reader's. `None` if there are no such bytes.
+    /// An owned view of `length` bytes from the reader's position on, with the rules of [`Reader::bytes`]; moves past
+    /// them. The producer does not overwrite them while the view lives: from now on the published position is held at
+    /// the lowest view of `ledger`, which is this reader's. `None` if there are no such bytes.
     ///
     /// When views are dropped ([`Ledger::take_changed`]) the reader's owner calls [`Reader::hold`] with
-    /// [`Ledger::lowest`], and it closes the reader by [`Reader::close_after_views`]. The daemon must take the piece for
-    /// used until then.
+    /// [`Ledger::lowest`], and it closes the reader by [`Reader::close_after_views`]. The daemon must take the piece
+    /// for used until then.
     pub fn view(&mut self, length: u64, ledger: &Arc<Ledger>) -> Option<View> {
         let bytes = self.bytes(length);
         if bytes.is_empty() {
@@ -214,7 +214,7 @@ impl Reader {
         }
     }
 
-    /// Bytes below this offset are needed no more: they have been read and are not held.
+    /// Bytes below this offset are not needed any more: they have been read and are not held.
     #[must_use]
     pub fn given_up(&self) -> u64 {
         self.position.min(self.held)
@@ -237,7 +237,7 @@ impl Reader {
         (piece.memory.length() as u64 == length).then_some(&piece.memory)
     }
 
-    /// Notes the time, if this is the first byte that the reader sees.
+    /// Records the time of the first byte that the reader sees.
     #[inline]
     pub fn note_first_byte(&mut self) {
         if !self.has_first_byte {
@@ -246,7 +246,7 @@ impl Reader {
         }
     }
 
-    /// Says that nothing more will be read.
+    /// Closes the input: nothing more will be read.
     pub fn close(&mut self) {
         self.publish_state(State::Finished);
         self.piece = None;

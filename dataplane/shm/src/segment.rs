@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 /// What a segment is for, which decides how it is sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SegmentKind {
-    /// A function writes it and the next function will: sealed against shrinking, growing and further seals.
+    /// Functions write it, one after the other: sealed against shrinking, growing and further seals.
     FunctionWritten,
     /// Only its creator writes it, through a mapping that it makes before it calls [`Segment::seal_writes`].
     CreatorWritten,
@@ -17,7 +17,7 @@ pub enum SegmentKind {
 /// The size in bytes of the huge pages that segments may have.
 pub const HUGE_PAGE: u64 = 2 << 20;
 
-/// A memfd whose length is fixed for ever, so that a mapping of it never faults.
+/// A memfd that is sealed against shrinking and growing, so that an access to a mapping of it never raises SIGBUS.
 #[derive(Debug)]
 pub struct Segment {
     fd: OwnedFd,
@@ -25,25 +25,25 @@ pub struct Segment {
     huge: bool,
 }
 
-/// Why a segment cannot be had or used.
+/// Why a segment cannot be created or used.
 #[derive(Debug, thiserror::Error)]
 pub enum SegmentError {
     /// The kernel refused.
     #[error("cannot {action} a memory segment of {length} bytes: {source}{}", advice(*source))]
     Os {
-        /// What was tried.
+        /// The operation that failed.
         action: &'static str,
         /// The segment's length.
         length: usize,
-        /// Why not.
+        /// The kernel's error.
         source: Errno,
     },
-    /// A descriptor that came from elsewhere is not what it should be.
+    /// A descriptor from another process is not the segment that it should be.
     #[error("a descriptor that should be a sealed memory segment of {expected} bytes is not: {problem}")]
     Unfit {
         /// The length that it should have.
         expected: usize,
-        /// What is wrong.
+        /// The difference.
         problem: String,
     },
 }
@@ -59,7 +59,8 @@ fn advice(errno: Errno) -> &'static str {
 }
 
 impl Segment {
-    /// A new segment of `length` bytes (rounded up to whole pages by the kernel), all zero and not yet backed by memory.
+    /// A new segment of `length` bytes (rounded up to whole pages by the kernel), all zero and not yet backed by
+    /// memory.
     ///
     /// # Errors
     /// If the kernel has no memfd, no descriptor or no memory for it.
@@ -67,10 +68,10 @@ impl Segment {
         Self::create_with(name, length, kind, false)
     }
 
-    /// A new segment that is backed by memory already, so that nobody pays for its first touch later: by huge pages, if
-    /// `huge` allows them, the length is a multiple of [`HUGE_PAGE`] and the machine has reserved so many that are free
-    /// (`vm.nr_hugepages`); by ordinary pages otherwise, which the kernel joins if it can. Backing, mapping and touching
-    /// 4 MiB takes a tenth of the time with huge ones, and little more with joined ones.
+    /// A new segment that is backed by memory already, so that its users pay no page faults: by huge pages, if `huge`
+    /// allows them, the length is a multiple of [`HUGE_PAGE`] and enough reserved ones (`vm.nr_hugepages`) are free;
+    /// otherwise by ordinary pages, which the kernel collapses to huge ones if it can. Backing, mapping and touching 4
+    /// MiB takes a tenth of the time with reserved huge pages, and little more with collapsed ones.
     ///
     /// # Errors
     /// As [`Segment::create`] and [`Segment::fault_in`].
@@ -85,7 +86,7 @@ impl Segment {
             }
             Ok(segment)
         };
-        // Whatever the kernel has against huge pages, most of all that none is left, ordinary ones will do.
+        // Any failure with huge pages, most likely that none is free, falls back to ordinary ones.
         match huge && length > 0 && (length as u64).is_multiple_of(HUGE_PAGE) {
             true => backed(true).or_else(|_: SegmentError| backed(false)),
             false => backed(false),
@@ -119,18 +120,18 @@ impl Segment {
         self.huge
     }
 
-    /// Forbids every write that does not go through a mapping which exists already, for ever and for everybody.
+    /// Seals the segment for good against writes, except through mappings that exist already.
     ///
     /// # Errors
-    /// If the kernel refuses, as it does where the segment was sealed for good.
+    /// If the kernel refuses, as it does after [`SegmentKind::FunctionWritten`] has forbidden further seals.
     pub fn seal_writes(&self) -> Result<(), SegmentError> {
         rustix::fs::fcntl_add_seals(&self.fd, SealFlags::FUTURE_WRITE | SealFlags::SEAL)
             .map_err(|source| SegmentError::Os { action: "seal", length: self.length, source })
     }
 
-    /// Takes a descriptor that came from another process, after checking that it can do no harm: it must be a memfd of
-    /// exactly this length that nobody can shrink (a read past its end would kill the reader). Of ordinary pages: what
-    /// arenas, control pages and bells are made of.
+    /// Adopts a descriptor from another process, after checking that it can do no harm: it must be a memfd of exactly
+    /// this length, sealed against shrinking (a read past its end would kill the reader). Only for segments of ordinary
+    /// pages: arenas, control pages and bells.
     ///
     /// # Errors
     /// If it is anything else.
@@ -161,8 +162,8 @@ impl Segment {
         })
     }
 
-    /// Backs `range` with memory now, so that nobody pays for its first touch later: a fresh page costs ten times what
-    /// copying into it does.
+    /// Backs a range with memory now, so that later accesses cause no page faults: a fresh page costs ten times as much
+    /// as copying into it.
     ///
     /// # Errors
     /// If there is not that much memory.
@@ -171,19 +172,20 @@ impl Segment {
             .map_err(|source| SegmentError::Os { action: "reserve memory for", length: self.length, source })
     }
 
-    /// Gives the memory behind `range` back to the system; it reads as zeros then. If the kernel cannot, it stays.
+    /// Gives the memory of a range back to the system, which then reads as zeros. Best effort: if the kernel refuses,
+    /// the memory stays.
     pub fn give_back(&self, offset: u64, length: u64) {
         let flags = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
         let _ = rustix::fs::fallocate(&self.fd, flags, offset, length);
     }
 
-    /// Overwrites all of it with zeros. It must be in use by nobody: what others see of it meanwhile is a mixture.
+    /// Overwrites all of it with zeros. No other process may be using it: it would see old and new bytes mixed.
     ///
     /// # Errors
     /// If it cannot be mapped.
     pub fn zero(&self) -> Result<(), SegmentError> {
-        // Through a mapping, because huge pages cannot be written by `pwrite`. Punching a hole would zero it, too, but the
-        // pages would have to be found again.
+        // Through a mapping, because memfds of huge pages do not support pwrite. Punching a hole would zero it, too,
+        // but would give up the warm pages that it is for.
         Memory::window(self.fd.as_fd(), 0, self.length, Access::Write)?.zero();
         Ok(())
     }

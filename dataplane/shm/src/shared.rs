@@ -5,8 +5,8 @@ use std::ops::Range;
 
 /// A view of mapped memory that another process may change at any time.
 ///
-/// It is a pointer and a length, never a `&[u8]`: a Rust slice promises that nobody writes behind it, and a function
-/// that still has the pages mapped keeps no such promise. The kernel copies from it; Rust code does not look inside.
+/// It is a pointer and a length, never a `&[u8]`: the bytes behind a Rust slice must not change, but a function that
+/// still has the pages mapped may write them. The kernel copies from it; Rust code does not read it directly.
 #[derive(Clone, Copy, Debug)]
 pub struct SharedBytes<'a> {
     pointer: *const u8,
@@ -19,7 +19,8 @@ impl<'a> SharedBytes<'a> {
     ///
     /// # Safety
     /// For all of `'a`, `pointer..pointer + len` lies in one mapping of this process that is readable and is neither
-    /// unmapped nor remapped. Its contents may change; its pages may even be gone (a transfer then fails with an error).
+    /// unmapped nor remapped. Its contents may change; its pages may even be gone (a transfer then fails with an
+    /// error).
     #[must_use]
     pub unsafe fn new(pointer: *const u8, len: usize) -> SharedBytes<'a> {
         SharedBytes { pointer, len, mapping: PhantomData }
@@ -45,8 +46,8 @@ impl<'a> SharedBytes<'a> {
 
     /// Copies all of it to `target`.
     ///
-    /// What another process writes meanwhile may be copied half: only bytes that do not change any more, as those below
-    /// a watermark, are sure to arrive as they are.
+    /// Bytes that another process writes meanwhile may be torn. Only bytes that no longer change, such as those below a
+    /// watermark, are sure to be copied correctly.
     ///
     /// # Panics
     /// If `target` has another length.

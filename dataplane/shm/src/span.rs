@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The address space tried for a span, in bytes, largest first. It costs no memory.
 const RESERVATIONS: [usize; 3] = [1 << 40, 1 << 36, 1 << 32];
-/// With this many spans in the process, the next one starts with the size behind. A process has 128 TiB of addresses: these
-/// numbers leave room for 8000 spans of the smallest size, where spans of the largest alone would end at 127.
+/// With this many spans in the process, the next one starts with the size behind. A process has 128 TiB of addresses:
+/// these numbers leave room for 8000 spans of the smallest size, where spans of the largest alone would end at 127.
 const CROWDS: [usize; 2] = [32, 1024];
 /// How many spans this process has.
 static SPANS: AtomicUsize = AtomicUsize::new(0);
@@ -60,9 +60,9 @@ impl Span {
         }
         let to = self.address(piece.base, piece.size)?;
         let flags = MremapFlags::MAYMOVE;
-        // SAFETY: an old length of 0 duplicates a shared mapping instead of moving it (mremap(2)); source and length lie
-        // within the piece's memory, which was checked when the reader took it. The target is inside this span's own
-        // reservation, above everything that a slice was made of (`covered`) or over the same bytes again.
+        // SAFETY: an old length of 0 duplicates a shared mapping instead of moving it (mremap(2)); source and length
+        // lie within the piece's memory, which was checked when the reader took it. The target is inside this span's
+        // own reservation, above everything that a slice was made of (`covered`) or over the same bytes again.
         let placed = unsafe {
             let from = piece.memory.start().as_ptr().add(piece.start);
             rustix::mm::mremap_fixed(from.cast(), 0, piece.size as usize, flags, to.cast())
@@ -107,8 +107,8 @@ impl Span {
             return Ok(false);
         }
         let to = self.address(base, length.next_multiple_of(PAGE))?;
-        // SAFETY: the target is inside this span's own reservation and above everything that a slice was made of. If the
-        // file is cut short by somebody, this process ends with SIGBUS: what is in the slice would be gone anyway.
+        // SAFETY: the target is inside this span's own reservation and above everything that a slice was made of. If
+        // the file is cut short by somebody, this process ends with SIGBUS: what is in the slice would be gone anyway.
         unsafe {
             rustix::mm::mmap(
                 to.cast(),
@@ -151,8 +151,8 @@ impl Span {
             self.private_end = first + length;
         }
         let to = self.address(offset, bytes.len() as u64)?;
-        // SAFETY: the target lies in private pages of this span (just made, or by an earlier copy). Nobody has a slice of these
-        // bytes: slices and views end at `covered`, and what they cover is not copied again.
+        // SAFETY: the target lies in private pages of this span (just made, or by an earlier copy). Nobody has a slice
+        // of these bytes: slices and views end at `covered`, and what they cover is not copied again.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
         self.covered = self.covered.max(end);
         Ok(())
@@ -175,14 +175,15 @@ impl Span {
             std::ptr::copy_nonoverlapping(head.as_ptr(), from.cast(), head.len());
             from
         };
-        // SAFETY: the target is a page of this span's own reservation; the bytes of it that a slice can have been made of
-        // are the same in the page that takes its place.
+        // SAFETY: the target is a page of this span's own reservation; the bytes of it that a slice can have been made
+        // of are the same in the page that takes its place.
         unsafe { rustix::mm::mremap_fixed(from, length, length, MremapFlags::MAYMOVE, to.cast()) }.map_err(os)?;
         self.private_end = page + PAGE;
         Ok(())
     }
 
-    /// The first `length` bytes of the stream. They must have been committed; the slice is shorter if they are not here.
+    /// The first `length` bytes of the stream. They must have been committed; the slice is shorter if they are not
+    /// here.
     #[must_use]
     pub fn slice(&self, length: u64) -> &[u8] {
         let Some(reservation) = &self.reservation else { return &[] };
@@ -191,8 +192,8 @@ impl Span {
         unsafe { std::slice::from_raw_parts(reservation.start.as_ptr(), length.min(self.covered) as usize) }
     }
 
-    /// An owned view of the first `length` bytes, with the rules of [`Span::slice`]. What is placed later leaves it as it
-    /// is. The reader of the stream is closed by [`crate::Reader::close_after_views`] with this ledger.
+    /// An owned view of the first `length` bytes, with the rules of [`Span::slice`]. What is placed later leaves it as
+    /// it is. The reader of the stream is closed by [`crate::Reader::close_after_views`] with this ledger.
     #[must_use]
     pub fn view(&self, length: u64, ledger: &Arc<Ledger>) -> Option<View> {
         let reservation = self.reservation.as_ref()?;

@@ -1,4 +1,4 @@
-//! Bytes of files, in memory that a network card can send from.
+//! Bytes of files in memory that a network card can send from.
 
 use crate::memory::{Access, Memory};
 use crate::segment::{Segment, SegmentError, SegmentKind};
@@ -6,14 +6,14 @@ use rustix::io::Errno;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-/// Buffers that are filled from files and used again when nobody has them any more.
+/// Buffers that are filled from files, and used again when all other references are gone.
 #[derive(Debug)]
 pub struct Staging {
     size: usize,
     buffers: Vec<Arc<Memory>>,
 }
 
-/// Why bytes of a file cannot be had.
+/// Why bytes of a file cannot be staged.
 #[derive(Debug, thiserror::Error)]
 pub enum StagingError {
     /// There is no memory for a buffer.
@@ -28,7 +28,7 @@ pub enum StagingError {
 }
 
 impl Staging {
-    /// Without buffers as yet. `size`: how many bytes each has, a multiple of the page size.
+    /// A staging area without buffers as yet. `size`: the bytes of each buffer, a multiple of the page size.
     #[must_use]
     pub fn new(size: usize) -> Self {
         Self { size, buffers: Vec::new() }
@@ -40,8 +40,8 @@ impl Staging {
         self.buffers.iter().any(|buffer| Arc::ptr_eq(buffer, memory))
     }
 
-    /// Reads up to `length` bytes at `offset`, at most one buffer and at least one byte: the buffer, and how many there
-    /// are in it. It is filled anew only when every other clone of it is gone.
+    /// Reads up to `length` bytes at `offset`, at least one byte and at most one buffer. Returns the buffer and the
+    /// number of bytes in it. A buffer is filled again only when all other clones of it are gone.
     ///
     /// # Errors
     /// [`StagingError`].
@@ -63,7 +63,7 @@ impl Staging {
         let length = usize::try_from(length).unwrap_or(usize::MAX).min(self.size);
         let buffer = &mut self.buffers[at];
         let target = match Arc::get_mut(buffer) {
-            // SAFETY: the mapping has `size` writable bytes, of a segment that nobody else was ever given, and no other
+            // SAFETY: the mapping has `size` writable bytes, of a segment that no other process was given, and no other
             // clone of the buffer exists while it is borrowed exclusively.
             Some(memory) => unsafe { std::slice::from_raw_parts_mut(memory.start().as_ptr(), length) },
             None => return Err(StagingError::Read(Errno::BUSY)),

@@ -66,7 +66,8 @@ impl View {
 
     /// A view of `bytes`, which begin a kept stream and lie in `reservation`.
     pub(crate) fn whole(reservation: &Arc<Reservation>, bytes: &[u8], ledger: &Arc<Ledger>) -> Self {
-        // Bytes of a kept stream are never overwritten, so the position need not stay behind: only the close has to wait.
+        // Bytes of a kept stream are never overwritten, so the position need not stay behind: only the close has to
+        // wait.
         let tally = Tally::new(ledger, u64::MAX, 0);
         Self {
             pointer: NonNull::from(bytes).cast(),
@@ -114,9 +115,9 @@ impl Deref for View {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: the pointer and the length are those of a slice that was valid when the view was made. The lease keeps
-        // its memory mapped. Nobody writes it: private bytes have no writer, those of a kept stream never change, and the
-        // position that the producer knows stays at or below this view while its tally is in the ledger.
+        // SAFETY: the pointer and the length are those of a slice that was valid when the view was made. The lease
+        // keeps its memory mapped. Nobody writes it: private bytes have no writer, those of a kept stream never change,
+        // and the position that the producer knows stays at or below this view while its tally is in the ledger.
         unsafe { std::slice::from_raw_parts(self.pointer.as_ptr(), self.length) }
     }
 }
@@ -157,8 +158,8 @@ struct State {
 }
 
 impl Ledger {
-    /// Without views. `notify` is called after drops that may let the reader's position move on or a piece be left: it should
-    /// make the reader's owner call [`Ledger::take_changed`].
+    /// Without views. `notify` is called after drops that may let the reader's position move on or a piece be left: it
+    /// should make the reader's owner call [`Ledger::take_changed`].
     #[must_use]
     pub fn new(notify: impl Fn() + Send + Sync + 'static) -> Arc<Self> {
         let notify = Box::new(notify);

@@ -10,27 +10,28 @@ use std::time::{Duration, Instant};
 pub trait Wait {
     /// Whether it can go on.
     fn ready(&mut self) -> bool;
-    /// The wait takes a while: whatever was put off, because others need it only then, is done now.
+    /// The wait takes a while, so deferred work that others may be waiting for, such as publishing a position, is done
+    /// now.
     fn settle(&mut self);
-    /// Announces that its owner is about to sleep, unless only the bell can help it. [`Wait::ready`] is asked once more
-    /// after this.
+    /// Announces that its owner is about to sleep, unless only the bell can wake it. [`Wait::ready`] is called once
+    /// more after this.
     fn announce(&mut self);
-    /// The word that will move when it can go on, and the value announced.
+    /// The word that will change when it can go on, and the value announced.
     fn word(&self) -> Option<(&AtomicU64, u64)>;
     /// The same word and value, to be watched by another thread ([`crate::Watchers`]); `None` if it is not another
     /// process's.
     fn peer_word(&self) -> Option<(PeerWord, u64)> {
         None
     }
-    /// Takes the announcement back.
+    /// Withdraws the announcement.
     fn retract(&mut self);
 }
 
 /// How to wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Idle {
-    /// How long to look at the words before sleeping. About what a wake-up costs is right: shorter wastes wake-ups, longer
-    /// wastes the core. It is over at once when another thread waits for the core.
+    /// How long to spin before sleeping. About the cost of a wake-up is right: less wastes wake-ups, more wastes the
+    /// core. It ends at once when another thread waits for the core.
     pub spin: Duration,
 }
 
@@ -50,14 +51,13 @@ pub enum Woken {
     Bell,
 }
 
-/// What to do about a long sleep: after so much time, once, while everything is still announced.
+/// A function that is called once when a sleep has lasted this long, with everything still announced.
 pub type Park<'a> = (Duration, &'a mut dyn FnMut());
 
-/// Waits until one of `ports` is ready or the bell's count differs from the one given. A sleep that lasts longer than
-/// `park` says calls its function, with everything still announced.
+/// Waits until one of `ports` is ready or the bell's count differs from the one given. See [`Park`] for `park`.
 ///
-/// At most 127 ports are watched while asleep; with more, the sleep is cut into short ones. A caller with more ports leaves
-/// the inactive ones to [`crate::Watchers`].
+/// At most 127 ports are watched while asleep; with more, the sleep is cut into short ones. A caller with more ports
+/// leaves the inactive ones to [`crate::Watchers`].
 pub fn wait(ports: &mut [&mut dyn Wait], bell: Option<(&Bell, u64)>, idle: Idle, park: Option<Park<'_>>) -> Woken {
     // Without a limit the wait ends only when something has happened.
     wait_until(ports, bell, idle, None, park).unwrap_or(Woken::Bell)
@@ -135,7 +135,7 @@ fn spin(
     if idle.spin.is_zero() || (idle != Idle::SPIN && bell.is_some_and(|(bell, _)| bell.crowded())) {
         return None;
     }
-    // What is about to come comes within the first looks; everything that takes time of its own is done after them.
+    // Most waits end within the first looks, so the clock is read and deferred work is done only after them.
     let mut start = None;
     loop {
         for _ in 0..LOOKS {
@@ -156,10 +156,10 @@ fn spin(
     }
 }
 
-/// Lets another thread have this core that waits for it; whether there was one. It may well be the one that does what is
-/// waited for.
+/// Yields this core to another thread. Returns whether one was waiting for it: it may be the very thread whose work is
+/// awaited.
 fn give_way() -> bool {
-    /// More than it takes to find that nobody waits.
+    /// More than a yield takes if no other thread waits.
     const SOMEBODY: Duration = Duration::from_micros(10);
     let before = Instant::now();
     std::thread::yield_now();
@@ -167,7 +167,7 @@ fn give_way() -> bool {
 }
 
 fn sleep(ports: &[&mut dyn Wait], bell: Option<(&Bell, u64)>, limit: Option<Duration>) {
-    /// With more words than one sleep can watch, the others are looked at this often.
+    /// How often the words are polled that exceed what one sleep can watch.
     const ROUND: Duration = Duration::from_micros(500);
     let mut words = Vec::with_capacity(ports.len().min(MAX_WORDS) + 1);
     words.extend(bell.map(|(bell, count)| (bell.word(), count)));

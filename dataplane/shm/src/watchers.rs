@@ -1,8 +1,8 @@
-//! Sleeping on more words than one sleep can watch: threads that sleep on the words of ports on which nothing happens, and
-//! ring a doorbell when something does.
+//! Watching more words than one sleep can: threads that sleep on the words of idle ports, and ring a doorbell when one
+//! of them changes.
 //!
-//! A thread that serves thousands of ports looks at the few that are active itself ([`crate::wait`]) and leaves the others
-//! here. So it sleeps on one word for all of these, and knows which of them has news without looking at the others.
+//! A thread that serves thousands of ports watches the few active ones itself ([`crate::wait`]) and leaves the others
+//! here. It sleeps on one word for all of these, and learns which of them has news without looking at the others.
 
 use crate::control::PeerControl;
 use crate::doorbell::Doorbell;
@@ -15,9 +15,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-/// Words that one thread watches, beside its own.
+/// The words that one thread watches beside its own.
 const WORDS: usize = MAX_WORDS - 1;
-/// Threads hold nothing but the list of their words.
+/// The stack of a thread, in bytes: it needs only the list of its words.
 const STACK: usize = 128 * 1024;
 
 /// The word of another process that a port waits for.
@@ -52,7 +52,7 @@ impl WordWait {
     }
 }
 
-/// The announcement is its port's own matter.
+/// Its port announces the sleep itself.
 impl Wait for WordWait {
     fn ready(&mut self) -> bool {
         self.word.word().load(Ordering::Acquire) != self.value
@@ -69,10 +69,10 @@ impl Wait for WordWait {
     fn retract(&mut self) {}
 }
 
-/// The threads, and who waits there. Dropping it ends them.
+/// The watching threads. Dropping it ends them.
 pub struct Watchers {
     threads: Vec<Watcher>,
-    /// Which thread watches for whom.
+    /// The thread that watches for each name.
     places: HashMap<u64, usize>,
     news: Arc<News>,
 }
@@ -91,7 +91,7 @@ struct News {
 #[derive(Default)]
 struct Shared {
     watched: Mutex<Vec<Watched>>,
-    /// Moves when the thread has to look at its list again.
+    /// Changes when the thread has to look at its list again.
     changes: AtomicU64,
     over: AtomicBool,
 }
@@ -104,18 +104,18 @@ struct Watched {
 }
 
 impl Watchers {
-    /// Without threads as yet. `bell` is rung when there is news.
+    /// Watchers without threads as yet. `bell` is rung when there is news.
     #[must_use]
     pub fn new(bell: Arc<Doorbell>) -> Self {
         let news = News { bell, is_some: AtomicBool::new(false), names: Mutex::default() };
         Self { threads: Vec::new(), places: HashMap::new(), news: Arc::new(news) }
     }
 
-    /// Watches these words: each with the name under which its news is told, once, and the value that its port has
-    /// announced. A name that is watched already is watched for the new word.
+    /// Watches these words, each with a name that is reported once when the word differs from the value that its port
+    /// has announced. A name that is watched already is watched for the new word instead.
     ///
     /// # Errors
-    /// If there can be no more threads. Then the words that are left are not watched, and stay in the list.
+    /// If no thread can be started. Words that are not watched stay in the list.
     pub fn watch(&mut self, list: &mut Vec<(u64, PeerWord, u64)>) -> std::io::Result<()> {
         let mut changed = Vec::new();
         let outcome = loop {
@@ -141,21 +141,21 @@ impl Watchers {
         outcome
     }
 
-    /// Watches no longer for this one. News of it may have been noted already.
+    /// Stops watching for a name. News of it may be queued already.
     pub fn forget(&mut self, name: u64) {
         if let Some(index) = self.places.remove(&name) {
             lock(&self.threads[index].shared.watched).retain(|watched| watched.name != name);
         }
     }
 
-    /// Those whose words have moved; they are watched no longer.
+    /// Takes the names whose words have changed. They are not watched any more.
     pub fn take_news(&mut self) -> Vec<u64> {
         if !self.news.is_some.swap(false, Ordering::AcqRel) {
             return Vec::new();
         }
         let names = std::mem::take(&mut *lock(&self.news.names));
         for name in &names {
-            // Unless it was watched again meanwhile, for another value.
+            // It may have been watched again meanwhile for another value; its news is reported all the same.
             self.forget(*name);
         }
         names
@@ -232,7 +232,7 @@ impl Shared {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics with the lock held half-way; a poisoned list is as good as any.
+    // No code panics while it holds the lock, so a poisoned list would still be consistent.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -1,4 +1,4 @@
-//! The producer's end of a stream: reserve room in the window, fill it in place, commit.
+//! The producer's end of a stream: it reserves room in the window, fills it in place and commits.
 
 use crate::control::{Control, PeerControl, PortWords};
 use crate::futex::Kernel;
@@ -36,7 +36,7 @@ pub struct Writer {
     readers: Vec<Peer>,
     /// How much [`Wait::ready`] waits for.
     wanted: u64,
-    /// Index of the reader that holds the room back, and the word seen there.
+    /// The index of the reader that holds the room back, and its word.
     holder: Option<(usize, u64)>,
     announced: Option<u64>,
     sleeper: Sleeper,
@@ -53,7 +53,7 @@ struct WriteWindow {
 }
 
 impl WriteWindow {
-    /// Where the byte at a stream offset is.
+    /// The index of the byte at a stream offset.
     fn index(&self, offset: u64) -> u64 {
         if self.ring { (offset - self.base) & (self.size - 1) } else { offset - self.base }
     }
@@ -85,11 +85,12 @@ impl Writer {
         }
     }
 
-    /// Writes on into this window. `memory` holds it from byte `start` on: `window.size` bytes, or twice as many, mapped
+    /// Continues in this window. `memory` holds it from byte `start` on: `window.size` bytes, or twice as many, mapped
     /// back to back, for a ring.
     ///
     /// # Panics
-    /// If the window is larger than the memory behind it or does not take the next byte: the caller has mapped it wrongly.
+    /// If the window is larger than the memory behind it or does not take the next byte: the caller has mapped it
+    /// wrongly.
     pub fn set_window(&mut self, window: &Window, memory: Arc<Memory>, start: usize) {
         let bytes = if window.ring { 2 * window.size } else { window.size };
         assert!(start as u64 + bytes <= memory.length() as u64, "the window is larger than its mapping");
@@ -125,7 +126,7 @@ impl Writer {
         }
     }
 
-    /// The bytes that can be written now, after the watermark. What is in them is meaningless.
+    /// The bytes that can be written now, from the watermark on. Their contents are arbitrary.
     pub fn spare(&mut self) -> &mut [u8] {
         let Some(window) = &self.window else {
             return &mut [];
@@ -133,16 +134,16 @@ impl Writer {
         let length = self.room_end - self.watermark;
         let index = window.index(self.watermark);
         // SAFETY: `set_window` has checked that the window lies in the memory; `index + length` stays within it (twice
-        // the size for a ring, whose room never exceeds its size). These bytes are this producer's alone: consumers read
-        // below the watermark only, and `refresh` keeps the room clear of everything a reader has not passed. The borrow
-        // of `self` prevents a second slice.
+        // the size for a ring, whose room never exceeds its size). These bytes are this producer's alone: consumers
+        // read below the watermark only, and `refresh` keeps the room clear of everything a reader has not passed. The
+        // borrow of `self` prevents a second slice.
         unsafe {
             let first = window.memory.start().add(window.start + index as usize);
             std::slice::from_raw_parts_mut(first.as_ptr(), length as usize)
         }
     }
 
-    /// The same bytes as [`Writer::spare`], to look at what has been filled in so far.
+    /// The same bytes as [`Writer::spare`], to read back what has been filled in so far.
     #[must_use]
     pub fn spare_bytes(&self) -> &[u8] {
         let Some(window) = &self.window else { return &[] };
@@ -155,7 +156,7 @@ impl Writer {
         }
     }
 
-    /// What is left of a window that is filled once, in bytes; 0 for a ring.
+    /// The bytes that are left of an extent; 0 for a ring.
     #[must_use]
     pub fn remaining(&self) -> u64 {
         self.window.as_ref().map_or(0, |window| {
@@ -176,7 +177,7 @@ impl Writer {
         self.publish(State::Open);
     }
 
-    /// Says that nothing more comes: everything has been written, or the producer gives up.
+    /// Ends the stream: everything has been written, or the producer gives up.
     pub fn end(&mut self, state: State) {
         self.publish(state);
         self.room_end = self.watermark;
@@ -188,8 +189,8 @@ impl Writer {
         self.wake_readers();
     }
 
-    /// Wakes readers that sleep on an older watermark. [`Writer::commit`] has done so for all it knew; a caller that has
-    /// learned of a new one since then calls this.
+    /// Wakes readers that sleep on an older watermark. [`Writer::commit`] has done so for the readers that it knew;
+    /// call this after a new one was added.
     pub fn wake_readers(&mut self) {
         let words = self.control.port(self.port);
         let published = words.progress();
@@ -208,8 +209,8 @@ impl Writer {
         self.room_end
     }
 
-    /// The present window, to be filled from outside instead of through [`Writer::spare`]: what has landed is committed
-    /// as ever. Its owner opens no more of it than [`Writer::room_end`] says.
+    /// The present window, to be filled by a network card or another thread instead of through [`Writer::spare`]. Bytes
+    /// that have landed are committed as usual. The owner must open no more of it than up to [`Writer::room_end`].
     #[must_use]
     pub fn landing(&self) -> Option<Landing> {
         let WriteWindow { memory, start, base, size, ring } = self.window.as_ref()?;
@@ -229,8 +230,8 @@ impl Writer {
         self.window.as_ref().map_or(0, |window| window.size)
     }
 
-    /// Looks again how far the readers are. Their words are believed only within reason: a position past the watermark
-    /// counts as the watermark, one that goes back is ignored. Whoever lies harms what it reads itself.
+    /// Reads the positions of the readers. They are clamped: a position past the watermark counts as the watermark, and
+    /// one that goes back is ignored. A reader that lies damages only what it reads itself.
     fn refresh(&mut self) {
         let Some(window) = &self.window else { return };
         self.holder = None;
@@ -265,7 +266,7 @@ pub fn finish(control: &Control, port: PortId) {
     let progress = Progress::decode(word.load(Ordering::Relaxed));
     if progress.state == State::Open {
         publish::<Kernel>(word, Progress { state: State::Finished, ..progress });
-        // Who reads it is not known here; waking nobody costs little.
+        // The readers are not known here. A wake-up without sleepers costs one system call.
         Kernel::wake(word);
     }
 }

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 
 const SIZE: usize = HUGE_PAGE as usize;
 
-/// Huge pages that are reserved, free, and promised to nobody.
+/// Huge pages that are reserved, free, and not promised to a mapping.
 fn free_huge_pages() -> u64 {
     let info = std::fs::read_to_string("/proc/meminfo").unwrap();
     let value = |name: &str| {
@@ -33,7 +33,7 @@ fn fill(memory: &Memory, range: std::ops::Range<usize>, seed: usize) {
 
 fn byte(memory: &Memory, index: usize) -> u8 {
     assert!(index < memory.length());
-    // SAFETY: within the mapping, which nobody writes now.
+    // SAFETY: within the mapping, which no other thread or process writes.
     unsafe { memory.start().add(index).read() }
 }
 
@@ -57,7 +57,7 @@ fn huge_pages_are_used_while_there_are_some() {
 #[test]
 fn when_none_is_left_ordinary_pages_do() {
     let mut segments = Vec::new();
-    // More than are reserved, but no gigabytes where somebody has reserved very many.
+    // More than are reserved, but not gigabytes on a machine with very many.
     for _ in 0..free_huge_pages().min(256) / 2 + 2 {
         segments.push(backed(2 * SIZE, true));
     }

@@ -94,7 +94,7 @@ proptest! {
     }
 }
 
-/// A reader that lies about its position harms what it reads itself and nothing else.
+/// A reader that lies about its position damages only what it reads itself.
 #[test]
 fn a_lying_reader_changes_nothing_for_the_writer() {
     let size = 4096u64;

@@ -1,4 +1,4 @@
-//! How a waiter behaves towards those with whom it shares its core.
+//! How a waiting thread treats the threads with which it shares its core.
 
 use dflow_shm::{Doorbell, Idle, Listener, wait};
 use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
@@ -10,9 +10,9 @@ fn own_processor_time() -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-/// The core on which it looks at its words is the one that the other thread needs, to do what is waited for.
+/// The thread whose work is awaited needs the core on which the waiting one spins.
 #[test]
-fn a_waiter_that_looks_for_long_does_not_take_the_core_from_who_works() {
+fn a_spinning_waiter_does_not_take_the_core_from_a_thread_that_works() {
     const WORK: Duration = Duration::from_millis(200);
     let mut core = CpuSet::new();
     core.set(sched_getcpu());

@@ -1,8 +1,8 @@
-//! The window behind the present one, for streams that come from other nodes: whoever sends one goes on there at once,
-//! where asking for it when the present window is full would cost a pause of a round trip between the nodes.
+//! The window behind the present one, granted early to streams that come from other nodes. The sending node then
+//! continues there at once; asking only when the present window is full would stall it for a round trip.
 //!
-//! It is a courtesy: without memory to spare, or while readers are far behind, there is none, and the carrier asks again
-//! as every producer does.
+//! It is an optimisation: where memory is short or readers are far behind, no window is granted ahead, and the carrier
+//! asks when its window is full, as every producer does.
 
 use crate::back::Offer;
 use crate::error::StoreError;
@@ -14,8 +14,8 @@ use dflow_protocol::message::ToFunction;
 use dflow_protocol::words::Progress;
 
 impl Store {
-    /// Whether a carrier may ask for a window at `at`, where its words say `word`: it may before its present window is
-    /// full, and then says where that ends. Its stream may have ended since.
+    /// Whether a carrier whose words say `word` may ask for a window at `at`: before its present window is full, it
+    /// must name the offset at which that ends. Its stream may have ended since.
     pub(crate) fn may_ask_ahead(&self, process: ProcessId, port: PortId, at: u64, word: Progress) -> bool {
         let Some(stream) = self.processes.output(process, port) else {
             return false;
@@ -29,7 +29,7 @@ impl Store {
         is_room && self.processes.is_carrier(process) && word.offset <= at
     }
 
-    /// Gives a carrier the window behind its present one, or lets it stay where it is.
+    /// Grants a carrier the window behind its present one, or tells it to stay.
     pub(crate) fn grant_ahead(&mut self, process: ProcessId, port: PortId, want: Want) -> Result<(), StoreError> {
         let Some(id) = self.processes.output(process, port) else {
             return Ok(());
@@ -72,7 +72,7 @@ impl Store {
         Ok(())
     }
 
-    /// The memory for a window of this stream has come, or will not come.
+    /// The window that a carrier waits for has been backed, or could not be.
     pub(crate) fn grant_backed_ahead(&mut self, id: RunStream, has_come: bool) -> Result<(), StoreError> {
         let producer = self.runs.stream(id).and_then(|stream| stream.epoch.producer);
         let Some((process, port)) = producer else { return Ok(()) };
@@ -85,7 +85,7 @@ impl Store {
         Ok(())
     }
 
-    /// If the producer has come to the window behind the one that was its present one, that is the present one now.
+    /// Makes the window ahead the live one, if the producer has reached it.
     pub(crate) fn enter_ahead(&mut self, id: RunStream) {
         let Some(stream) = self.runs.stream(id) else { return };
         let Some(base) = stream.epoch.ahead.as_ref().map(|ahead| ahead.base) else { return };
@@ -101,7 +101,7 @@ impl Store {
         }
     }
 
-    /// Nobody comes to the window behind the present one any more, and nothing can land there.
+    /// Frees the window ahead: the producer will not reach it, and no bytes can land there any more.
     pub(crate) fn drop_ahead(&mut self, id: RunStream) {
         let Some(stream) = self.runs.stream_mut(id) else { return };
         if let Some((process, _)) = stream.epoch.producer

@@ -1,4 +1,4 @@
-//! Attempts come and go, with the streams that they read and write.
+//! Attempts begin and end, with the streams that they read and write.
 
 use crate::ProcessId;
 use crate::error::StoreError;
@@ -15,16 +15,16 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Arena slots of an attempt whose outputs are not all known at the start: one for each port that it can have, so that no
-/// stream has to begin with a segment of its own. Only what is touched costs memory, but all of it is mapped by every
-/// reader of one of its streams.
+/// Arena slots of an attempt whose outputs are not all known at the start: one for each port that it can have, so that
+/// no stream needs a segment for its first bytes. Only touched pages cost memory, but every reader of one of its
+/// streams maps the whole arena.
 const ARENA_SLOTS: u64 = MAX_PORTS as u64;
-/// The same where processes may map only so much.
+/// The same where `ulimit -v` limits the address space of processes.
 const FEW_ARENA_SLOTS: u64 = 16 * 1024;
 
 impl Store {
-    /// An attempt of a run is being started. Its outputs are the streams given, in the order of `setup.outputs`; ports, bell and
-    /// arena are filled in here, and the setup is sent.
+    /// An attempt of a run is being started. `outputs` are its streams, in the order of `setup.outputs`. Ports, bell
+    /// and arena are filled in here, and the setup is sent.
     ///
     /// # Errors
     /// If there is no memory, descriptor or bell for it.
@@ -106,7 +106,7 @@ impl Store {
         } else {
             stream.epoch.add_piece(piece);
         }
-        // Of a stream that it continues, every reader may have left already.
+        // All readers of a stream that is continued may have left meanwhile.
         self.tell_unread(id);
     }
 
@@ -121,11 +121,11 @@ impl Store {
         Ok(())
     }
 
-    /// An attempt that carries streams lends this one to another node. The port through which it reads; `None` if there
-    /// is no such attempt.
+    /// The carrier reads this stream for another node. Returns the port through which it reads; `None` if there is no
+    /// such attempt.
     ///
     /// # Errors
-    /// If it has carried too many streams.
+    /// If it has used up its ports.
     pub fn export(
         &mut self,
         id: ProcessId,
@@ -135,11 +135,11 @@ impl Store {
         self.attach_reader(id, subscriber, stream)
     }
 
-    /// An attempt that carries streams brings this one from another node. The port through which it writes; `None` if
-    /// there is no such attempt or stream.
+    /// The carrier writes this stream, which comes from another node. Returns the port through which it writes; `None`
+    /// if there is no such attempt or stream.
     ///
     /// # Errors
-    /// If it has carried too many streams.
+    /// If it has used up its ports.
     pub fn import(&mut self, id: ProcessId, stream: RunStream) -> Result<Option<PortId>, StoreError> {
         let (Some(process), true) = (self.processes.get_mut(id), self.runs.stream(stream).is_some()) else {
             return Ok(None);
@@ -193,7 +193,7 @@ impl Store {
         {
             self.attach_producer(id, port, stream, &arena);
         } else {
-            // No slot left: it begins with a window of its own.
+            // No slot is left, so the stream begins with a window of its own.
             self.runs.set_producer(stream, Some((id, port)));
         }
     }
@@ -221,7 +221,7 @@ impl Store {
             self.close_live(stream);
             self.runs.set_producer(stream, None);
             if let Some(stream) = self.runs.stream_mut(stream) {
-                // Nobody knows what its readers have seen.
+                // Its words lied, so what its readers have seen is unknown.
                 stream.epoch.overread |= condemned;
             }
             let served = self.serve_waiting_readers(stream);
@@ -252,7 +252,7 @@ impl Store {
         self.feed_starved(Some(run));
     }
 
-    /// An attempt that carries streams says that nothing is written through this port any more, by nobody.
+    /// An attempt that carries streams says that neither it nor the other node writes through this port any more.
     pub(crate) fn close_output(&mut self, id: ProcessId, port: PortId) {
         let Some(process) = self.processes.get_mut(id) else { return };
         let run = process.run;
@@ -260,7 +260,7 @@ impl Store {
         let stream = process.outputs.remove(&port);
         self.unstarve(run, (id, port));
         if let Some(stream) = stream {
-            // What has come of it stays. Readers that need more of it learn why there is none from whoever ended it.
+            // The bytes that have arrived stay. Readers that need more are told the reason by whoever ended the stream.
             self.close_live(stream);
             if self.is_written_by(stream, (id, port)) {
                 self.runs.set_producer(stream, None);

@@ -1,8 +1,9 @@
-//! What the store needs of the machine: memory, files, and somebody to do its slow work.
+//! The machine under a store: memory, files, and the execution of slow work.
 //!
-//! The store decides which window is written to disk, hashed or backed with memory, and when. It touches neither a disk nor
-//! a thread: it hands a [`Job`] to its [`Backend`] and gets a [`Completion`] back by [`crate::Store::complete`]. A node runs
-//! jobs on [`crate::Threads`]; a simulation runs them on its own thread, at times and with failures of its choice.
+//! The store decides which window is written to disk, hashed or backed with memory, and when. It touches neither a disk
+//! nor a thread: it hands a [`Job`] to its [`Backend`] and gets a [`Completion`] back by [`crate::Store::complete`]. A
+//! node runs jobs on [`crate::Threads`]; a simulation runs them on its own thread, at times and with failures of its
+//! choice.
 
 use crate::back::{BackJob, Backed, CleanJob, Cleaned};
 use crate::hash::{HashJob, Hashed};
@@ -24,12 +25,13 @@ pub trait Backend {
     /// If the spill directory allows none.
     fn spill_file(&mut self) -> Result<SpillFile, DiskError>;
 
-    /// Takes on a job. Its completion must be given to [`crate::Store::complete`]: later, never from within this call.
-    /// Hash jobs are completed in the order of their submission, because each compares with what those before it recorded.
+    /// Accepts a job. Its completion must be given to [`crate::Store::complete`] later, never from within this call.
+    /// Hash jobs are completed in the order of their submission, because each compares with what those before it
+    /// recorded.
     fn submit(&mut self, job: Job);
 }
 
-/// Slow work that the store wants done.
+/// A unit of slow work.
 #[derive(Debug)]
 pub enum Job {
     /// Write a window to disk.
@@ -54,8 +56,8 @@ pub(crate) enum Outcome {
     Clean(Cleaned),
 }
 
-/// A window of `size` bytes, backed with memory so that nobody pays for its first touch later. Its pages are huge if
-/// `huge` allows that and the machine has reserved some.
+/// A window of `size` bytes, backed with memory so that functions pay no page faults. Its pages are huge if `huge`
+/// allows that and the machine has reserved some.
 ///
 /// # Errors
 /// If there is no memory or no descriptor for it.

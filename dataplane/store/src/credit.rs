@@ -8,12 +8,13 @@ use dflow_protocol::words::sleeps_on;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// A reader that has not moved for so long on a stream counts as stuck there.
+/// A reader that has not moved for this long on a stream counts as stuck there. Long against a scheduler's time slice,
+/// so that a busy machine does not make readers look stuck; short against what a user notices.
 pub(crate) const STUCK_AFTER: Duration = Duration::from_millis(100);
 
 impl Store {
-    /// Whether one of the readers that hold the window of a stream is stuck. Credit holds a producer only while the reader
-    /// that holds it back moves on this stream.
+    /// Whether one of the readers that hold the window of a stream is stuck. Credit stops a producer only while the
+    /// reader that it waits for makes progress on this stream.
     pub(crate) fn reader_is_stuck(&mut self, id: RunStream, want: Want) -> bool {
         self.sample_readers(id);
         let Some(stream) = self.runs.stream(id) else { return false };
@@ -29,8 +30,8 @@ impl Store {
         self.has_no_credit(stream, want) || self.should_wait_elsewhere(process, stream, want)
     }
 
-    /// Whether the bytes of a stream that comes from another node are better kept there: a reader here is stuck, and no
-    /// other goes on. Streams of which every byte is kept here anyway come in any case.
+    /// Whether the bytes of a stream from another node should stay there for now: a reader here is stuck, and no other
+    /// makes progress. A stream of which this node keeps every byte is never stopped for that.
     pub(crate) fn should_wait_elsewhere(&mut self, process: ProcessId, id: RunStream, want: Want) -> bool {
         if !self.processes.is_carrier(process) {
             return false;
@@ -45,8 +46,8 @@ impl Store {
             && !self.somebody_goes_on(id)
     }
 
-    /// Whether a reader of the stream moves on it, or would if there were more. Another that is stuck must not hold it:
-    /// what that one waits for may come of this one.
+    /// Whether a reader of the stream makes progress on it, or has read everything so far. A stuck reader must not stop
+    /// it: the stuck one may be waiting for what comes of its work.
     pub(crate) fn somebody_goes_on(&self, id: RunStream) -> bool {
         let Some(stream) = self.runs.stream(id) else { return false };
         let watermark = self.producer_watermark(id);
@@ -56,8 +57,8 @@ impl Store {
         stream.subscribers.values().any(goes_on)
     }
 
-    /// Whether a stream whose bytes may go once they are read is too far ahead of a reader that moves, or of its hash jobs.
-    /// A stream that has left its ring has credit, too; otherwise it would run ahead until the memory is gone.
+    /// Whether a producer is too far ahead of a reader that makes progress, or of its hash jobs. Extents are subject to
+    /// credit as rings are; otherwise a producer that has left its ring would run ahead until memory is used up.
     fn has_no_credit(&mut self, id: RunStream, want: Want) -> bool {
         self.sample_readers(id);
         let Some(stream) = self.runs.stream(id) else { return false };
@@ -74,26 +75,27 @@ impl Store {
         })
     }
 
-    /// Whether a reader will not move by itself: it does not run, waits for another stream, or has not moved for a while.
-    /// One that waits for room in an output of its own is not stuck here: the readers of that output decide, as long as
-    /// there is no room.
+    /// Whether a reader will not move by itself: it does not run, waits for another stream, or has not moved for a
+    /// while. One that waits for room in an output of its own is not stuck here. It moves as soon as the readers of
+    /// that output do, and if they are stuck, the output gets another window.
     fn is_stuck(&self, subscription: &Subscription) -> bool {
         let Some((id, port)) = subscription.reader else { return true };
         let Some(process) = self.processes.get(id).filter(|process| process.runs()) else { return true };
         let is_long_ago = |since: Duration| self.since(since) >= STUCK_AFTER;
         if let Some(carrier) = &process.carrier {
-            // It serves every stream for itself, whatever it waits for on others.
+            // It serves every stream independently of the others.
             return carrier.stuck.contains(&port) || is_long_ago(subscription.since);
         }
         let waits = |port| {
             process.sleeps_at(port) || process.inputs.get(&port).is_some_and(|input| self.has_asked((id, port), input))
         };
         if subscription.question.is_some_and(|question| question.at > subscription.position) {
-            // It has read on and holds views of earlier bytes: its position moves when they are dropped, which may be never.
+            // It has read on and holds views of earlier bytes: its position moves when they are dropped, which may be
+            // never.
             return is_long_ago(subscription.since);
         }
         if waits(port) {
-            // Its bytes are on their way to it, unless they are there and it does not run.
+            // It waits for bytes of this stream. If they are there already, it was woken and does not run.
             return subscription.oversleeps_since().is_some_and(is_long_ago);
         }
         if process.inputs.keys().any(|other| *other != port && waits(*other)) {
@@ -110,7 +112,8 @@ impl Store {
         run.is_some_and(|run| run.starved_of(id).next().is_some())
     }
 
-    /// Whether a process sleeps for room in its outputs and no reader holds it any more: it was woken and does not run.
+    /// Whether a process sleeps for room in its outputs although no reader holds it back any more: it was woken and
+    /// does not run.
     fn oversleeps_room(&self, id: ProcessId, process: &Process) -> bool {
         let Some(control) = process.control.as_ref().filter(|_| process.carrier.is_none()) else { return false };
         if self.is_starved(id) {
@@ -134,14 +137,14 @@ impl Store {
         stream.subscribers.values().filter_map(|state| word(state.reader?)).any(|word| sleeps_on(ticket, word))
     }
 
-    /// How far the producer of a stream is, by its words and by what was seen of them before.
+    /// The watermark of a stream: that of its producer's words, or a larger one that was observed before.
     pub(crate) fn producer_watermark(&self, id: RunStream) -> u64 {
         let Some(stream) = self.runs.stream(id) else { return 0 };
         let word = stream.epoch.producer.and_then(|producer| self.processes.progress(producer));
         word.map_or(0, |word| word.offset).max(stream.epoch.watermark)
     }
 
-    /// Takes note of how far the readers of a stream are.
+    /// Reads the positions of a stream's readers from their control pages.
     pub(crate) fn sample_readers(&mut self, id: RunStream) {
         let Some(stream) = self.runs.stream(id) else { return };
         let words = |subscription: &Subscription| {
@@ -149,12 +152,12 @@ impl Store {
             let process = self.processes.get(reader)?;
             let words = process.control.as_ref()?.words.port(port);
             let (position, asleep) = (words.progress().offset, words.is_waiting());
-            // Its outputs may be many: they are of interest only where it has not moved for long.
+            // It may have thousands of outputs, so they are looked at only if it has not moved for a while.
             let rests = !asleep && position == subscription.position && self.since(subscription.since) >= STUCK_AFTER;
             Some((reader, ReaderWords { position, asleep, has_room: rests && self.oversleeps_room(reader, process) }))
         };
         let words: Vec<_> = stream.subscribers.values().map(words).collect();
-        // After the positions: a watermark that was read before them could be behind.
+        // Read after the positions: a watermark read before them could be behind them.
         let watermark = self.producer_watermark(id);
         let now = self.now;
         let Some(stream) = self.runs.stream_mut(id) else { return };

@@ -14,8 +14,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 impl Store {
-    /// A reader has used up its piece and wants what comes at this offset. With `lends` it still needs the bytes of earlier
-    /// pieces from its published position on.
+    /// A reader has finished its piece and wants the one with this offset. With `lends` it still needs the bytes of
+    /// earlier pieces from its published position on.
     pub(crate) fn next_piece(
         &mut self,
         process: ProcessId,
@@ -46,9 +46,9 @@ impl Store {
         Ok(())
     }
 
-    /// A producer's words say to a reader that its stream ends here, or what cannot be. The reader waits until they turn
-    /// out to be a lie, and then this attempt is not charged with it; or until the producer has said by message that it has
-    /// finished, so that nobody ends well on an end which is none; or it reads on.
+    /// A reader has seen a producer's words say that the stream ends here, or something that cannot be true. It is
+    /// answered when that is certain: after the producer has sent its end as a message, or if the stream goes on. If
+    /// the words are a lie, the producer is condemned, and the reader waits for the next attempt.
     pub(crate) fn verify(&mut self, process: ProcessId, port: PortId, at: u64) -> Result<(), StoreError> {
         let Some((id, subscriber)) = self.processes.input(process, port) else {
             return Ok(());
@@ -61,7 +61,7 @@ impl Store {
         self.serve(id, subscriber)
     }
 
-    /// Whether the stream goes on at `at`, in the piece that its reader has; `false` as long as that is not certain.
+    /// Whether the stream certainly goes on at `at`, in the piece that its reader has.
     fn goes_on(&mut self, id: RunStream, at: u64, index: usize) -> bool {
         let Some((stream, piece)) = self.runs.stream(id).and_then(|it| Some((it, it.epoch.pieces.get(index)?))) else {
             return false;
@@ -117,7 +117,7 @@ impl Store {
         let is_silent =
             |(writer, _): Endpoint| self.processes.get(writer).is_some_and(|process| process.control.is_none());
         if piece.end.is_none() && stream.epoch.producer.is_some_and(is_silent) {
-            // Served when the producer has its control page.
+            // Served when the producer has sent its control page.
             return Ok(());
         }
         if question.verifies && piece.users.contains(&(process, port)) {
@@ -128,7 +128,7 @@ impl Store {
             return Ok(());
         }
         if self.is_better_read_from_disk(id, &piece.place, process, subscriber) {
-            // Served when it is there, or when memory is no longer short.
+            // Served when it is on disk, or when memory is no longer short.
             if let Some(piece) = self.runs.stream_mut(id).and_then(|stream| stream.epoch.pieces.get_mut(index)) {
                 piece.wanted_on_disk = true;
             }
@@ -150,7 +150,7 @@ impl Store {
                     Place::Arena { arena, offset, .. } => (self.send_arena(process, arena)?, *offset, false),
                     Place::Window { memory, ring } => {
                         let segment = self.outbox.next_segment();
-                        // A network card's driver wants memory that can be written, even to send from it.
+                        // The kernel pins pages for RDMA as writable, even to send from them.
                         let fd = if self.processes.is_carrier(process) {
                             duplicate(memory.segment.as_fd())?
                         } else {
@@ -168,7 +168,7 @@ impl Store {
                     }
                     _ => None,
                 };
-                // A window that is filled once ends where it is full.
+                // An extent ends where it is full.
                 let end = if ring { end } else { end.or(Some(base + capacity)) };
                 let window = Window { segment, segment_offset, base, size: capacity, ring };
                 Piece::Memory { window, producer, end }
@@ -182,8 +182,8 @@ impl Store {
         Ok(())
     }
 
-    /// Whether a reader has to wait until a piece is on disk: it would keep the memory for its slice over everything, and
-    /// memory is short.
+    /// Whether a reader has to wait until a piece is on disk: memory is short, and the reader would keep the window
+    /// mapped for its slice over the whole stream.
     fn is_better_read_from_disk(
         &self,
         id: RunStream,
@@ -196,7 +196,7 @@ impl Store {
         slices && matches!(place, Place::Window { .. }) && self.is_short_of_memory(id.run) && !disk_is_full
     }
 
-    /// Serves those who had to wait for the disk, as far as they need not any more.
+    /// Serves readers that wait for an answer, as far as there is one now.
     pub(crate) fn serve_put_off(&mut self) {
         let asked = self.runs.iter().map(|(run, state)| (run, state.asked.iter().copied().collect()));
         let asked: Vec<(RunId, Vec<StreamId>)> = asked.collect();
@@ -262,7 +262,7 @@ impl Store {
         Ok(id)
     }
 
-    /// Tells the producer of every reader that runs.
+    /// Tells the producer of all readers that run.
     pub(crate) fn register_readers(&mut self, id: RunStream) -> Result<(), StoreError> {
         let Some(stream) = self.runs.stream(id) else { return Ok(()) };
         let all: Vec<Subscriber> = stream.subscribers.keys().copied().collect();

@@ -1,4 +1,4 @@
-//! What belongs to one epoch of a stream: its bytes, and what is known of the attempts that write it.
+//! One epoch of a stream: its bytes, and the state of the attempts that write it.
 
 use crate::fingerprint::Fingerprint;
 use crate::pieces::{Piece, Pieces};
@@ -8,7 +8,7 @@ use dflow_disk::SpillFile;
 use dflow_protocol::words::{Progress, State, is_possible};
 use std::sync::{Arc, Mutex};
 
-/// An epoch of a stream. A stream that is aborted gets a new one; nothing of the old one is left.
+/// An epoch of a stream. To abort a stream is to replace this value.
 #[derive(Debug, Default)]
 pub(crate) struct Epoch {
     /// The process that writes the stream, and its port.
@@ -18,25 +18,25 @@ pub(crate) struct Epoch {
     pub(crate) ahead: Option<Piece>,
     /// Its length, once it is finished.
     pub(crate) finished: Option<u64>,
-    /// What its present producer's words said when they said that this is the end.
+    /// The last words of its present producer, once they have said that the stream ends.
     pub(crate) ended: Option<Progress>,
     /// The largest watermark that has been seen.
     pub(crate) watermark: u64,
-    /// Up to where its producers may ever have written; everything once there was a ring.
+    /// The offset below which its producers were ever granted room; [`u64::MAX`] once there was a ring.
     pub(crate) granted: u64,
     pub(crate) first_bytes: bool,
-    /// The producer has been told that nobody reads.
+    /// The producer has been told that no reader is left.
     pub(crate) unread_told: bool,
     pub(crate) spill: Option<Arc<SpillFile>>,
-    /// What later attempts are compared with, if they are to continue the epoch.
+    /// Hashes with which later attempts are compared, if they are to continue the epoch.
     pub(crate) fingerprint: Option<Arc<Mutex<Fingerprint>>>,
-    /// Up to where the fingerprint reaches, or will when its hash jobs are done.
+    /// The offset up to which bytes have been hashed, or will be when the jobs under way complete.
     pub(crate) hashed: u64,
-    /// An attempt writes again what is there already.
+    /// An attempt writes again what an earlier one has written.
     pub(crate) replay: Option<Replay>,
-    /// An earlier attempt has finished the stream with this length, and readers may know it.
+    /// The length with which an earlier attempt has finished the stream. Readers may have seen it.
     pub(crate) promised: Option<u64>,
-    /// What readers have read is not what a dead attempt has left, so no other attempt can continue it.
+    /// Readers have seen bytes that a dead attempt did not leave, so that no attempt can continue the epoch.
     pub(crate) overread: bool,
 }
 
@@ -46,7 +46,7 @@ impl Epoch {
         self.replay.as_ref().map_or(self.watermark, |replay| replay.written)
     }
 
-    /// The largest watermark that the granted memory allows. How far a ring goes is a matter between its users.
+    /// The largest watermark that the granted memory allows; [`u64::MAX`] for a ring, which only its users limit.
     pub(crate) fn room(&self) -> u64 {
         match (&self.replay, self.pieces.live()) {
             (Some(replay), _) => replay.room(),
@@ -68,8 +68,8 @@ impl Epoch {
         self.ahead = Some(piece);
     }
 
-    /// What is wrong with a producer's words. A watermark never goes back and never passes the room that was granted, an
-    /// end stays what it is, and that an attempt has given up is for the daemon to say.
+    /// Checks a producer's words. A watermark never decreases and never exceeds the room that was granted, the end of a
+    /// stream is final, and only the daemon aborts one.
     pub(crate) fn check(&self, word: Progress) -> Result<(), String> {
         match self.ended {
             Some(ended) if ended == word => return Ok(()),
@@ -80,7 +80,7 @@ impl Epoch {
                 ));
             }
             None if word.state == State::Aborted => {
-                return Err("its words say that its output was given up, which no function says".into());
+                return Err("its words say that its output is aborted, which only the daemon decides".into());
             }
             None => {}
         }
@@ -94,7 +94,7 @@ impl Epoch {
         Ok(())
     }
 
-    /// Remembers what a producer's words have said, so that they cannot take it back.
+    /// Records a producer's words: progress that the daemon has observed never moves backwards.
     pub(crate) fn note(&mut self, progress: Progress) {
         if self.replay.is_none() {
             self.watermark = self.watermark.max(progress.offset);
@@ -111,13 +111,13 @@ impl Epoch {
         word.min(self.room()).max(self.watermark)
     }
 
-    /// The attempt that wrote it is dead, and the next one will write the same bytes. What was written stays; with nothing
-    /// written, the pieces are of no use to anybody and are returned.
+    /// The attempt that wrote it is dead, and the next one will write the same bytes. Bytes that were written stay. If
+    /// there are none, the pieces are returned to be freed.
     pub(crate) fn continue_by_next_attempt(&mut self) -> Vec<Piece> {
         self.promised = self.finished.take().or(self.promised);
         self.ended = None;
         self.unread_told = false;
-        // Without one, everything is a difference.
+        // Without recorded hashes, every byte counts as different.
         self.fingerprint.get_or_insert_default();
         if self.watermark == 0 {
             return self.pieces.take();

@@ -1,4 +1,4 @@
-//! Why the store cannot do what it should.
+//! Errors of the store, one enum for each operation.
 
 use dflow_disk::DiskError;
 use dflow_protocol::RunId;
@@ -6,13 +6,13 @@ use dflow_shm::SegmentError;
 use rustix::io::Errno;
 use std::path::PathBuf;
 
-/// Why an attempt or a stream of it cannot be served.
+/// Why a request of an attempt cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Shared memory.
+    /// Shared memory cannot be created or mapped.
     #[error(transparent)]
     Segment(#[from] SegmentError),
-    /// The spill directory.
+    /// The spill directory cannot be used.
     #[error(transparent)]
     Disk(#[from] DiskError),
     /// A descriptor cannot be duplicated.
@@ -21,92 +21,92 @@ pub enum StoreError {
     /// Bytes that were written cannot be read to hash them.
     #[error("cannot read what was written to a stream, to hash it: {0}")]
     Hash(Errno),
-    /// A file of a workflow input is opened when a reader comes to it, and cannot be.
+    /// A file of a workflow input cannot be opened when a reader comes to it.
     #[error("cannot open the input {path} when it is needed: {source}")]
     Input {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: std::io::Error,
     },
-    /// A thread.
+    /// A thread cannot be started.
     #[error("cannot start the {name} thread: {source}")]
     Thread {
-        /// What it would do.
+        /// Its name.
         name: &'static str,
-        /// Why there is none.
+        /// The cause.
         source: std::io::Error,
     },
-    /// The run is not a guest of this node, or not any more.
-    #[error("run {0} is not known here")]
+    /// The run is not admitted to this node, or has ended.
+    #[error("run {0} is not admitted to this node")]
     Unknown(RunId),
-    /// Too many of something.
+    /// A limit is exceeded, as the message says.
     #[error("{0}")]
     Limit(String),
 }
 
-/// Why a run cannot be a guest of this node.
+/// Why a run is not admitted to this node.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// The minima of the runs that are here leave too little. When some of them have ended, there may be room.
+    /// The minima of the admitted runs leave too little. There may be room when some of them have ended.
     #[error(
         "the run needs {minimum} bytes of memory for itself, but only {left} of {budget} are not promised to other runs"
     )]
     NoRoom {
-        /// What it needs.
+        /// The minimum that was asked for, in bytes.
         minimum: u64,
-        /// What is left.
+        /// Bytes of the budget that are not guaranteed to other runs.
         left: u64,
-        /// The node's budget.
+        /// The node's budget in bytes.
         budget: u64,
     },
-    /// A run cannot work with so little.
+    /// The minimum is too small for any run.
     #[error("a minimum of {minimum} bytes is too little for a run: {least} is the least")]
     TooLittle {
-        /// What was asked for.
+        /// The minimum that was asked for, in bytes.
         minimum: u64,
-        /// The least possible.
+        /// The smallest minimum, in bytes.
         least: u64,
     },
-    /// It may not use what it is guaranteed.
+    /// The cap is below the minimum.
     #[error("the run may use {cap} bytes, less than the {minimum} that it is guaranteed")]
     CapBelowMinimum {
-        /// What it is guaranteed.
+        /// The minimum that was asked for, in bytes.
         minimum: u64,
-        /// What it may use.
+        /// The cap that was asked for, in bytes.
         cap: u64,
     },
-    /// It is here already.
-    #[error("run {run} is here already")]
+    /// A run with this id is admitted already.
+    #[error("run {run} is admitted already")]
     Known {
         /// The run.
         run: RunId,
     },
 }
 
-/// Why a run cannot go on.
+/// Why a run cannot continue.
 #[derive(Debug, thiserror::Error)]
 pub enum RunFailure {
-    /// There is no memory for what its streams must have, and no disk space to make any.
+    /// Its streams wait for memory, and no disk space is left to free any.
     #[error("no stream can go on: {lacked} bytes of memory are missing, and {disk}")]
     NoRoom {
-        /// The bytes that its streams wait for.
+        /// The bytes of memory that its streams wait for.
         lacked: u64,
-        /// Why nothing goes to disk.
+        /// Why no bytes can be spilled.
         disk: String,
     },
-    /// What its streams must have is far more than the budget.
+    /// Allocations that its streams cannot do without exceed the budget by more than the overrun.
     #[error(
         "the first bytes and least windows of the run's streams take {used} bytes, and the node can give all runs {most} at \
          the most; use fewer streams at the same time, or raise --memory"
     )]
     Overrun {
-        /// What the run uses.
+        /// Bytes that the run uses.
         used: u64,
-        /// The budget and what is allowed beyond it.
+        /// The budget and the overrun, in bytes.
         most: u64,
     },
-    /// Something that it needs cannot be had.
+    /// A request of the run cannot be served.
     #[error(transparent)]
     Store(#[from] StoreError),
 }

@@ -1,13 +1,13 @@
-//! Hashes of what was written to a stream, by which a later attempt is known to write the same.
+//! Hashes of a stream's bytes, which show whether a later attempt writes the same.
 
 use dflow_protocol::limits::MIN_WINDOW;
 use twox_hash::XxHash3_128;
 
-/// The bytes that have one hash. Every window of a stream that is hashed begins at a multiple of it, so that no block
-/// lies in two of them. The hashes are a four-thousandth of the stream.
+/// The number of bytes that have one hash. Every window of a hashed stream begins at a multiple of it, so that no block
+/// lies in two windows. The hashes take 16 bytes for each 64 KiB.
 pub(crate) const BLOCK: u64 = MIN_WINDOW;
 
-/// What remains of a stream's bytes up to a watermark when they are gone: a hash of each block, and of the begun one.
+/// The hash of each block of a stream up to a watermark, the last and incomplete block included.
 ///
 /// XXH3 tells apart what differs by accident, at the speed of memory. It is no defence against a function that forges
 /// its output; but that function could have written the forged bytes in the first place.
@@ -18,15 +18,16 @@ pub(crate) struct Fingerprint {
 }
 
 impl Fingerprint {
-    /// Takes note of the bytes at `at`, the begin of a block: all of it, or the last ones of the stream so far. What was
-    /// noted from there on is replaced.
+    /// Records the bytes at `at`, the beginning of a block: all of the block, or the last bytes of the stream so far.
+    /// Replaces earlier records from there on.
     pub(crate) fn record(&mut self, at: u64, bytes: &[u8]) {
         self.hashes.truncate(index(at));
         self.hashes.push(XxHash3_128::oneshot(bytes));
         self.length = at + bytes.len() as u64;
     }
 
-    /// Whether these bytes were noted at `at`, the begin of a block. They must be all of it, or the last ones that were noted.
+    /// Whether the bytes at `at`, the beginning of a block, are those that were recorded. They must be all of the
+    /// block, or the last bytes that were recorded.
     pub(crate) fn matches(&self, at: u64, bytes: &[u8]) -> bool {
         let end = at + bytes.len() as u64;
         let noted = end <= self.length && (end == self.length || end == at + BLOCK);

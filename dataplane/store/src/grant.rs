@@ -18,7 +18,7 @@ use dflow_shm::HUGE_PAGE;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-/// What has become of a producer that waits for a window.
+/// The outcome of an attempt to serve a waiting producer.
 enum Fed {
     /// It has one, or does not want one any more.
     Served,
@@ -39,12 +39,12 @@ impl Store {
     ) -> Result<(), StoreError> {
         let Some(stream) = self.processes.output(process, port) else { return Ok(()) };
         if !self.is_written_by(stream, (process, port)) {
-            // Its epoch is over, and so is the attempt soon.
+            // Its epoch was aborted, and the attempt is about to be killed.
             return Ok(());
         }
         let word = self.processes.progress((process, port));
         if word.is_some_and(|word| word.state != State::Open) {
-            // It asked before it knew that its stream ends here.
+            // It asked for room before it knew that its input, and so this stream, ends here.
             return Ok(());
         }
         if word.is_some_and(|word| word.offset < want.at) {
@@ -67,7 +67,7 @@ impl Store {
             return Ok(());
         }
         if held && self.processes.is_carrier(process) && !self.somebody_goes_on(stream) {
-            // It has the stream from another node, which had better keep it than this one.
+            // The stream comes from another node, which can keep the bytes as well as this one, without sending them.
             self.send(process, ToFunction::Stuck { port, answer: true }, None);
             return Ok(());
         }
@@ -84,10 +84,10 @@ impl Store {
         Ok(())
     }
 
-    /// Serves producers that wait for memory or for credit, as far as there is some. `run`: credit has come to this run, and
-    /// memory to all; `None`: nothing is known.
+    /// Serves producers that wait for memory or for credit. With `run`, only this run can have got credit, so others
+    /// are looked at only if memory has been freed.
     ///
-    /// Runs that have the least of their share go first, so that memory which one gives back goes to those that lack it.
+    /// The run that uses least goes first, so that freed memory goes to the runs that lack it.
     pub(crate) fn feed_starved(&mut self, run: Option<RunId>) {
         let changed = self.memory.take_freed();
         let mut runs: Vec<(u64, RunId)> = self
@@ -131,7 +131,7 @@ impl Store {
         if self.grant(process, port, stream, want, false)? {
             return Ok(Fed::Served);
         }
-        // Where a window is being backed the memory is there, and others need not wait for it.
+        // A window that is being backed has its memory reserved, so others need not wait behind it.
         Ok(if self.backing.contains(&stream) { Fed::Waits } else { Fed::NoMemory })
     }
 
@@ -140,7 +140,7 @@ impl Store {
         self.runs.stream(id).is_some_and(|stream| stream.epoch.producer == Some(producer))
     }
 
-    /// Gives the producer its next window; `false` if there is no memory for it now.
+    /// Grants the producer its next window; `false` if there is no memory for it now.
     fn grant(
         &mut self,
         process: ProcessId,
@@ -156,7 +156,7 @@ impl Store {
         let Some(memory) = self.window_memory(process, id, want, ring)? else { return Ok(false) };
         self.close_live(id);
         if ring {
-            // Before the first byte is overwritten every reader's position counts.
+            // The producer must know every reader before it overwrites the ring's first byte.
             self.register_readers(id)?;
         }
         let end = want.at + memory.size;
@@ -171,14 +171,14 @@ impl Store {
         Ok(true)
     }
 
-    /// Has the window backed that a stream will want at `at`, the end of its last one.
+    /// Backs the window that a stream will want at `at`, the end of its last one.
     pub(crate) fn back_behind(&mut self, process: ProcessId, id: RunStream, at: u64) {
         let next = Want { at, least: MIN_WINDOW, since: self.now };
         let (size, huge) = self.window_size(id, next, false);
         self.back_ahead(process, id, size, huge);
     }
 
-    /// Room for an output: the first `size` bytes of a window.
+    /// Tells a producer to write on in the first `size` bytes of a window.
     pub(crate) fn send_window(
         &mut self,
         process: ProcessId,
@@ -195,13 +195,13 @@ impl Store {
         Ok(())
     }
 
-    /// A ring suits a stream all of whose readers run and keep up, and none of which will read a byte twice. Its bytes
-    /// are gone at once, so what has to be hashed cannot be in one.
+    /// Whether the next window can be a ring: all readers run and keep up, and none will read a byte twice. A ring's
+    /// bytes are overwritten soon, so a stream that is hashed has none.
     pub(crate) fn ring_will_do(&mut self, id: RunStream, ahead: bool) -> bool {
         self.sample_readers(id);
         let Some(stream) = self.runs.stream(id) else { return false };
         let pieces = &stream.epoch.pieces;
-        // Where the live window has only begun, a reader of the one before keeps up.
+        // With a window ahead, the live one has only begun: a reader of the one before keeps up.
         let last = if ahead { pieces.before_last() } else { pieces.live() };
         let caught_up_from = last.map_or(0, |piece| piece.base);
         let keeps_up = |subscription: &Subscription| {
@@ -213,8 +213,8 @@ impl Store {
             && stream.subscribers.values().all(|subscription| subscription.is_done() || keeps_up(subscription))
     }
 
-    /// Memory for a window: of the size that suits the stream, or less where memory is short. `None` if there is none, or
-    /// if it is being backed.
+    /// Memory for a window, of the size that suits the stream or smaller where memory is short. `None` if there is none
+    /// now, or if a job backs it.
     pub(crate) fn window_memory(
         &mut self,
         process: ProcessId,
@@ -233,16 +233,17 @@ impl Store {
                 Offer::No => size = 1u64 << (size / 2).ilog2(),
             }
         }
-        // While bytes are on their way to disk, or being hashed, there will be room. Otherwise this stream gets the least
-        // that it needs all the same. More than the least of all it gets only if nobody gives back any for a while.
+        // While windows are being spilled or hashed, memory will be freed. Otherwise progress depends on this window,
+        // so it may exceed the budget: at once if it is of the smallest size, and after a while if the function writes
+        // more at once.
         let disk_is_full = self.runs.get(id.run).is_none_or(|run| run.disk.is_full());
         let hopeless = self.spilling == 0 && self.hashing == 0 && !disk_is_full;
         let must = least == MIN_WINDOW || self.since(want.since) >= STUCK_AFTER;
         if hopeless && must { self.window_beyond(process, id.run, least) } else { Ok(None) }
     }
 
-    /// Whether a run has to leave memory to others: it would have more than its share with `size` bytes more, and one that
-    /// has less than its share was refused some.
+    /// Whether a run has to leave memory to others: `size` more bytes would exceed its share while a run below its
+    /// share was refused memory.
     fn should_yield(&self, run: RunId, size: u64) -> bool {
         let mut hungry = self.runs.iter().filter(|(id, state)| *id != run && state.hungry).peekable();
         if hungry.peek().is_none() {
@@ -262,22 +263,23 @@ impl Store {
             ring: self.config.window,
         };
         let size = if ring { sizing.ring(want) } else { sizing.extent(want) };
-        // A reader that wants a slice over everything maps windows side by side, and huge pages only at multiples.
+        // A reader that wants one slice over the whole stream maps windows side by side, and huge pages must be
+        // aligned.
         let sliced = self.runs.stream(id).is_some_and(|stream| stream.subscribers.values().any(|reader| reader.keep));
         (size, !sliced || want.at.is_multiple_of(HUGE_PAGE))
     }
 
-    /// The memory that a run may have now, in bytes.
+    /// The share of the budget that a run may use now, in bytes.
     pub(crate) fn allotment(&self, run: RunId) -> u64 {
         self.memory.share(run, self.memory.limit())
     }
 
-    /// The memory that a run can ever have, in bytes.
+    /// The most memory that a run can ever be granted, in bytes.
     fn run_limit(&self, run: RunId) -> u64 {
         self.memory.account(run).map_or(0, |account| account.cap.min(self.memory.limit()))
     }
 
-    /// The producer has left its window, or is gone.
+    /// Ends the live window at the producer's watermark: the producer has left it, or is gone.
     pub(crate) fn close_live(&mut self, id: RunStream) {
         self.enter_ahead(id);
         self.drop_ahead(id);
@@ -288,7 +290,7 @@ impl Store {
         self.end_live(id, end);
     }
 
-    /// The live window ends here.
+    /// Ends the live window at `end`.
     pub(crate) fn end_live(&mut self, id: RunStream, end: u64) {
         let Some(run) = self.runs.get_mut(id.run) else { return };
         let Some(stream) = run.streams.get_mut(&id.stream) else { return };
@@ -318,14 +320,14 @@ impl Store {
         self.limit_overrun();
     }
 
-    /// Fails the run that is most above its share, if all of them have more than the budget and what is allowed beyond it.
+    /// Fails the run that is most above its share, if memory in use exceeds the budget and the overrun.
     fn limit_overrun(&mut self) {
         if self.memory.busy() > self.memory.most() {
             self.fail_most_above(None);
         }
     }
 
-    /// Fails the run that is most above its share, if `wants` has as many bytes more as it says.
+    /// Fails the run that is most above its share, counting the bytes that `wants` asks for.
     fn fail_most_above(&mut self, wants: Option<(RunId, u64)>) {
         let above = self.memory.excesses(self.memory.limit(), wants);
         if let Some(&(run, _)) = above.iter().find(|(run, _)| self.runs.get(*run).is_some_and(|run| !run.failed)) {
@@ -334,8 +336,8 @@ impl Store {
         }
     }
 
-    /// A window of `size` bytes whatever the budget says: for what a stream must have. `None` if all runs have so much that
-    /// one of them has to go.
+    /// A window of `size` bytes beyond the budget, because progress depends on it. `None` if even the overrun is used
+    /// up; then a run fails, which frees memory.
     fn window_beyond(
         &mut self,
         writer: ProcessId,

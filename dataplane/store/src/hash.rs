@@ -1,4 +1,4 @@
-//! Hashing of what was written to streams whose next attempts will be compared, while the store goes on.
+//! Hashing of streams whose next attempts will be compared with the bytes of earlier ones.
 
 use crate::backend::{Completion, Job, Outcome};
 use crate::fingerprint::{BLOCK, Fingerprint};
@@ -11,15 +11,15 @@ use rustix::io::Errno;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Bytes that wait to be hashed, as a share of the budget (in percent).
+/// The most bytes that wait to be hashed before producers of hashed streams are stopped, in percent of the budget.
 const IN_FLIGHT: u64 = 10;
 
-/// What is to be done with the bytes.
+/// What a job does with the hashes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Task {
-    /// They are new: take note of their hashes.
+    /// Records them: the bytes are new.
     Record,
-    /// They were written before: compare them.
+    /// Compares them: an earlier attempt has written these bytes.
     Compare,
 }
 
@@ -27,16 +27,16 @@ pub(crate) enum Task {
 #[derive(Debug)]
 pub struct HashJob {
     pub(crate) stream: RunStream,
-    /// Where the piece starts.
+    /// The stream offset of the window's first byte.
     pub(crate) base: u64,
-    /// The offsets in the stream; the first is the begin of a block.
+    /// The offsets in the stream; the first is the beginning of a block.
     pub(crate) range: Range<u64>,
     pub(crate) task: Task,
     pub(crate) memory: HashMemory,
     fingerprint: Arc<Mutex<Fingerprint>>,
 }
 
-/// Where the bytes are. It keeps the memory from being written again before they have been read.
+/// The memory that holds the bytes. The reference keeps it from being used again before they are read.
 #[derive(Debug)]
 pub(crate) enum HashMemory {
     Arena(Arc<Arena>, u64),
@@ -81,12 +81,12 @@ impl HashJob {
 #[derive(Debug)]
 pub(crate) struct Hashed {
     pub(crate) job: HashJob,
-    /// Where the first block begins that differs.
+    /// The offset of the first block that differs.
     pub(crate) result: Result<Option<u64>, Errno>,
 }
 
 impl HashJob {
-    /// A job for a part of a piece in memory, which is lent until it is done; `None` for one that is not in memory.
+    /// A job for a part of a piece, which is lent until the job completes; `None` if the piece is not in memory.
     pub(crate) fn new(
         stream: RunStream,
         piece: &mut Piece,
@@ -112,13 +112,13 @@ impl Store {
         }
     }
 
-    /// Whether so much waits to be hashed that nothing should be written before that has been done.
+    /// Whether producers of hashed streams should wait until hashing has caught up.
     pub(crate) fn hash_is_behind(&self) -> bool {
         self.hashing > self.memory.limit() / 100 * IN_FLIGHT
     }
 }
 
-/// The bytes are copied out block by block: their writer may be hostile and change them under a slice.
+/// Copies each block before it hashes it: a hostile writer could change bytes under a slice.
 fn hash(job: &HashJob) -> Result<Option<u64>, Errno> {
     let mut block = vec![0; usize::try_from(BLOCK.min(job.bytes())).unwrap_or(usize::MAX)];
     let mut fingerprint = job.fingerprint.lock().unwrap_or_else(PoisonError::into_inner);

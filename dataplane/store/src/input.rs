@@ -48,8 +48,8 @@ impl InputFile {
     }
 }
 
-/// The files of a stream, one after the other. There may be tens of thousands of them, each of which a reader asks for: so
-/// they are one piece of the stream and not many.
+/// The files of a stream, one after the other. There may be tens of thousands of them, each of which a reader asks for:
+/// so they are one piece of the stream and not many.
 #[derive(Debug, Default)]
 pub(crate) struct InputFiles {
     files: Vec<InputFile>,
@@ -73,8 +73,8 @@ impl InputFiles {
         self.ends.last().copied().unwrap_or(0)
     }
 
-    /// A descriptor of the file in which the byte at an offset is, and the range of the stream that it holds; `None` behind
-    /// the last one.
+    /// A descriptor of the file in which the byte at an offset is, and the range of the stream that it holds; `None`
+    /// behind the last one.
     pub(crate) fn reader_at(&self, offset: u64) -> Result<Option<(OwnedFd, Range<u64>)>, StoreError> {
         let index = self.ends.partition_point(|&end| end <= offset);
         let Some((file, &end)) = self.files.get(index).zip(self.ends.get(index)) else { return Ok(None) };

@@ -1,15 +1,19 @@
-//! DStore on one node: which stream has which bytes where, who reads them, how much memory they may take, and what goes
-//! to disk when it is too much.
+//! DStore on one node: where the bytes of each stream are, which readers still need them, how much memory each run may
+//! use, and which bytes go to disk when memory is short.
 //!
-//! A stream is a list of *pieces*: slots of a small arena, windows of memory (a ring, or an extent that is filled once),
-//! ranges of files. The store hands producers their next window when the present one is full or held by a reader that
-//! is stuck, and readers their next piece when theirs is used up. Bytes move between functions without it (`dflow-shm`).
+//! A stream is a list of *pieces*: slots of a small arena, windows of memory (a ring, or an extent that is filled
+//! once), ranges of files. The store gives a producer its next window when the present one is full or held by a stuck
+//! reader, and a reader its next piece when it has finished the present one. It does not move bytes: functions share
+//! them (`dflow-shm`).
 //!
 //! [`Store`] is one single-threaded state machine: the worker feeds it messages and ends of processes, and carries out
 //! the messages ([`Store::take_outgoing`]) and events ([`Store::take_events`]) that it produces. It has no clock: every
 //! call that may depend on the time takes `now`, the time since an origin that is the same for all calls. It has no
-//! threads either: its slow work is done by a [`Backend`]. So a simulation drives it as a node does. It believes no word and
-//! no message of a function: what cannot be is a [`StoreEvent::Misbehaved`] of that process alone.
+//! threads either: its slow work is done by a [`Backend`]. So a simulation drives it as a node does
+//! (`tests/simulation.rs`).
+//!
+//! It trusts no control word and no message of a function. A value that cannot be true is reported as
+//! [`StoreEvent::Misbehaved`] and fails that process alone.
 
 mod ahead;
 mod attempt;
@@ -58,7 +62,7 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ProcessId(pub u64);
 
-/// Whom a run belongs to. Memory is shared fairly between tenants, and none sees bytes of another.
+/// The owner of runs. Memory is shared fairly between tenants, and no tenant sees bytes of another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TenantId(pub u64);
 

@@ -1,38 +1,38 @@
-//! Looking at the store from outside: who waits, how much has passed, how much is in use.
+//! Figures for callers: memory in use, bytes that have passed, attempts that wait.
 
 use crate::pieces::Place;
 use crate::{ProcessId, RunStream, Store};
 use dflow_protocol::{PortId, RunId};
 
-/// How much the store uses.
+/// The memory and disk space in use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Bytes of memory in use for streams.
     pub memory: u64,
-    /// Bytes of windows that wait to be used again; they make room when memory is short.
+    /// Bytes of idle windows, which are given back when memory is short.
     pub idle: u64,
-    /// The most there have been, in use or idle.
+    /// The largest number of bytes in use or idle at the same time.
     pub peak: u64,
-    /// The budget.
+    /// The budget in bytes.
     pub limit: u64,
     /// Bytes written to disk so far.
     pub spilled: u64,
 }
 
-/// How much one run uses.
+/// The memory and disk space that one run uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RunUsage {
     /// Bytes of memory in use for its streams.
     pub memory: u64,
     /// Bytes that no other run can take.
     pub minimum: u64,
-    /// Bytes that it gets at the most.
+    /// The most bytes that it gets.
     pub cap: u64,
     /// Bytes written to disk so far.
     pub spilled: u64,
 }
 
-/// What has passed through an attempt's ports.
+/// The bytes that have passed through an attempt's ports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
     /// Bytes read.
@@ -55,7 +55,7 @@ pub enum Waiting {
 }
 
 impl Store {
-    /// Whether an attempt waits: it sleeps on something, or for an answer of the store.
+    /// Whether an attempt waits: it sleeps on a control word, or for an answer of the store.
     #[must_use]
     pub fn is_waiting(&self, id: ProcessId) -> bool {
         self.waiting_for(id).is_some()
@@ -67,7 +67,7 @@ impl Store {
         let process = self.processes.get(id).filter(|process| process.control.is_some())?;
         let run = self.runs.get(process.run)?;
         let asleep = |port: &PortId| process.sleeps_at(*port);
-        // A window that is being backed is there at once.
+        // A window that is being backed comes soon enough for the attempt to keep its slot.
         let starved = |port: PortId| !process.outputs.get(&port).is_some_and(|stream| self.backing.contains(stream));
         if run.starved_of(id).any(starved) || process.outputs.keys().any(asleep) {
             return Some(Waiting::Room);
@@ -83,7 +83,7 @@ impl Store {
         self.processes.traffic(id)
     }
 
-    /// How much is in use.
+    /// The memory and disk space in use.
     #[must_use]
     pub fn usage(&self) -> Usage {
         Usage {
@@ -95,7 +95,7 @@ impl Store {
         }
     }
 
-    /// How much a run uses; `None` if it is not a guest.
+    /// The memory and disk space that a run uses; `None` if it is not admitted.
     #[must_use]
     pub fn run_usage(&self, run: RunId) -> Option<RunUsage> {
         let account = self.memory.account(run)?;
@@ -103,7 +103,7 @@ impl Store {
         Some(RunUsage { memory: account.used, minimum: account.minimum, cap: account.cap, spilled })
     }
 
-    /// The first bytes of a finished stream, at most `most`; `None` if they are not there.
+    /// The first bytes of a finished stream, at most `most`; `None` if the stream has not finished, or they were freed.
     #[must_use]
     pub fn read_small(&self, id: RunStream, most: usize) -> Option<Vec<u8>> {
         let epoch = &self.runs.stream(id)?.epoch;

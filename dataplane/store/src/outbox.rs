@@ -1,4 +1,4 @@
-//! What the store has to say: messages to attempts, and events.
+//! The store's output: messages to attempts, and events.
 
 use crate::ProcessId;
 use crate::store::StoreEvent;
@@ -13,7 +13,7 @@ pub struct Outgoing {
     pub process: ProcessId,
     /// The attempt's bell, to be rung when the message is queued.
     pub bell: u32,
-    /// What it says.
+    /// The message.
     pub message: ToFunction,
     /// A descriptor that goes with it.
     pub fd: Option<OwnedFd>,
@@ -24,7 +24,7 @@ pub struct Outgoing {
 pub(crate) struct Outbox {
     messages: Vec<Outgoing>,
     events: Vec<StoreEvent>,
-    /// How many segments were ever handed out.
+    /// How many segments were ever numbered.
     segments: u64,
 }
 
@@ -37,13 +37,13 @@ impl Outbox {
         self.events.push(event);
     }
 
-    /// A number for a segment that is about to be handed out.
+    /// A new number for a segment that is about to be handed out.
     pub(crate) fn next_segment(&mut self) -> SegmentId {
         self.segments += 1;
         SegmentId(self.segments)
     }
 
-    /// These attempts are not spoken to any more.
+    /// Drops the messages to these attempts.
     pub(crate) fn forget(&mut self, processes: &[ProcessId]) {
         self.messages.retain(|message| !processes.contains(&message.process));
     }

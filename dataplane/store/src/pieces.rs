@@ -20,9 +20,9 @@ pub(crate) struct Piece {
     pub(crate) place: Place,
     /// Readers that may have it mapped.
     pub(crate) users: BTreeSet<Endpoint>,
-    /// Lent to a job, whose completion gives the memory back when nobody else needs it.
+    /// Lent to a job. If the piece is freed meanwhile, the completion of the job frees its memory.
     pub(crate) lent: bool,
-    /// A reader waits until it is on disk, so that it goes there although others have it mapped.
+    /// A reader waits until it is on disk, so it goes there although others have it mapped.
     pub(crate) wanted_on_disk: bool,
     /// The memory that it had before it was on disk.
     pub(crate) former: Option<Former>,
@@ -32,20 +32,20 @@ pub(crate) struct Piece {
 #[derive(Debug)]
 pub(crate) struct Former {
     pub(crate) memory: Arc<WindowMemory>,
-    /// Who still has it mapped.
+    /// Readers that still have it mapped.
     pub(crate) users: BTreeSet<Endpoint>,
 }
 
 /// Where a piece's bytes are.
 #[derive(Clone, Debug)]
 pub(crate) enum Place {
-    /// A slot of the producer's arena, at this offset in bytes, of which so many bytes are charged to the budget.
+    /// A slot of the producer's arena at this offset. `charged`: its bytes that count in the budget.
     Arena { arena: Arc<Arena>, offset: u64, charged: u64 },
     /// A window of its own.
     Window { memory: Arc<WindowMemory>, ring: bool },
     /// The spill file, at the same offsets as in the stream.
     Spill(Arc<SpillFile>),
-    /// Files of the caller's, which are all of the stream.
+    /// The user's files, which are all of the stream.
     Input(Rc<InputFiles>),
 }
 
@@ -65,7 +65,7 @@ impl Piece {
         Self { base, end, place, users: BTreeSet::new(), lent: false, wanted_on_disk: false, former: None }
     }
 
-    /// A reader does not look at it any more.
+    /// A reader has finished with it.
     pub(crate) fn leave(&mut self, user: Endpoint) {
         self.users.remove(&user);
         if let Some(former) = &mut self.former {
@@ -91,15 +91,15 @@ impl Piece {
         matches!(self.place, Place::Window { ring: true, .. })
     }
 
-    /// It has arrived on disk. Readers that came while it was written go on in memory.
+    /// It was written to disk. Readers that mapped it meanwhile continue in memory.
     pub(crate) fn move_to(&mut self, file: Arc<SpillFile>, memory: Arc<WindowMemory>) {
         self.lent = false;
         self.place = Place::Spill(file);
         self.former = Some(Former { memory, users: std::mem::take(&mut self.users) });
     }
 
-    /// Whether nobody can write or read it, so that its memory may be written to disk. A piece that a reader wants on
-    /// disk goes there whoever else has it mapped.
+    /// Whether it should go to disk first: its producer has left it, and no reader has it mapped or a reader wants it
+    /// on disk.
     fn is_cold(&self, needed_from: u64) -> bool {
         (self.users.is_empty() || self.wanted_on_disk)
             && !self.lent
@@ -107,7 +107,7 @@ impl Piece {
             && matches!(self.place, Place::Window { ring: false, .. })
     }
 
-    /// Whether it may be given up. Files of the caller's stay: they cost nothing.
+    /// Whether it can be freed. Files of the user's stay: they cost nothing.
     fn is_needless(&self, needed_from: u64) -> bool {
         self.end.is_some_and(|end| end <= needed_from)
             && self.users.is_empty()
@@ -116,7 +116,8 @@ impl Piece {
     }
 }
 
-/// The pieces of a stream in the order of their offsets, without gaps. The last one may be live: written by the producer.
+/// The pieces of a stream in the order of their offsets, without gaps. The last one may be live: written by the
+/// producer.
 #[derive(Debug, Default)]
 pub(crate) struct Pieces(Vec<Piece>);
 
@@ -146,7 +147,7 @@ impl Pieces {
         self.0.iter_mut()
     }
 
-    /// The piece that the producer writes and readers read.
+    /// The piece that the producer writes.
     pub(crate) fn live(&self) -> Option<&Piece> {
         self.0.last().filter(|piece| piece.end.is_none())
     }
@@ -161,7 +162,7 @@ impl Pieces {
         self.0.iter().position(|piece| piece.base <= offset && offset < piece.end.unwrap_or(piece.room_end()))
     }
 
-    /// The offset at which the pieces in the spill file end that follow each other from this one on.
+    /// The end of the contiguous range in the spill file that begins with this piece.
     pub(crate) fn spilled_end(&self, index: usize) -> u64 {
         let mut end = self.0[index].end.unwrap_or(self.0[index].base);
         for piece in &self.0[index + 1..] {
@@ -173,17 +174,17 @@ impl Pieces {
         end
     }
 
-    /// A reader has nothing mapped any more.
+    /// A reader has finished with all pieces.
     pub(crate) fn leave(&mut self, reader: Endpoint) {
         for piece in &mut self.0 {
             piece.leave(reader);
         }
     }
 
-    /// A reader is done with the pieces that lie in this range of the stream.
+    /// A reader has finished with the pieces in this range of the stream.
     pub(crate) fn leave_range(&mut self, reader: Endpoint, range: Range<u64>) {
         for piece in &mut self.0 {
-            // A window that is filled once ends where it is full, whether or not its producer has moved on.
+            // An extent ends where it is full, whether or not its producer has left it.
             let end = piece.end.unwrap_or(piece.room_end());
             if piece.base >= range.start && end <= range.end {
                 piece.leave(reader);
@@ -191,7 +192,8 @@ impl Pieces {
         }
     }
 
-    /// Removes what nobody needs who needs bytes from `needed_from` on: pieces, and memory whose bytes are on disk.
+    /// Removes what is not needed by readers of bytes from `needed_from` on: pieces, and memory of pieces that are on
+    /// disk.
     pub(crate) fn release(&mut self, needed_from: u64) -> (Vec<Piece>, Vec<Arc<WindowMemory>>) {
         let former = self.0.iter_mut().filter_map(|piece| piece.former.take_if(|former| former.users.is_empty()));
         let memory = former.map(|former| former.memory).collect();
@@ -205,7 +207,7 @@ impl Pieces {
         self.0.iter_mut().rev().find(|piece| piece.is_cold(needed_from))
     }
 
-    /// Whether it may have a cold window one day: one that its producer has left and that is not on disk.
+    /// Whether a window that its producer has left is in memory: it is cold now, or will be.
     pub(crate) fn has_closed_window(&self) -> bool {
         self.0.iter().any(|piece| piece.end.is_some() && matches!(piece.place, Place::Window { ring: false, .. }))
     }

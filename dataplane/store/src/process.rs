@@ -1,4 +1,4 @@
-//! What the store knows of one attempt, and the table of all of them.
+//! One attempt's state, and the table of all attempts.
 
 use crate::error::StoreError;
 use crate::memory::Owner;
@@ -26,15 +26,15 @@ pub(crate) struct Arena {
     pub(crate) owner: Owner,
     pub(crate) id: SegmentId,
     pub(crate) segment: Segment,
-    /// It outlives its streams by far: their slots are given back to the system one by one.
+    /// A carrier's arena outlives its streams by far, so each slot is given back to the system with its stream.
     pub(crate) long_lived: bool,
 }
 
-/// An attempt's control page, as the daemon has it.
+/// An attempt's control page, mapped read-only.
 #[derive(Debug)]
 pub(crate) struct ControlPage {
     pub(crate) id: SegmentId,
-    /// For others: read-only by its seals.
+    /// To be handed to other attempts; its seals make it read-only.
     pub(crate) fd: OwnedFd,
     pub(crate) words: PeerControl,
 }
@@ -46,34 +46,34 @@ pub(crate) struct Process {
     pub(crate) bell: u32,
     pub(crate) control: Option<ControlPage>,
     pub(crate) arena: Arc<Arena>,
-    /// Segments that it keeps for its life and has been sent.
+    /// Segments that it has been sent and keeps mapped as long as it lives.
     pub(crate) known: HashSet<SegmentId>,
     pub(crate) outputs: BTreeMap<PortId, RunStream>,
     pub(crate) inputs: BTreeMap<PortId, (RunStream, Subscriber)>,
-    /// Inputs that are read as slices over everything: what they were given stays mapped.
+    /// Inputs that are read as one slice over the whole stream: their pieces stay mapped.
     pub(crate) slicing: BTreeSet<u32>,
     next_port: u32,
     /// Its gate has opened.
     pub(crate) started: bool,
-    /// It has been told of an output that nobody reads it any more.
+    /// It has been told of an output without readers.
     pub(crate) unread_told: bool,
-    /// An output that somebody still read when that was looked for last.
+    /// The output with readers that was found last; the search for the next one starts here.
     pub(crate) read_output: PortId,
-    /// It has broken the protocol, and is being ended.
+    /// It has violated the protocol, and is being ended.
     pub(crate) condemned: bool,
-    /// For one that carries streams from and to other nodes.
+    /// The state of an attempt that carries streams from and to other nodes.
     pub(crate) carrier: Option<Carrier>,
 }
 
-/// What is different for an attempt that carries streams: its ports come and go, it lends what it reads, and others
-/// write what it offers.
+/// The state of an attempt that carries streams. Its ports come and go, network cards may still send from pieces that
+/// it has read, and other nodes write into its windows.
 #[derive(Debug, Default)]
 pub(crate) struct Carrier {
-    /// Reading ports whose readers on other nodes do not move.
+    /// Reading ports whose readers on other nodes are stuck.
     pub(crate) stuck: BTreeSet<PortId>,
-    /// Pieces of streams that were aborted, by the port through which bytes may still land in them.
+    /// Pieces of aborted streams, by port. Another node may still write into them until the carrier closes the port.
     pub(crate) quarantine: BTreeMap<PortId, Vec<Piece>>,
-    /// Ports that wait for the window behind the present one, which is being backed.
+    /// Streams whose window ahead is being backed, with the port that waits for it.
     pub(crate) ahead: BTreeMap<RunStream, (PortId, Want)>,
 }
 
@@ -144,12 +144,12 @@ impl Process {
         self.started && self.control.is_some()
     }
 
-    /// What it has published for one of its ports.
+    /// The words that it has published for one of its ports.
     pub(crate) fn progress(&self, port: PortId) -> Option<Progress> {
         Some(self.control.as_ref()?.words.port(port).progress())
     }
 
-    /// What has passed through its ports.
+    /// The bytes that have passed through its ports.
     pub(crate) fn traffic(&self) -> Traffic {
         let mut traffic = Traffic::default();
         let Some(control) = &self.control else { return traffic };
@@ -171,7 +171,7 @@ impl Process {
         traffic
     }
 
-    /// Whether it sleeps on something that concerns this port, or is about to.
+    /// Whether it sleeps for this port, or is about to.
     pub(crate) fn sleeps_at(&self, port: PortId) -> bool {
         self.control.as_ref().is_some_and(|control| control.words.port(port).is_waiting())
     }
@@ -208,7 +208,7 @@ impl Processes {
         self.iter().filter(move |(_, process)| process.run == run).map(|(id, _)| id)
     }
 
-    /// What has passed through an attempt's ports.
+    /// The bytes that have passed through an attempt's ports.
     pub(crate) fn traffic(&self, id: ProcessId) -> Traffic {
         self.get(id).map(Process::traffic).unwrap_or_default()
     }
@@ -234,7 +234,7 @@ impl Processes {
         self.table.insert(id, process);
     }
 
-    /// The attempt is over; its bell is for others.
+    /// Removes an attempt that is over. Its bell is free again.
     pub(crate) fn remove(&mut self, id: ProcessId) -> Option<Process> {
         let process = self.table.remove(&id)?;
         self.free_bells.push(process.bell);
@@ -257,7 +257,7 @@ impl Processes {
         outputs.into_iter().flatten().map(|(&port, &stream)| (port, stream)).collect()
     }
 
-    /// What an attempt has published for one of its ports.
+    /// The words that an attempt has published for one of its ports.
     pub(crate) fn progress(&self, (id, port): Endpoint) -> Option<Progress> {
         self.get(id)?.progress(port)
     }
@@ -272,7 +272,7 @@ impl Processes {
         self.get(id).is_some_and(|process| process.carrier.is_some())
     }
 
-    /// Whether an attempt has broken the protocol.
+    /// Whether an attempt has violated the protocol.
     pub(crate) fn is_condemned(&self, id: ProcessId) -> bool {
         self.get(id).is_some_and(|process| process.condemned)
     }

@@ -1,4 +1,4 @@
-//! What attempts say, believed only as far as it can be true.
+//! Messages and control words of attempts. Nothing is used before it has been checked.
 
 use crate::attempt::duplicate;
 use crate::error::StoreError;
@@ -14,10 +14,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 impl Store {
-    /// Handles a message of an attempt. What is wrong with it is an event, and so is what the store cannot do for the run.
+    /// Handles a message of an attempt. A violation of the protocol, or a failure to serve the run, is reported as an
+    /// event.
     pub fn receive(&mut self, now: Duration, id: ProcessId, message: ToDaemon, fds: Vec<OwnedFd>) {
         self.advance(now);
-        // An attempt whose run is over may still speak.
+        // An attempt may outlive its run and still send messages.
         let Some(run) = self.processes.run(id) else { return };
         if self.processes.is_condemned(id) {
             return;
@@ -102,8 +103,8 @@ impl Store {
         }
     }
 
-    /// What is wrong with a message. If it is about an output: the words of that, which are looked at once only, because
-    /// who lies may change them between two looks.
+    /// Checks a message. For one about an output, returns the words of that output: they are read only once, because a
+    /// hostile process could change them between the check and their use.
     fn check(&self, id: ProcessId, message: &ToDaemon) -> Result<Option<(PortId, Progress)>, String> {
         let Some(process) = self.processes.get(id) else { return Err("it is not known".into()) };
         if process.control.is_none() {
@@ -115,7 +116,7 @@ impl Store {
                 _ => Err("it did not say hello first".into()),
             };
         }
-        // What crosses the end of one of its streams is late, not wrong.
+        // A carrier's message may cross the abort of its stream: it is late, not wrong.
         let is_late = |port: &PortId| process.carrier.is_some() && !process.outputs.contains_key(port);
         let output = |port: &PortId| {
             process
@@ -127,7 +128,7 @@ impl Store {
         match message {
             ToDaemon::Hello { .. } => Err("it said hello twice".into()),
             ToDaemon::ReaderStuck { .. } | ToDaemon::CloseOutput { .. } if process.carrier.is_none() => {
-                Err("it said what only those do that carry streams between nodes".into())
+                Err("it sent a message that only the carrier may send".into())
             }
             ToDaemon::FirstBytes { port } | ToDaemon::Finished { port } | ToDaemon::NeedWindow { port, .. }
                 if is_late(port) =>
@@ -165,7 +166,8 @@ impl Store {
                 let word = process.control.as_ref().map(|control| control.words.port(*port).progress().offset);
                 let stream = process.inputs.get(port).and_then(|(stream, _)| self.runs.stream(*stream));
                 let granted = stream.map_or(0, |stream| stream.epoch.granted.max(stream.epoch.watermark));
-                // A reader that lends bytes, or has views of them, is ahead of the position that it publishes.
+                // A reader with views of earlier bytes, as the carrier has, publishes an older position than it reads
+                // at.
                 let may_be_ahead = match message {
                     ToDaemon::NextPiece { lends, .. } => *lends,
                     _ => true,
@@ -181,8 +183,8 @@ impl Store {
         }
     }
 
-    /// What a producer's words say, if they can be true: see [`crate::epoch::Epoch::check`]. `None` if the stream is not, or
-    /// no more, written through this port.
+    /// Reads and checks a producer's words, by [`crate::epoch::Epoch::check`]. `None` if the stream is not, or no
+    /// longer, written through this port.
     fn check_words(&self, id: ProcessId, port: PortId, stream: RunStream) -> Result<Option<Progress>, String> {
         let stream = self.runs.stream(stream).filter(|stream| stream.epoch.producer == Some((id, port)));
         let (Some(stream), Some(word)) = (stream, self.processes.progress((id, port))) else { return Ok(None) };
@@ -201,7 +203,8 @@ impl Store {
         }
     }
 
-    /// Looks at the words of an output. `None` if its attempt does not write it, or not any more, or has been condemned.
+    /// Reads the words of an output and records them. `None` if the attempt does not, or no longer, write it, or has
+    /// been condemned.
     pub(crate) fn sample_output(&mut self, id: ProcessId, port: PortId) -> Option<Progress> {
         let stream = self.processes.output(id, port)?;
         match self.check_words(id, port, stream) {
@@ -217,8 +220,8 @@ impl Store {
         }
     }
 
-    /// An attempt writes nothing any more: the words of its outputs are looked at for the last time, and what they say is
-    /// what it has written. To be called before [`Store::end`], and before it is decided how the attempt ended.
+    /// Reads the words of an attempt's outputs for the last time: nothing of it runs any more, so they are final. Call
+    /// this before [`Store::end`], and before deciding how the attempt ended.
     pub fn examine(&mut self, id: ProcessId) {
         for (port, stream) in self.processes.outputs(id) {
             if let Some(progress) = self.sample_output(id, port)
@@ -229,8 +232,8 @@ impl Store {
         }
     }
 
-    /// An attempt has done what cannot be. Nothing that it says is heard any more, and whatever it is said to end with,
-    /// none of its outputs is complete.
+    /// Condemns an attempt that has violated the protocol: its messages are ignored from now on, and none of its
+    /// outputs counts as complete, however it ends.
     pub fn condemn(&mut self, id: ProcessId, what: String) {
         if let Some(process) = self.processes.get_mut(id)
             && !std::mem::replace(&mut process.condemned, true)
@@ -273,7 +276,7 @@ impl Store {
         }
     }
 
-    /// The stream of an output is complete.
+    /// Finishes the stream of an output.
     pub(crate) fn finish(&mut self, id: ProcessId, port: PortId, stream_id: RunStream) -> Result<(), StoreError> {
         let Some(word) = self.processes.progress((id, port)) else { return Ok(()) };
         let Some(stream) = self.runs.stream_mut(stream_id) else { return Ok(()) };
@@ -283,7 +286,7 @@ impl Store {
         let replayed = stream.epoch.replay.is_some();
         let ended = stream.epoch.ended.map_or(word.offset, |ended| ended.offset);
         let length = stream.epoch.length(word.offset);
-        // A carrier asks before it knows whether more will come.
+        // A carrier asks for room before it knows whether more bytes will come.
         self.unstarve(stream_id.run, (id, port));
         if replayed {
             return self.finish_replay(stream_id, ended);

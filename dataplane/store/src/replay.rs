@@ -1,9 +1,8 @@
 //! A new attempt continues the stream of one that has failed.
 //!
-//! Up to the old watermark it writes what readers may have read already. That goes into windows which nobody else sees,
-//! and which end exactly there: the attempt has to ask for its next window at the old watermark, and gets it only when
-//! everything before it has been found to be the same. So readers are served again from there on, and have not
-//! noticed anything but a pause.
+//! Up to the old watermark it writes bytes that readers may have read already. They go into windows that no reader sees
+//! and that end exactly there. So the attempt must ask for its next window at the old watermark, and it blocks there
+//! until its prefix has been verified. From then on readers are served again: to them, the failure was a pause.
 
 use crate::error::{RunFailure, StoreError};
 use crate::fingerprint::BLOCK;
@@ -17,18 +16,18 @@ use dflow_protocol::message::{ToFunction, Window};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The part of a stream that is written again.
+/// The replay of a stream's prefix by a new attempt.
 #[derive(Debug)]
 pub(crate) struct Replay {
-    /// The old watermark: readers have read up to here at the most.
+    /// The old watermark. No reader has read past it.
     until: u64,
-    /// Up to where it is written, as far as the store has looked.
+    /// The new attempt's watermark, as far as it was observed.
     pub(crate) written: u64,
-    /// The windows of the new attempt. The last one may be live; those before it are being compared.
+    /// The windows of the new attempt. The last one may be live; the others are being compared.
     pieces: Vec<Piece>,
     /// The attempt has finished the stream.
     finishing: bool,
-    /// The attempt writes something else, and is to be given up.
+    /// The attempt has written other bytes, and is to be given up.
     diverged: bool,
 }
 
@@ -37,7 +36,7 @@ impl Replay {
         Self { until, written: 0, pieces: Vec::new(), finishing: false, diverged: false }
     }
 
-    /// See [`Stream::room`].
+    /// See [`crate::epoch::Epoch::room`].
     pub(crate) fn room(&self) -> u64 {
         let live = self.pieces.last().filter(|piece| piece.end.is_none());
         live.map_or(self.written, |piece| (piece.base + piece.capacity()).min(self.until))
@@ -47,7 +46,7 @@ impl Replay {
         self.pieces
     }
 
-    /// A new window of the attempt, and how much of it may be used for the time being.
+    /// Adds a window of the attempt. Returns how much of it may be used before the prefix is verified.
     fn add(&mut self, piece: Piece) -> u64 {
         let size = piece.capacity().min(self.until - piece.base);
         self.pieces.push(piece);
@@ -56,15 +55,15 @@ impl Replay {
 }
 
 impl Store {
-    /// A later attempt may continue this stream, which is empty and open: what is written to it is hashed.
+    /// Hashes what is written to this stream, which is empty and open, so that a later attempt may continue it.
     pub fn remember(&mut self, id: RunStream) {
         if let Some(stream) = self.runs.stream_mut(id) {
             stream.epoch.fingerprint = Some(Arc::default());
         }
     }
 
-    /// The attempt that wrote this stream is dead, and the next one will write the same bytes ([`Store::remember`] was
-    /// called for it). Readers stay, and wait where its bytes end.
+    /// Lets the next attempt continue this stream, whose last one is dead. [`Store::remember`] was called for it.
+    /// Readers stay attached, and wait at the watermark.
     pub fn continue_stream(&mut self, now: Duration, id: RunStream, keep: bool) {
         self.advance(now);
         self.sample_readers(id);
@@ -79,15 +78,16 @@ impl Store {
         }
     }
 
-    /// A stream of which readers know something else than is known here cannot be continued. To be called when its attempt runs.
+    /// Reports a stream that cannot be continued because its readers have read other bytes than it has. Called when the
+    /// new attempt runs, so that it can be ended.
     pub(crate) fn check_readers(&mut self, id: RunStream) {
         if self.runs.stream(id).is_some_and(|stream| stream.epoch.overread) {
             self.diverge(id, "its readers have read something else than the attempt before had written".into());
         }
     }
 
-    /// Whether an attempt has said that it is done, and what it wrote is still being compared. Its end must not be
-    /// reported to [`Store::end`] before this is over.
+    /// Whether an attempt has finished while its bytes are still being compared. [`Store::end`] must not be called
+    /// before that is done.
     #[must_use]
     pub fn is_comparing(&self, id: ProcessId) -> bool {
         let finishing = |stream: &Stream| stream.epoch.replay.as_ref().is_some_and(|it| it.finishing && !it.diverged);
@@ -111,7 +111,7 @@ impl Store {
                 .find(|piece| piece.base == job.base && job.memory.is(&piece.place))
         });
         let Some(piece) = found else {
-            // It was given up while it was read.
+            // The piece was freed while it was read.
             if let HashMemory::Window(memory) = job.memory {
                 self.memory.free(memory, self.now);
             }
@@ -137,7 +137,7 @@ impl Store {
         self.feed_starved(None);
     }
 
-    /// Sends what was written to a piece that is closed now to be hashed.
+    /// Hashes the last piece, which the producer has just left.
     pub(crate) fn record(&mut self, id: RunStream) {
         let Some(stream) = self.runs.stream_mut(id) else { return };
         let (Some(fingerprint), Some(piece)) = (&stream.epoch.fingerprint, stream.epoch.pieces.last_mut()) else {
@@ -145,7 +145,7 @@ impl Store {
         };
         let end = piece.end.unwrap_or(piece.base);
         if end > stream.epoch.hashed.max(piece.base) {
-            // The begun block once more, with what has come to it.
+            // An incomplete block is hashed again as a whole.
             let start = (stream.epoch.hashed / BLOCK * BLOCK).max(piece.base);
             stream.epoch.hashed = end;
             let job = HashJob::new(id, piece, start..end, Task::Record, fingerprint);
@@ -153,8 +153,8 @@ impl Store {
         }
     }
 
-    /// The first window of an attempt that continues a stream is its arena slot; of that it may use only as much as is
-    /// written again. Comes before the attempt can know of its port.
+    /// Grants an attempt that continues a stream the part of its arena slot that lies before the old watermark. Sent
+    /// before the attempt learns of its port, so that it cannot use the whole slot.
     pub(crate) fn replay_in_slot(&mut self, process: ProcessId, port: PortId, id: RunStream, piece: Piece) {
         let Some(replay) = self.runs.stream_mut(id).and_then(|stream| stream.epoch.replay.as_mut()) else { return };
         let (slot, size) = (window_of(&piece), replay.add(piece));
@@ -163,8 +163,8 @@ impl Store {
         }
     }
 
-    /// Gives an attempt that writes again what is there its next window; `false` if there is none now, or if everything
-    /// before the old watermark has to be compared first.
+    /// Grants a replaying attempt its next window; `false` if there is no memory now, or if its prefix has to be
+    /// verified first.
     pub(crate) fn grant_replay(
         &mut self,
         process: ProcessId,
@@ -183,19 +183,19 @@ impl Store {
         Ok(true)
     }
 
-    /// Whether an attempt has to wait until all that it wrote again is compared, or for its end.
+    /// Whether a replaying attempt has to wait until its prefix has been verified, or to be ended.
     pub(crate) fn waits_for_comparison(&self, id: RunStream, want: Want) -> bool {
         let replay = self.runs.stream(id).and_then(|stream| stream.epoch.replay.as_ref());
         replay.is_some_and(|replay| replay.diverged || want.at >= replay.until)
     }
 
-    /// An attempt has finished the stream while it writes again what is there.
+    /// A replaying attempt has finished the stream.
     pub(crate) fn finish_replay(&mut self, id: RunStream, word: u64) -> Result<(), StoreError> {
         let Some(stream) = self.runs.stream_mut(id) else { return Ok(()) };
         let unnoticed = stream.is_unread() || !stream.is_subscribed();
         let Some(replay) = &mut stream.epoch.replay else { return Ok(()) };
         if unnoticed {
-            // Nobody has read it who is still there, and nobody will. An attempt that is told so ends anywhere.
+            // No reader is left to notice a difference, and an attempt that was told so may end anywhere.
             replay.finishing = true;
             return self.end_replay(id);
         }
@@ -209,7 +209,7 @@ impl Store {
         Ok(())
     }
 
-    /// The attempt that wrote again what is there is gone before it was done.
+    /// The replaying attempt is gone before its prefix was verified.
     pub(crate) fn drop_replay(&mut self, id: RunStream) {
         let pieces = self.runs.stream_mut(id).and_then(|stream| stream.epoch.replay.take()).map(|replay| replay.pieces);
         for piece in pieces.into_iter().flatten() {
@@ -217,7 +217,7 @@ impl Store {
         }
     }
 
-    /// A stream that was finished once has no other length when it is written again.
+    /// Reports a stream that becomes longer than the length with which an earlier attempt has finished it.
     pub(crate) fn check_promise(&mut self, id: RunStream, end: u64) {
         if let Some(promised) =
             self.runs.stream(id).and_then(|stream| stream.epoch.promised.filter(|&length| length < end))
@@ -226,7 +226,7 @@ impl Store {
         }
     }
 
-    /// The live window of an attempt that writes again what is there is full, or the last.
+    /// Ends the live window of a replaying attempt at `end`, and has it compared.
     pub(crate) fn close_replay(&mut self, id: RunStream, end: u64) {
         let Some(stream) = self.runs.stream_mut(id) else { return };
         let (Some(replay), Some(fingerprint)) = (&mut stream.epoch.replay, &stream.epoch.fingerprint) else { return };
@@ -240,7 +240,7 @@ impl Store {
         }
     }
 
-    /// What was written again is the same up to `end`.
+    /// The replayed bytes up to `end` are the same as before.
     fn found_same(&mut self, id: RunStream, end: u64) -> Result<(), StoreError> {
         let Some(replay) = self.runs.stream_mut(id).and_then(|stream| stream.epoch.replay.as_mut()) else {
             return Ok(());
@@ -258,7 +258,7 @@ impl Store {
         Ok(())
     }
 
-    /// Everything is as it was: from here on the attempt writes for readers.
+    /// The whole prefix is verified: from here on the attempt writes for readers.
     fn end_replay(&mut self, id: RunStream) -> Result<(), StoreError> {
         let Some(stream) = self.runs.stream_mut(id) else { return Ok(()) };
         let Some(mut replay) = stream.epoch.replay.take_if(|replay| !replay.diverged) else { return Ok(()) };
@@ -277,16 +277,16 @@ impl Store {
         self.serve_waiting_readers(id)
     }
 
-    /// The window in which the attempt has reached the old watermark becomes the stream's. It holds the last of the old
-    /// bytes a second time, which has two merits: a tiny stream stays in its arena slot, and every piece begins at a
-    /// whole block.
+    /// Makes the window in which the attempt has reached the old watermark a piece of the stream. It holds the last old
+    /// bytes a second time. So a tiny stream stays in its arena slot, and every piece begins at a multiple of a block.
     fn graft(&mut self, id: RunStream, piece: Piece) -> Result<(), StoreError> {
         let Some(stream) = self.runs.stream_mut(id) else { return Ok(()) };
         let (base, producer) = (piece.base, stream.epoch.producer);
         let mut covered = Vec::new();
         for mut old in stream.epoch.pieces.take() {
             if let Some(former) = old.former.take_if(|_| old.base >= base) {
-                // What is on disk is nobody's any more, what is still mapped is freed when its readers leave.
+                // Its copy on disk is not needed any more. Its memory is freed when the readers that have it mapped
+                // leave.
                 (old.place, old.users) = (Place::Window { memory: former.memory, ring: false }, former.users);
             }
             match old {
@@ -294,11 +294,11 @@ impl Store {
                     let end = old.end.map(|end| end.min(base));
                     stream.epoch.pieces.push(Piece { end, ..old });
                 }
-                // Somebody reads in it, and so it cannot be written yet. It is no part of the stream any more.
+                // A reader has it mapped, so its memory cannot be used again yet. As an empty piece it waits for that.
                 old if !old.users.is_empty() && matches!(old.place, Place::Window { .. }) => {
                     stream.epoch.pieces.push(Piece { end: Some(old.base), ..old });
                 }
-                // Others may read the same range of the file.
+                // Readers may still read this range of the file, so it is not punched out.
                 old if matches!(old.place, Place::Spill(_)) => {}
                 old => covered.push(old),
             }
@@ -330,7 +330,7 @@ impl Store {
     }
 }
 
-/// A slot of the writer's own arena as a window.
+/// A slot of the writer's own arena, described as a window.
 fn window_of(piece: &Piece) -> Option<Window> {
     let Place::Arena { arena, offset, .. } = &piece.place else { return None };
     let size = piece.capacity();

@@ -1,4 +1,4 @@
-//! What the store knows of one run, and the table of all of them.
+//! One run's state, and the table of all runs.
 
 use crate::epoch::Epoch;
 use crate::process::{Endpoint, Want};
@@ -13,7 +13,7 @@ use std::time::Duration;
 #[derive(Debug, Default)]
 pub(crate) struct Run {
     pub(crate) streams: BTreeMap<StreamId, Stream>,
-    /// Streams that have a producer.
+    /// How many streams have a producer.
     producing: u64,
     /// Outputs that wait for a window.
     starved: BTreeMap<Endpoint, Want>,
@@ -26,28 +26,28 @@ pub(crate) struct Run {
     /// Bytes that were written to disk.
     pub(crate) spilled: u64,
     pub(crate) disk: Disk,
-    /// One of its outputs was refused memory and not served since.
+    /// One of its outputs was refused memory, and has none yet.
     pub(crate) hungry: bool,
-    /// It was said to have failed. Its end is up to the caller.
+    /// Its failure was reported. The caller is to end it.
     pub(crate) failed: bool,
 }
 
 /// Whether a run's bytes can go to disk.
 #[derive(Debug, Default)]
 pub(crate) struct Disk {
-    /// Why the last window could not be written, and when that was.
+    /// Why the last window could not be written, and when.
     full: Option<(String, Duration)>,
-    /// What had been read and written when nothing moved any more, and when that was.
+    /// The bytes read and written when nothing moved any more, and since when.
     stalled: Option<(u64, Duration)>,
 }
 
-/// After so long without a byte moved, a run that waits for disk space is given up.
+/// A run that waits for disk space fails if none of its bytes moves for this long.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// So long nothing more is written to a disk that was full: without it, each message would cause one more failure.
+/// The pause before a disk that was full is tried again: without it, each message would cause another failure.
 const RETRY: Duration = Duration::from_millis(100);
 
 impl Disk {
-    /// A window could not be written for want of space. That is not fatal yet: while streams move, room may come.
+    /// A window could not be written because the disk is full. That is not fatal yet: streams that move free space.
     pub(crate) fn fill(&mut self, reason: String, now: Duration) {
         self.full = Some((reason, now));
     }
@@ -61,18 +61,18 @@ impl Disk {
         self.full.is_some()
     }
 
-    /// Room may come.
+    /// Another run frees memory, so the patience with this one begins anew.
     pub(crate) fn hope(&mut self) {
         self.stalled = None;
     }
 
-    /// Whether it is of use to write to it now.
+    /// Whether to try to write now.
     pub(crate) fn may_be_tried(&self, now: Duration) -> bool {
         self.full.as_ref().is_none_or(|(_, since)| now.saturating_sub(*since) >= RETRY)
     }
 
-    /// Why a run that waits for memory can never go on, if that is so: the disk is full, and the bytes that its attempts
-    /// have read and written (`moved`) have not changed for [`PATIENCE`].
+    /// The reason why a run that waits for memory will never continue, if there is one: the disk is full, and the bytes
+    /// that its attempts have read and written (`moved`) have not changed for [`PATIENCE`].
     pub(crate) fn is_hopeless(&mut self, is_waiting: bool, moved: impl FnOnce() -> u64, now: Duration) -> Option<&str> {
         let (Some((reason, _)), true) = (&self.full, is_waiting) else {
             self.stalled = None;
@@ -97,17 +97,17 @@ impl Run {
         self.starved.insert(output, want);
     }
 
-    /// An output does not wait any more; whether it did.
+    /// An output no longer waits. Returns whether it did.
     pub(crate) fn feed(&mut self, output: Endpoint) -> bool {
         self.starved.remove(&output).is_some()
     }
 
-    /// None of an attempt's outputs waits any more.
+    /// None of an attempt's outputs waits any longer.
     pub(crate) fn feed_all(&mut self, process: ProcessId) {
         self.starved.retain(|(id, _), _| *id != process);
     }
 
-    /// The outputs that wait for a window, and what for.
+    /// The outputs that wait, each with the window that it wants.
     pub(crate) fn starved(&self) -> impl Iterator<Item = (Endpoint, Want)> {
         self.starved.iter().map(|(&output, &want)| (output, want))
     }
@@ -164,7 +164,7 @@ impl Runs {
         self.0.get_mut(&id.run)?.streams.get_mut(&id.stream)
     }
 
-    /// From now on this process writes the stream, or nobody does. Who wrote it before; `None` if there is no such stream.
+    /// Sets the producer of a stream. Returns the one before; `None` if there is no such stream.
     pub(crate) fn set_producer(&mut self, id: RunStream, producer: Option<Endpoint>) -> Option<Option<Endpoint>> {
         let run = self.0.get_mut(&id.run)?;
         let stream = run.streams.get_mut(&id.stream)?;
@@ -173,7 +173,7 @@ impl Runs {
         Some(before)
     }
 
-    /// Takes note that readers of a stream were answered, if that is so.
+    /// Forgets a stream none of whose readers waits for an answer.
     pub(crate) fn forget_answered(&mut self, id: RunStream) {
         let waits = |stream: &Stream| stream.subscribers.values().any(|subscription| subscription.question.is_some());
         if let Some(run) = self.0.get_mut(&id.run)
@@ -183,7 +183,7 @@ impl Runs {
         }
     }
 
-    /// A stream begins again; the epoch that is void now.
+    /// Begins a new epoch of a stream. Returns the one that is void now.
     pub(crate) fn begin_epoch(&mut self, id: RunStream) -> Option<Epoch> {
         self.set_producer(id, None).map(|producer| {
             let epoch = self.stream_mut(id).map(Stream::begin_epoch).unwrap_or_default();

@@ -1,10 +1,10 @@
-//! How memory is shared: max-min fair between tenants, and then between the runs of each.
+//! Max-min fair shares, between tenants first and then between the runs of each.
 
 use crate::TenantId;
 use dflow_protocol::RunId;
 use std::collections::BTreeMap;
 
-/// What one run uses and wants, in bytes.
+/// The demand of one run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Demand {
     pub(crate) tenant: TenantId,
@@ -12,8 +12,8 @@ pub(crate) struct Demand {
     pub(crate) bytes: u64,
 }
 
-/// The part of `limit` that each run may have. No run has more than it demands, and a run that has less than it demands
-/// has as much as any other of its tenant; the same holds between tenants.
+/// The share of each run in `limit` bytes. No share exceeds the run's demand, and a run whose share is below its demand
+/// has the largest share of its tenant. The same holds between tenants.
 pub(crate) fn fair_shares(limit: u64, demands: &[Demand]) -> BTreeMap<RunId, u64> {
     let mut tenants: BTreeMap<TenantId, Vec<&Demand>> = BTreeMap::new();
     for demand in demands {
@@ -30,7 +30,7 @@ pub(crate) fn fair_shares(limit: u64, demands: &[Demand]) -> BTreeMap<RunId, u64
     shares
 }
 
-/// The share of one run alone: see [`fair_shares`].
+/// The share of one run, as [`fair_shares`] would compute it.
 pub(crate) fn fair_share(limit: u64, demands: impl Iterator<Item = Demand> + Clone, of: &Demand) -> u64 {
     let mut tenants: BTreeMap<TenantId, u64> = BTreeMap::new();
     for demand in demands.clone() {
@@ -43,7 +43,7 @@ pub(crate) fn fair_share(limit: u64, demands: impl Iterator<Item = Demand> + Clo
     of.bytes.min(water_level(part, own.map(|demand| demand.bytes).collect()))
 }
 
-/// The largest level for which the demands, each cut off there, fit into `limit`.
+/// The largest level such that the demands, each cut off at it, fit into `limit`.
 fn water_level(limit: u64, mut demands: Vec<u64>) -> u64 {
     demands.sort_unstable();
     let mut left = limit;
@@ -87,7 +87,7 @@ mod tests {
                     if other.tenant == demand.tenant {
                         prop_assert!(shares[&other.run] <= share);
                     } else {
-                        // Division leaves at most a byte for each run.
+                        // Integer division leaves at most a byte for each run.
                         prop_assert!(part(other.tenant) <= part(demand.tenant) + demands.len() as u64);
                     }
                 }

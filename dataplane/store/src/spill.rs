@@ -1,4 +1,4 @@
-//! What goes to disk: cold windows, while more is in memory than the high mark.
+//! Spilling: cold windows go to disk while memory in use is above the high mark.
 
 use crate::backend::{Completion, Job, Outcome};
 use crate::error::{RunFailure, StoreError};
@@ -10,9 +10,10 @@ use dflow_protocol::{RunId, StreamId};
 use dflow_shm::Access;
 use std::sync::Arc;
 
-/// Above this share of the budget, cold bytes go to disk (in percent).
+/// The high mark, in percent of the budget or of a run's cap. The rest is head-room: a window is granted at once, while
+/// others are written to disk.
 const HIGH_MARK: u64 = 75;
-/// Bytes on their way to disk at the same time, as a share of the budget (in percent).
+/// The most bytes on their way to disk at the same time, in percent of the budget.
 const IN_FLIGHT: u64 = 40;
 
 /// Writes a window to disk.
@@ -40,14 +41,15 @@ impl SpillJob {
     }
 
     fn write(&self, io: &mut dyn SpillIo) -> Result<(), StoreError> {
-        // Mapped for the transfer alone. The segment cannot shrink, so its pages are there whatever its writer does.
+        // Mapped for the transfer alone. The segment is sealed against shrinking, so its writer cannot cause a SIGBUS
+        // here.
         let memory = self.memory.segment.map(Access::Read)?;
         io.write(&self.file, self.base, memory.shared(0..usize::try_from(self.length).unwrap_or(0)))?;
         Ok(())
     }
 }
 
-/// A window that has arrived on disk, or has not.
+/// A window that was written to disk, or could not be.
 #[derive(Debug)]
 pub(crate) struct Spilled {
     job: SpillJob,
@@ -55,20 +57,20 @@ pub(crate) struct Spilled {
 }
 
 impl Store {
-    /// Whether more is in memory than the high mark, of the budget or of what the run may have.
+    /// Whether memory in use is above the high mark, of the budget or of the run's cap.
     pub(crate) fn is_short_of_memory(&self, run: RunId) -> bool {
         self.would_be_short(run, 0)
     }
 
-    /// Whether it would be, with so many bytes more.
+    /// Whether it would be with `more` bytes.
     pub(crate) fn would_be_short(&self, run: RunId, more: u64) -> bool {
         let of_run = self.memory.account(run).is_some_and(|account| account.used + more > high_mark(account.cap));
         of_run || self.memory.busy() + more > high_mark(self.memory.limit())
     }
 
-    /// Sends cold windows to disk while there is more in memory than the high mark, if `run` is about to have `wanted` bytes
-    /// more. A window is cold when its producer has left it and nobody reads in it, or somebody who would keep it for long
-    /// waits for it. The windows of the run that is most above its share go first.
+    /// Spills cold windows while memory in use, with the `wanted` bytes that `run` asks for, is above the high mark. A
+    /// window is cold when its producer has left it and no reader has it mapped, or when a reader waits to map it from
+    /// the file. Windows of the run that is most above its share go first.
     pub(crate) fn spill_cold(&mut self, run: RunId, wanted: u64) {
         let most = (self.memory.limit() / 100 * IN_FLIGHT).max(wanted);
         let of_run = |store: &Self| {
@@ -86,17 +88,17 @@ impl Store {
         for (victim, _) in self.memory.excesses(high, Some((run, wanted))) {
             self.spill_of(victim, most, of_all);
         }
-        // No other run has a cold window that it must give.
+        // The others have no cold window above their share, so the run makes room for itself.
         self.spill_of(run, most, of_all);
     }
 
-    /// Sends cold windows of a run to disk while there is an excess and not too much is on its way.
+    /// Spills cold windows of a run while there is an excess, up to `most` bytes on their way to disk.
     fn spill_of(&mut self, run: RunId, most: u64, excess: impl Fn(&Self) -> u64) {
         if excess(self) == 0 {
             return;
         }
         let Some(state) = self.runs.get(run).filter(|state| state.disk.may_be_tried(self.now)) else { return };
-        // The streams that came last first: the earlier ones are more likely to be read soon.
+        // The newest streams first: the readers of older ones are more likely to run soon.
         let streams: Vec<StreamId> = state.spillable.iter().rev().copied().collect();
         for stream in streams {
             while excess(self) > 0 && self.spilling < most {
@@ -137,7 +139,7 @@ impl Store {
         Ok(true)
     }
 
-    /// A window has arrived on disk, or has not.
+    /// A window was written to disk, or could not be.
     pub(crate) fn spilled(&mut self, done: Spilled) {
         let Spilled { job, result } = done;
         let id = job.stream;
@@ -164,7 +166,7 @@ impl Store {
                     error => self.fail_run(id.run, RunFailure::Store(error)),
                 }
             }
-            // The piece was released while it was written.
+            // The piece was freed while it was written.
             (None, _) => self.memory.free(job.memory, now),
         }
         self.release(id);

@@ -1,4 +1,4 @@
-//! The store: runs and streams come and go.
+//! The store itself: runs are admitted and ended, streams opened and aborted.
 
 use crate::backend::{Backend, Completion, Outcome};
 use crate::error::{Refusal, RunFailure, StoreError};
@@ -20,29 +20,29 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// How much the store may use, and how.
+/// The store's settings.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The memory budget in bytes, at least [`Config::MIN_MEMORY`].
     pub memory: u64,
     /// The window of a stream whose readers keep up, in bytes; rounded up to a power of two.
     pub window: u64,
-    /// How many bytes all runs together may have beyond the budget, for what their streams must have to go on. When that is
-    /// used up, the run that is most above its share fails.
+    /// Bytes by which all runs together may exceed the budget, in allocations that their progress depends on. When they
+    /// are used up, the run that is most above its share fails.
     pub overrun: u64,
 }
 
 impl Config {
-    /// The smallest budget, and the smallest minimum of a run: one window, one arena slot, and as much again on its way to
-    /// disk.
+    /// The smallest budget, and the smallest minimum of a run, in bytes: one window, one arena slot, and as much again
+    /// on its way to disk.
     pub const MIN_MEMORY: u64 = 4 * MIN_WINDOW;
-    /// The usual window. Twice a core's own cache is better than once: what the producer writes next has then left the
-    /// reader's cache, and a shared cache hands it over faster than the other core takes it back.
+    /// The usual window, in bytes: twice a core's own cache. With a smaller one, the lines that the producer writes
+    /// next are still in the reader's cache, and taking them from another core is slower than from the shared cache.
     pub const WINDOW: u64 = 2 << 20;
-    /// The least of the usual [`Config::overrun`]: a thousand streams in the smallest budget.
+    /// The smallest usual [`Config::overrun`]: enough for a thousand streams in the smallest budget.
     const LEAST_OVERRUN: u64 = 128 << 20;
 
-    /// Whether a store can work with this.
+    /// Checks the budget.
     ///
     /// # Errors
     /// If the budget is smaller than [`Config::MIN_MEMORY`].
@@ -64,11 +64,11 @@ impl Config {
     }
 }
 
-/// DStore on one node, for all runs on it.
+/// DStore on one node, shared by all runs on it.
 pub struct Store {
     pub(crate) config: Config,
     pub(crate) backend: Box<dyn Backend>,
-    /// The latest time that the store was told.
+    /// The latest time that a call has told.
     pub(crate) now: Duration,
     pub(crate) memory: Memory,
     pub(crate) runs: Runs,
@@ -80,13 +80,13 @@ pub struct Store {
     pub(crate) spilling: u64,
     /// Streams for which a window is being backed.
     pub(crate) backing: BTreeSet<RunStream>,
-    /// A window is being zeroed.
+    /// A window is being zeroed for another tenant.
     pub(crate) cleaning: bool,
     pub(crate) spilled: u64,
     bells: Bells,
 }
 
-/// What has happened, for the scheduler and the worker.
+/// An event for the scheduler and the worker.
 #[derive(Debug)]
 pub enum StoreEvent {
     /// The program is ready for its gate.
@@ -95,17 +95,18 @@ pub enum StoreEvent {
     FirstBytes(RunStream),
     /// A stream is complete.
     Finished(RunStream, u64),
-    /// The attempt that continues a stream does not write what the one before has written, as it says here.
+    /// The attempt that continues a stream writes other bytes than the one before; the text says which.
     Diverged(RunStream, String),
-    /// The attempt wants one more part of this output.
+    /// The attempt asks for one more part of this output.
     PartWanted(ProcessId, u32),
     /// The attempt sleeps; [`Store::is_waiting`] tells when it no longer does.
     Parked(ProcessId),
-    /// The function has ended: well, or with a reason; `true` if it ended because nobody reads its outputs.
+    /// The function reports its end: success, or the reason of its failure; `true` if it ended because its outputs have
+    /// no readers left.
     Ended(ProcessId, Result<(), (String, bool)>),
-    /// The attempt has broken the protocol, as it says here, and is to be ended.
+    /// The attempt has violated the protocol, as the text says. It is to be killed.
     Misbehaved(ProcessId, String),
-    /// A run cannot go on. It is to be ended with [`Store::end_run`]; others are not concerned.
+    /// A run cannot continue and is to be ended with [`Store::end_run`]. Other runs are not affected.
     Failed(RunId, RunFailure),
 }
 
@@ -133,12 +134,12 @@ impl Store {
         })
     }
 
-    /// A run becomes a guest of this node. `minimum`: bytes of memory that it can always have, whatever other runs do, at
-    /// least [`Config::MIN_MEMORY`]. `cap`: bytes beyond which its streams get no more than they must have to go on. In
-    /// between, memory is shared fairly between tenants, and then between the runs of each.
+    /// Admits a run to this node. It can always have `minimum` bytes of memory, whatever other runs do, and never gets
+    /// more than `cap` bytes, except in allocations that its progress depends on. In between, memory is shared max-min
+    /// fairly between tenants, and then between the runs of each.
     ///
     /// # Errors
-    /// Why the run cannot be a guest now, or at all.
+    /// If the minimum is below [`Config::MIN_MEMORY`], above the cap, or more than other runs leave.
     pub fn admit(&mut self, run: RunId, tenant: TenantId, minimum: u64, cap: u64) -> Result<(), Refusal> {
         if self.runs.get(run).is_some() {
             return Err(Refusal::Known { run });
@@ -155,14 +156,14 @@ impl Store {
         }
         self.memory.open(run, tenant, minimum, cap);
         self.runs.insert(run);
-        // Its minimum may be in use by others, whose cold bytes make room.
+        // Other runs may be using its minimum: their cold windows make room.
         self.spill_cold(run, minimum);
         Ok(())
     }
 
-    /// A run is over, whether or not its attempts have been seen to end: its streams, memory, files, arenas and bells are
-    /// given back. What jobs still read or write follows when they complete. Attempts that may still live are not heard any
-    /// more, and what they have mapped is used for nobody else.
+    /// Ends a run: frees its streams, memory, spill files, arenas and bells. Memory that jobs still use follows when
+    /// they complete. Attempts whose end was not reported yet may still be alive, so their messages are ignored from
+    /// now on, and windows that they may have mapped are not used again.
     pub fn end_run(&mut self, now: Duration, run: RunId) {
         self.advance(now);
         let Some(state) = self.runs.remove(run) else { return };
@@ -186,7 +187,7 @@ impl Store {
         self.feed_starved(None);
     }
 
-    /// A job that the backend was given is done, or has failed.
+    /// Handles the completion of a job.
     pub fn complete(&mut self, now: Duration, completion: Completion) {
         self.advance(now);
         match completion.0 {
@@ -197,17 +198,17 @@ impl Store {
         }
     }
 
-    /// Takes note of the time. Calls may come from several places that looked at the clock in another order.
+    /// Advances the time. It never goes back: callers may read the clock in another order than they call.
     pub(crate) fn advance(&mut self, now: Duration) {
         self.now = self.now.max(now);
     }
 
-    /// How long ago something was.
+    /// The time that has passed since `then`.
     pub(crate) fn since(&self, then: Duration) -> Duration {
         self.now.saturating_sub(then)
     }
 
-    /// What a run asked for cannot be done: that run fails, and no other.
+    /// Charges an error to the run that it belongs to: that run fails, and no other.
     pub(crate) fn attribute(&mut self, run: RunId, result: Result<(), StoreError>) {
         if let Err(error) = result {
             self.fail_run(run, RunFailure::Store(error));
@@ -222,12 +223,12 @@ impl Store {
         }
     }
 
-    /// Messages to be queued, in this order, since the last call.
+    /// Takes the messages since the last call. They must be queued in this order.
     pub fn take_outgoing(&mut self) -> Vec<Outgoing> {
         self.outbox.take_messages()
     }
 
-    /// What has happened since the last call.
+    /// Takes the events since the last call.
     pub fn take_events(&mut self) -> Vec<StoreEvent> {
         self.outbox.take_events()
     }
@@ -238,7 +239,7 @@ impl Store {
         &self.bells
     }
 
-    /// A new stream, which a process will write. `keep`: all its bytes stay until every subscription is cancelled.
+    /// Opens a stream, which a process will write. `keep`: all its bytes stay until every subscription is cancelled.
     pub fn open_stream(&mut self, id: RunStream, keep: bool) {
         self.insert_stream(id, Stream { keep, ..Stream::default() });
     }
@@ -249,7 +250,7 @@ impl Store {
         }
     }
 
-    /// A stream begins again, empty: a new epoch. Its subscriptions stay.
+    /// Begins a new, empty epoch of a stream, or opens it. Its subscriptions stay.
     pub fn reopen_stream(&mut self, id: RunStream, keep: bool) {
         if self.runs.stream(id).is_none() {
             return self.open_stream(id, keep);
@@ -260,8 +261,7 @@ impl Store {
         }
     }
 
-    /// Whether an attempt has been told that nobody reads any of its outputs any more; those that it has finished do not
-    /// count.
+    /// Whether an attempt has been told that none of its unfinished outputs has a reader left.
     #[must_use]
     pub fn was_told_unread(&self, id: ProcessId) -> bool {
         self.processes.get(id).is_some_and(|process| self.is_all_unread(process))
@@ -273,8 +273,8 @@ impl Store {
             && streams.any(|stream| stream.is_subscribed() && stream.epoch.unread_told)
     }
 
-    /// An output that the attempt still writes and that somebody may read. It is sought first where it was found last: so
-    /// one with thousands of outputs that are finished in turn is not gone through for each of them.
+    /// An unfinished output that has readers. The search starts where the last one was found, because an attempt may
+    /// finish thousands of outputs in turn.
     fn first_read_output(&self, process: &Process) -> Option<PortId> {
         let is_read = |id: &RunStream| self.runs.stream(*id).is_some_and(Stream::is_read);
         let (before, from) =
@@ -282,7 +282,7 @@ impl Store {
         from.chain(before).find(|(_, id)| is_read(id)).map(|(&port, _)| port)
     }
 
-    /// A finished stream that consists of files of these lengths, one after the other.
+    /// Opens a finished stream that consists of these files, each with its length.
     pub fn open_files(&mut self, id: RunStream, files: Vec<(InputFile, u64)>) {
         let mut stream = Stream::default();
         let epoch = &mut stream.epoch;
@@ -297,7 +297,7 @@ impl Store {
         self.insert_stream(id, stream);
     }
 
-    /// An input of an instance will read this stream. `keep`: it may do so more than once, or wants all of it at once.
+    /// Subscribes an input of an instance to a stream. `keep`: it may read the stream more than once, or as one slice.
     pub fn subscribe(&mut self, now: Duration, id: RunStream, subscriber: Subscriber, keep: bool) {
         self.advance(now);
         if let Some(stream) = self.runs.stream_mut(id) {
@@ -305,7 +305,7 @@ impl Store {
         }
     }
 
-    /// An input will not read this stream any more, nor again.
+    /// Cancels a subscription: the input will not read this stream in any epoch.
     pub fn unsubscribe(&mut self, id: RunStream, subscriber: Subscriber) {
         if let Some(state) = self.runs.stream_mut(id).and_then(|stream| stream.subscribers.get_mut(&subscriber)) {
             state.cancel();
@@ -314,14 +314,14 @@ impl Store {
         }
     }
 
-    /// Not all subscriptions of this stream are known yet: all its bytes stay until [`Store::unhold`].
+    /// Keeps all bytes of a stream until [`Store::unhold`], because not all of its subscriptions are known yet.
     pub fn hold(&mut self, id: RunStream) {
         if let Some(stream) = self.runs.stream_mut(id) {
             stream.holds += 1;
         }
     }
 
-    /// The opposite of [`Store::hold`].
+    /// Ends a [`Store::hold`].
     pub fn unhold(&mut self, id: RunStream) {
         if let Some(stream) = self.runs.stream_mut(id) {
             stream.holds = stream.holds.saturating_sub(1);
@@ -330,18 +330,18 @@ impl Store {
         }
     }
 
-    /// The bytes of a stream are void: its epoch is aborted. Its subscriptions stay.
+    /// Aborts the epoch of a stream: its bytes are void. Its subscriptions stay.
     pub fn abort(&mut self, id: RunStream) {
         let Some(epoch) = self.runs.begin_epoch(id) else { return };
         let producer = epoch.producer;
         let pieces = epoch.into_pieces();
         if let Some((process, port)) = producer {
-            // What it asked for would be a window of the next epoch.
+            // A window that it waits for must not become one of the next epoch.
             self.unstarve(id.run, (process, port));
             if let Some(state) = self.processes.get_mut(process)
                 && let Some(carrier) = &mut state.carrier
             {
-                // Another node may still write there: the carrier says when it does not.
+                // Another node may still write into them, until the carrier closes the port.
                 state.outputs.remove(&port);
                 carrier.ahead.remove(&id);
                 carrier.quarantine.insert(port, pieces);
@@ -353,8 +353,8 @@ impl Store {
         }
     }
 
-    /// To be called now and then (a few times a second): tries again what had no memory or no disk, gives idle memory
-    /// back, and notices when nothing of a run will ever move again.
+    /// Retries requests that had no memory or disk, gives idle memory back, and fails runs that can never continue. To
+    /// be called several times a second.
     pub fn tick(&mut self, now: Duration) {
         self.advance(now);
         self.memory.give_back_old(self.now);
@@ -363,8 +363,8 @@ impl Store {
         self.fail_hopeless();
     }
 
-    /// Fails a run that waits for memory while the disk is full and nothing of it moves. If there are several, the one that
-    /// has most: what it gives back may be enough for the others, which get their time anew.
+    /// Fails a run that waits for memory while the disk is full and none of its streams moves. Of several such runs,
+    /// only the one that uses most fails: the memory that it frees may be enough for the others.
     fn fail_hopeless(&mut self) {
         let mut hopeless: Option<(u64, RunId, RunFailure)> = None;
         for (id, run) in self.runs.iter_mut().filter(|(_, run)| !run.failed) {
@@ -392,12 +392,12 @@ impl Store {
         }
     }
 
-    /// An output does not wait for a window any more; whether it did.
+    /// An output no longer waits for a window. Returns whether it did.
     pub(crate) fn unstarve(&mut self, run: RunId, output: (ProcessId, PortId)) -> bool {
         self.runs.get_mut(run).is_some_and(|run| run.feed(output))
     }
 
-    /// Gives up pieces that nobody needs.
+    /// Frees the pieces that no reader needs.
     pub(crate) fn release(&mut self, id: RunStream) {
         let Some(stream) = self.runs.stream_mut(id) else { return };
         let needed = stream.needed_from();
@@ -410,7 +410,7 @@ impl Store {
         }
     }
 
-    /// Gives back what a piece has: memory, or disk space.
+    /// Frees the memory or disk space of a piece.
     pub(crate) fn free(&mut self, piece: Piece) {
         if let Place::Spill(file) = &piece.place {
             file.punch(piece.base..piece.end.unwrap_or(piece.base));
@@ -418,7 +418,7 @@ impl Store {
         self.free_memory(piece);
     }
 
-    /// As [`Store::free`], where the whole spill file goes.
+    /// Frees the memory of a piece. Its disk space is freed when the spill file is closed.
     fn free_memory(&mut self, piece: Piece) {
         if let Some(former) = piece.former {
             self.memory.free(former.memory, self.now);
@@ -430,14 +430,14 @@ impl Store {
                 }
                 self.memory.discharge(arena.owner, charged);
             }
-            // The job that it is lent to gives it back when it completes.
+            // The completion of the job that uses it frees it.
             Place::Window { .. } if piece.lent => {}
             Place::Window { memory, .. } => self.memory.free(memory, self.now),
             Place::Spill(_) | Place::Input(_) => {}
         }
     }
 
-    /// Tells a producer that nobody reads its output any more.
+    /// Tells a producer if its output has no readers left.
     pub(crate) fn tell_unread(&mut self, id: RunStream) {
         let Some(stream) = self.runs.stream_mut(id) else { return };
         if stream.is_unread()
@@ -454,7 +454,7 @@ impl Store {
         }
     }
 
-    /// Outputs that nothing was ever meant to read do not keep a producer going when nobody reads the others any more.
+    /// Tells a producer without readers about its outputs without subscriptions, too: they do not keep it running.
     pub(crate) fn tell_about_the_rest(&mut self, id: ProcessId) {
         let Some(process) = self.processes.get(id).filter(|process| process.unread_told) else { return };
         if let Some(port) = self.first_read_output(process) {

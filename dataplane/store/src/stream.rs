@@ -1,4 +1,4 @@
-//! One stream: who reads it, and the epoch in which it is.
+//! One stream: its subscriptions and its epoch.
 
 use crate::epoch::Epoch;
 use crate::process::Endpoint;
@@ -10,14 +10,14 @@ use std::collections::BTreeMap;
 pub(crate) struct Stream {
     /// All bytes stay until every subscription is cancelled.
     pub(crate) keep: bool,
-    /// Subscriptions that are not known yet; while there are any, all bytes stay.
+    /// The number of [holds](crate::Store::hold); while there are any, all bytes stay.
     pub(crate) holds: u32,
     pub(crate) subscribers: BTreeMap<Subscriber, Subscription>,
     pub(crate) epoch: Epoch,
 }
 
 impl Stream {
-    /// Begins an epoch; the one that is void now.
+    /// Begins an epoch. Returns the one that is void now.
     pub(crate) fn begin_epoch(&mut self) -> Epoch {
         for subscription in self.subscribers.values_mut() {
             subscription.begin_epoch();
@@ -25,7 +25,7 @@ impl Stream {
         std::mem::take(&mut self.epoch)
     }
 
-    /// The lowest offset that somebody may still need.
+    /// The lowest offset that a reader may still need.
     pub(crate) fn needed_from(&self) -> u64 {
         if self.holds > 0 || (self.keep && self.subscribers.values().any(|it| !it.is_done())) {
             return 0;
@@ -33,12 +33,12 @@ impl Stream {
         self.subscribers.values().map(Subscription::needed_from).min().unwrap_or(u64::MAX)
     }
 
-    /// Whether every byte stays, so that it does not matter how far readers are.
+    /// Whether all bytes stay, however far readers are.
     pub(crate) fn is_kept(&self) -> bool {
         self.keep || self.holds > 0 || self.subscribers.values().any(|subscription| subscription.keep)
     }
 
-    /// A reader reads nothing more of this epoch; its subscription, if it is still its reader.
+    /// A reader closes its input. Returns its subscription, if it is still the reader of that.
     pub(crate) fn close_reader(&mut self, subscriber: Subscriber, reader: Endpoint) -> Option<&mut Subscription> {
         self.epoch.pieces.leave(reader);
         let subscription = self.subscribers.get_mut(&subscriber).filter(|it| it.reader == Some(reader))?;
@@ -46,8 +46,8 @@ impl Stream {
         Some(subscription)
     }
 
-    /// Whether nobody reads it and nobody will, though somebody was meant to. A reader of all of a stream that an earlier
-    /// attempt had finished has not left it.
+    /// Whether all of its subscriptions are done, so that its producer may stop. A stream that an earlier attempt has
+    /// finished is not unread: its readers have left because they have read all of it.
     pub(crate) fn is_unread(&self) -> bool {
         self.holds == 0
             && self.epoch.promised.is_none()
@@ -55,12 +55,12 @@ impl Stream {
             && self.subscribers.values().all(Subscription::is_done)
     }
 
-    /// Whether it is still written, and somebody reads it or will.
+    /// Whether it is unfinished and has, or will have, a reader.
     pub(crate) fn is_read(&self) -> bool {
         self.is_subscribed() && self.epoch.finished.is_none() && !self.epoch.unread_told
     }
 
-    /// Whether somebody reads it, will, or was meant to.
+    /// Whether it has subscriptions, or may get some.
     pub(crate) fn is_subscribed(&self) -> bool {
         self.holds > 0 || !self.subscribers.is_empty()
     }

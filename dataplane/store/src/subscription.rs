@@ -1,4 +1,4 @@
-//! What the store knows of one reader of a stream.
+//! One subscription of a stream: its reader's state as the store has observed it.
 
 use crate::process::Endpoint;
 use dflow_protocol::InstanceId;
@@ -17,37 +17,38 @@ pub struct Subscriber {
 /// The state of a subscription. It outlives epochs of its stream and attempts of its reader.
 #[derive(Debug)]
 pub(crate) struct Subscription {
-    /// The consumer may be restarted, or wants a slice over everything: all bytes stay for it.
+    /// The consumer may be restarted, or reads the stream as one slice: all bytes stay for it.
     pub(crate) keep: bool,
     /// The attempt that reads, and its port.
     pub(crate) reader: Option<Endpoint>,
-    /// What the reader has asked and was not answered yet.
+    /// The reader's question that is not answered yet.
     pub(crate) question: Option<Question>,
-    /// The producer knows of the reader.
+    /// The producer was told of the reader.
     pub(crate) registered: bool,
-    /// Nothing more of this epoch will be read.
+    /// It reads nothing more of this epoch.
     pub(crate) closed: bool,
-    /// Nor of any other.
+    /// It reads no other epoch either.
     cancelled: bool,
-    /// The position last seen.
+    /// The position that was observed last.
     pub(crate) position: u64,
     /// Since when it has been at this position.
     pub(crate) since: Duration,
-    /// Since when it was seen to sleep at this position although there is more to read, or room in its outputs: it was
-    /// woken and does not run.
+    /// A position at which it sleeps, and since when it has been observed there, although it was woken: there are bytes
+    /// to read, or room in its outputs. Its process does not run.
     overslept: Option<(u64, Duration)>,
 }
 
-/// What a reader waits for.
+/// A reader's question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Question {
-    /// The offset at which it goes on.
+    /// The offset of the next byte that it reads.
     pub(crate) at: u64,
-    /// It has the piece with this offset, unless the stream ends here: it asks whether its producer's words are true.
+    /// It has a piece with this offset, but its producer's words say that the stream ends here, or make no sense. It
+    /// asks whether they are true.
     pub(crate) verifies: bool,
 }
 
-/// A reader's words, as they were seen.
+/// A reader's control words.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ReaderWords {
     pub(crate) position: u64,
@@ -57,26 +58,27 @@ pub(crate) struct ReaderWords {
     pub(crate) has_room: bool,
 }
 
-/// How far a reader of a stream can be.
+/// Bounds of the position of a stream's reader.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ReaderBounds {
     pub(crate) watermark: u64,
-    /// Up to where producers were granted room. A position is judged by this and not by the watermark: a producer that
-    /// lies could take the watermark back after its reader has believed it.
+    /// The offset below which producers were granted room. Positions are checked against it and not against the
+    /// watermark: a hostile producer could lower the watermark after its reader has moved on, and the reader would be
+    /// blamed.
     pub(crate) granted: u64,
-    /// The watermark is what a dead attempt has left, and the next one has not reached it.
+    /// The watermark was left by a dead attempt, and the next one has not reached it yet.
     pub(crate) is_left: bool,
-    /// The next attempt writes ahead of what readers may have.
+    /// A new attempt replays the prefix, and its words say nothing about what readers may read.
     pub(crate) is_replayed: bool,
 }
 
-/// What a look at a reader's words has shown.
+/// The result of a check of a reader's words.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Observation {
     Plausible,
-    /// It is past what a dead attempt has left. Either it lies, or that attempt did and took back what it had published.
+    /// It is past the bytes that a dead attempt has left. Either it lies, or that attempt has lowered its watermark.
     Overread,
-    /// No reader of ours publishes this.
+    /// No correct reader publishes this position.
     Lie(String),
 }
 
@@ -95,7 +97,7 @@ impl Subscription {
         }
     }
 
-    /// An attempt of the consumer reads from offset 0.
+    /// Attaches an attempt of the consumer, which reads from offset 0.
     pub(crate) fn attach(&mut self, reader: Endpoint) {
         self.reader = Some(reader);
         self.closed = false;
@@ -104,20 +106,20 @@ impl Subscription {
         self.question = None;
     }
 
-    /// The attempt that reads closes its input, or is gone.
+    /// Closes the epoch: its reader has closed the input, or is gone.
     pub(crate) fn close(&mut self) {
         self.question = None;
         self.closed = true;
     }
 
-    /// The consumer will not read this stream any more, in no epoch.
+    /// Cancels the subscription: the consumer reads this stream in no epoch.
     pub(crate) fn cancel(&mut self) {
         self.close();
         self.keep = false;
         self.cancelled = true;
     }
 
-    /// The stream begins again, empty. The attempt that has read void bytes is being ended; its words mean nothing now.
+    /// Begins a new epoch. The attempt that has read void bytes is being killed, so its words are ignored.
     pub(crate) fn begin_epoch(&mut self) {
         self.reader = None;
         self.registered = false;
@@ -126,7 +128,7 @@ impl Subscription {
         self.question = None;
     }
 
-    /// Whether it needs no byte of this epoch, now or later.
+    /// Whether it needs no byte of this epoch, now or after a restart.
     pub(crate) fn is_done(&self) -> bool {
         self.closed && !self.keep
     }
@@ -140,7 +142,7 @@ impl Subscription {
         }
     }
 
-    /// Takes note of what the reader's words say.
+    /// Checks and records the reader's words.
     pub(crate) fn observe(&mut self, words: ReaderWords, bounds: ReaderBounds, now: Duration) -> Observation {
         let ReaderWords { position, asleep, has_room } = words;
         let oversleeps = has_room || (asleep && position < bounds.watermark && !bounds.is_replayed);

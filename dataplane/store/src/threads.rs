@@ -1,4 +1,4 @@
-//! The backend of a node: a thread each for disk, hashes and fresh memory.
+//! The backend of a node: one thread each for disk, hashes and memory.
 
 use crate::backend::{Backend, Completion, Job, backed_segment};
 use crate::hash::HashJob;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
-/// Runs jobs on three threads, so that neither a slow disk nor the kernel's search for fresh pages holds up the others.
+/// Runs jobs on three threads, so that a slow disk delays no hashes, and neither delays fresh memory.
 pub struct Threads {
     // Fields are dropped in this order: the spill thread ends before its directory is closed.
     spill: JobThread<SpillJob>,
@@ -72,7 +72,7 @@ impl Backend for Threads {
     }
 }
 
-/// A thread that runs one job after the other. Dropping it waits until it has run those that it was given.
+/// A thread that runs jobs in order. Dropping it waits until the queued jobs have run.
 struct JobThread<J> {
     jobs: Option<Sender<J>>,
     thread: Option<JoinHandle<()>>,

@@ -1,21 +1,21 @@
-//! How large the next window of a stream is.
+//! The size of a stream's next window.
 
 use crate::process::Want;
 use dflow_protocol::limits::MIN_WINDOW;
 
-/// The first and the largest extent of a stream that keeps its bytes. Each costs a question and a mapping in every process,
-/// and so the more bytes it has the better; but it is also what goes to disk at once, and what the last one wastes.
+/// The first and the largest extent, in bytes. Each extent costs a message and a mapping in every process, so larger
+/// ones are better; but an extent goes to disk as a whole, and the unused part of the last one is wasted.
 const FIRST_EXTENT: u64 = 256 * 1024;
 const LARGEST_EXTENT: u64 = 32 << 20;
-/// An extent has at most this part of the memory that its run may have, but may always have [`SMALL_EXTENT`] where an eighth
-/// allows that.
+/// An extent takes at most this fraction of its run's share, but always up to [`SMALL_EXTENT`] if that is at most an
+/// eighth of the share.
 const EXTENT_PART: u64 = 32;
 const SMALL_EXTENT: u64 = 4 << 20;
 
-/// What decides the size of a window.
+/// The figures that decide the size of a window.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sizing {
-    /// The memory that the stream's run may have, in bytes.
+    /// The share of the stream's run, in bytes.
     pub(crate) allotment: u64,
     /// How many streams of the run have a producer.
     pub(crate) producing: u64,
@@ -36,20 +36,21 @@ impl Sizing {
         aligned_extent(want.at, size, want.window())
     }
 
-    /// At most what is fair where all streams of a run have two windows, and never less than what is needed.
+    /// The wish, but at most so much that each producing stream of the run can have two windows, and at least the size
+    /// that is needed.
     fn fair(self, wish: u64, want: Want) -> u64 {
         let share = (self.allotment / (2 * (self.producing + 1))).max(MIN_WINDOW);
         (1u64 << wish.max(1).ilog2()).min(1u64 << share.ilog2()).max(want.window())
     }
 }
 
-/// The next extent of a stream of this length.
+/// The size of the next extent of a stream of this length.
 fn extent(length: u64) -> u64 {
     length.next_power_of_two().clamp(FIRST_EXTENT, LARGEST_EXTENT)
 }
 
-/// The size nearest to `size` with which the extent at `at` ends at a multiple of `size`, so that those which follow begin
-/// at multiples of their size, as huge pages in a slice over everything have to.
+/// The size up to `size` with which the extent at `at` ends at a multiple of `size`. The extents that follow then begin
+/// at multiples of their size, which huge pages in one slice over the whole stream require.
 fn aligned_extent(at: u64, size: u64, least: u64) -> u64 {
     let aligned = size - at % size;
     if at.is_multiple_of(MIN_WINDOW) && aligned >= least { aligned } else { size }
@@ -71,9 +72,9 @@ mod tests {
             at += size;
         }
         assert_eq!(sizes[..7], [192, 256, 512, 1024, 2048, 4096, 8192]);
-        // Where a budget has made them smaller, they find their way back.
+        // After smaller ones, forced by a budget, alignment is restored.
         assert_eq!(aligned_extent((5 << 20) + MIN_WINDOW, 4 << 20, MIN_WINDOW), (3 << 20) - MIN_WINDOW);
-        // What a function wants at once goes first, and so does what left a ring anywhere.
+        // A large reservation, or a stream that left its ring at an odd offset, takes precedence over alignment.
         assert_eq!(aligned_extent(3 << 20, 4 << 20, 2 << 20), 4 << 20);
         assert_eq!(aligned_extent(12_345, 1 << 20, MIN_WINDOW), 1 << 20);
     }

@@ -1,5 +1,5 @@
-//! Credit and memory in workflows of any shape: whatever is read in whatever order, every byte arrives, nobody waits for
-//! ever, and memory stays within what the budget and the least that every stream has allow.
+//! Credit and memory in workflows of any shape: in whichever order functions read, every byte arrives, no function
+//! waits for ever, and memory stays within the budget and the least that every stream must have.
 
 mod common;
 
@@ -27,8 +27,8 @@ enum Order {
 /// A function that reads streams of earlier ones, and writes in step with what it has read.
 #[derive(Clone, Debug)]
 struct Spec {
-    /// Indices among the streams of earlier functions, to be taken modulo their number; and whether it wants a slice over
-    /// everything.
+    /// Indices among the streams of earlier functions, to be taken modulo their number; and whether it wants a slice
+    /// over everything.
     reads: Vec<(usize, bool)>,
     order: Order,
     /// Lengths of the streams that it writes.
@@ -169,7 +169,7 @@ fn run(budget: u64, specs: &[Spec]) -> Result<(), String> {
     if !node.misbehaved.is_empty() {
         return Err(format!("{:?}", node.misbehaved));
     }
-    // What no budget refuses: the first bytes of every stream, the window that it writes, and one that a reader has.
+    // Beyond any budget: the first bytes of every stream, the window that is written, and one for each reader.
     let window = specs.iter().map(|spec| (spec.chunk as u64).next_power_of_two()).max().unwrap_or(0).max(MIN_WINDOW);
     let least = (ARENA_SLOT + window) * streams.len() as u64 + window * readers as u64;
     let peak = node.store.usage().peak;
@@ -229,14 +229,14 @@ fn source(writes: &[u64]) -> Spec {
     }
 }
 
-/// What was read by a consumer that may start again is on disk, not in memory, though it has been attached to all of it.
+/// Bytes that a restartable consumer has read are on disk, not in memory, although it was attached to all of them.
 #[test]
 fn a_restartable_reader_holds_no_memory() {
     let reader = Spec { reads: vec![(0, false)], writes: vec![20 * MIB], restartable: true, ..source(&[]) };
     assert_eq!(run(2 * MIB, &[source(&[20 * MIB]), reader]), Ok(()));
 }
 
-/// So is what has been read by everybody who runs, but is kept for those who may still come.
+/// So are bytes that all running consumers have read, but that are kept for later ones.
 #[test]
 fn what_is_kept_for_others_holds_no_memory() {
     let (budget, length) = (2 * MIB, 20 * MIB);
@@ -250,7 +250,7 @@ fn what_is_kept_for_others_holds_no_memory() {
     node.run();
     assert!(node.outcomes.values().all(Result::is_ok), "{:?}", node.outcomes);
     let usage = node.store.usage();
-    // What the budget does not refuse: the window that is written, and the one that is read.
+    // Beyond the budget: the window that is written, and the one that is read.
     assert!(usage.peak <= budget + ARENA_SLOT + 2 * MIN_WINDOW, "{usage:?}");
     assert!(usage.spilled >= length - budget, "{usage:?}");
 }
@@ -265,7 +265,7 @@ fn a_slicing_reader_holds_no_more_memory_than_there_is() {
     assert_eq!(run(2 * MIB, &[source(&[10 * MIB]), reader.clone(), other, reader]), Ok(()));
 }
 
-/// Many readers that are stuck, each in a stream of its own whose producer must go on.
+/// Many stuck readers, each of a stream whose producer must continue.
 #[test]
 fn stuck_readers_hold_a_least_window_each() {
     // Each of the first ones writes two streams in step; the last function reads all second ones before the first ones.
@@ -275,7 +275,7 @@ fn stuck_readers_hold_a_least_window_each() {
     assert_eq!(run(512 * KIB, &specs), Ok(()));
 }
 
-/// What a function writes at once has to lie in one piece, and so may take more than what is left of the budget.
+/// A reservation must be contiguous, and so may take more than is left of the budget.
 #[test]
 fn a_large_write_does_not_wait_for_memory_that_nobody_gives_back() {
     // The first bytes of four streams, and no more than those, are in memory for good.

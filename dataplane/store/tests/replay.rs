@@ -1,4 +1,4 @@
-//! Attempts that continue the streams of those before them: readers get every byte once, and notice nothing.
+//! Attempts that continue the streams of earlier ones: readers get every byte once, and notice nothing.
 
 mod common;
 
@@ -17,7 +17,7 @@ use std::time::Duration;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
-/// What has one hash.
+/// The bytes that have one hash.
 const BLOCK: u64 = 64 * KIB;
 /// Ids of the producer's attempts; its readers have those below.
 const FIRST: u32 = 100;
@@ -351,7 +351,7 @@ fn an_attempt_that_nobody_reads_any_more_is_told_so() {
     }
 }
 
-/// A hostile attempt takes back what it has published, and its reader has seen it.
+/// A hostile attempt lowers its watermark after its reader has seen it.
 #[test]
 fn a_watermark_that_was_taken_back_cannot_be_continued() {
     let mut node = node(64 * MIB, &[(2, &sink(false))]);

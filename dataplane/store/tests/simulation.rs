@@ -40,7 +40,8 @@ fn any_run(dice: &mut Dice, tenant: u64, minimum: u64, cap: u64) -> RunPlan {
     RunPlan { tenant, minimum, cap, functions }
 }
 
-/// What no budget refuses to a run: the first bytes of every stream, the window that it writes, and one for each reader.
+/// What no budget refuses to a run: the first bytes of every stream, the window that it writes, and one for each
+/// reader.
 fn must_have(plan: &RunPlan) -> u64 {
     plan.functions
         .iter()

@@ -118,7 +118,7 @@ fn a_reader_that_had_left_reads_the_next_epoch() {
     assert_eq!(node.outcomes[&dflow_store::ProcessId(3)], Ok(()));
 }
 
-/// A producer that nobody reads any more is told.
+/// A producer without readers is told so.
 #[test]
 fn a_producer_without_readers_is_told() {
     let mut node = Node::new(16 * MIB);
@@ -330,7 +330,7 @@ fn a_slow_end_slows_everything_before_it() {
     node.plan(&[1, 2], &[(2, &b), (3, &c)]);
     let length = 60 * MIB;
     node.start(1, &a, move |ctx| produce(ctx, "out", 1, length, 60_000));
-    // Until the first reader comes, the producer is free to go on: nobody may have to wait for one that does not run.
+    // Until its first reader runs, the producer may go on: a reader that does not run holds back no producer.
     while node.store.usage().memory < 2 * MIB {
         node.step();
     }
@@ -381,7 +381,7 @@ fn a_reader_at_the_end_of_a_full_window_waits_for_the_next() {
     all_well(&node, 2);
 }
 
-/// Nobody reads one of its outputs any more, and that another was finished before makes no difference.
+/// One of its outputs has no readers left. That another was finished before makes no difference.
 #[test]
 fn a_finished_output_does_not_keep_its_producer_from_being_unread() {
     for goes_on_with in ["b", "c"] {
@@ -415,7 +415,7 @@ fn a_finished_output_does_not_keep_its_producer_from_being_unread() {
     }
 }
 
-/// Each end is looked at for whether somebody reads any other output; that must not mean to go through all of them.
+/// At each end the store looks for another output with readers. That must not walk through all of them.
 #[test]
 fn thousands_of_outputs_end_in_turn_although_nobody_reads_one_of_them() {
     let time_to_end = |one_is_unread: bool| {

@@ -20,7 +20,8 @@ const MIB: u64 = 1 << 20;
 const STUCK_AFTER: Duration = Duration::from_millis(100);
 const LONG: Duration = Duration::from_secs(60);
 
-/// Who writes stream 1, who reads that and writes stream 2, and who reads that one.
+/// A chain of three functions: the first writes stream 1, the middle one reads it and writes stream 2, the last reads
+/// that.
 const FIRST: usize = 1;
 const MIDDLE: usize = 2;
 const LAST: usize = 3;
@@ -123,16 +124,16 @@ impl Chain {
 }
 
 #[test]
-fn who_neither_moves_nor_waits_holds_its_producer_for_a_moment() {
+fn a_reader_that_neither_moves_nor_waits_holds_its_producer_for_a_moment() {
     let (mut chain, full) = Chain::with_held_ring();
     let (window, waited) = chain.ask_for(full).expect("a window");
     assert!(!window.ring);
     assert_eq!(waited, STUCK_AFTER);
 }
 
-/// Whoever reads the output decides: if it moves, so will this one.
+/// The readers of the output decide: if they move, so will this reader.
 #[test]
-fn who_waits_for_room_in_its_output_holds_its_producer() {
+fn a_reader_that_waits_for_room_in_its_output_holds_its_producer() {
     let (mut chain, full) = Chain::with_held_ring();
     chain.publish(LAST, 100);
     chain.middle_sleeps_for_room(100);
@@ -141,7 +142,7 @@ fn who_waits_for_room_in_its_output_holds_its_producer() {
 
 /// A process that was stopped while it waited for room, which has come since.
 #[test]
-fn who_was_woken_for_room_and_does_not_run_holds_its_producer_for_a_moment() {
+fn a_reader_that_was_woken_for_room_and_does_not_run_holds_its_producer_for_a_moment() {
     let (mut chain, full) = Chain::with_held_ring();
     chain.publish(LAST, 100);
     chain.middle_sleeps_for_room(100);

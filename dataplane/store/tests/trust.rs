@@ -1,4 +1,4 @@
-//! Words that lie: whoever wrote them is found out, and nobody else is blamed.
+//! Hostile control words: the process that wrote them is condemned, and no other is blamed.
 
 mod common;
 mod sim;
@@ -88,7 +88,7 @@ impl Pair {
         self.say(READER, ToDaemon::Verify { port: PORT, at });
     }
 
-    /// What the reader has been told since the last call.
+    /// The messages to the reader since the last call.
     fn told(&mut self) -> Vec<ToFunction> {
         self.store.take_outgoing().into_iter().filter(|it| it.process == READER).map(|it| it.message).collect()
     }
@@ -101,7 +101,7 @@ impl Pair {
         self.store.receive(Duration::ZERO, process, message, Vec::new());
     }
 
-    /// Who has been found to lie since the last call.
+    /// The processes that were condemned since the last call.
     fn blamed(&mut self) -> Vec<ProcessId> {
         let blamed = |event| match event {
             StoreEvent::Misbehaved(process, _) => Some(process),
@@ -119,7 +119,7 @@ fn a_reader_is_not_blamed_for_a_watermark_that_its_producer_took_back() {
     pair.publish(PRODUCER, 10);
     pair.say(READER, ToDaemon::NextPiece { port: PORT, at: 1000, lends: false });
     assert_eq!(pair.blamed(), []);
-    // The producer is, as soon as somebody knows what it had said before.
+    // The producer is, once the store has observed its earlier watermark.
     pair.publish(PRODUCER, 1000);
     pair.say(PRODUCER, ToDaemon::NeedWindow { port: PORT, at: 1000, least: 100_000, held: false });
     assert_eq!(pair.blamed(), []);
@@ -180,7 +180,7 @@ fn an_end_that_was_shown_cannot_be_taken_back() {
         pair.publish_state(PRODUCER, offset, state);
         pair.store.tick(Duration::ZERO);
         assert_eq!((pair.blamed(), pair.told()), (vec![PRODUCER], vec![]), "{state:?} at {offset}");
-        // What it says from now on does not count, even if it could be true.
+        // Its later words do not count, even where they could be true.
         pair.publish_state(PRODUCER, 1000, State::Finished);
         pair.say(PRODUCER, ToDaemon::Finished { port: PORT });
         pair.say(PRODUCER, ToDaemon::Done);
@@ -278,7 +278,7 @@ fn lie(socket: &OwnedFd, progress: Progress, enough: &std::sync::mpsc::Receiver<
     let _ = enough.recv();
 }
 
-/// The real SDK reads from a liar: it neither fails by what is another's fault, nor ends on what is no end.
+/// The SDK reads from a hostile producer: it neither fails by that one's fault, nor ends on a false end.
 #[test]
 fn a_reader_leaves_the_judgement_to_the_daemon() {
     for (offset, state) in [(1000, State::Aborted), (1000, State::Finished), (65_537, State::Open)] {
@@ -307,7 +307,7 @@ fn a_reader_leaves_the_judgement_to_the_daemon() {
             assert!(!node.outcomes.contains_key(&READER) && !node.is_gone(2), "{:?}", node.outcomes);
             assert!(!node.events.iter().any(|event| matches!(event, StoreEvent::Finished(..))), "{:?}", node.events);
             if remembered && state != State::Finished {
-                // What its readers have seen is anybody's guess.
+                // What its readers have seen is unknown.
                 node.store.continue_stream(common::now(), STREAM, false);
                 node.start(3, &writer, |ctx| common::produce(ctx, "out", 1, 5000, 1000));
                 node.run_until(|node| node.events.iter().any(|event| matches!(event, StoreEvent::Diverged(..))));

@@ -1,5 +1,5 @@
-//! Windows that wait to be used again. Their pages are there and, for the process that wrote them, mapped: using one costs a
-//! fraction of what fresh memory does.
+//! Windows that wait to be used again. Their pages are there and, for the process that wrote them, mapped: using one
+//! costs a fraction of what fresh memory does.
 
 use super::{Owner, WindowMemory};
 use crate::{ProcessId, TenantId};
@@ -65,7 +65,8 @@ impl Idle {
         windows
     }
 
-    /// Pools a window whose writer is gone, within the pool's part of `limit`. One that does not fit goes back to the system.
+    /// Pools a window whose writer is gone, within the pool's part of `limit`. One that does not fit goes back to the
+    /// system.
     pub(super) fn pool(&mut self, memory: Arc<WindowMemory>, tenant: Option<TenantId>, limit: u64, now: Duration) {
         if self.pool.len() < MAX_POOL && self.pooled + memory.size <= limit / 100 * POOL_SHARE {
             self.bytes += memory.size;

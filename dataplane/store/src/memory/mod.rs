@@ -1,4 +1,4 @@
-//! The memory budget: what each run may have and has, and windows that wait to be used again.
+//! The memory budget: an account for each run, and idle windows.
 
 mod idle;
 
@@ -18,7 +18,7 @@ pub(crate) struct WindowMemory {
     pub(crate) size: u64,
     /// The run whose account it is charged to.
     pub(crate) owner: Owner,
-    /// The process that may write it. No other gets it before that process is gone.
+    /// The process that may write it. No other process gets it before that one is gone.
     pub(crate) writer: ProcessId,
 }
 
@@ -27,25 +27,26 @@ pub(crate) struct WindowMemory {
 pub(crate) struct Owner {
     pub(crate) run: RunId,
     pub(crate) tenant: TenantId,
-    /// The number of its account: should a run come again under the same id, the first one's jobs are not its own.
+    /// The number of its account. A run that is admitted again under the same id gets another one, so that late jobs of
+    /// its predecessor are not charged to it.
     number: u64,
 }
 
-/// What a run may use and uses.
+/// The account of a run.
 #[derive(Debug)]
 pub(crate) struct Account {
     number: u64,
     pub(crate) tenant: TenantId,
     /// Bytes that no other run can take.
     pub(crate) minimum: u64,
-    /// Bytes that it gets at the most, unless a stream must have more to go on.
+    /// The most bytes that it gets, except in allocations that its progress depends on.
     pub(crate) cap: u64,
     /// Bytes that it uses.
     pub(crate) used: u64,
 }
 
 impl Account {
-    /// Bytes that are not for others.
+    /// Bytes that others cannot have: those in use, and the rest of the minimum.
     fn committed(&self) -> u64 {
         self.used.max(self.minimum)
     }
@@ -55,30 +56,29 @@ impl Account {
 #[derive(Debug, Default)]
 struct Tenant {
     runs: usize,
-    /// An attempt of it may still live after the end of its run and have windows mapped, so that no other tenant may get
-    /// them.
+    /// An attempt of it may have outlived its run with windows mapped, so that none of them may go to another tenant.
     tainted: bool,
 }
 
-/// The budget of a node and what has become of it.
+/// The budget of a node, and its use.
 #[derive(Debug)]
 pub(crate) struct Memory {
     limit: u64,
-    /// Bytes beyond the limit that all runs together may have.
+    /// Bytes by which all runs together may exceed the limit.
     overrun: u64,
     accounts: BTreeMap<RunId, Account>,
-    /// How many accounts there ever were.
+    /// How many accounts were ever opened.
     opened: u64,
     tenants: BTreeMap<TenantId, Tenant>,
-    /// Bytes that jobs of ended runs still use, and windows that are being zeroed.
+    /// Bytes in use by jobs of ended runs, and of windows that are being zeroed.
     lingering: u64,
-    /// Bytes in use: of all accounts, and those that linger.
+    /// Bytes in use: of all accounts, and lingering.
     busy: u64,
-    /// Bytes that are in use or guaranteed. Within the limit, except where a run had to have more.
+    /// Bytes in use or guaranteed. Within the limit, except for allocations that progress depended on.
     committed: u64,
     idle: Idle,
     peak: u64,
-    /// Bytes have been given back since somebody last looked.
+    /// Bytes were freed since the last [`Memory::take_freed`].
     freed: bool,
 }
 
@@ -103,17 +103,17 @@ impl Memory {
         self.limit
     }
 
-    /// The most bytes that there were, in use or idle.
+    /// The largest number of bytes that were in use or idle at the same time.
     pub(crate) fn peak(&self) -> u64 {
         self.peak
     }
 
-    /// Bytes that are in use.
+    /// Bytes in use.
     pub(crate) fn busy(&self) -> u64 {
         self.busy
     }
 
-    /// Bytes that no run is guaranteed.
+    /// Bytes that are guaranteed to no run.
     pub(crate) fn unpromised(&self) -> u64 {
         let promised = self.accounts.values().map(|account| account.minimum).sum();
         self.limit.saturating_sub(promised)
@@ -123,13 +123,13 @@ impl Memory {
         self.accounts.get(&run)
     }
 
-    /// The owner of what is charged to a run.
+    /// The owner of allocations for a run.
     pub(crate) fn owner(&self, run: RunId) -> Option<Owner> {
         let account = self.accounts.get(&run)?;
         Some(Owner { run, tenant: account.tenant, number: account.number })
     }
 
-    /// Whether bytes have been given back since the last call, so that runs which lack some may be served.
+    /// Whether bytes were freed since the last call, so that starved producers may be served.
     pub(crate) fn take_freed(&mut self) -> bool {
         std::mem::take(&mut self.freed)
     }
@@ -142,8 +142,8 @@ impl Memory {
         self.tenants.entry(tenant).or_default().runs += 1;
     }
 
-    /// Closes the account of a run whose streams are gone. What jobs still use of it lingers. `clean`: all of its attempts
-    /// were seen to end, so none can look at its windows any more.
+    /// Closes the account of a run whose streams are freed. Bytes that jobs still use linger. `clean`: all of its
+    /// attempts are known to be dead, so that none has a window mapped.
     pub(crate) fn close(&mut self, run: RunId, clean: bool) {
         let Some(account) = self.accounts.remove(&run) else { return };
         self.committed = self.committed - account.committed() + account.used;
@@ -159,11 +159,11 @@ impl Memory {
         }
     }
 
-    /// The part of `of` that this run may have if it wants as much as it can get, and the others want what they use.
+    /// The share of `of` bytes of a run that demands its cap, where the others demand what they use.
     pub(crate) fn share(&self, run: RunId, of: u64) -> u64 {
         let Some(own) = self.accounts.get(&run) else { return 0 };
         if (self.busy - own.used).saturating_add(own.cap) <= of {
-            // Everybody can have what they want.
+            // All demands fit; the common case costs no walk over the accounts.
             return own.cap;
         }
         let demand = |(&id, account): (&RunId, &Account)| Demand {
@@ -175,8 +175,8 @@ impl Memory {
         fair_share(of, demands, &demand((&run, own))).max(own.minimum)
     }
 
-    /// By how much each run is above its share of `of`, if one wants so many bytes more than it has; the run that is most
-    /// above it first, and none that is not.
+    /// The runs that use more than their share of `of` bytes, and by how much, in descending order. `wants`: a run that
+    /// asks for so many bytes more.
     pub(crate) fn excesses(&self, of: u64, wants: Option<(RunId, u64)>) -> Vec<(RunId, u64)> {
         let wanted = |id| wants.filter(|(run, _)| *run == id).map_or(0, |(_, bytes)| bytes);
         let demands: Vec<Demand> = self
@@ -195,7 +195,7 @@ impl Memory {
         excesses
     }
 
-    /// Whether a run may use so many bytes more. Its minimum is its own, however much others use.
+    /// Whether a run may use `size` more bytes. Up to its minimum it always may, however much others use.
     fn allows(&self, run: RunId, size: u64) -> bool {
         let Some(account) = self.accounts.get(&run) else { return false };
         let used = account.used + size;
@@ -203,8 +203,8 @@ impl Memory {
         used <= account.minimum || (used <= account.cap && committed <= self.limit)
     }
 
-    /// An idle window of exactly `size` bytes for this writer, of huge pages only if `huge` allows them. One that another
-    /// tenant has used is none.
+    /// An idle window of exactly `size` bytes for this writer, of huge pages only if `huge` allows them, and without
+    /// bytes of another tenant.
     pub(crate) fn warm(&mut self, owner: Owner, writer: ProcessId, size: u64, huge: bool) -> Option<Arc<WindowMemory>> {
         if !self.allows(owner.run, size) {
             return None;
@@ -219,8 +219,8 @@ impl Memory {
         self.idle.has(owner, writer, size, huge)
     }
 
-    /// Charges a window of this size that is about to be made, unless the budget forbids it. Idle windows of other sizes
-    /// go for it.
+    /// Charges a window of this size that is about to be allocated, unless the budget forbids it. Idle windows are
+    /// dropped to make room.
     pub(crate) fn reserve(&mut self, run: RunId, size: u64) -> bool {
         if !self.allows(run, size) {
             return false;
@@ -229,18 +229,18 @@ impl Memory {
         true
     }
 
-    /// The most bytes that all runs together may have.
+    /// The most bytes that may be in use: the limit and the overrun.
     pub(crate) fn most(&self) -> u64 {
         self.limit.saturating_add(self.overrun)
     }
 
-    /// Whether a run may have so many bytes beyond the budget, because a stream must have them to go on.
+    /// Whether a run may use `size` more bytes beyond the budget, because its progress depends on them.
     pub(crate) fn allows_beyond(&self, run: RunId, size: u64) -> bool {
         let within_minimum = self.accounts.get(&run).is_some_and(|account| account.used + size <= account.minimum);
         within_minimum || self.busy + size <= self.most()
     }
 
-    /// Charges bytes to a run, whatever its account says: those that a stream must have.
+    /// Charges bytes to a run, whatever its account says.
     pub(crate) fn charge(&mut self, run: RunId, bytes: u64) {
         let Some(account) = self.accounts.get_mut(&run) else { return };
         self.committed -= account.committed();
@@ -251,7 +251,7 @@ impl Memory {
         self.peak = self.peak.max(self.busy + self.idle.bytes());
     }
 
-    /// The opposite of [`Memory::charge`], also where the run is over.
+    /// The opposite of [`Memory::charge`], for runs that have ended, too.
     pub(crate) fn discharge(&mut self, owner: Owner, bytes: u64) {
         self.freed |= bytes > 0;
         self.busy -= bytes;
@@ -265,7 +265,7 @@ impl Memory {
         }
     }
 
-    /// Takes back a window whose bytes nobody needs.
+    /// Takes back a window whose bytes are not needed any more.
     pub(crate) fn free(&mut self, window: Arc<WindowMemory>, now: Duration) {
         self.discharge(window.owner, window.size);
         if let Some(window) = self.idle.keep(window) {
@@ -281,12 +281,12 @@ impl Memory {
         }
     }
 
-    /// From now on this process may have windows.
+    /// A process begins: from now on it may have windows.
     pub(crate) fn admit(&mut self, writer: ProcessId) {
         self.idle.admit(writer);
     }
 
-    /// The process is gone: what it could write is for others.
+    /// A process is gone: others may have the windows that it could write.
     pub(crate) fn retire(&mut self, writer: ProcessId, now: Duration) {
         for window in self.idle.retire(writer) {
             let tenant = window.owner.tenant;
@@ -294,12 +294,12 @@ impl Memory {
         }
     }
 
-    /// The run of this process is over, and it may still live: what it could write is for nobody.
+    /// A process may have outlived its run: nobody may have the windows that it could write.
     pub(crate) fn abandon(&mut self, writer: ProcessId) {
         drop(self.idle.retire(writer));
     }
 
-    /// A pooled window of a tenant that has no run here any more, to be zeroed for others. It counts as in use until
+    /// Takes a pooled window of a tenant that has no runs any more, to be zeroed for others. It counts as in use until
     /// [`Memory::cleaned`].
     pub(crate) fn take_unclean(&mut self) -> Option<Arc<WindowMemory>> {
         let tenants = &self.tenants;
@@ -310,7 +310,7 @@ impl Memory {
         Some(memory)
     }
 
-    /// A window that [`Memory::take_unclean`] gave is zeroed, or could not be.
+    /// A window from [`Memory::take_unclean`] was zeroed, or could not be.
     pub(crate) fn cleaned(&mut self, memory: Arc<WindowMemory>, is_clean: bool, now: Duration) {
         self.lingering -= memory.size;
         self.busy -= memory.size;
@@ -320,23 +320,23 @@ impl Memory {
         }
     }
 
-    /// A window that was backed for a writer that is gone by now. Nobody has written it.
+    /// Pools a window that was backed for a writer which is gone by now, so that it is still zero.
     pub(crate) fn pool_fresh(&mut self, memory: Arc<WindowMemory>, now: Duration) {
         self.discharge(memory.owner, memory.size);
         self.pool(memory, None, now);
     }
 
-    /// Whether this process may still be given windows.
+    /// Whether this process may have windows.
     pub(crate) fn is_admitted(&self, writer: ProcessId) -> bool {
         self.idle.is_admitted(writer)
     }
 
-    /// Gives windows back to the system that nobody has wanted for long.
+    /// Gives pooled windows back to the system that were not used for long.
     pub(crate) fn give_back_old(&mut self, now: Duration) {
         self.idle.drop_old(now);
     }
 
-    /// Bytes of windows that wait to be used again.
+    /// Bytes of idle windows.
     pub(crate) fn idle(&self) -> u64 {
         self.idle.bytes()
     }

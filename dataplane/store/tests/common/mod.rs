@@ -1,4 +1,4 @@
-//! A store with functions in threads: everything that a node does, less processes and scheduling.
+//! A store with functions in threads: a node without processes and scheduling.
 
 #![allow(dead_code, reason = "no file of tests uses all of it")]
 
@@ -33,7 +33,7 @@ pub type Work = Box<dyn FnOnce(&mut Node) + Send>;
 /// The node's end of a channel.
 struct Socket {
     socket: Arc<OwnedFd>,
-    /// What the channel did not take, because nobody reads at the other end at present.
+    /// Packets that the channel did not take, because it is full.
     waiting: VecDeque<(Vec<u8>, Option<OwnedFd>)>,
 }
 
@@ -51,7 +51,7 @@ pub struct Node {
     pub failed: Option<String>,
     live: usize,
     gone: BTreeSet<ProcessId>,
-    /// Attempts that had been told, when they ended, that nobody reads them any more.
+    /// Attempts that had been told, when they ended, that their outputs have no readers left.
     pub told_unread: BTreeSet<ProcessId>,
     pub events: Vec<StoreEvent>,
     _dir: tempfile::TempDir,
@@ -207,18 +207,18 @@ impl Node {
             let count = self.counts.entry(outgoing.process).or_default();
             *count += 1;
             let packet = outgoing.message.encode().unwrap();
-            // Rung first: whoever sees the bell waits for the packet.
+            // Rung first: an attempt that sees the bell waits for the packet.
             self.store.bells().ring(outgoing.bell, *count);
             let socket = self.sockets.get_mut(&outgoing.process).unwrap();
             socket.waiting.push_back((packet, outgoing.fd));
-            // Otherwise somebody waits for room already.
+            // Otherwise a thread waits for room already.
             if socket.waiting.len() == 1 {
                 self.send_waiting(outgoing.process);
             }
         }
     }
 
-    /// Never waits: a function that does not read keeps nobody from the others.
+    /// Never blocks: a function that does not read must not delay the others.
     fn send_waiting(&mut self, process: ProcessId) {
         let socket = self.sockets.get_mut(&process).unwrap();
         while let Some((packet, fd)) = socket.waiting.front() {
@@ -231,7 +231,7 @@ impl Node {
                 });
                 return;
             }
-            // What nobody is there to read is lost.
+            // A packet to a closed channel is lost.
             socket.waiting.pop_front();
         }
     }
@@ -243,7 +243,7 @@ impl Node {
             Ok(Arrival::Gone(process)) if self.store.is_comparing(process) => {
                 let _ = self.sender.send(Arrival::Gone(process));
             }
-            // Its streams are what they are.
+            // Its streams stay as they are.
             Ok(Arrival::Gone(CARRIER)) => {}
             Ok(Arrival::Gone(process)) => {
                 self.store.examine(process);

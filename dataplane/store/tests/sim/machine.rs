@@ -1,5 +1,5 @@
-//! A machine that exists in virtual time: a disk with a capacity and a speed, and memory that takes time to find. Jobs of
-//! the store run when the test says so, on the test's own thread.
+//! A machine that exists in virtual time: a disk with a capacity and a speed, and memory that takes time to find. Jobs
+//! of the store run when the test says so, on the test's own thread.
 
 use dflow_disk::{DiskError, IoChoice, SpillDir, SpillFile, SpillIo};
 use dflow_shm::{Segment, SegmentError, SharedBytes};

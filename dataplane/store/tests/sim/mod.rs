@@ -1,5 +1,5 @@
-//! The store in a simulation: virtual time, a virtual machine, and functions that are state machines. Nothing depends on
-//! the clock or on threads, so that a seed gives the same history each time.
+//! The store in a simulation: virtual time, a virtual machine, and functions that are state machines. Nothing depends
+//! on the clock or on threads, so that a seed gives the same history each time.
 
 #![allow(dead_code, reason = "no file of tests uses all of it")]
 
