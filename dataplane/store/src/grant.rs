@@ -79,7 +79,7 @@ impl Store {
         let granted = may && self.grant(process, port, stream, want, held)?;
         if !granted && let Some(run) = self.runs.get_mut(stream.run) {
             run.starve((process, port), want);
-            run.hungry |= may && !self.backing.contains(&stream);
+            run.refused |= may && !self.backing.contains(&stream);
         }
         Ok(())
     }
@@ -104,7 +104,7 @@ impl Store {
 
     fn feed_run(&mut self, id: RunId) {
         let Some(run) = self.runs.get_mut(id) else { return };
-        run.hungry = false;
+        run.refused = false;
         let starved: Vec<(Endpoint, Want)> = run.starved().collect();
         for ((process, port), want) in starved {
             match self.feed_output(process, port, want) {
@@ -114,7 +114,7 @@ impl Store {
                 Ok(Fed::Waits) => {}
                 Ok(Fed::NoMemory) => {
                     if let Some(run) = self.runs.get_mut(id) {
-                        run.hungry = true;
+                        run.refused = true;
                     }
                     return;
                 }
@@ -245,7 +245,7 @@ impl Store {
     /// Whether a run has to leave memory to others: `size` more bytes would exceed its share while a run below its
     /// share was refused memory.
     fn should_yield(&self, run: RunId, size: u64) -> bool {
-        let mut hungry = self.runs.iter().filter(|(id, state)| *id != run && state.hungry).peekable();
+        let mut hungry = self.runs.iter().filter(|(id, state)| *id != run && state.is_hungry()).peekable();
         if hungry.peek().is_none() {
             return false;
         }
@@ -329,8 +329,10 @@ impl Store {
 
     /// Fails the run that is most above its share, counting the bytes that `wants` asks for.
     fn fail_most_above(&mut self, wants: Option<(RunId, u64)>) {
-        let above = self.memory.excesses(self.memory.limit(), wants);
-        if let Some(&(run, _)) = above.iter().find(|(run, _)| self.runs.get(*run).is_some_and(|run| !run.failed)) {
+        if self.is_failing() {
+            return;
+        }
+        if let Some(&(run, _)) = self.memory.excesses(self.memory.limit(), wants).first() {
             let used = self.memory.account(run).map_or(0, |account| account.used);
             self.fail_run(run, RunFailure::Overrun { used, most: self.memory.most() });
         }

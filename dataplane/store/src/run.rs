@@ -26,8 +26,8 @@ pub(crate) struct Run {
     /// Bytes that were written to disk.
     pub(crate) spilled: u64,
     pub(crate) disk: Disk,
-    /// One of its outputs was refused memory, and has none yet.
-    pub(crate) hungry: bool,
+    /// One of its outputs was refused memory.
+    pub(crate) refused: bool,
     /// Its failure was reported. The caller is to end it.
     pub(crate) failed: bool,
 }
@@ -121,6 +121,11 @@ impl Run {
         self.starved.range((process, PortId(0))..=(process, PortId(MAX_PORTS))).map(|((_, port), _)| *port)
     }
 
+    /// Whether an output waits because memory was refused. The one that was refused may have ended since.
+    pub(crate) fn is_hungry(&self) -> bool {
+        self.refused && !self.starved.is_empty()
+    }
+
     /// How many streams have a producer.
     pub(crate) fn producing(&self) -> u64 {
         self.producing
@@ -196,5 +201,39 @@ impl Runs {
         if let Some(run) = self.0.get_mut(&id.run) {
             run.asked.insert(id.stream);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_hungry_only_while_an_output_waits() {
+        let (process, want) = (ProcessId(1), Want { at: 0, least: 1, since: Duration::ZERO });
+        let mut run = Run { refused: true, ..Run::default() };
+        assert!(!run.is_hungry());
+        run.starve((process, PortId(3)), want);
+        run.starve((ProcessId(2), PortId(0)), want);
+        assert!(run.is_hungry() && run.starved_of(process).eq([PortId(3)]));
+        run.feed_all(process);
+        assert!(run.is_hungry() && run.starved_of(process).next().is_none());
+        assert!(run.feed((ProcessId(2), PortId(0))) && !run.is_hungry());
+    }
+
+    #[test]
+    fn a_full_disk_is_hopeless_when_nothing_has_moved_for_long() {
+        let mut disk = Disk::default();
+        let at = Duration::from_millis;
+        assert_eq!(disk.is_hopeless(true, || 5, at(0)), None);
+        disk.fill("it is full".into(), at(0));
+        assert!(!disk.may_be_tried(at(99)) && disk.may_be_tried(at(100)));
+        assert_eq!(disk.is_hopeless(true, || 5, at(0)), None);
+        assert_eq!(disk.is_hopeless(true, || 5, at(2999)), None);
+        assert_eq!(disk.is_hopeless(true, || 5, at(3000)), Some("it is full"));
+        assert_eq!(disk.is_hopeless(true, || 6, at(3001)), None, "a byte has moved");
+        assert_eq!(disk.is_hopeless(false, || 6, at(9000)), None, "nothing waits");
+        disk.works();
+        assert_eq!((disk.is_full(), disk.is_hopeless(true, || 6, at(20_000))), (false, None));
     }
 }

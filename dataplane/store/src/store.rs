@@ -215,6 +215,12 @@ impl Store {
         }
     }
 
+    /// Whether a run has failed and was not ended yet. Its memory will be free soon, so no other run needs to fail for
+    /// want of memory.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.runs.iter().any(|(_, run)| run.failed)
+    }
+
     pub(crate) fn fail_run(&mut self, run: RunId, failure: RunFailure) {
         if let Some(state) = self.runs.get_mut(run)
             && !std::mem::replace(&mut state.failed, true)
@@ -366,8 +372,11 @@ impl Store {
     /// Fails a run that waits for memory while the disk is full and none of its streams moves. Of several such runs,
     /// only the one that uses most fails: the memory that it frees may be enough for the others.
     fn fail_hopeless(&mut self) {
+        if self.is_failing() {
+            return;
+        }
         let mut hopeless: Option<(u64, RunId, RunFailure)> = None;
-        for (id, run) in self.runs.iter_mut().filter(|(_, run)| !run.failed) {
+        for (id, run) in self.runs.iter_mut() {
             let lacked = run.starved().fold(0u64, |sum, (_, want)| sum.saturating_add(want.window()));
             let processes = &self.processes;
             let moved = || {
