@@ -26,6 +26,7 @@ pub fn attempt(name: &str, times: [u64; 6]) -> AttemptReport {
         reason: None,
         part_name: None,
         transient: false,
+        held_open_by: None,
         stopped: None,
         prepared_ns: times[0],
         ready_ns: Some(times[1]),

@@ -31,6 +31,10 @@ pub(crate) struct Attempt {
     pub(crate) lines: Lines,
     pub(crate) started: bool,
     pub(crate) parked: bool,
+    /// The program of a command uses a processor.
+    pub(crate) computing: bool,
+    /// The program of a command has ended, and these processes hold its outputs open.
+    pub(crate) held_open: Option<String>,
     /// What the function has said about its end.
     pub(crate) said: Option<Result<(), (String, bool)>>,
     /// Counts the time of a process.
@@ -58,6 +62,8 @@ impl Attempt {
             lines: Lines::default(),
             started: false,
             parked: false,
+            computing: false,
+            held_open: None,
             said: None,
             watch: None,
             grace: Duration::ZERO,

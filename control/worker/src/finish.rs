@@ -137,6 +137,7 @@ impl Driver<'_> {
                     end,
                     reason,
                     transient: record.transient,
+                    held_open_by: self.held_open.get(&(view.id, attempt.attempt)).cloned(),
                     stopped: record.stopped.map(|stopped| match stopped {
                         Stopped::ByItself => "by-itself",
                         Stopped::Killed => "killed",

@@ -63,6 +63,10 @@ impl Journal {
         self.recorder.as_ref().map(Recorder::path)
     }
 
+    pub(crate) fn note(&mut self, text: String) {
+        self.entries.push(Entry::Note(text));
+    }
+
     pub(crate) fn printed(&mut self, output: Output) {
         self.entries.push(Entry::Printed(output));
     }

@@ -166,6 +166,12 @@ pub(crate) enum Notice {
         end: End,
         record: Record,
     },
+    /// The program of an attempt has ended, and these processes hold its outputs open.
+    HeldOpen {
+        instance: InstanceId,
+        attempt: u32,
+        by: String,
+    },
     /// An attempt has printed this; `lost` bytes before it were dropped on the way.
     Printed {
         instance: InstanceId,
@@ -219,6 +225,8 @@ pub(crate) enum Consequence {
     Event(Event),
     /// An attempt is over.
     Ended { instance: InstanceId, attempt: u32, outcome: Outcome, record: Record },
+    /// The program of an attempt has ended, and these processes hold its outputs open.
+    HeldOpen { instance: InstanceId, attempt: u32, by: String },
     /// An attempt has printed something.
     Printed { instance: InstanceId, attempt: u32, bytes: Vec<u8>, lost: u64 },
 }
@@ -229,6 +237,7 @@ impl Notice {
             Self::Ended { instance, attempt, end, record } => {
                 return Consequence::Ended { instance, attempt, outcome: end.into(), record };
             }
+            Self::HeldOpen { instance, attempt, by } => return Consequence::HeldOpen { instance, attempt, by },
             Self::Printed { instance, attempt, bytes, lost } => {
                 return Consequence::Printed { instance, attempt, bytes, lost };
             }

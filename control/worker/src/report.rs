@@ -155,6 +155,9 @@ pub struct AttemptReport {
     pub reason: Option<String>,
     /// It failed for a reason that may pass, such as a signal or a time limit: a retry may help.
     pub transient: bool,
+    /// Processes that held its outputs open after its program had ended, as `process 17 (sleep)`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_open_by: Option<String>,
     /// How it ended when it was told to: `by-itself`, at SIGTERM, or `killed`, because it had not ended within its grace or
     /// had none.
     #[serde(skip_serializing_if = "Option::is_none")]

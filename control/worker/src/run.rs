@@ -106,6 +106,8 @@ pub(crate) struct Driver<'a> {
     /// The other nodes, if there are any.
     pub(crate) members: Option<Members>,
     pub(crate) records: HashMap<(InstanceId, u32), Record>,
+    /// Processes that held the outputs of an attempt open.
+    pub(crate) held_open: HashMap<(InstanceId, u32), String>,
     /// The streams of every output of an instance, by part.
     pub(crate) outputs: HashMap<(InstanceId, u32), Vec<StreamId>>,
     pub(crate) pending: VecDeque<Event>,
@@ -171,6 +173,7 @@ impl<'a> Driver<'a> {
             nodes: Nodes::new(names),
             members,
             records: HashMap::new(),
+            held_open: HashMap::new(),
             outputs: HashMap::new(),
             pending: VecDeque::new(),
             cancelled: None,
@@ -340,6 +343,12 @@ impl<'a> Driver<'a> {
                     self.journal.ended(view.name, attempt);
                 }
                 self.pending.push_back(Event::Ended { instance, attempt, outcome });
+            }
+            Consequence::HeldOpen { instance, attempt, by } => {
+                if let Some(view) = self.machine.view(instance).filter(|view| view.attempt == attempt) {
+                    self.journal.note(format!("`{}` has ended; {by} holds its output", view.name));
+                    self.held_open.insert((instance, attempt), by);
+                }
             }
             Consequence::Printed { instance, attempt, bytes, lost } => {
                 // A node that misbehaves may name attempts that there never were.

@@ -67,7 +67,7 @@ mod session;
 
 pub use attachment::{Attachment, Incoming, Outgoing, RoomFor};
 pub use dflow_protocol::PortId;
-pub use dflow_protocol::message::{ArgPiece, InputSpec, OutputSpec, OutputStreams, Setup};
+pub use dflow_protocol::message::{ArgPiece, InputSpec, OutputSpec, OutputStreams, ProgramState, Setup};
 pub use dflow_shm::View;
 pub use error::{ReadError, SessionError, WriteError};
 pub use fan_in::FanIn;

@@ -4,7 +4,7 @@ use crate::error::{SessionError, to_usize};
 use crate::inbox::{Held, Inbox, InputMail, Mail};
 use dflow_protocol::PortId;
 use dflow_protocol::limits::{MAX_MESSAGE, MAX_REASON, PROTOCOL_VERSION};
-use dflow_protocol::message::{OutputStreams, SegmentUse, Setup, ToDaemon, ToFunction};
+use dflow_protocol::message::{OutputStreams, ProgramState, SegmentUse, Setup, ToDaemon, ToFunction};
 use dflow_shm::{Access, Bell, Control, Doorbell, Idle, Listener, Memory, Park, Wait, channel, finish, wait_until};
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
@@ -230,6 +230,14 @@ impl Session {
             Some(_) => Waited::Ready,
             None => Waited::TimedOut,
         }
+    }
+
+    /// Tells the daemon what the program does for which this process is the adapter.
+    ///
+    /// # Errors
+    /// If the daemon is gone.
+    pub fn tell_program_state(&self, state: ProgramState) -> Result<(), SessionError> {
+        self.send(&ToDaemon::Program(state))
     }
 
     /// Tells the daemon that the function sleeps; its tickets say on what.

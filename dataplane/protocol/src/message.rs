@@ -327,6 +327,8 @@ pub enum ToDaemon {
     },
     /// The instance has been asleep for a while. The tickets in its control page show on which words.
     Parked,
+    /// Only from the adapter of commands: what the program does, whatever the adapter's ports wait for.
+    Program(ProgramState),
     /// The stream of this output is complete.
     Finished {
         /// The writing port.
@@ -345,6 +347,20 @@ pub enum ToDaemon {
         reason: String,
         /// It ended because its outputs have no reader any more, which does not count as a failure.
         unread: bool,
+    },
+}
+
+/// What the program of a command does.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub enum ProgramState {
+    /// It uses a processor.
+    Computing,
+    /// It does not.
+    Idle,
+    /// It has ended, and other processes hold its outputs open.
+    HeldOpen {
+        /// Which, as far as they are known: `process 17 (sleep)`.
+        by: String,
     },
 }
 

@@ -6,7 +6,8 @@ mod mutation;
 use dflow_protocol::exchange::Exchange;
 use dflow_protocol::limits::{MAX_INLINE, MAX_PEER_REASON, PEER_VERSION};
 use dflow_protocol::message::{
-    ArgPiece, InputSpec, OutputSpec, OutputStreams, Piece, SegmentUse, Setup, ToDaemon, ToFunction, Window,
+    ArgPiece, InputSpec, OutputSpec, OutputStreams, Piece, ProgramState, SegmentUse, Setup, ToDaemon, ToFunction,
+    Window,
 };
 use dflow_protocol::wire::{FlowId, Grant, GrantId, PeerMessage, StreamKey};
 use dflow_protocol::{Epoch, PortId, RunId, SegmentId, StreamId};
@@ -189,7 +190,7 @@ fn to_function(random: &mut Random) -> ToFunction {
 }
 
 fn to_daemon(random: &mut Random) -> ToDaemon {
-    match random.below(8) {
+    match random.below(9) {
         0 => ToDaemon::Hello { version: random.number() as u32 },
         1 => ToDaemon::FirstBytes { port: port(random) },
         2 => {
@@ -200,6 +201,11 @@ fn to_daemon(random: &mut Random) -> ToDaemon {
         4 => ToDaemon::ReaderStuck { port: port(random), stuck: random.flag() },
         5 => ToDaemon::OpenPart { output: random.number() as u32 },
         6 => ToDaemon::Done,
+        7 => ToDaemon::Program(match random.below(3) {
+            0 => ProgramState::Computing,
+            1 => ProgramState::Idle,
+            _ => ProgramState::HeldOpen { by: random.text(30) },
+        }),
         _ => ToDaemon::Failed { reason: random.text(60), unread: random.flag() },
     }
 }

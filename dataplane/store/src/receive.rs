@@ -72,6 +72,10 @@ impl Store {
                 self.outbox.tell(StoreEvent::Parked(id));
                 Ok(())
             }
+            ToDaemon::Program(state) => {
+                self.outbox.tell(StoreEvent::Program(id, state));
+                Ok(())
+            }
             ToDaemon::Finished { port } => {
                 if let Some(stream) = self.processes.output(id, port) {
                     let was_read = self.runs.stream(stream).is_some_and(Stream::is_read);

@@ -12,7 +12,7 @@ use crate::stream::Stream;
 use crate::subscription::{Subscriber, Subscription};
 use crate::{ProcessId, RunStream, TenantId};
 use dflow_protocol::limits::{ARENA_SLOT, MIN_WINDOW};
-use dflow_protocol::message::ToFunction;
+use dflow_protocol::message::{ProgramState, ToFunction};
 use dflow_protocol::{PortId, RunId};
 use dflow_shm::Bells;
 use std::collections::BTreeSet;
@@ -101,6 +101,8 @@ pub enum StoreEvent {
     PartWanted(ProcessId, u32),
     /// The attempt sleeps; [`Store::is_waiting`] tells when it no longer does.
     Parked(ProcessId),
+    /// The adapter of a command says what its program does.
+    Program(ProcessId, ProgramState),
     /// The function reports its end: success, or the reason of its failure; `true` if it ended because its outputs have
     /// no readers left.
     Ended(ProcessId, Result<(), (String, bool)>),

@@ -22,6 +22,9 @@
 //! The function succeeds if the program ends with an accepted status (0, unless `success` in the file says otherwise); only then are its outputs finished. As in a shell's pipeline,
 //! an output ends when the last process that has it open ends, which may be one that the program has left behind.
 //!
+//! What the program has left behind and what holds its outputs open is named, and holds no slot. For a limit of time the
+//! program computes while it uses a processor, whatever its streams wait for; else it waits for what they wait for.
+//!
 //! SIGTERM is for the program: the adapter leaves it alone once the program runs, and ends when that has ended, so that what
 //! the program writes while it cleans up has a reader.
 //!
@@ -29,10 +32,12 @@
 //! its pipes are closed, so that it gets SIGPIPE, and the function ends as unread, whatever the status. While somebody
 //! still reads one of them, the program goes on, and what it writes to the others is dropped.
 
+mod activity;
 mod connect;
 mod drain;
 mod explain;
 mod feed;
+mod helpers;
 mod kept;
 mod pipe;
 mod program;
@@ -92,5 +97,8 @@ fn execute(ctx: &mut Context, program: Option<PathBuf>, ends: Ends, signal: &Cel
     };
     let title = explain::title(&command, &setup.inputs, &setup.outputs);
     let connections = Connections::make(ctx, &command)?;
-    Program::start(program, title, ends, connections)?.finish(signal)
+    let session = ctx.session();
+    // If the daemon is gone, its launcher ends this process.
+    let tell = |state| drop(session.tell_program_state(state));
+    Program::start(program, title, ends, connections)?.finish(&tell, signal)
 }

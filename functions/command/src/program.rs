@@ -1,8 +1,10 @@
 //! The program as a process: started, kept supplied, waited for.
 
+use crate::activity::Activity;
 use crate::connect::Connections;
 use crate::explain;
-use dflow_function::Error;
+use crate::helpers::OutputPipes;
+use dflow_function::{Error, ProgramState};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -14,12 +16,17 @@ use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// The variable that leads the adapter to its daemon. The program does not get it: the channel is the adapter's.
 const SOCKET_VARIABLE: &str = "DFLOW_SOCKET";
+
+/// When a program that goes on is looked at first, and at most how long it is left alone after that. Looking costs a few
+/// files of /proc for each of its processes.
+const FIRST_LOOK: Duration = Duration::from_millis(100);
+const LAST_LOOK: Duration = Duration::from_secs(2);
 
 /// The stack of a thread that moves bytes.
 const STACK_BYTES: usize = 256 << 10;
@@ -36,6 +43,7 @@ pub(crate) struct Program {
     reports: Receiver<Report>,
     /// Outputs that have not reported [`Report::Drained`].
     draining: usize,
+    pipes: OutputPipes,
 }
 
 /// How a program may end.
@@ -68,6 +76,7 @@ impl Program {
         let drains = std::mem::take(&mut connections.drains);
         let (mut program, killer) = Self::spawn(path, title, ends, connections)?;
         program.draining = drains.len();
+        program.pipes = OutputPipes::of(drains.iter().map(|drain| &drain.pipe));
         for feed in feeds {
             killer.watch("in", move |_| feed.run())?;
         }
@@ -102,14 +111,16 @@ impl Program {
             .map_err(|error| Error::new(format!("cannot leave SIGTERM to `{title}`: {error}")))?;
         let (sender, reports) = channel();
         let grace = ends.grace;
-        let program = Self { title, name, path, ends, child, reports, draining: 0 };
+        let program =
+            Self { title, name, path, ends, child, reports, draining: 0, pipes: OutputPipes::of::<OwnedFd>([]) };
         let killer = Killer { process: Arc::new(program.descriptor()?), grace, reports: sender };
         Ok((program, killer))
     }
 
     /// Waits until the program has ended and its outputs are here. Fails if it has not succeeded; `signal` is then the one
     /// that ended it, if one did.
-    pub(crate) fn finish(mut self, signal: &Cell<Option<i32>>) -> Result<(), Error> {
+    pub(crate) fn finish(mut self, tell: &dyn Fn(ProgramState), signal: &Cell<Option<i32>>) -> Result<(), Error> {
+        self.watch(tell);
         let status = self
             .child
             .wait()
@@ -119,7 +130,7 @@ impl Program {
             // A process that the program has left behind may still write to its outputs, and those bytes count. After a
             // failure none do.
             let report =
-                if success && self.draining > 0 { self.reports.recv().ok() } else { self.reports.try_recv().ok() };
+                if success && self.draining > 0 { self.last_reports(tell) } else { self.reports.try_recv().ok() };
             match report {
                 Some(Report::Drained) => self.draining -= 1,
                 Some(Report::Unread(error) | Report::Failed(error)) => return Err(error),
@@ -134,6 +145,40 @@ impl Program {
                 None => return Ok(()),
             }
         }
+    }
+
+    /// Waits until the program has ended, and tells the daemon when it begins or stops to compute.
+    fn watch(&self, tell: &dyn Fn(ProgramState)) {
+        let Ok(process) = self.descriptor() else { return };
+        let mut pause = FIRST_LOOK;
+        if ends_within(&process, pause) {
+            return;
+        }
+        let mut activity = Activity::begin();
+        let mut computing = false;
+        loop {
+            // While it computes, the time until that is over is counted as well.
+            pause = if computing { FIRST_LOOK } else { (pause * 2).min(LAST_LOOK) };
+            if ends_within(&process, pause) {
+                return;
+            }
+            if activity.take() != computing {
+                computing = !computing;
+                tell(if computing { ProgramState::Computing } else { ProgramState::Idle });
+            }
+        }
+    }
+
+    /// The next report of a program that has ended. If it takes long, the daemon is told which processes hold the outputs.
+    fn last_reports(&self, tell: &dyn Fn(ProgramState)) -> Option<Report> {
+        match self.reports.recv_timeout(FIRST_LOOK) {
+            Ok(report) => return Some(report),
+            Err(RecvTimeoutError::Disconnected) => return None,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        let by = self.pipes.holders().unwrap_or_else(|| "a process that cannot be seen".to_owned());
+        tell(ProgramState::HeldOpen { by });
+        self.reports.recv().ok()
     }
 
     /// A descriptor of the process. Its id alone could be another process's by the time it is used.
@@ -189,19 +234,25 @@ fn end(process: &OwnedFd, grace: Duration) {
     // It may have ended by itself.
     let _ = pidfd_send_signal(process, Signal::TERM);
     let _ = pidfd_send_signal(process, Signal::CONT);
-    let until = Instant::now() + grace;
+    if !ends_within(process, grace) {
+        let _ = pidfd_send_signal(process, Signal::KILL);
+    }
+}
+
+/// Whether a process ends in this time.
+fn ends_within(process: &OwnedFd, time: Duration) -> bool {
+    let until = Instant::now() + time;
     loop {
         let left = until.saturating_duration_since(Instant::now());
         let left =
             Timespec { tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() };
         match poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&left)) {
             Err(Errno::INTR) => {}
-            Ok(1..) => return,
+            Ok(1..) => return true,
             // The time is up, or it cannot be waited for.
-            Ok(0) | Err(_) => break,
+            Ok(0) | Err(_) => return false,
         }
     }
-    let _ = pidfd_send_signal(process, Signal::KILL);
 }
 
 fn report(reports: &Sender<Report>, what: Report) {
@@ -249,7 +300,7 @@ mod tests {
     fn a_program_whose_stream_fails_can_clean_up() {
         let (program, killer, said) = at_term("echo clean; exit 0", Duration::from_secs(3600));
         killer.watch("in", |_| Err(Error::new("broken"))).unwrap();
-        assert_eq!(program.finish(&Cell::new(None)).unwrap_err().to_string(), "broken");
+        assert_eq!(program.finish(&|_| (), &Cell::new(None)).unwrap_err().to_string(), "broken");
         assert_eq!(std::io::read_to_string(said).unwrap(), "clean\n");
     }
 
@@ -257,14 +308,14 @@ mod tests {
     fn one_that_does_not_end_is_killed() {
         let (program, killer, _said) = at_term("", Duration::from_millis(100));
         killer.watch("in", |_| Err(Error::new("broken"))).unwrap();
-        assert_eq!(program.finish(&Cell::new(None)).unwrap_err().to_string(), "broken");
+        assert_eq!(program.finish(&|_| (), &Cell::new(None)).unwrap_err().to_string(), "broken");
     }
 
     #[test]
     fn a_stream_that_fails_ends_the_program_and_is_the_reason() {
         let (program, killer) = sleeping();
         killer.watch("in", |_| Err(Error::new("broken"))).unwrap();
-        assert_eq!(program.finish(&Cell::new(None)).unwrap_err().to_string(), "broken");
+        assert_eq!(program.finish(&|_| (), &Cell::new(None)).unwrap_err().to_string(), "broken");
     }
 
     #[test]
@@ -281,7 +332,7 @@ mod tests {
         program.draining = 1;
         pidfd_send_signal(&*killer.process, Signal::KILL).unwrap();
         drop(killer);
-        let error = program.finish(&Cell::new(None)).unwrap_err().to_string();
+        let error = program.finish(&|_| (), &Cell::new(None)).unwrap_err().to_string();
         assert!(error.starts_with("`sleep 1000` was killed by SIGKILL"), "{error}");
     }
 }

@@ -125,6 +125,13 @@ impl Context {
         Self { session, origin, taken: HashSet::new(), declared: Vec::new(), parts: Arc::default() }
     }
 
+    /// The connection to the daemon.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
     /// Everything that the daemon has said about this attempt.
     #[doc(hidden)]
     #[must_use]

@@ -91,7 +91,7 @@ pub use context::{Context, Partition, run};
 pub use context::{run_under_daemon, serve};
 pub use dflow_ports::View;
 #[doc(hidden)]
-pub use dflow_ports::{ArgPiece, InputSpec, OutputSpec, OutputStreams, Setup};
+pub use dflow_ports::{ArgPiece, InputSpec, OutputSpec, OutputStreams, ProgramState, Session, Setup};
 pub use error::Error;
 pub use framing::{Lines, Records};
 pub use input::Input;

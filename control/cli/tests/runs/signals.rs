@@ -179,3 +179,41 @@ fn a_program_that_is_no_function_and_does_not_end() {
     std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     case.run(&[]).failed("a", &["it has not become a dflow function within 300ms", "under 'command'"]);
 }
+
+#[test]
+fn a_process_that_holds_the_output_of_a_program_that_has_ended_is_named_and_holds_no_slot() {
+    // `b` can only start in the slot of `a`, and `a` only end after `b`.
+    let case = here(Case::new(
+        "a: { command: [sh, -c, 'sh -c \"read line < GATE\" & echo done'], timeout: 1s }
+         b: { command: [sh, -c, 'echo > HERE/mark; echo b'] }",
+        "{ a: a.out, b: b.out }",
+    ));
+    let mut gate = case.gate();
+    let run = case.spawn(&["--slots", "1"]);
+    started(&case);
+    gate.open();
+    let ran = case.finish(run.wait());
+    ran.succeeded();
+    assert_eq!(case.output("a"), b"done\n");
+    let held = ran.attempts("a")[0]["held_open_by"].as_str().unwrap();
+    assert!(held.starts_with("process ") && held.ends_with(" (sh)"), "{held}");
+    assert!(ran.stderr.contains(&format!("`a` has ended; {held} holds its output")), "{}", ran.stderr);
+}
+
+#[test]
+fn the_time_of_a_command_is_that_of_its_program() {
+    // The adapter waits for more input all the time. The program computes, which counts.
+    let case = Case::new(
+        "gen: { command: [sh, -c, 'echo one; sleep 1000'] }
+         a: { command: [sh, -c, 'read line; while :; do :; done'], inputs: [gen.out], timeout: 300ms }",
+        "{ o: a.out }",
+    );
+    case.run(&["--slots", "2"]).failed("a", &["it timed out: it computed for"]);
+    // It waits for input, which does not.
+    let case = Case::new(
+        "gen: { command: [sh, -c, 'echo one; sleep 1; echo two'] }
+         a: { command: [sh, -c, 'read line; read line; echo $line'], inputs: [gen.out], timeout: 300ms }",
+        "{ o: a.out }",
+    );
+    case.run(&["--slots", "2"]).succeeded();
+}

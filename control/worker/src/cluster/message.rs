@@ -194,7 +194,8 @@ mod tests {
     }
 
     fn notice(random: &mut Random) -> Notice {
-        match random.below(5) {
+        match random.below(6) {
+            5 => Notice::HeldOpen { instance: instance(random), attempt: 1, by: random.text(30) },
             4 => Notice::Printed {
                 instance: instance(random),
                 attempt: random.number() as u32,

@@ -2,12 +2,17 @@
 
 use super::{Host, TICK};
 use crate::attempt::Attempt;
+use crate::order::Notice;
+use dflow_protocol::message::ProgramState;
 use dflow_scheduler::{Stopwatch, Wait};
 use dflow_store::{ProcessId, Waiting};
 use std::time::Duration;
 
 /// Limits are looked at with every tick. If it comes so late, this process did not run: it was stopped, or the machine slept.
 const GAP: Duration = Duration::from_millis(250);
+
+/// The longest text, in bytes, about processes that hold outputs open.
+const MAX_HOLDERS: usize = 256;
 
 impl Host {
     /// Ends the attempts that have exceeded a limit.
@@ -45,8 +50,35 @@ impl Host {
         self.attempts.iter().filter(move |(_, attempt)| is_late(attempt)).map(|(&process, _)| process)
     }
 
+    /// The adapter of a command says what its program does. A program that computes holds no slot while its streams wait,
+    /// or a program that looks for input again and again would keep its producer from starting; but its time counts.
+    pub(super) fn program_state(&mut self, process: ProcessId, state: ProgramState) {
+        let Some(attempt) = self.attempts.get_mut(&process).filter(|attempt| attempt.started) else { return };
+        attempt.computing = state == ProgramState::Computing;
+        match state {
+            ProgramState::Computing => self.watch(process, Stopwatch::resume),
+            ProgramState::Idle => self.watch_wait(process),
+            ProgramState::HeldOpen { mut by } if attempt.held_open.is_none() => {
+                by.truncate(by.floor_char_boundary(MAX_HOLDERS));
+                attempt.held_open = Some(by.clone());
+                let was_parked = std::mem::replace(&mut attempt.parked, true);
+                let (instance, number) = (attempt.instance, attempt.number);
+                self.watch(process, |watch, now| watch.park(now, Wait::Helpers));
+                let Some(instance) = instance else { return };
+                if !was_parked {
+                    self.notices.push_back(Notice::Parked { instance, attempt: number });
+                }
+                self.notices.push_back(Notice::HeldOpen { instance, attempt: number, by });
+            }
+            ProgramState::HeldOpen { .. } => {}
+        }
+    }
+
     /// An attempt says that it waits.
     pub(super) fn watch_wait(&mut self, process: ProcessId) {
+        if self.attempts.get(&process).is_some_and(|attempt| attempt.computing || attempt.held_open.is_some()) {
+            return;
+        }
         let wait = match self.store.waiting_for(process) {
             Some(Waiting::Input(input)) => Wait::Input(input),
             Some(Waiting::Room) => Wait::Room,

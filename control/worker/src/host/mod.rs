@@ -256,7 +256,11 @@ impl Host {
     /// Instances that have been started and not ended.
     pub(crate) fn active(&self) -> Vec<String> {
         let active = self.attempts.values().filter(|attempt| attempt.started && !attempt.is_thread);
-        active.map(|attempt| attempt.name.clone()).collect()
+        let name = |attempt: &Attempt| match &attempt.held_open {
+            Some(by) => format!("{} (has ended; {by} holds its output)", attempt.name),
+            None => attempt.name.clone(),
+        };
+        active.map(name).collect()
     }
 
     /// The attempts of functions on this node.
@@ -314,7 +318,7 @@ impl Host {
     fn look_who_goes_on(&mut self) {
         let now = self.elapsed();
         for (&process, attempt) in &mut self.attempts {
-            if attempt.parked && !self.store.is_waiting(process) {
+            if attempt.parked && attempt.held_open.is_none() && !self.store.is_waiting(process) {
                 attempt.parked = false;
                 attempt.watch.iter_mut().for_each(|watch| watch.resume(now));
                 if let Some(instance) = attempt.instance {
@@ -585,6 +589,7 @@ impl Host {
                     self.notices.push_back(Notice::Parked { instance, attempt: number });
                 }
             }
+            StoreEvent::Program(process, state) => self.program_state(process, state),
             StoreEvent::Ended(process, said) => {
                 if let Some(attempt) = self.attempts.get_mut(&process) {
                     attempt.said.get_or_insert(said);

@@ -399,6 +399,7 @@ impl Host {
                 | ToDaemon::GivenUp { .. }
                 | ToDaemon::CloseOutput { .. }
                 | ToDaemon::Parked
+                | ToDaemon::Program(_)
                 | ToDaemon::Finished { .. } => {}
             }
         }
