@@ -1,4 +1,4 @@
-//! One attempt on this node: what it is told, what it said, how it ended.
+//! One attempt on this node: its set-up, its reports and its end.
 
 use crate::logs::excerpt::{Lines, excerpt, seek_advice};
 use crate::order::{Limits, Stopped};
@@ -21,7 +21,7 @@ pub(crate) struct Attempt {
     pub(crate) name: String,
     /// A thread of the daemon instead of a process.
     pub(crate) is_thread: bool,
-    /// What it holds while it computes.
+    /// The slots that it holds while it computes.
     pub(crate) slots: u32,
     /// For a command: the inputs that it gets as pipes.
     pub(crate) pipes: Vec<String>,
@@ -35,7 +35,7 @@ pub(crate) struct Attempt {
     pub(crate) computing: bool,
     /// The program of a command has ended, and these processes hold its outputs open.
     pub(crate) held_open: Option<String>,
-    /// What the function has said about its end.
+    /// The function's own report of its end.
     pub(crate) said: Option<Result<(), (String, bool)>>,
     /// Counts the time of a process.
     pub(crate) watch: Option<Stopwatch>,
@@ -45,7 +45,7 @@ pub(crate) struct Attempt {
     pub(crate) sources: Vec<String>,
     /// Why it was told to end.
     pub(crate) killed: Option<String>,
-    /// What it has done that cannot be.
+    /// Its protocol violation.
     pub(crate) misbehaved: Option<String>,
 }
 
@@ -118,7 +118,8 @@ impl Attempt {
         }
     }
 
-    /// How a process ended, of which nothing runs any more. `told_unread`: the store had told it that nobody reads.
+    /// The outcome of an attempt whose processes have all ended. `told_unread`: the store had told it that its outputs
+    /// have no reader.
     pub(crate) fn outcome(&self, exit: &LauncherEvent, told_unread: bool) -> Outcome {
         let (status, tail, bytes, out_of_memory) = match exit {
             LauncherEvent::Exited { status, stderr_tail, stderr_bytes, out_of_memory, .. } => {
@@ -135,7 +136,7 @@ impl Attempt {
             Outcome::Failed { reason: format!("{reason}{advice}{separator}{printed}") }
         };
         if let Some(what) = &self.misbehaved {
-            return failed(format!("it broke the rules of its streams: {what}"));
+            return failed(format!("it violated the protocol of its streams: {what}"));
         }
         if let Some(reason) = &self.killed {
             let how = match self.stopped(exit) {
@@ -181,7 +182,7 @@ impl Attempt {
         self.killed.is_some() || signal.is_some_and(|signal| !FAULTS.iter().any(|fault| fault.as_raw() == signal))
     }
 
-    /// How a thread of the daemon ended.
+    /// The outcome of a thread of the daemon.
     pub(crate) fn thread_outcome(&self, result: Result<(), String>) -> Outcome {
         match (&self.killed, &self.misbehaved, result) {
             (Some(reason), ..) | (None, Some(reason), _) => Outcome::Failed { reason: reason.clone() },
@@ -219,8 +220,7 @@ fn verb(status: ExitStatus) -> String {
     }
 }
 
-/// What an attempt of a function is told. Ports, bell and arena are the store's to fill in, and how long to spin is its
-/// node's.
+/// The set-up message of an attempt. The store fills in ports, bell and arena; the node fills in how long to spin.
 pub(crate) fn setup(
     run: &str,
     run_params: &BTreeMap<String, String>,
@@ -293,7 +293,7 @@ pub(crate) fn thread_setup(run: &str, name: &str, number: u32, reads: bool) -> S
         outputs: if reads { Vec::new() } else { vec![output] },
         bell: 0,
         arena: SegmentId(0),
-        // The daemon's own threads leave the cores to the functions.
+        // The daemon's own threads do not spin, so that the functions have the cores.
         spin_nanos: 0,
         command: None,
     }

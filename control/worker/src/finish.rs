@@ -121,7 +121,7 @@ impl Driver<'_> {
                     Some(AttemptEnd::Succeeded) => ("succeeded", None),
                     Some(AttemptEnd::Unread) => ("unread", None),
                     Some(AttemptEnd::Failed { reason }) => ("failed", Some(reason.clone())),
-                    // Nothing comes after the last attempt of a run that has failed.
+                    // No attempt follows the last one of a failed run.
                     Some(AttemptEnd::Superseded { reason }) if over && attempt.attempt == view.attempt => {
                         ("stopped", Some(reason.clone()))
                     }

@@ -1,4 +1,4 @@
-//! The node: one process that has a store, drives a run's scheduler, and starts the functions' processes.
+//! The node: the process that owns a store, drives a run's scheduler and starts the functions' processes.
 //!
 //! The deciders are elsewhere and know no clock: `dflow-scheduler` says which instance starts when, `dflow-store` which
 //! stream gets which memory. This crate is the edge between them and the world: channels to attempts, the launcher,

@@ -1,5 +1,5 @@
-//! What the driver of a run tells the nodes that take part in it, and what they tell it: the same for the node that it is
-//! on and for one at the other end of a network.
+//! The orders of a run's driver to the nodes that take part, and the nodes' notices. They are the same for the driver's
+//! own node and for nodes across the network.
 
 #![allow(missing_docs, reason = "rkyv's derive makes helper types without documentation; all of ours has some")]
 
@@ -9,29 +9,29 @@ use dflow_protocol::{Epoch, InstanceId, StreamId};
 use dflow_scheduler::{Event, Outcome};
 use rkyv::{Archive, Deserialize, Serialize};
 
-/// What a node is to do, in this order.
+/// An order to a node. Orders are carried out in sequence.
 #[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
 pub(crate) enum Order {
-    /// A stream is written on this node.
+    /// Open a stream that is written on this node.
     OpenStream {
         stream: StreamId,
         epoch: Epoch,
-        /// The output that it belongs to.
+        /// The output to which it belongs.
         producer: (InstanceId, u32),
         keep: bool,
-        /// It goes on where the epoch before stopped.
+        /// It continues where the previous epoch stopped.
         continues: bool,
-        /// A later epoch may go on where this one stops.
+        /// A later epoch may continue where this one stops.
         remember: bool,
     },
-    /// A stream comes from another node.
+    /// Receive a stream from another node.
     Import {
         stream: StreamId,
         epoch: Epoch,
         from: u32,
         keep: bool,
     },
-    /// Another node reads a stream that is on this one.
+    /// Send a stream of this node to another one.
     Export {
         stream: StreamId,
         epoch: Epoch,
@@ -85,12 +85,12 @@ pub(crate) enum Order {
     },
 }
 
-/// All that a node has to know to make the program of an attempt ready.
+/// Everything that a node needs to prepare the program of an attempt.
 #[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
 pub(crate) struct Preparation {
     pub(crate) instance: InstanceId,
     pub(crate) attempt: u32,
-    /// Ports, bell and arena are the store's to fill in.
+    /// The store fills in ports, bell and arena.
     pub(crate) setup: Setup,
     /// The streams of each output.
     pub(crate) outputs: Vec<Vec<StreamId>>,
@@ -122,7 +122,7 @@ pub(crate) struct Limits {
     pub(crate) grace: u64,
 }
 
-/// What has happened on a node.
+/// A report of what has happened on a node.
 #[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
 pub(crate) enum Notice {
     Ready {
@@ -179,7 +179,7 @@ pub(crate) enum Notice {
         bytes: Vec<u8>,
         lost: u64,
     },
-    /// The node cannot go on with the run.
+    /// The node cannot continue the run.
     Failed {
         reason: String,
     },
@@ -193,7 +193,7 @@ pub(crate) enum End {
     Failed(String),
 }
 
-/// What is known of an attempt when it is over. Times are in nanoseconds since the run's start.
+/// The measurements of an ended attempt. Times are in nanoseconds since the run's start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Archive, Serialize, Deserialize)]
 pub(crate) struct Record {
     pub(crate) read: u64,

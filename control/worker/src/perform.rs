@@ -1,4 +1,4 @@
-//! Carrying out what the scheduler wants: each action becomes orders for the nodes that it concerns.
+//! Turns the scheduler's actions into orders for the nodes that they concern.
 
 use crate::attempt::setup;
 use crate::input::{InputStream, LiveFile};
@@ -88,7 +88,7 @@ impl Driver<'_> {
             Action::ReadValue { stream, epoch } => {
                 self.order(self.nodes.writer(stream), Order::ReadValue { stream, epoch });
             }
-            // Where its writer has died the stream has stopped by itself; the next attempt decides how it goes on.
+            // Nothing to do: the stream has stopped with its writer, and the next attempt continues or replaces it.
             Action::Suspend { .. } => {}
             Action::WakeAt(at) => self.wake_at = Some(at),
             Action::Committed | Action::RunFailed { .. } => self.over = true,
@@ -148,7 +148,7 @@ impl Driver<'_> {
         }
     }
 
-    /// The node of an instance. Sinks are on the node that drives the run, where the outputs are to be.
+    /// The node of an instance. Sinks run on the node that drives the run, because the outputs are written there.
     fn place_of(&self, instance: InstanceId) -> Place {
         self.machine.view(instance).map_or(0, |view| view.place)
     }
@@ -166,7 +166,7 @@ impl Driver<'_> {
         }
     }
 
-    /// Whether another attempt may go on where one has failed.
+    /// Whether another attempt may continue where one has failed.
     fn may_be_continued(&self, instance: InstanceId) -> bool {
         match function_of(&self.machine, instance) {
             Some(InstanceKind::Function(function)) => {
@@ -197,7 +197,7 @@ impl Driver<'_> {
         keep: bool,
         files: Vec<LiveFile>,
     ) {
-        // No instance writes it, so nobody asks for another part of it.
+        // No instance writes it, so no further part of it is ever requested.
         let producer = (InstanceId(u32::MAX), input);
         self.order(0, Order::OpenStream { stream, epoch, producer, keep, continues: false, remember: false });
         let spec = &self.workflow.inputs[input as usize];
@@ -213,8 +213,8 @@ impl Driver<'_> {
         }
     }
 
-    /// Whether an attempt is there to be told something. A sink is made when it is needed first, as a thread of the node
-    /// that drives the run.
+    /// Whether an attempt exists that can receive orders. A sink is created on first use, as a thread of the node that
+    /// drives the run.
     fn is_there(&mut self, instance: InstanceId, attempt: u32) -> bool {
         let Some(view) = self.machine.view(instance) else { return false };
         let InstanceKind::Sink { output, .. } = view.kind else { return true };
@@ -258,7 +258,7 @@ impl Driver<'_> {
         names.join(", ") + more
     }
 
-    /// What the node of an instance has to know to make its program ready.
+    /// Everything that the node of an instance needs to prepare its program.
     fn preparation(&self, instance: InstanceId, attempt: u32) -> Result<Preparation, String> {
         let gone = || "the instance is gone".to_owned();
         let view = self.machine.view(instance).ok_or_else(gone)?;

@@ -1,4 +1,4 @@
-//! A run, driven from this node: the loop between the scheduler and the nodes that take part.
+//! The driver of a run: the loop between its scheduler and the nodes that take part.
 
 use crate::cancel::{Cancellation, Request};
 use crate::check::{Checked, Prepared, RunSpec, SetupError};
@@ -24,16 +24,16 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-/// How often a person is shown how far things are.
+/// How often progress is reported.
 const TICK: Duration = Duration::from_millis(100);
-/// Programs that are made ready ahead of their gates, for each slot, and at the most.
+/// Programs that are prepared ahead of their gates: per slot, and at most.
 const AHEAD_PER_SLOT: u32 = 2;
 const MAX_AHEAD: u32 = 64;
 /// How long the loop sleeps when no timer is set.
 const FAR: Duration = Duration::from_secs(3600);
 /// How long other nodes are waited for to end what a cancelled run has there, once its functions have had their grace.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// Started processes at the same time, and output streams that are being written to files.
+/// The number of started processes, and of output streams being written to files, at the same time.
 const MAX_STARTED: u32 = 1024;
 
 /// Runs a workflow that was prepared with the same `spec`, and waits for its end. `observe` is called for each [`Update`],
@@ -43,7 +43,7 @@ const MAX_STARTED: u32 = 1024;
 /// and no memory of the run is left when this returns.
 ///
 /// # Errors
-/// If the run could not be started. A run that was started and failed is an `Ok` whose report says so.
+/// If the run could not be started. A run that started and failed is an `Ok` whose report says so.
 pub fn run(
     spec: &RunSpec,
     prepared: Prepared,
@@ -76,7 +76,7 @@ pub fn run(
     })
 }
 
-/// A number that nobody guesses.
+/// An unpredictable number.
 pub(crate) fn random_u64() -> u64 {
     let [low, high] = [0, 64].map(|shift| (random_id().0 >> shift) as u64);
     low ^ high
@@ -99,9 +99,9 @@ pub(crate) struct Driver<'a> {
     /// Until the run is over.
     pub(crate) destination: Option<Destination>,
     pub(crate) machine: RunMachine,
-    /// What of the run is on this node.
+    /// The part of the run on this node.
     pub(crate) host: Host,
-    /// Which node has what.
+    /// Where streams are written and read.
     pub(crate) nodes: Nodes,
     /// The other nodes, if there are any.
     pub(crate) members: Option<Members>,
@@ -118,7 +118,7 @@ pub(crate) struct Driver<'a> {
     /// What the user should know, from threads that read inputs; and where they say it.
     notes: mpsc::Receiver<String>,
     pub(crate) notes_from: mpsc::Sender<String>,
-    /// When other nodes are waited for no longer, if the run was cancelled.
+    /// When a cancelled run stops waiting for other nodes.
     leave_at: Option<Duration>,
     pub(crate) wake_at: Option<Duration>,
     pub(crate) over: bool,
@@ -154,7 +154,7 @@ impl<'a> Driver<'a> {
             members.connect_carrier(&host, &spec.options)?;
         }
         let (machine, actions) = RunMachine::new(Arc::clone(&workflow), options)?;
-        // Last of what can be refused, so that a refused run has made no directory.
+        // The last step that can fail, so that a refused run creates no directory.
         let destination = match spec.output_folder()? {
             Some(target) => Destination::Folder(Box::new(Staging::create(target, &id.to_string())?)),
             None => Destination::Stdout(Delivery::create(&spec.options.spill_dir).map_err(|source| {
@@ -261,7 +261,7 @@ impl<'a> Driver<'a> {
         stopping.filter_map(grace).max().unwrap_or_default()
     }
 
-    /// Lets everything that has happened have its consequences, until nothing follows any more.
+    /// Processes everything that has happened, and its consequences, until there are none left.
     fn settle(&mut self) {
         loop {
             while let Some(notice) = self.host.next_notice() {
@@ -290,34 +290,35 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// What the other nodes say.
+    /// News from the other nodes.
     fn news(&mut self) -> Vec<News> {
         let Some(members) = &mut self.members else { return Vec::new() };
         members.tend(&mut self.host);
         members.take_news(&self.host)
     }
 
-    /// What ran there is gone, and so are its streams.
+    /// A node is lost, with its attempts and streams.
     fn node_lost(&mut self, node: &str, reason: &str) {
         let reason = format!("node {node} is lost: {reason}");
-        // First why the run fails; that the attempts are over, too, is what lets it come to its end.
+        // The reason comes first, because the first failure is the one that is reported. The ends of the attempts let
+        // the run finish.
         self.pending.push_back(Event::StoreFailed { reason: reason.clone() });
         let gone: Vec<Place> = self.nodes.place_of(node).into_iter().collect();
         self.attempts_are_over(&gone, &reason);
     }
 
-    /// The run was cancelled, and nobody waits any longer for the nodes on which something of it is left. They have been told,
-    /// and end it when they find that, or that this node is gone.
+    /// Stops waiting for nodes on which a cancelled run still has attempts. They have been told, and end their part
+    /// when they read that, or when they find that this node is gone.
     fn leave_late_nodes(&mut self) {
         let is_late = |view: &InstanceView<'_>| view.place > 0 && view.state == InstanceState::Stopping;
         let late: Vec<Place> = self.machine.instances().filter(is_late).map(|view| view.place).collect();
         if let Some(members) = &mut self.members {
             late.iter().for_each(|&place| members.leave(place));
         }
-        self.attempts_are_over(&late, "its node has not said in time that it has ended");
+        self.attempts_are_over(&late, "its node has not reported its end in time");
     }
 
-    /// Those on these nodes.
+    /// Treats all attempts on these nodes as failed.
     fn attempts_are_over(&mut self, places: &[Place], reason: &str) {
         for view in self.machine.instances().filter(|view| places.contains(&view.place)) {
             let outcome = Outcome::Failed { reason: reason.to_owned() };
@@ -392,7 +393,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Makes the outputs visible if the run has succeeded, and reports.
+    /// Publishes the outputs if the run has succeeded, and creates the report.
     async fn finish(mut self, mut observe: impl FnMut(Update<'_>)) -> Result<RunReport, SetupError> {
         self.take_notes(&mut observe);
         for note in SeenFile::changes(&self.checked.seen) {
@@ -449,7 +450,7 @@ async fn changed(members: Option<&Members>) {
     }
 }
 
-/// What a run may use on a node with so many slots.
+/// The limits of a run on a node with so many slots.
 pub(crate) fn place(slots: u32) -> PlaceOptions {
     let prepare_ahead = slots.saturating_mul(AHEAD_PER_SLOT).clamp(4, MAX_AHEAD);
     PlaceOptions { slots, prepare_ahead, max_started: MAX_STARTED }
@@ -459,7 +460,7 @@ pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Which function an instance is of.
+/// The function of an instance.
 pub(crate) fn function_of(machine: &RunMachine, instance: InstanceId) -> Option<InstanceKind> {
     machine.view(instance).map(|view| view.kind)
 }

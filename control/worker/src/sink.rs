@@ -18,7 +18,7 @@ use std::sync::Arc;
 /// The name of a sink's input and of a source's output.
 pub(crate) const PORT: &str = "stream";
 
-/// Its stack, in bytes: what runs on it is small.
+/// The stack of such a thread, in bytes.
 const STACK: usize = 256 * 1024;
 /// How much of an input is copied at once, in bytes.
 const SPOOL_BUFFER: usize = 256 * 1024;

@@ -1,4 +1,4 @@
-//! What is wrong with a workflow file, and how it is shown to a person or to a program.
+//! The errors of a workflow file, and how they are shown to a person or a program.
 
 use std::fmt;
 use std::ops::Range;
@@ -8,7 +8,7 @@ use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 /// How far from the place of an error, in bytes, other places are shown with their source lines.
 const MAX_EXCERPT: usize = 64 << 10;
 
-/// Everything that is wrong with a workflow file, in the order of the file.
+/// All errors of a workflow file, in the order of the file.
 ///
 /// [`Display`](fmt::Display) shows each error with its place, the source line and a caret under it, without colours.
 #[derive(Clone, Debug)]
@@ -20,7 +20,7 @@ pub struct Diagnostics {
 }
 
 impl Diagnostics {
-    /// The file as it was named by whoever asked for it.
+    /// The file's name, as given by the caller.
     #[must_use]
     pub fn file(&self) -> &str {
         &self.name
@@ -31,7 +31,7 @@ impl Diagnostics {
         self.list.iter()
     }
 
-    /// How many further errors there are beyond [`MAX_DIAGNOSTICS`](crate::limits::MAX_DIAGNOSTICS).
+    /// The number of further errors beyond [`MAX_DIAGNOSTICS`](crate::limits::MAX_DIAGNOSTICS).
     #[must_use]
     pub fn omitted(&self) -> usize {
         self.omitted
@@ -60,7 +60,7 @@ impl Diagnostics {
         Self { name: name.into(), source: String::new(), list: vec![diagnostic], omitted: 0 }
     }
 
-    /// Sorts what was found and looks up its lines. The list must not be empty.
+    /// Sorts the errors and looks up their lines. The list must not be empty.
     pub(crate) fn new(name: &str, source: &str, mut list: Vec<Diagnostic>, omitted: usize) -> Self {
         debug_assert!(!list.is_empty(), "a file without errors has no diagnostics");
         let lines = Lines::new(source);
@@ -113,13 +113,13 @@ impl Diagnostic {
         &self.message
     }
 
-    /// What to say about the place itself; may be empty.
+    /// The label at the place itself; may be empty.
     #[must_use]
     pub fn label(&self) -> &str {
         &self.label
     }
 
-    /// What would be right, each hint in one line; may be empty.
+    /// Hints on how to fix it, one line each; may be empty.
     pub fn help(&self) -> impl Iterator<Item = &str> {
         self.help.iter().map(String::as_str)
     }
@@ -141,19 +141,19 @@ impl Diagnostic {
         }
     }
 
-    /// Adds what stands beside the caret.
+    /// Sets the label beside the caret.
     pub(crate) fn with_label(mut self, label: impl Into<String>) -> Self {
         self.label = label.into();
         self
     }
 
-    /// Adds a second place that has to do with the error.
+    /// Adds a second place that is related to the error.
     pub(crate) fn with_related(mut self, span: Span, label: impl Into<String>) -> Self {
         self.related.push((span, label.into()));
         self
     }
 
-    /// Adds a hint on what would be right.
+    /// Adds a hint on how to fix it.
     pub(crate) fn with_help(mut self, help: impl Into<String>) -> Self {
         self.help.push(help.into());
         self

@@ -1,9 +1,8 @@
-//! The workflow file: read, checked completely, and turned into a [`Workflow`] in which nothing can be wrong any more.
+//! The workflow file: parsed, fully checked, and turned into a [`Workflow`] that holds no errors.
 //!
-//! [`Workflow::load`] and [`Workflow::parse`] are the way in. What they refuse comes back as [`Diagnostics`]: all errors
-//! at once, each with its place, what is wrong and what would be right. The scheduler, the worker and the command line
-//! build on the [`model`]; this crate itself knows nothing of processes, memory or time, and does no input or output
-//! but reading the one file.
+//! Start with [`Workflow::load`] or [`Workflow::parse`]. They report all errors of a file at once as [`Diagnostics`],
+//! each with its place, what is wrong and how to fix it. The scheduler, the worker and the command line build on the
+//! [`model`]. This crate knows nothing of processes, memory or time, and does no I/O except reading the file.
 //!
 //! ```
 //! use dflow_workflow::Workflow;

@@ -5,8 +5,8 @@ use std::time::Duration;
 /// The largest workflow file, in bytes: 100,000 functions at 600 bytes each.
 pub const MAX_FILE_BYTES: usize = 64 << 20;
 
-/// The most values that a file may consist of after its aliases are put in: what makes a few lines of nested aliases
-/// ("billion laughs") an error and not a full memory.
+/// The most values of a file after its aliases are expanded. A few lines of nested aliases ("billion laughs") are then
+/// an error and do not exhaust the memory.
 pub const MAX_YAML_NODES: usize = 4_000_000;
 
 /// How deep lists and maps may be nested.

@@ -1,4 +1,4 @@
-//! From a file or a text to a workflow.
+//! Loads a workflow from a file or a text.
 
 use std::fs::File;
 use std::io::Read;
@@ -28,7 +28,7 @@ impl Workflow {
     /// # Errors
     /// It cannot be read, or something in it is wrong; all that is wrong is listed.
     pub fn read(name: &str, from: impl Read) -> Result<Self, Diagnostics> {
-        // One byte more than allowed tells a file that is too long, whatever its size is said to be.
+        // Reads one byte more than allowed, to detect a file that is too long even if its reported size is wrong.
         let limit = u64::try_from(MAX_FILE_BYTES).unwrap_or(u64::MAX).saturating_add(1);
         let mut bytes = Vec::new();
         from.take(limit).read_to_end(&mut bytes).map_err(|error| unreadable(name, &error))?;
@@ -65,7 +65,7 @@ impl Workflow {
             Err(error) => error,
         };
         if bytes.len() > MAX_FILE_BYTES {
-            // The cut at the limit may be what broke the text.
+            // Cutting the file at the limit may itself have broken a character.
             return Self::parse(name, &" ".repeat(MAX_FILE_BYTES + 1));
         }
         let at = error.valid_up_to();
@@ -87,7 +87,7 @@ fn unreadable(name: &str, error: &std::io::Error) -> Diagnostics {
     Diagnostics::of_file(name, diagnostic)
 }
 
-/// What could be made of a text. Whatever is missing has been reported.
+/// Parses as much of a text as possible. Everything that is missing has been reported.
 fn read(text: &str, report: &mut Report) -> Option<Workflow> {
     let root = yaml::parse(text, report);
     let Some(root) = root.filter(|root| !root.is_null()) else {

@@ -1,7 +1,7 @@
-//! The checked workflow: what every later floor may rely on.
+//! The checked workflow, on which every crate below relies.
 //!
-//! A [`Workflow`] exists only after validation. Names are resolved to indices, the graph is acyclic, every port has
-//! one writer, durations and sizes are numbers. Nothing in here can be wrong any more.
+//! A [`Workflow`] exists only after validation: names are resolved to indices, the graph is acyclic, every port has one
+//! writer, durations and sizes are numbers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -27,7 +27,7 @@ pub struct Workflow {
     pub functions: Vec<Function>,
     /// The switches, each of which decides which of some functions run.
     pub switches: Vec<Switch>,
-    /// Streams that become visible when the run commits.
+    /// Streams that are published when the run commits.
     pub outputs: Vec<WorkflowOutput>,
 }
 
@@ -36,8 +36,8 @@ pub struct Workflow {
 pub struct WorkflowInput {
     /// Its name in the file.
     pub name: String,
-    /// `true`: every file that the caller names (a directory's files in the order of their names) is a part of its
-    /// own, so that a `foreach` can run over them. `false`: the files are one stream, one after the other.
+    /// `true`: each file that the caller names is a part of its own (a directory's files in the order of their names),
+    /// so that a `foreach` can run over them. `false`: the files are concatenated into one stream.
     pub partitioned: bool,
 }
 
@@ -73,11 +73,11 @@ pub struct Function {
     pub grace: Duration,
     /// What happens after a failed attempt.
     pub retries: Retries,
-    /// A new attempt writes the same bytes as the one before, so readers need not restart.
+    /// A new attempt writes the same bytes as the previous one, so readers need not restart.
     pub deterministic: bool,
     /// For a command: the exit statuses that count as success.
     pub success: BTreeSet<u8>,
-    /// What one instance needs.
+    /// The resources of one instance.
     pub resources: Resources,
     /// `Some`: runs only if this switch (an index in [`Workflow::switches`]) chooses it.
     pub conditional: Option<u32>,
@@ -96,7 +96,7 @@ pub enum Program {
 /// A piece of a command's argument; the pieces of an argument are joined.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ArgPiece {
-    /// Text as it stands.
+    /// Literal text.
     Text(String),
     /// `{in.NAME}`: the path of an input (index in [`Function::inputs`]). An input of many streams must be an
     /// argument of its own and becomes one argument for each stream.
@@ -114,7 +114,7 @@ pub struct Template(pub Vec<TemplatePiece>);
 /// A piece of a [`Template`]; the pieces are joined.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TemplatePiece {
-    /// Text as it stands.
+    /// Literal text.
     Text(String),
     /// The value of the workflow parameter of this name.
     Param(String),
@@ -137,8 +137,8 @@ impl Template {
 pub struct Input {
     /// Its name.
     pub name: String,
-    /// Where its bytes come from; at least one. Several sources, or a source that has parts, make a fan-in: the
-    /// function sees a list of streams, in the order of the sources and of their parts.
+    /// Its sources, at least one. Several sources, or a source with parts, make a fan-in: the function sees a list of
+    /// streams, in the order of the sources and their parts.
     pub sources: Vec<Source>,
     /// `true`: this is the part of a `foreach`; each instance reads one stream of the (only) source.
     pub each: bool,
@@ -146,9 +146,9 @@ pub struct Input {
     pub many: bool,
     /// k-of-n: the gate opens for the first `need` streams that satisfy it and the others are closed. `None`: all.
     pub need: Option<u32>,
-    /// When the instance may start, as far as this input is concerned.
+    /// When this input allows the instance to start.
     pub gate: Gate,
-    /// The function wants a slice over everything so far, so no byte of it is dropped while it runs.
+    /// The function needs a slice over everything so far, so no byte is dropped while it runs.
     pub keep: bool,
     /// For a command: this input is the standard input of the program.
     pub stdin: bool,
@@ -195,7 +195,7 @@ pub enum Gate {
 pub struct Output {
     /// Its name.
     pub name: String,
-    /// How many streams it consists of.
+    /// The number of its streams.
     pub partition: Partition,
     /// For a command: this output is the standard output of the program.
     pub stdout: bool,
@@ -206,9 +206,9 @@ pub struct Output {
 pub enum Partition {
     /// One stream.
     Single,
-    /// This many, known before the run.
+    /// A fixed number, known before the run.
     Fixed(u32),
-    /// As many as the function opens while it runs.
+    /// As many as the function opens at run time.
     Discovered,
 }
 
@@ -266,7 +266,7 @@ pub enum SwitchOn {
 /// The longest value, in bytes, that can decide a switch.
 pub const MAX_SWITCH_VALUE: usize = 256;
 
-/// A stream that becomes visible when the run commits.
+/// A stream that is published when the run commits.
 #[derive(Clone, Debug)]
 pub struct WorkflowOutput {
     /// Its name: the name of the file, or of the directory where there are many streams.

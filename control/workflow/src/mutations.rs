@@ -1,6 +1,6 @@
-//! Tests on files that nobody wrote: good files with random changes, and random bytes.
+//! Tests on mutated files: good files with random changes, and random bytes.
 //!
-//! Whatever the file, there is a workflow that keeps all promises of the model, or a report that can be shown.
+//! Any file gives either a workflow that satisfies every guarantee of the model, or a report that can be displayed.
 
 use std::ops::Range;
 

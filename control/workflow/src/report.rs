@@ -1,4 +1,4 @@
-//! Collecting errors while a file is read and checked: one pass finds all of them.
+//! Collects errors while a file is parsed and checked, so that one pass finds all of them.
 
 use crate::diagnostics::{Diagnostic, Diagnostics, Span};
 use crate::limits::{MAX_DIAGNOSTICS, MAX_NAME_BYTES};
@@ -9,7 +9,7 @@ const MAX_LISTED: usize = 12;
 /// How many pairs of characters are compared in a search for the name that was meant.
 const MAX_COMPARISONS: usize = 4_000_000;
 
-/// How many characters of a text are repeated in a message.
+/// How many characters of a text are quoted in a message.
 const MAX_QUOTED: usize = 60;
 
 /// Collects errors, up to [`MAX_DIAGNOSTICS`] of them.
@@ -24,7 +24,7 @@ impl<'s> Report<'s> {
         Self { source, list: Vec::new(), omitted: 0 }
     }
 
-    /// Adds an error. The same error at the same place, as the repeated use of one alias makes it, counts once.
+    /// Adds an error. An identical error at the same place, which repeated use of an alias causes, counts once.
     pub(crate) fn push(&mut self, diagnostic: Diagnostic) {
         if self.list.contains(&diagnostic) {
             return;
@@ -36,8 +36,8 @@ impl<'s> Report<'s> {
         }
     }
 
-    /// Adds an error about a name that does not exist, with the nearest that does and a list of them. `nouns` says what
-    /// they are ("outputs of `split`").
+    /// Adds an error about an unknown name, with the nearest known one and a list of them. `nouns` says what they are
+    /// ("outputs of `split`").
     pub(crate) fn push_unknown<'k>(
         &mut self,
         mut diagnostic: Diagnostic,
@@ -45,7 +45,8 @@ impl<'s> Report<'s> {
         nouns: &str,
         known: impl Iterator<Item = &'k str> + Clone,
     ) {
-        // Searching for the nearest name is the only expensive thing here: not for what will not be shown.
+        // The search for the nearest name is the only expensive step, so it is skipped for errors that will not be
+        // shown.
         if self.is_open() {
             if let Some(nearest) = nearest(given, known.clone()) {
                 diagnostic = diagnostic.with_help(format!("did you mean `{nearest}`?"));

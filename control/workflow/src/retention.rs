@@ -39,27 +39,27 @@ impl Retention {
         Self { restarting, kept }
     }
 
-    /// Whether an instance of a function can be started again after it has read something: because it may be retried, or
-    /// because one of the functions that it reads from, or that decides whether it runs, may be started again.
+    /// Whether an instance of a function can restart after it has read something: because it may be retried, or because
+    /// a function that it reads from, or that decides whether it runs, may restart.
     ///
-    /// That a producer is `deterministic` does not help: when its new attempt differs after all, its readers start again.
+    /// A `deterministic` producer makes no difference: if its new attempt differs after all, its readers restart.
     #[must_use]
     pub fn may_restart(&self, function: FunctionId) -> bool {
         self.restarting[function.0 as usize]
     }
 
-    /// Whether the bytes of a stream have to be kept from offset 0 on, although all present readers have consumed them.
+    /// Whether the bytes of a stream must be kept from offset 0, even when all present readers have consumed them.
     ///
-    /// So it is if one of its readers
+    /// They must if one of its readers
     /// - has retries of its own,
-    /// - may start again because of another stream that it reads, while this stream goes on (another instance of the same
+    /// - may restart because of another stream that it reads, while this stream continues (another instance of the same
     ///   `foreach` counts as another producer),
     /// - has asked to `keep` it,
-    /// - comes to be only later: it stands under a switch that a stream decides, its fan-in is k-of-n, or it is a
-    ///   `foreach` over parts that are still being discovered and this is an input that all its instances read.
+    /// - appears only later: it stands under a switch that a stream decides, its fan-in is k-of-n, or it is a `foreach`
+    ///   over parts that are still being discovered and all its instances read this input.
     ///
-    /// An input of the workflow is treated as if it could not be read again, as is true of the standard input; what
-    /// consists of files never has to be kept.
+    /// An input of the workflow is treated as if it could be read only once, which is true of standard input; the
+    /// caller need not keep bytes that are in files.
     #[must_use]
     pub fn keeps(&self, source: Source) -> bool {
         self.kept.contains(&source)
@@ -98,7 +98,7 @@ impl<P: Copy + Eq + Hash> Causes<P> {
     }
 }
 
-/// For each function whether it may restart; one pass, for producers come first.
+/// For each function, whether it may restart; a single pass, because producers come first.
 fn restarting(workflow: &Workflow) -> Vec<bool> {
     let mut restarting: Vec<bool> = Vec::with_capacity(workflow.functions.len());
     for function in &workflow.functions {
@@ -109,7 +109,7 @@ fn restarting(workflow: &Workflow) -> Vec<bool> {
     restarting
 }
 
-/// Whether it becomes known only while the run goes on how many instances a function has.
+/// Whether a function's number of instances becomes known only during the run.
 fn discovers_instances(workflow: &Workflow, function: &Function) -> bool {
     function.foreach.is_some_and(|source| workflow.streams(source) == Streams::Discovered)
 }

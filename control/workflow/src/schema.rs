@@ -6,7 +6,7 @@ use crate::file::WorkflowFile;
 
 /// The JSON Schema (draft 7, which editors know best) of a workflow file.
 ///
-/// It comes from the same types that a file is read into, so it knows every key. It cannot know which names exist: a
+/// It is derived from the types into which a file is parsed, so it knows every key. It cannot know which names exist: a
 /// file that it accepts may still be wrong, but a file that it rejects is wrong.
 #[must_use]
 pub fn schema() -> serde_json::Value {

@@ -1,17 +1,17 @@
-//! Of how many streams a source consists.
+//! The number of streams of a source.
 
 use crate::model::{Function, FunctionId, Partition, Source, Workflow};
 
-/// Of how many streams a source consists.
+/// The number of streams of a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Streams {
     /// One stream.
     One,
     /// A collection of this many streams.
     Fixed(u32),
-    /// A collection with a stream for each file that the caller gives; known when the run starts.
+    /// One stream per file that the caller gives; known when the run starts.
     Files,
-    /// A collection whose streams become known while the run goes on.
+    /// A number that becomes known only during the run.
     Discovered,
 }
 
@@ -25,7 +25,7 @@ impl Workflow {
         &self.functions[id.0 as usize]
     }
 
-    /// Of how many streams a source consists. An output of a `foreach` has as many as what it runs over.
+    /// The number of streams of a source. An output of a `foreach` has as many as what it runs over.
     ///
     /// # Panics
     /// The source is of another workflow.

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-/// Why a text is no duration or no size.
+/// Why a text is not a duration or a size.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
-    /// A duration has no number where one has to stand.
+    /// A number is missing in a duration.
     #[error("`{0}` is not a duration: write a number and a unit, such as 250ms, 30s, 5m or 1h30m")]
     NotADuration(String),
-    /// A number in a duration has no unit, or one that does not exist.
+    /// A number in a duration has no unit, or an unknown one.
     #[error("`{text}` is not a duration: the unit of time {unit}; use us, ms, s, m, h or d, as in 30s")]
     TimeUnit {
         /// The text.
@@ -110,7 +110,7 @@ struct Decimal {
 }
 
 impl Decimal {
-    /// More digits than this mean nothing here and could overflow.
+    /// Further digits are insignificant and could overflow.
     const MAX_DIGITS: usize = 18;
 
     /// Splits the number off the front of a text.

@@ -1,8 +1,7 @@
-//! YAML text as a tree in which every value knows its place.
+//! YAML text as a tree whose values carry their places.
 //!
-//! Syntax is granit-parser's; this file adds what a tree needs: aliases that share their target instead of copying it,
-//! a limit on the size that they add up to, and errors in our own form. Whatever the bytes are, the result is a tree or
-//! an error.
+//! granit-parser handles the syntax. This file adds aliases that share their target instead of copying it, a limit on
+//! the expanded size, and errors in our own form. Any input gives a tree or an error.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -17,9 +16,9 @@ use crate::report::Report;
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) value: Value,
-    /// For a list or map of several lines, what of it stands on the first.
+    /// For a list or map of several lines, the part on its first line.
     pub(crate) span: Span,
-    /// How many values it consists of, itself included, aliases counted in full.
+    /// The number of values in it, including itself, with aliases counted in full.
     size: usize,
 }
 
@@ -28,15 +27,15 @@ pub(crate) struct Node {
 pub(crate) enum Value {
     Scalar(Scalar),
     List(Vec<Rc<Node>>),
-    /// Keys and values in the order of the file. A key may occur twice: whoever reads the map reports it.
+    /// Keys and values in the order of the file. A key may occur twice; the code that reads the map reports it.
     Map(Vec<(Key, Rc<Node>)>),
 }
 
-/// A scalar as it stands in the file, without quotes.
+/// The text of a scalar, without quotes.
 #[derive(Clone, Debug)]
 pub(crate) struct Scalar {
     pub(crate) text: String,
-    /// Not quoted, so that `true`, `null` and numbers mean what they say.
+    /// It is not quoted, so that `true`, `null` and numbers have their special meaning.
     plain: bool,
 }
 
@@ -47,7 +46,7 @@ pub(crate) struct Key {
     pub(crate) span: Span,
 }
 
-/// What a scalar means by the rules of YAML 1.2 (core schema).
+/// The meaning of a scalar by the YAML 1.2 core schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ScalarKind {
     Null,
@@ -198,7 +197,8 @@ impl Builder<'_> {
         self.open.push(Open { value, key: None, anchor, start: here.start, size: 1 });
     }
 
-    /// Puts a complete value where it belongs. `here` is where it is used, which for an alias is not where it stands.
+    /// Adds a complete value to its parent. `here` is where it is used, which for an alias differs from where it is
+    /// defined.
     fn add(&mut self, node: Rc<Node>, anchor: usize, here: Span) -> Result<(), Box<Diagnostic>> {
         if anchor != 0 {
             self.anchors.insert(anchor, Rc::clone(&node));
@@ -238,7 +238,7 @@ impl Builder<'_> {
     }
 }
 
-/// Brings a range into the source and onto the boundaries of characters.
+/// Clamps a range to the source and to character boundaries.
 fn valid(source: &str, start: usize, end: usize) -> Span {
     let floor = |mut at: usize| {
         at = at.min(source.len());

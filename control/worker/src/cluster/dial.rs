@@ -1,5 +1,5 @@
-//! Opening a connection to another node, and what to do where there is none: `dflow run` and `dflow doctor --peer` say the
-//! same about it.
+//! Opens a connection to another node and explains a failure, in the same words for `dflow run` and `dflow doctor
+//! --peer`.
 
 use super::probe::{Problem, RELEASE};
 use dflow_transport::identity::{Standing, Validity};
@@ -9,8 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::net::UdpSocket;
 
-/// How long a node may take at least to answer, also where one that is silent for less is lost later: its machine may just
-/// be up again, and have to find the way here anew. Also how long the network may take to say that it does not get there.
+/// The minimum time for a node to answer, even if the silence limit is shorter: its machine may have just come up and
+/// must resolve its route to this one. Also the time for the network to report an unreachable host.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The pause between two tries of a node that is waited for.
@@ -22,12 +22,12 @@ pub(super) struct Dialed<'a> {
     /// Its name.
     pub(super) node: &'a str,
     pub(super) address: SocketAddr,
-    /// When the certificate of this node holds.
+    /// The validity of this node's certificate.
     pub(super) own: Validity,
 }
 
 impl Dialed<'_> {
-    /// Begins to open a connection, and waits for it in the future that is returned. Where nothing answers, it is tried
+    /// Starts opening a connection; the returned future completes when it is open. Where nothing answers, it is tried
     /// again until `wait` is over.
     pub(super) fn dial(self, node: &Node, wait: Duration) -> impl Future<Output = Result<Connection, Problem>> {
         let (start, mut first) = (Instant::now(), Some(node.connect(self.address, self.node)));
@@ -87,7 +87,7 @@ impl Dialed<'_> {
         Err(Problem { cause: cause.word(), reason, help: self.help(cause) })
     }
 
-    /// The network itself has said that it does not get there.
+    /// The network itself has reported the host unreachable.
     fn unreachable(&self, error: &io::Error) -> Problem {
         let (node, address) = (self.node, self.address);
         let (what, help) = if error.kind() == io::ErrorKind::ConnectionRefused {
@@ -141,7 +141,7 @@ impl Dialed<'_> {
     }
 }
 
-/// What the network says to a packet at this address, if it says something: who listens there ignores it.
+/// Probes the network's reaction to a packet to this address. A listening dflow ignores the packet.
 async fn hear_back(address: SocketAddr) -> Option<io::Error> {
     let any: IpAddr = if address.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
     let probe = async {

@@ -1,4 +1,4 @@
-//! The other nodes of a run, as the node that drives it has them.
+//! The other nodes of a run, as seen by the node that drives it.
 
 use super::backlog::Backlog;
 use super::dial::Dialed;
@@ -23,9 +23,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long nodes may take to answer that they take part.
+/// The time limit for nodes to answer that they take part.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long they may take at the end of a run to say what has passed.
+/// The time limit for nodes to report their links at the end of a run.
 const SUMMING: Duration = Duration::from_secs(1);
 /// How many bytes of programs a node is asked for before a run begins.
 const MAX_PROGRAM_BYTES: usize = MAX_MANAGEMENT_MESSAGE / 4;
@@ -42,14 +42,14 @@ pub(crate) struct Members {
 
 struct Member {
     name: String,
-    /// Until the carrier is there, the connection alone.
+    /// The connection, until the carrier exists.
     connection: Option<Connection>,
     route: Option<Route>,
-    /// Orders that it has no room for yet.
+    /// Orders that wait for room on the connection.
     backlog: Backlog,
     slots: u32,
     lost: bool,
-    /// What has passed between it and those behind it, once the run is over.
+    /// Its links to the nodes after it in the list, known once the run is over.
     routes: Option<Vec<LinkSummary>>,
 }
 
@@ -86,10 +86,10 @@ impl Invitation {
     }
 }
 
-/// Something that a member says, or that became of it.
+/// A notice from a member, or its loss.
 pub(crate) enum News {
     Notice(Notice),
-    /// The node is gone.
+    /// The node is lost.
     Lost {
         node: String,
         reason: String,
@@ -97,7 +97,7 @@ pub(crate) enum News {
 }
 
 impl Members {
-    /// Connects with every node and has it take part in the run.
+    /// Connects to every node and asks it to take part in the run.
     ///
     /// # Errors
     /// If one of them cannot be reached or refuses.
@@ -156,7 +156,7 @@ impl Members {
         let mut waiting = true;
         while waiting {
             waiting = false;
-            // What those say that have answered already is heard when the run has begun.
+            // Messages of nodes that have answered already are read once the run has begun.
             for member in self.members.iter_mut().filter(|member| member.slots == 0) {
                 let refused = |reason| ClusterError::Refused { node: member.name.clone(), reason };
                 let Some(connection) = &member.connection else { continue };
@@ -167,7 +167,7 @@ impl Members {
                 match ManagementMessage::receive(connection).map_err(|what| violated(&what))? {
                     Some(ManagementMessage::Joined { slots }) => member.slots = slots,
                     Some(ManagementMessage::Refused { reason }) => return Err(refused(reason)),
-                    Some(_) => return Err(violated("it answered with something else")),
+                    Some(_) => return Err(violated("it sent an unexpected answer")),
                     None => match connection.closed() {
                         Some(reason) => return Err(refused(reason)),
                         None => waiting = true,
@@ -189,7 +189,7 @@ impl Members {
         Ok(())
     }
 
-    /// Instances that may compute at the same time on each member.
+    /// The slots of each member.
     pub(crate) fn slots(&self) -> Vec<u32> {
         self.members.iter().map(|member| member.slots).collect()
     }
@@ -209,7 +209,7 @@ impl Members {
         Ok(())
     }
 
-    /// Deals with paths that were lost, and offers RDMA where it is time to.
+    /// Replaces lost paths, and offers RDMA when it is due.
     pub(crate) fn tend(&mut self, host: &mut Host) {
         for (place, number, event) in host.take_lost_paths() {
             if let Some(route) = self.members.get_mut(place as usize - 1).and_then(|member| member.route.as_mut()) {
@@ -226,18 +226,19 @@ impl Members {
         self.members.get(place as usize - 1)?.route.as_ref()?.why_not_rdma()
     }
 
-    /// Nothing is expected from this member any more.
+    /// Stops expecting anything from this member.
     pub(crate) fn leave(&mut self, place: Place) {
         if let Some(member) = self.members.get_mut(place as usize - 1) {
             member.lost = true;
         }
     }
 
-    /// The run is over: asks the members what has passed between them. A member that does not answer soon is left out.
+    /// Asks the members at the end of the run for their links to each other. A member that does not answer in time is
+    /// left out.
     pub(crate) async fn sum_up(&mut self) {
         for member in self.members.iter_mut().filter(|member| !member.lost) {
             if let Some(route) = &member.route {
-                // One that cannot be asked is one that does not answer.
+                // A member that cannot be asked counts as one that does not answer.
                 member.backlog.send(&ManagementMessage::Sum, &route.connection);
             }
         }
@@ -250,13 +251,13 @@ impl Members {
         }
     }
 
-    /// What has passed between the members, each with the place of the one that says it.
+    /// The links between the members, each with the place of the member that reports it.
     pub(crate) fn routes(&self) -> impl Iterator<Item = (Place, &LinkSummary)> {
         let said = (1..).zip(&self.members);
         said.flat_map(|(place, member)| member.routes.iter().flatten().map(move |route| (place, route)))
     }
 
-    /// Gives an order to a member. That it cannot be given is news.
+    /// Gives an order to a member. A failure to do so shows up as news.
     pub(crate) fn order(&mut self, place: Place, order: Order) {
         if let Some(Member { route: Some(route), backlog, .. }) = self.members.get_mut(place as usize - 1) {
             backlog.send(&ManagementMessage::Order(Box::new(order)), &route.connection);
@@ -268,7 +269,7 @@ impl Members {
         self.wakeup.woken().await;
     }
 
-    /// What has come since the last call.
+    /// The news since the last call.
     pub(crate) fn take_news(&mut self, host: &Host) -> Vec<News> {
         let mut news = Vec::new();
         for member in &mut self.members {
@@ -287,7 +288,7 @@ impl Members {
                         route.heard(host, signal);
                         continue;
                     }
-                    Ok(Some(_)) => "it said what only the driver of a run says".to_owned(),
+                    Ok(Some(_)) => "it sent a message that only the driver of a run may send".to_owned(),
                     Ok(None) => break route.connection.closed(),
                     Err(reason) => reason,
                 };
@@ -318,14 +319,15 @@ fn advise_waiting(mut problem: Problem, wait: Duration) -> Problem {
 }
 
 impl Member {
-    /// Whether it still has to say what has passed. One that says other things until then is not heard any longer.
+    /// Whether the member's report is still outstanding. A member that sends other messages until then is ignored from
+    /// then on.
     fn is_summing(&mut self, until: Instant) -> bool {
         let Some(route) = self.route.as_ref().filter(|_| !self.lost && self.routes.is_none()) else { return false };
         self.backlog.flush(&route.connection);
         loop {
             match ManagementMessage::receive(&route.connection) {
                 Ok(Some(ManagementMessage::Summed(routes))) => self.routes = Some(routes),
-                // The run is over: nothing else matters any more.
+                // The run is over; all other messages are ignored.
                 Ok(Some(_)) if Instant::now() < until => continue,
                 Ok(None) if route.connection.closed().is_none() => return true,
                 Ok(_) | Err(_) => {}
@@ -338,7 +340,7 @@ impl Member {
 impl Drop for Members {
     fn drop(&mut self) {
         for route in self.members.iter().filter_map(|member| member.route.as_ref()) {
-            // A node that is not told notices it by itself: the connection closes.
+            // A node that cannot be told notices it when the connection closes.
             let _ = ManagementMessage::Over.send(&route.connection);
         }
     }

@@ -13,7 +13,7 @@ use rkyv::{Archive, Deserialize, Serialize, rancor};
 /// A message between two nodes of a run.
 #[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
 pub(super) enum ManagementMessage {
-    /// From the driver, first: take part in this run.
+    /// The first message of the driver: take part in this run.
     Join(Join),
     /// From another node that takes part, first: this connection is for streams between the two.
     Connect {
@@ -56,9 +56,10 @@ pub(crate) struct LinkSummary {
 #[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
 pub(super) struct Join {
     pub(super) run: u128,
-    /// The place of the node that is asked.
+    /// The place of the node that is asked to join.
     pub(super) place: u32,
-    /// The names and addresses of all nodes, in the order of their places. The driver's address is empty: nobody dials it.
+    /// The names and addresses of all nodes, in the order of their places. The driver's address is empty, because it is
+    /// never dialed.
     pub(super) nodes: Vec<(String, String)>,
     /// The silence limit in milliseconds.
     pub(super) silence: u64,
@@ -77,10 +78,10 @@ impl ManagementMessage {
         connection.send(self.encode()?).map_err(|error| error.to_string())
     }
 
-    /// The next message that has come, every byte of it checked.
+    /// The next message, fully validated.
     ///
     /// # Errors
-    /// If what has come is no message of this version.
+    /// If the received bytes are not a message of this version.
     pub(super) fn receive(connection: &Connection) -> Result<Option<Self>, String> {
         connection.try_recv().map(|bytes| Self::decode(&bytes)).transpose()
     }

@@ -1,8 +1,8 @@
-//! Runs on several nodes: the node that drives a run and those that serve it.
+//! Runs on several nodes: the node that drives a run and the nodes that serve it.
 //!
-//! Every two nodes of a run have a connection of their own (QUIC, mutual TLS). The one that is earlier in the run's list of
-//! nodes dials. Orders and notices travel on the management channels of the driver's connections, streams on the
-//! paths that the carriers of both ends use.
+//! Each pair of nodes of a run has a connection (QUIC, mutual TLS); the node that comes first in the run's list dials.
+//! Orders and notices travel on the management channels of the driver's connections, streams on the paths that the
+//! carriers of both ends use.
 
 mod backlog;
 mod backoff;
@@ -41,18 +41,18 @@ pub struct ClusterSpec {
     pub identity: PathBuf,
     /// The other nodes: the name in each one's certificate, and where it listens.
     pub nodes: Vec<(String, SocketAddr)>,
-    /// For a function, the nodes that its instances are spread over. Those of a `foreach` that are not named here are
-    /// spread over all nodes; everything else runs on the node that drives the run.
+    /// The nodes over which a function's instances are spread. The instances of a `foreach` without an entry are spread
+    /// over all nodes; everything else runs on the node that drives the run.
     pub placement: BTreeMap<String, Vec<String>>,
     /// How long a node that does not answer yet is waited for.
     pub wait: Duration,
-    /// After so long without a sign of life a node is lost. From [`MIN_SILENCE`] to [`MAX_SILENCE`].
+    /// A node is lost after this long without a sign of life. From [`MIN_SILENCE`] to [`MAX_SILENCE`].
     pub silence: Duration,
 }
 
-/// The least of [`ClusterSpec::silence`]: less would take a busy node for a lost one.
+/// The minimum of [`ClusterSpec::silence`]: less would mistake a busy node for a lost one.
 pub const MIN_SILENCE: Duration = Duration::from_millis(100);
-/// The most of it: a connection whose other end is gone is not kept for longer.
+/// Its maximum: a connection whose other end is gone is not kept longer.
 pub const MAX_SILENCE: Duration = Duration::from_secs(3600);
 
 /// The default of [`ClusterSpec::silence`].
@@ -64,7 +64,7 @@ pub enum ClusterError {
     /// Its certificate, or another's.
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    /// Its own certificate does not hold.
+    /// Its own certificate is not valid now.
     #[error(
         "the certificate of node {node} in {} {standing}, and no other node lets this one in with it: make another with \
          'dflow cluster add DIR --node {node}' where DIR/authority is, and put it in the place of this one; or set the clock \
@@ -76,7 +76,7 @@ pub enum ClusterError {
         node: String,
         /// The directory with its identity.
         directory: PathBuf,
-        /// Since when, or from when on.
+        /// Since when it has expired, or when it becomes valid.
         standing: String,
     },
     /// The RDMA device that was named.
@@ -93,10 +93,10 @@ pub enum ClusterError {
     /// Its socket.
     #[error(transparent)]
     Node(#[from] NodeError),
-    /// There is no connection to another node.
+    /// Another node cannot be reached.
     #[error("{}", .0.reason)]
     Unreachable(Problem),
-    /// Another node will not take part.
+    /// Another node refuses to take part.
     #[error("node {node} does not take part in the run: {reason}")]
     Refused {
         /// The node.
@@ -104,7 +104,7 @@ pub enum ClusterError {
         /// Why.
         reason: String,
     },
-    /// A name that nobody has.
+    /// An unknown node.
     #[error("the placement of '{function}' names the node '{node}'; the nodes of this run are {known}")]
     UnknownNode {
         /// The function.
@@ -114,7 +114,7 @@ pub enum ClusterError {
         /// The names that there are.
         known: String,
     },
-    /// Two nodes of the same name.
+    /// A node is named twice.
     #[error("the node '{node}' is named twice: each other node once, and never {own}, which drives the run itself")]
     NamedTwice {
         /// The name.
@@ -122,7 +122,7 @@ pub enum ClusterError {
         /// The name of the node that drives the run.
         own: String,
     },
-    /// A function that the workflow does not have.
+    /// An unknown function.
     #[error("a placement names the function '{function}', which the workflow does not have; it has {known}")]
     UnknownFunction {
         /// The name.
@@ -133,7 +133,7 @@ pub enum ClusterError {
 }
 
 impl ClusterError {
-    /// What to do about it, where the text does not say that already.
+    /// What to do about it, unless the text says so already.
     #[must_use]
     pub fn help(&self) -> Option<&str> {
         match self {
@@ -154,7 +154,7 @@ pub(crate) fn find_device(wanted: &RdmaUse) -> Result<(), ClusterError> {
     })
 }
 
-/// Tells an event loop that something has come on a connection.
+/// Wakes an event loop when a connection has news.
 #[derive(Debug, Default)]
 struct Wakeup(Notify);
 

@@ -1,4 +1,4 @@
-//! A node that serves runs which others drive.
+//! A node that serves runs driven by other nodes.
 
 use super::find_device;
 use super::message::{ManagementMessage, broken};
@@ -22,18 +22,18 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 use tokio::task::spawn_local;
 
-/// A connection that does not say what it is for within this time is closed.
+/// A connection that does not introduce itself within this time is closed.
 const INTRODUCTION: Duration = Duration::from_secs(10);
 
-/// How a node serves.
+/// The options of a serving node.
 #[derive(Clone, Debug)]
 pub struct ServeOptions {
     /// Where it listens (UDP).
     pub listen: SocketAddr,
     /// The directory with its identity.
     pub identity: PathBuf,
-    /// Another node that takes part in a run is lost after so long without a sign of life, even if the run's driver waits
-    /// longer; without it, when the driver says so.
+    /// Another node of a run is lost after this long without a sign of life, even if the run's own limit is longer.
+    /// `None`: the run's limit applies.
     pub silence: Option<Duration>,
     /// Where it serves metrics over HTTP (TCP), if it does.
     pub metrics: Option<SocketAddr>,
@@ -50,7 +50,7 @@ pub struct Listening {
     pub address: SocketAddr,
     /// Where it serves metrics (TCP).
     pub metrics: Option<SocketAddr>,
-    /// What is to be done soon, or else it will not work any more.
+    /// A warning about something that will stop the node from working soon.
     pub warning: Option<String>,
 }
 
@@ -75,7 +75,7 @@ pub fn serve(
     local.block_on(&runtime, async {
         let identity = certificate::load(&options.identity)?;
         find_device(&options.node.rdma)?;
-        // Whoever dials says how long, and the shorter holds.
+        // Each end has a limit, and the shorter one applies.
         let silence = options.silence.unwrap_or(MAX_SILENCE).clamp(MIN_SILENCE, MAX_SILENCE);
         let settings = NodeSettings { idle_timeout: silence, ..NodeSettings::default() };
         let (node, mut incoming) = Node::bind(options.listen, &identity, settings).map_err(ClusterError::from)?;
@@ -136,13 +136,13 @@ pub fn serve(
 /// What all sessions of a node share.
 pub(super) struct Serving {
     pub(super) node: Node,
-    /// The longest silence that it bears.
+    /// The longest silence limit that it accepts.
     pub(super) silence: Duration,
     certificate_until: SystemTime,
     pub(super) options: NodeOptions,
     /// For each run, the queue of connections from other nodes of the run, made by the first of them or the session.
     peer_connections: RefCell<HashMap<u128, Arrivals>>,
-    /// Connections of nodes that look at this one.
+    /// The number of probes in progress.
     probes: Cell<usize>,
     /// Runs that it takes part in.
     sessions: Cell<usize>,
@@ -150,7 +150,7 @@ pub(super) struct Serving {
     ended: Notify,
     /// Why the node is to end, once it is.
     pub(super) stopping: watch::Receiver<Option<String>>,
-    /// What has been counted.
+    /// The node's counters.
     pub(super) ledger: RefCell<Ledger>,
 }
 
@@ -209,7 +209,7 @@ pub(super) async fn refuse(driver: &Connection, wakeup: &Wakeup, reason: String)
     let _ = tokio::time::timeout(INTRODUCTION, left).await;
 }
 
-/// Finds out what a connection is for.
+/// Reads the first message of a connection and dispatches it.
 async fn introduce(serving: Rc<Serving>, connection: Connection) {
     let wakeup = Arc::new(Wakeup::default());
     connection.set_waker(wakeup.waker());
@@ -222,7 +222,7 @@ async fn introduce(serving: Rc<Serving>, connection: Connection) {
         }
     };
     let Ok(first) = tokio::time::timeout(INTRODUCTION, first).await else {
-        return connection.close("it did not say what it is for");
+        return connection.close("it did not introduce itself in time");
     };
     match first {
         Ok(Some(ManagementMessage::Join(join))) => {
@@ -240,7 +240,7 @@ async fn introduce(serving: Rc<Serving>, connection: Connection) {
         Ok(Some(ManagementMessage::Connect { run, place, incarnation })) => {
             let peer_connection = PeerConnection { place, incarnation, connection };
             let is_early = serving.arrivals(run, |arrivals| {
-                // A session that has just ended takes nothing any more.
+                // The session may have ended just now.
                 let _ = arrivals.sender.send(peer_connection);
                 arrivals.receiver.is_some()
             });
@@ -255,7 +255,7 @@ async fn introduce(serving: Rc<Serving>, connection: Connection) {
             probe::answer(&serving.options, connection, &wakeup, going_on < probe::MAX_PROBES).await;
             serving.probes.set(serving.probes.get().saturating_sub(1));
         }
-        Ok(Some(_)) => connection.violated(&broken("it began with something else than what it is for")),
+        Ok(Some(_)) => connection.violated(&broken("it did not begin by introducing itself")),
         Ok(None) => {}
         Err(what) => connection.violated(&broken(&what)),
     }

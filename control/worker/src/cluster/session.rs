@@ -294,14 +294,14 @@ impl Session {
         let PeerConnection { place, incarnation, connection } = peer_connection;
         let expected = self.join.nodes.get(place as usize).map(|(name, _)| name.as_str());
         if expected != Some(connection.peer()) || place == self.join.place {
-            return connection.violated(&broken("it takes the place in a run of another node"));
+            return connection.violated(&broken("it claims the place of another node in the run"));
         }
         let violation = self.routes.get(&place).and_then(|route| route.connection.violation()).map(str::to_owned);
         if let Some(what) = violation {
             self.expel(place, &what);
         }
         if self.expelled.contains(&place) {
-            return connection.close("it has broken the protocol, and takes part in this run no more");
+            return connection.close("it has violated the protocol and is excluded from this run");
         }
         connection.set_waker(self.wakeup.waker());
         // The dialing side has set the limit already; the other side learns it from the run.
@@ -334,7 +334,7 @@ impl Session {
                 Ok(Some(ManagementMessage::Over)) => return true,
                 Ok(None) => return false,
                 Ok(Some(_)) => {
-                    route.connection.violated(&broken("a driver gives orders"));
+                    route.connection.violated(&broken("the driver may only send orders"));
                     return true;
                 }
                 Err(what) => {
@@ -398,7 +398,7 @@ impl Session {
         }
     }
 
-    /// Says this to the driver.
+    /// Sends a message to the driver.
     fn say(&mut self, what: ManagementMessage) {
         if let Some(route) = self.routes.get(&0) {
             self.backlog.send(&what, &route.connection);
@@ -410,7 +410,7 @@ fn printed(Chunk { key: (instance, attempt), bytes, lost }: Chunk<(InstanceId, u
     ManagementMessage::Notice(Box::new(Notice::Printed { instance, attempt, bytes, lost }))
 }
 
-/// How long a node of the run may say nothing: as the driver says, or less if this node bears less.
+/// The silence limit of the run: the driver's, or this node's if that is shorter.
 fn silence(serving: &Serving, join: &Join) -> Duration {
     Duration::from_millis(join.silence).clamp(MIN_SILENCE, serving.silence)
 }

@@ -1,6 +1,6 @@
-//! What of a run is on this node: the store, the launcher, the attempts and the channels to them, and the carrier of
-//! streams from and to other nodes. It carries out orders and says what has happened; what follows from that is decided
-//! by whoever drives the run ([`crate::run`]), on this node or on another.
+//! The part of a run on this node: the store, the launcher, the attempts with their channels, and the carrier of
+//! streams from and to other nodes. It carries out orders and reports what happens. The driver of the run
+//! ([`crate::run`]), on this node or on another, decides what follows.
 
 mod limits;
 mod obey;
@@ -31,21 +31,21 @@ use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-/// Threads that want to run while streams go from node to node: the carrier's, and the one that encrypts.
+/// Threads that are runnable while streams cross between nodes: the carrier's, and the one that encrypts.
 const CARRIER_THREADS: usize = 2;
 /// The most events of the launcher in one turn: a program that prints without end does not keep the node from the others.
 const LAUNCHER_EVENTS: usize = 64;
-/// How often the store is asked to look again.
+/// How often the store re-examines its streams.
 const TICK: Duration = Duration::from_millis(100);
 
 pub(crate) struct Host {
     id: RunId,
     spin: Duration,
-    /// To ask for them means to read files.
+    /// Cached, because counting the cores reads several files.
     cores: usize,
     store: Store,
     launcher: Launcher,
-    /// The launcher's socket again, to wait for it.
+    /// A duplicate of the launcher's socket, to wait for its readiness.
     launcher_socket: UnixDatagram,
     /// It has more events than one turn takes.
     launcher_is_ahead: bool,
@@ -58,18 +58,18 @@ pub(crate) struct Host {
     processes: HashMap<(InstanceId, u32), ProcessId>,
     /// The present epoch of every stream.
     epochs: HashMap<StreamId, Epoch>,
-    /// Who waits for the answer to a part that was asked for, in order.
+    /// The attempts that wait for a new part, in the order of their requests.
     wanted_parts: HashMap<(InstanceId, u32), VecDeque<ProcessId>>,
     next_process: u64,
     /// When the run began, on the clock that functions use for their first bytes.
     start_nanos: u64,
     notices: VecDeque<Notice>,
-    /// Bytes written by attempts that are over.
+    /// Bytes written by ended attempts.
     written: u64,
-    /// Attempts that are over, by how they ended.
+    /// Ended attempts, by outcome.
     ended: Ended,
     carrier: Option<Carrier>,
-    /// For each node that streams come from or go to, what has passed.
+    /// The link to each node with which streams are exchanged.
     links: BTreeMap<u32, LinkStats>,
     summed: bool,
     lost_paths: Vec<(u32, u64, LinkEvent)>,
@@ -78,9 +78,9 @@ pub(crate) struct Host {
     looked_at: Duration,
     arrivals: UnboundedSender<Arrival>,
     arriving: UnboundedReceiver<Arrival>,
-    /// Jobs of the store that its threads have done.
+    /// Completed jobs of the store's threads.
     completing: UnboundedReceiver<Completion>,
-    /// Processes that are gone while what they wrote is still being compared.
+    /// Processes that have ended while their output is still being verified.
     comparing: Vec<LauncherEvent>,
     thread_ends: UnboundedSender<(ProcessId, Result<(), String>)>,
     ending: UnboundedReceiver<(ProcessId, Result<(), String>)>,
@@ -95,12 +95,12 @@ pub(crate) struct AttemptCounts {
     pub(crate) running: u64,
     /// Started, and waiting for data or credit.
     pub(crate) waiting: u64,
-    /// The slots that those hold which run.
+    /// The slots held by running attempts.
     pub(crate) slots: u64,
     pub(crate) ended: Ended,
 }
 
-/// Attempts that are over.
+/// Ended attempts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ended {
     pub(crate) succeeded: u64,
@@ -124,10 +124,10 @@ fn now() -> Duration {
 }
 
 impl Host {
-    /// Without streams and attempts. Must be called on a tokio `LocalSet`.
+    /// A host without streams and attempts. Must be called on a tokio `LocalSet`.
     ///
     /// # Errors
-    /// If the machine lacks what a store needs.
+    /// If the machine cannot provide what the store needs.
     pub(crate) fn new(
         options: &NodeOptions,
         id: RunId,
@@ -139,7 +139,7 @@ impl Host {
         let launcher_socket = UnixDatagram::from_std(socket.into()).map_err(system("watch the launcher"))?;
         let (completed, completing) = unbounded_channel();
         let threads = Threads::start(&options.spill_dir, options.spill_io, move |completion| {
-            // When the run is over nobody listens, and nobody has to.
+            // The receiver is gone once the run is over; that is fine.
             let _ = completed.send(completion);
         })?;
         let memory = options.budget()?;
@@ -189,12 +189,12 @@ impl Host {
         })
     }
 
-    /// Waits for the next thing that happens, and handles it. Nothing is lost if it is dropped half-way.
+    /// Waits for the next event and handles it. Cancel-safe: dropping the future loses nothing.
     pub(crate) async fn turn(&mut self) {
         tokio::select! {
             Some(arrival) = self.arriving.recv() => {
                 self.arrived(arrival);
-                // Whatever is there is handled before anybody looks at it.
+                // All pending messages are handled before any decision rests on them.
                 while let Ok(arrival) = self.arriving.try_recv() {
                     self.arrived(arrival);
                 }
@@ -216,7 +216,7 @@ impl Host {
         }
     }
 
-    /// Lets what has happened have its consequences on this node; the next thing that somebody else has to know.
+    /// Applies what has happened on this node, and returns the next notice for the driver.
     pub(crate) fn next_notice(&mut self) -> Option<Notice> {
         if self.notices.is_empty() {
             for event in self.store.take_events() {
@@ -226,8 +226,8 @@ impl Host {
         self.notices.pop_front()
     }
 
-    /// Sends everything that is to be sent, and sees who goes on. To be called when there are no notices; there may be
-    /// some afterwards.
+    /// Sends pending messages and finds attempts that continue. To be called when there are no notices; it may cause
+    /// new ones.
     pub(crate) fn settle(&mut self) {
         self.send_outgoing();
         self.look_who_goes_on();
@@ -289,7 +289,7 @@ impl Host {
         }
     }
 
-    /// Sends what the store has to say; whether that was anything.
+    /// Sends the store's messages. Returns whether there were any.
     fn send_outgoing(&mut self) -> bool {
         let outgoing = self.store.take_outgoing();
         let any = !outgoing.is_empty();
@@ -314,7 +314,7 @@ impl Host {
         self.notices.push_back(Notice::Failed { reason });
     }
 
-    /// Parked instances that go on count for the slots again.
+    /// Parked instances that continue hold their slots again.
     fn look_who_goes_on(&mut self) {
         let now = self.elapsed();
         for (&process, attempt) in &mut self.attempts {
@@ -336,7 +336,7 @@ impl Host {
         if let Some(attempt) = self.attempts.get_mut(&process)
             && attempt.misbehaved.is_none()
         {
-            tracing::warn!(instance = attempt.name, what, "an attempt broke the rules");
+            tracing::warn!(instance = attempt.name, what, "an attempt violated the protocol");
             attempt.misbehaved = Some(what);
             // It has no claim to a grace.
             self.end_process(process, Duration::ZERO);
@@ -365,7 +365,7 @@ impl Host {
         }
     }
 
-    /// Ends whatever runs under this id; its end is reported by whoever runs it.
+    /// Ends the process or thread with this id. Its end is reported later, by the launcher or the thread.
     fn end_process(&mut self, process: ProcessId, grace: Duration) {
         let is_thread = self.attempts.get(&process).is_some_and(|attempt| attempt.is_thread);
         if is_thread {
@@ -378,17 +378,17 @@ impl Host {
         }
     }
 
-    /// A failure of the store is the end of the run, not of the daemon.
+    /// A failure of the store fails the run, not the daemon.
     fn note(&mut self, result: Result<(), StoreError>) {
         if let Err(error) = result {
             self.notices.push_back(Notice::Failed { reason: error.to_string() });
         }
     }
 
-    /// Without a launcher nothing of the run is left: every attempt is over.
+    /// Without its launcher every attempt of the run is dead.
     fn note_launcher(&mut self, result: Result<(), dflow_launcher::Error>) {
         let Err(error) = result else { return };
-        tracing::error!(%error, "the launcher cannot go on");
+        tracing::error!(%error, "the launcher has failed");
         self.notices.push_back(Notice::Failed { reason: error.to_string() });
         if matches!(error, dflow_launcher::Error::Ended { .. } | dflow_launcher::Error::Socket { .. }) {
             let dead: Vec<ProcessId> =
@@ -450,7 +450,7 @@ impl Host {
 
     fn process_exited(&mut self, exit: &LauncherEvent) {
         let process = ProcessId(exit.id());
-        // What it said last may still be in its channel.
+        // Its last messages may still be in its channel.
         let last = self.connections.get(&process).map(Connection::drain).unwrap_or_default();
         while let Ok(arrival) = self.arriving.try_recv() {
             self.arrived(arrival);
@@ -549,7 +549,7 @@ impl Host {
         match event {
             StoreEvent::Ready(process) => match of(&self.attempts, process) {
                 Some((instance, attempt)) => {
-                    // A sink and a source have no gate of their own: they are started as soon as they exist.
+                    // Sinks and sources have no gates: they start as soon as they exist.
                     self.watch(process, Stopwatch::ready);
                     if !self.attempts.get(&process).is_some_and(|attempt| attempt.is_thread) {
                         self.notices.push_back(Notice::Ready { instance, attempt });

@@ -1,4 +1,4 @@
-//! Carrying out orders: streams, subscriptions, attempts.
+//! Carries out orders about streams, subscriptions and attempts.
 
 use super::{Host, now};
 use crate::order::{End, Notice, Order, Record};
@@ -69,7 +69,8 @@ impl Host {
                     }
                     self.watch(process, Stopwatch::start);
                     self.store.start(process);
-                    // At once: the orders that follow make other programs ready, which takes longer than a start.
+                    // Sent at once, because the orders that follow prepare other programs, which takes longer than a
+                    // start.
                     self.send_outgoing();
                 }
             }
@@ -91,18 +92,18 @@ impl Host {
         }
     }
 
-    /// A finished stream that consists of these files.
+    /// Opens a finished stream that consists of these files.
     pub(crate) fn open_files(&mut self, stream: StreamId, files: Vec<(InputFile, u64)>) {
         self.store.open_files(self.of_run(stream), files);
     }
 
-    /// Whether an attempt has a process, or a thread.
+    /// Whether an attempt has a process or a thread.
     pub(crate) fn has_attempt(&self, instance: InstanceId, attempt: u32) -> bool {
         self.processes.contains_key(&(instance, attempt))
     }
 
-    /// Other nodes take part in the run: streams can come from them and go to them. `silence`: after so long without a
-    /// sign of life a path is lost.
+    /// Starts the carrier, which exchanges streams with other nodes. `silence`: a path is lost after this long without
+    /// a sign of life.
     pub(crate) fn carry(&mut self, life: u64, silence: Duration) -> Result<&Carrier, String> {
         let setup = crate::attempt::carrier_setup(&self.id.to_string(), self.spin);
         let theirs = self.connect(CARRIER, None, 1, "carrier", true)?;
@@ -120,7 +121,7 @@ impl Host {
         self.carrier.as_ref()
     }
 
-    /// The run is over: no stream crosses any more, and what has crossed is known.
+    /// Stops the carrier at the end of the run and takes its final counters.
     pub(crate) fn stop_carrying(&mut self) {
         if let Some(carrier) = self.carrier.take() {
             carrier.finish();
@@ -132,7 +133,7 @@ impl Host {
         }
     }
 
-    /// Asks the carrier what has passed so far; [`Host::has_summed`] says when that is known.
+    /// Asks the carrier for its counters; [`Host::has_summed`] tells when they are up to date.
     pub(crate) fn sum(&mut self) {
         match &self.carrier {
             Some(carrier) => carrier.tell(Command::Sum),
@@ -140,22 +141,22 @@ impl Host {
         }
     }
 
-    /// Whether what was asked with [`Host::sum`] is known now.
+    /// Whether the counters requested by [`Host::sum`] have arrived.
     pub(crate) fn has_summed(&mut self) -> bool {
         std::mem::take(&mut self.summed)
     }
 
-    /// Nodes to which a path was lost since the last call, its number, and how.
+    /// The paths that were lost since the last call: the node, the number of the path, and how it was lost.
     pub(crate) fn take_lost_paths(&mut self) -> Vec<(u32, u64, LinkEvent)> {
         std::mem::take(&mut self.lost_paths)
     }
 
-    /// What is known of the ways to other nodes.
+    /// The links to other nodes.
     pub(crate) fn links(&self) -> impl Iterator<Item = (u32, &LinkStats)> {
         self.links.iter().map(|(&place, link)| (place, link))
     }
 
-    /// The number of the last path over which something came from this node; 0 before the first.
+    /// The number of the last path over which anything arrived from this node; 0 before the first.
     pub(crate) fn heard_on(&self, node: u32) -> u64 {
         self.links.get(&node).map_or(0, |link| link.heard_on)
     }
@@ -179,7 +180,7 @@ impl Host {
     }
 
     fn export(&mut self, stream: StreamId, epoch: Epoch, to: u32) -> Result<(), StoreError> {
-        // What is kept for readers that start again is kept on their node.
+        // Bytes for readers that may restart are kept on their own node.
         let reader = Subscriber { instance: InstanceId(u32::MAX - to), input: 0 };
         self.store.subscribe(now(), self.of_run(stream), reader, false);
         if let (Some(port), Some(carrier)) = (self.store.export(CARRIER, reader, self.of_run(stream))?, &self.carrier) {
@@ -191,9 +192,9 @@ impl Host {
     pub(super) fn carrier_report(&mut self, report: Report) {
         match report {
             Report::ImportFailed(stream, reason) => {
-                // Of an epoch that is over it is of no interest.
+                // The failure of a past epoch does not matter.
                 if self.epochs.get(&stream.stream) == Some(&stream.epoch) {
-                    let reason = format!("{stream} does not come any further: {reason}");
+                    let reason = format!("the transfer of {stream} to this node failed: {reason}");
                     self.notices.push_back(Notice::Failed { reason });
                 }
             }
@@ -218,7 +219,7 @@ impl Host {
             }
             Some(bytes) => String::from_utf8(bytes)
                 .map(|text| text.trim().to_owned())
-                .map_err(|_| "the value of a switch is no UTF-8 text".to_owned()),
+                .map_err(|_| "the value of a switch is not UTF-8 text".to_owned()),
             None => Err("the value of a switch cannot be read".into()),
         }
     }

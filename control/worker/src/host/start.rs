@@ -1,4 +1,4 @@
-//! Starting attempts: a channel, streams, a process or a thread.
+//! Starts attempts: a channel, streams, and a process or a thread.
 
 use super::Host;
 use crate::attempt::{Attempt, thread_setup};
@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The number under which an attempt finds its channel.
+/// The descriptor number of an attempt's channel.
 const CHANNEL: i32 = 3;
 
 impl Host {
@@ -43,13 +43,13 @@ impl Host {
         self.store.begin(self.id, process, setup, outputs).map_err(|error| error.to_string())?;
         let ends = self.thread_ends.clone();
         let ended = move |result| {
-            // When the run is over nobody listens, and nobody has to.
+            // The receiver is gone once the run is over; that is fine.
             let _ = ends.send((process, result));
         };
         sink::start(name, theirs, work, ended).map_err(|error| format!("cannot start a thread: {error}"))
     }
 
-    /// Makes a channel and notes the attempt; gives the other end.
+    /// Creates a channel and registers the attempt; returns the attempt's end.
     pub(super) fn connect(
         &mut self,
         process: ProcessId,
@@ -73,7 +73,7 @@ impl Host {
         Ok(theirs)
     }
 
-    /// Makes the program of an attempt ready: its channel, its streams, its process.
+    /// Prepares the program of an attempt: its channel, streams and process.
     pub(super) fn prepare(&mut self, preparation: Preparation) -> Result<(), String> {
         let Preparation {
             instance,
@@ -90,7 +90,7 @@ impl Host {
             sources,
         } = preparation;
         let grace = Duration::from_nanos(limits.grace);
-        // The adapter of a command would only take the core from its program by spinning.
+        // A spinning command adapter would only take the core from its program.
         setup.spin_nanos = if is_command { 0 } else { crate::run::nanos(self.spin) };
         let (process, now) = (self.new_process(), self.elapsed());
         let theirs = self.connect(process, Some(instance), attempt, &setup.instance.clone(), false)?;

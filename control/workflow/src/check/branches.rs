@@ -1,7 +1,7 @@
 //! Under which branches of the switches a function can run.
 //!
-//! A function that a switch did not choose writes nothing, so a function that reads only from it does not run either.
-//! From this follows which functions can never run, and which sources of an output exclude each other.
+//! A function that a switch has not chosen writes nothing, so a function that reads only from it does not run either.
+//! This determines which functions can never run, and which sources of an output exclude each other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -11,8 +11,8 @@ use crate::diagnostics::Diagnostic;
 use crate::model::{Function, FunctionId, Source, Switch, SwitchOn};
 use crate::report::Report;
 
-/// For each switch that has a say in it, the branches under which a function can run. Branch `n` is the case of that
-/// index; the one after the last case is "none of them".
+/// For each switch that affects a function, the branches under which it can run. Branch `n` is the case with that
+/// index; the branch after the last case is "none of them".
 pub(super) type Branches = BTreeMap<u32, BTreeSet<usize>>;
 
 /// The branches of each function (by its index in the file); `order` has producers before consumers.
@@ -35,7 +35,7 @@ pub(super) fn of(functions: &[Function], switches: &[Switch], order: &[FunctionI
                 Source::WorkflowInput(_) => None,
                 Source::Output { function, .. } => Some(&all[function.0 as usize]),
             });
-            // One source is enough for an input of several: it can run under the branches of any of them.
+            // An input with several sources needs only one of them, so the function can run under the branches of any.
             let Some(Some(first)) = producers.next() else { continue };
             let any = producers.try_fold(Rc::clone(first), |any, producer| {
                 let producer = producer?;

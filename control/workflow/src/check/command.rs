@@ -10,7 +10,7 @@ use crate::file::{CommandFile, Text};
 use crate::model::{ArgPiece, Output, Template, TemplatePiece};
 use crate::report::{Report, quoted};
 
-/// Takes the arguments apart, and sets `stdin` and `stdout` of the ports that no argument names.
+/// Splits the arguments into pieces, and sets `stdin` and `stdout` of the ports that no argument names.
 ///
 /// `{params.NAME}` or `${params.NAME}` of a parameter that only the workflow has makes it a parameter of the function, too.
 pub(super) fn check(
@@ -67,7 +67,7 @@ pub(super) fn check(
     arguments
 }
 
-/// A port of a command, as far as it matters for its being a standard stream.
+/// What determines whether a port of a command is a standard stream.
 struct Port {
     name: String,
     span: Span,
@@ -160,8 +160,8 @@ struct Arguments<'a, 'f, 's> {
 }
 
 impl Arguments<'_, '_, '_> {
-    /// The pieces of an argument. Braces that hold no port and no parameter are text, as in `awk '{print $1}'`. `${in.NAME}`
-    /// and the like are the same as `{in.NAME}`: no shell has variables with dots in their names.
+    /// The pieces of an argument. Braces without a port or parameter in them are text, as in `awk '{print $1}'`.
+    /// `${in.NAME}` and the like are the same as `{in.NAME}`: no shell has variables with dots in their names.
     fn read(&mut self, argument: &Text) -> Vec<ArgPiece> {
         let mut pieces = Vec::new();
         let mut literal = String::new();
@@ -309,11 +309,11 @@ enum Kind {
     Input,
     Output,
     Param,
-    /// Almost one of the others, which is named.
+    /// A misspelt name, with the name that was probably meant.
     Misspelled(&'static str),
 }
 
-/// Takes `{in.NAME}` and the like off the front of a text that starts with a brace.
+/// Splits `{in.NAME}` and similar placeholders off a text that starts with a brace.
 fn placeholder(text: &str) -> Option<((Kind, &str), &str)> {
     let inside = text.strip_prefix('{')?;
     let end = inside.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.')))?;

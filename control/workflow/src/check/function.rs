@@ -19,7 +19,7 @@ const DEFAULT_BACKOFF: Duration = Duration::from_millis(100);
 /// The longest pause between retries, if the file does not say.
 const DEFAULT_MAX_BACKOFF: Duration = Duration::from_secs(10);
 
-/// Checks the function with this index in the file; from whom it reads is added to `edges`.
+/// Checks the function with this index in the file and adds its dependencies to `edges`.
 pub(super) fn check(scope: &Scope, index: usize, edges: &mut Vec<Edge>, report: &mut Report) -> Function {
     let id = FunctionId(u32::try_from(index).unwrap_or(u32::MAX));
     let declaration = scope.function(id);
@@ -229,7 +229,7 @@ fn resources(file: &FunctionFile, report: &mut Report) -> Resources {
     Resources { slots: file.and_then(|it| it.cpu.get()).map_or(1, |it| it.0), memory: memory.map(|it| it.value.0) }
 }
 
-/// The outputs that only their file knows to be the standard output.
+/// The outputs that the file marks as standard output.
 pub(super) fn stdout_marks(declaration: &Declaration, outputs: &[Output]) -> Vec<Option<(bool, Span)>> {
     let entries = declaration.file.outputs.get().map_or(&[][..], |outputs| &outputs.0);
     let marks = entries.iter().map(|entry| {

@@ -1,4 +1,4 @@
-//! The inputs of a function: their sources, and what the shape of these allows.
+//! The inputs of a function: their sources, and what the number of their streams allows.
 
 use std::collections::HashSet;
 
@@ -11,12 +11,12 @@ use crate::model::{FunctionId, Gate, Input, Source};
 use crate::report::Report;
 use crate::streams::Streams;
 
-/// An input, and what only its file knows about it.
+/// An input, with what is needed only for checking.
 pub(super) struct Checked {
     pub(super) input: Input,
     /// Where its name stands.
     pub(super) span: Span,
-    /// What the file says about its being the standard input, and where.
+    /// Whether the file marks it as standard input, and where.
     pub(super) stdin: Option<(bool, Span)>,
     /// All its sources could be resolved.
     complete: bool,
@@ -125,7 +125,7 @@ impl Checked {
         Self { input, span, stdin: details.stdin.get().map(|stdin| (stdin.value.0, stdin.span)), complete: true }
     }
 
-    /// Adds a source, and notes that the function `reader` needs its producer.
+    /// Adds a source, and records that the function `reader` depends on its producer.
     fn add(&mut self, source: Source, reader: FunctionId, span: Span, edges: &mut Vec<Edge>) {
         self.input.sources.push(source);
         if let Source::Output { function, .. } = source {

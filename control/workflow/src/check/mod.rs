@@ -1,4 +1,4 @@
-//! From what the file says to a workflow in which nothing can be wrong any more.
+//! Turns the file's contents into a checked workflow.
 
 mod branches;
 mod command;
@@ -25,7 +25,7 @@ pub(crate) fn check(file: &WorkflowFile, report: &mut Report) -> Option<Workflow
     let mut switches = switch::check(&scope, &mut functions, &mut edges, report);
     let order = order::sort(&scope, &edges, report);
     let branches = order.as_ref().map(|order| branches::of(&functions, &switches, order));
-    // A source that could not be resolved would make its reader look unreachable.
+    // Skipped after errors: a source that could not be resolved would make its reader look unreachable.
     if let Some(branches) = branches.as_ref().filter(|_| report.is_empty()) {
         branches::check_reachable(&scope, branches, report);
     }

@@ -1,4 +1,4 @@
-//! The order of functions: producers before consumers, otherwise as in the file; and the cycles that prevent it.
+//! Sorts functions: producers before consumers, otherwise in the order of the file. Reports cycles.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -14,14 +14,14 @@ const MAX_SHOWN_EDGES: usize = 8;
 /// How many functions of a cycle are named.
 const MAX_NAMED: usize = 32;
 
-/// `to` needs what `from` writes.
+/// `to` depends on `from`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Edge {
     pub(super) from: FunctionId,
     pub(super) to: FunctionId,
-    /// Where the file says so.
+    /// Where the file states it.
     pub(super) span: Span,
-    /// `Some`: `from` does not feed `to` but decides through this switch whether it runs.
+    /// `Some`: `from` does not feed `to`, but decides through this switch whether it runs.
     pub(super) switch: Option<usize>,
 }
 

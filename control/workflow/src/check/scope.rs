@@ -1,4 +1,4 @@
-//! What names stand for: the declarations of a file, and how references to them are resolved.
+//! The declarations of a file, and how references to them are resolved.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::streams::Streams;
 /// The declarations of a file. Functions have their index in the file, which is not yet that of the workflow.
 pub(super) struct Scope<'f> {
     pub(super) inputs: Vec<WorkflowInput>,
-    /// `false` if `inputs` could not be read, so that nothing can be said of what is not in it.
+    /// `false` if `inputs` could not be parsed, so that a missing name is not an error.
     pub(super) inputs_known: bool,
     input_names: HashMap<&'f str, u32>,
     /// The working directory of functions that have none of their own.
@@ -32,7 +32,7 @@ pub(super) struct Scope<'f> {
     pub(super) grace: Duration,
 }
 
-/// A function as far as others see it.
+/// A function as seen by others.
 pub(super) struct Declaration<'f> {
     pub(super) id: FunctionId,
     pub(super) name: &'f Name,
@@ -65,7 +65,7 @@ impl Default for Instances {
 pub(super) enum Step {
     Function(FunctionId),
     Switch,
-    /// It could not be read.
+    /// It could not be parsed.
     Broken,
 }
 
@@ -141,7 +141,7 @@ impl<'f> Scope<'f> {
         self.output_names.extend((0..).zip(names).map(|(index, name)| ((id, name), index)));
     }
 
-    /// Reports a workflow parameter that does not exist.
+    /// Reports an unknown workflow parameter.
     pub(super) fn has_param(&self, name: &str, span: Span, report: &mut Report) -> bool {
         let known = self.params.contains_key(name);
         if !known && self.params_known {
@@ -156,7 +156,7 @@ impl<'f> Scope<'f> {
         &self.functions[id.0 as usize]
     }
 
-    /// Of how many streams a source consists: a `foreach` has as many as what it runs over.
+    /// The number of streams of a source: a `foreach` has as many as the source that it runs over.
     pub(super) fn streams(&self, source: Source) -> Streams {
         match source {
             Source::WorkflowInput(input) if self.inputs[input as usize].partitioned => Streams::Files,

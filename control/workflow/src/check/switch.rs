@@ -1,4 +1,4 @@
-//! Switches: what decides, and which functions each value chooses.
+//! Switches: their deciders, and the functions that each value chooses.
 
 use std::collections::HashSet;
 
@@ -42,7 +42,7 @@ pub(super) fn check(
                 edges.push(Edge { from: function, to: id, span, switch: Some(index) });
             }
         }
-        // Without a decider something was reported, and this list is not used.
+        // Without a decider an error has been reported, and this list is not used.
         let on = on.unwrap_or(SwitchOn::Param(String::new()));
         switches.push(Switch { name: name.text.clone(), on, cases, default });
     }
@@ -77,7 +77,7 @@ fn decider(scope: &Scope, reference: &Reference, report: &mut Report) -> Option<
 
 type Targets = (Vec<(String, Vec<FunctionId>)>, Option<Vec<FunctionId>>);
 
-/// The functions of each case and of the default; all of them with their places are added to `chosen`.
+/// The functions of each case and of the default. Adds all of them, with their places, to `chosen`.
 fn targets(scope: &Scope, file: &SwitchFile, chosen: &mut Vec<(FunctionId, Span)>, report: &mut Report) -> Targets {
     let mut resolve = |names: &[Name], report: &mut Report| {
         let mut ids: Vec<FunctionId> = Vec::with_capacity(names.len());

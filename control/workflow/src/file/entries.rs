@@ -12,11 +12,11 @@ use crate::diagnostics::{Diagnostic, Span};
 use crate::report::{Report, quoted};
 use crate::yaml::{Key, Node, Value};
 
-/// What stands under a name that the author of the file chooses.
+/// A value whose name the author of the file chooses.
 pub(crate) trait Declared: FromNode {
-    /// What it is, in the singular.
+    /// The noun for it, in the singular.
     const NOUN: &'static str;
-    /// What a second one of the same name is.
+    /// The hint for a second one of the same name.
     const TWICE: &'static str;
     /// How many there may be in one map or list.
     const LIMIT: usize;
@@ -31,7 +31,7 @@ pub(crate) trait Declared: FromNode {
     }
 }
 
-/// A name and what stands under it.
+/// A name and its value.
 #[derive(Debug)]
 pub(crate) struct Entry<T> {
     pub(crate) name: Name,
@@ -45,7 +45,7 @@ pub(crate) struct Entries<T>(pub(crate) Vec<Entry<T>>);
 
 impl<T: Declared> FromNode for Entries<T> {
     fn read(node: &Node, report: &mut Report) -> Option<Self> {
-        // Keys that occur twice are reported here in the words of what they name, so not by `pairs`.
+        // Duplicate keys are reported here, with the noun for what they name, and not by `pairs`.
         let Value::Map(all) = &node.value else {
             pairs(node, &format!("a map from the name of each {} to what it is", T::NOUN), report)?;
             return None;
@@ -75,7 +75,7 @@ inline_schema!(Entries<T>, |generator| Entries::<T>::schema(generator.subschema_
 pub(crate) trait DeclaredSchema: Declared + JsonSchema {}
 impl<T: Declared + JsonSchema> DeclaredSchema for T {}
 
-/// Names with nothing to say about most of them: a list of names, or a map in which each name may have options.
+/// Names that mostly have no options: a list of names, or a map from names to options.
 #[derive(Debug, Default)]
 pub(crate) struct Ports<T>(pub(crate) Vec<Entry<T>>);
 
@@ -122,7 +122,7 @@ inline_schema!(Ports<T>, |generator| {
     })
 }, T: DeclaredSchema);
 
-/// Names that are tied to sources: a map from names to sources, or a list of sources that pass on their own names.
+/// Names with sources: a map from names to sources, or a list of sources that pass on their own names.
 #[derive(Debug)]
 pub(crate) struct Wires<T> {
     pub(crate) entries: Vec<Entry<T>>,

@@ -1,9 +1,9 @@
-//! The file as it is written: its shape, key by key, before names are resolved.
+//! The file as written: its keys and their types, before names are resolved.
 //!
 //! Each type here is read from the YAML tree ([`FromNode`]) and describes itself as a JSON Schema
-//! (`schemars::JsonSchema`); the documentation of a key is the text that an editor shows for it. Reading goes on after
-//! an error, so that one pass reports all of them: what could not be read is [`Field::Broken`] and is passed over in
-//! silence by the checks that follow.
+//! (`schemars::JsonSchema`); the documentation of a key is the text that an editor shows for it. Parsing continues
+//! after an error, so that one pass reports all of them: a value that could not be parsed is [`Field::Broken`], which
+//! later checks ignore.
 
 mod entries;
 mod record;

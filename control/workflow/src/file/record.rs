@@ -6,7 +6,7 @@ use crate::yaml::{Key, Node, Value};
 
 /// Read from the YAML tree.
 pub(crate) trait FromNode: Sized {
-    /// Reads a value; reports what is wrong with it. `None` means that there is nothing to go on with.
+    /// Parses a value and reports what is wrong with it. `None` if nothing usable is left.
     fn read(node: &Node, report: &mut Report) -> Option<Self>;
 }
 
@@ -16,13 +16,13 @@ impl<T: FromNode> FromNode for Box<T> {
     }
 }
 
-/// The value of a key that may be left out.
+/// The value of an optional key.
 #[derive(Debug, Default)]
 pub(crate) enum Field<T> {
     /// The key is not there.
     #[default]
     Absent,
-    /// The key is there and its value is wrong, which has been reported.
+    /// The key exists, but its value is wrong, which has been reported.
     Broken,
     /// The value.
     Given(T),
@@ -51,7 +51,7 @@ impl<T: FromNode> Field<T> {
     }
 }
 
-/// The pairs of a map, each key once; anything else than a map is reported. `noun` is what the map describes.
+/// The pairs of a map, each key once. Reports anything that is not a map. `noun` is what the map describes.
 pub(crate) fn pairs<'n>(node: &'n Node, noun: &str, report: &mut Report) -> Option<Vec<(&'n Key, &'n Node)>> {
     let Value::Map(all) = &node.value else {
         report.push(
@@ -97,7 +97,7 @@ pub(crate) fn unknown_key(key: &Key, noun: &str, known: &[&'static str], report:
     nearest(&key.text, known.iter().copied())
 }
 
-/// Reports a key that has to be there.
+/// Reports a missing key.
 pub(crate) fn missing_key(node: &Node, noun: &str, key: &str, report: &mut Report) {
     report.push(
         Diagnostic::at(node.span, format!("the key `{key}` is missing"))
@@ -120,7 +120,7 @@ macro_rules! record {
         #[derive(Debug, Default)]
         pub(crate) struct $record {
             $( $(#[doc = $doc])+ pub(crate) $key: $crate::file::Field<$type>, )+
-            /// The keys that were probably meant by keys that do not exist: not to be reported as missing, too.
+            /// The keys that unknown keys were probably meant to be; these are not reported as missing, too.
             pub(crate) misspelled: Vec<&'static str>,
         }
 

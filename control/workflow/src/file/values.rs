@@ -59,7 +59,7 @@ pub(crate) struct Name {
 }
 
 impl Name {
-    /// Checks the syntax of a name and takes it in any case, so that what refers to it is not reported as well.
+    /// Checks the syntax of a name and accepts it in any case, so that references to it are not reported as well.
     pub(super) fn new(text: &str, span: Span, report: &mut Report) -> Self {
         if !is_name(text) {
             let diagnostic = Diagnostic::at(span, format!("{} is not a name", quoted(text)));
@@ -341,7 +341,7 @@ inline_schema!(Size, |_generator| json_schema!({
     "examples": ["512MiB", "2GB"],
 }));
 
-/// A value out of a short list of words.
+/// One of a short list of words.
 pub(super) trait Keyword: Copy + 'static {
     /// What the words are, in the plural.
     const NOUNS: &'static str;
