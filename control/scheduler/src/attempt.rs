@@ -135,6 +135,12 @@ impl RunMachine {
         }
     }
 
+    pub(crate) fn on_started(&mut self, id: InstanceId, attempt: u32) {
+        if let Some(Phase::Running { .. }) = self.living(id, attempt) {
+            self.record(id, |record, now| record.started = Some(now));
+        }
+    }
+
     pub(crate) fn on_ended(&mut self, id: InstanceId, attempt: u32, outcome: Outcome) {
         let Some(instance) = self.instances.get(id.0 as usize).filter(|instance| instance.attempt == attempt) else {
             return;

@@ -96,6 +96,14 @@ pub enum Event {
         /// Its attempt.
         attempt: u32,
     },
+    /// An attempt has started later than its [`crate::Action::Start`], because its node's slots were held by other runs. An
+    /// attempt for which this does not come has started at once.
+    Started {
+        /// The instance.
+        instance: InstanceId,
+        /// Its attempt.
+        attempt: u32,
+    },
     /// The time of the last [`crate::Action::WakeAt`] has come.
     TimerFired,
     /// The user cancels the run.

@@ -12,7 +12,7 @@
 //! certain, and which subscriptions can be closed), `unread` (producers without readers)
 //! and `race` (candidates of a k-of-n choice that fail).
 //!
-//! Time limits are kept by the node on which an attempt runs, which knows first when the attempt waits: [`Stopwatch`].
+//! A node that several runs share grants them its slots with a [`SlotPool`]. Time limits are kept by the node on which an attempt runs, which knows first when the attempt waits: [`Stopwatch`].
 
 mod action;
 mod attach;
@@ -30,6 +30,7 @@ mod plan;
 mod race;
 mod report;
 mod restart;
+mod slot_pool;
 mod slots;
 mod state;
 mod stopwatch;
@@ -43,4 +44,5 @@ pub use machine::{RunMachine, RunState};
 pub use options::{Invocation, Place, PlaceOptions, PlanError, RunOptions};
 pub use part::PartPath;
 pub use report::{AttemptEnd, AttemptRecord, Counts, InstanceKind, InstanceState, InstanceView, OutputStream};
+pub use slot_pool::SlotPool;
 pub use stopwatch::{Overrun, Spent, Stopwatch, TimeLimits, Wait};

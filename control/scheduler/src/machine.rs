@@ -153,6 +153,7 @@ impl RunMachine {
             Event::Ended { instance, attempt, outcome } => self.on_ended(instance, attempt, outcome),
             Event::Parked { instance, attempt } => self.on_parked(instance, attempt, true),
             Event::Resumed { instance, attempt } => self.on_parked(instance, attempt, false),
+            Event::Started { instance, attempt } => self.on_started(instance, attempt),
             Event::TimerFired => {
                 self.announced_timer = None;
                 self.on_timer();

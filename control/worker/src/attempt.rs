@@ -5,7 +5,7 @@ use crate::order::{Limits, Stopped};
 use dflow_launcher::{ExitStatus, LauncherEvent};
 use dflow_ports::{ArgPiece, InputSpec, OutputSpec, OutputStreams, Setup};
 use dflow_protocol::limits::PROTOCOL_VERSION;
-use dflow_protocol::{InstanceId, PortId, SegmentId};
+use dflow_protocol::{InstanceId, PortId, RunId, SegmentId};
 use dflow_scheduler::{Outcome, Overrun, Stopwatch, TimeLimits, Wait};
 use dflow_workflow::{ArgPiece as FileArgPiece, Function, Partition, Program};
 use rustix::process::Signal;
@@ -15,6 +15,7 @@ use std::time::Duration;
 /// An attempt that is alive.
 #[derive(Debug)]
 pub(crate) struct Attempt {
+    pub(crate) run: RunId,
     /// The instance, or `None` for the source of a workflow input.
     pub(crate) instance: Option<InstanceId>,
     pub(crate) number: u32,
@@ -30,6 +31,8 @@ pub(crate) struct Attempt {
     /// The lines that it has printed.
     pub(crate) lines: Lines,
     pub(crate) started: bool,
+    /// It had to wait for its slots.
+    pub(crate) is_queued: bool,
     pub(crate) parked: bool,
     /// The program of a command uses a processor.
     pub(crate) computing: bool,
@@ -50,8 +53,9 @@ pub(crate) struct Attempt {
 }
 
 impl Attempt {
-    pub(crate) fn new(instance: Option<InstanceId>, number: u32, name: String, is_thread: bool) -> Self {
+    pub(crate) fn new(run: RunId, instance: Option<InstanceId>, number: u32, name: String, is_thread: bool) -> Self {
         Self {
+            run,
             instance,
             number,
             name,
@@ -61,6 +65,7 @@ impl Attempt {
             is_command: false,
             lines: Lines::default(),
             started: false,
+            is_queued: false,
             parked: false,
             computing: false,
             held_open: None,

@@ -3,6 +3,7 @@
 use crate::cluster::{ClusterError, ClusterSpec, certificate_warning, find_device, load_identity};
 use crate::input::{InputError, InputStream, Opener, SeenFile};
 use crate::logs::RecordOptions;
+use crate::node::{AdmissionError, start_launcher};
 use crate::options::{NodeOptions, file_size_limit, raise_descriptor_limit};
 use crate::output::{Call, OutputError, OutputTarget, Planned, Target, check_stdout};
 use crate::parts::PartNames;
@@ -10,9 +11,9 @@ use crate::placement;
 use crate::program::{ProgramError, Wanted};
 use crate::surroundings::{MAX_ENVIRONMENT_BYTES, Surroundings};
 use dflow_disk::DiskError;
-use dflow_launcher::{Launcher, LauncherOptions};
+use dflow_launcher::Launcher;
 use dflow_scheduler::{Invocation, PlanError};
-use dflow_store::{Refusal, StoreError};
+use dflow_store::StoreError;
 use dflow_workflow::{FunctionId, Workflow};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -96,9 +97,9 @@ pub enum SetupError {
     /// The store cannot be set up.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The store has no room for the run.
+    /// The node does not take in the run.
     #[error(transparent)]
-    Admission(#[from] Refusal),
+    Admission(#[from] AdmissionError),
     /// The spill directory cannot be used.
     #[error(transparent)]
     Disk(#[from] DiskError),
@@ -226,8 +227,7 @@ pub fn prepare(spec: &RunSpec) -> Result<Prepared, SetupError> {
     }
     // A process is cheaply started while this one is small and has no threads; and functions get the limit of open files
     // as it is now.
-    let options = LauncherOptions { containment: spec.options.containment, ..LauncherOptions::default() };
-    let launcher = Launcher::start(&options)?;
+    let launcher = start_launcher(&spec.options)?;
     let limit = raise_descriptor_limit();
     // Last, because whoever writes to a named pipe goes on as soon as it is open. The other half is for the run itself.
     let mut opener = Opener::new(limit / 2);

@@ -76,7 +76,8 @@ impl Driver<'_> {
     }
 
     fn link_reports(&self) -> Vec<LinkReport> {
-        let own = self.host.links().map(|(place, stats)| {
+        let own = self.host.links();
+        let own = own.iter().map(|(&place, stats)| {
             let why_not_rdma = self.members.as_ref().and_then(|members| members.why_not_rdma(place));
             self.link_report((0, place), stats, stats.path, why_not_rdma)
         });

@@ -160,6 +160,11 @@ pub(crate) enum Notice {
         instance: InstanceId,
         attempt: u32,
     },
+    /// An attempt that had to wait for its slots has started.
+    Started {
+        instance: InstanceId,
+        attempt: u32,
+    },
     Ended {
         instance: InstanceId,
         attempt: u32,
@@ -249,6 +254,7 @@ impl Notice {
             Self::Value { stream, epoch, text } => Event::Value { stream, epoch, text },
             Self::Parked { instance, attempt } => Event::Parked { instance, attempt },
             Self::Resumed { instance, attempt } => Event::Resumed { instance, attempt },
+            Self::Started { instance, attempt } => Event::Started { instance, attempt },
             Self::Failed { reason } => Event::StoreFailed { reason },
         })
     }

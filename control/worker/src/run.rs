@@ -3,16 +3,15 @@
 use crate::cancel::{Cancellation, Request};
 use crate::check::{Checked, Prepared, RunSpec, SetupError};
 use crate::cluster::{Invitation, Members, News};
-use crate::host::Host;
 use crate::input::SeenFile;
 use crate::journal::{Journal, Output, Update};
+use crate::node::{Guest, NodeHandle};
 use crate::nodes::{Nodes, Place};
 use crate::order::{Consequence, Notice, Record};
 use crate::output::{Delivery, Destination, Staging};
 use crate::placement;
 use crate::report::{Progress, RunError, RunReport, Stopping};
 use crate::sink;
-use dflow_launcher::Launcher;
 use dflow_protocol::{InstanceId, RunId, StreamId};
 use dflow_scheduler::{
     Event, InstanceKind, InstanceState, InstanceView, Outcome, PlaceOptions, RunMachine, RunOptions, RunState,
@@ -58,21 +57,25 @@ pub fn run(
     cancellation.listen();
     local.block_on(&runtime, async {
         let id = random_id();
+        let node = NodeHandle::new(&spec.options, launcher)?;
+        tokio::task::spawn_local(node.clone().serve());
         let checked = tokio::select! {
             spooled = sink::spool_where_needed(spec, checked, &mut observe) => spooled?,
             request = cancellation.requested() => return Err(SetupError::Cancelled { reason: request.reason }),
         };
+        let host = node.admit(id, &spec.options.node, &checked.surroundings, |_| {}).await?;
         let members = match &spec.cluster {
             Some(cluster) => {
                 let invitation = Invitation::of(spec, &checked);
+                let note = |note: String| observe(Update::Note(&note));
                 tokio::select! {
-                    joined = Members::join(cluster, &spec.options.node, id, invitation) => Some(joined?),
+                    joined = Members::join(cluster, &spec.options.node, id, invitation, note) => Some(joined?),
                     request = cancellation.requested() => return Err(SetupError::Cancelled { reason: request.reason }),
                 }
             }
             None => None,
         };
-        Driver::new(spec, checked, id, launcher, members)?.drive(cancellation, observe).await
+        Driver::new(spec, checked, id, host, members)?.drive(cancellation, observe).await
     })
 }
 
@@ -100,7 +103,7 @@ pub(crate) struct Driver<'a> {
     pub(crate) destination: Option<Destination>,
     pub(crate) machine: RunMachine,
     /// The part of the run on this node.
-    pub(crate) host: Host,
+    pub(crate) host: Guest,
     /// Where streams are written and read.
     pub(crate) nodes: Nodes,
     /// The other nodes, if there are any.
@@ -130,7 +133,7 @@ impl<'a> Driver<'a> {
         spec: &'a RunSpec,
         mut checked: Checked,
         id: RunId,
-        launcher: Launcher,
+        mut host: Guest,
         mut members: Option<Members>,
     ) -> Result<Self, SetupError> {
         let workflow = Arc::clone(&spec.workflow);
@@ -146,7 +149,6 @@ impl<'a> Driver<'a> {
             params: spec.params.clone(),
             input_parts: checked.input_parts(),
         };
-        let mut host = Host::new(&spec.options, id, launcher, &checked.surroundings)?;
         let mut names = vec![spec.options.node.clone()];
         if let (Some(cluster), Some(members)) = (&spec.cluster, &mut members) {
             names.extend(cluster.nodes.iter().map(|(name, _)| name.clone()));
@@ -209,7 +211,7 @@ impl<'a> Driver<'a> {
             let [alarm, leave] =
                 [self.wake_at, self.leave_at].map(|at| at.map_or(FAR, |at| at.saturating_sub(elapsed)));
             tokio::select! {
-                () = self.host.turn() => {}
+                () = self.host.changed() => {}
                 () = changed(self.members.as_ref()) => {}
                 () = tokio::time::sleep(alarm) => {
                     if self.wake_at.take().is_some() {

@@ -24,6 +24,8 @@ pub struct Usage {
 pub struct RunUsage {
     /// Bytes of memory in use for its streams.
     pub memory: u64,
+    /// The most bytes of memory in use at any time so far.
+    pub peak: u64,
     /// Bytes that no other run can take.
     pub minimum: u64,
     /// The most bytes that it gets.
@@ -100,7 +102,7 @@ impl Store {
     pub fn run_usage(&self, run: RunId) -> Option<RunUsage> {
         let account = self.memory.account(run)?;
         let spilled = self.runs.get(run)?.spilled;
-        Some(RunUsage { memory: account.used, minimum: account.minimum, cap: account.cap, spilled })
+        Some(RunUsage { memory: account.used, peak: account.peak, minimum: account.minimum, cap: account.cap, spilled })
     }
 
     /// The first bytes of a finished stream, at most `most`; `None` if the stream has not finished, or they were freed.

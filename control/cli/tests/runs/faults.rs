@@ -1,6 +1,7 @@
 //! Everything that can go wrong with a run on one machine, through the real `dflow`: each fault has a clear error, no byte
 //! is lost, no output is half visible, and nothing is left behind.
 
+use crate::nodes::is_launcher;
 use crate::support::{Case, SmallDisk, eventually, test_bytes};
 use std::process::Command;
 
@@ -271,13 +272,7 @@ fn the_launcher_is_killed() {
     let mut launcher = None;
     eventually("the functions do not start", || {
         let processes = case.processes();
-        launcher = processes
-            .iter()
-            .find(|(pid, _)| {
-                let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-                String::from_utf8_lossy(&line).contains("__launcher")
-            })
-            .map(|(pid, _)| *pid);
+        launcher = processes.iter().map(|(pid, _)| *pid).find(|pid| is_launcher(*pid));
         processes.iter().filter(|(_, name)| name.starts_with("dflow-probe")).count() == 2 && launcher.is_some()
     });
     Command::new("kill").args(["-9", &launcher.unwrap().to_string()]).status().unwrap();

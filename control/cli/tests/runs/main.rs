@@ -18,6 +18,7 @@ mod peers;
 mod rdma;
 mod refusals;
 mod shapes;
+mod shared;
 mod signals;
 mod support;
 mod surroundings;

@@ -260,10 +260,12 @@ impl Cluster {
         marked(&self.mark).iter().filter(|(_, name)| name.starts_with("dflow-probe")).count()
     }
 
-    /// The workers are as they were before the first run: no process, no shared memory, no connection more.
+    /// The workers are as they were before the first run: no process, no shared memory beyond warm windows, no connection
+    /// more.
     #[track_caller]
     pub fn assert_idle(&self) {
-        eventually("processes are left on the workers", || marked(&self.mark).len() == self.workers.len());
+        // Each has its launcher.
+        eventually("processes are left on the workers", || marked(&self.mark).len() == 2 * self.workers.len());
         for worker in &self.workers {
             eventually(&format!("{} has not let go of a run", worker.name), || worker.open() <= worker.idle);
         }
@@ -277,14 +279,20 @@ impl Worker {
 
     /// The processes of functions on it.
     pub fn functions(&self) -> Vec<i32> {
-        let parent = |pid: i32| -> Option<i32> {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-            stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
-        };
         let own = i32::try_from(self.child.id()).unwrap();
         let is_below = |pid: i32| std::iter::successors(Some(pid), |pid| parent(*pid)).any(|above| above == own);
         let probes = marked(&self.mark).into_iter().filter(|(_, name)| name.starts_with("dflow-probe"));
         probes.map(|(pid, _)| pid).filter(|pid| is_below(*pid)).collect()
+    }
+
+    /// Its launcher.
+    pub fn launcher(&self) -> i32 {
+        let of_worker = marked(&self.mark).into_iter().map(|(pid, _)| pid).filter(|pid| self.is_parent_of(*pid));
+        of_worker.into_iter().find(|pid| is_launcher(*pid)).expect("each worker has a launcher")
+    }
+
+    fn is_parent_of(&self, pid: i32) -> bool {
+        parent(pid) == i32::try_from(self.child.id()).ok()
     }
 
     /// The length of what it has spilled, as far as it is needed.
@@ -299,7 +307,10 @@ impl Worker {
     }
 
     fn open(&self) -> usize {
-        self.descriptors(|target| is_memory(target) || target.to_string_lossy().starts_with("socket:")).count()
+        let is_warm = |target: &Path| target.to_string_lossy().starts_with("/memfd:dflow-window");
+        let counts =
+            |target: &Path| is_memory(target) && !is_warm(target) || target.to_string_lossy().starts_with("socket:");
+        self.descriptors(counts).count()
     }
 
     fn descriptors(&self, wanted: impl Fn(&Path) -> bool) -> impl Iterator<Item = PathBuf> {
@@ -307,6 +318,17 @@ impl Worker {
         let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
         paths.filter(move |path| std::fs::read_link(path).is_ok_and(|target| wanted(&target)))
     }
+}
+
+/// Whether a process is a launcher.
+pub fn is_launcher(pid: i32) -> bool {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&line).contains("__launcher")
+}
+
+fn parent(pid: i32) -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// Sends a signal to a process.

@@ -182,11 +182,11 @@ fn a_program_that_is_no_function_and_does_not_end() {
 
 #[test]
 fn a_process_that_holds_the_output_of_a_program_that_has_ended_is_named_and_holds_no_slot() {
-    // `b` can only start in the slot of `a`, and `a` only end after `b`.
+    // `b` can only start after `a`, in its slot, and `a` only end after `b` has started.
     let case = here(Case::new(
         "a: { command: [sh, -c, 'sh -c \"read line < GATE\" & echo done'], timeout: 1s }
-         b: { command: [sh, -c, 'echo > HERE/mark; echo b'] }",
-        "{ a: a.out, b: b.out }",
+         b: { command: [sh, -c, 'echo > HERE/mark; cat'], inputs: [a.out] }",
+        "{ b: b.out }",
     ));
     let mut gate = case.gate();
     let run = case.spawn(&["--slots", "1"]);
@@ -194,7 +194,7 @@ fn a_process_that_holds_the_output_of_a_program_that_has_ended_is_named_and_hold
     gate.open();
     let ran = case.finish(run.wait());
     ran.succeeded();
-    assert_eq!(case.output("a"), b"done\n");
+    assert_eq!(case.output("b"), b"done\n");
     let held = ran.attempts("a")[0]["held_open_by"].as_str().unwrap();
     assert!(held.starts_with("process ") && held.ends_with(" (sh)"), "{held}");
     assert!(ran.stderr.contains(&format!("`a` has ended; {held} holds its output")), "{}", ran.stderr);

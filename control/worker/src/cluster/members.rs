@@ -7,7 +7,7 @@ use super::probe::Problem;
 use super::route::Route;
 use super::{ClusterError, ClusterSpec, Wakeup, certificate};
 use crate::check::{Checked, RunSpec};
-use crate::host::Host;
+use crate::node::Guest;
 use crate::nodes::Place;
 use crate::options::NodeOptions;
 use crate::order::{Notice, Order};
@@ -47,7 +47,10 @@ struct Member {
     route: Option<Route>,
     /// Orders that wait for room on the connection.
     backlog: Backlog,
+    /// Its slots, once it has joined.
     slots: u32,
+    /// It has no room for the run yet.
+    queued: bool,
     lost: bool,
     /// Its links to the nodes after it in the list, known once the run is over.
     routes: Option<Vec<LinkSummary>>,
@@ -106,6 +109,7 @@ impl Members {
         own_name: &str,
         run: RunId,
         invitation: Invitation,
+        mut note: impl FnMut(String),
     ) -> Result<Self, ClusterError> {
         let identity = certificate::load(&spec.identity)?;
         let is_v6 = spec.nodes.iter().any(|(_, address)| address.is_ipv6());
@@ -141,18 +145,18 @@ impl Members {
                 route: None,
                 backlog: Backlog::default(),
                 slots: 0,
+                queued: false,
                 lost: false,
                 routes: None,
             });
         }
         let mut joined = Self { members, wakeup, _node: node };
-        joined.wait_for_answers().await?;
+        joined.wait_for_answers(&mut note).await?;
         Ok(joined)
     }
 
-    async fn wait_for_answers(&mut self) -> Result<(), ClusterError> {
-        let late = tokio::time::sleep(PATIENCE);
-        tokio::pin!(late);
+    async fn wait_for_answers(&mut self, note: &mut impl FnMut(String)) -> Result<(), ClusterError> {
+        let late = Instant::now() + PATIENCE;
         let mut waiting = true;
         while waiting {
             waiting = false;
@@ -165,7 +169,11 @@ impl Members {
                     refused(broken(what))
                 };
                 match ManagementMessage::receive(connection).map_err(|what| violated(&what))? {
-                    Some(ManagementMessage::Joined { slots }) => member.slots = slots,
+                    Some(ManagementMessage::Joined { slots }) => member.slots = slots.max(1),
+                    Some(ManagementMessage::Queued { reason }) => {
+                        note(format!("waiting for node {}: {reason}", member.name));
+                        member.queued = true;
+                    }
                     Some(ManagementMessage::Refused { reason }) => return Err(refused(reason)),
                     Some(_) => return Err(violated("it sent an unexpected answer")),
                     None => match connection.closed() {
@@ -176,10 +184,11 @@ impl Members {
                 waiting |= member.slots == 0;
             }
             if waiting {
+                // A node that has no room for the run yet has said so, and is waited for.
+                let silent = self.members.iter().find(|member| member.slots == 0 && !member.queued);
                 tokio::select! {
                     () = self.wakeup.woken() => {}
-                    () = &mut late => {
-                        let silent = self.members.iter().find(|member| member.slots == 0);
+                    () = tokio::time::sleep_until(late.into()), if silent.is_some() => {
                         let node = silent.map(|member| member.name.clone()).unwrap_or_default();
                         return Err(ClusterError::Refused { node, reason: format!("no answer within {PATIENCE:?}") });
                     }
@@ -198,7 +207,7 @@ impl Members {
     ///
     /// # Errors
     /// If a connection has been lost already.
-    pub(crate) fn connect_carrier(&mut self, host: &Host, options: &NodeOptions) -> Result<(), ClusterError> {
+    pub(crate) fn connect_carrier(&mut self, host: &Guest, options: &NodeOptions) -> Result<(), ClusterError> {
         for (place, member) in (1..).zip(&mut self.members) {
             if let Some(connection) = member.connection.take() {
                 let route = Route::begin(connection, place, true, options, FIRST_PATH, host);
@@ -210,7 +219,7 @@ impl Members {
     }
 
     /// Replaces lost paths, and offers RDMA when it is due.
-    pub(crate) fn tend(&mut self, host: &mut Host) {
+    pub(crate) fn tend(&mut self, host: &mut Guest) {
         for (place, number, event) in host.take_lost_paths() {
             if let Some(route) = self.members.get_mut(place as usize - 1).and_then(|member| member.route.as_mut()) {
                 route.lost(host, number, &event);
@@ -270,7 +279,7 @@ impl Members {
     }
 
     /// The news since the last call.
-    pub(crate) fn take_news(&mut self, host: &Host) -> Vec<News> {
+    pub(crate) fn take_news(&mut self, host: &Guest) -> Vec<News> {
         let mut news = Vec::new();
         for member in &mut self.members {
             let Some(route) = &mut member.route else { continue };

@@ -25,6 +25,10 @@ pub(super) enum ManagementMessage {
     Joined {
         slots: u32,
     },
+    /// Before the answer to a join: the node has no room for the run yet.
+    Queued {
+        reason: String,
+    },
     /// The answer to a join: the node cannot take part.
     Refused {
         reason: String,
@@ -237,6 +241,7 @@ mod tests {
             }),
             1 => ManagementMessage::Connect { run: 7, place: random.number() as u32, incarnation: random.number() },
             2 => ManagementMessage::Joined { slots: random.number() as u32 },
+            3 if random.flag() => ManagementMessage::Queued { reason: random.text(30) },
             3 => ManagementMessage::Refused { reason: random.text(30) },
             4 => ManagementMessage::Order(Box::new(order(random))),
             5 => ManagementMessage::Path(Signal::Offer {

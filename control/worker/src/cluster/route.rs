@@ -1,7 +1,7 @@
 //! The route to one other node: its connection, and the path on it that is in use.
 
 use super::message::ManagementMessage;
-use crate::host::Host;
+use crate::node::Guest;
 use crate::nodes::Place;
 use crate::options::NodeOptions;
 use dflow_carrier::{Carrier, Command, NodeId};
@@ -30,15 +30,17 @@ impl Route {
         leads: bool,
         options: &NodeOptions,
         number: u64,
-        host: &Host,
+        host: &Guest,
     ) -> Result<Self, (Connection, String)> {
-        let Some(carrier) = host.carrier() else { return Err((connection, "this node carries no streams".to_owned())) };
-        match Negotiator::begin(&connection, leads, &options.paths(), number, carrier.waker()) {
-            Ok((negotiator, path)) => {
-                carrier.tell(Command::Connect(NodeId(place), path, number));
-                Ok(Self { place, connection, negotiator, failovers: Failovers::default() })
-            }
-            Err(error) => Err((connection, error.to_string())),
+        let begun = host.with_carrier(|carrier| {
+            let (negotiator, path) = Negotiator::begin(&connection, leads, &options.paths(), number, carrier.waker())
+                .map_err(|error| error.to_string())?;
+            carrier.tell(Command::Connect(NodeId(place), path, number));
+            Ok(negotiator)
+        });
+        match begun.unwrap_or_else(|| Err("this node carries no streams".to_owned())) {
+            Ok(negotiator) => Ok(Self { place, connection, negotiator, failovers: Failovers::default() }),
+            Err(reason) => Err((connection, reason)),
         }
     }
 
@@ -63,33 +65,36 @@ impl Route {
     }
 
     /// The other end has sent a signal about the path.
-    pub(super) fn heard(&mut self, host: &Host, signal: Signal) {
-        let Some(carrier) = host.carrier() else { return };
-        let effects = self.negotiator.receive(&self.connection, &carrier.waker(), signal);
-        self.perform(carrier, effects);
+    pub(super) fn heard(&mut self, host: &Guest, signal: Signal) {
+        host.with_carrier(|carrier| {
+            let effects = self.negotiator.receive(&self.connection, &carrier.waker(), signal);
+            self.perform(carrier, effects);
+        });
     }
 
     /// The path of this number is lost. A peer that breaks the protocol loses its connection as well; see
     /// [`Connection::violation`] before it is dialed again.
-    pub(super) fn lost(&mut self, host: &Host, number: u64, event: &LinkEvent) {
+    pub(super) fn lost(&mut self, host: &Guest, number: u64, event: &LinkEvent) {
         match event {
             LinkEvent::Violated(what) => self.connection.violated(what),
             LinkEvent::PathLost(error) if self.connection.closed().is_none() => {
                 tracing::info!(node = self.connection.peer(), number, %error, "a path is lost");
-                let Some(carrier) = host.carrier() else { return };
-                let effects = self.negotiator.lost(&self.connection, &carrier.waker(), number, error);
-                self.perform(carrier, effects);
+                host.with_carrier(|carrier| {
+                    let effects = self.negotiator.lost(&self.connection, &carrier.waker(), number, error);
+                    self.perform(carrier, effects);
+                });
             }
             LinkEvent::PathLost(_) => {}
         }
     }
 
     /// To be called now and then: makes the offers that are due.
-    pub(super) fn tick(&mut self, host: &Host) {
+    pub(super) fn tick(&mut self, host: &Guest) {
         self.failovers.heard(host.heard_on(self.place));
-        let Some(carrier) = host.carrier() else { return };
-        let effects = self.negotiator.tick(&self.connection, &carrier.waker());
-        self.perform(carrier, effects);
+        host.with_carrier(|carrier| {
+            let effects = self.negotiator.tick(&self.connection, &carrier.waker());
+            self.perform(carrier, effects);
+        });
     }
 
     fn perform(&mut self, carrier: &Carrier, effects: Vec<Effect>) {

@@ -8,6 +8,7 @@ use super::{ClusterError, MAX_SILENCE, MIN_SILENCE, Wakeup, certificate};
 use crate::cancel::{Cancellation, Request};
 use crate::check::SetupError;
 use crate::metrics::{self, Ledger, Scrapes};
+use crate::node::{NodeHandle, start_launcher};
 use crate::options::{NodeOptions, raise_descriptor_limit};
 use dflow_transport::{Connection, Node, NodeSettings};
 use std::cell::{Cell, RefCell};
@@ -37,7 +38,7 @@ pub struct ServeOptions {
     pub silence: Option<Duration>,
     /// Where it serves metrics over HTTP (TCP), if it does.
     pub metrics: Option<SocketAddr>,
-    /// What it may use, for each run.
+    /// What it may use, for all runs together.
     pub node: NodeOptions,
 }
 
@@ -72,7 +73,11 @@ pub fn serve(
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("start the event loop"))?;
     let local = tokio::task::LocalSet::new();
+    // Before anything else, while this process is small and has no threads.
+    let launcher = start_launcher(&options.node)?;
     local.block_on(&runtime, async {
+        let resources = NodeHandle::new(&options.node, launcher)?;
+        spawn_local(resources.clone().serve());
         let identity = certificate::load(&options.identity)?;
         find_device(&options.node.rdma)?;
         // Each end has a limit, and the shorter one applies.
@@ -93,6 +98,7 @@ pub fn serve(
         });
         let place = Rc::new(Serving {
             node,
+            resources,
             silence,
             certificate_until: identity.validity().until,
             options: NodeOptions { node: identity.name().to_owned(), ..options.node.clone() },
@@ -136,6 +142,8 @@ pub fn serve(
 /// What all sessions of a node share.
 pub(super) struct Serving {
     pub(super) node: Node,
+    /// Its store, launcher and slots.
+    pub(super) resources: NodeHandle,
     /// The longest silence limit that it accepts.
     pub(super) silence: Duration,
     certificate_until: SystemTime,
@@ -164,7 +172,13 @@ impl Serving {
     fn metrics(&self) -> String {
         let counters = self.node.counters();
         let (name, slots) = (self.options.node.as_str(), self.options.slots.max(1));
-        self.ledger.borrow().render(&metrics::Node { name, slots, counters, certificate_until: self.certificate_until })
+        self.ledger.borrow().render(&metrics::Node {
+            name,
+            slots,
+            memory: self.resources.memory(),
+            counters,
+            certificate_until: self.certificate_until,
+        })
     }
 
     /// The queue of connections for the session of a run; `None` if there is a session already.

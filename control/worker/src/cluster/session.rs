@@ -7,12 +7,11 @@ use super::message::{Join, LinkSummary, ManagementMessage, broken};
 use super::route::Route;
 use super::serve::{Serving, refuse};
 use super::{MIN_SILENCE, Wakeup};
-use crate::host::Host;
 use crate::logs::relay::{Chunk, Relay};
 use crate::metrics::{PeerCounts, PeerSample, RunSample};
+use crate::node::Guest;
 use crate::nodes::Place;
 use crate::order::Notice;
-use dflow_launcher::{Launcher, LauncherOptions};
 use dflow_protocol::{InstanceId, RunId};
 use dflow_transport::Connection;
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,7 +37,7 @@ pub(super) struct PeerConnection {
 pub(super) struct Session {
     serving: Rc<Serving>,
     join: Join,
-    host: Host,
+    host: Guest,
     wakeup: Arc<Wakeup>,
     /// The routes to the other nodes of the run. The one to the driver, place 0, always exists.
     routes: BTreeMap<Place, Route>,
@@ -67,7 +66,7 @@ impl Session {
         mut peer_connections: UnboundedReceiver<PeerConnection>,
     ) {
         let (dialed, mut dials) = unbounded_channel();
-        let host = match Self::host(&serving, &join) {
+        let host = match Self::host(&serving, &driver, &wakeup, &join).await {
             Ok(host) => host,
             Err(reason) => {
                 tracing::warn!(reason, "the node cannot take part in a run");
@@ -101,11 +100,14 @@ impl Session {
         let run = session.join.run;
         session.serving.ledger.borrow_mut().begun();
         session.observe();
+        let mut tick = tokio::time::interval(OBSERVE_INTERVAL);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut stopping = session.serving.stopping.clone();
         loop {
             session.report();
             tokio::select! {
-                () = session.host.turn() => {}
+                () = session.host.changed() => {}
+                _ = tick.tick() => {}
                 () = wakeup.woken() => {}
                 Some(peer_connection) = peer_connections.recv() => session.add_peer(peer_connection),
                 Some(peer_connection) = dials.recv() => session.add_peer(peer_connection),
@@ -141,7 +143,8 @@ impl Session {
     }
 
     fn sample(&self) -> RunSample {
-        let peers = self.host.links().filter_map(|(place, link)| {
+        let links = self.host.links();
+        let peers = links.iter().filter_map(|(&place, link)| {
             let route = self.routes.get(&place);
             let failovers = self.failovers.get(&place).copied().unwrap_or(0) + route.map_or(0, Route::failovers);
             let sample = PeerSample {
@@ -153,19 +156,26 @@ impl Session {
             };
             Some((self.join.nodes.get(place as usize)?.0.clone(), sample))
         });
-        RunSample {
-            attempts: self.host.attempts(),
-            memory: self.host.memory(),
-            written: self.host.written(),
-            peers: peers.collect(),
-        }
+        RunSample { attempts: self.host.attempts(), written: self.host.written(), peers: peers.collect() }
     }
 
-    fn host(serving: &Serving, join: &Join) -> Result<Host, String> {
-        let options = LauncherOptions { containment: serving.options.containment, ..LauncherOptions::default() };
-        let launcher = Launcher::start(&options).map_err(|error| error.to_string())?;
-        let mut host = Host::new(&serving.options, RunId(join.run), launcher, &join.surroundings)
-            .map_err(|error| error.to_string())?;
+    async fn host(serving: &Serving, driver: &Connection, wakeup: &Wakeup, join: &Join) -> Result<Guest, String> {
+        let queued = |runs| {
+            tracing::info!(runs, "a run waits for memory");
+            let reason = format!("all memory for streams is promised to {runs} other runs");
+            // A driver that cannot be told is gone, which is found out below.
+            let _ = ManagementMessage::Queued { reason }.send(driver);
+        };
+        let admitted = serving.resources.admit(RunId(join.run), driver.peer(), &join.surroundings, queued);
+        let driver_left = async {
+            while driver.closed().is_none() {
+                wakeup.woken().await;
+            }
+        };
+        let mut host = tokio::select! {
+            admitted = admitted => admitted.map_err(|error| error.to_string())?,
+            () = driver_left => return Err("its driver is gone".to_owned()),
+        };
         for (function, wanted) in &join.programs {
             host.find_program(wanted)
                 .map_err(|error| format!("the function '{function}' cannot run there: {error}"))?;
@@ -230,7 +240,8 @@ impl Session {
 
     /// Fails the run if a required peer stays unreachable for the silence limit.
     fn check_unreachable(&mut self) {
-        let awaited = self.host.links().filter(|(_, link)| link.streams_in > 0).map(|(place, _)| place);
+        let links = self.host.links();
+        let awaited = links.iter().filter(|(_, link)| link.streams_in > 0).map(|(&place, _)| place);
         let is_there = |place| self.routes.get(&place).is_some_and(Route::has_settled);
         let awaited: Vec<Place> = awaited.filter(|&place| !is_there(place)).collect();
         let limit = silence(&self.serving, &self.join).max(MIN_CONNECT_TIME);
@@ -347,10 +358,11 @@ impl Session {
 
     /// Reports the links to the later nodes to the driver: each pair of nodes is reported once, and the driver knows its own.
     fn sum_up(&mut self) {
-        let behind = self.host.links().filter(|(place, link)| *place > self.join.place && link.paths > 0);
+        let links = self.host.links();
+        let behind = links.into_iter().filter(|(place, link)| *place > self.join.place && link.paths > 0);
         let routes = behind.map(|(place, link)| LinkSummary {
             place,
-            stats: *link,
+            stats: link,
             why_not_rdma: self.routes.get(&place).and_then(Route::why_not_rdma),
         });
         self.say(ManagementMessage::Summed(routes.collect()));

@@ -9,7 +9,7 @@ mod text;
 
 pub(crate) use http::Scrapes;
 
-use crate::host::{AttemptCounts, Ended};
+use crate::node::{AttemptCounts, Ended};
 use crate::report::MemoryReport;
 use dflow_transport::{Cause, LinkBytes, NodeCounters, PathKind};
 use std::collections::BTreeMap;
@@ -28,7 +28,6 @@ const KINDS: [(PathKind, &str); 2] = [(PathKind::Rdma, "rdma"), (PathKind::Quic,
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RunSample {
     pub(crate) attempts: AttemptCounts,
-    pub(crate) memory: MemoryReport,
     /// Bytes that functions have written.
     pub(crate) written: u64,
     /// The links to the other nodes of the run.
@@ -68,7 +67,6 @@ pub(crate) struct Ledger {
 #[derive(Clone, Debug, Default)]
 struct Counts {
     ended: Ended,
-    spilled: u64,
     written: u64,
     peers: BTreeMap<String, PeerCounts>,
 }
@@ -77,6 +75,8 @@ struct Counts {
 pub(crate) struct Node<'a> {
     pub(crate) name: &'a str,
     pub(crate) slots: u32,
+    /// The memory for streams.
+    pub(crate) memory: MemoryReport,
     pub(crate) counters: NodeCounters,
     /// When its certificate expires.
     pub(crate) certificate_until: SystemTime,
@@ -120,7 +120,7 @@ impl Ledger {
     fn render_runs(&self, text: &mut Text, node: &Node<'_>, counts: &Counts) {
         text.gauge("dflow_runs", "Runs that the node currently takes part in.").sample(&[], self.runs.len());
         text.counter("dflow_runs_total", "Runs that the node has taken part in.").sample(&[], self.runs_begun);
-        text.gauge("dflow_slots", "Slots of the node, per run.").sample(&[], node.slots);
+        text.gauge("dflow_slots", "Slots of the node.").sample(&[], node.slots);
         let used = self.sum(|run| run.attempts.slots);
         text.gauge("dflow_slots_used", "Slots held by computing instances, over all runs.").sample(&[], used);
         text.gauge("dflow_instances", "Instances of functions on the node, by state.")
@@ -133,12 +133,11 @@ impl Ledger {
             .sample(&[("outcome", "failed")], counts.ended.failed);
         text.counter("dflow_written_bytes_total", "Bytes that functions have written to streams.")
             .sample(&[], counts.written);
-        text.gauge("dflow_memory_budget_bytes", "Memory budget of streams, summed over all current runs.")
-            .sample(&[], self.sum(|run| run.memory.budget_bytes));
-        text.gauge("dflow_memory_used_bytes", "Memory used by streams.")
-            .sample(&[], self.sum(|run| run.memory.used_bytes));
+        text.gauge("dflow_memory_budget_bytes", "Memory budget of streams, for all runs together.")
+            .sample(&[], node.memory.budget_bytes);
+        text.gauge("dflow_memory_used_bytes", "Memory used by streams.").sample(&[], node.memory.used_bytes);
         text.counter("dflow_spilled_bytes_total", "Bytes written to disk because memory was short.")
-            .sample(&[], counts.spilled);
+            .sample(&[], node.memory.spilled_bytes);
     }
 
     fn render_peers(&self, text: &mut Text, counts: &Counts) {
@@ -210,7 +209,6 @@ impl Counts {
         self.ended.succeeded += succeeded;
         self.ended.unread += unread;
         self.ended.failed += failed;
-        self.spilled = self.spilled.saturating_add(run.memory.spilled_bytes);
         self.written = self.written.saturating_add(run.written);
         for (name, peer) in &run.peers {
             let is_told_apart = self.peers.contains_key(name) || self.peers.len() < MAX_PEERS;
@@ -238,14 +236,19 @@ mod tests {
         bytes[PathKind::Rdma as usize] = LinkBytes { sent, received: 1 };
         let counts = PeerCounts { bytes, failovers: 1, violations: 0 };
         let peer = PeerSample { path: Some(path), why_not_rdma: None, streams_in: 2, streams_out: 3, counts };
-        let memory = MemoryReport { budget_bytes: 100, used_bytes: 10, peak_bytes: 20, spilled_bytes: 5 };
         let attempts = AttemptCounts { running: 1, slots: 2, ..AttemptCounts::default() };
-        RunSample { attempts, memory, written: 1000, peers: BTreeMap::from([("b".to_owned(), peer)]) }
+        RunSample { attempts, written: 1000, peers: BTreeMap::from([("b".to_owned(), peer)]) }
     }
 
     fn value(ledger: &Ledger, series: &str) -> Option<u64> {
         let certificate_until = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
-        let text = ledger.render(&Node { name: "a", slots: 4, counters: NodeCounters::default(), certificate_until });
+        let text = ledger.render(&Node {
+            name: "a",
+            slots: 4,
+            memory: MemoryReport { budget_bytes: 100, used_bytes: 10, peak_bytes: 20, spilled_bytes: 5 },
+            counters: NodeCounters::default(),
+            certificate_until,
+        });
         text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
     }
 
@@ -271,8 +274,8 @@ mod tests {
         assert_eq!(value(&ledger, sent), Some(101));
         assert_eq!(value(&ledger, "dflow_peer_failovers_total{peer=\"b\"}"), Some(2));
         assert_eq!(value(&ledger, "dflow_peer_paths{peer=\"b\",path=\"rdma\"}"), None);
-        assert_eq!(value(&ledger, "dflow_memory_used_bytes"), Some(0));
-        assert_eq!(value(&ledger, "dflow_spilled_bytes_total"), Some(10));
+        assert_eq!(value(&ledger, "dflow_memory_used_bytes"), Some(10));
+        assert_eq!(value(&ledger, "dflow_spilled_bytes_total"), Some(5));
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub(crate) struct Account {
     pub(crate) cap: u64,
     /// Bytes that it uses.
     pub(crate) used: u64,
+    /// The most that it has used at once.
+    pub(crate) peak: u64,
 }
 
 impl Account {
@@ -137,7 +139,7 @@ impl Memory {
     /// Opens the account of a run. The caller has checked that its minimum is [unpromised](Self::unpromised).
     pub(crate) fn open(&mut self, run: RunId, tenant: TenantId, minimum: u64, cap: u64) {
         self.opened += 1;
-        self.accounts.insert(run, Account { number: self.opened, tenant, minimum, cap, used: 0 });
+        self.accounts.insert(run, Account { number: self.opened, tenant, minimum, cap, used: 0, peak: 0 });
         self.committed += minimum;
         self.tenants.entry(tenant).or_default().runs += 1;
     }
@@ -245,6 +247,7 @@ impl Memory {
         let Some(account) = self.accounts.get_mut(&run) else { return };
         self.committed -= account.committed();
         account.used += bytes;
+        account.peak = account.peak.max(account.used);
         self.committed += account.committed();
         self.busy += bytes;
         while self.busy + self.idle.bytes() > self.limit && self.idle.drop_one() {}

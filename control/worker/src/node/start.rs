@@ -1,6 +1,6 @@
 //! Starts attempts: a channel, streams, and a process or a thread.
 
-use super::Host;
+use super::{Node, now};
 use crate::attempt::{Attempt, thread_setup};
 use crate::connection::Connection;
 use crate::order::Preparation;
@@ -8,7 +8,7 @@ use crate::program::Wanted;
 use crate::{sink, surroundings};
 use dflow_launcher::SpawnRequest;
 use dflow_ports::Session;
-use dflow_protocol::{InstanceId, StreamId};
+use dflow_protocol::{InstanceId, RunId, StreamId};
 use dflow_shm::channel;
 use dflow_store::ProcessId;
 use std::os::fd::OwnedFd;
@@ -19,7 +19,7 @@ use std::time::Duration;
 /// The descriptor number of an attempt's channel.
 const CHANNEL: i32 = 3;
 
-impl Host {
+impl Node {
     pub(super) fn new_process(&mut self) -> ProcessId {
         self.next_process += 1;
         ProcessId(self.next_process)
@@ -29,8 +29,9 @@ impl Host {
     ///
     /// # Errors
     /// Why it cannot be started.
-    pub(crate) fn begin_thread(
+    pub(super) fn begin_thread(
         &mut self,
+        run: RunId,
         instance: Option<InstanceId>,
         attempt: u32,
         name: &str,
@@ -38,9 +39,9 @@ impl Host {
         work: impl FnOnce(&Arc<Session>) -> Result<(), sink::SinkError> + Send + 'static,
     ) -> Result<(), String> {
         let process = self.new_process();
-        let setup = thread_setup(&self.id.to_string(), name, attempt, instance.is_some());
-        let theirs = self.connect(process, instance, attempt, name, true)?;
-        self.store.begin(self.id, process, setup, outputs).map_err(|error| error.to_string())?;
+        let setup = thread_setup(&run.to_string(), name, attempt, instance.is_some());
+        let theirs = self.connect(run, process, instance, attempt, name, true)?;
+        self.store.begin(run, process, setup, outputs).map_err(|error| error.to_string())?;
         let ends = self.thread_ends.clone();
         let ended = move |result| {
             // The receiver is gone once the run is over; that is fine.
@@ -52,6 +53,7 @@ impl Host {
     /// Creates a channel and registers the attempt; returns the attempt's end.
     pub(super) fn connect(
         &mut self,
+        run: RunId,
         process: ProcessId,
         instance: Option<InstanceId>,
         attempt: u32,
@@ -66,15 +68,18 @@ impl Host {
         let (ours, theirs) = channel::pair().map_err(|error| describe(&error))?;
         let connection = Connection::open(process, ours, self.arrivals.clone()).map_err(|error| describe(&error))?;
         self.connections.insert(process, connection);
-        self.attempts.insert(process, Attempt::new(instance, attempt, name.to_owned(), is_thread));
-        if let Some(instance) = instance {
-            self.processes.insert((instance, attempt), process);
+        self.attempts.insert(process, Attempt::new(run, instance, attempt, name.to_owned(), is_thread));
+        if let Some(guest) = self.guests.get_mut(&run) {
+            guest.attempts.insert(process);
+            if let Some(instance) = instance {
+                guest.processes.insert((instance, attempt), process);
+            }
         }
         Ok(theirs)
     }
 
     /// Prepares the program of an attempt: its channel, streams and process.
-    pub(super) fn prepare(&mut self, preparation: Preparation) -> Result<(), String> {
+    pub(super) fn prepare(&mut self, run: RunId, preparation: Preparation) -> Result<(), String> {
         let Preparation {
             instance,
             attempt,
@@ -91,9 +96,9 @@ impl Host {
         } = preparation;
         let grace = Duration::from_nanos(limits.grace);
         // A spinning command adapter would only take the core from its program.
-        setup.spin_nanos = if is_command { 0 } else { crate::run::nanos(self.spin) };
-        let (process, now) = (self.new_process(), self.elapsed());
-        let theirs = self.connect(process, Some(instance), attempt, &setup.instance.clone(), false)?;
+        setup.spin_nanos = if is_command { 0 } else { crate::run::nanos(self.options.spin) };
+        let (process, now) = (self.new_process(), now());
+        let theirs = self.connect(run, process, Some(instance), attempt, &setup.instance.clone(), false)?;
         if let Some(attempt) = self.attempts.get_mut(&process) {
             attempt.slots = slots;
             attempt.is_command = is_command;
@@ -104,8 +109,8 @@ impl Host {
             attempt.limit(now, limits, sources);
         }
         let result =
-            self.store.begin(self.id, process, setup, &outputs).map_err(|error| error.to_string()).and_then(|()| {
-                let file = self.find_program(&program)?;
+            self.store.begin(run, process, setup, &outputs).map_err(|error| error.to_string()).and_then(|()| {
+                let file = self.find_program(run, &program)?;
                 let mut request = if is_command {
                     let itself =
                         std::env::current_exe().map_err(|error| format!("cannot find dflow itself: {error}"))?;
@@ -115,33 +120,35 @@ impl Host {
                 } else {
                     SpawnRequest::new(file)
                 };
-                request.env = surroundings::of_attempt(&self.environment, &env, program.dir()).into_iter().collect();
+                let environment = &self.guests.get(&run).ok_or("its run is over")?.environment;
+                request.env = surroundings::of_attempt(environment, &env, program.dir()).into_iter().collect();
                 request.cwd = Some(program.dir().to_owned());
                 request.env.push(("DFLOW_SOCKET".into(), CHANNEL.to_string().into()));
                 request.memory_limit = memory_limit;
                 request.oom_score_adj = crate::options::oom_score_of_functions();
                 request.fds = vec![(theirs, CHANNEL)];
-                self.launcher.spawn(process.0, request).map_err(|error| error.to_string())
+                self.launcher.launcher.spawn(process.0, request).map_err(|error| error.to_string())
             });
         if result.is_err() {
             self.attempts.remove(&process);
-            self.connections.remove(&process);
-            self.processes.remove(&(instance, attempt));
-            self.store.end(super::now(), process, false);
+            self.forget(process);
+            if let Some(guest) = self.guests.get_mut(&run) {
+                guest.attempts.remove(&process);
+                guest.processes.remove(&(instance, attempt));
+            }
+            self.store.end(now, process, false);
         }
         result
     }
 
-    /// The file of a program on this node. What was found is not looked for again in this run.
-    ///
-    /// # Errors
-    /// Why there is none.
-    pub(crate) fn find_program(&mut self, wanted: &Wanted) -> Result<PathBuf, String> {
-        if let Some(file) = self.programs.get(wanted) {
+    /// The file of a program on this node.
+    pub(super) fn find_program(&mut self, run: RunId, wanted: &Wanted) -> Result<PathBuf, String> {
+        let guest = self.guests.get_mut(&run).ok_or("its run is over")?;
+        if let Some(file) = guest.programs.get(wanted) {
             return Ok(file.clone());
         }
         let file = wanted.find().map_err(|error| error.to_string())?;
-        self.programs.insert(wanted.clone(), file.clone());
+        guest.programs.insert(wanted.clone(), file.clone());
         Ok(file)
     }
 }

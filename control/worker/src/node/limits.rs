@@ -1,6 +1,6 @@
 //! The time limits of attempts. Each attempt's [`Stopwatch`](dflow_scheduler::Stopwatch) is told here what the node knows.
 
-use super::{Host, TICK};
+use super::{Node, TICK, now};
 use crate::attempt::Attempt;
 use crate::order::Notice;
 use dflow_protocol::message::ProgramState;
@@ -14,10 +14,10 @@ const GAP: Duration = Duration::from_millis(250);
 /// The longest text, in bytes, about processes that hold outputs open.
 const MAX_HOLDERS: usize = 256;
 
-impl Host {
+impl Node {
     /// Ends the attempts that have exceeded a limit.
     pub(super) fn look_at_limits(&mut self) {
-        let now = self.elapsed();
+        let now = now();
         let passed = now.saturating_sub(std::mem::replace(&mut self.looked_at, now));
         if passed > GAP {
             let gap = passed - TICK;
@@ -28,12 +28,7 @@ impl Host {
             return;
         }
         // What has ended has ended in time, and so has what goes on to wait, although the node has not seen it yet.
-        while let Ok(arrival) = self.arriving.try_recv() {
-            self.arrived(arrival);
-        }
-        for event in self.store.take_events() {
-            self.store_event(event);
-        }
+        self.take_arrivals();
         self.launcher_events();
         let late: Vec<ProcessId> = self.overrunning(now).collect();
         for process in late {
@@ -61,14 +56,12 @@ impl Host {
             ProgramState::HeldOpen { mut by } if attempt.held_open.is_none() => {
                 by.truncate(by.floor_char_boundary(MAX_HOLDERS));
                 attempt.held_open = Some(by.clone());
-                let was_parked = std::mem::replace(&mut attempt.parked, true);
-                let (instance, number) = (attempt.instance, attempt.number);
+                let name = self.name_of(process);
                 self.watch(process, |watch, now| watch.park(now, Wait::Helpers));
-                let Some(instance) = instance else { return };
-                if !was_parked {
-                    self.notices.push_back(Notice::Parked { instance, attempt: number });
+                self.park(process);
+                if let Some((run, instance, attempt)) = name {
+                    self.notify(run, Notice::HeldOpen { instance, attempt, by });
                 }
-                self.notices.push_back(Notice::HeldOpen { instance, attempt: number, by });
             }
             ProgramState::HeldOpen { .. } => {}
         }
@@ -93,7 +86,7 @@ impl Host {
     }
 
     pub(super) fn watch(&mut self, process: ProcessId, tell: impl FnOnce(&mut Stopwatch, Duration)) {
-        let now = self.elapsed();
+        let now = now();
         if let Some(watch) = self.attempts.get_mut(&process).and_then(|attempt| attempt.watch.as_mut()) {
             tell(watch, now);
         }

@@ -1,0 +1,334 @@
+//! What one run has on a node.
+
+use super::{Node, NodeHandle, now};
+use crate::order::{Notice, Order};
+use crate::program::Wanted;
+use crate::report::MemoryReport;
+use crate::sink::SinkError;
+use dflow_carrier::Carrier;
+use dflow_ports::Session;
+use dflow_protocol::{Epoch, InstanceId, RunId, StreamId};
+use dflow_scheduler::Outcome;
+use dflow_shm::now_nanos;
+use dflow_store::{InputFile, ProcessId};
+use dflow_transport::{LinkEvent, LinkStats};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// A run on a node. Dropping it ends everything that the run has there.
+pub(crate) struct Guest {
+    node: NodeHandle,
+    run: RunId,
+    news: Rc<Notify>,
+    start_nanos: u64,
+}
+
+/// The node's record of a run.
+pub(super) struct GuestState {
+    /// The environment of functions that set no variables of their own.
+    pub(super) environment: BTreeMap<OsString, OsString>,
+    /// The files of programs that have been found.
+    pub(super) programs: HashMap<Wanted, PathBuf>,
+    /// Everything of the run that is alive: processes, threads, and its part of the carrier.
+    pub(super) attempts: BTreeSet<ProcessId>,
+    pub(super) processes: HashMap<(InstanceId, u32), ProcessId>,
+    /// The current epoch of every stream.
+    pub(super) epochs: HashMap<StreamId, Epoch>,
+    /// The attempts that have requested a part, in the order of their requests.
+    pub(super) wanted_parts: HashMap<(InstanceId, u32), VecDeque<ProcessId>>,
+    /// The start of the run, on the clock that functions use for their first bytes.
+    pub(super) start_nanos: u64,
+    pub(super) notices: VecDeque<Notice>,
+    /// Signalled when there are notices.
+    pub(super) news: Rc<Notify>,
+    /// Bytes written by attempts that are over.
+    pub(super) written: u64,
+    /// Attempts that are over, by how they ended.
+    pub(super) ended: Ended,
+    pub(super) carrier: Option<(ProcessId, Carrier)>,
+    /// The links to the other nodes of the run, by their place in it.
+    pub(super) links: BTreeMap<u32, LinkStats>,
+    pub(super) summed: bool,
+    pub(super) lost_paths: Vec<(u32, u64, LinkEvent)>,
+}
+
+/// Attempts of functions on a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct AttemptCounts {
+    pub(crate) prepared: u64,
+    pub(crate) running: u64,
+    /// Started, and waiting for data or credit.
+    pub(crate) waiting: u64,
+    /// The slots held by those that run.
+    pub(crate) slots: u64,
+    pub(crate) ended: Ended,
+}
+
+/// Attempts that are over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ended {
+    pub(crate) succeeded: u64,
+    pub(crate) unread: u64,
+    pub(crate) failed: u64,
+}
+
+impl Ended {
+    pub(super) fn count(&mut self, outcome: &Outcome) {
+        match outcome {
+            Outcome::Succeeded => self.succeeded += 1,
+            Outcome::Unread => self.unread += 1,
+            Outcome::Failed { .. } => self.failed += 1,
+        }
+    }
+}
+
+impl GuestState {
+    pub(super) fn new(environment: BTreeMap<OsString, OsString>) -> Self {
+        Self {
+            environment,
+            programs: HashMap::new(),
+            attempts: BTreeSet::new(),
+            processes: HashMap::new(),
+            epochs: HashMap::new(),
+            wanted_parts: HashMap::new(),
+            start_nanos: now_nanos(),
+            notices: VecDeque::new(),
+            news: Rc::new(Notify::new()),
+            written: 0,
+            ended: Ended::default(),
+            carrier: None,
+            links: BTreeMap::new(),
+            summed: false,
+            lost_paths: Vec::new(),
+        }
+    }
+
+    pub(super) fn epoch(&self, stream: StreamId) -> Epoch {
+        self.epochs.get(&stream).copied().unwrap_or(Epoch(1))
+    }
+}
+
+impl Guest {
+    /// The guest of a run that the node has admitted.
+    pub(super) fn new(node: NodeHandle, run: RunId, state: &GuestState) -> Self {
+        Self { node, run, news: Rc::clone(&state.news), start_nanos: state.start_nanos }
+    }
+
+    /// Waits until there may be notices.
+    pub(crate) async fn changed(&self) {
+        self.news.notified().await;
+    }
+
+    /// The next thing that has happened to the run on this node.
+    pub(crate) fn next_notice(&mut self) -> Option<Notice> {
+        let mut node = self.node.node();
+        node.take_store_events();
+        node.guests.get_mut(&self.run)?.notices.pop_front()
+    }
+
+    /// Carries out an order.
+    pub(crate) fn obey(&mut self, order: Order) {
+        self.node.node().obey(self.run, order);
+    }
+
+    /// Lets the orders take effect: sends what is to be sent. To be called when there are no notices; there may be some
+    /// afterwards.
+    pub(crate) fn settle(&mut self) {
+        self.node.node().settle();
+    }
+
+    /// The node cannot continue the run.
+    pub(crate) fn fail(&mut self, reason: String) {
+        let mut node = self.node.node();
+        node.notify(self.run, Notice::Failed { reason });
+        node.settle();
+    }
+
+    /// The time since the run's start.
+    pub(crate) fn elapsed(&self) -> Duration {
+        Duration::from_nanos(now_nanos().saturating_sub(self.start_nanos))
+    }
+
+    /// The start of the run, on the machine's monotonic clock.
+    pub(crate) fn start_nanos(&self) -> u64 {
+        self.start_nanos
+    }
+
+    /// Bytes that functions have written so far.
+    pub(crate) fn written(&self) -> u64 {
+        let node = self.node.node();
+        let Some(guest) = node.guests.get(&self.run) else { return 0 };
+        let written = guest.attempts.iter().map(|&process| node.store.traffic(process).written);
+        written.fold(guest.written, u64::saturating_add)
+    }
+
+    /// Instances that have been started and not ended.
+    pub(crate) fn active(&self) -> Vec<String> {
+        let node = self.node.node();
+        node.attempts_of(self.run)
+            .filter(|(_, attempt)| attempt.started && !attempt.is_thread)
+            .map(|(_, attempt)| match &attempt.held_open {
+                Some(by) => format!("{} (has ended; {by} holds its output)", attempt.name),
+                None => attempt.name.clone(),
+            })
+            .collect()
+    }
+
+    /// The attempts of functions on this node.
+    pub(crate) fn attempts(&self) -> AttemptCounts {
+        let node = self.node.node();
+        let ended = node.guests.get(&self.run).map(|guest| guest.ended).unwrap_or_default();
+        let mut counts = AttemptCounts { ended, ..AttemptCounts::default() };
+        for (_, attempt) in node.attempts_of(self.run).filter(|(_, attempt)| !attempt.is_thread) {
+            match (attempt.started, attempt.parked) {
+                (false, _) => counts.prepared += 1,
+                (true, true) => counts.waiting += 1,
+                (true, false) => {
+                    counts.running += 1;
+                    counts.slots += u64::from(attempt.slots);
+                }
+            }
+        }
+        counts
+    }
+
+    /// The memory of the run.
+    pub(crate) fn memory(&self) -> MemoryReport {
+        let node = self.node.node();
+        let budget_bytes = node.store.usage().limit;
+        let usage = node.store.run_usage(self.run).unwrap_or_default();
+        MemoryReport { budget_bytes, used_bytes: usage.memory, peak_bytes: usage.peak, spilled_bytes: usage.spilled }
+    }
+
+    /// Kills every process of the run.
+    pub(crate) fn kill_all(&mut self, reason: &str) {
+        self.node.node().kill_all(self.run, reason);
+    }
+
+    /// A finished stream that consists of these files.
+    pub(crate) fn open_files(&mut self, stream: StreamId, files: Vec<(InputFile, u64)>) {
+        self.node.node().open_files(self.run, stream, files);
+    }
+
+    /// Whether an attempt has a process or a thread.
+    pub(crate) fn has_attempt(&self, instance: InstanceId, attempt: u32) -> bool {
+        let node = self.node.node();
+        node.guests.get(&self.run).is_some_and(|guest| guest.processes.contains_key(&(instance, attempt)))
+    }
+
+    /// Starts a thread that is a function of the run: the sink of an instance, or the source of a workflow input.
+    ///
+    /// # Errors
+    /// Why it cannot be started.
+    pub(crate) fn begin_thread(
+        &mut self,
+        instance: Option<InstanceId>,
+        attempt: u32,
+        name: &str,
+        outputs: &[Vec<StreamId>],
+        work: impl FnOnce(&Arc<Session>) -> Result<(), SinkError> + Send + 'static,
+    ) -> Result<(), String> {
+        self.node.node().begin_thread(self.run, instance, attempt, name, outputs, work)
+    }
+
+    /// The file of a program on this node. What was found is not looked for again in this run.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(crate) fn find_program(&mut self, wanted: &Wanted) -> Result<PathBuf, String> {
+        self.node.node().find_program(self.run, wanted)
+    }
+
+    /// Other nodes take part in the run: streams can come from them and go to them. A path that shows no sign of life for
+    /// `silence` is lost.
+    ///
+    /// # Errors
+    /// Why streams cannot be carried.
+    pub(crate) fn carry(&mut self, life: u64, silence: Duration) -> Result<(), String> {
+        self.node.node().carry(self.run, life, silence)
+    }
+
+    /// Calls this with the carrier, if streams are carried.
+    pub(crate) fn with_carrier<T>(&self, use_it: impl FnOnce(&Carrier) -> T) -> Option<T> {
+        let node = self.node.node();
+        let (_, carrier) = node.guests.get(&self.run)?.carrier.as_ref()?;
+        Some(use_it(carrier))
+    }
+
+    /// The run is over: ends all transfers and records their final figures.
+    pub(crate) fn stop_carrying(&mut self) {
+        self.node.node().stop_carrying(self.run);
+    }
+
+    /// Requests the carrier's current figures; [`Guest::has_summed`] says when they have arrived.
+    pub(crate) fn sum(&mut self) {
+        self.node.node().sum(self.run);
+    }
+
+    /// Whether the figures that were requested with [`Guest::sum`] have arrived.
+    pub(crate) fn has_summed(&mut self) -> bool {
+        self.state(|guest| std::mem::take(&mut guest.summed)).unwrap_or_default()
+    }
+
+    /// The paths that were lost since the last call: node, number of the path, and how.
+    pub(crate) fn take_lost_paths(&mut self) -> Vec<(u32, u64, LinkEvent)> {
+        self.state(|guest| std::mem::take(&mut guest.lost_paths)).unwrap_or_default()
+    }
+
+    /// The links to other nodes.
+    pub(crate) fn links(&self) -> BTreeMap<u32, LinkStats> {
+        self.state(|guest| guest.links.clone()).unwrap_or_default()
+    }
+
+    /// The number of the last path over which something came from this node; 0 before the first.
+    pub(crate) fn heard_on(&self, node: u32) -> u64 {
+        self.state(|guest| guest.links.get(&node).map_or(0, |link| link.heard_on)).unwrap_or_default()
+    }
+
+    fn state<T>(&self, of: impl FnOnce(&mut GuestState) -> T) -> Option<T> {
+        self.node.node().guests.get_mut(&self.run).map(of)
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let mut node = self.node.node();
+        node.end_run(self.run);
+        node.settle();
+    }
+}
+
+impl Node {
+    /// Tells the run's driver what has happened.
+    pub(super) fn notify(&mut self, run: RunId, notice: Notice) {
+        if let Some(guest) = self.guests.get_mut(&run) {
+            guest.notices.push_back(notice);
+            self.noticed.insert(run);
+        }
+    }
+
+    /// Returns everything that a run has. Its processes are killed; the launcher reports their ends to nobody.
+    fn end_run(&mut self, run: RunId) {
+        self.stop_carrying(run);
+        let Some(guest) = self.guests.remove(&run) else { return };
+        self.noticed.remove(&run);
+        for process in guest.attempts {
+            let Some(attempt) = self.attempts.remove(&process) else { continue };
+            self.forget(process);
+            if attempt.is_thread {
+                continue;
+            }
+            let result = self.launcher.launcher.kill(process.0);
+            self.note_launcher(result);
+        }
+        self.comparing.retain(|exit| self.attempts.contains_key(&ProcessId(exit.id())));
+        self.slots.end_run(run);
+        self.store.end_run(now(), run);
+        self.admission.wake();
+    }
+}
