@@ -1,59 +1,72 @@
-//! The carrier: the thread that carries a node's streams to and from other nodes.
+//! The carrier: the thread that carries the streams of all runs of a node to and from other nodes.
 //!
-//! The store treats the carrier as one more attempt ([`dflow_ports::Attachment`]), so epochs, credit, retention and spilling
-//! need no second mechanism between nodes: a stream that another node reads has one more reader here, and a stream that
-//! comes from another node has a producer here. A stream therefore crosses to a node once, however many functions read it
+//! The store treats the carrier as one more attempt of each run ([`dflow_ports::Attachment`]), so epochs, credit, retention and
+//! spilling need no second mechanism between nodes: a stream that another node reads has one more reader here, and a stream
+//! that comes from another node has a producer here. A stream therefore crosses to a node once, however many functions read it
 //! there, and a node can forward a stream that it has.
 //!
-//! It stands on `dflow-transport`, whose [`Link`] decides what is sent, and on `dflow-ports`, through which it reads and writes.
-//! The worker tells it which streams cross ([`Command`]). Streams are named by run, stream and epoch: the streams of many runs
-//! share the carrier and its links, and the end of a run drops its streams alone ([`Command::DropRun`]).
+//! It stands on `dflow-transport`, whose [`Link`](dflow_transport::Link) decides what is sent, and on `dflow-ports`, through
+//! which it reads and writes. There is one link to each other node, and all runs share it: streams are named by run, stream and
+//! epoch. The node tells the carrier which runs there are and which streams cross ([`Command`]). A run that ends, or whose
+//! channel to the store fails, disturbs no other.
 
+mod channels;
+mod export;
+mod import;
+mod peer;
 mod ports;
+mod runs;
 mod streams;
+mod watch;
+mod worker;
 
-use dflow_ports::Attachment;
+use channels::Channels;
+pub use dflow_transport::RunTraffic;
+
 use dflow_protocol::wire::StreamKey;
 use dflow_protocol::{PortId, RunId};
-use dflow_shm::{Doorbell, Listener, Wait, Watchers};
-use dflow_transport::{Link, LinkEvent, LinkStats, Path};
-use std::collections::BTreeMap;
+use dflow_shm::Doorbell;
+use dflow_transport::{LinkEvent, LinkStats, Path};
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::task::Waker;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
-use streams::Streams;
+use std::time::Duration;
+use worker::Worker;
 
 /// Another node: its index in the list of nodes that both sides have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub u32);
 
-/// The number of ports that the carrier itself watches while it sleeps: those that were active last. Other threads watch the
-/// rest. One futex wait on many more words costs more than the wake-up that it saves.
-const WATCHED: usize = 64;
-/// The interval of liveness checks and reports.
-const TICK: Duration = Duration::from_millis(100);
-/// The time that the thread has to end by itself before its socket to the store is shut down.
+/// The time that the thread has to end by itself before its channels to the store are shut down.
 const ORDERLY: Duration = Duration::from_millis(100);
 
 /// A command to the carrier.
 pub enum Command {
+    /// A run begins on this node. The descriptor is the carrier's end of a channel to the store, for which the store has begun
+    /// one more attempt of the run.
+    Begin(RunId, OwnedFd),
+    /// The run is over: none of its streams comes from a peer or goes to one any more. Its channel to the store is closed as
+    /// soon as no peer can write into its windows, which is when the last of them has said so or has lost its path. Only then
+    /// may the store regard the attempt as ended.
+    End(RunId),
     /// The peer may read this stream, through this port of the store.
     Export(NodeId, StreamKey, PortId),
     /// This stream comes from the peer, through this port of the store.
     Import(NodeId, StreamKey, PortId),
     /// This epoch of a stream is aborted: it comes from no peer and goes to none any more.
     Drop(StreamKey),
-    /// The run is over: none of its streams comes from a peer or goes to one any more.
-    DropRun(RunId),
     /// Use this path to the peer from now on; its number is the same on both sides.
     Connect(NodeId, Box<dyn Path>, u64),
-    /// Close the path to the peer.
-    Disconnect(NodeId),
-    /// Report the figures of every link, then [`Report::Summed`].
-    Sum,
+    /// A path to the peer is lost after this long without a sign of life. Ten seconds, unless this says otherwise.
+    Silence(NodeId, Duration),
+    /// The peer is gone for good: its link is closed, and every stream on it is dropped. If it is connected again, both ends
+    /// begin anew.
+    Forget(NodeId),
+    /// Report the figures of this run on every link, and those of the links, then [`Report::Summed`].
+    Sum(RunId),
 }
 
 /// A report of the carrier.
@@ -68,8 +81,13 @@ pub enum Report {
     Path(NodeId, u64, LinkEvent),
     /// The figures of the link to a peer. Reported when they have changed, ten times a second.
     Stats(NodeId, LinkStats),
-    /// The answer to [`Command::Sum`]: the figures that were reported before it are current.
-    Summed,
+    /// The figures of a run on the link to a peer. Reported when they have changed, ten times a second, and at the run's end.
+    RunStats(RunId, NodeId, RunTraffic),
+    /// The answer to [`Command::Sum`]: the figures of this run that were reported before it are current.
+    Summed(RunId),
+    /// The channel to the store for this run has failed, so that this run cannot go on here. Its streams are dropped as at
+    /// [`Command::End`].
+    RunFailed(RunId, String),
     /// The carrier cannot go on.
     Failed(String),
 }
@@ -81,39 +99,30 @@ pub struct Carrier {
     thread: Option<JoinHandle<()>>,
     /// Closed by the thread at its end.
     ended: Receiver<()>,
-    /// The thread's socket to the store.
-    store: OwnedFd,
+    channels: Arc<Channels>,
 }
 
 impl Carrier {
-    /// Starts the thread. `socket`: its end of the socket to the store; `life`: a random number of this process; `silence`: a
-    /// path that is silent for this long is lost; `report` is called on the thread.
+    /// Starts the thread. `life`: a random number of this process; `report` is called on the thread.
     ///
     /// # Errors
-    /// If the process has no more descriptors or threads.
-    pub fn start(
-        socket: OwnedFd,
-        life: u64,
-        silence: Duration,
-        report: impl Fn(Report) + Send + 'static,
-    ) -> std::io::Result<Self> {
+    /// If the process has no more threads.
+    pub fn start(life: u64, report: impl Fn(Report) + Send + 'static) -> std::io::Result<Self> {
         let (commands, queue) = channel();
         let (ending, ended) = channel();
-        let store = socket.try_clone()?;
         let bell = Arc::new(Doorbell::default());
-        let (listener, watchers) = (Listener::new(Arc::clone(&bell)), Watchers::new(Arc::clone(&bell)));
+        let channels = Arc::<Channels>::default();
+        let (rung, opened) = (Arc::clone(&bell), Arc::clone(&channels));
         let run = move || {
             let _ending: Sender<()> = ending;
-            let result = Attachment::open(socket).map_err(|error| error.to_string()).and_then(|attachment| {
-                let peers = BTreeMap::new();
-                Worker { attachment, queue, listener, watchers, peers, life, silence, report: &report }.run()
-            });
-            if let Err(reason) = result {
-                report(Report::Failed(reason));
+            let work = || Worker::new(queue, rung, opened, life, &report).run();
+            // Otherwise the node would wait for ever for streams that nothing carries any more.
+            if catch_unwind(AssertUnwindSafe(work)).is_err() {
+                report(Report::Failed("its thread has panicked".into()));
             }
         };
         let thread = std::thread::Builder::new().name("carrier".into()).spawn(run)?;
-        Ok(Self { commands: Some(commands), bell, thread: Some(thread), ended, store })
+        Ok(Self { commands: Some(commands), bell, thread: Some(thread), ended, channels })
     }
 
     /// Queues a command and wakes the thread.
@@ -125,7 +134,7 @@ impl Carrier {
         }
     }
 
-    /// Ends the thread. Before this returns, it reports the final figures of every link.
+    /// Ends the thread. Before this returns, it reports the final figures of every link and run.
     pub fn finish(self) {
         drop(self);
     }
@@ -141,9 +150,9 @@ impl Drop for Carrier {
         self.commands = None;
         self.bell.ring();
         // The caller may be the thread that runs the store: then nobody answers a carrier that waits for the store, and only
-        // shutting down its socket wakes it.
+        // shutting down its channels wakes it.
         if self.ended.recv_timeout(ORDERLY) == Err(RecvTimeoutError::Timeout)
-            && let Err(error) = rustix::net::shutdown(&self.store, rustix::net::Shutdown::Both)
+            && let Err(error) = self.channels.shut_down()
         {
             // A sandbox may forbid it. The thread then ends when the store closes the other end, which it may only do after
             // this: to wait for the thread could be for ever.
@@ -157,217 +166,26 @@ impl Drop for Carrier {
     }
 }
 
-struct Peer {
-    link: Link,
-    streams: Streams,
-    /// The figures that were reported last.
-    reported: LinkStats,
-}
-
-struct Worker<'a> {
-    attachment: Attachment,
-    queue: Receiver<Command>,
-    listener: Listener,
-    watchers: Watchers,
-    peers: BTreeMap<NodeId, Peer>,
-    life: u64,
-    silence: Duration,
-    report: &'a dyn Fn(Report),
-}
-
-impl Peer {
-    fn new(life: u64) -> Self {
-        Self { link: Link::new(life), streams: Streams::default(), reported: Default::default() }
-    }
-
-    /// Uses a new path. Events and figures of the one before are reported first, under that one's number.
-    fn connect(&mut self, id: NodeId, path: Box<dyn Path>, number: u64, report: &dyn Fn(Report)) {
-        self.report_events(id, report);
-        self.report_stats(id, report);
-        self.link.connect(path, number);
-    }
-
-    fn report_events(&mut self, id: NodeId, report: &dyn Fn(Report)) {
-        for event in self.link.take_events() {
-            report(Report::Path(id, self.link.incarnation(), event));
-        }
-    }
-
-    fn report_stats(&mut self, id: NodeId, report: &dyn Fn(Report)) {
-        self.reported = self.link.stats();
-        report(Report::Stats(id, self.reported));
-    }
-}
-
-impl Worker<'_> {
-    fn run(mut self) -> Result<(), String> {
-        let mut tick = Instant::now();
-        let mut seen = None;
-        loop {
-            self.listener.hear();
-            let news = self.attachment.news();
-            if seen.replace(news) != Some(news) {
-                self.wake_ports_with_messages();
-            }
-            for port in self.watchers.take_news() {
-                self.wake(PortId(u32::try_from(port).unwrap_or(u32::MAX)));
-            }
-            let mut busy = false;
-            loop {
-                match self.queue.try_recv() {
-                    Ok(command) => {
-                        busy = true;
-                        self.obey(command);
-                    }
-                    Err(std::sync::mpsc::TryRecvError::Empty) => break,
-                    Err(std::sync::mpsc::TryRecvError::Disconnected) => {
-                        // A short run is over before the first tick, and would otherwise report nothing.
-                        self.report_all();
-                        return Ok(());
-                    }
-                }
-            }
-            let now = Instant::now();
-            for (&id, peer) in &mut self.peers {
-                busy |= peer.streams.look(&mut peer.link, now);
-                busy |= peer.link.step(&mut peer.streams);
-                peer.report_events(id, self.report);
-                for failure in peer.streams.take_failures() {
-                    (self.report)(failure);
-                }
-            }
-            if now.duration_since(tick) >= TICK {
-                tick = now;
-                self.tick(now);
-            }
-            if !busy {
-                self.rest(news, now);
-            }
-        }
-    }
-
-    fn wake_ports_with_messages(&mut self) {
-        match self.attachment.ports_with_mail() {
-            Ok(ports) => ports.into_iter().for_each(|port| self.wake(port)),
-            // The store is gone. Every port finds that out by itself.
-            Err(_) => self.peers.values_mut().for_each(|peer| peer.streams.wake_all()),
-        }
-    }
-
-    fn wake(&mut self, port: PortId) {
-        self.peers.values_mut().any(|peer| peer.streams.wake(port));
-    }
-
-    fn peer(&mut self, id: NodeId) -> &mut Peer {
-        let life = self.life;
-        self.peers.entry(id).or_insert_with(|| Peer::new(life))
-    }
-
-    fn obey(&mut self, command: Command) {
-        match command {
-            Command::Export(id, stream, port) => {
-                let outgoing = self.attachment.outgoing(port);
-                self.peer(id).streams.export(stream, port, outgoing);
-            }
-            Command::Import(id, stream, port) => {
-                let incoming = self.attachment.incoming(port);
-                let peer = self.peer(id);
-                peer.streams.import(&mut peer.link, stream, port, incoming);
-            }
-            Command::Drop(stream) => {
-                for peer in self.peers.values_mut() {
-                    peer.streams.drop_stream(&mut peer.link, stream);
-                }
-            }
-            Command::DropRun(run) => {
-                for peer in self.peers.values_mut() {
-                    peer.streams.drop_run(&mut peer.link, run);
-                }
-            }
-            Command::Connect(id, path, number) => {
-                let report = self.report;
-                self.peer(id).connect(id, path, number, report);
-            }
-            Command::Disconnect(id) => self.peer(id).link.disconnect(),
-            Command::Sum => {
-                self.report_all();
-                (self.report)(Report::Summed);
-            }
-        }
-    }
-
-    fn report_all(&mut self) {
-        for (&id, peer) in &mut self.peers {
-            peer.report_stats(id, self.report);
-        }
-    }
-
-    fn tick(&mut self, now: Instant) {
-        for (&id, peer) in &mut self.peers {
-            peer.link.tick(now, self.silence);
-            peer.report_events(id, self.report);
-            if peer.reported != peer.link.stats() {
-                peer.report_stats(id, self.report);
-            }
-        }
-    }
-
-    /// Sends what was delayed, and waits.
-    fn rest(&mut self, news: u64, now: Instant) {
-        let mut limit = TICK;
-        let most = WATCHED / self.peers.len().max(1);
-        let mut ports: Vec<&mut dyn Wait> = vec![&mut self.listener];
-        for peer in self.peers.values_mut() {
-            let credit_due = peer.link.settle(&mut peer.streams);
-            for at in credit_due.into_iter().chain(peer.streams.look_again_at()) {
-                limit = limit.min(at.saturating_duration_since(now));
-            }
-            peer.streams.rest(most, &mut self.watchers);
-            peer.streams.wait_for(&mut ports);
-        }
-        self.attachment.wait(&mut ports, news, limit);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dflow_transport::sim::{SimConfig, SimNet};
-    use std::cell::RefCell;
+    use dflow_shm::channel::pair;
 
     #[test]
     fn it_ends_also_where_the_store_does_not_answer() {
-        use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-        let (_silent, socket) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-            .expect("two descriptors");
         let (say, heard) = channel();
         let report = move |report| say.send(report).expect("the test listens");
-        let carrier = Carrier::start(socket, 1, Duration::from_secs(1), report).expect("a thread");
+        let carrier = Carrier::start(1, report).expect("a thread");
+        let silent = [1, 2].map(|run| {
+            let (silent, channel) = pair().expect("two descriptors");
+            carrier.tell(Command::Begin(RunId(run), channel));
+            silent
+        });
         carrier.finish();
-        assert!(matches!(heard.recv(), Ok(Report::Failed(_))));
-        heard.recv().expect_err("the thread is gone");
-    }
-
-    #[test]
-    fn a_loss_that_was_not_told_yet_is_not_that_of_the_next_path() {
-        let net = SimNet::new(1, SimConfig::default());
-        let lost = RefCell::new(Vec::new());
-        let report = |report| {
-            if let Report::Path(_, number, LinkEvent::PathLost(_)) = report {
-                lost.borrow_mut().push(number);
-            }
-        };
-        let (id, limit) = (NodeId(1), Duration::from_secs(1));
-        let mut peer = Peer::new(7);
-        let [(first, _other), (second, _another)] = [net.connect(), net.connect()].map(|[own, other]| (own, other));
-        peer.connect(id, Box::new(first), 1, &report);
-        let start = Instant::now();
-        for quarter in 1..100 {
-            peer.link.tick(start + limit / 4 * quarter, limit);
+        for run in [1, 2] {
+            assert!(matches!(heard.recv(), Ok(Report::RunFailed(RunId(id), _)) if id == run));
         }
-        assert!(peer.link.path_kind().is_none() && lost.borrow().is_empty());
-        peer.connect(id, Box::new(second), 2, &report);
-        peer.report_events(id, &report);
-        assert_eq!(*lost.borrow(), [1]);
+        heard.recv().expect_err("the thread is gone");
+        drop(silent);
     }
 }

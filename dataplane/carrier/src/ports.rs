@@ -67,8 +67,4 @@ impl<K: Hash + Eq + Copy, V> Ports<K, V> {
     pub(super) fn awake_mut(&mut self) -> impl Iterator<Item = (&K, &mut V)> {
         self.awake.iter_mut()
     }
-
-    pub(super) fn all_mut(&mut self) -> impl Iterator<Item = (&K, &mut V)> {
-        self.awake.iter_mut().chain(&mut self.asleep)
-    }
 }

@@ -1,15 +1,16 @@
 //! The streams of one link, on the store's side.
 
-use crate::Report;
+use crate::export::Export;
+use crate::import::Import;
 use crate::ports::Ports;
-use dflow_ports::{Incoming, Outgoing, ReadError, RoomFor, WriteError};
-use dflow_protocol::limits::ARENA_SLOT;
+use crate::runs::RunNumber;
+use crate::watch::{Port, Watch, Watched};
+use dflow_ports::{Incoming, Outgoing, ReadError, SessionError, WriteError};
 use dflow_protocol::wire::{FlowId, StreamKey};
-use dflow_protocol::{PortId, RunId};
-use dflow_shm::{Landing, Memory, PeerWord, Staging, Wait, Watchers};
+use dflow_shm::{Landing, Memory, Staging, Wait, Watchers};
 use dflow_transport::{Chunk, FlowEvent, Link, Local};
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Arc, Weak};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// The size of the buffers for bytes that are read from files, in bytes.
@@ -22,17 +23,27 @@ const STAGING: usize = 256 * 1024;
 pub(super) struct Streams {
     exports: Ports<StreamKey, Export>,
     imports: Ports<FlowId, Import>,
-    /// The flows that the peer reads.
+    /// The flows that the peer reads. Their streams may not be exported yet, or not any more.
     readers: BTreeMap<FlowId, StreamKey>,
     /// The same, by stream.
     flows: HashMap<StreamKey, FlowId>,
-    owners: HashMap<PortId, PortOwner>,
+    /// The flows of imports, by stream.
+    sources: HashMap<StreamKey, FlowId>,
+    runs: HashMap<RunNumber, OfRun>,
+    owners: HashMap<Port, PortOwner>,
     /// Ports that were woken while watchers had their words: the watchers have to forget them.
-    unwatched: Vec<PortId>,
+    unwatched: Vec<Port>,
     /// The number of polls so far.
     turn: u64,
-    failures: Vec<Report>,
+    failures: Vec<Failure>,
     staging: Staging,
+}
+
+/// The streams of one run.
+#[derive(Debug, Default)]
+struct OfRun {
+    exports: HashSet<StreamKey>,
+    imports: HashSet<FlowId>,
 }
 
 /// The stream that a port belongs to.
@@ -42,39 +53,36 @@ enum PortOwner {
     Import(FlowId),
 }
 
-/// A stream of this node that the peer may read.
-struct Export {
-    stream: Outgoing,
-    watch: Watch,
-    flow: Option<FlowId>,
-    /// The memory that was announced to the link.
-    ready: Weak<Memory>,
-    /// Lent bytes that are not acknowledged, each chunk with its stream offset.
-    lent: VecDeque<(u64, Chunk)>,
-    /// The watermark that the link knows.
-    announced: u64,
-    finished: bool,
+/// A failure on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// A stream cannot be read.
+    Export(StreamKey, String),
+    /// A stream cannot be written.
+    Import(StreamKey, String),
+    /// The channel to the store is of no use any more.
+    Channel(RunNumber, String),
 }
 
-/// A stream that comes from the peer.
-struct Import {
-    stream: Incoming,
-    watch: Watch,
-    key: StreamKey,
-    /// Bytes below this offset may be sent by the peer.
-    credit: u64,
-    stuck: bool,
-    /// It is unsubscribed; bytes may still be in flight.
-    closing: bool,
+impl Failure {
+    fn of_export(run: RunNumber, key: StreamKey, error: &ReadError) -> Self {
+        match error {
+            ReadError::Session(error) if is_fatal(error) => Self::Channel(run, error.to_string()),
+            _ => Self::Export(key, error.to_string()),
+        }
+    }
+
+    fn of_import(run: RunNumber, key: StreamKey, error: &WriteError) -> Self {
+        match error {
+            WriteError::Session(error) if is_fatal(error) => Self::Channel(run, error.to_string()),
+            _ => Self::Import(key, error.to_string()),
+        }
+    }
 }
 
-/// What a port waits for, and which thread watches it.
-struct Watch {
-    port: PortId,
-    /// The turn of the last activity.
-    active: u64,
-    /// [`Watchers`] watch its word.
-    is_watched: bool,
+/// Whether the channel can carry no other stream either. Memory that cannot be mapped concerns one stream.
+fn is_fatal(error: &SessionError) -> bool {
+    !matches!(error, SessionError::Segment(_))
 }
 
 impl Default for Streams {
@@ -84,6 +92,8 @@ impl Default for Streams {
             imports: Ports::default(),
             readers: BTreeMap::new(),
             flows: HashMap::new(),
+            sources: HashMap::new(),
+            runs: HashMap::new(),
             owners: HashMap::new(),
             unwatched: Vec::new(),
             turn: 0,
@@ -95,53 +105,59 @@ impl Default for Streams {
 
 impl Streams {
     /// The peer may read this stream, or has subscribed to it already.
-    pub(super) fn export(&mut self, key: StreamKey, port: PortId, stream: Outgoing) {
+    pub(super) fn export(&mut self, key: StreamKey, port: Port, stream: Outgoing) {
+        self.remove_export(key);
         let flow = self.flows.get(&key).copied();
-        let watch = Watch::new(port);
         self.owners.insert(port, PortOwner::Export(key));
-        let (ready, lent) = (Weak::new(), VecDeque::new());
-        let before =
-            self.exports.insert(key, Export { stream, watch, flow, ready, lent, announced: 0, finished: false });
-        if let Some(before) = before {
-            self.owners.remove(&before.watch.port);
-            self.unwatched.push(before.watch.port);
-        }
+        self.runs.entry(port.run).or_default().exports.insert(key);
+        self.exports.insert(key, Export::new(stream, Watch::new(port), flow));
     }
 
     /// This stream comes from the peer.
-    pub(super) fn import(&mut self, link: &mut Link, key: StreamKey, port: PortId, mut stream: Incoming) {
-        // The arena slot is there from the beginning. It gets no grant: its bytes travel inside messages.
-        let until = match stream.room(Instant::now()) {
-            Ok(RoomFor::Until(until, _)) if is_first(stream.landing()) => until,
-            _ => 0,
-        };
+    pub(super) fn import(&mut self, link: &mut Link, key: StreamKey, port: Port, mut stream: Incoming) {
+        let until = Import::first_credit(&mut stream);
         match link.subscribe(key, until) {
             Ok(flow) => {
-                let watch = Watch::new(port);
                 self.owners.insert(port, PortOwner::Import(flow));
-                let import = Import { stream, watch, key, credit: until, stuck: false, closing: false };
-                self.imports.insert(flow, import);
+                self.runs.entry(port.run).or_default().imports.insert(flow);
+                if let Some(before) = self.sources.insert(key, flow) {
+                    self.close_import(link, before);
+                }
+                self.imports.insert(flow, Import::new(stream, Watch::new(port), key, until));
             }
-            Err(error) => self.failures.push(Report::ImportFailed(key, error.to_string())),
+            Err(error) => {
+                self.failures.push(Failure::Import(key, error.to_string()));
+                let given_up = stream.give_up();
+                self.record(port.run, key, given_up);
+            }
         }
     }
 
     /// The epoch is aborted.
     pub(super) fn drop_stream(&mut self, link: &mut Link, key: StreamKey) {
         self.drop_export(link, key, "its epoch was aborted");
-        for (&flow, import) in self.imports.all_mut().filter(|(_, import)| import.key == key) {
-            import.close(link, flow);
+        if let Some(&flow) = self.sources.get(&key) {
+            self.close_import(link, flow);
         }
     }
 
-    /// The run is over.
-    pub(super) fn drop_run(&mut self, link: &mut Link, run: RunId) {
-        let keys: Vec<StreamKey> = self.exports.all_mut().map(|(key, _)| *key).filter(|key| key.run() == run).collect();
-        for key in keys {
-            self.drop_export(link, key, "its run is over");
+    /// The run is over here.
+    pub(super) fn end_run(&mut self, link: &mut Link, run: RunNumber, reason: &str) {
+        let Some(streams) = self.runs.get(&run) else { return };
+        let (exports, imports): (Vec<_>, Vec<_>) =
+            (streams.exports.iter().copied().collect(), streams.imports.iter().copied().collect());
+        for key in exports {
+            self.drop_export(link, key, reason);
         }
-        for (&flow, import) in self.imports.all_mut().filter(|(_, import)| import.key.run() == run) {
-            import.close(link, flow);
+        for flow in imports {
+            self.close_import(link, flow);
+        }
+    }
+
+    /// The peer is gone, and the link has no path.
+    pub(super) fn end_all(&mut self, link: &mut Link) {
+        for run in self.runs.keys().copied().collect::<Vec<_>>() {
+            self.end_run(link, run, "its reader is gone");
         }
     }
 
@@ -152,7 +168,7 @@ impl Streams {
         for (&key, export) in self.exports.awake_mut() {
             match export.look(link) {
                 Ok(did) => busy |= export.watch.note(did, self.turn),
-                Err(error) => self.failures.push(Report::ExportFailed(key, error.to_string())),
+                Err(error) => self.failures.push(Failure::of_export(export.watch.port.run, key, &error)),
             }
         }
         for (&flow, import) in self.imports.awake_mut() {
@@ -160,7 +176,7 @@ impl Streams {
                 Ok(did) => busy |= import.watch.note(did, self.turn),
                 Err(error) => {
                     import.close(link, flow);
-                    self.failures.push(Report::ImportFailed(import.key, error.to_string()));
+                    self.failures.push(Failure::of_import(import.watch.port.run, import.key, &error));
                 }
             }
         }
@@ -168,7 +184,7 @@ impl Streams {
     }
 
     /// Something may have happened to this port. Returns whether it belongs to one of these streams.
-    pub(super) fn wake(&mut self, port: PortId) -> bool {
+    pub(super) fn wake(&mut self, port: Port) -> bool {
         match self.owners.get(&port) {
             Some(&PortOwner::Export(key)) => _ = self.wake_export(&key),
             Some(&PortOwner::Import(flow)) => _ = self.wake_import(flow),
@@ -177,19 +193,10 @@ impl Streams {
         true
     }
 
-    /// Something may have happened to every port.
-    pub(super) fn wake_all(&mut self) {
-        for port in self.owners.keys().copied().collect::<Vec<_>>() {
-            self.wake(port);
-        }
-    }
-
     /// Prepares for sleep. Streams that wait for nothing on this node go to sleep; of those that wait for a word, the `most`
     /// that were active last stay awake, and watchers take over the others.
     pub(super) fn rest(&mut self, most: usize, watchers: &mut Watchers) {
-        for port in self.unwatched.drain(..) {
-            watchers.forget(port.0.into());
-        }
+        self.forget_unwatched(watchers);
         self.exports.put_to_sleep(|_, export| !export.waits());
         self.imports.put_to_sleep(|_, import| !import.waits());
         let exports = self.exports.awake().map(|export| export.watch.active);
@@ -215,12 +222,21 @@ impl Streams {
             tracing::warn!(%error, "cannot start a thread that watches idle streams: they are polled at intervals");
         }
         for (name, ..) in list {
-            self.wake(PortId(u32::try_from(name).unwrap_or(u32::MAX)));
+            if let Watched::Port(port) = Watched::named(name) {
+                self.wake(port);
+            }
+        }
+    }
+
+    /// Watchers forget the ports that they watch no more.
+    pub(super) fn forget_unwatched(&mut self, watchers: &mut Watchers) {
+        for port in self.unwatched.drain(..) {
+            watchers.forget(Watched::Port(port).name());
         }
     }
 
     /// The failures since the last call.
-    pub(super) fn take_failures(&mut self) -> Vec<Report> {
+    pub(super) fn take_failures(&mut self) -> Vec<Failure> {
         std::mem::take(&mut self.failures)
     }
 
@@ -241,168 +257,6 @@ impl Streams {
     }
 }
 
-impl Watch {
-    fn new(port: PortId) -> Self {
-        Self { port, active: 0, is_watched: false }
-    }
-
-    /// Records activity.
-    fn note(&mut self, did: bool, turn: u64) -> bool {
-        if did {
-            self.active = turn;
-        }
-        did
-    }
-
-    /// Hands the port over to the watchers, unless something has happened to it already. A port that waits for a message of
-    /// the store has no word to watch.
-    fn leave(&mut self, port: &mut dyn Wait, list: &mut Vec<(u64, PeerWord, u64)>) -> bool {
-        // Announced before the check: a writer that has not seen the ticket has written before it.
-        port.announce();
-        if port.ready() {
-            port.retract();
-            return false;
-        }
-        if let Some((word, value)) = port.peer_word() {
-            self.is_watched = true;
-            list.push((self.port.0.into(), word, value));
-        }
-        true
-    }
-
-    /// The carrier polls the port again.
-    fn resume(&mut self, port: Option<&mut dyn Wait>, unwatched: &mut Vec<PortId>) {
-        if std::mem::take(&mut self.is_watched) {
-            unwatched.push(self.port);
-        }
-        if let Some(port) = port {
-            port.retract();
-        }
-    }
-}
-
-/// Whether this is the arena slot, with which every stream begins.
-fn is_first(landing: Option<&Arc<Landing>>) -> bool {
-    landing.is_some_and(|landing| landing.base() == 0 && landing.size() <= ARENA_SLOT)
-}
-
-impl Export {
-    /// Whether it waits for its producer. While there are bytes that were not lent, it waits for the peer.
-    fn waits(&self) -> bool {
-        self.flow.is_some() && !self.finished && self.stream.position() >= self.announced
-    }
-
-    fn look(&mut self, link: &mut Link) -> Result<bool, ReadError> {
-        let (Some(flow), false) = (self.flow, self.finished) else { return Ok(false) };
-        match self.stream.look() {
-            Ok((length, finished)) => {
-                if let Some(memory) = self.stream.memory().filter(|memory| Arc::as_ptr(memory) != self.ready.as_ptr()) {
-                    self.ready = Arc::downgrade(memory);
-                    link.ready(memory);
-                }
-                let busy = length > self.announced || finished;
-                if length > self.announced {
-                    self.announced = length;
-                    link.available(flow, length);
-                }
-                if finished {
-                    self.finished = true;
-                    link.finish(flow, length);
-                }
-                Ok(busy)
-            }
-            Err(error) => {
-                self.finished = true;
-                link.abort(flow, &error.to_string());
-                Err(error)
-            }
-        }
-    }
-
-    fn chunk(&mut self, at: u64, most: u64, staging: &mut Staging) -> Result<Option<Chunk>, ReadError> {
-        let cut = |offset: u64, chunk: &Chunk| {
-            let skip = usize::try_from(at - offset).ok()?;
-            let length = chunk.len().checked_sub(skip)?.min(usize::try_from(most).ok()?);
-            Some(chunk.part(skip..skip + length))
-        };
-        // Behind the last lent byte, except after a lost path: then bytes that were lent before are sent again.
-        if at < self.stream.position() {
-            let index = self.lent.partition_point(|(offset, _)| *offset <= at).checked_sub(1);
-            return Ok(index.and_then(|index| self.lent.get(index)).and_then(|(offset, chunk)| cut(*offset, chunk)));
-        }
-        let offset = self.stream.position();
-        let Some(lent) = self.stream.lend(most, staging)? else { return Ok(None) };
-        let staged = staging.owns(&lent.memory);
-        let chunk = Chunk::new(lent.memory, lent.range);
-        let chunk = if staged { chunk.passing() } else { chunk };
-        match self.lent.back_mut() {
-            Some((_, last)) if last.precedes(&chunk) => *last = last.joined(&chunk),
-            _ => self.lent.push_back((offset, chunk.clone())),
-        }
-        Ok(Some(chunk))
-    }
-
-    fn release(&mut self, upto: u64) {
-        while self.lent.front().is_some_and(|(offset, chunk)| offset + chunk.len() as u64 <= upto) {
-            self.lent.pop_front();
-        }
-        if let Err(error) = self.stream.take_back(upto) {
-            tracing::debug!(%error, "the store is gone");
-        }
-    }
-}
-
-impl Import {
-    /// Whether it waits for anything on this node.
-    fn waits(&self) -> bool {
-        self.waits_for_readers() || (!self.closing && self.stream.look_again_at().is_some())
-    }
-
-    /// Whether it waits for its readers. While there is credit left, it waits for the peer.
-    fn waits_for_readers(&self) -> bool {
-        !self.closing && self.stream.written() >= self.credit
-    }
-
-    fn look(&mut self, link: &mut Link, flow: FlowId, now: Instant) -> Result<bool, WriteError> {
-        if self.closing {
-            return Ok(false);
-        }
-        match self.stream.room(now)? {
-            RoomFor::Until(until, window) => {
-                self.set_stuck(link, flow, false);
-                match window {
-                    Some(landing) => link.window(flow, &landing, until),
-                    None if until > self.credit => link.credit(flow, until),
-                    None => return Ok(false),
-                }
-                self.credit = until;
-                Ok(true)
-            }
-            RoomFor::Nothing => Ok(false),
-            RoomFor::Stuck => {
-                self.set_stuck(link, flow, true);
-                Ok(false)
-            }
-            RoomFor::Unread => {
-                self.close(link, flow);
-                Ok(true)
-            }
-        }
-    }
-
-    fn set_stuck(&mut self, link: &mut Link, flow: FlowId, stuck: bool) {
-        if std::mem::replace(&mut self.stuck, stuck) != stuck {
-            link.stuck(flow, stuck);
-        }
-    }
-
-    fn close(&mut self, link: &mut Link, flow: FlowId) {
-        if !std::mem::replace(&mut self.closing, true) {
-            link.unsubscribe(flow);
-        }
-    }
-}
-
 impl Streams {
     fn reader(&mut self, flow: FlowId) -> Option<&mut Export> {
         self.exports.get_mut(self.readers.get(&flow)?)
@@ -418,6 +272,12 @@ impl Streams {
         self.imports.wake(&flow, |import| import.watch.resume(import.stream.as_wait(), unwatched))
     }
 
+    fn close_import(&mut self, link: &mut Link, flow: FlowId) {
+        if let Some(import) = self.imports.get_mut(&flow) {
+            import.close(link, flow);
+        }
+    }
+
     fn drop_export(&mut self, link: &mut Link, key: StreamKey, reason: &str) {
         if let Some(Export { flow: Some(flow), .. }) = self.remove_export(key) {
             link.abort(flow, reason);
@@ -426,21 +286,39 @@ impl Streams {
 
     fn remove_export(&mut self, key: StreamKey) -> Option<Export> {
         let export = self.exports.remove(&key)?;
-        self.owners.remove(&export.watch.port);
-        self.unwatched.push(export.watch.port);
+        self.remove_port(export.watch.port, |streams| streams.exports.remove(&key));
         Some(export)
     }
 
     fn remove_import(&mut self, flow: FlowId) -> Option<Import> {
         let import = self.imports.remove(&flow)?;
-        self.owners.remove(&import.watch.port);
-        self.unwatched.push(import.watch.port);
+        self.remove_port(import.watch.port, |streams| streams.imports.remove(&flow));
+        if self.sources.get(&import.key) == Some(&flow) {
+            self.sources.remove(&import.key);
+        }
         Some(import)
     }
 
-    fn record(&mut self, key: StreamKey, result: Result<(), WriteError>) {
+    fn remove_port(&mut self, port: Port, remove: impl FnOnce(&mut OfRun) -> bool) {
+        self.owners.remove(&port);
+        self.unwatched.push(port);
+        if let Some(streams) = self.runs.get_mut(&port.run) {
+            remove(streams);
+            if streams.exports.is_empty() && streams.imports.is_empty() {
+                self.runs.remove(&port.run);
+            }
+        }
+    }
+
+    fn record(&mut self, run: RunNumber, key: StreamKey, result: Result<(), WriteError>) {
         if let Err(error) = result {
-            self.failures.push(Report::ImportFailed(key, error.to_string()));
+            self.failures.push(Failure::of_import(run, key, &error));
+        }
+    }
+
+    fn record_of_channel(&mut self, run: RunNumber, result: Result<(), SessionError>) {
+        if let Err(error) = result {
+            self.failures.push(Failure::Channel(run, error.to_string()));
         }
     }
 }
@@ -453,7 +331,7 @@ impl Local for Streams {
         match export.chunk(at, most, &mut self.staging) {
             Ok(chunk) => chunk,
             Err(error) => {
-                self.failures.push(Report::ExportFailed(key, error.to_string()));
+                self.failures.push(Failure::of_export(export.watch.port.run, key, &error));
                 None
             }
         }
@@ -499,15 +377,17 @@ impl Streams {
 
     fn acknowledged(&mut self, flow: FlowId, upto: u64) {
         if let Some(export) = self.reader(flow) {
-            export.release(upto);
+            let run = export.watch.port.run;
+            let released = export.release(upto);
+            self.record_of_channel(run, released);
         }
     }
 
     fn stuck(&mut self, flow: FlowId, stuck: bool) {
-        if let Some(export) = self.reader(flow)
-            && let Err(error) = export.stream.set_stuck(stuck)
-        {
-            tracing::debug!(%error, "the store is gone");
+        if let Some(export) = self.reader(flow) {
+            let run = export.watch.port.run;
+            let told = export.stream.set_stuck(stuck);
+            self.record_of_channel(run, told);
         }
     }
 
@@ -524,16 +404,16 @@ impl Streams {
 
     fn arrived(&mut self, flow: FlowId, upto: u64) {
         if let Some(import) = self.wake_import(flow).filter(|import| !import.closing) {
-            let result = import.stream.commit(upto);
-            let key = import.key;
-            self.record(key, result);
+            let (run, key) = (import.watch.port.run, import.key);
+            let committed = import.stream.commit(upto);
+            self.record(run, key, committed);
         }
     }
 
     fn finished(&mut self, flow: FlowId) {
         if let Some(mut import) = self.remove_import(flow) {
-            let result = import.stream.finish();
-            self.record(import.key, result);
+            let finished = import.stream.finish();
+            self.record(import.watch.port.run, import.key, finished);
         }
     }
 
@@ -541,15 +421,15 @@ impl Streams {
     fn aborted(&mut self, flow: FlowId, reason: &str) {
         if let Some(mut import) = self.remove_import(flow) {
             tracing::debug!(stream = %import.key, reason, "a peer has aborted a stream");
-            let result = import.stream.give_up();
-            self.record(import.key, result);
+            let given_up = import.stream.give_up();
+            self.record(import.watch.port.run, import.key, given_up);
         }
     }
 
     fn drained(&mut self, flow: FlowId) {
         if let Some(mut import) = self.remove_import(flow) {
-            let result = import.stream.give_up();
-            self.record(import.key, result);
+            let given_up = import.stream.give_up();
+            self.record(import.watch.port.run, import.key, given_up);
         }
     }
 }

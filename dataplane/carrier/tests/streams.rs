@@ -5,9 +5,8 @@ mod cluster;
 mod common;
 
 use cluster::Cluster;
-use common::{Function, produce, verify};
+use common::{Function, RUN_STEP, produce, run_of, verify};
 use dflow_function::Error;
-use dflow_protocol::RunId;
 use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
@@ -109,10 +108,12 @@ fn a_broadcast_costs_its_producers_link_about_one_crossing() {
 fn the_end_of_a_run_drops_its_streams_and_no_others() {
     let mut cluster = Cluster::new(2, 64 * MIB);
     let length = 5 * MIB;
-    cluster.assign(RunId(2), &[2, 3, 4]);
-    (1..=4).for_each(|stream| cluster.cross(stream, 0, 1, &[(100 + stream, 0)]));
+    let other = run_of(RUN_STEP);
+    (0..2).for_each(|node| cluster.begin(node, other));
+    cluster.cross(1, 0, 1, &[(101, 0)]);
+    (1..=3).for_each(|stream| cluster.cross(RUN_STEP + stream, 0, 1, &[(RUN_STEP + 100 + stream, 0)]));
     cluster.until_crossing(0, 1, 4);
-    cluster.drop_run(RunId(2));
+    (0..2).for_each(|node| cluster.end(node, other));
     cluster.until_crossing(0, 1, 1);
     start_source(&cluster, 0, 1, 1, length);
     start_sink(&cluster, 1, 101, 1, length);
@@ -120,7 +121,7 @@ fn the_end_of_a_run_drops_its_streams_and_no_others() {
 }
 
 #[test]
-fn a_stream_that_cannot_be_read_any_more_is_reported_and_given_up() {
+fn a_run_whose_channel_fails_is_reported_and_given_up() {
     let mut cluster = Cluster::new(2, 16 * MIB);
     cluster.cross(1, 0, 1, &[(101, 0)]);
     let (go_on, told) = std::sync::mpsc::channel::<()>();
@@ -143,7 +144,7 @@ fn a_stream_that_cannot_be_read_any_more_is_reported_and_given_up() {
     // The carrier finds that its store is gone when it wants the next piece of the stream.
     cluster.on(0, |node| node.hang_up(common::CARRIER));
     drop(go_on);
-    cluster.until_reported(0, "ExportFailed");
+    cluster.until_reported(0, "RunFailed");
     // There it ends, and is not taken for complete.
     cluster.until(1, |node| node.store.usage().memory == 0 || node.outcomes.is_empty());
     cluster.on(1, |node| assert!(node.outcomes.values().all(Result::is_err), "{:?}", node.outcomes));

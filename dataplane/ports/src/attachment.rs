@@ -10,7 +10,7 @@ use crate::input::{Available, InPort, Lent};
 use crate::output::{OutPort, RoomNow};
 use crate::session::{Port, Session};
 use dflow_protocol::PortId;
-use dflow_shm::{Landing, Memory, Staging, Wait};
+use dflow_shm::{BellWait, Landing, Memory, Staging, Wait};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,7 +26,7 @@ impl Attachment {
     ///
     /// # Errors
     /// If the daemon is gone or speaks another version.
-    pub fn open(socket: OwnedFd) -> Result<Self, SessionError> {
+    pub fn open(socket: impl Into<Arc<OwnedFd>>) -> Result<Self, SessionError> {
         let session = Session::open(socket)?;
         session.wait_for_start()?;
         let name = Arc::from(session.setup().instance.as_str());
@@ -46,11 +46,10 @@ impl Attachment {
         Incoming { output: Some(output), landing: None, next: None }
     }
 
-    /// How many messages the store has ever sent. To be read before the streams are looked at, and given to
-    /// [`Attachment::wait`].
+    /// The bell by which the store announces messages, to be waited for among ports.
     #[must_use]
-    pub fn news(&self) -> u64 {
-        self.session.news()
+    pub fn bell(&self) -> BellWait {
+        BellWait::new(self.session.bell.clone())
     }
 
     /// The ports to which the store has sent messages since the last call. The others need not be looked at for its sake.
@@ -61,9 +60,10 @@ impl Attachment {
         self.session.ports_with_mail()
     }
 
-    /// Sleeps until one of `ports` can go on, the store has sent messages since `news` was read, or the time is up.
-    pub fn wait(&self, ports: &mut [&mut dyn Wait], news: u64, limit: Duration) {
-        self.session.wait_on(ports, news, Some(limit), false);
+    /// Waits until one of `ports` can go on or the time is up. Before it sleeps it spins as the store has said for this
+    /// attachment. The ports of any number of attachments can be waited for, and their bells ([`Attachment::bell`]).
+    pub fn wait(&self, ports: &mut [&mut dyn Wait], limit: Duration) {
+        self.session.wait_on(ports, self.session.news(), Some(limit), false);
     }
 }
 

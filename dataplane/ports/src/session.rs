@@ -43,7 +43,7 @@ pub enum Waited {
 /// There is one session for each attempt, and usually one for each process. It may be used by any number of threads; each
 /// port belongs to one thread at a time.
 pub struct Session {
-    socket: OwnedFd,
+    socket: Arc<OwnedFd>,
     pub(crate) bell: Bell,
     pub(crate) control: Arc<Control>,
     setup: Setup,
@@ -110,7 +110,8 @@ impl Session {
     ///
     /// # Errors
     /// [`SessionError`] if the daemon is gone, speaks another version or breaks the protocol.
-    pub fn open(socket: OwnedFd) -> Result<Arc<Self>, SessionError> {
+    pub fn open(socket: impl Into<Arc<OwnedFd>>) -> Result<Arc<Self>, SessionError> {
+        let socket = socket.into();
         let mut inbox = Inbox::new();
         let (setup, mut fds) = inbox.receive_setup(&socket)?;
         if setup.version != PROTOCOL_VERSION {

@@ -3,6 +3,8 @@
 use crate::futex::Kernel;
 use crate::memory::{Access, Memory};
 use crate::segment::{Segment, SegmentError, SegmentKind};
+use crate::wait::Wait;
+use crate::watchers::PeerWord;
 use dflow_protocol::limits::{BELL_BYTES, BELLS_BYTES, MAX_BELLS};
 use dflow_protocol::words;
 use std::os::fd::OwnedFd;
@@ -90,6 +92,50 @@ impl Bell {
     pub fn crowded(&self) -> bool {
         word(&self.memory, CROWDED).load(Ordering::Relaxed) != 0
     }
+}
+
+/// Waits for a bell among ports: for a thread that serves several attempts.
+#[derive(Debug)]
+pub struct BellWait {
+    bell: Bell,
+    seen: u64,
+}
+
+impl BellWait {
+    /// Waits for messages after those that the bell counts now.
+    #[must_use]
+    pub fn new(bell: Bell) -> Self {
+        let seen = bell.count();
+        Self { bell, seen }
+    }
+
+    /// Whether there are messages since the last call. To be called before the ports are looked at: later messages end the
+    /// next wait.
+    pub fn take_news(&mut self) -> bool {
+        let count = self.bell.count();
+        std::mem::replace(&mut self.seen, count) != count
+    }
+}
+
+/// The daemon rings whether or not the attempt sleeps, so there is nothing to announce.
+impl Wait for BellWait {
+    fn ready(&mut self) -> bool {
+        self.bell.count() != self.seen
+    }
+
+    fn settle(&mut self) {}
+
+    fn announce(&mut self) {}
+
+    fn word(&self) -> Option<(&AtomicU64, u64)> {
+        Some((self.bell.word(), self.seen))
+    }
+
+    fn peer_word(&self) -> Option<(PeerWord, u64)> {
+        Some((PeerWord::of_bell(self.bell.clone()), self.seen))
+    }
+
+    fn retract(&mut self) {}
 }
 
 fn word(memory: &Memory, bell: u32) -> &AtomicU64 {

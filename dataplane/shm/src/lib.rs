@@ -31,7 +31,7 @@ mod wait;
 mod watchers;
 mod writer;
 
-pub use bells::{Bell, Bells};
+pub use bells::{Bell, BellWait, Bells};
 pub use control::{Control, PeerControl, PortWords};
 pub use doorbell::{Doorbell, Listener};
 pub use futex::Kernel;

@@ -310,7 +310,7 @@ impl Wait for Reader {
 
     fn peer_word(&self) -> Option<(PeerWord, u64)> {
         let (page, port) = self.piece.as_ref()?.producer.as_ref()?;
-        Some((PeerWord::new(Arc::clone(page), *port), self.announced?))
+        Some((PeerWord::of_port(Arc::clone(page), *port), self.announced?))
     }
 
     fn retract(&mut self) {

@@ -4,13 +4,14 @@
 //! A thread that serves thousands of ports watches the few active ones itself ([`crate::wait`]) and leaves the others
 //! here. It sleeps on one word for all of these, and learns which of them has news without looking at the others.
 
+use crate::bells::Bell;
 use crate::control::PeerControl;
 use crate::doorbell::Doorbell;
 use crate::futex::{self, Kernel, MAX_WORDS};
 use crate::wait::Wait;
 use dflow_protocol::PortId;
 use dflow_protocol::words::Platform;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -20,20 +21,30 @@ const WORDS: usize = MAX_WORDS - 1;
 /// The stack of a thread, in bytes: it needs only the list of its words.
 const STACK: usize = 128 * 1024;
 
-/// The word of another process that a port waits for.
+/// The word of another process that a port, or an attempt, waits for.
 #[derive(Clone, Debug)]
-pub struct PeerWord {
-    page: Arc<PeerControl>,
-    port: PortId,
+pub struct PeerWord(Word);
+
+#[derive(Clone, Debug)]
+enum Word {
+    Port(Arc<PeerControl>, PortId),
+    Bell(Bell),
 }
 
 impl PeerWord {
-    pub(crate) fn new(page: Arc<PeerControl>, port: PortId) -> Self {
-        Self { page, port }
+    pub(crate) fn of_port(page: Arc<PeerControl>, port: PortId) -> Self {
+        Self(Word::Port(page, port))
+    }
+
+    pub(crate) fn of_bell(bell: Bell) -> Self {
+        Self(Word::Bell(bell))
     }
 
     fn word(&self) -> &AtomicU64 {
-        &self.page.port(self.port).progress
+        match &self.0 {
+            Word::Port(page, port) => &page.port(*port).progress,
+            Word::Bell(bell) => bell.word(),
+        }
     }
 }
 
@@ -72,6 +83,8 @@ impl Wait for WordWait {
 /// The watching threads. Dropping it ends them.
 pub struct Watchers {
     threads: Vec<Watcher>,
+    /// Threads that still sleep on words which were forgotten.
+    stale: BTreeSet<usize>,
     /// The thread that watches for each name.
     places: HashMap<u64, usize>,
     news: Arc<News>,
@@ -108,7 +121,7 @@ impl Watchers {
     #[must_use]
     pub fn new(bell: Arc<Doorbell>) -> Self {
         let news = News { bell, is_some: AtomicBool::new(false), names: Mutex::default() };
-        Self { threads: Vec::new(), places: HashMap::new(), news: Arc::new(news) }
+        Self { threads: Vec::new(), stale: BTreeSet::new(), places: HashMap::new(), news: Arc::new(news) }
     }
 
     /// Watches these words, each with a name that is reported once when the word differs from the value that its port
@@ -136,15 +149,30 @@ impl Watchers {
             }
         };
         for index in changed {
+            self.stale.remove(&index);
             self.threads[index].shared.look_again();
         }
         outcome
     }
 
-    /// Stops watching for a name. News of it may be queued already.
+    /// Stops watching for a name. News of it may be queued already, and its thread keeps the page of the word mapped until
+    /// the thread's list changes or [`Watchers::let_go`].
     pub fn forget(&mut self, name: u64) {
         if let Some(index) = self.places.remove(&name) {
-            lock(&self.threads[index].shared.watched).retain(|watched| watched.name != name);
+            let mut watched = lock(&self.threads[index].shared.watched);
+            let before = watched.len();
+            watched.retain(|watched| watched.name != name);
+            if watched.len() < before {
+                self.stale.insert(index);
+            }
+        }
+    }
+
+    /// Wakes the threads that sleep on forgotten words, so that they let go of the pages. To be called now and then: a
+    /// wake-up for each [`Watchers::forget`] would cost more than the page.
+    pub fn let_go(&mut self) {
+        for index in std::mem::take(&mut self.stale) {
+            self.threads[index].shared.look_again();
         }
     }
 
@@ -255,7 +283,7 @@ mod tests {
         let mut listener = Listener::new(Arc::clone(&bell));
         let mut watchers = Watchers::new(bell);
         let at = |offset| Progress::open(offset);
-        let word = |port| PeerWord::new(Arc::clone(&page), PortId(port));
+        let word = |port| PeerWord::of_port(Arc::clone(&page), PortId(port));
         let mut list = (0..PORTS).map(|port| (port.into(), word(port), at(0).encode())).collect();
         watchers.watch(&mut list).expect("threads");
         assert_eq!((watchers.len(), list.len()), (PORTS as usize, 0));

@@ -295,7 +295,7 @@ impl Wait for Writer {
     fn peer_word(&self) -> Option<(PeerWord, u64)> {
         let (reader, _) = self.holder?;
         let reader = &self.readers[reader];
-        Some((PeerWord::new(Arc::clone(&reader.page), reader.port), self.announced?))
+        Some((PeerWord::of_port(Arc::clone(&reader.page), reader.port), self.announced?))
     }
 
     fn retract(&mut self) {

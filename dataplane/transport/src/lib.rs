@@ -24,7 +24,7 @@ pub mod sim;
 mod stats;
 
 pub use chunk::Chunk;
-pub use dflow_protocol::exchange::FlowEvent;
+pub use dflow_protocol::exchange::{FlowEvent, RunTraffic};
 pub use kinds::{BASE, PathSettings, RdmaUse, providers, rdma_provider};
 pub use link::{Link, LinkEvent, Local};
 pub use log_limit::LogLimit;

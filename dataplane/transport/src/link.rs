@@ -6,7 +6,8 @@
 use crate::chunk::Chunk;
 use crate::path::{Path, PathError, PathEvent, PathKind};
 use crate::stats::LinkStats;
-use dflow_protocol::exchange::{Action, Exchange, FlowEvent, TooManyFlows, Violation};
+use dflow_protocol::RunId;
+use dflow_protocol::exchange::{Action, Exchange, FlowEvent, RunTraffic, TooManyFlows, Violation};
 use dflow_protocol::wire::{FlowId, Grant, PeerMessage, StreamKey};
 use dflow_shm::{Landing, Memory};
 use std::sync::Arc;
@@ -138,6 +139,27 @@ impl Link {
     pub fn stats(&self) -> LinkStats {
         let (streams_in, streams_out) = self.exchange.streams();
         LinkStats { streams_in: streams_in as u64, streams_out: streams_out as u64, ..self.stats }
+    }
+
+    /// Keeps the figures of a run, also while none of its streams passes, until [`Link::release_traffic`].
+    pub fn keep_traffic(&mut self, run: RunId) {
+        self.exchange.keep_traffic(run);
+    }
+
+    /// The figures of a run are not needed any more: they are dropped with its last stream.
+    pub fn release_traffic(&mut self, run: RunId) {
+        self.exchange.release_traffic(run);
+    }
+
+    /// What of a run has passed, if it is kept or has streams.
+    #[must_use]
+    pub fn traffic(&self, run: RunId) -> Option<RunTraffic> {
+        self.exchange.traffic(run)
+    }
+
+    /// The figures of runs that are kept and have changed since the last call.
+    pub fn take_changed_traffic(&mut self) -> Vec<(RunId, RunTraffic)> {
+        self.exchange.take_changed_traffic()
     }
 
     /// The path's events since the last call.

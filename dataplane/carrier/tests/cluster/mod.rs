@@ -4,8 +4,8 @@
 
 pub mod crowd;
 
-use crate::common::{Arrival, Node, key, now};
-use dflow_carrier::{Carrier, Command, NodeId, Report};
+use crate::common::{Arrival, Node, RUN, carrier_of, key, now, run_of};
+use dflow_carrier::{Carrier, Command, NodeId, Report, RunTraffic};
 use dflow_protocol::wire::StreamKey;
 use dflow_protocol::{Epoch, InstanceId, RunId, StreamId};
 use dflow_store::Subscriber;
@@ -31,8 +31,6 @@ pub struct Cluster {
     clock: Option<JoinHandle<()>>,
     incarnation: u64,
     epochs: BTreeMap<u32, u32>,
-    /// The runs of streams that are not of the first.
-    runs: BTreeMap<u32, RunId>,
     /// Readers on other nodes have numbers of their own.
     next_subscriber: u32,
     /// Whether the streams keep all their bytes, as those do that a retry may need again.
@@ -59,6 +57,7 @@ struct Reports {
 #[derive(Default)]
 struct SoFar {
     traffic: BTreeMap<NodeId, LinkStats>,
+    runs: BTreeMap<(RunId, NodeId), RunTraffic>,
     /// What went wrong.
     failures: Vec<String>,
 }
@@ -114,7 +113,6 @@ impl Cluster {
             clock: Some(clock),
             incarnation: 0,
             epochs: BTreeMap::new(),
-            runs: BTreeMap::new(),
             next_subscriber: 1 << 20,
             keep: false,
         };
@@ -126,14 +124,11 @@ impl Cluster {
     pub fn connect(&mut self, one: usize, other: usize) {
         self.incarnation += 1;
         let ends = [one, other];
-        // Both are closed before one of them is used.
-        for end in ends {
-            self.nodes[end].tell(Command::Disconnect(id(ends[0] + ends[1] - end)));
-        }
         let paths = self.net.connect_waking(ends.map(|end| self.nodes[end].carrier().waker()));
         for (end, path) in ends.into_iter().zip(paths) {
             let peer = id(ends[0] + ends[1] - end);
             let path: Box<dyn Path> = Box::new(path);
+            self.nodes[end].tell(Command::Silence(peer, PATIENCE));
             self.nodes[end].tell(Command::Connect(peer, path, self.incarnation));
         }
     }
@@ -183,21 +178,22 @@ impl Cluster {
     }
 
     fn attach_all(&mut self, streams: &[u32], from: usize, to: usize) {
-        let carrier = crate::common::CARRIER;
         let (first, opened) = (self.next_subscriber + 1, streams.to_vec());
         self.next_subscriber += streams.len() as u32;
         let read = self.on(from, move |node| {
             let mut export = |(instance, stream)| {
                 let remote = Subscriber { instance: InstanceId(instance), input: 0 };
                 node.store.subscribe(now(), key(stream), remote, false);
-                node.store.export(carrier, remote, key(stream)).expect("a port").expect("a carrier")
+                node.store.export(carrier_of(run_of(stream)), remote, key(stream)).expect("a port").expect("a carrier")
             };
             (first..).zip(opened).map(&mut export).collect::<Vec<_>>()
         });
         let opened = streams.to_vec();
         let written = self.on(to, move |node| {
-            let mut import =
-                |stream| node.store.import(carrier, key(stream)).expect("a port").expect("a carrier and a stream");
+            let mut import = |stream| {
+                let port = node.store.import(carrier_of(run_of(stream)), key(stream)).expect("a port");
+                port.expect("a carrier and a stream")
+            };
             opened.into_iter().map(&mut import).collect::<Vec<_>>()
         });
         for ((&stream, read), written) in streams.iter().zip(read).zip(written) {
@@ -224,18 +220,26 @@ impl Cluster {
     }
 
     fn key(&self, stream: u32) -> StreamKey {
-        let run = self.runs.get(&stream).copied().unwrap_or(RunId(1));
-        StreamKey::new(run, StreamId(stream), Epoch(self.epochs[&stream]))
+        StreamKey::new(run_of(stream), StreamId(stream), Epoch(self.epochs[&stream]))
     }
 
-    /// These streams, which do not cross yet, are of this run.
-    pub fn assign(&mut self, run: RunId, streams: &[u32]) {
-        self.runs.extend(streams.iter().map(|&stream| (stream, run)));
+    /// One more run begins on a node.
+    pub fn begin(&self, node: usize, run: RunId) {
+        let channel = self.on(node, move |node| {
+            node.admit(run);
+            node.attach(run)
+        });
+        self.nodes[node].tell(Command::Begin(run, channel));
     }
 
-    /// The run is over on all nodes.
-    pub fn drop_run(&self, run: RunId) {
-        self.nodes.iter().for_each(|node| node.tell(Command::DropRun(run)));
+    /// The run is over on a node.
+    pub fn end(&self, node: usize, run: RunId) {
+        self.nodes[node].tell(Command::End(run));
+        self.until(node, move |node| node.is_detached(run));
+        self.on(node, move |node| {
+            node.store.end(now(), carrier_of(run), false);
+            node.store.end_run(now(), run);
+        });
     }
 
     /// Waits until this many streams cross from one node to another, as both of them count.
@@ -319,7 +323,7 @@ impl Member {
         let is_over = Arc::clone(&over);
         let thread = std::thread::spawn(move || {
             let mut node = Node::new(memory);
-            let _ = ready.send((node.attach(), node.door()));
+            let _ = ready.send((node.attach(RUN), node.door()));
             let mut awaited = Vec::new();
             while !is_over.load(Ordering::Relaxed) {
                 node.step();
@@ -332,15 +336,20 @@ impl Member {
         let told = Arc::clone(&reports);
         let report = move |report| match report {
             Report::Stats(peer, traffic) => told.note(|so_far| _ = so_far.traffic.insert(peer, traffic)),
-            failure @ (Report::ImportFailed(..) | Report::ExportFailed(..) | Report::Path(..)) => {
+            failure @ (Report::ImportFailed(..)
+            | Report::ExportFailed(..)
+            | Report::RunFailed(..)
+            | Report::Path(..)) => {
                 eprintln!("node {number}: {failure:?}");
                 told.note(|so_far| so_far.failures.push(format!("{failure:?}")));
             }
-            Report::Summed => {}
+            Report::RunStats(run, peer, traffic) => told.note(|so_far| _ = so_far.runs.insert((run, peer), traffic)),
+            Report::Summed(_) => {}
             Report::Failed(reason) => panic!("{reason}"),
         };
         let (socket, door) = door.recv().expect("a node");
-        let carrier = Carrier::start(socket, number as u64 + 1, PATIENCE, report).expect("a thread");
+        let carrier = Carrier::start(number as u64 + 1, report).expect("a thread");
+        carrier.tell(Command::Begin(RUN, socket));
         Self { door, awaited, over, thread: Some(thread), carrier: Some(carrier), reports }
     }
 

@@ -22,15 +22,20 @@ mod outflow;
 mod peer;
 mod ranges;
 mod reading;
+mod traffic;
 mod turns;
 mod writing;
 
+use crate::ids::RunId;
 use crate::limits::{MAX_FLOWS, PEER_VERSION};
 use crate::wire::{FlowId, Grant, PeerMessage, StreamKey};
 use inflow::Inflow;
 use outflow::Outflow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use traffic::Traffic;
 use turns::Turns;
+
+pub use traffic::RunTraffic;
 
 /// The streams between this node and one other.
 #[derive(Debug)]
@@ -42,8 +47,8 @@ pub struct Exchange {
     incoming: BTreeMap<FlowId, Inflow>,
     /// Incoming flows with a delayed acknowledgement.
     unacknowledged: BTreeSet<FlowId>,
-    /// Flows that this node has unsubscribed, and of which bytes may be in flight.
-    closing: BTreeSet<FlowId>,
+    /// Flows that this node has unsubscribed, and of which bytes may be in flight, each with its run.
+    closing: BTreeMap<FlowId, RunId>,
     /// Flows that the peer reads.
     outgoing: BTreeMap<FlowId, Outflow>,
     next_flow: u32,
@@ -51,6 +56,7 @@ pub struct Exchange {
     /// The highest flow number that the peer's present process has used.
     last_peer_flow: Option<FlowId>,
     turns: Turns,
+    traffic: Traffic,
     actions: VecDeque<Action>,
 }
 
@@ -201,12 +207,13 @@ impl Exchange {
             path: Path::Down,
             incoming: BTreeMap::new(),
             unacknowledged: BTreeSet::new(),
-            closing: BTreeSet::new(),
+            closing: BTreeMap::new(),
             outgoing: BTreeMap::new(),
             next_flow: 1,
             next_grant: 1,
             last_peer_flow: None,
             turns: Turns::default(),
+            traffic: Traffic::default(),
             actions: VecDeque::new(),
         }
     }
@@ -245,8 +252,9 @@ impl Exchange {
             inflow.suspend();
         }
         self.actions.retain(|action| !matches!(action, Action::Send(_) | Action::Regrant(_)));
-        self.actions
-            .extend(std::mem::take(&mut self.closing).into_iter().map(|flow| Action::Flow(flow, FlowEvent::Drained)));
+        for (flow, run) in std::mem::take(&mut self.closing) {
+            self.drained(flow, run);
+        }
     }
 
     /// How many streams this node reads from the peer, and the peer from this node.
@@ -255,10 +263,44 @@ impl Exchange {
         (self.incoming.len() + self.closing.len(), self.outgoing.len())
     }
 
+    /// Keeps the figures of a run until [`Exchange::release_traffic`]; those of other runs are dropped with their last
+    /// stream.
+    pub fn keep_traffic(&mut self, run: RunId) {
+        self.traffic.keep(run);
+    }
+
+    /// The figures of a run are not needed any more.
+    pub fn release_traffic(&mut self, run: RunId) {
+        self.traffic.release(run);
+    }
+
+    /// The figures of a run, as far as they are kept.
+    #[must_use]
+    pub fn traffic(&self, run: RunId) -> Option<RunTraffic> {
+        self.traffic.get(run)
+    }
+
+    /// The kept figures that have changed since the last call.
+    pub fn take_changed_traffic(&mut self) -> Vec<(RunId, RunTraffic)> {
+        self.traffic.take_changed()
+    }
+
     /// Whether bytes and messages can pass at present.
     #[must_use]
     pub fn is_up(&self) -> bool {
         matches!(self.path, Path::Up { .. })
+    }
+
+    /// Nothing of a flow that this node has unsubscribed is in flight any more.
+    pub(super) fn drained(&mut self, flow: FlowId, run: RunId) {
+        self.traffic.note(run, |run| run.streams_in -= 1);
+        self.event(flow, FlowEvent::Drained);
+    }
+
+    /// The peer does not read this flow any more.
+    pub(super) fn unsubscribed(&mut self, flow: FlowId, run: RunId) {
+        self.traffic.note(run, |run| run.streams_out -= 1);
+        self.event(flow, FlowEvent::Unsubscribed);
     }
 
     pub(super) fn event(&mut self, flow: FlowId, event: FlowEvent) {

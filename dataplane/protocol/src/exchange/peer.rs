@@ -31,15 +31,15 @@ impl Exchange {
                 if let Some(mut outflow) = self.known(flow)? {
                     self.turns.remove(outflow.run(), flow);
                     let released = outflow.acknowledge(flow, received);
-                    self.event(flow, FlowEvent::Unsubscribed);
+                    self.unsubscribed(flow, outflow.run());
                     released.map_err(|violation| violation.of(outflow.stream()))?;
                 }
                 self.send(PeerMessage::Closed { flow });
                 Ok(())
             }
             PeerMessage::Closed { flow } => {
-                if self.closing.remove(&flow) {
-                    self.event(flow, FlowEvent::Drained);
+                if let Some(run) = self.closing.remove(&flow) {
+                    self.drained(flow, run);
                 }
                 Ok(())
             }
@@ -93,8 +93,8 @@ impl Exchange {
         if self.peer_life.replace(life).is_some_and(|before| before != life) {
             // The peer's process was restarted, and its streams are gone with the old one.
             self.last_peer_flow = None;
-            for (flow, _) in std::mem::take(&mut self.outgoing) {
-                self.event(flow, FlowEvent::Unsubscribed);
+            for (flow, outflow) in std::mem::take(&mut self.outgoing) {
+                self.unsubscribed(flow, outflow.run());
             }
             for flow in self.incoming.keys().copied().collect::<Vec<_>>() {
                 let reason = "the node that has it was restarted".to_owned();
@@ -124,6 +124,7 @@ impl Exchange {
             }
             self.last_peer_flow = Some(flow);
             self.outgoing.insert(flow, Outflow::new(stream, received, until));
+            self.traffic.note(stream.run(), |run| run.streams_out += 1);
             self.event(flow, FlowEvent::Subscribed { stream, from: received });
         }
         self.tell_outcome(flow);
@@ -144,8 +145,9 @@ impl Exchange {
         let over: Vec<FlowId> =
             self.outgoing.iter().filter(|(_, outflow)| !outflow.is_resumed()).map(|(&flow, _)| flow).collect();
         for flow in over {
-            self.outgoing.remove(&flow);
-            self.event(flow, FlowEvent::Unsubscribed);
+            if let Some(outflow) = self.outgoing.remove(&flow) {
+                self.unsubscribed(flow, outflow.run());
+            }
         }
     }
 }

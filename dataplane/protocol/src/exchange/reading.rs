@@ -22,16 +22,18 @@ impl Exchange {
             self.send(message);
         }
         self.incoming.insert(flow, inflow);
+        self.traffic.note(stream.run(), |run| run.streams_in += 1);
         Ok(flow)
     }
 
     /// This node does not read the stream any more. [`FlowEvent::Drained`] follows when nothing of it can arrive any more.
     pub fn unsubscribe(&mut self, flow: FlowId) {
         if let Some(inflow) = self.incoming.remove(&flow) {
+            let run = inflow.stream().run();
             if self.path == Path::Down {
-                self.event(flow, FlowEvent::Drained);
+                self.drained(flow, run);
             } else {
-                self.closing.insert(flow);
+                self.closing.insert(flow, run);
                 self.send(PeerMessage::Close { flow, received: inflow.received() });
             }
         }
@@ -40,6 +42,7 @@ impl Exchange {
     /// A flow is over, and nothing of it is in flight.
     pub(super) fn forget(&mut self, flow: FlowId) {
         if let Some(inflow) = self.incoming.remove(&flow) {
+            self.traffic.note(inflow.stream().run(), |run| run.streams_in -= 1);
             self.send(PeerMessage::Close { flow, received: inflow.received() });
         }
     }
@@ -82,11 +85,17 @@ impl Exchange {
     /// # Errors
     /// [`Violation`] if they are past the credit or the end of the stream.
     pub fn placed(&mut self, flow: FlowId, at: u64, length: u64) -> Result<(), Violation> {
-        let Some(inflow) = self.incoming.get_mut(&flow) else { return Ok(()) };
+        let Some(inflow) = self.incoming.get_mut(&flow) else {
+            if let Some(&run) = self.closing.get(&flow) {
+                self.traffic.note(run, |run| run.received += length);
+            }
+            return Ok(());
+        };
         let before = inflow.received();
         let stream = inflow.stream();
         inflow.placed(flow, at, length).map_err(|violation| violation.of(stream))?;
         let upto = inflow.received();
+        self.traffic.note(stream.run(), |run| run.received += length);
         if upto > before {
             self.event(flow, FlowEvent::Arrived(upto));
             self.arrived(flow);

@@ -46,6 +46,7 @@ impl Exchange {
     pub fn wrote(&mut self, flow: FlowId, length: u64) {
         let Some(outflow) = self.outgoing.get_mut(&flow) else { return };
         outflow.wrote(length);
+        self.traffic.note(outflow.run(), |run| run.sent += length);
         if outflow.order(flow).is_some() {
             self.turns.served(outflow.run(), flow, length);
         } else {

@@ -37,8 +37,13 @@ struct Socket {
     waiting: VecDeque<(Vec<u8>, Option<OwnedFd>)>,
 }
 
-/// The attempt that carries streams, if there is one.
+/// The attempt that carries the streams of [`RUN`], if there is one; those of other runs follow it.
 pub const CARRIER: ProcessId = ProcessId(1 << 40);
+
+/// The attempt that carries the streams of a run.
+pub fn carrier_of(run: RunId) -> ProcessId {
+    ProcessId(CARRIER.0 + (run.0 - RUN.0) as u64)
+}
 
 pub struct Node {
     pub store: Store,
@@ -54,6 +59,7 @@ pub struct Node {
     /// Attempts that had been told, when they ended, that their outputs have no readers left.
     pub told_unread: BTreeSet<ProcessId>,
     pub events: Vec<StoreEvent>,
+    memory: u64,
     _dir: tempfile::TempDir,
 }
 
@@ -94,6 +100,7 @@ impl Node {
             gone: BTreeSet::new(),
             told_unread: BTreeSet::new(),
             events: Vec::new(),
+            memory,
             _dir: dir,
         }
     }
@@ -138,7 +145,7 @@ impl Node {
         self.sockets.insert(process, Socket::new(&ours));
         let outputs: Vec<Vec<StreamId>> =
             function.outputs.iter().map(|(_, streams)| streams.iter().map(|&id| StreamId(id)).collect()).collect();
-        self.store.begin(RUN, process, setup, &outputs).unwrap();
+        self.store.begin(run_of(id), process, setup, &outputs).unwrap();
         for (input, (_, streams, _)) in function.inputs.iter().enumerate() {
             let subscriber = Subscriber { instance: InstanceId(id), input: input as u32 };
             for &stream in streams {
@@ -153,18 +160,27 @@ impl Node {
         self.flush();
     }
 
-    /// An attempt that carries streams: its end of the channel.
+    /// An attempt that carries the streams of a run: its end of the channel.
     #[allow(dead_code, reason = "the tests of other crates use it")]
-    pub fn attach(&mut self) -> OwnedFd {
-        let setup = setup(CARRIER, &Function::default());
+    pub fn attach(&mut self, run: RunId) -> OwnedFd {
+        let carrier = carrier_of(run);
+        let setup = setup(carrier, &Function::default());
         let (ours, theirs) = channel::pair().unwrap();
         let ours = Arc::new(ours);
-        self.sockets.insert(CARRIER, Socket::new(&ours));
-        self.store.begin_carrier(RUN, CARRIER, setup).unwrap();
-        self.store.start(CARRIER);
-        self.listen(CARRIER, ours);
+        self.counts.remove(&carrier);
+        self.gone.remove(&carrier);
+        self.sockets.insert(carrier, Socket::new(&ours));
+        self.store.begin_carrier(run, carrier, setup).unwrap();
+        self.store.start(carrier);
+        self.listen(carrier, ours);
         self.flush();
         theirs
+    }
+
+    /// One more run on this node.
+    #[allow(dead_code, reason = "the tests of other crates use it")]
+    pub fn admit(&mut self, run: RunId) {
+        self.store.admit(run, TenantId(1), Config::MIN_MEMORY, self.memory).unwrap();
     }
 
     /// Whether every function that was started has ended.
@@ -209,7 +225,8 @@ impl Node {
             let packet = outgoing.message.encode().unwrap();
             // Rung first: an attempt that sees the bell waits for the packet.
             self.store.bells().ring(outgoing.bell, *count);
-            let socket = self.sockets.get_mut(&outgoing.process).unwrap();
+            // A carrier's channel is closed before its attempt has ended.
+            let Some(socket) = self.sockets.get_mut(&outgoing.process) else { continue };
             socket.waiting.push_back((packet, outgoing.fd));
             // Otherwise a thread waits for room already.
             if socket.waiting.len() == 1 {
@@ -220,7 +237,7 @@ impl Node {
 
     /// Never blocks: a function that does not read must not delay the others.
     fn send_waiting(&mut self, process: ProcessId) {
-        let socket = self.sockets.get_mut(&process).unwrap();
+        let Some(socket) = self.sockets.get_mut(&process) else { return };
         while let Some((packet, fd)) = socket.waiting.front() {
             let fd: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
             if channel::send(socket.socket.as_fd(), packet, &fd, false) == Err(Errno::AGAIN) {
@@ -244,7 +261,10 @@ impl Node {
                 let _ = self.sender.send(Arrival::Gone(process));
             }
             // Its streams stay as they are.
-            Ok(Arrival::Gone(CARRIER)) => {}
+            Ok(Arrival::Gone(process)) if process >= CARRIER => {
+                self.sockets.remove(&process);
+                self.gone.insert(process);
+            }
             Ok(Arrival::Gone(process)) => {
                 self.store.examine(process);
                 if self.store.was_told_unread(process) {
@@ -252,8 +272,7 @@ impl Node {
                 }
                 let well = matches!(self.outcomes.get(&process), Some(Ok(())));
                 self.store.end(now(), process, well);
-                // The carrier is no function.
-                self.live -= usize::from(process != CARRIER);
+                self.live -= 1;
                 self.gone.insert(process);
             }
             Ok(Arrival::Completed(completion)) => self.store.complete(now(), completion),
@@ -309,6 +328,12 @@ impl Node {
     pub fn is_gone(&self, id: u32) -> bool {
         self.gone.contains(&ProcessId(u64::from(id)))
     }
+
+    /// Whether the carrier has closed its channel for a run.
+    #[allow(dead_code, reason = "the tests of other crates use it")]
+    pub fn is_detached(&self, run: RunId) -> bool {
+        self.gone.contains(&carrier_of(run))
+    }
 }
 
 impl Socket {
@@ -320,9 +345,17 @@ impl Socket {
 /// The run of a test that has one.
 pub const RUN: RunId = RunId(7);
 
-/// A stream of that run.
+/// Tests with more runs number their streams and functions by run, in steps of this: the first run is [`RUN`].
+pub const RUN_STEP: u32 = 1_000_000;
+
+/// The run of a stream or function with this number.
+pub fn run_of(number: u32) -> RunId {
+    RunId(RUN.0 + u128::from(number / RUN_STEP))
+}
+
+/// A stream, in the run that its number says.
 pub fn key(stream: u32) -> RunStream {
-    RunStream { run: RUN, stream: StreamId(stream) }
+    RunStream { run: run_of(stream), stream: StreamId(stream) }
 }
 
 /// The time as the store of a test counts it.
