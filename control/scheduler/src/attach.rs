@@ -3,7 +3,7 @@
 use crate::action::Action;
 use crate::machine::RunMachine;
 use crate::plan::{InputPort, PortRef};
-use crate::state::{Phase, StreamState};
+use crate::state::{Changed, Phase, StreamState};
 use dflow_protocol::{InstanceId, StreamId};
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ impl RunMachine {
             }
             Phase::Ended { .. } if instance.settled => return,
             Phase::Ended { .. } | Phase::Preparing | Phase::Ready | Phase::Running { .. } => {
-                if self.was_told_wrong(id) {
+                if std::mem::take(&mut self.instance_mut(id).lists_undone) && self.was_told_wrong(id) {
                     self.restart(id, "its list of inputs has changed");
                     return;
                 }
@@ -34,34 +34,50 @@ impl RunMachine {
             Phase::Pausing | Phase::Waiting => {}
         }
         if self.instance(id).phase.lives() {
-            self.attach(id);
+            match &mut self.instance_mut(id).changed {
+                Changed::All => self.attach_all(id),
+                Changed::These(inputs) => {
+                    // In the order of the inputs, whatever the order of the changes.
+                    inputs.sort_unstable();
+                    for index in inputs.clone() {
+                        self.attach(id, index);
+                    }
+                }
+            }
         }
         self.update_gate(id);
     }
 
     pub(crate) fn update_gate(&mut self, id: InstanceId) {
+        let open = self.look_at_gates(id);
         if matches!(self.instance(id).phase, Phase::Waiting | Phase::Preparing | Phase::Ready) {
-            self.set_gate(id, self.gates_open(id));
+            self.set_gate(id, open);
         }
     }
 
     /// Attaches the streams that a living attempt does not have yet.
-    pub(crate) fn attach(&mut self, id: InstanceId) {
+    pub(crate) fn attach_all(&mut self, id: InstanceId) {
+        for index in 0..self.instance(id).inputs.len() {
+            self.attach(id, index);
+        }
+    }
+
+    /// Attaches the streams of an input that a living attempt does not have yet.
+    fn attach(&mut self, id: InstanceId, index: usize) {
+        if self.instance(id).inputs[index].told_complete {
+            return;
+        }
         let plan = Arc::clone(&self.plan);
-        for (index, port) in plan.nodes[self.instance(id).node].inputs.iter().enumerate() {
-            if self.instance(id).inputs[index].told_complete {
-                continue;
-            }
-            let complete = match (port.each, port.need) {
-                (true, _) => self.attach_each(id, index),
-                (false, Some(need)) => self.attach_winners(id, index, need),
-                (false, None) => self.attach_list(id, index, port),
-            };
-            if complete {
-                self.instance_mut(id).inputs[index].told_complete = true;
-                let attempt = self.instance(id).attempt;
-                self.actions.push(Action::InputsComplete { instance: id, attempt, input: index as u32 });
-            }
+        let port = &plan.nodes[self.instance(id).node].inputs[index];
+        let complete = match (port.each, port.need) {
+            (true, _) => self.attach_each(id, index),
+            (false, Some(need)) => self.attach_winners(id, index, need),
+            (false, None) => self.attach_list(id, index, port),
+        };
+        if complete {
+            self.instance_mut(id).inputs[index].told_complete = true;
+            let attempt = self.instance(id).attempt;
+            self.actions.push(Action::InputsComplete { instance: id, attempt, input: index as u32 });
         }
     }
 

@@ -9,7 +9,9 @@ use crate::machine::RunMachine;
 use crate::options::Excess;
 use crate::part::PartPath;
 use crate::plan::{NodeId, NodeKind};
-use crate::state::{Closed, InputState, Instance, Phase, PortState, Signal, Status, Stream, StreamState, Subscription};
+use crate::state::{
+    Changed, Closed, InputState, Instance, Phase, PortState, Signal, Status, Stream, StreamState, Subscription,
+};
 use dflow_protocol::{Epoch, InstanceId, StreamId};
 use dflow_workflow::Partition;
 use std::collections::VecDeque;
@@ -186,6 +188,10 @@ impl RunMachine {
             continuing: false,
             diverged: false,
             gate_open: false,
+            shut: spec.inputs.len(),
+            changed: Changed::All,
+            lists_undone: false,
+            settled_until: (0, 0),
             timer: None,
             inputs,
             outputs,
@@ -297,7 +303,7 @@ impl RunMachine {
             self.announce_subscription(stream, index);
         }
         self.offer(consumer, input, stream);
-        self.mark_dirty(consumer);
+        self.mark_input(consumer, input);
     }
 
     pub(crate) fn announce_subscription(&mut self, stream: StreamId, index: usize) {

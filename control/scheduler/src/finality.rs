@@ -155,7 +155,11 @@ impl RunMachine {
         node: NodeId,
         complete: impl Fn(&InputPort) -> bool,
     ) -> Option<(Option<InstanceId>, String)> {
-        for (index, port) in self.plan.nodes[node].inputs.iter().enumerate() {
+        let spec = &self.plan.nodes[node];
+        if !spec.chooses {
+            return None;
+        }
+        for (index, port) in spec.inputs.iter().enumerate() {
             let Some(need) = port.need.filter(|_| complete(port)) else { continue };
             for &id in &self.nodes[node].instances {
                 let input = &self.instance(id).inputs[index];
@@ -170,7 +174,11 @@ impl RunMachine {
 
     fn settle_choices(&mut self, id: InstanceId) {
         let plan = Arc::clone(&self.plan);
-        for (index, port) in plan.nodes[self.instance(id).node].inputs.iter().enumerate() {
+        let spec = &plan.nodes[self.instance(id).node];
+        if !spec.chooses {
+            return;
+        }
+        for (index, port) in spec.inputs.iter().enumerate() {
             let input = &self.instance(id).inputs[index];
             let Some(need) = port.need.filter(|_| !input.choice_settled) else { continue };
             let certain = input.winners.iter().all(|stream| self.instance(self.stream(*stream).instance).settled);
@@ -197,6 +205,7 @@ impl RunMachine {
         subscription.closed = Some(why);
         let (consumer, input, announced) = (subscription.consumer, subscription.input, subscription.announced);
         self.instance_mut(consumer).inputs[input].tally.remove(signal);
+        self.note_input(consumer, input);
         self.instance_mut(producer).open_readers -= 1;
         if announced {
             self.actions.push(Action::Unsubscribe { stream, consumer, input: input as u32 });
@@ -206,19 +215,40 @@ impl RunMachine {
         }
     }
 
-    fn depends_on_settled(&self, id: InstanceId) -> bool {
-        let instance = self.instance(id);
-        let spec = &self.plan.nodes[instance.node];
-        self.nodes[instance.node].status_settled
-            && spec.inputs.iter().enumerate().all(|(index, port)| self.input_settled(id, index, port))
+    /// Whether everything is settled that the instance depends on. It is asked after each of these has become settled, so
+    /// the search goes on where it stopped: what is settled stays so.
+    fn depends_on_settled(&mut self, id: InstanceId) -> bool {
+        let plan = Arc::clone(&self.plan);
+        let node = self.instance(id).node;
+        if !self.nodes[node].status_settled {
+            return false;
+        }
+        loop {
+            let (index, first) = self.instance(id).settled_until;
+            let Some(port) = plan.nodes[node].inputs.get(index) else { return true };
+            let sealed = self.input_settled(id, index, port, first);
+            self.instance_mut(id).settled_until =
+                if sealed == port.sources.len() { (index + 1, 0) } else { (index, sealed) };
+            if sealed < port.sources.len() {
+                return false;
+            }
+        }
     }
 
-    fn input_settled(&self, id: InstanceId, index: usize, port: &InputPort) -> bool {
+    /// How many sources of an input, from the first on, are settled as far as this instance is concerned; `first` of them
+    /// are known to be.
+    fn input_settled(&self, id: InstanceId, index: usize, port: &InputPort, first: usize) -> usize {
         let instance = self.instance(id);
+        let all_if = |settled: bool| if settled { port.sources.len() } else { 0 };
         match (port.each, port.need) {
-            (true, _) => instance.each.is_some_and(|stream| self.instance(self.stream(stream).instance).settled),
-            (false, Some(_)) => instance.inputs[index].choice_settled,
-            (false, None) => port.sources.iter().all(|source| self.nodes[source.node].sealed),
+            (true, _) => {
+                all_if(instance.each.is_some_and(|stream| self.instance(self.stream(stream).instance).settled))
+            }
+            (false, Some(_)) => all_if(instance.inputs[index].choice_settled),
+            (false, None) => {
+                let open = port.sources[first..].iter().position(|source| !self.nodes[source.node].sealed);
+                open.map_or(port.sources.len(), |open| first + open)
+            }
         }
     }
 

@@ -3,9 +3,10 @@
 use crate::machine::RunMachine;
 use crate::options::Invocation;
 use crate::plan::InputPort;
-use crate::state::{Signal, Status, StreamState};
+use crate::state::{Changed, InputState, Signal, Status, StreamState};
 use dflow_protocol::{InstanceId, StreamId};
 use dflow_workflow::Gate;
+use std::sync::Arc;
 
 impl RunMachine {
     /// Propagates the current signal of a stream to its readers.
@@ -25,23 +26,52 @@ impl RunMachine {
             tally.remove(old);
             tally.add(new);
             self.offer(consumer, input, id);
-            self.mark_dirty(consumer);
+            self.mark_input(consumer, input);
         }
         self.read_values(id);
     }
 
-    /// Whether the gate of every input is open and every stream that must exist at the start does.
-    pub(crate) fn gates_open(&self, id: InstanceId) -> bool {
-        let spec = &self.plan.nodes[self.instance(id).node];
-        spec.inputs.iter().enumerate().all(|(index, port)| self.input_open(id, index, port))
+    /// Whether the gate of every input is open and every stream that must exist at the start does. Looks only at the
+    /// inputs that have changed.
+    pub(crate) fn look_at_gates(&mut self, id: InstanceId) -> bool {
+        let plan = Arc::clone(&self.plan);
+        let ports = &plan.nodes[self.instance(id).node].inputs;
+        match std::mem::replace(&mut self.instance_mut(id).changed, Changed::These(Vec::new())) {
+            Changed::All => (0..ports.len()).for_each(|index| self.look_at_gate(id, index, &ports[index])),
+            Changed::These(inputs) => inputs.into_iter().for_each(|index| self.look_at_gate(id, index, &ports[index])),
+        }
+        debug_assert!(
+            self.has_seen_all_changes(id, ports),
+            "an input of `{}` has changed and was not noted",
+            self.name(id)
+        );
+        self.instance(id).shut == 0
     }
 
-    /// Whether all streams of an input are known.
-    pub(crate) fn input_complete(&self, id: InstanceId, index: usize, port: &InputPort) -> bool {
-        match port.need {
-            _ if port.each => true,
-            Some(need) => self.instance(id).inputs[index].winners.len() == need,
-            None => port.sources.iter().all(|source| self.source_complete(*source)),
+    /// Whether a look at all inputs finds what looks at those that have changed have found. For an instance with so many
+    /// that this would take too long: yes.
+    fn has_seen_all_changes(&self, id: InstanceId, ports: &[InputPort]) -> bool {
+        const MANY: usize = 64;
+        ports.len() > MANY
+            || ports.iter().any(|port| port.sources.len() > MANY)
+            || ports.iter().enumerate().all(|(index, port)| {
+                let complete = port.sources.iter().all(|source| self.source_complete(*source));
+                self.instance(id).inputs[index].open == self.input_open(id, index, port, complete)
+            })
+    }
+
+    fn look_at_gate(&mut self, id: InstanceId, index: usize, port: &InputPort) {
+        let known = self.instance(id).inputs[index].complete_sources;
+        let more = port.sources[known..].iter().position(|source| !self.source_complete(*source));
+        let state = &mut self.instance_mut(id).inputs[index];
+        state.complete_sources = more.map_or(port.sources.len(), |more| known + more);
+        state.noted = false;
+        let open = self.input_open(id, index, port, more.is_none());
+        let instance = self.instance_mut(id);
+        match (std::mem::replace(&mut instance.inputs[index].open, open), open) {
+            (false, true) => instance.shut -= 1,
+            (true, false) => instance.shut += 1,
+            (true, true) | (false, false) => {}
         }
     }
 
@@ -52,7 +82,9 @@ impl RunMachine {
         let winners = &mut self.instance_mut(consumer).inputs[input].winners;
         if winners.len() < need && !winners.contains(&stream) {
             winners.push(stream);
-            if winners.len() == need {
+            let chosen = winners.len() == need;
+            self.note_input(consumer, input);
+            if chosen {
                 self.todo.settle.insert(consumer);
             }
         }
@@ -80,6 +112,7 @@ impl RunMachine {
         if winners.len() == before {
             return;
         }
+        self.note_input(consumer, input);
         for (candidate, place) in self.places(consumer, input) {
             if candidate != stream && self.stream(candidate).subscriptions[place].closed.is_none() {
                 self.offer(consumer, input, candidate);
@@ -87,14 +120,15 @@ impl RunMachine {
         }
     }
 
-    fn input_open(&self, id: InstanceId, index: usize, port: &InputPort) -> bool {
-        let tally = self.instance(id).inputs[index].tally;
-        let complete = self.input_complete(id, index, port);
-        if port.need.is_some() {
+    /// `complete`: whether all sources of the input are.
+    fn input_open(&self, id: InstanceId, index: usize, port: &InputPort, complete: bool) -> bool {
+        let InputState { tally, winners, .. } = &self.instance(id).inputs[index];
+        if let Some(need) = port.need {
             // A winner may have been suspended since it was chosen.
             let ready = |winner: &StreamId| self.readable(*winner) && self.satisfies(port, self.stream(*winner).signal);
-            return complete && self.instance(id).inputs[index].winners.iter().all(ready);
+            return winners.len() == need && winners.iter().all(ready);
         }
+        let complete = complete || port.each;
         let there = match (port.many, port.fixed_at_start) {
             (false, _) => tally.open > 0,
             (true, true) => complete && tally.open == tally.listed,

@@ -3,7 +3,7 @@
 //! the first position where another part may still be inserted; it grows from there.
 
 use crate::machine::RunMachine;
-use crate::plan::{NodeId, PortRef};
+use crate::plan::{Edge, NodeId, PortRef};
 use crate::state::Status;
 use dflow_protocol::{InstanceId, StreamId};
 use std::sync::Arc;
@@ -26,7 +26,7 @@ impl RunMachine {
                     self.todo.nodes.insert(edge.node);
                     match edge.each {
                         true => pending.push(edge.node),
-                        false => self.mark_all_dirty(edge.node),
+                        false => self.mark_readers(*edge),
                     }
                 }
             }
@@ -56,7 +56,7 @@ impl RunMachine {
             list.complete = false;
             for edge in &plan.nodes[node].outputs[port].consumers {
                 if !edge.each {
-                    self.mark_all_dirty(edge.node);
+                    self.undo_source(*edge);
                 } else if !plan.nodes[edge.node].is_sink() {
                     for child_port in 0..plan.nodes[edge.node].outputs.len() {
                         pending.push((edge.node, child_port, offset));
@@ -155,9 +155,9 @@ impl RunMachine {
         }
     }
 
-    pub(crate) fn mark_all_dirty(&mut self, node: NodeId) {
-        for instance in self.nodes[node].instances.clone() {
-            self.mark_dirty(instance);
+    fn mark_readers(&mut self, edge: Edge) {
+        for instance in self.nodes[edge.node].instances.clone() {
+            self.mark_input(instance, edge.input);
         }
     }
 }

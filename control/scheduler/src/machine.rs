@@ -3,9 +3,9 @@
 use crate::action::Action;
 use crate::event::Event;
 use crate::options::{Excess, PlanError, RunOptions};
-use crate::plan::{NodeId, NodeKind, Plan, SwitchPlan};
+use crate::plan::{Edge, NodeId, NodeKind, Plan, SwitchPlan};
 use crate::slots::Slots;
-use crate::state::{Decision, Instance, NodeState, Phase, PortList, Status, Stream, SwitchState};
+use crate::state::{Changed, Decision, Instance, NodeState, Phase, PortList, Status, Stream, SwitchState};
 use dflow_protocol::{InstanceId, StreamId};
 use dflow_workflow::Workflow;
 use std::collections::{BTreeSet, VecDeque};
@@ -227,8 +227,7 @@ impl RunMachine {
             Decision::NoCase(reason) => Some((None, reason.clone())),
             Decision::Open | Decision::Reading | Decision::Chosen(_) | Decision::Void => None,
         });
-        let mut needy =
-            (0..self.nodes.len()).filter(|node| self.plan.nodes[*node].inputs.iter().any(|input| input.need.is_some()));
+        let mut needy = self.plan.choosers.iter().copied();
         no_case.or_else(|| {
             needy.find_map(|node| {
                 self.too_few_streams(node, |port| port.sources.iter().all(|source| self.source_complete(*source)))
@@ -275,7 +274,39 @@ impl RunMachine {
         }
     }
 
+    /// An instance is to be looked at, with all its inputs.
     pub(crate) fn mark_dirty(&mut self, instance: InstanceId) {
+        self.instance_mut(instance).changed = Changed::All;
+        self.queue(instance);
+    }
+
+    /// An instance is to be looked at because something about this input has changed.
+    pub(crate) fn mark_input(&mut self, instance: InstanceId, input: usize) {
+        self.note_input(instance, input);
+        self.queue(instance);
+    }
+
+    /// When the instance is looked at again, this input is as well.
+    pub(crate) fn note_input(&mut self, instance: InstanceId, input: usize) {
+        let state = self.instance_mut(instance);
+        if let Changed::These(inputs) = &mut state.changed
+            && !std::mem::replace(&mut state.inputs[input].noted, true)
+        {
+            inputs.push(input);
+        }
+    }
+
+    /// Something about a source of this input has been undone: its list is shorter, or no longer complete.
+    pub(crate) fn undo_source(&mut self, edge: Edge) {
+        for instance in self.nodes[edge.node].instances.clone() {
+            let state = self.instance_mut(instance);
+            state.lists_undone = true;
+            state.inputs[edge.input].complete_sources = 0;
+            self.mark_input(instance, edge.input);
+        }
+    }
+
+    fn queue(&mut self, instance: InstanceId) {
         let state = &mut self.instances[instance.0 as usize];
         if !std::mem::replace(&mut state.queued, true) {
             self.todo.dirty.push_back(instance);

@@ -20,6 +20,8 @@ pub(crate) struct Plan {
     pub(crate) nodes: Vec<Node>,
     /// One per switch of the workflow: the port that decides it, or the choice that a parameter has already made.
     pub(crate) switches: Vec<SwitchPlan>,
+    /// The nodes with an input that needs only some of its streams.
+    pub(crate) choosers: Vec<NodeId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +51,8 @@ pub(crate) struct Node {
     pub(crate) restartable: bool,
     /// It is a function, and only fan-ins that need a few of their streams read it.
     pub(crate) races: bool,
+    /// An input needs only some of its streams.
+    pub(crate) chooses: bool,
 }
 
 pub(crate) struct InputPort {
@@ -95,7 +99,8 @@ pub(crate) enum SwitchPlan {
 impl Plan {
     pub(crate) fn new(workflow: Arc<Workflow>, options: &RunOptions) -> Result<Self, PlanError> {
         check_options(&workflow, options)?;
-        let mut plan = Self { nodes: Vec::new(), switches: Vec::new(), workflow: Arc::clone(&workflow) };
+        let mut plan =
+            Self { nodes: Vec::new(), switches: Vec::new(), choosers: Vec::new(), workflow: Arc::clone(&workflow) };
         for (index, input) in workflow.inputs.iter().enumerate() {
             let partition =
                 if input.partitioned { Partition::Fixed(options.input_parts[index]) } else { Partition::Single };
@@ -129,7 +134,9 @@ impl Plan {
         plan.connect_nodes(options.invocation);
         for node in 0..plan.nodes.len() {
             plan.nodes[node].races = plan.races(node);
+            plan.nodes[node].chooses = plan.nodes[node].inputs.iter().any(|input| input.need.is_some());
         }
+        plan.choosers = (0..plan.nodes.len()).filter(|node| plan.nodes[*node].chooses).collect();
         Ok(plan)
     }
 
@@ -303,6 +310,7 @@ impl Node {
             deterministic: false,
             restartable: false,
             races: false,
+            chooses: false,
         }
     }
 

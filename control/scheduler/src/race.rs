@@ -29,9 +29,10 @@ impl RunMachine {
         self.abort_outputs(id, &why);
         for stream in self.streams_of(id) {
             for place in 0..self.stream(stream).subscriptions.len() {
-                let consumer = self.stream(stream).subscriptions[place].consumer;
+                let subscription = &self.stream(stream).subscriptions[place];
+                let (consumer, input) = (subscription.consumer, subscription.input);
                 self.close(stream, place, Closed::Lost);
-                self.mark_dirty(consumer);
+                self.mark_input(consumer, input);
             }
         }
         self.mark_settled(id);

@@ -141,7 +141,7 @@ impl RunMachine {
 
     fn start(&mut self, id: InstanceId) {
         if self.plan.nodes[self.instance(id).node].is_sink() {
-            self.attach(id);
+            self.attach_all(id);
         }
         self.set_phase(id, Phase::Running { parked: false });
         self.record(id, |record, now| record.started = Some(now));
@@ -158,7 +158,7 @@ impl RunMachine {
         self.begin_record(id);
         let attempt = self.instance(id).attempt;
         self.actions.push(Action::Prepare { instance: id, attempt });
-        self.attach(id);
+        self.attach_all(id);
         self.update_gate(id);
     }
 

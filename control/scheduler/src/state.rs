@@ -106,6 +106,15 @@ pub(crate) struct Instance {
     /// It was declared deterministic, but has written different bytes.
     pub(crate) diverged: bool,
     pub(crate) gate_open: bool,
+    /// How many of its inputs keep the gate shut, as of when they were last looked at.
+    pub(crate) shut: usize,
+    /// The inputs that are to be looked at.
+    pub(crate) changed: Changed,
+    /// A list that an attempt was given may have lost streams since, or is no longer complete.
+    pub(crate) lists_undone: bool,
+    /// Where the search for something that is not settled goes on: index of the input, index of its source. Whatever lies
+    /// before it is settled for good.
+    pub(crate) settled_until: (usize, usize),
     pub(crate) timer: Option<Duration>,
     pub(crate) inputs: Vec<InputState>,
     pub(crate) outputs: Vec<PortState>,
@@ -128,8 +137,23 @@ pub(crate) struct Instance {
     pub(crate) records: Vec<AttemptRecord>,
 }
 
+/// Inputs of an instance whose streams have changed. One function may have thousands of inputs, and each of their streams
+/// changes several times, so that looking at all inputs after each change would take quadratic time.
+#[derive(Debug)]
+pub(crate) enum Changed {
+    All,
+    /// Without duplicates.
+    These(Vec<usize>),
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct InputState {
+    /// It does not keep the gate shut, as of when it was last looked at.
+    pub(crate) open: bool,
+    /// It is among the inputs that are to be looked at.
+    pub(crate) noted: bool,
+    /// How many sources, from the first on, are known to be complete.
+    pub(crate) complete_sources: usize,
     /// All subscriptions, with their index in [`Stream::subscriptions`].
     pub(crate) subscriptions: BTreeMap<StreamId, usize>,
     /// The signals of the open ones, counted.

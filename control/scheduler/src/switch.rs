@@ -204,7 +204,7 @@ impl RunMachine {
             }
         }
         for edge in plan.nodes[node].outputs.iter().flat_map(|output| &output.consumers) {
-            self.mark_all_dirty(edge.node);
+            self.undo_source(*edge);
         }
     }
 
