@@ -15,7 +15,7 @@ use crate::units::count;
 /// Checks the file and prints the result.
 ///
 /// # Errors
-/// Standard output cannot be written.
+/// If standard output cannot be written.
 pub fn check(args: &CheckArgs) -> io::Result<Exit> {
     let result = file::load(&args.file);
     let status = if result.is_ok() { Exit::Success } else { Exit::Wrong };

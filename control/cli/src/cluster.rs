@@ -1,4 +1,4 @@
-//! `dflow worker` and `dflow cluster`: the nodes of a cluster, and how they know each other.
+//! `dflow worker` and `dflow cluster`: the nodes of a cluster and their certificates.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,13 +14,13 @@ use crate::run::node_options;
 use crate::signals;
 use crate::terminal::{Look, print, print_error};
 
-/// Where the authority of a cluster is kept, in the cluster's directory.
+/// The subdirectory of a cluster's directory that holds its authority.
 pub const AUTHORITY: &str = "authority";
 
-/// Serves runs until it is told to end; the inner result is that of printing.
+/// Serves runs until a signal ends it. The inner result is the result of printing.
 ///
 /// # Errors
-/// The node cannot be set up.
+/// If the node cannot be set up.
 pub fn worker(args: &WorkerArgs) -> Result<io::Result<Exit>, CallError> {
     let options = ServeOptions {
         listen: args.listen,
@@ -45,10 +45,10 @@ pub fn worker(args: &WorkerArgs) -> Result<io::Result<Exit>, CallError> {
     Ok(printed.map(|()| caught.first().map_or(Exit::Success, Exit::Signalled)))
 }
 
-/// Makes certificates; the inner result is that of printing.
+/// Creates certificates. The inner result is the result of printing.
 ///
 /// # Errors
-/// Something is there already, is missing or cannot be written.
+/// If the authority already exists (`create`) or is missing (`add`), or if a file cannot be written.
 pub fn cluster(command: &ClusterCommand) -> Result<io::Result<Exit>, CallError> {
     let (args, authority) = match command {
         ClusterCommand::Create(args) => {
@@ -57,7 +57,7 @@ pub fn cluster(command: &ClusterCommand) -> Result<io::Result<Exit>, CallError> 
         }
         ClusterCommand::Add(args) => (args, ClusterCa::load(&args.directory.join(AUTHORITY))?),
     };
-    // All of them before anything is written: a name that cannot be one leaves nothing behind.
+    // All certificates are issued before anything is written, so that an invalid name leaves nothing behind.
     let identities = args.nodes.iter().map(|node| authority.issue(node, args.validity));
     let identities = identities.collect::<Result<Vec<_>, _>>()?;
     if matches!(command, ClusterCommand::Create(_)) {
@@ -75,7 +75,7 @@ pub fn cluster(command: &ClusterCommand) -> Result<io::Result<Exit>, CallError> 
 /// The other nodes of a run, if there are any.
 ///
 /// # Errors
-/// An address cannot be used, or a function is placed twice.
+/// If an address cannot be resolved, or a function is placed twice.
 pub fn spec(args: &RunClusterArgs) -> Result<Option<ClusterSpec>, CallError> {
     let Some(identity) = args.identity.clone().filter(|_| !args.nodes.is_empty()) else { return Ok(None) };
     let nodes = addresses(&args.nodes)?;
@@ -88,20 +88,20 @@ pub fn spec(args: &RunClusterArgs) -> Result<Option<ClusterSpec>, CallError> {
     Ok(Some(ClusterSpec { identity, nodes, placement, wait: args.wait.unwrap_or_default(), silence: args.silence }))
 }
 
-/// In a cluster a node has the name in its certificate.
+/// Sets the node's name: in a cluster, it is the name in the certificate.
 ///
 /// # Errors
-/// The identity cannot be read.
+/// If the identity cannot be read.
 pub fn named(options: NodeOptions, args: &RunClusterArgs) -> Result<NodeOptions, CallError> {
     let Some(directory) = args.identity.as_ref().filter(|_| !args.nodes.is_empty()) else { return Ok(options) };
     let identity = Identity::load(directory).map_err(|error| SetupError::Cluster(ClusterError::Identity(error)))?;
     Ok(NodeOptions { node: identity.name().to_owned(), ..options })
 }
 
-/// Names of nodes, each with the address that was given for it.
+/// Resolves the addresses of nodes.
 ///
 /// # Errors
-/// An address cannot be used.
+/// If an address cannot be resolved.
 pub fn addresses(nodes: &[(String, String)]) -> Result<Vec<(String, SocketAddr)>, CallError> {
     nodes.iter().map(|(node, address)| Ok((node.clone(), resolve(node, address)?))).collect()
 }

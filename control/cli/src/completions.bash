@@ -1,5 +1,5 @@
-# bash takes `=` for the end of a word, so NAME=PATH arrives as three words. dflow gets them as the one that was typed, and
-# of its answers bash gets what follows the part that it regards as finished.
+# bash splits words at `=`, so NAME=PATH arrives as three words. They are joined for dflow, and the part that bash considers
+# complete is removed from its answers.
 _dflow_joined() {
     local -a words=()
     local at word last=${COMP_WORDS[COMP_CWORD]}

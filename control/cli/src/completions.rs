@@ -1,7 +1,7 @@
-//! `dflow completions`: what a shell offers when Tab is pressed.
+//! `dflow completions`: shell completions.
 //!
-//! The script that a shell loads calls this binary for each completion ([`answer`]). So it knows the release that is
-//! installed, and the inputs and parameters of the workflow file on the command line.
+//! The script that a shell loads calls this binary for each completion ([`answer`]), so the completions always match the
+//! installed release, and include the inputs and parameters of the workflow file on the command line.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -18,17 +18,17 @@ use crate::args::Cli;
 use crate::exit::Exit;
 use crate::terminal::print;
 
-/// The environment variable with which the script calls this binary. Not clap's usual `COMPLETE`, which could be set
+/// The environment variable by which this binary recognises calls of the script. clap's default, `COMPLETE`, could be set
 /// for another purpose.
 const VARIABLE: &str = "DFLOW_COMPLETE";
 
-/// The shells that there are scripts for.
+/// The supported shells.
 const SHELLS: Shells<'static> = Shells(&[&Bash, &Zsh, &Fish]);
 
-/// Makes bash's words those that were typed.
+/// Undoes the splitting of words at `=` by bash.
 const JOIN_WORDS: &str = include_str!("completions.bash");
 
-/// What `dflow completions` takes.
+/// The arguments of `dflow completions`.
 #[derive(Debug, Args)]
 #[command(after_help = HELP)]
 pub struct CompletionsArgs {
@@ -38,8 +38,8 @@ pub struct CompletionsArgs {
 }
 
 const HELP: &str = "\
-The script calls dflow each time Tab is pressed, so load it when the shell starts instead of saving it to a file that the \
-next release would not match. After `dflow run FILE`, the names of the inputs and parameters of FILE are completed too.
+The script calls dflow for each completion. Load it when the shell starts; a saved copy might not match the next release. \
+After `dflow run FILE`, the names of the inputs and parameters of FILE are completed too.
 
 Examples:
   bash, in ~/.bashrc:                       source <(dflow completions bash)
@@ -62,7 +62,7 @@ pub enum Shell {
 /// Prints the script for a shell.
 ///
 /// # Errors
-/// Standard output cannot be written.
+/// If standard output cannot be written.
 pub fn completions(args: &CompletionsArgs) -> io::Result<Exit> {
     let shell: &dyn EnvCompleter = match args.shell {
         Shell::Bash => &Bash,
@@ -76,12 +76,12 @@ pub fn completions(args: &CompletionsArgs) -> io::Result<Exit> {
     Ok(Exit::Success)
 }
 
-/// Answers a call of the script and ends the process; returns at once if this is no such call.
+/// Answers a call of the script and exits; returns at once if the script did not make the call.
 pub fn answer() {
     CompleteEnv::with_factory(Cli::command).var(VARIABLE).shells(SHELLS).complete();
 }
 
-/// How the script calls this binary: as the user did, but from any folder.
+/// How the script calls this binary: as the user did, but independent of the current directory.
 fn own_command() -> String {
     let called = PathBuf::from(env::args_os().next().unwrap_or_else(|| "dflow".into()));
     let by_path = called.components().count() > 1;
@@ -108,7 +108,7 @@ pub fn inputs(current: &OsStr) -> Vec<CompletionCandidate> {
     candidates
 }
 
-/// Completes `--param NAME=VALUE`; a value, with its default.
+/// Completes `--param NAME=VALUE`; the value is completed to the default.
 pub fn params(current: &OsStr) -> Vec<CompletionCandidate> {
     let Some(workflow) = workflow() else { return Vec::new() };
     if let Some((name, value)) = split(current) {
@@ -131,15 +131,15 @@ fn named<'a>(current: &OsStr, names: impl Iterator<Item = (&'a str, Option<&'a s
         .collect()
 }
 
-/// A value at its first `=`, if what stands before that is text.
+/// Splits a value at its first `=`, if the part before it is UTF-8.
 fn split(current: &OsStr) -> Option<(&str, &OsStr)> {
     let bytes = current.as_bytes();
     let at = bytes.iter().position(|&byte| byte == b'=')?;
     Some((std::str::from_utf8(&bytes[..at]).ok()?, OsStr::from_bytes(&bytes[at + 1..])))
 }
 
-/// The workflow of the command line that is being completed, if it has a correct one. clap gives a completer only the
-/// word itself; the other words stand after `--` in this process's own arguments.
+/// The workflow on the command line that is being completed, if there is a valid one. clap passes a completer only the
+/// current word; the other words follow `--` in this process's own arguments.
 fn workflow() -> Option<Workflow> {
     let words: Vec<OsString> = env::args_os().skip_while(|word| word != "--").skip(1).collect();
     let is_workflow = |word: &&OsString| {

@@ -1,4 +1,4 @@
-//! `dflow doctor`: what this machine offers to a run, and what is between it and other nodes.
+//! `dflow doctor`: what this machine offers to a run, and the state of the connections to other nodes.
 
 use std::io;
 
@@ -12,13 +12,13 @@ use crate::exit::Exit;
 use crate::run::node_options;
 use crate::terminal::{Look, Style, print};
 
-/// The width of a line of text below which wrapping does more harm than good.
+/// Minimum width of wrapped text. On a terminal that is too narrow for it, lines overflow.
 const MIN_TEXT: usize = 30;
 
-/// Examines the machine, or other nodes, and prints what it found; the inner result is that of printing.
+/// Examines the machine or other nodes and prints the findings. The inner result is the result of printing.
 ///
 /// # Errors
-/// The address of a node, or this node's identity, cannot be used.
+/// If the address of a node or this node's identity cannot be used.
 pub fn doctor(args: &DoctorArgs) -> Result<io::Result<Exit>, CallError> {
     match &args.identity {
         Some(identity) if !args.peers.is_empty() => {
@@ -69,14 +69,14 @@ fn render(findings: &[Finding], look: &Look) -> String {
     let mut text = lines(findings, look);
     let number = |state| findings.iter().filter(|finding| finding.state == state).count();
     text.push_str(&match (number(Health::Bad), number(Health::Fair)) {
-        (0, 0) => "everything is as it should be\n".into(),
+        (0, 0) => "no problems found\n".into(),
         (0, fair) => format!("workflows run here; {fair} of {} could be better\n", findings.len()),
-        (bad, _) => format!("{bad} of {} must be changed before workflows can run here\n", findings.len()),
+        (bad, _) => format!("workflows cannot run here: {bad} of {} must be fixed first\n", findings.len()),
     });
     text
 }
 
-/// One for each finding, and more for one that is long.
+/// The findings, one line each; a long one is continued on further lines.
 fn lines(findings: &[Finding], look: &Look) -> String {
     let topics = findings.iter().map(|finding| finding.topic.chars().count()).max().unwrap_or(0);
     let indent = " ".repeat("good  ".len() + topics + 2);
@@ -95,7 +95,7 @@ fn lines(findings: &[Finding], look: &Look) -> String {
     text
 }
 
-/// The text in lines of at most this width, as far as its words allow.
+/// The text in lines of at most this width; a longer word gets a line of its own.
 fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     let mut used = 0;

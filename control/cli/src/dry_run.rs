@@ -1,4 +1,4 @@
-//! `dflow run --dry-run`: what a run would do, in text or as JSON.
+//! `dflow run --dry-run`: what a run would do, as text or as JSON.
 
 use std::env;
 use std::io;
@@ -12,10 +12,10 @@ use crate::exit::Exit;
 use crate::terminal::{Look, Style, print, print_error};
 use crate::units::{count, size};
 
-/// Makes all checks of a run and prints what it would do; the inner result is that of printing.
+/// Performs all checks of a run and prints what it would do. The inner result is the result of printing.
 ///
 /// # Errors
-/// What would keep the run from starting.
+/// The reason for which the run could not start.
 pub fn dry_run(spec: &RunSpec, format: Format, quiet: bool) -> Result<io::Result<Exit>, CallError> {
     let preview = preview(spec)?;
     let printed = match format {
@@ -38,14 +38,14 @@ fn render(preview: &RunPreview, look: &Look) -> String {
         let relative = here.as_deref().and_then(|here| path.strip_prefix(here).ok());
         relative.unwrap_or(path).display().to_string()
     };
-    let mut text = format!("{}: everything that a run needs is there\n", look.paint(Style::Bold, &preview.workflow));
+    let mut text = format!("{}: all checks passed\n", look.paint(Style::Bold, &preview.workflow));
     if several {
         text += &section("nodes", look, preview.nodes.iter().map(node));
     }
     text += &section("inputs", look, preview.inputs.iter().map(input));
     text += &section("functions", look, preview.functions.iter().map(|f| function(f, several)));
     let head = match &preview.output_directory {
-        Some(folder) if preview.replaces => format!("outputs, which replace {}", show(folder)),
+        Some(directory) if preview.replaces => format!("outputs, which replace {}", show(directory)),
         _ => "outputs".into(),
     };
     let outputs = preview.outputs.iter().map(|output| {
@@ -64,7 +64,7 @@ fn node(node: &NodePreview) -> Vec<String> {
 fn input(input: &InputPreview) -> Vec<String> {
     let found = match (input.files, input.bytes) {
         (Some(files), Some(bytes)) => format!("{}, {}", count(files, "file"), size(bytes)),
-        _ => "read as it comes".into(),
+        _ => "read until its end".into(),
     };
     vec![input.name.clone(), found]
 }
@@ -73,7 +73,7 @@ fn function(function: &FunctionPreview, several: bool) -> Vec<String> {
     let mut instances = match (function.instances, &function.parts_of) {
         (Some(instances), _) => count(instances, "instance"),
         (None, Some(parts)) => format!("one instance for each part of {parts}"),
-        (None, None) => "instances that become known later".into(),
+        (None, None) => "a number of instances known only during the run".into(),
     };
     if function.instances == Some(0) {
         instances = "does not run".into();
@@ -89,7 +89,7 @@ fn function(function: &FunctionPreview, several: bool) -> Vec<String> {
     cells
 }
 
-/// A heading and its rows in columns; empty without rows.
+/// A heading and its rows in columns; empty if there are no rows.
 fn section(head: &str, look: &Look, rows: impl Iterator<Item = Vec<String>>) -> String {
     let rows: Vec<Vec<String>> = rows.collect();
     let Some(columns) = rows.first().map(Vec::len) else { return String::new() };

@@ -1,4 +1,4 @@
-//! Why a call is refused, for a person and as JSON. All of these end with exit status 2.
+//! Why a command is refused, as text and as JSON. All of these errors end with exit status 2.
 
 use std::path::PathBuf;
 
@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use crate::inputs::InputError;
 use crate::terminal::{Look, Style, clean};
 
-/// Why a call is refused.
+/// Why a command is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// Something in the workflow file is wrong.
+    /// The workflow file has errors.
     #[error("{} in the workflow file {}", crate::units::count(.0.iter().count() + .0.omitted(), "error"), .0.file())]
     Workflow(Diagnostics),
     /// The inputs do not fit the workflow.
@@ -43,94 +43,94 @@ pub enum CallError {
     /// The result and the report would both go to standard output.
     #[error("with --output - standard output holds the result, and with --format json it holds the report")]
     TwoDocuments,
-    /// A node's address.
+    /// The address of a node cannot be resolved.
     #[error("the address '{address}' of node '{node}' cannot be used: {source}")]
     Address {
         /// The node.
         node: String,
-        /// What was given.
+        /// The address on the command line.
         address: String,
         /// Why not.
         source: std::io::Error,
     },
-    /// Two placements of one function.
-    #[error("the function '{function}' is placed twice")]
+    /// `--place` names a function twice.
+    #[error("--place names the function '{function}' twice")]
     PlacedTwice {
         /// The function.
         function: String,
     },
-    /// A certificate.
+    /// A certificate cannot be created, read or written.
     #[error(transparent)]
     Identity(#[from] dflow_transport::identity::IdentityError),
-    /// The thread that draws.
+    /// The thread that draws the progress cannot be started.
     #[error("cannot start the thread that draws on the terminal: {0}")]
     Screen(std::io::Error),
-    /// There is no folder for records.
-    #[error("there are no records of runs: neither XDG_STATE_HOME nor HOME names a folder, or --logs says none")]
-    NoRecordFolder,
+    /// There is no directory of records.
+    #[error("no directory of records: --logs is none, or neither XDG_STATE_HOME nor HOME is set")]
+    NoRecordDirectory,
     /// The records cannot be read.
     #[error("the records of runs in {path} cannot be read: {source}")]
     Records {
-        /// The folder.
+        /// The directory.
         path: PathBuf,
         /// Why.
         source: std::io::Error,
     },
-    /// There is no record.
+    /// There is no record of any run.
     #[error("there is no record of a run in {path}")]
     NoRecords {
-        /// The folder.
+        /// The directory.
         path: PathBuf,
     },
-    /// There is no such run.
+    /// No recorded run has this name or prefix.
     #[error("there is no record of a run whose name begins with '{run}'")]
     UnknownRun {
-        /// What was given.
+        /// The name or prefix on the command line.
         run: String,
     },
-    /// There are several.
+    /// Several recorded runs have this prefix.
     #[error("the names of {} begin with '{run}'", crate::logs::runs(*count))]
     ManyRuns {
-        /// What was given.
+        /// The prefix on the command line.
         run: String,
-        /// How many.
+        /// The number of runs.
         count: usize,
     },
-    /// There is no such function or instance.
-    #[error("nothing that is called '{instance}' has printed anything in the run {run}")]
+    /// The run has no such function or instance.
+    #[error("the run {run} has no logs of a function or instance '{instance}'")]
     UnknownInstance {
         /// The run.
         run: String,
-        /// What was given.
+        /// The function or instance on the command line.
         instance: String,
     },
-    /// Signals cannot be watched for.
-    #[error("cannot watch for signals: {0}")]
+    /// The signal handlers cannot be installed.
+    #[error("cannot install signal handlers: {0}")]
     Signals(std::io::Error),
-    /// `DFLOW_LOG` is no filter.
+    /// `DFLOW_LOG` is not a valid filter.
     #[error("DFLOW_LOG is not a log filter: {0}")]
     Log(String),
 }
 
 impl CallError {
-    /// What to do about it, a line each.
+    /// What to do about it, one line each.
     pub fn help(&self) -> Vec<String> {
         match self {
             Self::Input(error) => error.help(),
-            Self::Trace { .. } => vec!["name a file in a folder that exists and that you may write to".into()],
-            Self::Man { .. } => vec!["name a directory that you may write to".into()],
+            Self::Trace { .. } => vec!["name a file in an existing, writable directory".into()],
+            Self::Man { .. } => vec!["name a writable directory".into()],
             Self::Log(_) => {
                 vec!["use off, error, warn, info, debug or trace, or a list such as info,dflow_worker=debug".into()]
             }
             Self::Address { .. } => vec!["write it as ADDRESS:PORT, as in 10.0.0.2:7411 or [fe80::2]:7411".into()],
-            Self::TwoDocuments => vec!["name a folder with --output, or leave out --format json".into()],
+            Self::TwoDocuments => vec!["name a directory with --output, or leave out --format json".into()],
             Self::PlacedTwice { function } => {
-                vec![format!("name all its nodes at once, as in --place {function}=a,b")]
+                vec![format!("name all its nodes in one option, as in --place {function}=a,b")]
             }
-            Self::NoRecordFolder => vec!["name the folder of the records with --logs DIR".into()],
-            Self::NoRecords { .. } => vec!["`dflow run` leaves one; name another folder with --logs DIR".into()],
-            Self::UnknownRun { .. } | Self::ManyRuns { .. } => vec!["`dflow logs --list` shows all runs".into()],
-            Self::UnknownInstance { .. } => vec!["`dflow logs RUN` shows everything that was printed".into()],
+            Self::NoRecordDirectory => vec!["name the directory of the records with --logs DIR".into()],
+            Self::NoRecords { .. } => vec!["`dflow run` writes one; name another directory with --logs DIR".into()],
+            Self::UnknownRun { .. } | Self::ManyRuns { .. } => vec!["`dflow logs --list` lists all runs".into()],
+            Self::UnknownInstance { .. } => vec!["`dflow logs RUN` shows all logs of the run".into()],
             Self::Setup(error) => error.help().map(str::to_owned).into_iter().collect(),
             Self::Workflow(_)
             | Self::Param(_)
@@ -141,7 +141,7 @@ impl CallError {
         }
     }
 
-    /// The text for a person, with a line feed at its end.
+    /// The error as text, with a line feed at its end.
     pub fn render(&self, look: &Look) -> String {
         match self {
             Self::Workflow(diagnostics) => diagnostics.render(look.color) + "\n",
@@ -149,7 +149,7 @@ impl CallError {
         }
     }
 
-    /// The JSON document: `{"error": {"reason": …, "help": […]}}`, for a workflow file also with `diagnostics`.
+    /// The error as JSON: `{"error": {"reason": …, "help": […]}}`, for a workflow file also with `diagnostics`.
     pub fn to_json(&self) -> Value {
         let mut error = json!({ "reason": self.to_string(), "help": self.help() });
         if let Self::Workflow(diagnostics) = self {
@@ -159,7 +159,7 @@ impl CallError {
     }
 }
 
-/// An error for a person: what is wrong, then what to do about it.
+/// An error as text: what is wrong, then what to do about it.
 pub fn render(look: &Look, reason: &str, help: &[String]) -> String {
     let mut lines = reason.lines();
     let mut text = format!("{}: {}\n", look.paint(Style::Red, "error"), clean(lines.next().unwrap_or_default()));
@@ -172,7 +172,7 @@ pub fn render(look: &Look, reason: &str, help: &[String]) -> String {
     text
 }
 
-/// Something that is not wrong, and that a person should know.
+/// A note as text: something that is not an error, but that the user should know.
 pub fn render_note(look: &Look, text: &str) -> String {
     format!("{}: {}\n", look.paint(Style::Yellow, "note"), clean(text))
 }

@@ -5,13 +5,13 @@ use std::process::ExitCode;
 /// How a command ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// All went well.
+    /// Success.
     Success,
-    /// The run failed, or something keeps workflows from running on this machine.
+    /// The run failed, or workflows cannot run on this machine.
     Failed,
-    /// The call or the file was wrong; nothing was started.
+    /// The command line or the workflow file is wrong; nothing was started.
     Wrong,
-    /// Ended by this signal; the status is the one that shells give to that.
+    /// Ended by this signal. The status is 128 plus its number, as in shells.
     Signalled(i32),
 }
 

@@ -1,4 +1,4 @@
-//! The workflow file that a call names.
+//! Loads the workflow file on the command line.
 
 use std::io;
 use std::path::Path;
@@ -8,7 +8,7 @@ use dflow_workflow::{Diagnostics, Workflow};
 /// Reads and checks a workflow file; `-` is standard input.
 ///
 /// # Errors
-/// It cannot be read, or something in it is wrong.
+/// If it cannot be read or has errors.
 pub fn load(path: &Path) -> Result<Workflow, Diagnostics> {
     if path.as_os_str() == "-" { Workflow::read("standard input", io::stdin()) } else { Workflow::load(path) }
 }

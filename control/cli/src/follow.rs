@@ -1,7 +1,7 @@
-//! What a person sees while a run goes on: the live panel, and with `--follow` every line that functions print.
+//! The terminal during a run: the live panel, and with `--follow` every line that functions print.
 //!
-//! A thread of its own draws, so that a terminal that is stopped (Ctrl-S) or a pager does not stop the run. What the thread
-//! cannot take is left out and counted; it is in the logs nevertheless.
+//! A separate thread draws, so that a stopped terminal (Ctrl-S) or a pager does not stop the run. If its queue is full,
+//! output is not shown but counted; the logs have it nevertheless.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -15,18 +15,18 @@ use crate::error;
 use crate::progress::Live;
 use crate::terminal::{Look, Style, clean};
 
-/// Updates that wait to be drawn.
+/// Maximum number of updates that wait to be drawn.
 const MAX_QUEUED: usize = 256;
 
-/// The longest line that is waited for; a longer one is shown in pieces.
+/// Maximum length of a line; a longer one is shown in pieces.
 const MAX_LINE: usize = 4 << 10;
 
-/// Shows a run on its way. Whatever can be drawn over is wiped when it is dropped.
+/// Shows the progress of a run. Dropping it erases the live panel.
 pub struct Screen {
     updates: Option<SyncSender<Shown>>,
     drawing: Option<JoinHandle<()>>,
     follow: bool,
-    /// Bytes of output that found no room.
+    /// Bytes of output that did not fit into the queue.
     left_out: u64,
 }
 
@@ -42,14 +42,14 @@ impl Screen {
     /// Shows a run on standard error: its progress with `live`, what its functions print with `follow`.
     ///
     /// # Errors
-    /// If no thread can be started.
+    /// If the thread cannot be started.
     pub fn start<W: Write + Send + 'static>(live: Option<Live<W>>, follow: bool) -> io::Result<Self> {
         let (updates, received) = sync_channel(MAX_QUEUED);
         let drawing = std::thread::Builder::new().name("dflow-screen".into()).spawn(move || draw(live, &received))?;
         Ok(Self { updates: Some(updates), drawing: Some(drawing), follow, left_out: 0 })
     }
 
-    /// Shows this when the terminal takes it.
+    /// Queues an update; never blocks.
     pub fn update(&mut self, update: Update<'_>) {
         let shown = match update {
             Update::Progress(progress) => Shown::Progress(progress.clone()),
@@ -99,15 +99,15 @@ fn draw<W: Write>(mut live: Option<Live<W>>, updates: &Receiver<Shown>) {
     }
 }
 
-/// Makes lines of what functions print, each with the instance in front.
+/// Joins the output of functions to lines, each prefixed with its instance.
 #[derive(Default)]
 pub struct Lines {
-    /// Lines without an end yet.
+    /// The beginnings of incomplete lines.
     partial: HashMap<(String, u32), Vec<u8>>,
 }
 
 impl Lines {
-    /// The whole lines that there are now, each with a line feed.
+    /// Adds output, and returns the lines that are now complete, each with a line feed.
     pub fn add(&mut self, output: &Output, look: &Look) -> String {
         let mut text = String::new();
         if output.lost > 0 {
@@ -124,7 +124,7 @@ impl Lines {
         text
     }
 
-    /// The attempt has ended: its last line may have no end.
+    /// Returns the last line of an attempt that has ended, if it has no line feed.
     pub fn end(&mut self, instance: &str, attempt: u32, look: &Look) -> String {
         match self.partial.remove(&(instance.to_owned(), attempt)) {
             Some(partial) if !partial.is_empty() => line(instance, &partial, look),

@@ -12,7 +12,7 @@ use crate::terminal::{Look, print, print_error};
 /// Prints the graph of a workflow.
 ///
 /// # Errors
-/// Standard output cannot be written.
+/// If standard output cannot be written.
 pub fn graph(args: &GraphArgs) -> io::Result<Exit> {
     let workflow = match file::load(&args.file) {
         Ok(workflow) => workflow,
@@ -31,7 +31,7 @@ pub fn graph(args: &GraphArgs) -> io::Result<Exit> {
 /// Prints the JSON Schema of the workflow file.
 ///
 /// # Errors
-/// Standard output cannot be written.
+/// If standard output cannot be written.
 pub fn schema() -> io::Result<Exit> {
     print(&format!("{:#}\n", dflow_workflow::schema()))?;
     Ok(Exit::Success)

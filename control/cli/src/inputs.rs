@@ -1,4 +1,4 @@
-//! From `--input` and `--param` to what a workflow asks for.
+//! Matches `--input` and `--param` with the inputs and parameters that a workflow declares.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -10,63 +10,63 @@ use dflow_workflow::{ParamError, Workflow, WorkflowInput};
 use crate::error::CallError;
 use crate::units::count;
 
-/// What a call gives to a workflow.
+/// The inputs and parameters of a run.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Given {
-    /// For every input of the workflow its files and directories, in the order of the workflow file.
+    /// Each input of the workflow with its files and directories, in the order of the workflow file.
     pub inputs: Vec<(String, Vec<PathBuf>)>,
-    /// For every parameter of the workflow its value.
+    /// Each parameter of the workflow with its value.
     pub params: BTreeMap<String, String>,
 }
 
-/// Why inputs or parameters do not fit a workflow.
+/// Why the inputs or parameters on the command line do not fit a workflow.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InputError {
     /// Some are missing.
     #[error(
-        "workflow `{workflow}` needs {} that the call does not give",
-        needs(.inputs.len(), .params.len())
+        "the command line lacks {} of workflow `{workflow}`",
+        lacking(.inputs.len(), .params.len())
     )]
     Missing {
         /// The workflow.
         workflow: String,
-        /// The inputs, each with whether its files are parts of their own.
+        /// The inputs, each with whether its files are separate parts.
         inputs: Vec<(String, bool)>,
         /// The parameters.
         params: Vec<String>,
     },
-    /// An input is given that the workflow does not have.
+    /// The workflow has no input of this name.
     #[error("workflow `{workflow}` has no input `{name}`; {}", known_inputs(.known))]
     Unknown {
         /// The workflow.
         workflow: String,
-        /// What was given.
+        /// The name on the command line.
         name: String,
-        /// The inputs that there are.
+        /// The inputs of the workflow.
         known: Vec<String>,
     },
-    /// A path is given without the name of its input, and there is not just one.
-    #[error("`--input {path}` does not say which input of workflow `{workflow}` it is; {}", known_inputs(.known))]
+    /// A path has no input name, and the workflow does not have exactly one input.
+    #[error("`--input {path}` does not name an input of workflow `{workflow}`; {}", known_inputs(.known))]
     Unnamed {
         /// The workflow.
         workflow: String,
         /// The path.
         path: String,
-        /// The inputs that there are.
+        /// The inputs of the workflow.
         known: Vec<String>,
     },
-    /// No workflow file is given, or it was taken for one more file of an input.
-    #[error("no workflow file is given")]
+    /// There is no workflow file, or it was taken for another value of `--input`.
+    #[error("there is no workflow file on the command line")]
     NoWorkflow,
-    /// A pattern that no file matches.
+    /// No file matches a pattern.
     #[error("no file matches the pattern `{0}`")]
     NoMatch(String),
-    /// Something that looks like a pattern and is not one.
-    #[error("there is no file `{pattern}`, and it is not a pattern: {reason}")]
+    /// A path that does not exist has pattern characters, but is not a valid pattern.
+    #[error("there is no file `{pattern}`, and it is not a valid pattern: {reason}")]
     Pattern {
-        /// What was given.
+        /// The path.
         pattern: String,
-        /// What is wrong with it.
+        /// Why it is not valid.
         reason: String,
     },
     /// Files that match a pattern cannot be listed.
@@ -77,11 +77,11 @@ pub enum InputError {
         /// Why not.
         reason: String,
     },
-    /// An input is given without a path.
+    /// An input has no path.
     #[error("`--input {0}` has no path")]
     NoPath(String),
-    /// Standard input is given more than once.
-    #[error("standard input (`-`) is given more than once; its bytes can be read only once")]
+    /// Standard input is named more than once.
+    #[error("standard input (`-`) is named more than once, but can be read only once")]
     StdinTwice,
     /// A parameter has no `=`.
     #[error("`--param {0}` has no value")]
@@ -89,13 +89,13 @@ pub enum InputError {
 }
 
 impl InputError {
-    /// What to do about it, a line each.
+    /// What to do about it, one line each.
     pub fn help(&self) -> Vec<String> {
         match self {
             Self::Missing { inputs, params, .. } => {
                 let input = |(name, partitioned): &(String, bool)| {
                     let what = if *partitioned {
-                        "a file, or a directory; each file is a part of its own; may be repeated"
+                        "a file or a directory of files; each file is a separate part; may be repeated"
                     } else {
                         "a file, a directory of files, or - for standard input"
                     };
@@ -109,23 +109,23 @@ impl InputError {
             Self::Unknown { known, .. } | Self::Unnamed { known, .. } => {
                 known.iter().map(|name| format!("write --input {name}=PATH")).collect()
             }
-            Self::NoWorkflow => vec!["write it before the inputs, as in: dflow run FILE --input NAME=PATH".into()],
+            Self::NoWorkflow => vec!["write it before the inputs: dflow run FILE --input NAME=PATH".into()],
             Self::NoMatch(_) => {
-                vec!["correct it, or name a directory; `*` stands for no `/` and no leading dot".into()]
+                vec!["correct it, or name a directory; `*` does not match `/` or a leading dot".into()]
             }
             Self::Pattern { .. } => vec!["correct the path".into()],
-            Self::Unlisted { .. } => vec!["name the files, or give yourself the right to list their directory".into()],
+            Self::Unlisted { .. } => vec!["name the files, or make their directory readable".into()],
             Self::NoPath(_) => vec!["write --input NAME=PATH, with - as PATH for standard input".into()],
-            Self::StdinTwice => vec!["write one of them to a file first".into()],
+            Self::StdinTwice => vec!["save one of them to a file first".into()],
             Self::NoValue(name) => vec![format!("write --param {name}=VALUE")],
         }
     }
 }
 
-/// Sorts what a call gives by what the workflow asks for.
+/// Assigns the values on the command line to the inputs and parameters of the workflow.
 ///
 /// # Errors
-/// Something is given that the workflow does not have, or not given that it needs; all that is missing is listed.
+/// If the workflow does not have one of them, or needs more; all that are missing are listed.
 pub fn resolve(workflow: &Workflow, inputs: &[OsString], params: &[String]) -> Result<Given, CallError> {
     let mut given: Vec<(String, Vec<PathBuf>)> =
         workflow.inputs.iter().map(|input| (input.name.clone(), Vec::new())).collect();
@@ -163,21 +163,22 @@ pub fn resolve(workflow: &Workflow, inputs: &[OsString], params: &[String]) -> R
     Err(InputError::Missing { workflow: workflow.name.clone(), inputs: missing_inputs, params: missing_params }.into())
 }
 
-/// Whether an argument of `--input` stands for standard input.
+/// Whether a value of `--input` names standard input.
 pub fn is_stdin(argument: &OsStr) -> bool {
     let bytes = argument.as_bytes();
     bytes == b"-" || bytes.split_at_checked(bytes.len().saturating_sub(2)).is_some_and(|(_, end)| end == b"=-")
 }
 
-/// Which input an argument of `--input` is for, and its path.
+/// The index of the input that a value of `--input` is for, and the path.
 fn assign(workflow: &Workflow, argument: &OsStr) -> Result<(usize, PathBuf), InputError> {
     let bytes = argument.as_bytes();
     let shown = || argument.to_string_lossy().into_owned();
     let known = || workflow.inputs.iter().map(|input| input.name.clone()).collect();
     let named = bytes.iter().position(|&byte| byte == b'=').map(|at| (&bytes[..at], &bytes[at + 1..]));
+    let is_input = |name: &[u8]| workflow.inputs.iter().any(|input| input.name.as_bytes() == name);
     let (index, path) = match named {
-        // What cannot be a name is the beginning of a path.
-        Some((name, path)) if could_be_name(name) => {
+        // Only a name may stand before `=`; otherwise the `=` belongs to the path.
+        Some((name, path)) if is_input(name) || could_be_name(name) => {
             let index = workflow.inputs.iter().position(|input| input.name.as_bytes() == name);
             let name = String::from_utf8_lossy(name).into_owned();
             (index.ok_or(InputError::Unknown { workflow: workflow.name.clone(), name, known: known() })?, path)
@@ -191,15 +192,15 @@ fn assign(workflow: &Workflow, argument: &OsStr) -> Result<(usize, PathBuf), Inp
     Ok((index, PathBuf::from(OsStr::from_bytes(path))))
 }
 
-/// The files that a path stands for: itself, or, if there is no such file and it is a pattern, all that match it. A shell
-/// expands neither a pattern in quotes nor one behind `NAME=`.
+/// The files that a path stands for: the path itself if it exists or is not a pattern, otherwise all files that match it.
+/// Shells expand neither a quoted pattern nor one after `NAME=`.
 fn expand(path: PathBuf) -> Result<Vec<PathBuf>, InputError> {
     let is_pattern = |text: &&str| text.contains(['*', '?', '[']);
     let Some(text) = path.to_str().filter(is_pattern).filter(|_| path.symlink_metadata().is_err()) else {
         return Ok(vec![path]);
     };
     let pattern = || text.to_owned();
-    // As a shell does it.
+    // The rules of POSIX shells.
     let rules =
         glob::MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
     let matches = glob::glob_with(text, rules)
@@ -214,12 +215,13 @@ fn expand(path: PathBuf) -> Result<Vec<PathBuf>, InputError> {
     Ok(found)
 }
 
-/// Whether it has the shape of a name in a workflow file.
+/// Whether this is more likely the name of an input than the beginning of a path. A name with a dot is accepted only if
+/// the workflow has it, because `./a=b.txt` and `a.d/b=c.txt` are paths.
 fn could_be_name(text: &[u8]) -> bool {
     !text.is_empty() && text.iter().all(|&byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
 }
 
-fn needs(inputs: usize, params: usize) -> String {
+fn lacking(inputs: usize, params: usize) -> String {
     match (inputs, params) {
         (_, 0) => count(inputs, "input"),
         (0, _) => count(params, "parameter"),
@@ -267,21 +269,22 @@ mod tests {
             assert_eq!(resolved("[text]", &[argument]).unwrap(), [("text".to_owned(), vec![path.into()])]);
         }
         assert_eq!(resolved("[text]", &["a", "text=b"]).unwrap()[0].1, ["a", "b"].map(PathBuf::from));
+        assert_eq!(resolved("[reads.fq]", &["reads.fq=a"]).unwrap()[0].1, ["a"].map(PathBuf::from));
     }
 
     #[test]
     fn patterns_stand_for_the_files_that_match() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         for name in ["b.txt", "a.txt", ".c.txt", "d.csv", "[x]"] {
-            std::fs::write(folder.path().join(name), "").unwrap();
+            std::fs::write(directory.path().join(name), "").unwrap();
         }
-        std::fs::create_dir(folder.path().join("e")).unwrap();
-        std::fs::write(folder.path().join("e/f.txt"), "").unwrap();
+        std::fs::create_dir(directory.path().join("e")).unwrap();
+        std::fs::write(directory.path().join("e/f.txt"), "").unwrap();
         let files = |pattern: &str| {
-            let argument = format!("text={}/{pattern}", folder.path().display());
+            let argument = format!("text={}/{pattern}", directory.path().display());
             let found = resolved("[text]", &[&argument]).map(|given| given[0].1.clone());
             found.map(|paths| {
-                let name = |path: PathBuf| path.strip_prefix(folder.path()).unwrap().to_str().unwrap().to_owned();
+                let name = |path: PathBuf| path.strip_prefix(directory.path()).unwrap().to_str().unwrap().to_owned();
                 paths.into_iter().map(name).collect::<Vec<_>>()
             })
         };
@@ -299,7 +302,7 @@ mod tests {
         let unknown = resolved("[text, index]", &["txt=book"]).unwrap_err();
         assert_eq!(unknown.to_string(), "workflow `w` has no input `txt`; its inputs are `text`, `index`");
         let unnamed = resolved("[text, index]", &["book.txt"]).unwrap_err();
-        assert!(unnamed.to_string().contains("does not say which input"), "{unnamed}");
+        assert!(unnamed.to_string().contains("does not name an input"), "{unnamed}");
         assert_eq!(unnamed.help(), ["write --input text=PATH", "write --input index=PATH"]);
         assert_eq!(resolved("[text]", &["text="]), Err(InputError::NoPath("text=".into())));
         assert_eq!(resolved("[text, index]", &["text=-", "index=-"]), Err(InputError::StdinTwice));
@@ -307,13 +310,13 @@ mod tests {
     }
 
     #[test]
-    fn all_that_is_missing_is_listed_with_its_flags() {
+    fn missing_inputs_and_params_are_listed_with_their_flags() {
         let error = resolve(&workflow("{ text: {}, logs: { parts: files } }"), &["text=a".into()], &[]).unwrap_err();
-        assert_eq!(error.to_string(), "workflow `w` needs 1 input and 1 parameter that the call does not give");
+        assert_eq!(error.to_string(), "the command line lacks 1 input and 1 parameter of workflow `w`");
         assert_eq!(
             error.help(),
             [
-                "add --input logs=PATH   a file, or a directory; each file is a part of its own; may be repeated",
+                "add --input logs=PATH   a file or a directory of files; each file is a separate part; may be repeated",
                 "add --param mode=VALUE",
             ]
         );

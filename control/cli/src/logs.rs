@@ -1,4 +1,4 @@
-//! `dflow logs`: the records of runs, and what functions printed.
+//! `dflow logs`: the recorded runs, and the standard error of their functions.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -17,13 +17,13 @@ use crate::record;
 use crate::terminal::{Look, Style, clean, print, print_error};
 use crate::units::{count, size};
 
-/// The name of the newest run.
+/// Stands for the latest run.
 const LAST: &str = "last";
 
-/// How often logs that grow are looked at.
+/// How often `--follow` looks for more output.
 const POLL: Duration = Duration::from_millis(200);
 
-/// What is used of a report.
+/// The parts of a report that are used here.
 #[derive(Debug, Default, Deserialize)]
 struct Report {
     state: String,
@@ -42,18 +42,18 @@ struct Attempt {
     end: String,
 }
 
-/// Lists runs, or prints what functions of one printed; the inner result is that of printing.
+/// Lists the recorded runs, or prints the logs of one. The inner result is the result of printing.
 ///
 /// # Errors
-/// There is no such run or function, or the records cannot be read.
+/// If there is no such run or function, or the records cannot be read.
 pub fn logs(args: &LogsArgs) -> Result<io::Result<Exit>, CallError> {
-    let folder = record::folder(args.logs.as_deref()).ok_or(CallError::NoRecordFolder)?;
-    let unreadable = |source| CallError::Records { path: folder.clone(), source };
-    let records = list(&folder).map_err(unreadable)?;
+    let directory = record::directory(args.logs.as_deref()).ok_or(CallError::NoRecordDirectory)?;
+    let unreadable = |source| CallError::Records { path: directory.clone(), source };
+    let records = list(&directory).map_err(unreadable)?;
     if args.list {
         return Ok(show_list(&records, args.format));
     }
-    let (record, wanted) = choose(&records, &folder, args)?;
+    let (record, wanted) = choose(&records, &directory, args)?;
     let report = record.report().and_then(|text| serde_json::from_str::<Report>(&text).ok());
     let mut logs = record.logs().map_err(|source| CallError::Records { path: record.path.clone(), source })?;
     let matches = |instance: &str, attempt: u32| {
@@ -87,13 +87,13 @@ pub fn logs(args: &LogsArgs) -> Result<io::Result<Exit>, CallError> {
     })
 }
 
-/// The run, and the function or instance, that the arguments name. One argument may be either.
+/// The run and the function or instance that the arguments name. A single argument may be either.
 fn choose<'a>(
     records: &'a [RunRecord],
-    folder: &Path,
+    directory: &Path,
     args: &'a LogsArgs,
 ) -> Result<(&'a RunRecord, Option<&'a str>), CallError> {
-    let last = || records.last().ok_or_else(|| CallError::NoRecords { path: folder.to_owned() });
+    let last = || records.last().ok_or_else(|| CallError::NoRecords { path: directory.to_owned() });
     let Some(first) = args.run.as_deref() else { return Ok((last()?, None)) };
     if first == LAST {
         return Ok((last()?, args.instance.as_deref()));
@@ -107,12 +107,13 @@ fn choose<'a>(
     }
 }
 
-/// Whether this can be the beginning of the name of a record: a date. A function that is called so is found behind `last`.
+/// Whether this can be the beginning of the name of a record, which is a date. For a function with such a name, the user
+/// writes `dflow logs last NAME`.
 fn looks_like_run(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_digit() || b"-.".contains(&byte))
 }
 
-/// Whether an instance is the one that was asked for, or one of the function that was.
+/// Whether `wanted` names this instance or its function.
 fn is_of(instance: &str, wanted: &str) -> bool {
     instance == wanted || instance.strip_prefix(wanted).is_some_and(|part| part.starts_with('['))
 }
@@ -191,16 +192,16 @@ fn print_json(record: &RunRecord, report: Option<&Report>, logs: &[LogFile]) -> 
 /// Prints logs on standard output.
 struct Printer {
     look: Look,
-    /// Say which log follows.
+    /// Print a title before each log.
     title: bool,
-    /// Standard output is no terminal: bytes are printed as they are.
+    /// Print the bytes unchanged, because standard output is not a terminal.
     raw: bool,
     /// The log that was printed last.
     last: Option<PathBuf>,
 }
 
 impl Printer {
-    /// Prints a log from this byte on; how many bytes there were.
+    /// Prints a log from this byte on, and returns the number of bytes.
     fn print(&mut self, log: &LogFile, from: u64, attempt: Option<&Attempt>) -> io::Result<u64> {
         let mut file = File::open(&log.path)?;
         file.seek(SeekFrom::Start(from))?;
@@ -238,7 +239,7 @@ fn title(log: &LogFile, attempt: Option<&Attempt>) -> String {
     format!("==> {}, attempt {} ({}) <==", clean(&log.instance), log.attempt, details.join("; "))
 }
 
-/// Prints logs as they grow, until the run is over.
+/// Prints logs as they grow, until the run has ended.
 fn follow(record: &RunRecord, matches: &impl Fn(&str, u32) -> bool, printer: &mut Printer) -> io::Result<()> {
     let mut printed: HashMap<PathBuf, u64> = HashMap::new();
     loop {
@@ -246,7 +247,7 @@ fn follow(record: &RunRecord, matches: &impl Fn(&str, u32) -> bool, printer: &mu
         for log in record.logs()?.iter().filter(|log| matches(&log.instance, log.attempt)) {
             let from = printed.entry(log.path.clone()).or_default();
             if log.bytes < *from {
-                let text = format!("the log of {} got too long: lines are left out", log.instance);
+                let text = format!("the log of {} has reached its limit: lines are missing", log.instance);
                 print_error(&error::render_note(&Look::of(&io::stderr()), &text));
                 *from = log.bytes;
             }
@@ -259,7 +260,7 @@ fn follow(record: &RunRecord, matches: &impl Fn(&str, u32) -> bool, printer: &mu
     }
 }
 
-/// How many of something, for errors.
+/// A number of runs, for errors.
 pub fn runs(number: usize) -> String {
     count(number, "run")
 }

@@ -1,22 +1,22 @@
-//! `dflow`, the one binary: the command line of everything below it.
+//! `dflow`, the one binary: the command line.
 //!
-//! It turns arguments into calls of `dflow-workflow` and `dflow-worker` and their answers into text for a person, JSON
-//! for a program and an exit status. It decides nothing about runs. The same binary is started again by the worker for
-//! processes of its own; they are told apart by a hidden first argument.
+//! It translates arguments into calls of `dflow-workflow` and `dflow-worker`, and their results into text for people, JSON
+//! for programs, and an exit status. It makes no decisions about runs. The worker starts the same binary again for its
+//! helper processes, which a hidden first argument selects.
 //!
 //! | file | holds |
 //! | --- | --- |
 //! | `args` | commands, options, units, defaults, help |
-//! | `run`, `check`, `graph`, `doctor`, `cluster` | a command each (`cluster` also has `dflow worker`) |
-//! | `dry_run` | `dflow run --dry-run`: what a run would do |
+//! | `run`, `check`, `graph`, `doctor`, `cluster` | one command each (`cluster` also has `dflow worker`) |
+//! | `dry_run` | `dflow run --dry-run` |
 //! | `completions`, `man` | completions for shells, manual pages |
-//! | `logs`, `record` | what functions printed, in the records of runs; which record a run leaves |
-//! | `file`, `inputs` | the workflow file; `--input` and `--param` against what the workflow asks for |
-//! | `progress`, `follow` | the live lines while a run goes on, and what functions print |
-//! | `timeline`, `summary`, `trace` | what a run has been, for a person and for trace viewers |
+//! | `logs`, `record` | `dflow logs`; the options for the record of a run |
+//! | `file`, `inputs` | the workflow file; `--input` and `--param` |
+//! | `progress`, `follow` | the terminal during a run: live panel and the output of functions |
+//! | `timeline`, `summary`, `trace` | the report of a run, for people and for trace viewers |
 //! | `signals` | the signals that end a run or a worker |
-//! | `error`, `exit` | why a call is refused; exit statuses |
-//! | `terminal`, `units`, `log` | width, colours, printing; sizes and times; the log |
+//! | `error`, `exit` | errors of the command line; exit statuses |
+//! | `terminal`, `units`, `log` | width, colours, printing; sizes and times; `DFLOW_LOG` |
 
 mod args;
 mod check;
@@ -56,7 +56,7 @@ use exit::Exit;
 use terminal::{Look, print, print_error};
 
 fn main() -> ExitCode {
-    // Processes that the worker starts: before any thread exists and any memory is taken.
+    // Helper processes of the worker start here, before any thread exists and any memory is allocated.
     if let Some(argument) = std::env::args_os().nth(1) {
         if argument == dflow_launcher::ARGUMENT {
             return dflow_launcher::serve();
@@ -69,7 +69,7 @@ fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
     let exit = match Cli::try_parse_from(&args) {
         Ok(cli) => dispatch(cli.command),
-        Err(error) => misunderstood(&error, &args),
+        Err(error) => not_parsed(&error, &args),
     };
     exit.unwrap_or_else(|error| {
         print_error(&error::render(
@@ -130,7 +130,7 @@ fn dispatch(command: Command) -> io::Result<Exit> {
     }
 }
 
-/// Says why a call is refused: on standard error for a person, and on standard output where JSON is expected.
+/// Prints why a command is refused: as text on standard error, and with `--format json` also on standard output.
 fn refuse(error: &CallError, format: Format) -> io::Result<Exit> {
     print_error(&error.render(&Look::of(&io::stderr())));
     if format == Format::Json {
@@ -139,14 +139,14 @@ fn refuse(error: &CallError, format: Format) -> io::Result<Exit> {
     Ok(Exit::Wrong)
 }
 
-/// Help that was asked for, or what is wrong with the arguments.
-fn misunderstood(error: &clap::Error, args: &[OsString]) -> io::Result<Exit> {
-    let asked_for = !error.use_stderr();
+/// Prints the help if the arguments ask for it, or otherwise what is wrong with them.
+fn not_parsed(error: &clap::Error, args: &[OsString]) -> io::Result<Exit> {
+    let is_help = !error.use_stderr();
     match error.print() {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
         _ => {}
     }
-    if asked_for {
+    if is_help {
         return Ok(Exit::Success);
     }
     if args::asks_for_json(args) {

@@ -1,4 +1,4 @@
-//! Which record a run leaves, by its options.
+//! The options for the record of a run.
 
 use std::path::{Path, PathBuf};
 
@@ -6,16 +6,16 @@ use dflow_worker::logs::RecordOptions;
 
 use crate::args::RecordArgs;
 
-/// The environment variable that names the folder of records.
+/// The environment variable that names the directory of records.
 pub const VARIABLE: &str = "DFLOW_LOGS";
 
 /// The value that means no record.
 const NONE: &str = "none";
 
-/// What a run keeps.
+/// The record that these arguments ask for.
 pub fn options(args: &RecordArgs) -> RecordOptions {
     RecordOptions {
-        folder: folder(args.logs.as_deref()),
+        folder: directory(args.logs.as_deref()),
         attempt_bytes: args.log_size,
         run_bytes: args.run_log_size,
         keep_runs: args.keep_runs,
@@ -23,8 +23,8 @@ pub fn options(args: &RecordArgs) -> RecordOptions {
     }
 }
 
-/// The folder of records that was asked for; `None` for no records.
-pub fn folder(given: Option<&Path>) -> Option<PathBuf> {
+/// The directory of records; `None` for no records.
+pub fn directory(given: Option<&Path>) -> Option<PathBuf> {
     match given {
         Some(given) if given.as_os_str() == NONE => None,
         Some(given) if !given.as_os_str().is_empty() => Some(given.to_owned()),
@@ -32,11 +32,11 @@ pub fn folder(given: Option<&Path>) -> Option<PathBuf> {
     }
 }
 
-/// The command that shows what an instance printed in a run with this record.
+/// The command that prints the log of an instance in the run with this record.
 pub fn command(record: &Path, instance: &str) -> String {
     let name = record.file_name().unwrap_or_default().to_string_lossy();
     let here = std::env::var_os(VARIABLE).map(PathBuf::from);
-    let found = folder(here.as_deref()).and_then(|folder| std::path::absolute(folder).ok());
+    let found = directory(here.as_deref()).and_then(|directory| std::path::absolute(directory).ok());
     let logs = match record.parent() {
         Some(parent) if found.as_deref() != Some(parent) => format!("--logs {} ", quoted(&parent.to_string_lossy())),
         _ => String::new(),
@@ -44,7 +44,7 @@ pub fn command(record: &Path, instance: &str) -> String {
     format!("dflow logs {logs}{name} {}", quoted(instance))
 }
 
-/// A word as a shell has to read it.
+/// A word quoted for a shell.
 fn quoted(word: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_@%+=:,./-".contains(&byte);
     if word.bytes().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
@@ -55,11 +55,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_a_default_or_none() {
-        assert_eq!(folder(Some(Path::new("none"))), None);
-        assert_eq!(folder(Some(Path::new("./none"))), Some("./none".into()));
-        assert_eq!(folder(Some(Path::new(""))), RecordOptions::default_folder());
-        assert_eq!(folder(None), RecordOptions::default_folder());
+    fn a_directory_a_default_or_none() {
+        assert_eq!(directory(Some(Path::new("none"))), None);
+        assert_eq!(directory(Some(Path::new("./none"))), Some("./none".into()));
+        assert_eq!(directory(Some(Path::new(""))), RecordOptions::default_folder());
+        assert_eq!(directory(None), RecordOptions::default_folder());
     }
 
     #[test]

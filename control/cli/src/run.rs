@@ -1,4 +1,4 @@
-//! `dflow run`: the one place that starts the worker, and what is printed about it.
+//! `dflow run`: starts the worker for one run, and prints its progress and its report.
 
 use std::fs::File;
 use std::io;
@@ -22,10 +22,10 @@ use crate::record;
 use crate::terminal::{Look, is_live, print, print_error};
 use crate::{signals, summary, timeline, trace};
 
-/// Runs a workflow and prints how that went; the inner result is that of printing.
+/// Runs a workflow and prints its report. The inner result is the result of printing.
 ///
 /// # Errors
-/// The call, the file or something that it names is wrong; nothing was started.
+/// If the command line or the workflow file is wrong; nothing was started.
 pub fn run(args: &RunArgs) -> Result<io::Result<Exit>, CallError> {
     let (file, given) = args.file_and_inputs()?;
     let workflow = Arc::new(file::load(file).map_err(CallError::Workflow)?);
@@ -59,10 +59,10 @@ pub fn run(args: &RunArgs) -> Result<io::Result<Exit>, CallError> {
         return dry_run(&spec, args.format, args.quiet);
     }
     let prepared = dflow_worker::prepare(&spec)?;
-    // What was shown already; the report repeats it.
-    let mut told = prepared.notes().to_vec();
-    let mut notes = Notes(if args.quiet { Vec::new() } else { told.clone() });
-    // Opened before the run: that it cannot be written should not come out after an hour.
+    // The report repeats notes that were printed during the run.
+    let mut printed_notes = prepared.notes().to_vec();
+    let mut notes = Notes(if args.quiet { Vec::new() } else { printed_notes.clone() });
+    // Opened before the run: if it cannot be written, that should not turn out after an hour.
     let trace = args.trace.as_deref().map(open_trace).transpose()?;
 
     let (canceller, cancellation) = dflow_worker::cancellation();
@@ -74,7 +74,7 @@ pub fn run(args: &RunArgs) -> Result<io::Result<Exit>, CallError> {
         let report = dflow_worker::run(&spec, prepared, cancellation, |update| {
             notes.print();
             if let Update::Note(note) = &update {
-                told.push((*note).to_owned());
+                printed_notes.push((*note).to_owned());
             }
             if !(args.quiet && matches!(update, Update::Note(_))) {
                 screen.update(update);
@@ -90,7 +90,7 @@ pub fn run(args: &RunArgs) -> Result<io::Result<Exit>, CallError> {
     };
 
     if !args.quiet {
-        notes.0.extend(report.notes.iter().filter(|note| !told.contains(note)).cloned());
+        notes.0.extend(report.notes.iter().filter(|note| !printed_notes.contains(note)).cloned());
     }
     notes.print();
     let mut exit = match report.state {
@@ -116,11 +116,11 @@ pub fn run(args: &RunArgs) -> Result<io::Result<Exit>, CallError> {
     Ok(printed.map(|()| exit))
 }
 
-/// What the user should know of a run that has begun: of one that could not, only why matters.
+/// The notes of a run. They are printed at its first update: if the run cannot start, only the error matters.
 struct Notes(Vec<String>);
 
 impl Notes {
-    /// Prints them, once.
+    /// Prints the notes that have not been printed yet.
     fn print(&mut self) {
         for note in self.0.drain(..) {
             print_error(&error::render_note(&Look::of(&io::stderr()), &note));
@@ -128,7 +128,7 @@ impl Notes {
     }
 }
 
-/// What a node may use: what suits the machine, unless an option says otherwise.
+/// The resources of a node: those of the options, and otherwise what is detected on the machine.
 pub fn node_options(args: &NodeArgs) -> NodeOptions {
     let detected = NodeOptions::detect();
     NodeOptions {
@@ -152,7 +152,7 @@ fn show(report: &RunReport, format: Format, output: &OutputTarget) -> io::Result
             print(&(json + "\n"))
         }
         Format::Human => {
-            // Standard output is the result's, if it goes there.
+            // With `--output -`, standard output holds the result.
             let aside = *output == OutputTarget::Stdout;
             let look = if aside { Look::of(&io::stderr()) } else { Look::of(&io::stdout()) };
             let timeline = timeline::render(report, &look);
@@ -167,7 +167,7 @@ fn show(report: &RunReport, format: Format, output: &OutputTarget) -> io::Result
     }
 }
 
-/// The folder of a file; absolute, as functions may run elsewhere.
+/// The directory of a file; absolute, because functions may run in another directory.
 fn directory_of(file: &Path) -> PathBuf {
     let absolute = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
     absolute.parent().map_or_else(|| PathBuf::from("."), Path::to_owned)

@@ -1,4 +1,4 @@
-//! Reports made by hand, for tests.
+//! Reports for tests.
 
 use dflow_worker::report::{AttemptReport, MemoryReport, OutputReport, RunEnd, RunReport};
 

@@ -1,8 +1,8 @@
-//! The signals that end a run, or a worker.
+//! The signals that end a run or a worker.
 //!
-//! The first SIGINT, SIGTERM or SIGHUP ends it in order: functions get SIGTERM and time to clean up. A second one, or
-//! SIGQUIT, ends it at once; so does any while nothing has begun that could be ended in order. One that was ignored when
-//! `dflow` started stays ignored, as SIGHUP under `nohup`.
+//! The first SIGINT, SIGTERM or SIGHUP ends it gracefully: functions receive SIGTERM and get time to clean up. A second
+//! signal, or SIGQUIT, ends it at once, and so does any signal before a run has begun. A signal that was ignored when
+//! `dflow` started stays ignored, such as SIGHUP under `nohup`.
 
 use std::io;
 use std::sync::Arc;
@@ -13,22 +13,22 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
-/// Signals that have come.
+/// The signals that were received.
 pub struct Caught(Arc<AtomicI32>);
 
 impl Caught {
-    /// The first signal that has come.
+    /// The first signal that was received.
     pub fn first(&self) -> Option<i32> {
         Some(self.0.load(Ordering::Relaxed)).filter(|signal| *signal != 0)
     }
 }
 
-/// Watches for signals in a thread of its own, as long as the process runs.
+/// Handles signals in a separate thread for the lifetime of the process.
 ///
 /// # Errors
-/// If the handlers cannot be set or the thread cannot be started.
+/// If the handlers cannot be installed or the thread cannot be started.
 pub fn watch(canceller: Canceller) -> io::Result<Caught> {
-    // With a handler, a file that grows past the process's limit is an error of that write, not the end of the process.
+    // With a handler, exceeding the file size limit fails the write with EFBIG instead of killing the process.
     signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
     let ignored = ignored();
     let watched = [SIGINT, SIGTERM, SIGHUP, SIGQUIT];
@@ -41,14 +41,14 @@ pub fn watch(canceller: Canceller) -> io::Result<Caught> {
             let _ = first.compare_exchange(0, signal, Ordering::Relaxed, Ordering::Relaxed);
             count += 1;
             let name = name(signal);
-            let heard = match count {
+            let delivered = match count {
                 1 if signal != SIGQUIT => canceller.cancel(name),
                 1 | 2 => canceller.kill(name),
-                // It has been told twice, and does not come to it.
+                // Two signals have had no effect: the event loop is stuck.
                 _ => false,
             };
-            if !heard {
-                // The launcher sees that this process is gone, and kills what there is of functions.
+            if !delivered {
+                // The launcher notices the death of this process and kills all functions.
                 let _ = emulate_default_handler(signal);
             }
         }
@@ -56,7 +56,7 @@ pub fn watch(canceller: Canceller) -> io::Result<Caught> {
     Ok(caught)
 }
 
-/// What a person calls a signal.
+/// The name of a signal, for messages.
 fn name(signal: i32) -> &'static str {
     match signal {
         SIGINT => "SIGINT, as by Ctrl-C",
@@ -67,7 +67,7 @@ fn name(signal: i32) -> &'static str {
     }
 }
 
-/// The signals that this process ignores, as a mask whose lowest bit is signal 1; none where that cannot be read.
+/// The signals that this process ignores, as a mask whose lowest bit is signal 1; 0 if that cannot be read.
 fn ignored() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());

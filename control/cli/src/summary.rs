@@ -1,4 +1,4 @@
-//! What stands below the timeline: the totals, the outputs, and for a run that failed why and what to do.
+//! The text below the timeline: the totals, the outputs, and if the run failed, why and what to do.
 
 use std::env;
 use std::path::Path;
@@ -13,10 +13,10 @@ use crate::record;
 use crate::terminal::{Look, Style};
 use crate::units::{count, size};
 
-/// The most outputs that are listed one by one.
+/// Maximum number of outputs that are listed one by one.
 const MAX_OUTPUTS: usize = 50;
 
-/// The most failed attempts that are listed one by one.
+/// Maximum number of failed attempts that are listed one by one.
 const MAX_RETRIED: usize = 10;
 
 /// The totals and the outputs, for standard output.
@@ -40,19 +40,19 @@ pub fn totals(report: &RunReport, look: &Look) -> String {
             0 => "nothing".into(),
             bytes => size(bytes),
         },
-        // The others' memory is theirs to tell.
+        // The report does not include the memory of other nodes.
         if report.links.is_empty() { "" } else { " on this node" },
     );
     let here = env::current_dir().ok();
-    let places: Vec<Place> = places(&report.outputs, here.as_deref());
-    let shown = &places[..places.len().min(MAX_OUTPUTS)];
-    let name_width = shown.iter().map(|place| place.name.chars().count()).max().unwrap_or(0);
-    let size_width = shown.iter().map(|place| place.size.chars().count()).max().unwrap_or(0);
-    for Place { name, size, path } in shown {
+    let entries: Vec<OutputEntry> = entries(&report.outputs, here.as_deref());
+    let shown = &entries[..entries.len().min(MAX_OUTPUTS)];
+    let name_width = shown.iter().map(|entry| entry.name.chars().count()).max().unwrap_or(0);
+    let size_width = shown.iter().map(|entry| entry.size.chars().count()).max().unwrap_or(0);
+    for OutputEntry { name, size, path } in shown {
         text.push_str(&format!("  {name:name_width$}  {size:>size_width$}  {path}\n"));
     }
-    if places.len() > shown.len() {
-        text.push_str(&format!("  and {} more\n", count(places.len() - shown.len(), "output")));
+    if entries.len() > shown.len() {
+        text.push_str(&format!("  and {} more\n", count(entries.len() - shown.len(), "output")));
     }
     text
 }
@@ -66,7 +66,7 @@ pub fn failure(report: &RunReport, workflow: &Workflow, output: &OutputTarget, l
     match (report.state, &report.error) {
         (RunEnd::Succeeded, _) => String::new(),
         (RunEnd::Cancelled, _) => {
-            format!("{}: the run was ended on request; {untouched}\n", look.paint(Style::Yellow, "cancelled"))
+            format!("{}: {untouched}\n", look.paint(Style::Yellow, "cancelled"))
         }
         (RunEnd::Failed, Some(error)) => failed(report, error, workflow, &untouched, look),
         (RunEnd::Failed, None) => error::render(look, "the run failed", &[untouched, log_help()]),
@@ -96,7 +96,7 @@ fn failed(report: &RunReport, error: &RunError, workflow: &Workflow, untouched: 
             ));
             if attempt.is_some_and(|attempt| attempt.transient) {
                 help.push(format!(
-                    "if it fails only now and then, add `retries: 3` to `{}` in the workflow file",
+                    "if it fails only occasionally, add `retries: 3` to `{}` in the workflow file",
                     function.name
                 ));
             }
@@ -116,19 +116,19 @@ fn failed(report: &RunReport, error: &RunError, workflow: &Workflow, untouched: 
     if let (Some(record), Some(attempt)) = (&report.record, attempt)
         && log_path(record, instance, attempt.attempt).exists()
     {
-        help.push(format!("all that it printed: {}", record::command(record, instance)));
+        help.push(format!("its whole standard error: {}", record::command(record, instance)));
     }
     let node = error.node.as_ref().map(|node| format!(" on node {node}")).unwrap_or_default();
     let named = named(instance, error.part_name.as_deref());
     error::render(look, &format!("{named} failed{node}{number}: {}", error.reason), &help)
 }
 
-/// An instance, and what it worked on.
+/// An instance, with the name of its part if it has one.
 fn named(instance: &str, part_name: Option<&str>) -> String {
     part_name.map_or_else(|| instance.to_owned(), |part| format!("{instance} ({part})"))
 }
 
-/// Attempts that failed and were followed by another, one line each, for standard error.
+/// The failed attempts that were retried, one line each, for standard error.
 pub fn retried(report: &RunReport, look: &Look) -> String {
     let is_last = |attempt: &AttemptReport| {
         let later = |other: &&AttemptReport| other.name == attempt.name && other.attempt > attempt.attempt;
@@ -155,30 +155,30 @@ fn failed_attempt<'a>(report: &'a RunReport, instance: &str) -> Option<&'a Attem
 }
 
 fn log_help() -> String {
-    "DFLOW_LOG=info dflow run … tells more".into()
+    "DFLOW_LOG=info dflow run … logs the details".into()
 }
 
-/// An output as it is listed.
-struct Place {
+/// An output in the list.
+struct OutputEntry {
     name: String,
     size: String,
     path: String,
 }
 
-/// One for each output of the workflow, in the order of the report.
-fn places(outputs: &[OutputReport], here: Option<&Path>) -> Vec<Place> {
+/// One entry for each output of the workflow, in the order of the report.
+fn entries(outputs: &[OutputReport], here: Option<&Path>) -> Vec<OutputEntry> {
     let show = |path: &Path| here.and_then(|here| path.strip_prefix(here).ok()).unwrap_or(path).display().to_string();
     outputs
         .chunk_by(|a, b| a.name == b.name)
         .map(|files| match files {
             [file] if file.part.is_none() => {
-                Place { name: file.name.clone(), size: size(file.bytes), path: show(&file.path) }
+                OutputEntry { name: file.name.clone(), size: size(file.bytes), path: show(&file.path) }
             }
             _ => {
                 let bytes = files.iter().map(|file| file.bytes).fold(0, u64::saturating_add);
                 let directory = files[0].path.parent().unwrap_or(&files[0].path);
                 let path = format!("{}/ ({})", show(directory), count(files.len(), "file"));
-                Place { name: files[0].name.clone(), size: size(bytes), path }
+                OutputEntry { name: files[0].name.clone(), size: size(bytes), path }
             }
         })
         .collect()
@@ -194,7 +194,7 @@ mod tests {
         Workflow::parse("w.yaml", &text).unwrap_or_else(|errors| panic!("{errors}"))
     }
 
-    fn folder() -> OutputTarget {
+    fn directory() -> OutputTarget {
         OutputTarget::Folder { path: "out".into(), overwrite: false }
     }
 
@@ -218,7 +218,7 @@ wordcount succeeded in 100 ms: 10.0 KiB through streams, peak memory 34.0 MiB of
     #[test]
     fn paths_below_the_current_directory_are_relative() {
         let output = OutputReport { name: "total".into(), part: None, path: "/here/out/total".into(), bytes: 0 };
-        assert_eq!(places(&[output], Some(Path::new("/here")))[0].path, "out/total");
+        assert_eq!(entries(&[output], Some(Path::new("/here")))[0].path, "out/total");
     }
 
     #[test]
@@ -235,7 +235,7 @@ wordcount succeeded in 100 ms: 10.0 KiB through streams, peak memory 34.0 MiB of
         (failed.attempt, failed.end) = (2, "failed");
         report.instances.push(failed);
         assert_eq!(
-            failure(&report, &workflow(", retries: 1"), &folder(), &LOOK),
+            failure(&report, &workflow(", retries: 1"), &directory(), &LOOK),
             "\
 error: count[3] failed in attempt 2: exit status 101
   thread main panicked at [31mcount.rs:7
@@ -243,14 +243,14 @@ error: count[3] failed in attempt 2: exit status 101
 help: correct the function `count` or what it reads, then run again; nothing was changed in out (1 retry did not help)
 "
         );
-        let text = failure(&report, &workflow(""), &folder(), &LOOK);
-        assert!(!text.contains("retries"), "it will fail again: {text}");
+        let text = failure(&report, &workflow(""), &directory(), &LOOK);
+        assert!(!text.contains("retries"), "a permanent failure: {text}");
         report.instances.last_mut().unwrap().transient = true;
-        let text = failure(&report, &workflow(""), &folder(), &LOOK);
+        let text = failure(&report, &workflow(""), &directory(), &LOOK);
         assert!(text.contains("add `retries: 3` to `count`"), "{text}");
         let error = report.error.as_mut().unwrap();
         (error.node, error.part_name) = (Some("b".into()), Some("in/a.txt".into()));
-        let text = failure(&report, &workflow(""), &folder(), &LOOK);
+        let text = failure(&report, &workflow(""), &directory(), &LOOK);
         assert!(
             text.starts_with("error: count[3] (in/a.txt) failed on node b in attempt 2: exit status 101"),
             "{text}"
@@ -282,11 +282,11 @@ help: correct the function `count` or what it reads, then run again; nothing was
         report.state = RunEnd::Failed;
         report.error =
             Some(RunError { instance: None, part_name: None, node: None, reason: "the disk is full".into() });
-        let text = failure(&report, &workflow(""), &folder(), &LOOK);
+        let text = failure(&report, &workflow(""), &directory(), &LOOK);
         assert!(text.starts_with("error: the disk is full\nhelp: nothing was changed in out\n"), "{text}");
         report.state = RunEnd::Cancelled;
-        let text = failure(&report, &workflow(""), &folder(), &LOOK);
-        assert_eq!(text, "cancelled: the run was ended on request; nothing was changed in out\n");
+        let text = failure(&report, &workflow(""), &directory(), &LOOK);
+        assert_eq!(text, "cancelled: nothing was changed in out\n");
         assert!(totals(&report, &LOOK).starts_with("wordcount cancelled after 100 ms"));
     }
 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 /// Writes the trace of a run.
 ///
 /// # Errors
-/// `out` cannot be written.
+/// If `out` cannot be written.
 pub fn write(report: &RunReport, out: impl Write) -> io::Result<()> {
     let mut out = io::BufWriter::new(out);
     let trace = Trace {

@@ -1,8 +1,8 @@
 //! `dflow man`: the manual pages.
 //!
-//! Each page has its prose from a text in this folder, its synopsis and options from the definition of the command
-//! line, and its examples and exit status from the help of the command, so that each fact is written once. The page on
-//! the workflow file takes its keys from the schema.
+//! The prose of each page is a text file in this directory. Its synopsis and options come from the definition of the command
+//! line, its examples and exit status from the help of the command, so that each fact is written once. The keys in the page
+//! on the workflow file come from the schema.
 
 mod page;
 
@@ -20,7 +20,7 @@ use crate::exit::Exit;
 use crate::terminal::print;
 use page::Page;
 
-/// What `dflow man` takes.
+/// The arguments of `dflow man`.
 #[derive(Debug, Args)]
 #[command(after_help = HELP)]
 pub struct ManArgs {
@@ -40,7 +40,7 @@ Examples:
 
 Exit status: 0 success, 2 a page cannot be written.";
 
-/// The prose of each page. A command that is missing here has its one-line description alone.
+/// The prose of each page. A command that is missing here has only its one-line description.
 const TEXTS: [(&str, &str); 12] = [
     ("dflow", include_str!("dflow.txt")),
     ("dflow-run", include_str!("run.txt")),
@@ -56,10 +56,10 @@ const TEXTS: [(&str, &str); 12] = [
     ("dflow-workflow", include_str!("workflow.txt")),
 ];
 
-/// Writes all pages; the inner result is that of printing their names.
+/// Writes all pages. The inner result is the result of printing their names.
 ///
 /// # Errors
-/// A page cannot be written.
+/// If a page cannot be written.
 pub fn man(args: &ManArgs) -> Result<io::Result<Exit>, CallError> {
     let write = |path: &Path, text: &[u8]| {
         fs::write(path, text).map_err(|source| CallError::Man { path: path.to_owned(), source })

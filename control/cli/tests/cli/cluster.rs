@@ -23,7 +23,7 @@ fn an_authority_and_nodes() {
 #[test]
 fn a_name_that_cannot_be_one_leaves_nothing_behind() {
     let folder = Folder::with(&[]);
-    for (name, expected) in [("B", "lower-case"), ("authority", "folder of the authority"), ("../a", "lower-case")] {
+    for (name, expected) in [("B", "lower-case"), ("authority", "directory of the authority"), ("../a", "lower-case")] {
         let call = folder.call(&["cluster", "create", "lab", "--node", "a", "--node", name]);
         assert_eq!((call.status, call.out.as_str()), (Some(2), ""));
         assert!(call.err.contains(expected), "{name}: {}", call.err);

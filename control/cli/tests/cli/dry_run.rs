@@ -38,7 +38,7 @@ fn says_what_would_run_and_creates_nothing() {
         call.out,
         format!(
             "\
-sorted: everything that a run needs is there
+sorted: all checks passed
 inputs
   text  1 file, 4 B
 functions
@@ -110,5 +110,5 @@ fn leaves_a_pipe_to_the_run() {
     mkfifoat(CWD, folder.path("pipe"), Mode::RUSR | Mode::WUSR).unwrap();
     // Nobody writes to it: a call that opens it never returns.
     let call = folder.call(&["run", "sorted.yaml", "-i", "pipe", "-p", "order=-r", "--dry-run"]);
-    assert!(call.status == Some(0) && call.out.contains("  text  read as it comes\n"), "{call:#?}");
+    assert!(call.status == Some(0) && call.out.contains("  text  read until its end\n"), "{call:#?}");
 }

@@ -23,7 +23,7 @@ fn what_is_missing_is_listed_with_its_flags() {
     assert_eq!(
         call.err,
         "\
-error: workflow `sorted` needs 1 input and 1 parameter that the call does not give
+error: the command line lacks 1 input and 1 parameter of workflow `sorted`
 help: add --input text=PATH    a file, a directory of files, or - for standard input
 help: add --param order=VALUE
 "

@@ -200,5 +200,5 @@ fn a_workflow_from_standard_input() {
     }
     assert_eq!(case.output("o"), b"data");
     let output = call(&["run", "-", "-i", "-"]);
-    assert!(String::from_utf8_lossy(&output.stderr).contains("given more than once"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("named more than once"));
 }

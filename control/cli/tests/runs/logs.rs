@@ -100,7 +100,7 @@ fn a_failure_shows_the_last_lines_names_the_file_and_says_why_attempts_failed() 
     for expected in [
         format!("note: attempt 1 of qc[1] ({file}) failed: "),
         format!("error: qc[1] ({file}) failed in attempt 2: "),
-        format!("help: all that it printed: dflow logs --logs {} ", case.path("runs").display()),
+        format!("help: its whole standard error: dflow logs --logs {} ", case.path("runs").display()),
     ] {
         assert!(ran.stderr.contains(&expected), "{expected} is not in: {}", ran.stderr);
     }

@@ -171,7 +171,7 @@ fn placements_that_name_nothing() {
     cluster.run(&case, &["s=b,x"], &[]).refused(&["'s'", "'x'", "'a', 'b'"]);
     cluster.run(&case, &["y=b"], &[]).refused(&["'y'", "s"]);
     cluster.run(&case, &["s"], &[]).refused(&["FUNCTION=NODE"]);
-    cluster.run(&case, &["s=b", "s=a"], &[]).refused(&["'s' is placed twice", "--place s=a,b"]);
+    cluster.run(&case, &["s=b", "s=a"], &[]).refused(&["--place names the function 's' twice", "--place s=a,b"]);
     cluster.run(&case, &["s=b"], &["--with", "C=127.0.0.1:1"]).refused(&["\"C\"", "lower-case"]);
     cluster.run(&case, &["s=b"], &["--with", "c"]).refused(&["NAME=ADDRESS:PORT"]);
     cluster.run(&case, &["s=b"], &["--with", "c=nowhere"]).refused(&["'nowhere'", "'c'", "ADDRESS:PORT"]);

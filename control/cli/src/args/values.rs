@@ -1,0 +1,82 @@
+//! Parsers of option values.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use dflow_worker::{Idle, MAX_SILENCE, MIN_SILENCE, RdmaUse};
+use dflow_workflow::units;
+
+use crate::cluster::AUTHORITY;
+
+pub fn parse_rdma(text: &str) -> Result<RdmaUse, String> {
+    Ok(match text {
+        "" => return Err("it must be auto, off, or the name of a device listed by 'dflow doctor'".into()),
+        "auto" => RdmaUse::Auto,
+        "off" => RdmaUse::Off,
+        name => RdmaUse::Device(name.to_owned()),
+    })
+}
+
+pub fn parse_idle(text: &str) -> Result<Idle, String> {
+    match text {
+        "sleep" => Ok(Idle::SLEEP),
+        "spin" => Ok(Idle::SPIN),
+        _ => match parse_spin(text) {
+            Ok(spin) => Ok(Idle { spin }),
+            Err(error) => Err(format!("{error}; it must be a duration, sleep, or spin")),
+        },
+    }
+}
+
+pub fn parse_node(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, address)) if !name.is_empty() => Ok((name.to_owned(), address.to_owned())),
+        _ => Err("a node is NAME=ADDRESS:PORT, as in b=10.0.0.2:7411".into()),
+    }
+}
+
+/// An address of this machine.
+pub fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "it must be an IP address and a port, as in 0.0.0.0:7411 or [::1]:7411".into())
+}
+
+pub fn parse_placement(text: &str) -> Result<(String, Vec<String>), String> {
+    let wrong = || "a placement is FUNCTION=NODE[,NODE]…, as in count=a,b".to_owned();
+    let (function, nodes) = text.split_once('=').ok_or_else(wrong)?;
+    if function.is_empty() || nodes.split(',').any(str::is_empty) {
+        return Err(wrong());
+    }
+    Ok((function.to_owned(), nodes.split(',').map(str::to_owned).collect()))
+}
+
+/// How long to wait for a node that does not answer yet.
+pub fn parse_wait(text: &str) -> Result<Duration, String> {
+    units::parse_duration(text).map_err(|error| error.to_string())
+}
+
+/// A silence limit.
+pub fn parse_silence(text: &str) -> Result<Duration, String> {
+    let silence = units::parse_duration(text).map_err(|error| error.to_string())?;
+    let fits = (MIN_SILENCE..=MAX_SILENCE).contains(&silence);
+    fits.then_some(silence).ok_or_else(|| "it must be from 100ms to 1h".into())
+}
+
+/// The name of a new node. Only excludes the directory of the authority: the rest is checked when its certificate is
+/// issued.
+pub fn parse_new_node(text: &str) -> Result<String, String> {
+    if text == AUTHORITY {
+        return Err("this is the directory of the authority; choose another name".into());
+    }
+    Ok(text.to_owned())
+}
+
+pub fn parse_validity(text: &str) -> Result<Duration, String> {
+    const LEAST: Duration = Duration::from_secs(1);
+    let validity = units::parse_duration(text).map_err(|error| error.to_string())?;
+    (validity >= LEAST).then_some(validity).ok_or_else(|| "it must be at least 1s".into())
+}
+
+/// A duration; `0` needs no unit.
+pub fn parse_spin(text: &str) -> Result<Duration, units::UnitError> {
+    if text == "0" { Ok(Duration::ZERO) } else { units::parse_duration(text) }
+}
