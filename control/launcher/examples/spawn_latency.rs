@@ -26,7 +26,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The same program without a launcher: what the machine gives to a small process that contains nothing.
+/// The same program without a launcher: the latency on this machine for a small process without containment.
 fn measure_plain(count: u64) -> Result<(), Box<dyn Error>> {
     let mut running = Vec::new();
     let mut gone = Vec::new();

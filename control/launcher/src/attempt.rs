@@ -1,4 +1,4 @@
-//! One attempt as the launcher sees it: its birth, what it reports and writes, and its end.
+//! One attempt in the launcher: its start, its reports, its output and its end.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -18,18 +18,18 @@ use crate::tail::Tail;
 use crate::watched::{Source, Watched};
 use crate::{ExitStatus, LauncherEvent, Usage};
 
-/// What every attempt needs from the launcher.
+/// The launcher's resources that every attempt needs.
 pub(crate) struct Nursery {
     /// The launcher's cgroup; without one, every attempt has a [`Reaper`].
     pub(crate) cgroups: Option<CgroupTree>,
-    /// Where memory is limited, if that is not there.
+    /// The cgroup that limits memory, if that is not the same one.
     pub(crate) memory: Option<MemoryTree>,
     pub(crate) null: OwnedFd,
-    /// The limit of open files as the daemon had it.
+    /// The limit of open files that the daemon was started with.
     pub(crate) open_files: libc::rlimit,
-    /// The signals that functions go on ignoring.
+    /// The signals that stay ignored in functions.
     pub(crate) ignored: u64,
-    /// What the launcher waits for.
+    /// The descriptors that the launcher waits for.
     pub(crate) epoll: Rc<OwnedFd>,
 }
 
@@ -45,9 +45,9 @@ pub(crate) struct Attempt {
     tail: Tail,
     end: Option<End>,
     out_of_memory: bool,
-    /// When its grace is over, from its SIGTERM until it is killed.
+    /// The end of its grace: set from SIGTERM until it is killed.
     grace_until: Option<Instant>,
-    /// Something of it ran when it was killed at the daemon's request.
+    /// Some process of it was running when it was killed at the daemon's request.
     killed: bool,
     /// Its reaper was killed, so that its processes have become the launcher's own children.
     orphaned: bool,
@@ -69,15 +69,15 @@ struct Report {
 /// Whether an attempt is over.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
-    /// Something of it may still run: ask again.
+    /// A process of it may still be running: ask again.
     Ending,
-    /// Nothing of it runs any more.
+    /// All of its processes have ended.
     Ended,
 }
 
 impl Attempt {
-    /// Starts an attempt; `serial` is the launcher's number for it, never used again. `fds` are those of the message; if some are missing, there was no room for them. The error is
-    /// a text for a person.
+    /// Starts an attempt. `serial` is the launcher's number for it and is never reused. `fds` are the descriptors of
+    /// the message; if some are missing, this process's descriptor table was full. The error is a text for a person.
     pub(crate) fn start(
         nursery: &Nursery,
         serial: u64,
@@ -174,8 +174,8 @@ impl Attempt {
         Ok((child, cage, report, captured.map(|(reader, _)| reader)))
     }
 
-    /// Has everything of the attempt end until then: sends SIGTERM, unless that has been done, and kills at once if there
-    /// is no time. When the grace is over, if that has changed.
+    /// Ends the attempt by this time: sends SIGTERM unless that has been done, and kills at once if the grace is zero.
+    /// Returns the end of the grace if that has changed.
     pub(crate) fn stop(&mut self, until: Option<Instant>) -> Option<Instant> {
         let Some(until) = until.filter(|_| !self.killed) else {
             self.kill_now();
@@ -190,7 +190,7 @@ impl Attempt {
         self.grace_until
     }
 
-    /// Whether it has a grace that is over by now.
+    /// Whether it has a grace that has ended.
     pub(crate) fn is_late(&self, now: Instant) -> bool {
         self.grace_until.is_some_and(|until| until <= now)
     }
@@ -221,7 +221,7 @@ impl Attempt {
         }
     }
 
-    /// Has everything of the attempt killed.
+    /// Kills all processes of the attempt.
     pub(crate) fn kill(&self) {
         match &self.cage {
             Cage::Cgroup(cgroup) => {
@@ -237,7 +237,7 @@ impl Attempt {
         }
     }
 
-    /// Has everything of the attempt killed if it has reached its limit of memory.
+    /// Kills all processes of the attempt if it has reached its memory limit.
     pub(crate) fn check_memory(&mut self) {
         if self.memory.as_mut().is_some_and(MemoryCgroup::take_alarm) {
             self.kill();
@@ -264,7 +264,7 @@ impl Attempt {
         }
     }
 
-    /// Reads some of what the attempt has written, if there is any.
+    /// Reads some of the attempt's output, if there is any.
     pub(crate) fn read_captured(&mut self, buffer: &mut [u8]) -> Option<LauncherEvent> {
         let pipe = self.captured.as_ref()?;
         match rustix::io::read(pipe, &mut *buffer) {
@@ -281,7 +281,7 @@ impl Attempt {
         None
     }
 
-    /// Lets the attempt wait in its `write` once its pipe is full.
+    /// Stops reading its output, so that it blocks in `write` once the pipe is full.
     pub(crate) fn pause_output(&self) -> io::Result<()> {
         self.captured.as_ref().map_or(Ok(()), Watched::pause)
     }
@@ -301,16 +301,16 @@ impl Attempt {
         self.end = reported;
     }
 
-    /// Whether the end waits until the launcher has no children of unknown origin.
+    /// Whether it ends only when the launcher has no children of unknown origin.
     pub(crate) fn is_orphaned(&self) -> bool {
         self.orphaned
     }
 
-    /// After the end of the child: kills what is left of the attempt, unless that still has time, and says whether there was
-    /// anything.
+    /// After the end of the child: kills the remaining processes of the attempt, unless its grace has not ended, and
+    /// returns whether there were any.
     pub(crate) fn finish(&mut self, nursery: &Nursery) -> Progress {
         let (Cage::Cgroup(cgroup), Some(tree)) = (&self.cage, &nursery.cgroups) else {
-            // A reaper ends after all that it had adopted.
+            // A reaper ends after all processes that it has adopted.
             return Progress::Ended;
         };
         self.out_of_memory = cgroup.out_of_memory();
@@ -329,8 +329,9 @@ impl Attempt {
         Progress::Ending
     }
 
-    /// The next event once nothing of the attempt runs any more: what it has written, as long as there is any. All its
-    /// writers are dead, unless one has passed its end of the pipe to a process outside: then what there is now is the end.
+    /// The next event after all processes of the attempt have ended: its remaining output, then its end. All writers of
+    /// the pipe are dead, unless one has passed it to a process outside the attempt; output of that process is not
+    /// waited for.
     pub(crate) fn read_rest(&mut self, buffer: &mut [u8]) -> Option<LauncherEvent> {
         if self.failure().is_some() {
             return None;
@@ -349,7 +350,7 @@ impl Attempt {
             let error = self.subject.explain(failure);
             return LauncherEvent::SpawnFailed { id, error };
         }
-        // Who kills a reaper kills the main process with it.
+        // Killing a reaper also kills the main process.
         let end = self.end.unwrap_or(End { status: ExitStatus::Signaled(libc::SIGKILL), usage: Usage::default() });
         let (stderr_tail, stderr_bytes) = self.tail.into_parts();
         LauncherEvent::Exited {
@@ -365,7 +366,7 @@ impl Attempt {
 
     fn failure(&self) -> Option<Failure> {
         let bytes = self.report.bytes.as_slice();
-        // When a reaper could not create the main process, the failure stands there without a pid.
+        // If a reaper could not create the main process, the report has a failure and no pid.
         let tail = bytes.len().checked_sub(Failure::LENGTH)?;
         Failure::from_bytes(bytes[tail..].try_into().ok()?)
     }

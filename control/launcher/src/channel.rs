@@ -44,7 +44,7 @@ struct Packet {
     fds: Vec<OwnedFd>,
 }
 
-/// What [`Channel::receive`] found.
+/// The result of [`Channel::receive`].
 pub(crate) enum Incoming {
     /// Nothing for now.
     Nothing,

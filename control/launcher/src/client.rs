@@ -21,8 +21,8 @@ use crate::{
 
 /// How long [`Launcher::start`] waits for the launcher.
 const START_DEADLINE: Duration = Duration::from_secs(10);
-/// How long [`Launcher::shutdown`] waits for the launcher, before it kills it: longer than the launcher itself goes on
-/// killing what does not end.
+/// How long [`Launcher::shutdown`] waits before it kills the launcher: longer than the launcher itself tries to kill
+/// processes that do not end.
 const END_DEADLINE: Duration = Duration::from_secs(15);
 /// How long to wait for the reapers of a launcher that was killed.
 const REAPERS_DEADLINE: Duration = Duration::from_secs(5);
@@ -55,15 +55,15 @@ impl Default for LauncherOptions {
 /// until it returns `None`; while [`Self::wants_write`], call [`Self::flush`] when it is writable. Both kinds of loop
 /// work, level-triggered and edge-triggered.
 ///
-/// When it is dropped, every attempt is killed, and the drop waits until nothing of them runs any more (milliseconds;
-/// 10 s at most, if a process hangs in the kernel).
+/// Dropping it kills every attempt and waits until all of their processes have ended (milliseconds; 10 s at most, if a
+/// process hangs in the kernel).
 #[derive(Debug)]
 pub struct Launcher {
     channel: Channel,
     /// The launcher process has been waited for.
     ended: bool,
     process: Child,
-    /// Closes when the launcher and all that it has forked but the functions themselves are gone.
+    /// Closes when the launcher and all processes that it has forked, except the functions themselves, have ended.
     lifeline: OwnedFd,
     containment: Containment,
     alive: HashSet<u64>,
@@ -82,7 +82,7 @@ impl Launcher {
         let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
             .map_err(|errno| failed(errno.into()))?;
         let (lifeline, writer) = io::pipe().map_err(failed)?;
-        // A process group of its own: Ctrl-C at the terminal is for the daemon, which ends its runs in order.
+        // A separate process group, so that Ctrl-C reaches only the daemon, which ends its runs gracefully.
         let process = Command::new(&options.program)
             .args(&options.arguments)
             .stdin(Stdio::from(theirs))
@@ -95,8 +95,8 @@ impl Launcher {
             ended: false,
             process,
             lifeline: lifeline.into(),
-            // Replaced by what the launcher says.
-            // Until the launcher has said what it is.
+            // Replaced by the launcher's first message.
+            // Until the launcher has reported it.
             containment: Containment {
                 kind: ContainmentKind::Subreaper { reason: String::new() },
                 memory: MemoryLimits::None { reason: String::new() },
@@ -109,12 +109,12 @@ impl Launcher {
         Ok(launcher)
     }
 
-    /// Starts an attempt under an id of the caller's choice; events tell how it goes. The descriptors of the request
+    /// Starts an attempt under an id of the caller's choice; events report its progress. The descriptors of the request
     /// are closed here once they are sent.
     ///
     /// # Errors
-    /// Those of a request that cannot be sent ([`Error::ZeroByte`], [`Error::RequestTooLarge`], …), and then nothing has
-    /// happened; [`Error::IdInUse`], [`Error::TooManyAttempts`], [`Error::QueueFull`]; [`Error::Ended`] and
+    /// Those of a request that cannot be sent ([`Error::ZeroByte`], [`Error::RequestTooLarge`], …), and then nothing
+    /// has happened; [`Error::IdInUse`], [`Error::TooManyAttempts`], [`Error::QueueFull`]; [`Error::Ended`] and
     /// [`Error::Socket`] when the launcher is lost.
     pub fn spawn(&mut self, id: u64, request: SpawnRequest) -> Result<(), Error> {
         if self.alive.contains(&id) {
@@ -133,11 +133,12 @@ impl Launcher {
         Ok(())
     }
 
-    /// Ends an attempt: SIGTERM to each of its processes (and SIGCONT, for those that are stopped), then SIGKILL to what is
-    /// left of it after `grace`. Its `Exited` event follows when nothing of it runs any more, which may be long before
-    /// that. A second call can shorten the grace, not prolong it. Does nothing if the attempt has ended already.
+    /// Ends an attempt: sends SIGTERM to each of its processes (and SIGCONT, for stopped ones), and after `grace`
+    /// SIGKILL to the remaining ones. Its `Exited` event follows when all of its processes have ended, which may be
+    /// long before the end of the grace. A second call can shorten the grace, not prolong it. Does nothing if the
+    /// attempt has already ended.
     ///
-    /// Processes that the attempt starts after the SIGTERM do not get one: they are most likely what cleans up.
+    /// Processes that the attempt starts after the SIGTERM do not receive one: they most likely clean up.
     ///
     /// # Errors
     /// [`Error::QueueFull`], [`Error::Ended`] and [`Error::Socket`].
@@ -148,7 +149,7 @@ impl Launcher {
         self.send(ToLauncher::Stop { id, grace }.encode(), Vec::new())
     }
 
-    /// Kills an attempt, everything of it, with SIGKILL: [`Self::stop`] without any grace.
+    /// Kills all processes of an attempt with SIGKILL: [`Self::stop`] without a grace.
     ///
     /// # Errors
     /// As [`Self::stop`].
@@ -156,7 +157,7 @@ impl Launcher {
         self.stop(id, Duration::ZERO)
     }
 
-    /// The next event, or `None` if there is none yet. Also sends what waits.
+    /// The next event, or `None` if there is none yet. Also sends queued requests.
     ///
     /// # Errors
     /// [`Error::Ended`] if the launcher process has died; its attempts are then dead as well (the call waits for that,
@@ -183,7 +184,7 @@ impl Launcher {
         !self.ended && self.channel.queued() > 0
     }
 
-    /// Sends what waits, as far as the socket takes it.
+    /// Sends queued requests until the socket is full.
     ///
     /// # Errors
     /// [`Error::Ended`] and [`Error::Socket`].
@@ -206,8 +207,8 @@ impl Launcher {
         self.process.id()
     }
 
-    /// Kills every attempt and ends the launcher; returns when nothing of them runs any more. Dropping does the same, but
-    /// cannot say how it went.
+    /// Kills every attempt and ends the launcher; returns when all of their processes have ended. Dropping does the
+    /// same, but cannot report errors.
     ///
     /// # Errors
     /// [`Error::Ended`] if the launcher had failed before.
@@ -219,14 +220,15 @@ impl Launcher {
         if std::mem::replace(&mut self.ended, true) {
             return Ok(());
         }
-        // The descriptor itself stays open: somebody may have registered it.
+        // The descriptor itself stays open: it may be registered in a readiness loop.
         let closed = rustix::net::shutdown(&self.channel, Shutdown::Both);
-        // A sandbox may forbid shutdown(2), and the launcher may be stopped; without either, it ends by itself.
+        // The launcher exits when its socket is shut down, unless a sandbox forbids shutdown(2) or the launcher is
+        // stopped.
         let ends =
             closed.is_ok() && wait_readable(self.lifeline.as_fd(), Instant::now() + END_DEADLINE).unwrap_or(false);
         if !ends {
             tracing::warn!(?closed, "the launcher does not end, and is killed");
-            // It fails only if the process has ended meanwhile.
+            // This fails only if the process has already ended.
             let _ = self.process.kill();
             self.bury();
             return Ok(());
@@ -291,7 +293,7 @@ impl Launcher {
         }
     }
 
-    /// Takes care of what a dead launcher has left behind.
+    /// Waits for everything that a dead launcher has left behind.
     fn bury(&mut self) -> Error {
         self.ended = true;
         self.alive.clear();

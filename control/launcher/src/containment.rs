@@ -32,7 +32,7 @@ pub struct Containment {
 pub enum ContainmentKind {
     /// Each attempt is created inside its own version 2 cgroup, which the kernel kills as a whole.
     Cgroup {
-        /// The launcher's cgroup, the parent of those of the attempts.
+        /// The launcher's cgroup, the parent of the cgroups of the attempts.
         directory: PathBuf,
     },
     /// Each attempt has its own reaper process above it. The kernel reparents all orphans of the attempt to the reaper,
@@ -51,7 +51,7 @@ pub enum MemoryLimits {
     Unified,
     /// By a cgroup of the version 1 memory controller.
     Version1 {
-        /// The launcher's cgroup there, the parent of those of the attempts.
+        /// The launcher's cgroup there, the parent of the cgroups of the attempts.
         directory: PathBuf,
     },
     /// Not at all.

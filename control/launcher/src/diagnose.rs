@@ -9,7 +9,7 @@ use crate::exec::{Failure, Step};
 use crate::executable::explain_exec;
 use crate::message::SpawnMessage;
 
-/// What the error text needs to know about a request.
+/// The parts of a request that appear in error texts.
 #[derive(Debug)]
 pub(crate) struct Subject {
     program: PathBuf,
@@ -50,7 +50,7 @@ impl Subject {
                 "cannot run `{program}`: its oom_score_adj cannot be set: {error}; values below the daemon's own need \
                  privileges"
             ),
-            Step::Session => format!("cannot run `{program}`: it cannot get a session of its own: {error}"),
+            Step::Session => format!("cannot run `{program}`: it cannot create a session: {error}"),
             Step::Fork => self.explain_create(&error),
         }
     }

@@ -33,7 +33,7 @@ pub enum Error {
     /// The socket to the launcher failed.
     #[error("the socket to the launcher failed while {action}: {source}")]
     Socket {
-        /// What was being done.
+        /// The operation.
         action: &'static str,
         /// Why it failed.
         source: io::Error,
@@ -56,7 +56,7 @@ pub enum Error {
     /// Two descriptors were to get the same number.
     #[error("descriptor number {0} is given twice")]
     TargetTwice(i32),
-    /// A string that goes to the program contains a zero byte, which the kernel cannot pass on.
+    /// A string for the program contains a NUL byte, which the kernel cannot pass on.
     #[error("{what} contains a zero byte: `{text}`")]
     ZeroByte {
         /// Which string: the program, an argument, …
@@ -73,7 +73,7 @@ pub enum Error {
          pass large data through an input or a file"
     )]
     RequestTooLarge(usize),
-    /// The launcher is behind with so many requests that no more are taken.
+    /// Too many requests wait for the launcher.
     #[error("{MAX_QUEUED} requests wait for the launcher, which is the limit: send again when its socket is writable")]
     QueueFull,
 }

@@ -7,8 +7,8 @@ use crate::sys::signal_name;
 
 /// What happened to an attempt.
 ///
-/// Each attempt yields either one `SpawnFailed`, or at most one `Spawned`, any number of `Output` and one `Exited`, which is
-/// the last. `Spawned` is missing when the attempt was killed before its program ran.
+/// Each attempt yields either one `SpawnFailed`, or at most one `Spawned`, any number of `Output` and one `Exited`,
+/// which is the last. `Spawned` is missing when the attempt was killed before its program ran.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LauncherEvent {
     /// The program is running: `execve` has succeeded.
@@ -18,11 +18,11 @@ pub enum LauncherEvent {
         /// The main process, for display only. It may have ended already: never send it a signal.
         pid: i32,
     },
-    /// The program could not be started; nothing of the attempt is left, and its id is free again.
+    /// The program could not be started. No process of the attempt is left, and its id is free again.
     SpawnFailed {
         /// The id given to [`Launcher::spawn`](crate::Launcher::spawn).
         id: u64,
-        /// What failed, on what, why, and what to do about it.
+        /// The failure, its reason, and what to do about it.
         error: String,
     },
     /// The attempt has written to its captured standard error (or standard output).
@@ -32,18 +32,18 @@ pub enum LauncherEvent {
     Output {
         /// The id given to [`Launcher::spawn`](crate::Launcher::spawn).
         id: u64,
-        /// What it has written, at most [`MAX_OUTPUT_BYTES`](crate::MAX_OUTPUT_BYTES) at a time; no line ends are looked for.
+        /// The bytes, at most [`MAX_OUTPUT_BYTES`](crate::MAX_OUTPUT_BYTES) at a time; they are not split at line ends.
         bytes: Vec<u8>,
     },
-    /// The attempt has ended: its main process and everything that it had started is gone, and its id is free again.
+    /// The attempt has ended: all of its processes have ended, and its id is free again.
     Exited {
         /// The id given to [`Launcher::spawn`](crate::Launcher::spawn).
         id: u64,
         /// How the main process ended.
         status: ExitStatus,
-        /// Whether something of the attempt still ran when its grace was over, or it was given none, so that the launcher
-        /// killed it: see [`Launcher::stop`](crate::Launcher::stop). What is left when the main process has ended by
-        /// itself is always killed, and does not count.
+        /// Whether a process of the attempt was still running at the end of its grace (or the grace was zero), so that
+        /// the launcher killed it: see [`Launcher::stop`](crate::Launcher::stop). Processes that remain after the main
+        /// process has exited on its own are always killed, and do not count.
         killed: bool,
         /// Whether the kernel killed a process of the attempt because its memory limit was reached. Always false where
         /// [`Containment::memory_limits`](crate::Containment::memory_limits) is false.
@@ -110,7 +110,7 @@ pub struct Usage {
     pub user: Duration,
     /// Processor time in the kernel.
     pub system: Duration,
-    /// The largest resident set of one process, in bytes. Never less than that of the launcher, a few MiB, because the
+    /// Maximum resident set size of one process, in bytes. Never less than that of the launcher, a few MiB, because the
     /// kernel counts the moments before `execve` as well.
     pub max_rss: u64,
 }

@@ -17,7 +17,7 @@ pub(crate) struct Plan<'a> {
     cwd: Option<&'a CStr>,
     /// Descriptors of the parent and the numbers that they get in the child.
     moves: Vec<(RawFd, RawFd)>,
-    /// The lowest number that is no target.
+    /// The lowest number above all targets.
     floor: RawFd,
     /// Where the child reports: a close-on-exec pipe.
     report: RawFd,
@@ -104,7 +104,7 @@ impl<'a> Plan<'a> {
     /// Executes the program, or reports the failure and exits.
     ///
     /// # Safety
-    /// This process is a fresh child: nobody else uses its descriptors, and it has one thread.
+    /// This process is a fresh child: no other code uses its descriptors, and it has one thread.
     pub(crate) unsafe fn run(&mut self) -> ! {
         // SAFETY: the caller's promise; `try_run` allocates nothing and takes no lock.
         let failure = unsafe { self.try_run() };
@@ -218,7 +218,7 @@ unsafe fn default_signals(ignored: u64) {
     const SET_SIZE: usize = 8;
     // All zeroes is SIG_DFL without flags and with an empty mask; at least as long as the kernel's `struct sigaction`.
     let default = [0u64; 8];
-    // SAFETY: the kernel reads `default`, and refuses the signals that nobody may change. Not by the C library's
+    // SAFETY: the kernel reads `default`, and refuses the signals that cannot be changed. Not by the C library's
     // sigaction, which refuses two more; those may have been inherited ignored as well.
     unsafe {
         for signal in (1..=LAST_SIGNAL).filter(|signal| ignored & (1 << (signal - 1)) == 0) {

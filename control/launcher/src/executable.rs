@@ -1,7 +1,7 @@
 //! Why the kernel does not run a file.
 //!
-//! `execve` reports one of a handful of error numbers: ENOENT for a script that exists, EACCES for a directory, ENOEXEC for
-//! anything that it cannot read. The file itself says more.
+//! `execve` reports one of a handful of error numbers: ENOENT for a script that exists, EACCES for a directory, ENOEXEC
+//! for anything that it cannot read. The file itself says more.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::StatVfsMountFlags;
 
-/// How much of the start of a file is looked at; the kernel reads no more of a first line either.
+/// How much of the start of a file is read; the kernel reads no more of a first line either.
 const START_BYTES: usize = 256;
 /// The mark that some editors put in front of UTF-8 text.
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
@@ -122,7 +122,7 @@ fn not_executable(program: &Path) -> String {
     }
     if start.strip_prefix(BYTE_ORDER_MARK).is_some_and(|rest| rest.starts_with(b"#!")) {
         return format!(
-            "a UTF-8 byte order mark stands in front of its `#!`, so the kernel does not see the interpreter; remove it with \
+            "a UTF-8 byte order mark precedes its `#!`, so the kernel does not see the interpreter; remove it with \
              `sed -i '1s/^\\xEF\\xBB\\xBF//' {}`",
             program.display()
         );
@@ -235,10 +235,10 @@ mod tests {
     use super::*;
     use std::process::Command;
 
-    /// What is said of an executable file with these bytes, after the kernel has refused it.
+    /// Explains why the kernel has refused an executable file that begins with these bytes.
     fn said(bytes: &[u8]) -> String {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("tool");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tool");
         fs::write(&path, bytes).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         explain_exec(&path, &refused(&path))
@@ -262,18 +262,18 @@ mod tests {
 
     #[test]
     fn a_script_whose_interpreter_is_found_by_env_has_windows_line_ends_too() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("tool");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tool");
         for (text, expected) in [("#!/usr/bin/env sh\r\n", true), ("#!/usr/bin/env sh\n\r\n", false), ("x\r\n", false)]
         {
             fs::write(&path, text).unwrap();
             assert_eq!(explain_line_ends(&path).is_some(), expected, "{text:?}");
         }
-        assert_eq!(explain_line_ends(&folder.path().join("missing")), None);
+        assert_eq!(explain_line_ends(&directory.path().join("missing")), None);
     }
 
     #[test]
-    fn files_that_are_no_programs_are_told_apart() {
+    fn files_that_are_not_programs_are_distinguished() {
         let foreign = {
             let mut elf = fs::read("/proc/self/exe").unwrap();
             elf[18] = if THIS_MACHINE == 183 { 62 } else { 183 };
@@ -289,9 +289,9 @@ mod tests {
             (b"\x01\x02\x03\x04", "not a program of this machine"),
         ];
         for (bytes, expected) in cases {
-            // `execvp` hands a text file to the shell, so that the error of those is made here.
-            let folder = tempfile::tempdir().unwrap();
-            let path = folder.path().join("tool");
+            // `execvp` passes a text file to the shell, so the error for those is created here.
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("tool");
             fs::write(&path, bytes).unwrap();
             let text = explain_exec(&path, &io::Error::from_raw_os_error(libc::ENOEXEC));
             assert!(text.contains(expected), "{expected}: {text}");
@@ -301,8 +301,8 @@ mod tests {
     #[test]
     fn a_missing_loader_is_named() {
         let mut elf = fs::read("/proc/self/exe").unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("tool");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tool");
         fs::write(&path, &elf).unwrap();
         let Some(known) = loader(&path) else { return };
         let known = known.into_os_string().into_encoded_bytes();
@@ -314,15 +314,15 @@ mod tests {
 
     #[test]
     fn missing_files_dangling_links_and_directories() {
-        let folder = tempfile::tempdir().unwrap();
-        let link = folder.path().join("link");
+        let directory = tempfile::tempdir().unwrap();
+        let link = directory.path().join("link");
         std::os::unix::fs::symlink("/no/such/tool", &link).unwrap();
         let text = explain_exec(&link, &refused(&link));
         assert!(text.contains("symbolic link to `/no/such/tool`"), "{text}");
-        let missing = folder.path().join("missing");
+        let missing = directory.path().join("missing");
         assert!(explain_exec(&missing, &refused(&missing)).contains("no such file"));
-        assert!(explain_exec(folder.path(), &refused(folder.path())).contains("a directory"));
-        let plain = folder.path().join("plain");
+        assert!(explain_exec(directory.path(), &refused(directory.path())).contains("a directory"));
+        let plain = directory.path().join("plain");
         fs::write(&plain, "#!/bin/sh\n").unwrap();
         assert!(explain_exec(&plain, &refused(&plain)).contains("chmod +x"));
     }

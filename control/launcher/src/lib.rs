@@ -1,9 +1,9 @@
 //! The launcher: a small process that is the parent of every function process.
 //!
 //! A node daemon maps gigabytes and runs many threads; forking it costs tens of milliseconds and is unsound between its
-//! threads. So the daemon starts a second, single-threaded process of its own program *before* it grows, and asks that
-//! process, over a Unix socket, to start and to kill attempts. `dflow-worker` is the one user of this crate; it knows
-//! nothing of streams and uses no other crate of the workspace.
+//! threads. So the daemon starts its own program as a second, single-threaded process *before* it grows, and asks that
+//! process, over a Unix socket, to start and to kill attempts. `dflow-worker` is the only user of this crate. The crate
+//! does not deal with streams and uses no other crate of the workspace.
 //!
 //! ```text
 //!   dflow (daemon)                     dflow __launcher                      function processes
@@ -11,20 +11,21 @@
 //!            ◀───── LauncherEvent ────         ◀── SIGCHLD, stderr ─────────
 //! ```
 //!
-//! What it promises:
+//! Guarantees:
 //!
-//! - **An attempt has ended when nothing of it runs any more.** When its main process ends, whatever it left behind
-//!   (background jobs, daemonised grandchildren) is killed, and only then is [`LauncherEvent::Exited`] sent.
-//! - **Nothing outlives the daemon.** When the daemon's end of the socket closes, for whatever reason, every attempt is
-//!   killed and the launcher ends. When the launcher itself is killed, its attempts die too.
-//! - **An attempt has time to clean up.** [`Launcher::stop`] sends SIGTERM to all of it, and kills only what is left after
-//!   its grace.
-//! - **An attempt inherits only what it was given**: its descriptors, its environment, its directory; default signal
-//!   dispositions, except that a signal which the daemon ignored stays ignored, as with a shell (SIGHUP under nohup); an
-//!   empty signal mask, a session of its own.
+//! - **An attempt has ended when all of its processes have ended.** When its main process ends, all other processes of
+//!   the attempt (background jobs, daemonised grandchildren) are killed, and only then is [`LauncherEvent::Exited`]
+//!   sent.
+//! - **No attempt outlives the daemon.** When the daemon's end of the socket closes, for whatever reason, every attempt
+//!   is killed and the launcher exits. When the launcher itself is killed, its attempts die too.
+//! - **An attempt has time to clean up.** [`Launcher::stop`] sends SIGTERM to all of its processes, and kills only
+//!   those that remain after its grace.
+//! - **An attempt gets only what the request contains**: descriptors, environment, directory. It starts in a new
+//!   session, with an empty signal mask and default signal dispositions, except that signals ignored by the daemon stay
+//!   ignored, as with a shell (SIGHUP under nohup).
 //!
-//! How the processes of an attempt are held together is its [`Containment`]: a cgroup of its own where the machine
-//! allows it, else a subreaper process of its own.
+//! The processes of an attempt are held together by its [`Containment`]: a separate cgroup if the machine allows it,
+//! otherwise a separate subreaper process.
 //!
 //! ```no_run
 //! use dflow_launcher::{ARGUMENT, Launcher, LauncherEvent, LauncherOptions, SpawnRequest};
@@ -83,26 +84,26 @@ pub use sys::ignore_file_size_signal;
 /// The hidden first argument with which the daemon's program is started as a launcher: see [`serve`].
 pub const ARGUMENT: &str = "__launcher";
 
-/// How many attempts may live at the same time.
+/// Maximum number of attempts that may be alive at the same time.
 pub const MAX_ATTEMPTS: usize = 16_384;
 
-/// How many descriptors one attempt may be given at its start (the kernel passes at most 253 in one message).
+/// Maximum number of descriptors of one attempt (the kernel passes at most 253 in one message).
 pub const MAX_DESCRIPTORS: usize = 250;
 
-/// The highest descriptor number that an attempt may be given.
+/// The highest descriptor number that a request may use.
 pub const MAX_TARGET: i32 = 1023;
 
-/// The largest request in bytes: program, arguments, environment and directory together. It is above what the kernel
-/// accepts for one program (6 MiB at most), so that the kernel's own limit is the one that a user meets.
+/// Maximum size of a request in bytes: program, arguments, environment and directory together. It is larger than what
+/// the kernel accepts for one program (6 MiB at most), so that users encounter only the kernel's limit.
 pub const MAX_REQUEST_BYTES: usize = 8 << 20;
 
-/// How much of the end of an attempt's standard error can be kept, in bytes.
+/// Maximum number of bytes that are kept from the end of an attempt's standard error.
 pub const MAX_STDERR_TAIL: usize = 32 << 10;
 
-/// The longest grace of an attempt: see [`Launcher::stop`]. A longer one is cut.
+/// Maximum grace of an attempt: see [`Launcher::stop`]. A longer one is shortened to this.
 pub const MAX_GRACE: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
-/// The most bytes of a program's output in one [`LauncherEvent::Output`].
+/// Maximum number of bytes in one [`LauncherEvent::Output`].
 pub const MAX_OUTPUT_BYTES: usize = 32 << 10;
 
-/// How many messages may wait to be sent in either direction.
+/// Maximum number of messages that wait to be sent, in each direction.
 pub const MAX_QUEUED: usize = 4096;

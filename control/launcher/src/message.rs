@@ -21,7 +21,7 @@ pub(crate) enum ToLauncher {
         containment: ContainmentChoice,
     },
     Spawn(SpawnMessage),
-    /// SIGTERM to all of an attempt, and SIGKILL to what is left after `grace`.
+    /// SIGTERM to all processes of an attempt, and SIGKILL to those that remain after `grace`.
     Stop {
         id: u64,
         grace: Duration,
@@ -241,7 +241,7 @@ fn path(from: &mut Decoder<'_>) -> Result<PathBuf, Malformed> {
     Ok(OsString::from_vec(from.bytes()?.to_vec()).into())
 }
 
-/// How a process ended; also what a [`Reaper`](crate::reaper::Reaper) reports.
+/// How a process ended; a [`Reaper`](crate::reaper::Reaper) sends this, too.
 pub(crate) fn put_end(to: &mut Encoder, end: End) {
     let (kind, number) = match end.status {
         ExitStatus::Exited(code) => (0, code),
@@ -264,7 +264,7 @@ pub(crate) fn take_end(from: &mut Decoder<'_>) -> Result<End, Malformed> {
     Ok(End { status, usage })
 }
 
-/// The kernel counts in microseconds; what does not fit (half a million years) is cut.
+/// The kernel counts in microseconds; a longer time than fits (half a million years) is truncated.
 fn put_duration(to: &mut Encoder, duration: Duration) {
     to.u64(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX));
 }
@@ -369,7 +369,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_sent_is_received(request in to_launcher(), event in to_daemon()) {
+        fn messages_round_trip(request in to_launcher(), event in to_daemon()) {
             prop_assert_eq!(ToLauncher::decode(&request.encode()[RESERVED..]), Ok(request));
             prop_assert_eq!(ToDaemon::decode(&event.encode()[RESERVED..]), Ok(event));
         }
@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_accepted_is_what_its_bytes_say() {
+    fn accepted_messages_encode_to_the_same_bytes() {
         fuzz(
             |random| any_to_launcher(random).encode().split_off(RESERVED),
             |bytes| {
@@ -447,7 +447,7 @@ mod tests {
         fuzz(
             |random| any_to_daemon(random).encode().split_off(RESERVED),
             |bytes| {
-                // Text that is none is mended on the way, and a flag is any number but 0.
+                // Invalid UTF-8 is replaced when decoded, and a flag is any number except 0.
                 let Ok(message) = ToDaemon::decode(bytes) else { return Verdict::Refused };
                 assert_eq!(ToDaemon::decode(&message.encode()[RESERVED..]), Ok(message));
                 Verdict::Accepted

@@ -1,10 +1,10 @@
 //! Containment by a subreaper: a process between the launcher and the main process of an attempt.
 //!
-//! It is a subreaper, so the kernel makes it the parent of every orphan of the attempt, whatever sessions and groups that
-//! has made. When the main process has ended, or it is told to, it kills its children until there is none, and then ends
-//! itself: its end is the end of the attempt. Only its own, unreaped children are ever killed, so no signal can hit a
-//! stranger's reused pid. Told to terminate the attempt, it sends SIGTERM to all of it, and waits. When the launcher dies,
-//! its end of the socket closes, and the attempt is killed as well.
+//! It is a subreaper, so the kernel makes it the parent of every orphan of the attempt, whatever sessions and process
+//! groups the attempt has created. When the main process has ended, or on request, it kills its children until none is
+//! left, and then exits: its end is the end of the attempt. It only ever kills its own, unreaped children, so no signal
+//! can hit a reused pid. On a request to terminate the attempt, it sends SIGTERM to all of its processes and waits.
+//! When the launcher dies, the socket closes, and the attempt is killed as well.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -19,11 +19,11 @@ use crate::exec::{Failure, Plan, Step};
 use crate::message;
 use crate::sys::{self, End, Fork, Reaped};
 
-/// Where the socket to the launcher is in the reaper: behind the standard descriptors.
+/// The descriptor of the socket to the launcher in the reaper: the first after the standard ones.
 const SOCKET: RawFd = 3;
-/// The longest pause between two attempts to kill what does not end at once.
+/// Maximum pause between two attempts to kill processes that do not end at once.
 const MAX_PAUSE: Duration = Duration::from_millis(64);
-/// What the launcher sends.
+/// A request of the launcher.
 const KILL: u8 = b'k';
 const TERMINATE: u8 = b't';
 /// Length of the report about the main process.
@@ -48,7 +48,7 @@ impl Reaper {
         }
     }
 
-    /// Has the attempt killed.
+    /// Kills the attempt.
     pub(crate) fn kill(&self) {
         self.tell(KILL);
     }
@@ -63,8 +63,8 @@ impl Reaper {
         let _ = rustix::net::send(&self.socket, &[what], SendFlags::NOSIGNAL);
     }
 
-    /// How the main process ended, as the reaper said before its own end. `None` if somebody killed the reaper; its
-    /// children, to be killed, are then the launcher's.
+    /// How the main process ended, as reported by the reaper before it exited. `None` if the reaper was killed; its
+    /// children have then become the launcher's, which must kill them.
     pub(crate) fn report(&self) -> Option<End> {
         let mut bytes = [0; REPORT_LENGTH];
         let (length, _) = rustix::net::recv(&self.socket, &mut bytes, RecvFlags::empty()).ok()?;
@@ -72,7 +72,7 @@ impl Reaper {
     }
 }
 
-/// What the reaper process does.
+/// The main function of the reaper process.
 ///
 /// # Safety
 /// This process is a fresh child with one thread: its descriptors are its own, whatever owns them in the launcher.
@@ -100,10 +100,10 @@ unsafe fn run(plan: &mut Plan<'_>, socket: BorrowedFd<'_>) -> ! {
         Err(error) => fail(plan, error),
     };
 
-    // What the launcher had open must not stay open here: neither the sockets of the daemon and of other reapers, whose
-    // closing means something, nor the streams of the function.
-    // SAFETY: by the caller's promise nothing else uses these descriptors; the two that are needed are first copied out
-    // of the way and then placed at 3 and 4; nothing that owned one of them is dropped, since this function does not return.
+    // Descriptors of the launcher must not stay open here: the closing of the sockets to the daemon and to other
+    // reapers is a signal to their other ends, and the streams of the function belong to the function alone. SAFETY: by
+    // the caller's promise nothing else uses these descriptors; the two that are needed are first copied out of the way
+    // and then placed at 3 and 4; nothing that owned one of them is dropped, since this function does not return.
     let (socket, signals) = unsafe {
         let keep = [socket.as_raw_fd(), signals.as_raw_fd()].map(|fd| libc::fcntl(fd, libc::F_DUPFD, SOCKET + 2));
         if keep.contains(&-1) {
@@ -122,8 +122,8 @@ unsafe fn run(plan: &mut Plan<'_>, socket: BorrowedFd<'_>) -> ! {
     sys::exit_now(0)
 }
 
-/// Reaps until the main process has ended, then kills until no child is left, and reports. Once it has been told to
-/// terminate the attempt, it kills nothing before it is told to, whatever the main process does.
+/// Reaps until the main process has ended, then kills until no child is left, and reports. After a request to terminate
+/// the attempt, it kills only on a further request, even if the main process ends.
 fn supervise(main: i32, socket: &OwnedFd, signals: &OwnedFd) {
     let mut ended = None;
     let mut killing = false;
@@ -157,7 +157,7 @@ fn supervise(main: i32, socket: &OwnedFd, signals: &OwnedFd) {
         }
 
         let timeout = Timespec { tv_sec: 0, tv_nsec: pause.subsec_nanos().into() };
-        // While it kills, it listens no more: a closed socket is readable for ever.
+        // Once it kills, it no longer polls the socket: a closed socket is always readable.
         let mut fds = [PollFd::new(signals, PollFlags::IN), PollFd::new(socket, PollFlags::IN)];
         let watched = if killing { &mut fds[..1] } else { &mut fds[..] };
         match rustix::event::poll(watched, killing.then_some(&timeout)) {
@@ -171,11 +171,11 @@ fn supervise(main: i32, socket: &OwnedFd, signals: &OwnedFd) {
             match rustix::net::recv(socket, &mut message, RecvFlags::empty()) {
                 Ok((1, _)) if message == [TERMINATE] => {
                     terminated = true;
-                    // Without /proc, what is left is killed when the grace is over.
+                    // Without /proc, the remaining processes are killed after the grace.
                     let _ = sys::terminate(sys::descendants);
                 }
                 Err(Errno::AGAIN | Errno::INTR) => {}
-                // To be killed, or the launcher is dead.
+                // A request to kill, or the launcher is dead.
                 Ok(_) | Err(_) => killing = true,
             }
         }

@@ -21,16 +21,16 @@ pub struct SpawnRequest {
     /// The directory in which it starts; `None` for the one in which the daemon was started.
     pub cwd: Option<PathBuf>,
     /// Descriptors with the numbers that they get, each within `0..=`[`MAX_TARGET`]; at most [`MAX_DESCRIPTORS`].
-    /// Everything else is closed. Without an entry for 0, standard input is `/dev/null`; standard output (1) and standard
-    /// error (2) go to the launcher, which keeps their end.
+    /// Everything else is closed. Without an entry for 0, standard input is `/dev/null`; standard output (1) and
+    /// standard error (2) go to the launcher, which keeps their end.
     pub fds: Vec<(OwnedFd, RawFd)>,
     /// How many of the last bytes of the captured output to keep, at most [`MAX_STDERR_TAIL`].
     pub stderr_tail: usize,
-    /// The most memory that the attempt may use, in bytes; past it, the kernel kills it. Has no effect where
+    /// Maximum memory of the attempt, in bytes; beyond it, the kernel kills it. Has no effect where
     /// [`Containment::memory_limits`](crate::Containment::memory_limits) is false.
     pub memory_limit: Option<u64>,
-    /// How much earlier (up to 1000) or later (down to -1000, needs privileges) than others the kernel kills it when the
-    /// whole machine is out of memory. `None` leaves it as for the daemon.
+    /// How much earlier (up to 1000) or later (down to -1000, needs privileges) than others the kernel kills it when
+    /// the whole machine is out of memory. `None` leaves it as for the daemon.
     pub oom_score_adj: Option<i16>,
 }
 
@@ -53,7 +53,7 @@ impl SpawnRequest {
         }
     }
 
-    /// Checks the request and splits it into what is written and what is passed on.
+    /// Checks the request and splits it into the encoded message and the descriptors.
     pub(crate) fn into_message(self, id: u64) -> Result<(SpawnMessage, Vec<OwnedFd>), Error> {
         if self.fds.len() > MAX_DESCRIPTORS {
             return Err(Error::TooManyDescriptors(self.fds.len()));
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_passed_on_is_named() {
+    fn strings_that_cannot_be_passed_are_named() {
         assert!(refused(|r| r.program = "a\0b".into()).contains("the path of the program contains a zero byte"));
         assert!(refused(|r| r.args.push("x\0".into())).contains("an argument contains a zero byte"));
         assert!(refused(|r| r.env.push(("A=B".into(), "c".into()))).contains("`A=B` cannot be the name"));

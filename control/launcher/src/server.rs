@@ -22,32 +22,32 @@ use crate::sys::{self, Reaped};
 use crate::watched::Source;
 use crate::{LauncherEvent, MAX_GRACE, MAX_OUTPUT_BYTES};
 
-/// How long the launcher goes on killing after the daemon has gone, before it ends nevertheless.
+/// How long the launcher tries to kill all attempts after the daemon has gone, before it exits anyway.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
-/// Messages to the daemon that may wait before the launcher stops reading what attempts write. That much (256 KiB), and what
-/// the socket holds, is how far output delays other events.
+/// Messages to the daemon that may wait before the launcher stops reading what attempts write. That much (256 KiB), and
+/// what the socket holds, is how far output delays other events.
 const MAX_QUEUED_OUTPUT: usize = 8;
-/// The most that is read from an attempt when it has ended; the pipe of one that is alive holds less.
+/// Maximum number of bytes that are read from an attempt after it has ended; the pipe of a live one holds less.
 const MAX_REST_BYTES: usize = 2 << 20;
 /// Requests that are taken before ended children are looked at again.
 const REQUESTS_PER_TURN: usize = 16;
 /// Epoll data of the socket to the daemon.
 const CHANNEL: u64 = 0;
-/// Epoll data of the descriptor that says that children have ended.
+/// Epoll data of the descriptor that reports the end of children.
 const CHILDREN: u64 = 1;
 /// First pause before another look at an attempt that does not end at once; it doubles up to [`MAX_PAUSE`].
 const MIN_PAUSE: Duration = Duration::from_millis(1);
 const MAX_PAUSE: Duration = Duration::from_millis(64);
 
-/// What the launcher process runs: does what the daemon at the other end of standard input asks, until that end closes;
-/// then kills every attempt and returns.
+/// The main loop of the launcher process: executes the requests of the daemon at the other end of standard input until
+/// that end closes, then kills every attempt and returns.
 ///
 /// Call it first thing in `main` when the first argument is [`ARGUMENT`](crate::ARGUMENT), before any thread is started
 /// and before anything large is allocated, and end the process with the returned code. Signals that could end it
-/// (`SIGINT`, `SIGTERM`, …) are blocked: how long it lives is the daemon's choice alone.
+/// (`SIGINT`, `SIGTERM`, …) are blocked: only the daemon ends it.
 ///
 /// # Errors
-/// Prints a line on standard error and returns failure if this process cannot be a launcher (standard input is no
+/// Prints a line on standard error and returns failure if this process cannot be a launcher (standard input is not the
 /// socket of a [`Launcher`](crate::Launcher), or there are several threads), or if the socket fails.
 #[must_use]
 pub fn serve() -> ExitCode {
@@ -79,9 +79,9 @@ struct Server {
     last_serial: u64,
     by_id: HashMap<u64, u64>,
     by_child: HashMap<i32, u64>,
-    /// Attempts whose child is reaped, but of which something may still run.
+    /// Attempts whose child has been reaped, but which may still have running processes.
     ending: Vec<u64>,
-    /// When the grace of an attempt is over. That of one that has ended meanwhile is passed over when its time comes.
+    /// The ends of graces. Entries of attempts that have already ended are ignored when their time comes.
     graces: BTreeSet<(Instant, u64)>,
     /// Attempts from which nothing is read until the daemon has caught up.
     paused: Vec<u64>,
@@ -90,7 +90,7 @@ struct Server {
 }
 
 impl Server {
-    /// `None` if the daemon has been told why not, or is gone.
+    /// `None` if the launcher cannot work here, which the daemon has been told, or if the daemon is gone.
     fn start() -> io::Result<Option<Self>> {
         let threads = fs::read_dir("/proc/self/task")?.count();
         if threads != 1 {
@@ -142,7 +142,7 @@ impl Server {
         let served = self.serve_daemon();
         self.shut_down();
         match served {
-            // The daemon went while something was sent to it.
+            // The daemon exited while a message was being sent to it.
             Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => Ok(()),
             served => served,
         }
@@ -183,14 +183,14 @@ impl Server {
         }
     }
 
-    /// How long to wait at most: until a grace is over, or an attempt that does not end at once is looked at again.
+    /// Maximum wait: until a grace ends, or until the next look at an attempt that does not end at once.
     fn timeout(&self) -> Option<Timespec> {
         let grace = self.graces.first().map(|(until, _)| until.saturating_duration_since(Instant::now()));
         let pause = (!self.ending.is_empty()).then_some(self.pause);
         grace.into_iter().chain(pause).min().map(timespec)
     }
 
-    /// Kills what has not ended in its grace.
+    /// Kills the attempts whose grace has ended.
     fn end_graces(&mut self) {
         let now = Instant::now();
         while let Some(&(until, serial)) = self.graces.first().filter(|(until, _)| *until <= now) {
@@ -216,7 +216,7 @@ impl Server {
             match ToLauncher::decode(&bytes) {
                 Ok(ToLauncher::Spawn(message)) => self.spawn(&message, &fds)?,
                 Ok(ToLauncher::Stop { id, grace }) => {
-                    // It may have ended while the request was under way.
+                    // It may have ended while the request was in transit.
                     if let Some(&serial) = self.by_id.get(&id)
                         && let Some(attempt) = self.attempts.get_mut(&serial)
                     {
@@ -340,7 +340,7 @@ impl Server {
         self.channel.send(ToDaemon::Event(event).encode(), Vec::new())
     }
 
-    /// Watches for room when something waits to be sent; takes no requests while too much waits.
+    /// Waits for room in the socket while messages are queued; accepts no requests while too many are.
     fn update_interest(&mut self) -> io::Result<()> {
         let mut interest = EventFlags::empty();
         interest.set(EventFlags::IN, !self.channel.is_full());
@@ -359,7 +359,7 @@ impl Server {
             attempt.kill();
         }
         let in_cgroups = self.nursery.cgroups.is_some();
-        // Reapers end by themselves after the last of their attempt; whatever else is a child here has escaped.
+        // Reapers exit after the last process of their attempt. Every other child of this process has escaped from one.
         let mut reapers: HashSet<i32> =
             if in_cgroups { HashSet::new() } else { self.by_child.keys().copied().collect() };
         let mut pause = MIN_PAUSE;

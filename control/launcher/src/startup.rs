@@ -32,7 +32,8 @@ pub(crate) fn take_socket(null: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Marks all inherited descriptors close-on-exec, so that functions do not inherit what the daemon had inherited.
+/// Marks all inherited descriptors close-on-exec, so that functions do not inherit descriptors that the daemon
+/// inherited.
 pub(crate) fn close_on_exec() -> io::Result<()> {
     for entry in fs::read_dir("/proc/self/fd")? {
         let Some(fd) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
@@ -69,7 +70,7 @@ pub(crate) fn configuration(channel: &mut Channel) -> io::Result<Option<Containm
             Incoming::Closed => return Ok(None),
             Incoming::Message { bytes, .. } => match ToLauncher::decode(&bytes) {
                 Ok(ToLauncher::Configure { containment }) => return Ok(Some(containment)),
-                _ => return Err(io::Error::other("the daemon's first message is no configuration")),
+                _ => return Err(io::Error::other("the daemon's first message is not a configuration")),
             },
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::{ExitStatus, Usage};
 
-/// How often [`terminate`] looks for processes that were forked meanwhile. Each round stops those of the one before.
+/// How often [`terminate`] looks for newly forked processes. Each round stops the processes found in the previous one.
 const MAX_ROUNDS: u32 = 32;
 
 /// Which side of a fork this is.
@@ -56,8 +56,8 @@ pub(crate) unsafe fn fork_into(cgroup: BorrowedFd<'_>) -> io::Result<Fork> {
         cgroup: cgroup.as_raw_fd() as u64,
         ..CloneArgs::default()
     };
-    // SAFETY: the kernel reads `args`, of the size that is passed. Without CLONE_VM the child gets a copy of everything,
-    // its stack included, as after fork.
+    // SAFETY: the kernel reads `args`, of the size that is passed. Without CLONE_VM the child gets a copy of
+    // everything, its stack included, as after fork.
     fork_result(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) })
 }
 
@@ -81,7 +81,7 @@ pub(crate) enum Reaped {
     Child { pid: i32, end: End },
     /// No child has ended.
     None,
-    /// There is no child at all.
+    /// This process has no children.
     NoChildren,
 }
 
@@ -137,24 +137,24 @@ fn usage_of(usage: &libc::rusage) -> Usage {
     }
 }
 
-/// Kills a child of this process that has not been reaped yet: until then the kernel gives its pid to no one else, so
-/// that the signal cannot hit a stranger. A child that has ended already, or that is beyond our rights, stays as it is.
+/// Kills a child of this process that has not been reaped yet: until then the kernel does not reuse its pid, so that
+/// the signal cannot hit another process. Has no effect on a child that has ended, or that this process may not signal.
 pub(crate) fn kill_child(pid: i32) {
     debug_assert!(pid > 0, "0 and negative numbers mean whole groups");
     // SAFETY: `kill` touches no memory.
     unsafe { libc::kill(pid, libc::SIGKILL) };
 }
 
-/// Asks the processes of a list to end: SIGTERM, then SIGCONT for those that are stopped. The list may change at any time.
+/// Sends SIGTERM to the processes of a list, then SIGCONT for stopped ones. The list may change at any time.
 pub(crate) fn terminate(list: impl Fn() -> io::Result<Vec<i32>>) -> io::Result<()> {
     use rustix::process::{Signal, pidfd_send_signal};
     let send = |process: &OwnedFd, signal| {
-        // It has ended, or runs as somebody else: what is left when the grace is over is killed.
+        // It has ended, or runs as another user. Processes that remain after the grace are killed.
         let _ = pidfd_send_signal(process, signal);
     };
     let mut processes: HashMap<i32, OwnedFd> = HashMap::new();
-    // They are stopped first. Otherwise a child that one of them forks just before its SIGTERM would be missed, and one that
-    // it forks just after, to clean up, would be hit. No fork is under way in a process that has a signal pending.
+    // They are stopped first. Otherwise a child that one of them forks just before its SIGTERM would be missed, and one
+    // that it forks just after, to clean up, would be hit. No fork is under way in a process that has a signal pending.
     for _ in 0..MAX_ROUNDS {
         let new = open_all(&list, &processes)?;
         if new.is_empty() {
@@ -169,16 +169,16 @@ pub(crate) fn terminate(list: impl Fn() -> io::Result<Vec<i32>>) -> io::Result<(
     Ok(())
 }
 
-/// The processes of a list but for those that are known, as descriptors: a number in the list may be that of a stranger by
-/// the time it is used.
+/// Opens the processes of a list, except those already known, as pidfds: by the time a pid is used, it may have been
+/// reused by an unrelated process.
 fn open_all(
     list: &impl Fn() -> io::Result<Vec<i32>>,
     known: &HashMap<i32, OwnedFd>,
 ) -> io::Result<Vec<(i32, OwnedFd)>> {
     let new = list()?.into_iter().filter(|pid| !known.contains_key(pid));
     let mut opened: Vec<_> = new.filter_map(|pid| Some((pid, open_process(pid)?))).collect();
-    // A stranger has the number only if the process had left the list; and if the number is in the list again, the stranger
-    // has ended, and no signal reaches anybody.
+    // A pid can be reused only after its process has left the list. If the pid is still in the list after the pidfd was
+    // opened, the pidfd refers to a process of the list or to one that has ended.
     let still: HashSet<i32> = list()?.into_iter().collect();
     opened.retain(|(pid, _)| still.contains(pid));
     Ok(opened)
@@ -188,13 +188,13 @@ fn open_process(pid: i32) -> Option<OwnedFd> {
     rustix::process::pidfd_open(rustix::process::Pid::from_raw(pid)?, rustix::process::PidfdFlags::empty()).ok()
 }
 
-/// All processes below this one. One that is forked meanwhile may be missing.
+/// All descendants of this process. A process that is being forked may be missing.
 pub(crate) fn descendants() -> io::Result<Vec<i32>> {
     let mut all = children()?;
     let mut next = 0;
     while let Some(&pid) = all.get(next) {
         next += 1;
-        // None of one that has just ended: its children have become this process's own.
+        // Empty for a process that has just ended: its children have become children of this process.
         let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
         for task in tasks.filter_map(Result::ok) {
             let list = fs::read_to_string(task.path().join("children")).unwrap_or_default();
@@ -204,9 +204,9 @@ pub(crate) fn descendants() -> io::Result<Vec<i32>> {
     Ok(all)
 }
 
-/// The signals that this process ignores, as a mask whose lowest bit is signal 1, and that its functions go on ignoring, as
-/// with any POSIX shell: SIGHUP under nohup, say. Not SIGPIPE, which Rust itself ignores, and without which `yes | head`
-/// would not end; nor SIGCHLD, without which a program cannot wait for its children; nor SIGXFSZ, which
+/// The signals that this process ignores, as a mask whose lowest bit is signal 1, and that stay ignored in functions,
+/// as with any POSIX shell: SIGHUP under nohup, for example. Not SIGPIPE, which Rust itself ignores, and without which
+/// `yes | head` would not end; nor SIGCHLD, without which a program cannot wait for its children; nor SIGXFSZ, which
 /// dflow ignores for itself ([`ignore_file_size_signal`]); nor those that the C library keeps for itself.
 pub(crate) fn ignored_signals() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -214,8 +214,8 @@ pub(crate) fn ignored_signals() -> u64 {
     mask.unwrap_or(0) & !(bit(libc::SIGPIPE) | bit(libc::SIGCHLD) | bit(libc::SIGXFSZ) | bit(32) | bit(33))
 }
 
-/// Makes a write past `ulimit -f` an error of that write. By default the signal that comes with it ends the process.
-/// Functions have the default again.
+/// Makes a write past `ulimit -f` fail with an error. By default, SIGXFSZ would kill the process. Functions get the
+/// default disposition back.
 pub fn ignore_file_size_signal() {
     // SAFETY: no handler is installed, so nothing runs when the signal comes, and the return value says only that the
     // signal's number is valid.
@@ -248,7 +248,8 @@ fn children_by_scan() -> io::Result<Vec<i32>> {
     Ok(pids.collect())
 }
 
-/// The parent in `/proc/PID/stat`: the second word after the name, which stands in parentheses and may contain any.
+/// The parent in `/proc/PID/stat`: the second word after the name, which is in parentheses and may contain any
+/// character.
 fn parent_of(stat: &str) -> Option<u32> {
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_ascii_whitespace().nth(1)?.parse().ok()
@@ -257,9 +258,9 @@ fn parent_of(stat: &str) -> Option<u32> {
 /// Blocks every signal of this process and returns a descriptor that is readable when a child has ended.
 pub(crate) fn children_signal() -> io::Result<OwnedFd> {
     // SAFETY: the sets are initialised by sigfillset and sigemptyset before use; `signal` and `sigprocmask` change only
-    // this process's dispositions and mask; signalfd returns a new descriptor that nobody else owns.
+    // this process's dispositions and mask; signalfd returns a new descriptor, which has no other owner.
     unsafe {
-        // Inherited SIG_IGN would make the kernel reap children by itself, and lose their statuses.
+        // An inherited SIG_IGN would make the kernel reap children itself and discard their statuses.
         libc::signal(libc::SIGCHLD, libc::SIG_DFL);
         let mut set = std::mem::zeroed();
         libc::sigfillset(&raw mut set);
@@ -282,10 +283,10 @@ pub(crate) fn clear_signal(signals: BorrowedFd<'_>) {
     let _ = rustix::io::read(signals, &mut record);
 }
 
-/// Makes `fd` the descriptor with the number `target`, in place of what that was. It stays open across `execve`.
+/// Duplicates `fd` to the number `target`, replacing any descriptor there. The copy stays open across `execve`.
 ///
 /// # Safety
-/// Nobody in this process owns the descriptor `target` (or who owns it expects the change).
+/// No code in this process owns the descriptor `target`, or its owner expects the change.
 pub(crate) unsafe fn replace_fd(fd: BorrowedFd<'_>, target: RawFd) -> io::Result<()> {
     // SAFETY: by the caller's promise.
     match unsafe { libc::dup2(fd.as_raw_fd(), target) } {
@@ -297,7 +298,7 @@ pub(crate) unsafe fn replace_fd(fd: BorrowedFd<'_>, target: RawFd) -> io::Result
 /// Closes all descriptors from `first` on.
 ///
 /// # Safety
-/// Nobody in this process uses or closes any of them afterwards.
+/// No code in this process uses or closes any of them afterwards.
 pub(crate) unsafe fn close_from(first: RawFd) {
     // SAFETY: by the caller's promise; close touches no memory.
     unsafe {

@@ -23,7 +23,7 @@ impl Tail {
         self.kept.extend(bytes);
     }
 
-    /// The kept bytes, oldest first, and how many were pushed in all.
+    /// The kept bytes, oldest first, and the total number of bytes pushed.
     pub(crate) fn into_parts(self) -> (Vec<u8>, u64) {
         (self.kept.into(), self.total)
     }

@@ -57,8 +57,8 @@ impl Watched {
 }
 
 impl Watched {
-    /// Stops waiting for it. A descriptor whose other end is closed would be ready all the time even with an empty set of
-    /// events, so it leaves the set.
+    /// Stops waiting for it. A descriptor whose other end is closed would be ready all the time even with an empty set
+    /// of events, so it leaves the set.
     pub(crate) fn pause(&self) -> io::Result<()> {
         Ok(epoll::delete(&*self.epoll, &self.fd)?)
     }
@@ -90,7 +90,7 @@ mod tests {
     use rustix::pipe::{PipeFlags, pipe_with};
 
     #[test]
-    fn what_is_closed_is_not_ready_although_another_process_has_it() {
+    fn a_closed_descriptor_is_not_ready_although_another_process_has_a_copy() {
         let epoll = Rc::new(epoll::create(CreateFlags::CLOEXEC).unwrap());
         let ready = || {
             let mut events = Vec::with_capacity(4);
@@ -98,7 +98,7 @@ mod tests {
             events.iter().map(|event| Source::of(event.data)).collect::<Vec<_>>()
         };
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
-        // What a fork does.
+        // The effect of a fork.
         let _inherited = reader.try_clone().unwrap();
         let watched = Watched::new(&epoll, reader, 7, Source::Captured).unwrap();
         drop(writer);

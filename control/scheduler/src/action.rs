@@ -1,4 +1,4 @@
-//! What the run state machine wants done.
+//! The actions that the run state machine emits.
 
 use dflow_protocol::{Epoch, InstanceId, StreamId};
 use std::time::Duration;
@@ -107,7 +107,7 @@ pub enum Action {
         /// Why.
         reason: String,
     },
-    /// An epoch is void and must not be read any further. Readers that must restart are killed by actions of their own.
+    /// An epoch is void and must not be read any further. Readers that must restart are killed by separate actions.
     Abort {
         /// The stream.
         stream: StreamId,
@@ -134,9 +134,9 @@ pub enum Action {
     /// Report [`crate::Event::TimerFired`] at this time since the run's start. Replaces the time of the previous such
     /// action.
     WakeAt(Duration),
-    /// The run has succeeded and nothing of it runs any more: make its outputs visible. The last action of a run.
+    /// The run has succeeded and all of its processes have ended: make its outputs visible. The last action of a run.
     Committed,
-    /// The run has failed and nothing of it runs any more: release everything. The last action of a run.
+    /// The run has failed and all of its processes have ended: release everything. The last action of a run.
     RunFailed {
         /// The instance that failed, if it was one.
         instance: Option<InstanceId>,
@@ -152,7 +152,7 @@ pub enum Producer {
     WorkflowInput {
         /// Index of the workflow's input.
         input: u32,
-        /// Which of its streams, counted from 0.
+        /// The index of the stream among its streams.
         part: u32,
     },
     /// An instance.
@@ -161,7 +161,7 @@ pub enum Producer {
         instance: InstanceId,
         /// Index of its output.
         output: u32,
-        /// Which stream of that output, counted from 0.
+        /// The index of the stream in that output.
         part: u32,
     },
 }

@@ -1,4 +1,4 @@
-//! Gives an attempt its streams, and notices when what it was given no longer holds.
+//! Attaches streams to an attempt, and detects when the attached list is no longer correct.
 
 use crate::action::Action;
 use crate::machine::RunMachine;
@@ -8,7 +8,7 @@ use dflow_protocol::{InstanceId, StreamId};
 use std::sync::Arc;
 
 impl RunMachine {
-    /// Re-evaluates an instance after something around it has changed.
+    /// Re-evaluates an instance after a change that may affect it.
     pub(crate) fn look_at(&mut self, id: InstanceId) {
         let instance = self.instance(id);
         let node = instance.node;
@@ -26,7 +26,7 @@ impl RunMachine {
             }
             Phase::Ended { .. } if instance.settled => return,
             Phase::Ended { .. } | Phase::Preparing | Phase::Ready | Phase::Running { .. } => {
-                if std::mem::take(&mut self.instance_mut(id).lists_undone) && self.was_told_wrong(id) {
+                if std::mem::take(&mut self.instance_mut(id).lists_undone) && self.has_outdated_list(id) {
                     self.restart(id, "its list of inputs has changed");
                     return;
                 }
@@ -153,9 +153,9 @@ impl RunMachine {
         matches!(self.stream(stream).state, StreamState::Open { .. } | StreamState::Finished)
     }
 
-    /// Whether the list that an attempt was given, as a prefix or as complete, has changed since. (A stream whose epoch
-    /// was aborted restarts its readers on its own.)
-    fn was_told_wrong(&self, id: InstanceId) -> bool {
+    /// Whether the list that an attempt was given, as a prefix or as complete, has changed since then. (A stream whose
+    /// epoch was aborted restarts its readers on its own.)
+    fn has_outdated_list(&self, id: InstanceId) -> bool {
         let instance = self.instance(id);
         let spec = &self.plan.nodes[instance.node];
         spec.inputs.iter().zip(&instance.inputs).any(|(port, input)| {
@@ -169,7 +169,7 @@ impl RunMachine {
         })
     }
 
-    /// The order in which the winners of a k-of-n choice are attached: that of the sources and their parts.
+    /// The order in which the winners of a k-of-n choice are attached: the order of the sources and their parts.
     fn place_in_list(&self, id: InstanceId, index: usize, stream: StreamId) -> (usize, crate::part::PartPath) {
         let state = self.stream(stream);
         let port = PortRef { node: self.instance(state.instance).node, port: state.port };

@@ -157,7 +157,7 @@ impl RunMachine {
             (_, Outcome::Succeeded) => self.fail_dead(id, "it ended before it was started"),
             (_, Outcome::Unread) if self.may_end_unread(id) => self.end_unread(id),
             (_, Outcome::Unread) => {
-                self.fail_dead(id, "it ended because nobody reads it, and somebody may read it again");
+                self.fail_dead(id, "it ended because it had no reader, but a reader may restart");
             }
         }
     }
@@ -214,7 +214,9 @@ impl RunMachine {
             _ if !matches!(phase, Phase::Running { .. }) => "it opened a part before it was started",
             None => "it opened a part of an output that it does not have",
             Some(spec) if !spec.discovered() => "it opened a part of an output whose number of parts is fixed",
-            Some(_) if instance.outputs[port].closed => "it opened a part after it had said that there are no more",
+            Some(_) if instance.outputs[port].closed => {
+                "it opened a part after it had announced that there are no more"
+            }
             Some(_) => return Some(port),
         };
         self.fail_living(id, problem);

@@ -1,13 +1,13 @@
-//! What the run state machine is told.
+//! The events that the run state machine receives.
 
 use dflow_protocol::{Epoch, InstanceId, StreamId};
 
 /// Something that has happened in a run. Events of an attempt or an epoch that is no longer current are ignored,
 /// because they may have been in flight when it was given up.
 ///
-/// What the driver guarantees:
+/// The driver guarantees:
 /// - every attempt that got [`crate::Action::Prepare`] (a sink: [`crate::Action::Start`]) gets exactly one
-///   [`Event::Ended`], after which nothing of it runs any more;
+///   [`Event::Ended`], after which none of its processes is running;
 /// - everything that an attempt committed is readable before its successful end is reported: the machine then considers
 ///   the attempt's streams finished, whether or not [`Event::Finished`] has arrived;
 /// - a parked instance is reported as [`Event::Resumed`] when it continues.
@@ -73,7 +73,7 @@ pub enum Event {
         /// The epoch that differs from the one before.
         epoch: Epoch,
     },
-    /// An attempt is dead: nothing of it runs any more.
+    /// An attempt is dead: all of its processes have ended.
     Ended {
         /// The instance.
         instance: InstanceId,
@@ -111,7 +111,7 @@ pub enum Event {
         /// Why, for the report.
         reason: String,
     },
-    /// The store cannot go on (the disk is full and nothing moves, say).
+    /// The store cannot make progress, for example because the disk is full.
     StoreFailed {
         /// Why, for the report.
         reason: String,

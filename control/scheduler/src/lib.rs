@@ -1,18 +1,19 @@
 //! DScheduler's run state machine: which instance of which function starts when, what happens when one fails, and when
 //! a run is complete.
 //!
-//! [`RunMachine`] takes a checked workflow from `dflow-workflow`, is told what happens ([`Event`]) and says what is to be
-//! done ([`Action`]). It has no sockets, no processes, no threads and no clock: `dflow-worker` drives it with real
-//! processes and a real store, the tests drive it with a simulated node. Everything that depends on the order in which
-//! things happen is decided here and nowhere else.
+//! [`RunMachine`] takes a checked workflow from `dflow-workflow`, receives events ([`Event`]) and emits actions
+//! ([`Action`]). It has no sockets, no processes, no threads and no clock: `dflow-worker` drives it with real processes
+//! and a real store, the tests drive it with a simulated node. Every decision that depends on the order of events is
+//! made here and nowhere else.
 //!
-//! The rules, one to a file: `expand` (which instances and streams there are), `lists` (the order of parts), `gate` (when
-//! an instance may start), `attach` (what an attempt is given to read), `slots` (who starts first), `attempt` and
-//! `restart` (the life of an attempt, failures, void epochs), `switch` (which functions run at all), `finality` (what is
-//! certain, and which subscriptions can be closed), `unread` (producers without readers)
-//! and `race` (candidates of a k-of-n choice that fail).
+//! The rules, one to a file: `expand` (which instances and streams there are), `lists` (the order of parts), `gate`
+//! (when an instance may start), `attach` (what an attempt is given to read), `slots` (who starts first), `attempt` and
+//! `restart` (the life of an attempt, failures, void epochs), `switch` (which functions run at all), `finality` (what
+//! is certain, and which subscriptions can be closed), `unread` (producers without readers) and `race` (candidates of a
+//! k-of-n choice that fail).
 //!
-//! A node that several runs share grants them its slots with a [`SlotPool`]. Time limits are kept by the node on which an attempt runs, which knows first when the attempt waits: [`Stopwatch`].
+//! A node that several runs share grants them its slots with a [`SlotPool`]. Time limits are kept by the node on which an
+//! attempt runs, because it knows first when the attempt waits: [`Stopwatch`].
 
 mod action;
 mod attach;

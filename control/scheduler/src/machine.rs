@@ -37,7 +37,7 @@ pub struct RunMachine {
 /// The state of the run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RunState {
-    /// It goes on.
+    /// It continues.
     Running,
     /// It has failed and waits until none of its processes is left.
     Failing {
@@ -60,7 +60,8 @@ pub enum RunState {
 /// The work that an event has caused and that must be done before the machine returns.
 #[derive(Debug, Default)]
 pub(crate) struct Todo {
-    /// Instances that have read a void epoch. Always first, so that no other decision rests on what they were given.
+    /// Instances that have read a void epoch. Always handled first, so that no other decision depends on outdated
+    /// lists.
     pub(crate) restarts: VecDeque<(InstanceId, String)>,
     /// The decision of a switch has changed.
     pub(crate) statuses: bool,
@@ -113,7 +114,7 @@ impl RunMachine {
     }
 
     /// Handles an event that happened at `now` and returns the resulting actions, in the order in which to carry them
-    /// out. Time never moves backwards: an earlier `now` counts as that of the latest event. After
+    /// out. Time never moves backwards: an earlier `now` counts as the time of the latest event. After
     /// [`Action::Committed`] or [`Action::RunFailed`] there are no further actions.
     pub fn handle(&mut self, now: Duration, event: Event) -> Vec<Action> {
         self.now = self.now.max(now);
@@ -348,8 +349,8 @@ impl RunMachine {
         self.instance(id).outputs.iter().flat_map(|port| port.streams.iter().copied()).collect()
     }
 
-    /// The phase of an attempt, if it is the present one and has not been told to end. Every report of a process passes
-    /// through here, because ids from outside may have any value.
+    /// The phase of an attempt, if it is the present one and has not been asked to end. Every report of a process
+    /// passes through here, because ids from outside may have any value.
     pub(crate) fn living(&self, id: InstanceId, attempt: u32) -> Option<Phase> {
         let instance = self.instances.get(id.0 as usize)?;
         (instance.attempt == attempt && instance.phase.lives()).then_some(instance.phase)

@@ -4,7 +4,7 @@ use crate::limits::{MAX_INSTANCES, MAX_STREAMS, MAX_SUBSCRIPTIONS};
 use dflow_workflow::FunctionId;
 use std::collections::BTreeMap;
 
-/// What lets an instance start.
+/// When an instance may start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Invocation {
     /// The gates of the workflow; by default the first bytes of the inputs.
@@ -19,7 +19,7 @@ pub enum Invocation {
 /// else.)
 pub type Place = u32;
 
-/// What a run may use on one of the nodes that take part in it.
+/// The resources of a run on one of its nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlaceOptions {
     /// Slots: how many instances may compute there at the same time; at least 1.
@@ -41,7 +41,7 @@ pub struct RunOptions {
     /// The places of a function's instances: of part 0, of part 1 and so on, repeating from the first. Functions
     /// without an entry run at the first place.
     pub placement: BTreeMap<FunctionId, Vec<Place>>,
-    /// What lets an instance start.
+    /// When an instance may start.
     pub invocation: Invocation,
     /// Values of workflow parameters; those without a value here keep their default.
     pub params: BTreeMap<String, String>,
@@ -92,7 +92,7 @@ pub enum PlanError {
     UnknownParam {
         /// The name that was given.
         param: String,
-        /// The parameters that there are.
+        /// The parameters of the workflow.
         known: String,
     },
     /// No case of a switch matches the parameter that decides it, and there is no default.
@@ -107,9 +107,9 @@ pub enum PlanError {
     /// The workflow expands beyond the limits of a run.
     #[error("the workflow expands to more than {limit} {what}; use fewer parts")]
     TooLarge {
-        /// What there is too much of.
+        /// The kind of objects.
         what: &'static str,
-        /// How many there may be.
+        /// Their maximum number.
         limit: usize,
     },
 }

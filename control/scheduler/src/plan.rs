@@ -1,4 +1,4 @@
-//! The workflow as the run sees it: nodes with ports and edges, fixed for the whole run.
+//! The plan of a run: the workflow as nodes with ports and edges, fixed for the whole run.
 //!
 //! Workflow inputs, functions and workflow outputs are all nodes, so that the rules for streams, parts and
 //! subscriptions exist once. An input is a node that has ended before the run starts; an output is a node with one
@@ -238,8 +238,8 @@ impl Plan {
                 let each = self.nodes[node].inputs[input].each;
                 for source in self.nodes[node].inputs[input].sources.clone() {
                     let reader = &self.nodes[node];
-                    // A reader reads the same epoch of a stream twice if it starts again, and not only because the stream
-                    // is void.
+                    // A reader reads the same epoch of a stream twice if it restarts for another reason than that the
+                    // stream is void.
                     let restartable =
                         !reader.is_sink() && (reader.retries.count > 0 || causes.beside(Some(source.node)));
                     let kept = self.source(source).is_some_and(|source| retention.keeps(source));
@@ -266,7 +266,7 @@ impl Plan {
             && readers.all(|edge| !edge.each && self.nodes[edge.node].inputs[edge.input].need.is_some())
     }
 
-    /// The nodes because of which one may start again.
+    /// The nodes that may cause a node to restart.
     fn causes(&self, node: NodeId) -> Causes<NodeId> {
         let producers = self.nodes[node].inputs.iter().flat_map(|input| {
             // Instances of the same function fail independently of each other.

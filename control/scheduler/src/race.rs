@@ -1,6 +1,6 @@
 //! Candidates of a k-of-n choice. A function that is read only by fan-ins with `need` runs a race against the other
-//! sources of these fan-ins. If it fails for good before it was chosen, the run goes on without it: only when too few
-//! candidates are left for a fan-in does the run fail.
+//! sources of these fan-ins. If it fails for good before it was chosen, the run continues without it. The run fails
+//! only when too few candidates are left for a fan-in.
 
 use crate::machine::RunMachine;
 use crate::plan::{InputPort, NodeId};
@@ -10,12 +10,12 @@ use dflow_protocol::InstanceId;
 use dflow_workflow::Gate;
 use std::sync::Arc;
 
-/// How many failed candidates a reason names.
+/// Maximum number of failed candidates that a reason names.
 const MAX_NAMED: usize = 5;
 
 impl RunMachine {
-    /// Takes an instance that has failed for good out of the race. Returns false if the run cannot do without it: it has
-    /// other readers or none at all, or it has been chosen and the choice is final.
+    /// Takes an instance that has failed for good out of the race. Returns false if the run cannot do without it: it
+    /// has other readers or none at all, or it has been chosen and the choice is final.
     pub(crate) fn lose(&mut self, id: InstanceId, reason: &str) -> bool {
         if !self.may_lose(id) {
             return false;
@@ -37,7 +37,7 @@ impl RunMachine {
         }
         self.mark_settled(id);
         self.retire(id, Closed::Lost);
-        // One that was killed ends when it is dead.
+        // A killed instance ends when its process is dead.
         if self.instance(id).phase == Phase::Idle {
             self.end_unread(id);
         }
@@ -47,8 +47,8 @@ impl RunMachine {
         true
     }
 
-    /// Whether an instance that runs its last attempt may still turn out to be no candidate: it is chosen when its
-    /// streams are whole, and whether what it wrote is right is certain only when it has ended well.
+    /// Whether an instance in its last attempt may still drop out of the race: it is chosen when its streams are whole,
+    /// but their contents are valid only if it also ends successfully.
     pub(crate) fn is_proven_by_its_end(&self, node: NodeId) -> bool {
         let outputs = &self.plan.nodes[node].outputs;
         let mut gates =
@@ -56,7 +56,7 @@ impl RunMachine {
         self.plan.nodes[node].races && gates.all(|gate| gate == Gate::Whole)
     }
 
-    /// Why a fan-in cannot have the streams that it needs, if so many are left.
+    /// Why a fan-in cannot get the streams that it needs if only this many are left.
     pub(crate) fn why_too_few(&self, reader: InstanceId, port: &InputPort, need: usize, left: usize) -> String {
         let function = self.name(reader);
         let sources = port.sources.iter().flat_map(|source| &self.nodes[source.node].instances);

@@ -1,4 +1,4 @@
-//! What a run looks like from outside: instances, their states and times, for progress and for the report at the end.
+//! The instances of a run with their states and times, for progress and for the final report.
 
 use crate::limits::MAX_RECORDS;
 use crate::machine::{RunMachine, RunState};
@@ -47,7 +47,7 @@ pub enum InstanceState {
     Unread,
     /// A switch has not chosen it.
     Skipped,
-    /// It has failed for good, and the fan-ins that it was a candidate of go on with others.
+    /// It has failed for good, and the fan-ins for which it was a candidate continue with others.
     Lost,
     /// It was ended because the run has failed; its last attempt says how.
     Stopped,
@@ -60,8 +60,8 @@ pub enum InstanceState {
 pub struct InstanceView<'a> {
     /// Its id.
     pub id: InstanceId,
-    /// Its name: that of the function, with the part in a `foreach`, as `count[3]`; for a sink `output:` and the name
-    /// of the workflow output.
+    /// Its name: the name of the function, in a `foreach` with the part, as in `count[3]`; for a sink `output:` and the
+    /// name of the workflow output.
     pub name: String,
     /// Its kind.
     pub kind: InstanceKind,
@@ -93,7 +93,7 @@ pub struct AttemptRecord {
     pub started: Option<Duration>,
     /// When the first bytes of any of its outputs were reported.
     pub first_output: Option<Duration>,
-    /// When nothing of it ran any more.
+    /// When all of its processes had ended.
     pub ended: Option<Duration>,
     /// How it ended; may be set before it is dead.
     pub end: Option<AttemptEnd>,
@@ -118,7 +118,7 @@ pub enum AttemptEnd {
     },
 }
 
-/// How many instances there are in each state.
+/// The number of instances in each state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// [`InstanceState::Waiting`].
@@ -257,7 +257,7 @@ impl RunMachine {
         }
     }
 
-    /// A stream as an error message names it.
+    /// The name of a stream in error messages.
     pub(crate) fn stream_name(&self, id: StreamId) -> String {
         let stream = self.stream(id);
         let node = &self.plan.nodes[self.instance(stream.instance).node];

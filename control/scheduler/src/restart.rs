@@ -1,7 +1,7 @@
 //! Failure: retries, void epochs, and everything that has read from a void epoch.
 //!
 //! A failed attempt voids the epochs of its streams. Every instance to which such an epoch was attached restarts, even
-//! if it had ended, without spending retries of its own; and so on downstream. A deterministic function spares its
+//! if it had ended, without spending its own retries; and so on downstream. A deterministic function spares its
 //! readers: its streams are suspended, and the next attempt continues them.
 
 use crate::action::{Action, Producer};
@@ -13,8 +13,8 @@ use dflow_protocol::{Epoch, InstanceId, StreamId};
 use std::sync::Arc;
 
 impl RunMachine {
-    /// The machine fails a living attempt (time limit, protocol violation): it is killed, and its process still has to
-    /// die.
+    /// The machine fails a living attempt (time limit, protocol violation): it is killed, but its process is not dead
+    /// yet.
     pub(crate) fn fail_living(&mut self, id: InstanceId, reason: &str) {
         let ran = matches!(self.instance(id).phase, Phase::Running { .. });
         self.kill(id, reason);
@@ -229,8 +229,8 @@ impl RunMachine {
     }
 }
 
-/// Limits a reason's length: reasons nest with every stage that they pass, and the outermost part says what happened
-/// here.
+/// Limits a reason's length: reasons nest with every stage that they pass, and the outermost part describes what
+/// happened here.
 pub(crate) fn cut(mut reason: String) -> String {
     const LONGEST: usize = 512;
     if reason.len() > LONGEST {

@@ -18,7 +18,7 @@ use std::time::Duration;
 /// Depth, deepest first; then the id.
 type Priority = (Reverse<u32>, InstanceId);
 
-/// The instances, indexed by what slot decisions need to know.
+/// The instances, indexed for slot decisions.
 #[derive(Debug)]
 pub(crate) struct Slots {
     /// Attempts that have a process, and sinks at work.
@@ -146,7 +146,7 @@ impl RunMachine {
         self.set_phase(id, Phase::Running { parked: false });
         self.record(id, |record, now| record.started = Some(now));
         if !self.instance(id).settled {
-            // This may have been the last thing that kept others from being released.
+            // This may have been the last condition that kept others from being released.
             self.todo.unread.insert(id);
         }
         let attempt = self.instance(id).attempt;

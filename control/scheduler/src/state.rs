@@ -8,7 +8,7 @@ use dflow_protocol::{Epoch, InstanceId, StreamId};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// What the switches have decided about a node.
+/// The decision of the switches about a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Status {
     /// A switch upstream is undecided.
@@ -36,7 +36,7 @@ pub(crate) struct NodeState {
     /// How many instances exist, and how many of those are settled.
     pub(crate) present: usize,
     pub(crate) settled: usize,
-    /// Status, members and every instance are settled: nothing of this node will ever be undone.
+    /// Status, members and every instance are settled: no result of this node will ever be undone.
     pub(crate) sealed: bool,
 }
 
@@ -55,7 +55,7 @@ pub(crate) struct PortList {
 pub(crate) enum Phase {
     /// There is no attempt: the instance does not exist, is not chosen, or is about to begin its next attempt.
     Idle,
-    /// Backing off between two attempts; the timer says until when.
+    /// Backing off between two attempts, until the timer fires.
     Pausing,
     /// The attempt has begun (its streams are open), but its program is not being prepared yet.
     Waiting,
@@ -75,7 +75,7 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
-    /// Whether a process of the attempt runs and has not been told to end.
+    /// Whether a process of the attempt runs and has not been asked to end.
     pub(crate) fn lives(self) -> bool {
         matches!(self, Self::Preparing | Self::Ready | Self::Running { .. })
     }
@@ -91,7 +91,7 @@ pub(crate) struct Instance {
     pub(crate) path: PartPath,
     /// Where it runs.
     pub(crate) place: Place,
-    /// The stream because of which it exists.
+    /// The stream for which it exists.
     pub(crate) each: Option<StreamId>,
     /// Whether that stream is currently part of the workflow.
     pub(crate) present: bool,
@@ -124,7 +124,7 @@ pub(crate) struct Instance {
     pub(crate) open_readers: usize,
     /// It is not needed: it has lost a k-of-n fan-in.
     pub(crate) dropped: bool,
-    /// Why it failed for good, if the run goes on without it.
+    /// Why it failed for good, if the run continues without it.
     pub(crate) lost: Option<String>,
     /// All its readers have ended, so any outcome counts as a success.
     pub(crate) released: bool,
@@ -215,7 +215,7 @@ pub(crate) struct Stream {
     pub(crate) subscriptions: Vec<Subscription>,
     /// The instances that exist because of this stream.
     pub(crate) children: Vec<(NodeId, InstanceId)>,
-    /// The driver has been told of it.
+    /// The driver has received it.
     pub(crate) announced: bool,
     pub(crate) held: bool,
 }
@@ -233,7 +233,7 @@ pub(crate) struct Subscription {
 /// Why a subscription is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Closed {
-    /// The consumer has all that it needs.
+    /// The consumer has everything that it needs.
     Done,
     /// The stream lost a k-of-n fan-in, or its reader is no longer needed because of one.
     Lost,
@@ -241,7 +241,7 @@ pub(crate) enum Closed {
     Gone,
 }
 
-/// What the gates of its readers need to know about a stream.
+/// The state of a stream that matters for the gates of its readers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Signal {
     /// It is part of the workflow and its node is active.
@@ -296,7 +296,7 @@ pub(crate) enum Decision {
     Reading,
     /// These nodes run.
     Chosen(Vec<NodeId>),
-    /// The deciding function is skipped, and with it everything under the switch.
+    /// The deciding function is skipped, and so is everything under the switch.
     Void,
     /// No case matches the value; the run fails as soon as the value is certain.
     NoCase(String),

@@ -1,7 +1,7 @@
-//! How long one attempt has computed and waited, and whether that is longer than its function may.
+//! Measures how long one attempt has computed and waited, and checks its time limits.
 //!
-//! Kept by the node where the attempt runs, which knows first when it waits, when it has ended, and when the node itself did
-//! not run. The time is an argument: it is counted from any moment, and never goes back.
+//! The node on which the attempt runs keeps it, because it knows first when the attempt waits or has ended, and when
+//! the node itself did not run. The time is an argument: its origin is arbitrary, and it never moves backwards.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,35 +10,35 @@ use std::time::Duration;
 /// The time limits of a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimeLimits {
-    /// From the start of its program until that is ready.
+    /// From the start of its program until the program is ready.
     pub start: Duration,
-    /// For its own time: what it computes, not what it waits for.
+    /// The time that it computes, without the time that it waits.
     pub computing: Option<Duration>,
-    /// From its start, whatever it waits for.
+    /// From its start, including all waiting.
     pub total: Option<Duration>,
-    /// Until its processes have ended, after it has said that it is done, or has closed its channel.
+    /// From its report that it is done, or the close of its channel, until its processes have ended.
     pub ending: Duration,
 }
 
-/// What an attempt waits for.
+/// The reason for which an attempt waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Wait {
     /// Bytes of this input.
     Input(u32),
     /// Room in one of its outputs.
     Room,
-    /// The end of processes that it has left behind, which hold its outputs open.
+    /// The end of processes that it has left behind and that hold its outputs open.
     Helpers,
 }
 
-/// Counts the time of one attempt.
+/// Measures the time of one attempt.
 #[derive(Clone, Debug)]
 pub struct Stopwatch {
     limits: TimeLimits,
     stage: Stage,
-    /// When the present stretch of the stage began; put off by the time that does not count.
+    /// The beginning of the present stage, shifted by the time that does not count.
     since: Duration,
-    /// When it started, likewise.
+    /// The start of the attempt, shifted likewise.
     started: Duration,
     computed: Duration,
     waited: BTreeMap<Wait, Duration>,
@@ -52,13 +52,13 @@ enum Stage {
     Ready,
     Computing,
     Waiting(Wait),
-    /// It can do nothing more.
+    /// It is done or has lost its channel, and must exit.
     Ending,
-    /// A limit is exceeded, or it is to end for another reason.
+    /// A limit is exceeded, or it is being ended for another reason.
     Over,
 }
 
-/// Which limit an attempt has exceeded.
+/// The limit that an attempt has exceeded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Overrun {
     /// It has not become ready in time.
@@ -70,29 +70,29 @@ pub enum Overrun {
     Computing {
         /// The limit.
         limit: Duration,
-        /// What it has done with its time.
+        /// How it has spent its time.
         spent: Spent,
     },
-    /// It has taken too long altogether.
+    /// It has taken too long in total.
     Total {
         /// The limit.
         limit: Duration,
-        /// What it has done with its time.
+        /// How it has spent its time.
         spent: Spent,
     },
-    /// It has not ended, although it can do nothing more.
+    /// It has not exited although it is done or has lost its channel.
     Ending {
         /// The limit.
         limit: Duration,
     },
 }
 
-/// What an attempt has done with its time.
+/// How an attempt has spent its time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Spent {
     /// How long it has computed.
     pub computed: Duration,
-    /// How long it has waited for what, the longest first.
+    /// How long it has waited, by reason, the longest first.
     pub waited: Vec<(Wait, Duration)>,
 }
 
@@ -126,26 +126,27 @@ impl Stopwatch {
         }
     }
 
-    /// It goes on.
+    /// It continues.
     pub fn resume(&mut self, now: Duration) {
         if matches!(self.stage, Stage::Waiting(_)) {
             self.enter(now, Stage::Computing);
         }
     }
 
-    /// It has said that it is done, or cannot say anything any more: it has to end now.
+    /// It has reported that it is done, or has lost its channel: it must exit now.
     pub fn ending(&mut self, now: Duration) {
         if !matches!(self.stage, Stage::Ending | Stage::Over) {
             self.enter(now, Stage::Ending);
         }
     }
 
-    /// It was told to end: no limit matters any more.
+    /// It is being ended: no limit applies any more.
     pub fn stop(&mut self, now: Duration) {
         self.enter(now, Stage::Over);
     }
 
-    /// The node has not run for so long before `now`: nobody knows what the attempt could have done in that time.
+    /// The node did not run for this long before `now`. This time does not count, because it is unknown whether the
+    /// attempt ran in it.
     pub fn skip(&mut self, now: Duration, gap: Duration) {
         self.since = self.since.saturating_add(gap).min(now);
         self.started = self.started.saturating_add(gap).min(now);
@@ -168,7 +169,7 @@ impl Stopwatch {
         }
     }
 
-    /// The limit that is exceeded now. Says so once.
+    /// The limit that is exceeded now. Reported only once.
     pub fn check(&mut self, now: Duration) -> Option<Overrun> {
         if self.expires().is_none_or(|at| at > now) {
             return None;
@@ -203,7 +204,7 @@ impl Stopwatch {
 }
 
 impl Overrun {
-    /// Says what was exceeded; `name` gives the name of what was waited for.
+    /// Describes what was exceeded; `name` returns the name of an input or output that it waited for.
     #[must_use]
     pub fn describe(&self, name: impl Fn(Wait) -> String) -> String {
         match self {
@@ -231,7 +232,7 @@ impl Overrun {
     }
 }
 
-/// A duration to three digits at most.
+/// A duration with at most three digits.
 struct Time(Duration);
 
 impl fmt::Display for Time {
@@ -277,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn what_it_waits_for_does_not_count() {
+    fn waiting_does_not_count() {
         let mut watch = running(limits(Some(2), None));
         assert_eq!(watch.expires(), Some(seconds(12)));
         watch.park(seconds(11), Wait::Input(0));
@@ -290,7 +291,7 @@ mod tests {
             overrun.describe(name),
             "it timed out: it computed for 2.0 s (its 'timeout' is 2s); it waited 989 s for gen.out, which does not count"
         );
-        assert_eq!((watch.check(seconds(9999)), watch.expires()), (None, None), "it says so once");
+        assert_eq!((watch.check(seconds(9999)), watch.expires()), (None, None), "it is reported once");
     }
 
     #[test]
@@ -308,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_does_not_become_ready_and_one_that_waits_for_its_gate() {
+    fn a_program_must_become_ready_in_time_but_may_wait_for_its_gate() {
         let mut watch = Stopwatch::new(seconds(5), limits(Some(1), Some(1)));
         assert_eq!(watch.expires(), Some(seconds(65)));
         watch.ready(seconds(64));
@@ -318,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_done_has_to_end() {
+    fn an_attempt_that_is_done_must_exit() {
         let mut watch = running(limits(Some(1), None));
         watch.ending(seconds(10));
         watch.ending(seconds(12));
@@ -342,7 +343,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens in whatever order, what was computed, waited and skipped is all the time that has passed.
+        /// For any sequence of events, the computed, waited and skipped times add up to the elapsed time.
         #[test]
         fn no_time_is_counted_twice(steps in prop::collection::vec((0..5u8, 0..1000u64, 0..100u64), 0..60)) {
             let mut watch = running(limits(None, None));
@@ -355,7 +356,7 @@ mod tests {
                     1 => watch.park(now, Wait::Room),
                     2 | 3 => watch.resume(now),
                     _ => {
-                        // A gap is never longer than what has passed since the node was heard of last.
+                        // A gap is never longer than the time since the last event.
                         let gap = Duration::from_millis(gap.min(passed)).min(now - stretch);
                         watch.skip(now, gap);
                         skipped += gap;

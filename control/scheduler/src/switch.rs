@@ -55,7 +55,7 @@ impl RunMachine {
             Ok(text) => text,
             Err(problem) => {
                 let reason = format!(
-                    "{} decides switch `{}`, but is no text of at most {MAX_SWITCH_VALUE} bytes: {problem}",
+                    "{} decides switch `{}`, but is not a text of at most {MAX_SWITCH_VALUE} bytes: {problem}",
                     self.stream_name(id),
                     self.plan.workflow.switches[first].name
                 );
@@ -74,7 +74,7 @@ impl RunMachine {
         self.update_hold(id);
     }
 
-    /// The epoch of a value is void, and so is the decision that rests on it.
+    /// The epoch of a value is void, and so is the decision that depends on it.
     pub(crate) fn undecide(&mut self, id: StreamId) {
         for switch in self.switches_on(id) {
             let state = &mut self.switches[switch];

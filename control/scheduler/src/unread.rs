@@ -1,7 +1,7 @@
 //! Producers without readers.
 //!
 //! A reader may end early, as `head` does, and a k-of-n fan-in needs only the first few streams. Their producers may
-//! write for ever; the run must still end. If a producer has no retry left, its reader is settled as soon as it has
+//! write endlessly; the run must still end. If a producer has no retry left, its reader is settled as soon as it has
 //! ended, and closes its subscription. If it has retries left, there is a cycle: the reader's end is certain only if
 //! the producer's is. This file resolves the cycle. If all readers of a set of running instances have ended or are in
 //! the set, and everything that the set and those readers depend on is settled or in the set, then the whole set is
@@ -18,7 +18,7 @@ impl RunMachine {
     /// Checks whether an instance that has ended, or has lost a reader, allows others to be released.
     pub(crate) fn look_for_readers(&mut self, id: InstanceId) {
         if self.has_lost(id) {
-            self.drop_instance(id, "others were first, and nobody reads it");
+            self.drop_instance(id, "other candidates were first, and it has no other reader");
         } else if let Some(members) = self.unread_set(id) {
             for member in members {
                 let instance = self.instance_mut(member);
@@ -79,7 +79,7 @@ impl RunMachine {
                 .filter(|reader| !self.instance(*reader).dropped)
                 .collect();
             for &reader in &readers {
-                self.drop_instance(reader, "what it reads has failed, and nobody reads it");
+                self.drop_instance(reader, "its producer has failed, and it has no reader");
             }
             pending.extend(readers);
         }
@@ -129,7 +129,7 @@ impl Search<'_> {
         }
         self.add_status(instance.node)?;
         if !instance.present || self.machine.nodes[instance.node].status == Status::Skipped {
-            // It does not run, which is as certain as the status that was just added.
+            // It does not run; this is as certain as the status that was just added.
             return Some(());
         }
         let dying = matches!(instance.phase, Phase::Idle | Phase::Stopping { .. });
@@ -180,7 +180,7 @@ impl Search<'_> {
 
     fn add_dependencies(&mut self, instance: &Instance) -> Option<()> {
         let machine = self.machine;
-        // A producer that had written nothing when an instance ended has no part in its result.
+        // A producer that had written nothing when an instance ended did not affect its result.
         let written = instance.phase.ended();
         let writer = |stream: &StreamId| (machine.stream(*stream).instance, written);
         for (port, input) in machine.plan.nodes[instance.node].inputs.iter().zip(&instance.inputs) {

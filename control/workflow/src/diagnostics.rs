@@ -1,11 +1,11 @@
-//! The errors of a workflow file, and how they are shown to a person or a program.
+//! The errors of a workflow file, and how they are shown to people and programs.
 
 use std::fmt;
 use std::ops::Range;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
-/// How far from the place of an error, in bytes, other places are shown with their source lines.
+/// Maximum distance from an error, in bytes, at which related places are shown with their source lines.
 const MAX_EXCERPT: usize = 64 << 10;
 
 /// All errors of a workflow file, in the order of the file.
@@ -37,7 +37,7 @@ impl Diagnostics {
         self.omitted
     }
 
-    /// The report for a person: every error with its source line, and a last line that counts them.
+    /// The report as text: every error with its source line, and a last line that counts them.
     #[must_use]
     pub fn render(&self, color: bool) -> String {
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
@@ -162,8 +162,8 @@ impl Diagnostic {
     fn group<'a>(&'a self, name: &'a str, source: &'a str) -> Group<'a> {
         let mut group = Group::with_title(Level::ERROR.primary_title(&self.message));
         if let Some(span) = self.span {
-            // Only the lines from the first place to the last are handed over: rendering looks at every line that it gets,
-            // and a report of fifty errors in a large file would take longer than all checks.
+            // Only the lines from the first place to the last are handed over: rendering looks at every line that it
+            // gets, and a report of fifty errors in a large file would take longer than all checks.
             let spans = || std::iter::once(span).chain(self.related.iter().map(|(span, _)| *span));
             let near = |at: usize| at.abs_diff(span.start) <= MAX_EXCERPT;
             let ends = spans().flat_map(|span| [span.start, span.end]).filter(|&at| near(at));

@@ -16,7 +16,7 @@ impl Workflow {
     /// Reads and checks a workflow file.
     ///
     /// # Errors
-    /// The file cannot be read, or something in it is wrong; all that is wrong is listed.
+    /// If the file cannot be read or has errors; all errors are listed.
     pub fn load(path: &Path) -> Result<Self, Diagnostics> {
         let name = path.display().to_string();
         let file = File::open(path).map_err(|error| unreadable(&name, &error))?;
@@ -26,7 +26,7 @@ impl Workflow {
     /// Reads and checks the text of a workflow file; errors call it `name`.
     ///
     /// # Errors
-    /// It cannot be read, or something in it is wrong; all that is wrong is listed.
+    /// If it cannot be read or has errors; all errors are listed.
     pub fn read(name: &str, from: impl Read) -> Result<Self, Diagnostics> {
         // Reads one byte more than allowed, to detect a file that is too long even if its reported size is wrong.
         let limit = u64::try_from(MAX_FILE_BYTES).unwrap_or(u64::MAX).saturating_add(1);
@@ -38,13 +38,13 @@ impl Workflow {
     /// Checks the text of a workflow file; errors call it `name`.
     ///
     /// # Errors
-    /// Something in it is wrong; all that is wrong is listed.
+    /// If it has errors; all errors are listed.
     pub fn parse(name: &str, text: &str) -> Result<Self, Diagnostics> {
         if text.len() > MAX_FILE_BYTES {
             return Err(Diagnostics::of_file(
                 name,
                 Diagnostic::of_file(format!("the workflow file {name} is larger than {} MiB", MAX_FILE_BYTES >> 20))
-                    .with_help("data belongs into inputs, not into the workflow"),
+                    .with_help("pass data as inputs instead of writing it into the workflow"),
             ));
         }
         let mut report = Report::new(text);
@@ -58,14 +58,14 @@ impl Workflow {
     /// Checks the bytes of a workflow file; errors call it `name`.
     ///
     /// # Errors
-    /// The bytes are not UTF-8, or something in the text is wrong; all that is wrong is listed.
+    /// If the bytes are not UTF-8 or the text has errors; all errors are listed.
     pub fn from_bytes(name: &str, bytes: &[u8]) -> Result<Self, Diagnostics> {
         let error = match std::str::from_utf8(bytes) {
             Ok(text) => return Self::parse(name, text),
             Err(error) => error,
         };
         if bytes.len() > MAX_FILE_BYTES {
-            // Cutting the file at the limit may itself have broken a character.
+            // Truncation at the limit may itself have split a character.
             return Self::parse(name, &" ".repeat(MAX_FILE_BYTES + 1));
         }
         let at = error.valid_up_to();
@@ -74,7 +74,7 @@ impl Workflow {
         let mut report = Report::new(&text);
         report.push(
             Diagnostic::at(span, "the file is not text in UTF-8")
-                .with_label(format!("the byte 0x{:02x} stands here", bytes.get(at).copied().unwrap_or(0)))
+                .with_label(format!("invalid byte 0x{:02x}", bytes.get(at).copied().unwrap_or(0)))
                 .with_help("save the file as UTF-8"),
         );
         Err(report.finish(name))
@@ -83,11 +83,11 @@ impl Workflow {
 
 fn unreadable(name: &str, error: &std::io::Error) -> Diagnostics {
     let diagnostic = Diagnostic::of_file(format!("cannot read the workflow file {name}: {error}"))
-        .with_help("give the path of a YAML file that you may read");
+        .with_help("give the path of a readable YAML file");
     Diagnostics::of_file(name, diagnostic)
 }
 
-/// Parses as much of a text as possible. Everything that is missing has been reported.
+/// Parses as much of a text as possible. Whatever is missing from the result has been reported.
 fn read(text: &str, report: &mut Report) -> Option<Workflow> {
     let root = yaml::parse(text, report);
     let Some(root) = root.filter(|root| !root.is_null()) else {

@@ -15,17 +15,17 @@ pub struct FunctionId(pub u32);
 /// A checked workflow. Functions are in a topological order: every producer comes before its consumers.
 #[derive(Clone, Debug)]
 pub struct Workflow {
-    /// The name that the file gives.
+    /// Its name in the file.
     pub name: String,
     /// Streams that the caller provides.
     pub inputs: Vec<WorkflowInput>,
-    /// Parameters that the caller may set, with their default; `None` means that the caller must set it.
+    /// Parameters that the caller may set, with their defaults; `None` means that the caller must set it.
     pub params: BTreeMap<String, Option<String>>,
     /// Environment variables for every function.
     pub env: BTreeMap<String, Template>,
     /// The functions, producers before consumers.
     pub functions: Vec<Function>,
-    /// The switches, each of which decides which of some functions run.
+    /// The switches. Each decides which of its functions run.
     pub switches: Vec<Switch>,
     /// Streams that are published when the run commits.
     pub outputs: Vec<WorkflowOutput>,
@@ -36,22 +36,22 @@ pub struct Workflow {
 pub struct WorkflowInput {
     /// Its name in the file.
     pub name: String,
-    /// `true`: each file that the caller names is a part of its own (a directory's files in the order of their names),
+    /// `true`: each file that the caller names is a separate part (a directory's files in the order of their names),
     /// so that a `foreach` can run over them. `false`: the files are concatenated into one stream.
     pub partitioned: bool,
 }
 
-/// A function: what runs, what it reads, what it writes.
+/// A function: a program, its inputs and its outputs.
 #[derive(Clone, Debug)]
 pub struct Function {
     /// Its name in the file.
     pub name: String,
-    /// What is executed.
+    /// The program or command.
     pub program: Program,
-    /// `Some`: one instance for each part of this source; the part is the input named `part`, which stands first in
-    /// [`Function::inputs`] with [`Input::each`] set.
+    /// `Some`: one instance for each part of this source; the part is the input named `part`, which is the first of
+    /// [`Function::inputs`] and has [`Input::each`] set.
     pub foreach: Option<Source>,
-    /// How many instances there are: [`Streams::One`], or as many as `foreach` has parts.
+    /// The number of instances: [`Streams::One`], or as many as `foreach` has parts.
     pub instances: Streams,
     /// Input ports, in the order of the file.
     pub inputs: Vec<Input>,
@@ -59,19 +59,19 @@ pub struct Function {
     pub outputs: Vec<Output>,
     /// Parameters handed to the function.
     pub params: BTreeMap<String, Template>,
-    /// Environment variables; they replace those of the workflow.
+    /// Environment variables; they override [`Workflow::env`].
     pub env: BTreeMap<String, Template>,
-    /// The working directory, relative to the folder of the workflow file; `None`: that folder.
+    /// The working directory, relative to the directory of the workflow file; `None`: that directory.
     pub dir: Option<Template>,
-    /// How long one attempt may compute: time in which it waits for an input, or for room in an output, does not count.
+    /// How long one attempt may compute; time spent waiting for an input, or for room in an output, does not count.
     pub timeout: Option<Duration>,
-    /// How long one attempt may take from its start, whatever it waits for.
+    /// How long one attempt may take from its start, including all waiting.
     pub deadline: Option<Duration>,
     /// How long its program may take until it is ready to start.
     pub start_timeout: Duration,
-    /// How long an attempt may go on after its SIGTERM before it is killed; zero kills it at once.
+    /// The time from SIGTERM until an attempt is killed; zero kills it at once.
     pub grace: Duration,
-    /// What happens after a failed attempt.
+    /// The retries after a failed attempt.
     pub retries: Retries,
     /// A new attempt writes the same bytes as the previous one, so readers need not restart.
     pub deterministic: bool,
@@ -83,7 +83,7 @@ pub struct Function {
     pub conditional: Option<u32>,
 }
 
-/// What is executed.
+/// The program that a function runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Program {
     /// A program that links the SDK: a name searched beside the workflow file, beside the `dflow` binary and in `PATH`,
@@ -98,8 +98,8 @@ pub enum Program {
 pub enum ArgPiece {
     /// Literal text.
     Text(String),
-    /// `{in.NAME}`: the path of an input (index in [`Function::inputs`]). An input of many streams must be an
-    /// argument of its own and becomes one argument for each stream.
+    /// `{in.NAME}`: the path of an input (index in [`Function::inputs`]). An input of many streams must be a separate
+    /// argument and becomes one argument for each stream.
     Input(u32),
     /// `{out.NAME}`: the path of an output (index in [`Function::outputs`]).
     Output(u32),
@@ -107,7 +107,7 @@ pub enum ArgPiece {
     Param(String),
 }
 
-/// A text with parameters of the workflow in it.
+/// A text that may contain parameters of the workflow.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Template(pub Vec<TemplatePiece>);
 
@@ -148,7 +148,7 @@ pub struct Input {
     pub need: Option<u32>,
     /// When this input allows the instance to start.
     pub gate: Gate,
-    /// The function needs a slice over everything so far, so no byte is dropped while it runs.
+    /// The function needs everything so far as one slice, so no byte is dropped while it runs.
     pub keep: bool,
     /// For a command: this input is the standard input of the program.
     pub stdin: bool,
@@ -163,7 +163,7 @@ impl Input {
     }
 }
 
-/// Where an input's bytes come from.
+/// The source of an input's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Source {
     /// An input of the workflow: index in [`Workflow::inputs`].
@@ -178,7 +178,7 @@ pub enum Source {
 }
 
 /// When an input lets its instance start. For a fan-in, any of its streams (with `need: k`, k of them) opens `Stream`;
-/// all of them (k of them) have to be finished for `Whole`.
+/// all of them (k of them) must be finished for `Whole`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Gate {
     /// The first bytes exist, or the stream has ended empty.
@@ -212,10 +212,10 @@ pub enum Partition {
     Discovered,
 }
 
-/// What happens after a failed attempt.
+/// The retries after a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retries {
-    /// How many further attempts there are; 0 by default.
+    /// The number of further attempts; 0 by default.
     pub count: u32,
     /// The pause before the first retry; it doubles with each further one.
     pub backoff: Duration,
@@ -232,7 +232,7 @@ impl Retries {
     }
 }
 
-/// What one instance of a function needs.
+/// The resources of one instance of a function.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Resources {
     /// Slots that an instance holds while it computes; at least 1.
@@ -241,20 +241,20 @@ pub struct Resources {
     pub memory: Option<u64>,
 }
 
-/// Chooses which of some functions run.
+/// Chooses which of its functions run.
 #[derive(Clone, Debug)]
 pub struct Switch {
     /// Its name in the file.
     pub name: String,
-    /// What decides.
+    /// The value that decides.
     pub on: SwitchOn,
-    /// For each value the functions that run; a function stands under at most one switch.
+    /// The functions that run for each value; a function belongs to at most one switch.
     pub cases: Vec<(String, Vec<FunctionId>)>,
     /// The functions that run if no case matches; empty without a default.
     pub default: Option<Vec<FunctionId>>,
 }
 
-/// What decides a [`Switch`].
+/// The value that decides a [`Switch`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SwitchOn {
     /// The text of a small stream (at most [`MAX_SWITCH_VALUE`] bytes, surrounding white space removed).
@@ -263,7 +263,7 @@ pub enum SwitchOn {
     Param(String),
 }
 
-/// The longest value, in bytes, that can decide a switch.
+/// Maximum length of the value that decides a switch, in bytes.
 pub const MAX_SWITCH_VALUE: usize = 256;
 
 /// A stream that is published when the run commits.
@@ -271,7 +271,7 @@ pub const MAX_SWITCH_VALUE: usize = 256;
 pub struct WorkflowOutput {
     /// Its name: the name of the file, or of the directory where there are many streams.
     pub name: String,
-    /// Where it comes from. With several sources, those whose function was not chosen by its switch are left out.
+    /// Its sources. If there are several, those whose function was not chosen by its switch are left out.
     pub sources: Vec<Source>,
     /// `true`: a directory with one file for each stream.
     pub many: bool,

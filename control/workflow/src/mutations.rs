@@ -70,7 +70,7 @@ const PIECES: [&str; 44] = [
 enum Change {
     Insert(&'static str),
     Remove(usize),
-    /// Repeat so many bytes from another place.
+    /// Repeat this many bytes from another place.
     Copy(usize, usize),
     /// Replace a word by another word.
     Word(usize),
@@ -125,7 +125,7 @@ fn words(text: &str) -> Vec<Range<usize>> {
             if !word.is_empty() {
                 words.push(at..at + word.len());
             }
-            // The separator, if the line goes on.
+            // The separator, if the line continues.
             at += word.len();
             at += text[at..].chars().next().map_or(0, char::len_utf8);
         }
@@ -154,7 +154,7 @@ pub(crate) fn check_result(text: &str, result: Result<Workflow, Diagnostics>) {
     }
 }
 
-/// What the documentation of the model says.
+/// The guarantees in the documentation of the model.
 fn check_promises(workflow: &Workflow) {
     let exists = |source: &Source, before: usize| match source {
         Source::WorkflowInput(input) => (*input as usize) < workflow.inputs.len(),
@@ -225,7 +225,7 @@ fn check_promises(workflow: &Workflow) {
 }
 
 #[test]
-fn good_files_keep_the_promises() {
+fn mutated_files_satisfy_the_model_or_are_refused() {
     for text in GOOD {
         check_promises(&Workflow::parse("w.yaml", text).unwrap());
     }

@@ -6,22 +6,22 @@ use crate::limits::MAX_TEXT_BYTES;
 use crate::model::Workflow;
 use crate::report::nearest;
 
-/// Why parameters do not fit a workflow.
+/// Why the given parameters do not fit a workflow.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParamError {
-    /// A parameter is given that the workflow does not have.
+    /// The workflow has no parameter of this name.
     #[error("workflow `{workflow}` has no parameter `{name}`; {}", known_params(.nearest.as_deref(), .known))]
     Unknown {
         /// The workflow.
         workflow: String,
-        /// The parameter that was given.
+        /// The name that was given.
         name: String,
-        /// The one that was probably meant.
+        /// The most similar parameter of the workflow.
         nearest: Option<String>,
-        /// All that there are.
+        /// All parameters of the workflow.
         known: Vec<String>,
     },
-    /// Parameters without a default are not given.
+    /// Parameters without a default are missing.
     #[error("workflow `{workflow}` needs a value for {}; give it as NAME=VALUE", listed(.names))]
     Missing {
         /// The workflow.
@@ -35,22 +35,22 @@ pub enum ParamError {
         /// The parameter.
         name: String,
     },
-    /// A value cannot be handed to a program.
+    /// A value cannot be passed to a program.
     #[error("the value of parameter `{name}` {problem}")]
     Value {
         /// The parameter.
         name: String,
-        /// What is wrong with its value.
+        /// The problem with its value.
         problem: String,
     },
 }
 
 impl Workflow {
-    /// The value of every parameter of the workflow: what is given, else its default.
+    /// The value of every parameter of the workflow: the given one, or else its default.
     ///
     /// # Errors
-    /// A name is not a parameter of the workflow or given twice, a value cannot be handed over, or a parameter without a
-    /// default is missing.
+    /// If a name is unknown or given twice, a value cannot be passed to a program, or a parameter without a default is
+    /// missing.
     pub fn resolve_params(&self, given: &[(String, String)]) -> Result<BTreeMap<String, String>, ParamError> {
         let mut values: BTreeMap<String, String> = BTreeMap::new();
         for (name, value) in given {
@@ -64,7 +64,7 @@ impl Workflow {
             }
             let problem = |problem: String| Err(ParamError::Value { name: name.clone(), problem });
             if value.contains('\0') {
-                return problem("contains a zero byte, which no program can be given".into());
+                return problem("contains a NUL byte, which cannot be passed to a program".into());
             }
             if value.len() > MAX_TEXT_BYTES {
                 let length = value.len();

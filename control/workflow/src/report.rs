@@ -94,7 +94,7 @@ pub(crate) fn nearest<'k>(given: &str, known: impl Iterator<Item = &'k str>) -> 
     let given = given.to_lowercase();
     let allowed = (given.chars().count() / 3).max(1);
     // A comparison takes time with the product of the lengths. Names of very different lengths are not alike, and with
-    // very many names the first ones have to do: a report shows up to fifty errors, each with a search.
+    // very many names only the first ones are compared: a report shows up to fifty errors, each with a search.
     let mut budget = MAX_COMPARISONS;
     known
         .filter(|name| name.len().abs_diff(given.len()) <= 4 * allowed)

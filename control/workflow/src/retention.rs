@@ -1,6 +1,6 @@
-//! How long the bytes of a stream have to be kept.
+//! How long the bytes of a stream must be kept.
 //!
-//! This is a pure function of the workflow, so that every node comes to the same answer by itself.
+//! This is a pure function of the workflow, so that every node independently arrives at the same answer.
 
 use std::collections::HashSet;
 use std::hash::Hash;
@@ -8,7 +8,7 @@ use std::hash::Hash;
 use crate::model::{Function, FunctionId, Source, SwitchOn, Workflow};
 use crate::streams::Streams;
 
-/// What has to be kept of which stream of a workflow, worked out in one pass over all inputs.
+/// Which streams of a workflow must be kept, computed in one pass over all inputs.
 #[derive(Clone, Debug)]
 pub struct Retention {
     /// For each function whether it may restart.
@@ -17,7 +17,7 @@ pub struct Retention {
 }
 
 impl Retention {
-    /// Looks at every reader of every stream.
+    /// Visits every reader of every stream.
     #[must_use]
     pub fn of(workflow: &Workflow) -> Self {
         let restarting = restarting(workflow);
@@ -55,7 +55,7 @@ impl Retention {
     /// - may restart because of another stream that it reads, while this stream continues (another instance of the same
     ///   `foreach` counts as another producer),
     /// - has asked to `keep` it,
-    /// - appears only later: it stands under a switch that a stream decides, its fan-in is k-of-n, or it is a `foreach`
+    /// - appears only later: it belongs to a switch that a stream decides, its fan-in is k-of-n, or it is a `foreach`
     ///   over parts that are still being discovered and all its instances read this input.
     ///
     /// An input of the workflow is treated as if it could be read only once, which is true of standard input; the
@@ -66,18 +66,18 @@ impl Retention {
     }
 }
 
-/// The producers because of which a reader may start again.
+/// The producers that may cause a reader to restart.
 #[derive(Clone, Debug)]
 pub struct Causes<P> {
     /// One of them, and whether there are others.
     one: Option<P>,
     several: bool,
-    /// Those of which the reader reads several instances: one may start again while another goes on.
+    /// Producers of which the reader reads several instances: one may restart while another continues.
     collections: HashSet<P>,
 }
 
 impl<P: Copy + Eq + Hash> Causes<P> {
-    /// From producers that may start again; each with whether the reader reads several instances of it.
+    /// Collects producers that may restart, each with whether the reader reads several of its instances.
     pub fn of(producers: impl Iterator<Item = (P, bool)>) -> Self {
         let mut causes = Self { one: None, several: false, collections: HashSet::new() };
         for (producer, is_collection) in producers {
@@ -89,7 +89,7 @@ impl<P: Copy + Eq + Hash> Causes<P> {
         causes
     }
 
-    /// Whether the reader may start again while a stream of this producer goes on.
+    /// Whether the reader may restart while a stream of this producer continues.
     #[must_use]
     pub fn beside(&self, producer: Option<P>) -> bool {
         self.several
@@ -109,7 +109,7 @@ fn restarting(workflow: &Workflow) -> Vec<bool> {
     restarting
 }
 
-/// Whether a function's number of instances becomes known only during the run.
+/// Whether the number of a function's instances is known only during the run.
 fn discovers_instances(workflow: &Workflow, function: &Function) -> bool {
     function.foreach.is_some_and(|source| workflow.streams(source) == Streams::Discovered)
 }
@@ -122,7 +122,7 @@ fn deciding_function(workflow: &Workflow, function: &Function) -> Option<Functio
     }
 }
 
-/// What decides whether a function runs.
+/// The value that decides whether a function runs.
 fn decider<'w>(workflow: &'w Workflow, function: &Function) -> Option<&'w SwitchOn> {
     Some(&workflow.switches[function.conditional? as usize].on)
 }
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_starts_again_for_another_stream() {
+    fn a_reader_that_restarts_because_of_another_stream() {
         let join = "
   a: { program: a, inputs: [inputs.a], outputs: [y] }
   b: { program: b, inputs: [inputs.a], outputs: [z], retries: 2 }
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn instances_of_a_foreach_restart_by_themselves() {
+    fn instances_of_a_foreach_restart_independently() {
         let fan_in = "
   split: { program: s, inputs: [inputs.a], outputs: { parts: { partition: 4 } } }
   count: { program: c, foreach: split.parts, outputs: [counts], retries: 1 }
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn readers_that_come_to_be_later() {
+    fn readers_that_appear_later() {
         let broadcast = "
   split: { program: s, inputs: [inputs.a], outputs: { parts: { partition: discovered } } }
   table: { program: t, inputs: [inputs.a], outputs: [rows] }

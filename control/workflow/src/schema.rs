@@ -47,7 +47,7 @@ mod tests {
                     ScalarKind::Bool(value) => value.into(),
                     ScalarKind::Number => match scalar.text.parse::<i64>() {
                         Ok(number) => number.into(),
-                        // Any fraction will do for what is no decimal integer.
+                        // Any fraction will do for a number that is not a decimal integer.
                         Err(_) => scalar.text.parse().unwrap_or(0.5).into(),
                     },
                     ScalarKind::Text => scalar.text.as_str().into(),

@@ -11,7 +11,7 @@ pub enum Streams {
     Fixed(u32),
     /// One stream per file that the caller gives; known when the run starts.
     Files,
-    /// A number that becomes known only during the run.
+    /// A number that is known only during the run.
     Discovered,
 }
 
@@ -19,16 +19,16 @@ impl Workflow {
     /// The function with this id.
     ///
     /// # Panics
-    /// The id is of another workflow.
+    /// If the id belongs to another workflow.
     #[must_use]
     pub fn function(&self, id: FunctionId) -> &Function {
         &self.functions[id.0 as usize]
     }
 
-    /// The number of streams of a source. An output of a `foreach` has as many as what it runs over.
+    /// The number of streams of a source. An output of a `foreach` has as many as the source that it runs over.
     ///
     /// # Panics
-    /// The source is of another workflow.
+    /// If the source belongs to another workflow.
     #[must_use]
     pub fn streams(&self, source: Source) -> Streams {
         match source {

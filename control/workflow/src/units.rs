@@ -44,7 +44,7 @@ pub const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
 /// `0.5s`.
 ///
 /// # Errors
-/// The text is no duration, or longer than [`MAX_DURATION`].
+/// If the text is not a duration, or longer than [`MAX_DURATION`].
 pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     let mut rest = text.trim();
     if rest.is_empty() {
@@ -77,11 +77,11 @@ pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     Ok(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
 }
 
-/// Reads a size in bytes: a number and a unit. `KiB`, `MiB`, `GiB`, `TiB` and their short forms `K`, `M`, `G`, `T` count
-/// in powers of 1024; `kB`, `MB`, `GB`, `TB` in powers of 1000; `B` or nothing means bytes.
+/// Reads a size in bytes: a number and a unit. `KiB`, `MiB`, `GiB`, `TiB` and their short forms `K`, `M`, `G`, `T`
+/// count in powers of 1024; `kB`, `MB`, `GB`, `TB` in powers of 1000; `B` or nothing means bytes.
 ///
 /// # Errors
-/// The text is no size, or does not fit in 64 bits.
+/// If the text is not a size, or does not fit in 64 bits.
 pub fn parse_size(text: &str) -> Result<u64, UnitError> {
     let (number, unit) = Decimal::split(text.trim()).ok_or_else(|| UnitError::NotASize(text.into()))?;
     let scale: u128 = match unit.trim() {

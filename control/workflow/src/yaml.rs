@@ -84,7 +84,7 @@ fn is_number(text: &str) -> bool {
 }
 
 impl Node {
-    /// What it is, for "expected …, found …".
+    /// A description for "expected …, found …".
     pub(crate) fn describe(&self) -> String {
         match &self.value {
             Value::List(_) => "a list".into(),
@@ -123,7 +123,7 @@ pub(crate) fn parse(source: &str, report: &mut Report) -> Option<Rc<Node>> {
     builder.root
 }
 
-/// A list or map whose end has not been seen yet.
+/// A list or map whose end has not been reached yet.
 struct Open {
     value: Value,
     /// The key whose value comes next.
@@ -157,7 +157,7 @@ impl Builder<'_> {
                 if self.documents > 1 {
                     return Err(Box::new(
                         Diagnostic::at(here, "a second YAML document starts here")
-                            .with_help("a workflow file holds one document: put each workflow into a file of its own"),
+                            .with_help("a workflow file holds one document: put each workflow into a separate file"),
                     ));
                 }
                 Ok(())
@@ -185,7 +185,7 @@ impl Builder<'_> {
             Event::Alias(anchor) => match self.anchors.get(&anchor) {
                 Some(node) => self.add(Rc::clone(node), 0, here),
                 None => Err(Box::new(
-                    Diagnostic::at(here, "this alias stands inside of the value that it repeats")
+                    Diagnostic::at(here, "this alias is inside the value that it repeats")
                         .with_help("a value cannot contain itself: write out what is meant here"),
                 )),
             },
@@ -221,8 +221,8 @@ impl Builder<'_> {
                 Value::Scalar(scalar) => parent.key = Some(Key { text: scalar.text.clone(), span: here }),
                 _ => {
                     return Err(Box::new(
-                        Diagnostic::at(here, format!("a key has to be text, found {}", node.describe()))
-                            .with_help("put the key in quotes if its text starts with a bracket or a brace"),
+                        Diagnostic::at(here, format!("a key must be text, found {}", node.describe()))
+                            .with_help("quote the key if its text starts with a bracket or a brace"),
                     ));
                 }
             },
@@ -251,7 +251,7 @@ fn valid(source: &str, start: usize, end: usize) -> Span {
     Span { start, end: floor(end).max(start) }
 }
 
-/// The part of a span that stands on its first line, without trailing white space.
+/// The part of a span on its first line, without trailing white space.
 fn first_line(source: &str, span: Span) -> Span {
     let text = source.get(span.range()).unwrap_or("");
     let line = text.lines().next().unwrap_or("").trim_end();
@@ -274,16 +274,18 @@ fn syntax_error(source: &str, error: &ScanError) -> Diagnostic {
         ErrorKind::MappingValueNotAllowed
         | ErrorKind::InvalidMappingValueWhitespace
         | ErrorKind::InvalidColonPlacement => {
-            diagnostic.with_help("a text that contains `: ` has to stand in quotes; else look at the indentation")
+            diagnostic.with_help("a text that contains `: ` must be quoted; otherwise check the indentation")
         }
         ErrorKind::InvalidIndentation
         | ErrorKind::ExpectedBlockMappingKey
         | ErrorKind::BlockSequenceEntryNotAllowed
         | ErrorKind::SimpleKeyExpected
-        | ErrorKind::InvalidSimpleKey => diagnostic
-            .with_help("look at the indentation of this line and the one before, and at the `: ` after each key"),
-        ErrorKind::UnknownAnchor => diagnostic
-            .with_help("define it earlier in the file by `&name`, or put a text that starts with `*` in quotes"),
+        | ErrorKind::InvalidSimpleKey => {
+            diagnostic.with_help("check the indentation of this line and the previous one, and the `: ` after each key")
+        }
+        ErrorKind::UnknownAnchor => {
+            diagnostic.with_help("define it earlier in the file with `&name`, or quote a text that starts with `*`")
+        }
         ErrorKind::RecursionLimitExceeded => diagnostic
             .with_help(format!("lists and maps may be nested {MAX_YAML_DEPTH} deep; a workflow needs about five")),
         ErrorKind::UnexpectedEofFlowMapping
@@ -291,10 +293,11 @@ fn syntax_error(source: &str, error: &ScanError) -> Diagnostic {
         | ErrorKind::UnexpectedEofImplicitFlowMapping
         | ErrorKind::UnclosedFlowCollection { .. }
         | ErrorKind::ExpectedFlowMappingSeparator
-        | ErrorKind::ExpectedFlowSequenceSeparator => diagnostic
-            .with_help("look for a bracket or brace that is not closed, or a comma that is missing, before this place"),
+        | ErrorKind::ExpectedFlowSequenceSeparator => {
+            diagnostic.with_help("look for an unclosed bracket or brace, or a missing comma, before this place")
+        }
         ErrorKind::PlainScalarStartsWithDashFlowIndicator => diagnostic.with_help("put the dash in quotes: `\"-\"`"),
-        ErrorKind::UnclosedQuotedScalar => diagnostic.with_help("close the text with the quote that it began with"),
+        ErrorKind::UnclosedQuotedScalar => diagnostic.with_help("close the text with the same quote that opened it"),
         ErrorKind::UnexpectedCharacter { .. } => diagnostic.with_help("put the text in quotes"),
         _ => diagnostic,
     }

@@ -1,4 +1,4 @@
-//! Files that are right, and what they mean.
+//! Valid files and their meaning.
 
 use std::time::Duration;
 
@@ -122,14 +122,14 @@ fn everything() {
 }
 
 #[test]
-fn aliases_share_what_they_repeat() {
+fn aliases_share_their_target() {
     let workflow = load("aliases.yaml");
     assert_eq!(workflow.functions[0].env, workflow.functions[1].env);
     assert_eq!(workflow.functions[1].inputs[0].sources, [Source::WorkflowInput(0)]);
 }
 
 #[test]
-fn sources_are_those_of_the_sorted_functions() {
+fn sources_refer_to_the_sorted_functions() {
     let workflow = parse(
         "
 workflow: w
@@ -149,7 +149,7 @@ outputs: [middle.x]
 }
 
 #[test]
-fn exclusion_goes_through_what_is_downstream_of_a_branch() {
+fn exclusion_extends_downstream_of_a_branch() {
     let text = "
 workflow: w
 params: { mode: a }
@@ -193,7 +193,7 @@ fn parameters_of_a_run() {
     assert!(error(&[("mod", "x")]).ends_with("has no parameter `mod`; did you mean `mode`?"));
     assert!(error(&[("zzz", "x")]).ends_with("its parameters are `mode`, `ratio`, `top`"));
     assert!(error(&[("mode", "x"), ("mode", "y")]).contains("given twice"));
-    assert!(error(&[("mode", "a\0b")]).contains("zero byte"));
+    assert!(error(&[("mode", "a\0b")]).contains("NUL byte"));
 }
 
 #[test]
@@ -262,4 +262,14 @@ functions:
     let params = workflow.resolve_params(&[]).unwrap();
     assert_eq!(workflow.functions[1].params["both"].fill(&params), "a 10 ${HOME} b fast");
     assert_eq!(workflow.switches[0].on, workflow.switches[1].on);
+}
+
+/// The workflow in README.md.
+#[test]
+fn the_example_of_the_readme_is_valid() {
+    let readme = include_str!("../../../README.md");
+    let (_, rest) = readme.split_once("```yaml\n").unwrap();
+    let (text, _) = rest.split_once("```\n").unwrap();
+    let workflow = parse(text);
+    assert_eq!(names(&workflow), ["unpack", "errors", "top"]);
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use dflow_workflow::{Diagnostics, Retention, Source, Streams, Workflow, limits};
 use rustix::time::{ClockId, clock_gettime};
 
-/// A hundred times what a check takes in a release build.
+/// A hundred times the duration of a check in a release build.
 const MAX_PROCESSOR_TIME: Duration = Duration::from_secs(40);
 
 const COUNT: usize = limits::MAX_FUNCTIONS;

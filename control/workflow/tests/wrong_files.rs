@@ -1,4 +1,4 @@
-//! Files that are wrong: for each kind of mistake the place and what the error says about it.
+//! Files with errors: for each kind of mistake, the place and the message of the error.
 
 use dflow_workflow::{Diagnostics, Workflow, limits};
 
@@ -44,7 +44,7 @@ fn yaml_syntax() {
     expect("", "1:1", &["empty", "`workflow: NAME`"]);
     expect("# nothing\n", "1:1", &["empty"]);
     expect("- a\n", "1:1", &["expected a workflow, found a list"]);
-    expect("workflow: w\nfunctions: {}\n? [a]\n: b\n", "3:3", &["key has to be text"]);
+    expect("workflow: w\nfunctions: {}\n? [a]\n: b\n", "3:3", &["key must be text"]);
     expect(&format!("{}{}", "[".repeat(60), "]".repeat(60)), "1:33", &["nested 32 deep"]);
 }
 
@@ -245,7 +245,7 @@ fn types_and_units() {
     );
     expect_in("  a: { program: x, outputs: o }\n", "5:29", &["a list of names", "`[o]`"]);
     expect_in("  a: { program: x, params: { k: null } }\n", "5:33", &["expected text, found nothing"]);
-    expect_in("  a: { program: x, params: { k: \"a\\0b\" } }\n", "5:33", &["zero byte"]);
+    expect_in("  a: { program: x, params: { k: \"a\\0b\" } }\n", "5:33", &["NUL byte"]);
     expect_in("  a: { program: x, params: { k: \"top ${params.top\" } }\n", "5:38", &["`${params.top` has no closing"]);
     expect_in("  a: { program: x, params: { k: \"{params.x}\" } }\n", "5:34", &["write `${params.x}`"]);
     expect_in("  a: { program: x, env: { A: \"n={params.top}\" } }\n", "5:33", &["write `${params.top}`"]);
@@ -288,7 +288,11 @@ fn programs() {
     );
     expect_in("  a: { command: [cat, '${params.x}'] }\n", "5:25", &["there is no parameter `x`", "parameters: top"]);
     expect_in("  a: { command: [cat, '{out}'] }\n", "5:24", &["did you mean `{out.NAME}`?"]);
-    expect_in("  a: { command: [cat, 'x{in.i}'], inputs: { i: inputs.files } }\n", "5:25", &["an argument of its own"]);
+    expect_in(
+        "  a: { command: [cat, 'x{in.i}'], inputs: { i: inputs.files } }\n",
+        "5:25",
+        &["must be a separate argument"],
+    );
 }
 
 #[test]
@@ -378,7 +382,7 @@ fn shapes() {
     expect_in(
         "  a: { program: x, outputs: [o] }\n  b: { program: x, foreach: a.o }\n",
         "6:29",
-        &["`a.o` is one stream, so there is nothing to run for each of", "let `a` write parts", "partition: 8"],
+        &["`a.o` is one stream, so it has no parts to run for", "make `a` write parts", "partition: 8"],
     );
     expect_in("  b: { program: x, foreach: inputs.text }\n", "5:29", &["`inputs.text` is one stream", "parts: files"]);
     expect_in(
@@ -452,7 +456,7 @@ fn switches() {
     expect_in(
         &with("  s: { switch: probe.kind, cases: { x: a } }\n  t: { switch: params.top, cases: { x: a } }\n"),
         "9:40",
-        &["`a` stands under two switches"],
+        &["`a` belongs to two switches"],
     );
     expect_in(
         &with("  s: { switch: probe.kind, cases: { x: a, y: b } }\n  c: { program: x, inputs: { l: a.o, r: b.o } }\n"),
@@ -461,7 +465,7 @@ fn switches() {
     );
 }
 
-/// What is beyond a limit is one error that names the limit: names that were not read are not reported as misspelled.
+/// Exceeding a limit gives one error that names the limit; names that were not read are not reported as misspelled.
 #[test]
 fn limits_of_counts() {
     let ports = (0..=limits::MAX_PORTS).map(|n| format!("o{n}")).collect::<Vec<_>>().join(", ");
@@ -469,14 +473,14 @@ fn limits_of_counts() {
     expect_in(
         &format!("  a: {{ program: x, outputs: [{ports}] }}\n  b: {{ program: x, inputs: [a.o{last}] }}\n"),
         "5:29",
-        &["there are 16385 entries of the kind output; at most 16384"],
+        &["too many entries of the kind output: 16385; at most 16384"],
     );
     let many: String =
         (0..=limits::MAX_FUNCTIONS).map(|n| format!("  f{n}: {{ program: x, outputs: [o] }}\n")).collect();
     expect_in(
         &format!("{many}outputs: [f{}.o]\n", limits::MAX_FUNCTIONS),
         "5:3",
-        &["there are 100001 entries of the kind function; at most 100000", "`foreach`"],
+        &["too many entries of the kind function: 100001; at most 100000", "`foreach`"],
     );
     let arguments = "x, ".repeat(limits::MAX_ARGUMENTS + 1);
     expect_in(&format!("  a: {{ command: [{arguments}] }}\n"), "5:17", &["more than 65536 arguments"]);
@@ -492,7 +496,7 @@ fn limits_of_counts() {
 
 /// A `foreach` whose instances would silently get all streams of another `foreach` over the same source.
 #[test]
-fn parts_that_would_have_to_be_paired() {
+fn instances_of_two_foreach_cannot_be_paired() {
     let file = |rest: &str| {
         format!(
             "  split: {{ program: x, outputs: {{ parts: {{ partition: 4 }} }} }}
@@ -540,7 +544,7 @@ outputs: { r: d.o }
 }
 
 #[test]
-fn what_could_not_be_read_is_not_reported_again() {
+fn unparsable_entries_are_not_reported_again() {
     expect_in(
         "  a: [x]\n  b: { program: x, inputs: [a.o], foreach: a.parts }\noutputs: [a.o]\n",
         "5:6",
@@ -560,7 +564,7 @@ fn what_could_not_be_read_is_not_reported_again() {
 }
 
 #[test]
-fn an_error_as_a_person_sees_it() {
+fn a_rendered_error() {
     let diagnostics = errors(
         "workflow: wörtér\nfunctions:\n  splitter:\n    program: x\n    outputs: [parts]\n  count:\n    program: y\n    foreach: spliter.parts # café\n",
     );

@@ -97,3 +97,8 @@ pub use framing::{Lines, Records};
 pub use input::Input;
 pub use inputs::Inputs;
 pub use output::{Output, Reservation};
+
+/// Compiles the function in README.md as a documentation test.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+mod readme {}

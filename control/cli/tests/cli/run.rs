@@ -89,7 +89,7 @@ fn a_quiet_run_prints_errors_only() {
     assert!(call.err.starts_with("error: break failed: ") && call.err.contains("what a pity"), "{}", call.err);
     let call = folder.call(&["run", "sorted.yaml", "-q"]);
     assert_eq!((call.status, call.out.as_str()), (Some(2), ""), "{call:#?}");
-    assert!(call.err.starts_with("error: workflow `sorted` needs"), "{}", call.err);
+    assert!(call.err.starts_with("error: the command line lacks"), "{}", call.err);
 }
 
 #[test]

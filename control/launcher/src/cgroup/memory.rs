@@ -20,7 +20,7 @@ use super::locate::{Controller, locate};
 use super::stale::remove_stale;
 use super::{create_locked, open_directory, read, remove_at, remove_path, value_of, write};
 
-/// How deep an attempt may nest cgroups of its own.
+/// Maximum depth of cgroups that an attempt creates below its own.
 const MAX_DEPTH: usize = 16;
 
 /// A cgroup this close to its limit counts as being at it, because the kernel charges memory in per-core batches.
@@ -127,7 +127,7 @@ impl MemoryCgroup {
         self.entrance.as_fd()
     }
 
-    /// Whether the alarm concerned this cgroup's limit rather than that of one above.
+    /// Whether the alarm concerned this cgroup's limit rather than the limit of an ancestor.
     pub(crate) fn take_alarm(&mut self) -> bool {
         // The counter must be read, or the descriptor stays readable; its value does not matter.
         let _ = rustix::io::read(&self.alarm, &mut [0; 8]);

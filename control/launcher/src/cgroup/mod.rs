@@ -2,7 +2,7 @@
 //!
 //! `dflow-<launcher's pid>`, below the cgroup in which the launcher was started, holds one cgroup per attempt. The
 //! launcher keeps a lock (`flock`) on its directory while it lives, so that the next launcher can recognise what a
-//! killed one has left behind. A pid would not do: it is reused, and may belong to another pid namespace.
+//! killed one has left behind. A pid would not suffice: pids are reused, and may belong to another pid namespace.
 
 use std::fs::{self, File};
 use std::io;
@@ -22,7 +22,7 @@ pub(crate) use stale::end_tree;
 use locate::{Controller, enable_memory, locate};
 use stale::remove_stale;
 
-/// How deep an attempt may nest cgroups below its own; removing them takes a descriptor per level.
+/// Maximum depth of cgroups that an attempt creates below its own; removing them takes a descriptor per level.
 const MAX_DEPTH: usize = 16;
 
 /// The launcher's cgroup.

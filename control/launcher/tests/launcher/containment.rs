@@ -1,5 +1,5 @@
-//! An attempt has ended when nothing of it runs any more: every process of an attempt inherits one end of a pipe, which
-//! must be closed at the moment when `Exited` arrives.
+//! An attempt has ended when all of its processes have ended: every process of an attempt inherits one end of a pipe,
+//! which must be closed at the moment when `Exited` arrives.
 
 use std::os::fd::OwnedFd;
 
@@ -29,7 +29,7 @@ fn start(launcher: &mut Launcher, id: u64, mut request: SpawnRequest) -> OwnedFd
     reader
 }
 
-/// A grandchild in a session of its own, whose parent is gone and that ignores what asks politely.
+/// A grandchild in a separate session whose parent has exited and that ignores SIGTERM and SIGHUP.
 const DAEMONISED: &str = "(setsid sh -c 'trap \"\" TERM HUP INT; echo ready >&7; while :; do sleep 1000; done' &)";
 
 fn a_daemonised_grandchild_ends_with_the_attempt(containment: ContainmentChoice) {
@@ -56,7 +56,7 @@ fn kill_ends_a_loop_that_forks(containment: ContainmentChoice) {
 
 fn kill_ends_a_chain_of_forks(containment: ContainmentChoice) {
     let mut launcher = launcher(containment);
-    // The main process is a link of the chain and exits at once: the rest has to be found.
+    // The main process is the first link of the chain and exits at once: the rest must be found.
     let (held, writer) = pipe();
     let mut request = SpawnRequest::new(HOST);
     request.args = vec!["chain".into()];
@@ -153,13 +153,13 @@ fn a_function_that_kills_its_reaper_ends_with_it() {
     drop(writer);
     assert_eq!(exited(&mut launcher).0, ExitStatus::Signaled(libc::SIGKILL));
     assert_nobody_holds(held);
-    // The other attempt is not touched by that.
+    // The other attempt is not affected.
     launcher.kill(2).unwrap();
     assert_eq!(exited(&mut launcher).0, ExitStatus::Signaled(libc::SIGKILL));
     assert_nobody_holds(other);
 }
 
-/// How the one attempt that lives has ended, and whether for want of memory.
+/// How the only live attempt has ended, and whether because of its memory limit.
 fn ended(launcher: &mut Launcher) -> (u64, ExitStatus, bool) {
     loop {
         match next(launcher) {
@@ -175,7 +175,7 @@ fn a_memory_limit_is_enforced_or_said_not_to_be(choice: ContainmentChoice) {
     let containment = launcher.containment().clone();
     let limited = containment.memory_limits();
     eprintln!("{}", containment.describe());
-    // It is not the main process that wants too much, and the main process would go on.
+    // A child exceeds the limit, not the main process, which would continue.
     let then = if limited { "sleep 1000" } else { "exit 0" };
     let mut request = shell(&format!("head -c 64M /dev/zero | tail -c 64M | wc -c >&2; {then}"));
     request.memory_limit = Some(16 << 20);
@@ -183,7 +183,7 @@ fn a_memory_limit_is_enforced_or_said_not_to_be(choice: ContainmentChoice) {
     let (_, status, out_of_memory) = ended(&mut launcher);
     assert_eq!(out_of_memory, limited);
     assert_eq!(status.success(), !limited);
-    // The same program with enough.
+    // The same program with enough memory.
     let mut request = shell("head -c 64M /dev/zero | tail -c 64M | wc -c >&2; exit 0");
     request.memory_limit = Some(256 << 20);
     launcher.spawn(2, request).unwrap();

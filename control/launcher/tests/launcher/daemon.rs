@@ -1,4 +1,4 @@
-//! Nothing outlives the daemon, nor the launcher.
+//! No attempt outlives the daemon or the launcher.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -39,7 +39,7 @@ fn a_drop_ends_everything(containment: ContainmentChoice) {
     assert!(rustix::process::pidfd_send_signal(pidfd, Signal::TERM).is_err(), "the launcher still exists");
 }
 
-/// Has shutdown(2) fail in this thread, and in the processes that it starts.
+/// Makes shutdown(2) fail in this thread and in the processes that it starts.
 fn forbid_shutdown() {
     use seccompiler::{SeccompAction, SeccompFilter, TargetArch};
     let rules = [(libc::SYS_shutdown, Vec::new())].into_iter().collect();
@@ -58,7 +58,7 @@ fn where_shutdown_is_forbidden_everything_ends(containment: ContainmentChoice) {
         let mut request = shell(SCRIPT);
         request.fds.push((writer, 7));
         launcher.spawn(1, request).unwrap();
-        // As the daemon does: the socket stays open although the launcher is dropped.
+        // As in the daemon, the socket stays open although the launcher is dropped.
         let registered = launcher.as_fd().try_clone_to_owned().unwrap();
         read_byte(&held);
         launcher.shutdown().unwrap();
@@ -68,7 +68,7 @@ fn where_shutdown_is_forbidden_everything_ends(containment: ContainmentChoice) {
     assert_nobody_holds(sandboxed.join().unwrap());
 }
 
-/// A daemon with three attempts in a process of its own.
+/// A daemon in a separate process, with three attempts.
 struct Daemon {
     process: Child,
     output: BufReader<File>,
@@ -78,7 +78,7 @@ struct Daemon {
 
 impl Daemon {
     fn start(containment: ContainmentChoice) -> Self {
-        // Says whether the machine can do it.
+        // Fails if the machine does not allow this containment.
         drop(launcher(containment));
         let name = match containment {
             ContainmentChoice::Cgroup => "cgroup",
@@ -157,10 +157,10 @@ fn what_two_killed_processes_leave_ends_at_the_next_start(containment: Containme
     let pidfds: Vec<_> = daemon.pids.iter().map(|&pid| pidfd(pid)).collect();
     kill_process(pid(daemon.pids[0]), Signal::KILL).unwrap();
     let mut output = daemon.kill();
-    // A launcher that has not come to its end yet still holds its lock, and is left alone.
+    // A launcher that has not exited yet still holds its lock, and is left alone.
     wait_readable(&pidfds[0]);
     let next = launcher(containment);
-    // With a cgroup, the next launcher has killed what was left; with subreapers, they do it at their own time.
+    // With cgroups, the next launcher has killed the remaining processes; subreapers do so independently of it.
     if containment == ContainmentChoice::Cgroup {
         assert_nobody_holds(output.into_inner().into());
     } else {

@@ -1,4 +1,4 @@
-//! What cannot be started.
+//! Programs that cannot be started.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -13,9 +13,9 @@ under_each_containment!(programs_that_cannot_run, threads_are_refused);
 
 fn programs_that_cannot_run(containment: ContainmentChoice) {
     let mut launcher = launcher(containment);
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str, mode: u32| {
-        let path = folder.path().join(name);
+        let path = directory.path().join(name);
         std::fs::write(&path, text).unwrap();
         std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
         path
@@ -25,7 +25,7 @@ fn programs_that_cannot_run(containment: ContainmentChoice) {
         failure(&mut launcher)
     };
 
-    let missing = folder.path().join("missing");
+    let missing = directory.path().join("missing");
     let error = error_of(SpawnRequest::new(&missing));
     assert_eq!(
         error,
@@ -36,7 +36,7 @@ fn programs_that_cannot_run(containment: ContainmentChoice) {
     let error = error_of(SpawnRequest::new(&plain));
     assert!(error.contains("it is not executable (mode 644)"), "{error}");
 
-    let error = error_of(SpawnRequest::new(folder.path()));
+    let error = error_of(SpawnRequest::new(directory.path()));
     assert!(error.contains("it is a directory"), "{error}");
 
     let script = file("script", "#!/no/such/interpreter -x\n", 0o755);
@@ -57,7 +57,7 @@ fn programs_that_cannot_run(containment: ContainmentChoice) {
     let error = error_of(request);
     assert!(error.contains("oom_score_adj cannot be set"), "{error}");
 
-    // A failure frees the id and closes what was given.
+    // A failure frees the id and closes the descriptors of the request.
     let (reader, writer) = pipe();
     let mut request = SpawnRequest::new(missing);
     request.fds.push((writer, 3));
@@ -77,7 +77,7 @@ fn threads_are_refused(containment: ContainmentChoice) {
 }
 
 #[test]
-fn a_program_that_is_no_launcher() {
+fn a_program_that_is_not_a_launcher() {
     let start = |program: &str| {
         Launcher::start(&LauncherOptions {
             program: program.into(),

@@ -1,4 +1,4 @@
-//! An attempt that is stopped has time to clean up, all of it, and what is left after that is killed.
+//! All processes of an attempt that is stopped have time to clean up; those that remain after that are killed.
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -13,14 +13,14 @@ under_each_containment!(
     what_cleans_up_is_not_asked_to_end,
     what_ignores_it_is_killed_when_the_grace_is_over,
     a_grace_can_be_shortened_but_not_prolonged,
-    a_program_that_is_stopped_goes_on_to_end,
+    a_stopped_program_is_continued_so_that_it_can_end,
 );
 
-/// Far longer than any test takes: where it is given, what ends has ended by itself.
+/// Far longer than any test takes: an attempt that ends under this grace has ended on its own.
 const LONG: Duration = Duration::from_secs(3600);
 
-/// A launcher with one attempt that has written a byte to descriptor 7, whose other end is returned. The last is what the
-/// attempt has as descriptor 8.
+/// A launcher with one attempt that has written a byte to descriptor 7; also returns the other ends of its descriptors
+/// 7 and 8.
 fn start(containment: ContainmentChoice, script: &str) -> (Launcher, OwnedFd, OwnedFd) {
     start_with(containment, |launcher, held, input| {
         let mut request = shell(script);
@@ -41,8 +41,8 @@ fn start_with(
     (launcher, reader, words)
 }
 
-/// Waits for a signal. The byte is written by a process of its own: a shell that has forked, but not yet run a program,
-/// still has the handlers of its parent, and drops the signal.
+/// Waits for a signal. A separate process writes the byte: a shell that has forked but not yet run a program still has
+/// the handlers of its parent, and drops the signal.
 const WAIT: &str = "sh -c 'printf r >&7; exec sleep 1000' & wait";
 
 /// How the attempt ended, and whether it had to be killed.
@@ -65,7 +65,7 @@ fn a_program_cleans_up(containment: ContainmentChoice) {
 }
 
 fn what_it_has_started_cleans_up_as_well(containment: ContainmentChoice) {
-    // In a session of its own, without a parent, and not done before the main process has long ended.
+    // In a separate session, without a parent, and it ends long after the main process.
     let script = format!("trap 'printf c >&7; head -c 1 <&8; printf d >&7; exit' TERM; {WAIT}");
     let request = |launcher: &mut Launcher, held: OwnedFd, input: OwnedFd| {
         let mut request = shell("(setsid sh -c \"$0\" &); exec sleep 1000");
@@ -117,7 +117,7 @@ fn a_grace_can_be_shortened_but_not_prolonged(containment: ContainmentChoice) {
     assert_nobody_holds(held);
 }
 
-fn a_program_that_is_stopped_goes_on_to_end(containment: ContainmentChoice) {
+fn a_stopped_program_is_continued_so_that_it_can_end(containment: ContainmentChoice) {
     let script = "trap 'exit 4' TERM; echo $$ >&7; kill -STOP $$; while :; do sleep 1000 & wait; done";
     let (reader, writer) = pipe();
     let mut launcher = launcher(containment);
@@ -140,7 +140,7 @@ fn a_program_that_is_stopped_goes_on_to_end(containment: ContainmentChoice) {
     assert_eq!(end(&mut launcher), (ExitStatus::Exited(4), false));
 }
 
-/// The signals that a function ignores, whose daemon was started by a shell with these words before it.
+/// The signals that a function ignores if its daemon was started by a shell after these commands.
 fn ignored_after(words: &str) -> u64 {
     let options = LauncherOptions {
         program: "/bin/sh".into(),
@@ -154,7 +154,7 @@ fn ignored_after(words: &str) -> u64 {
 }
 
 #[test]
-fn what_the_daemon_ignores_its_functions_ignore() {
+fn functions_ignore_the_signals_that_the_daemon_ignores() {
     let bit = |signal: i32| 1u64 << (signal - 1);
     assert_eq!(ignored_after(":"), 0);
     assert_eq!(ignored_after("trap '' HUP"), bit(libc::SIGHUP));

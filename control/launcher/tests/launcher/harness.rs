@@ -1,4 +1,4 @@
-//! What the tests share.
+//! Shared by the tests.
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 /// The program that becomes the launcher.
 pub const HOST: &str = env!("CARGO_BIN_EXE_launcher-test-host");
 
-/// After this the test fails instead of waiting on.
+/// The time limit of a wait, after which the test fails.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub fn options(containment: ContainmentChoice) -> LauncherOptions {
@@ -68,7 +68,7 @@ pub fn spawned(launcher: &mut Launcher) -> i32 {
     }
 }
 
-/// Waits for the end of the one attempt that lives, and returns its status and the captured output.
+/// Waits for the end of the only live attempt, and returns its status and the captured output.
 pub fn exited(launcher: &mut Launcher) -> (ExitStatus, String) {
     loop {
         match next(launcher) {
@@ -105,7 +105,7 @@ pub fn read_byte(pipe: &OwnedFd) -> u8 {
     byte[0]
 }
 
-/// Asserts that no process holds the other end of the pipe any more, at this moment.
+/// Asserts that at this moment no process holds the other end of the pipe.
 pub fn assert_nobody_holds(pipe: OwnedFd) {
     rustix::io::ioctl_fionbio(&pipe, true).unwrap();
     let mut rest = Vec::new();

@@ -1,4 +1,4 @@
-//! What a program gets from the launcher, and what the launcher tells about it.
+//! The environment that a program gets from the launcher, and the launcher's reports about it.
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
@@ -54,7 +54,7 @@ fn end_of_the_output(containment: ContainmentChoice) {
         event => panic!("{event:?}"),
     }
 
-    // Given away, it is not captured.
+    // Redirected, it is not captured.
     let (reader, writer) = pipe();
     let mut request = shell("echo out; echo e >&2");
     request.fds.push((writer, 2));
@@ -63,7 +63,7 @@ fn end_of_the_output(containment: ContainmentChoice) {
     assert_eq!(read_byte(&reader), b'e');
 }
 
-/// Collects the output of the one attempt that lives, until it has ended.
+/// Collects the output of the only live attempt, until it has ended.
 fn all_output(launcher: &mut Launcher) -> Vec<u8> {
     let mut output = Vec::new();
     loop {
@@ -88,7 +88,7 @@ fn all_of_the_output(containment: ContainmentChoice) {
     assert!(all_output(&mut launcher) == expected);
 }
 
-/// While the daemon takes nothing, the program waits; it can be ended, and others still start.
+/// While the daemon reads nothing, the program blocks; it can be stopped, and others still start.
 fn output_that_nobody_takes(containment: ContainmentChoice) {
     let mut launcher = launcher(containment);
     launcher.spawn(1, shell("exec yes >&2")).unwrap();
@@ -126,7 +126,7 @@ fn usage(containment: ContainmentChoice) {
 
 fn descriptors(containment: ContainmentChoice) {
     let mut launcher = launcher(containment);
-    // From high to low: wherever they arrive in the launcher, some lie where others are to go.
+    // From high to low, so that whatever their numbers in the launcher, some occupy the targets of others.
     let mut request = shell(
         "for fd in 3 4 5 6 7 8 9 200 1023; do printf $((fd % 256 % 10)) >/proc/self/fd/$fd; done; read line; exit $line",
     );
@@ -148,13 +148,13 @@ fn descriptors(containment: ContainmentChoice) {
 }
 
 fn nothing_else_is_open(containment: ContainmentChoice) {
-    // What a careless parent of the daemon left open.
+    // Descriptors that a careless parent of the daemon left open.
     let careless = rustix::io::dup(std::io::stderr()).unwrap();
     let mut launcher = launcher(containment);
     let mut request = SpawnRequest::new("/bin/ls");
     request.args = vec!["/proc/self/fd".into()];
     assert!(careless.as_fd().as_raw_fd() > 2);
-    // 3 is what ls reads the list from.
+    // ls reads the directory through descriptor 3.
     assert_eq!(output(&mut launcher, request), "0\n1\n2\n3\n");
 
     let mut request = SpawnRequest::new("/bin/cat");
@@ -173,12 +173,12 @@ fn environment_arguments_and_directory(containment: ContainmentChoice) {
     request.args = ["[%s]", "a b", "", "$HOME"].map(Into::into).to_vec();
     assert_eq!(output(&mut launcher, request), "[a b][][$HOME]");
 
-    let folder = tempfile::tempdir().unwrap();
-    let folder = folder.path().canonicalize().unwrap();
-    std::os::unix::fs::symlink("/bin/pwd", folder.join("here")).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path().canonicalize().unwrap();
+    std::os::unix::fs::symlink("/bin/pwd", directory.join("here")).unwrap();
     let mut request = SpawnRequest::new("./here");
-    request.cwd = Some(folder.clone());
-    assert_eq!(output(&mut launcher, request), format!("{}\n", folder.display()));
+    request.cwd = Some(directory.clone());
+    assert_eq!(output(&mut launcher, request), format!("{}\n", directory.display()));
 }
 
 fn large_environment(containment: ContainmentChoice) {
@@ -197,7 +197,7 @@ fn large_environment(containment: ContainmentChoice) {
     let error = crate::harness::failure(&mut launcher);
     assert!(error.contains("arguments and environment take 200017 bytes, more than the kernel"), "{error}");
 
-    // More than is sent at all.
+    // More than the limit of a request.
     let error = launcher.spawn(1, with(90, 100_000)).unwrap_err();
     assert!(matches!(error, Error::RequestTooLarge(bytes) if bytes > 9_000_000), "{error}");
     assert_eq!(output(&mut launcher, with(1, 1)), "V0=x\n");

@@ -1,4 +1,5 @@
-//! What the integration tests start: a launcher, a daemon that can be killed, and a program that forks without end.
+//! The program that the integration tests start: a launcher, a daemon that can be killed, or a program that forks
+//! endlessly.
 
 use std::error::Error;
 use std::os::fd::AsFd;
@@ -51,7 +52,7 @@ fn daemon(containment: ContainmentChoice, script: &str) -> Result<ExitCode, Box<
     }
 }
 
-/// Each process forks the next one and exits, so that whoever looks for it finds it gone.
+/// Each process forks the next one and exits, so that a process that has been found has usually ended already.
 fn chain() -> ! {
     loop {
         // SAFETY: this process has one thread.

@@ -19,7 +19,7 @@ pub struct Script {
     pub machine: RunMachine,
     pub now: Duration,
     streams: BTreeMap<StreamId, (String, Epoch)>,
-    /// What the machine wanted since the last event.
+    /// The actions since the last event.
     pub last: Vec<String>,
     pub failure: Option<String>,
 }

@@ -1,6 +1,6 @@
-//! Under which branches of the switches a function can run.
+//! The branches of switches under which a function can run.
 //!
-//! A function that a switch has not chosen writes nothing, so a function that reads only from it does not run either.
+//! A function that its switch has not chosen writes nothing, so a function that reads only from it does not run either.
 //! This determines which functions can never run, and which sources of an output exclude each other.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +17,7 @@ pub(super) type Branches = BTreeMap<u32, BTreeSet<usize>>;
 
 /// The branches of each function (by its index in the file); `order` has producers before consumers.
 ///
-/// Most functions of a large workflow can run under the same branches as what they read from: these share one map.
+/// Most functions of a large workflow can run under the same branches as their producers: these share one map.
 pub(super) fn of(functions: &[Function], switches: &[Switch], order: &[FunctionId]) -> Vec<Rc<Branches>> {
     let own = own_branches(functions.len(), switches);
     let mut all: Vec<Rc<Branches>> = vec![Rc::default(); functions.len()];
@@ -81,9 +81,7 @@ pub(super) fn check_reachable(scope: &Scope, branches: &[Rc<Branches>], report: 
             report.push(
                 Diagnostic::at(name.span, format!("`{}` can never run", name.text))
                     .with_label(format!("needs functions that exclude each other under the switch `{switch}`"))
-                    .with_help(
-                        "read what different branches write through one input: `from: [a.x, b.x]` takes those that ran",
-                    ),
+                    .with_help("read different branches through one input: `from: [a.x, b.x]` takes those that ran"),
             );
         }
     }

@@ -1,4 +1,4 @@
-//! Commands: which arguments name which ports, and which ports are the standard input and output.
+//! Commands: the ports that arguments name, and the ports that are the standard input and output.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -12,7 +12,8 @@ use crate::report::{Report, quoted};
 
 /// Splits the arguments into pieces, and sets `stdin` and `stdout` of the ports that no argument names.
 ///
-/// `{params.NAME}` or `${params.NAME}` of a parameter that only the workflow has makes it a parameter of the function, too.
+/// `{params.NAME}` or `${params.NAME}` of a parameter that only the workflow has makes it a parameter of the function,
+/// too.
 pub(super) fn check(
     scope: &Scope,
     declaration: &Declaration,
@@ -67,13 +68,13 @@ pub(super) fn check(
     arguments
 }
 
-/// What determines whether a port of a command is a standard stream.
+/// A port of a command, with everything that determines whether it is a standard stream.
 struct Port {
     name: String,
     span: Span,
-    /// What the file says about it.
+    /// The value of `stdin` or `stdout` in the file.
     mark: Option<(bool, Span)>,
-    /// An argument names it.
+    /// Whether an argument names it.
     named: bool,
 }
 
@@ -107,9 +108,11 @@ fn standard(direction: &Direction, ports: &[Port], report: &mut Report) -> Optio
             );
         } else if let Some(other) = chosen {
             report.push(
-                Diagnostic::at(span, format!("a second {standard}: `{}` already is it", ports[other].name)).with_help(
-                    format!("name `{}` in an argument instead: `{{{placeholder}.{}}}`", port.name, port.name),
-                ),
+                Diagnostic::at(span, format!("a second {standard}: `{}` already is the first", ports[other].name))
+                    .with_help(format!(
+                        "name `{}` in an argument instead: `{{{placeholder}.{}}}`",
+                        port.name, port.name
+                    )),
             );
         } else {
             chosen = Some(index);
@@ -129,7 +132,7 @@ fn standard(direction: &Direction, ports: &[Port], report: &mut Report) -> Optio
                         "name all but one of them in arguments, for example `{{{placeholder}.{}}}`",
                         ports[last].name
                     ))
-                    .with_help(format!("or say `{key}: true` at one of them, and name the others")),
+                    .with_help(format!("or set `{key}: true` for one of them, and name the others")),
             );
             return None;
         }
@@ -216,14 +219,14 @@ impl Arguments<'_, '_, '_> {
                 Diagnostic::at(*last, format!("the command reads the input `{}` twice, but it is a pipe", input.name))
                     .with_label("a pipe can be read only once")
                     .with_help(format!(
-                        "add `keep: true` to the input `{}`: the command then gets a file, once the stream is finished",
+                        "add `keep: true` to the input `{}`: the command then gets a file, when the stream is finished",
                         input.name
                     ))
                     .with_help("or name it once");
             self.report.push(if first == last {
                 diagnostic
             } else {
-                diagnostic.with_related(*first, "read here, too")
+                diagnostic.with_related(*first, "first read here")
             });
         }
     }
@@ -250,7 +253,7 @@ impl Arguments<'_, '_, '_> {
                     self.report.push(
                         Diagnostic::at(
                             span,
-                            format!("the input `{name}` has many streams, so it is an argument of its own"),
+                            format!("the input `{name}` has many streams, so it must be a separate argument"),
                         )
                         .with_label("becomes one argument for each stream")
                         .with_help(format!("split the argument: `\"…\", \"{whole}\"`")),

@@ -144,7 +144,7 @@ fn params(scope: &Scope, file: &FunctionFile, report: &mut Report) -> BTreeMap<S
     values.collect()
 }
 
-/// Environment variables, those of a function or those of the file.
+/// The environment variables of a function or of the file.
 pub(super) fn env(scope: &Scope, env: &Field<Entries<EnvText>>, report: &mut Report) -> BTreeMap<String, Template> {
     let values = env.get().map_or(&[][..], |env| &env.0).iter().filter_map(|entry| {
         let EnvText(text) = entry.value.as_ref()?;
@@ -156,11 +156,9 @@ pub(super) fn env(scope: &Scope, env: &Field<Entries<EnvText>>, report: &mut Rep
 fn dir(scope: &Scope, dir: Option<&Words>, report: &mut Report) -> Option<Template> {
     let Words { text, span } = dir?;
     if text.trim().is_empty() {
-        report.push(
-            Diagnostic::at(*span, "the name of the working directory is empty").with_help(
-                "leave the key out for the folder of the workflow file, or write a path, such as `/srv/data`",
-            ),
-        );
+        report.push(Diagnostic::at(*span, "the name of the working directory is empty").with_help(
+            "leave the key out for the directory of the workflow file, or write a path, such as `/srv/data`",
+        ));
         return None;
     }
     template(scope, &Text { text: text.clone(), span: *span }, report)
@@ -188,13 +186,13 @@ fn limit(field: &Field<Spanned<Time>>, what: &str, report: &mut Report) -> Optio
     Some(limit.value.0)
 }
 
-/// How long there is to clean up; zero means none at all.
+/// The grace; zero means that functions are killed at once.
 pub(super) fn grace(field: &Field<Spanned<Time>>, report: &mut Report) -> Option<Duration> {
     let grace = field.get()?;
     if grace.value.0 > MAX_GRACE {
         report.push(
             Diagnostic::at(grace.span, "a grace of more than a day")
-                .with_help("a run that is cancelled or fails waits so long for its functions: write at most `1d`"),
+                .with_help("a run that is cancelled or fails waits this long for its functions: write at most `1d`"),
         );
     }
     Some(grace.value.0)
@@ -222,7 +220,7 @@ fn resources(file: &FunctionFile, report: &mut Report) -> Resources {
     let memory = file.and_then(|it| it.memory.get());
     if let Some(memory) = memory.filter(|memory| memory.value.0 == 0) {
         report.push(
-            Diagnostic::at(memory.span, "a function cannot run in no memory at all")
+            Diagnostic::at(memory.span, "a function cannot run without memory")
                 .with_help("leave the key out for no limit, or write a size such as `512MiB`"),
         );
     }

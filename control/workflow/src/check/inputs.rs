@@ -1,4 +1,4 @@
-//! The inputs of a function: their sources, and what the number of their streams allows.
+//! The inputs of a function: their sources, and rules on the number of their streams.
 
 use std::collections::HashSet;
 
@@ -11,10 +11,10 @@ use crate::model::{FunctionId, Gate, Input, Source};
 use crate::report::Report;
 use crate::streams::Streams;
 
-/// An input, with what is needed only for checking.
+/// An input, with details that only the checks need.
 pub(super) struct Checked {
     pub(super) input: Input,
-    /// Where its name stands.
+    /// The place of its name.
     pub(super) span: Span,
     /// Whether the file marks it as standard input, and where.
     pub(super) stdin: Option<(bool, Span)>,
@@ -70,7 +70,7 @@ pub(super) fn check(scope: &Scope, id: FunctionId, edges: &mut Vec<Edge>, report
     inputs
 }
 
-/// The input that a `foreach` gives.
+/// The input `part` of a `foreach`.
 fn part(scope: &Scope, id: FunctionId, edges: &mut Vec<Edge>, report: &mut Report) -> Option<Checked> {
     let declaration = scope.function(id);
     let file = declaration.file;
@@ -79,7 +79,7 @@ fn part(scope: &Scope, id: FunctionId, edges: &mut Vec<Edge>, report: &mut Repor
     if scope.streams(source) == Streams::One {
         let text = scope.describe(source);
         let diagnostic =
-            Diagnostic::at(reference.span, format!("`{text}` is one stream, so there is nothing to run for each of"))
+            Diagnostic::at(reference.span, format!("`{text}` is one stream, so it has no parts to run for"))
                 .with_label("not partitioned");
         report.push(match source {
             Source::WorkflowInput(input) => {
@@ -92,7 +92,7 @@ fn part(scope: &Scope, id: FunctionId, edges: &mut Vec<Edge>, report: &mut Repor
                 let function = scope.function(function);
                 let (owner, name) = (&function.name.text, &function.outputs[output as usize].name);
                 diagnostic.with_help(format!(
-                    "let `{owner}` write parts: `outputs: {{ {name}: {{ partition: 8 }} }}`, or `partition: discovered`"
+                    "make `{owner}` write parts: `outputs: {{ {name}: {{ partition: 8 }} }}` or `partition: discovered`"
                 ))
             }
         });
@@ -160,8 +160,8 @@ fn sources(
     checked.input.many = collection || references.len() > 1;
 }
 
-/// Refuses that an instance of a `foreach` reads what another `foreach` over the same source has written: it is meant to
-/// get the part that belongs to its own, and would get all of them.
+/// Refuses a `foreach` that reads from another `foreach` over the same source. Its author expects each instance to get
+/// the part that corresponds to its own, but it would get all of them.
 fn refuse_pairs(scope: &Scope, reader: FunctionId, source: Source, reference: &Reference, report: &mut Report) {
     let Source::Output { function, .. } = source else { return };
     let (reader, producer) = (scope.function(reader), scope.function(function));
@@ -176,10 +176,10 @@ fn refuse_pairs(scope: &Scope, reader: FunctionId, source: Source, reference: &R
         )
         .with_label(format!("every instance of `{reading}` would get all streams of `{}`", reference.text()))
         .with_help(format!(
-            "do both steps in one function, or let `{writing}` write all that `{reading}` needs into the output that it \
-             runs over"
+            "do both steps in one function, or make `{writing}` write everything that `{reading}` needs to the output \
+             that it runs over"
         ))
-        .with_help("if all streams are meant for every instance, gather them first in a function of their own: `[cat]`"),
+        .with_help("if every instance should get all streams, join them first in a separate function: `[cat]`"),
     );
 }
 
@@ -209,7 +209,7 @@ fn check_need(scope: &Scope, details: &InputDetails, checked: &Checked, report: 
                 need.span,
                 format!("`need` is {}, but the input `{}` has {known} streams", need.value.0, checked.input.name),
             )
-            .with_label("more than there are")
+            .with_label("more than the input has")
             .with_help(format!("write a number from 1 to {known}")),
         );
     }

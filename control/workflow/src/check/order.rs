@@ -8,10 +8,10 @@ use crate::diagnostics::{Diagnostic, Span};
 use crate::model::FunctionId;
 use crate::report::Report;
 
-/// How many places of a cycle are shown.
+/// Maximum number of places of a cycle that are shown.
 const MAX_SHOWN_EDGES: usize = 8;
 
-/// How many functions of a cycle are named.
+/// Maximum number of functions of a cycle that are named.
 const MAX_NAMED: usize = 32;
 
 /// `to` depends on `from`.
@@ -21,7 +21,7 @@ pub(super) struct Edge {
     pub(super) to: FunctionId,
     /// Where the file states it.
     pub(super) span: Span,
-    /// `Some`: `from` does not feed `to`, but decides through this switch whether it runs.
+    /// `Some`: `to` does not read from `from`; instead, `from` decides through this switch whether `to` runs.
     pub(super) switch: Option<usize>,
 }
 
@@ -58,9 +58,9 @@ pub(super) fn sort(scope: &Scope, edges: &[Edge], report: &mut Report) -> Option
     None
 }
 
-/// The strongly connected components (Tarjan) of the functions that no order was found for: each is a cycle or several
-/// that hang together, or a single function. Every function and edge is looked at once, so that a large file with cycles
-/// is reported as fast as a right one is sorted.
+/// The strongly connected components (Tarjan) of the functions that could not be sorted: each is one cycle or several
+/// connected ones, or a single function. Every function and edge is visited once, so that reporting a large file with
+/// cycles is as fast as sorting a correct one.
 fn components(consumers: &[Vec<Edge>], missing: &[usize]) -> Vec<Vec<usize>> {
     const UNSEEN: usize = usize::MAX;
     let count = consumers.len();
@@ -69,7 +69,8 @@ fn components(consumers: &[Vec<Edge>], missing: &[usize]) -> Vec<Vec<usize>> {
     let mut path = Vec::new();
     let mut next = 0;
     for start in (0..count).filter(|&start| missing[start] > 0) {
-        // Functions being looked at, each with the edge to follow next: a chain may be longer than a thread's stack.
+        // An explicit stack of functions, each with the edge to follow next: recursion along a long chain would
+        // overflow\n        // the thread's stack.
         let mut open = vec![(start, 0)];
         while let Some((at, edge)) = open.pop() {
             if edge == 0 {
@@ -106,7 +107,7 @@ fn components(consumers: &[Vec<Edge>], missing: &[usize]) -> Vec<Vec<usize>> {
     components
 }
 
-/// The shortest way from the first of these functions back to itself, if there is one among them.
+/// The shortest path from the first of these functions back to itself, if there is one within them.
 fn shortest_cycle(members: &[usize], consumers: &[Vec<Edge>]) -> Option<Vec<Edge>> {
     let start = *members.first()?;
     let mut reached_by: HashMap<usize, Edge> = HashMap::new();
@@ -151,7 +152,7 @@ fn describe(scope: &Scope, cycle: &[Edge]) -> Diagnostic {
             path.push_str(" -> ");
         }
     }
-    // A cycle has at least one edge: the one that was found first.
+    // A cycle has at least one edge.
     let (last, others) = cycle.split_last().map_or((cycle[0], &[][..]), |(last, others)| (*last, others));
     path.push_str(name(last.to));
     let label = |edge: &Edge| match edge.switch {

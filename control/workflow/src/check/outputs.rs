@@ -41,9 +41,7 @@ pub(super) fn check(
                 Some(Source::WorkflowInput(_)) => report.push(
                     Diagnostic::at(reference.span, format!("`{}` is an input of the workflow", reference.text()))
                         .with_label("an output is written by a function")
-                        .with_help(
-                            "the caller has these bytes already; to copy them all the same, use `command: [\"cat\"]`",
-                        ),
+                        .with_help("the caller already has these bytes; to copy them anyway, use `command: [\"cat\"]`"),
                 ),
                 Some(source) if !seen.insert(source) => report.push(
                     Diagnostic::at(reference.span, format!("`{}` is listed twice", reference.text()))

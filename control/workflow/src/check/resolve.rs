@@ -1,4 +1,4 @@
-//! References: which stream, parameter or function the text of a reference means.
+//! References: finds the stream, parameter or function that a reference names.
 
 use super::scope::{Scope, Step};
 use crate::diagnostics::{Diagnostic, Span};
@@ -7,10 +7,10 @@ use crate::model::{FunctionId, Source};
 use crate::report::{Report, nearest, quoted};
 use std::collections::HashMap;
 
-/// How many ways to divide a misspelled reference are looked at for a name that was probably meant.
+/// Maximum number of ways to split a misspelled reference when searching for similar names.
 const MAX_GUESSES: usize = 3;
 
-/// A way to divide a reference so that both parts exist.
+/// A way to split a reference into a function and an output that both exist.
 struct Reading<'r> {
     function: FunctionId,
     output: u32,
@@ -19,7 +19,7 @@ struct Reading<'r> {
 }
 
 impl Scope<'_> {
-    /// The stream or streams that a reference means; reports what is wrong with it.
+    /// The stream or streams that a reference names; reports an invalid one.
     pub(super) fn source(&self, reference: &Reference, report: &mut Report) -> Option<Source> {
         match reference.referent() {
             Referent::Input(Some(name)) => self.input(name, reference, report),
@@ -32,7 +32,7 @@ impl Scope<'_> {
             Referent::Param(_) => {
                 report.push(
                     Diagnostic::at(reference.span, "a parameter is not a stream")
-                        .with_help("hand it to the function: `params: { NAME: \"${params.NAME}\" }`"),
+                        .with_help("pass it to the function: `params: { NAME: \"${params.NAME}\" }`"),
                 );
                 None
             }
@@ -40,8 +40,8 @@ impl Scope<'_> {
         }
     }
 
-    /// The names of the entries: those that are given, or those that listed sources pass on. `None` for one that was
-    /// there before, which is reported.
+    /// The names of the entries: the keys of a map, or the names that listed sources pass on. `None` for a duplicate,
+    /// which is reported.
     pub(super) fn names<T: Wired>(&self, wires: &Wires<T>, report: &mut Report) -> Vec<Option<Name>> {
         if !wires.listed {
             return wires.entries.iter().map(|entry| Some(entry.name.clone())).collect();
@@ -60,7 +60,7 @@ impl Scope<'_> {
         wires.entries.iter().map(|entry| entry.value.as_ref().and_then(&mut name)).collect()
     }
 
-    /// What a name in `functions` is; reports one that is not there.
+    /// The entry of `functions` with this name; reports an unknown name.
     pub(super) fn step(&self, name: &str, span: Span, report: &mut Report) -> Option<Step> {
         let step = self.steps.get(name).copied();
         if step.is_none() {
@@ -69,8 +69,8 @@ impl Scope<'_> {
         step
     }
 
-    /// The name that a source gives to an input or output that has none of its own: that of the output, or that of the
-    /// function where the reference names no output.
+    /// The name of an input or output that is listed without a name: the name of the output that it reads, or the name
+    /// of the function if the reference names no output.
     fn port_name<'r>(&self, reference: &'r Reference) -> &'r str {
         match reference.referent() {
             Referent::Input(name) | Referent::Param(name) => name.unwrap_or(reference.text()),
@@ -81,7 +81,7 @@ impl Scope<'_> {
         }
     }
 
-    /// All ways in which a reference means an output that exists, the longest name of a function first.
+    /// All ways to read a reference as an existing output, the longest function name first.
     fn readings<'r>(&self, text: &'r str) -> Vec<Reading<'r>> {
         let single = match self.steps.get(text) {
             Some(&Step::Function(function)) if self.function(function).outputs.len() == 1 => {
@@ -120,7 +120,7 @@ impl Scope<'_> {
         }
     }
 
-    /// Reports a reference that no function and output fit.
+    /// Reports a reference that does not name a function and an output.
     fn no_output(&self, text: &str, span: Span, report: &mut Report) {
         let divisions = || text.rmatch_indices('.').map(|(dot, _)| (&text[..dot], Some(&text[dot + 1..])));
         let declared = std::iter::once((text, None))
@@ -128,10 +128,10 @@ impl Scope<'_> {
             .find_map(|(owner, port)| Some((*self.steps.get(owner)?, owner, port)));
         match declared {
             Some((Step::Function(function), owner, port)) => self.no_such_output(function, owner, port, span, report),
-            Some((Step::Switch, owner, _)) => report.push(
-                Diagnostic::at(span, format!("`{owner}` is a switch, which writes nothing"))
-                    .with_help("read from the functions that it chooses, several of them as a list"),
-            ),
+            Some((Step::Switch, owner, _)) => report
+                .push(Diagnostic::at(span, format!("`{owner}` is a switch, which writes nothing")).with_help(
+                    "read from the functions that it chooses; list several of them as sources of one input",
+                )),
             Some((Step::Broken, ..)) => {}
             None => {
                 let known = || self.steps.keys().copied();
@@ -152,7 +152,7 @@ impl Scope<'_> {
         let (message, label) = match port {
             Some(port) => (format!("function `{owner}` has no output {}", quoted(port)), "unknown output"),
             None if declaration.outputs.is_empty() => (format!("function `{owner}` has no output"), "nothing to read"),
-            None => (format!("function `{owner}` has several outputs"), "which of them?"),
+            None => (format!("function `{owner}` has several outputs"), "name one of them"),
         };
         let known = declaration.outputs.iter().map(|output| output.name.as_str());
         let diagnostic = Diagnostic::at(span, message).with_label(label);

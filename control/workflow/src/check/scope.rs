@@ -12,13 +12,13 @@ use crate::model::{FunctionId, Output, Partition, Source, WorkflowInput};
 use crate::report::{Report, quoted};
 use crate::streams::Streams;
 
-/// The declarations of a file. Functions have their index in the file, which is not yet that of the workflow.
+/// The declarations of a file. Functions have their index in the file, which differs from their index in the workflow.
 pub(super) struct Scope<'f> {
     pub(super) inputs: Vec<WorkflowInput>,
     /// `false` if `inputs` could not be parsed, so that a missing name is not an error.
     pub(super) inputs_known: bool,
     input_names: HashMap<&'f str, u32>,
-    /// The working directory of functions that have none of their own.
+    /// The default working directory.
     pub(super) dir: Option<&'f Words>,
     pub(super) params: BTreeMap<String, Option<String>>,
     params_known: bool,
@@ -28,11 +28,11 @@ pub(super) struct Scope<'f> {
     pub(super) functions_known: bool,
     pub(super) steps: HashMap<&'f str, Step>,
     output_names: HashMap<(FunctionId, &'f str), u32>,
-    /// The grace of functions that do not say so themselves.
+    /// The default grace.
     pub(super) grace: Duration,
 }
 
-/// A function as seen by others.
+/// The parts of a function that other functions refer to.
 pub(super) struct Declaration<'f> {
     pub(super) id: FunctionId,
     pub(super) name: &'f Name,
@@ -40,15 +40,15 @@ pub(super) struct Declaration<'f> {
     pub(super) outputs: Vec<Output>,
     /// `false` if `outputs` could not be read.
     pub(super) outputs_known: bool,
-    /// The source of its `foreach`, if it has one that could be resolved.
+    /// The source of its `foreach`, if it has one and it could be resolved.
     pub(super) foreach: Option<Source>,
     pub(super) instances: Instances,
 }
 
-/// How many instances a function has.
+/// The number of instances of a function.
 #[derive(Clone, Copy)]
 pub(super) struct Instances {
-    /// One, or one for each of these.
+    /// One, or one for each of these streams.
     pub(super) streams: Streams,
     /// The source at the start of its chain of `foreach`: functions with the same one have instances that correspond.
     pub(super) origin: Option<Source>,
@@ -60,7 +60,7 @@ impl Default for Instances {
     }
 }
 
-/// What a name in `functions` is.
+/// The kind of an entry in `functions`.
 #[derive(Clone, Copy)]
 pub(super) enum Step {
     Function(FunctionId),
@@ -100,7 +100,7 @@ impl<'f> Scope<'f> {
                 report.push(
                     Diagnostic::at(entry.name.span, format!("the name {} is reserved", quoted(&entry.name.text)))
                         .with_label("a function cannot have this name")
-                        .with_help(format!("`{first}` in front of a dot means the {first} of the workflow")),
+                        .with_help(format!("`{first}` before a dot means the {first} of the workflow")),
                 );
             }
             let step = match &entry.value {
@@ -127,7 +127,7 @@ impl<'f> Scope<'f> {
         if let Some((name, _)) = scope.switches.get(MAX_SWITCHES) {
             report.push(
                 Diagnostic::at(name.span, format!("more than {MAX_SWITCHES} switches"))
-                    .with_help("a case may list several functions, and functions read what chosen ones have written"),
+                    .with_help("a case may list several functions, and other functions may read from the chosen ones"),
             );
         }
         scope
@@ -216,7 +216,8 @@ impl<'f> Scope<'f> {
                         at = function.0 as usize;
                     }
                     origin => {
-                        // A `foreach` over one stream is reported elsewhere; it was meant to be over many.
+                        // A `foreach` over one stream is reported elsewhere. Assuming many streams avoids errors that
+                        // follow from it.
                         let streams = origin.map_or(Streams::One, |source| self.streams(source));
                         let streams = if streams == Streams::One { Streams::Discovered } else { streams };
                         break Instances { streams, origin };

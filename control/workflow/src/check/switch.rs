@@ -1,4 +1,4 @@
-//! Switches: their deciders, and the functions that each value chooses.
+//! Switches: the values that decide them, and the functions that each value chooses.
 
 use std::collections::HashSet;
 
@@ -10,7 +10,7 @@ use crate::model::{Function, FunctionId, Source, Switch, SwitchOn};
 use crate::report::Report;
 use crate::streams::Streams;
 
-/// Checks all switches, and marks the functions that stand under one.
+/// Checks all switches, and marks the functions that they choose.
 pub(super) fn check(
     scope: &Scope,
     functions: &mut [Function],
@@ -27,10 +27,10 @@ pub(super) fn check(
             match chooser[id.0 as usize] {
                 Some((other, first)) if other != index => {
                     report.push(
-                        Diagnostic::at(span, format!("`{}` stands under two switches", scope.function(id).name.text))
+                        Diagnostic::at(span, format!("`{}` belongs to two switches", scope.function(id).name.text))
                             .with_label(format!("chosen by `{}`", name.text))
                             .with_related(first, format!("chosen by `{}`", scope.switches[other].0.text))
-                            .with_help("a function stands under one switch; the functions that read from it are chosen along with it"),
+                            .with_help("a function belongs to one switch; functions that read from it are chosen along with it"),
                     );
                     continue;
                 }
@@ -68,7 +68,7 @@ fn decider(scope: &Scope, reference: &Reference, report: &mut Report) -> Option<
                 format!("`{}` has many streams, so it is not one value", scope.describe(source)),
             )
             .with_label("a switch needs one stream")
-            .with_help("let a function read these streams and write the value that decides"),
+            .with_help("add a function that reads these streams and writes the value that decides"),
         );
         return None;
     }

@@ -8,7 +8,7 @@ use crate::report::{Report, quoted};
 
 const OPENING: &str = "${params.";
 
-/// Takes a text apart; reports parameters that do not exist. Any other `${…}` is text.
+/// Splits a text into pieces and reports parameters that do not exist. Any other `${…}` is literal text.
 pub(super) fn template(scope: &Scope, text: &Text, report: &mut Report) -> Option<Template> {
     refuse_short_form(scope, text, report)?;
     let mut pieces = Vec::new();
@@ -41,7 +41,8 @@ pub(super) fn template(scope: &Scope, text: &Text, report: &mut Report) -> Optio
     Some(Template(pieces))
 }
 
-/// `{params.NAME}` is for commands, where braces stand for ports, too. Elsewhere it would reach the function as it is.
+/// `{params.NAME}` is allowed only in commands, where braces also stand for ports. Elsewhere the function would receive
+/// it unchanged.
 fn refuse_short_form(scope: &Scope, text: &Text, report: &mut Report) -> Option<()> {
     let short = text.text.match_indices("{params.").find_map(|(at, _)| {
         let reference = &text.text[at..=at + text.text[at..].find('}')?];

@@ -1,4 +1,4 @@
-//! Maps and lists of named things, in the several ways in which they may be written.
+//! Maps and lists of named things, in all the forms in which they may be written.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -16,12 +16,12 @@ use crate::yaml::{Key, Node, Value};
 pub(crate) trait Declared: FromNode {
     /// The noun for it, in the singular.
     const NOUN: &'static str;
-    /// The hint for a second one of the same name.
+    /// The hint for a duplicate name.
     const TWICE: &'static str;
-    /// How many there may be in one map or list.
+    /// Maximum number in one map or list.
     const LIMIT: usize;
-    /// What to do about too many.
-    const TOO_MANY: &'static str = "put what is many into a file, and make that an input";
+    /// The hint for too many.
+    const TOO_MANY: &'static str = "put them into a file, and make that file an input";
     /// The pattern of its name in JSON Schema.
     const KEY_PATTERN: &'static str = NAME_PATTERN;
 
@@ -45,7 +45,7 @@ pub(crate) struct Entries<T>(pub(crate) Vec<Entry<T>>);
 
 impl<T: Declared> FromNode for Entries<T> {
     fn read(node: &Node, report: &mut Report) -> Option<Self> {
-        // Duplicate keys are reported here, with the noun for what they name, and not by `pairs`.
+        // Duplicate keys are reported here and not by `pairs`, because here the noun for them is known.
         let Value::Map(all) = &node.value else {
             pairs(node, &format!("a map from the name of each {} to what it is", T::NOUN), report)?;
             return None;
@@ -126,14 +126,14 @@ inline_schema!(Ports<T>, |generator| {
 #[derive(Debug)]
 pub(crate) struct Wires<T> {
     pub(crate) entries: Vec<Entry<T>>,
-    /// They are given as a list. Only the functions of the file tell which part of a reference is the name of a port, so
-    /// the name of each entry is still the whole reference.
+    /// Whether they are a list. Which part of a reference is the name of a port depends on the functions of the file,
+    /// so the name of each entry is still the whole reference.
     pub(crate) listed: bool,
 }
 
-/// What a list of sources can give without more words: one source.
+/// The value of an entry that may also be written as a source in a list.
 pub(crate) trait Wired: Declared + From<Reference> {
-    /// The source, where it is exactly one.
+    /// The source, if there is exactly one.
     fn reference(&self) -> Option<&Reference>;
 }
 
@@ -209,14 +209,14 @@ inline_schema!(OneOrMany<T>, |generator| {
     json_schema!({ "anyOf": [one, { "type": "array", "items": one }] })
 }, T: JsonSchema);
 
-/// Takes entries with different names.
+/// Collects entries with different names.
 struct NameList<T> {
     entries: Vec<Entry<T>>,
     first: HashMap<String, Span>,
 }
 
 impl<T: Declared> NameList<T> {
-    /// For so many entries; `None`, and one report that names the limit, if they are too many.
+    /// Reserves space for this many entries; reports too many once, with the limit, and returns `None`.
     fn new(count: usize, span: Span, report: &mut Report) -> Option<Self> {
         within_limit::<T>(count, span, report)?;
         Some(Self { entries: Vec::with_capacity(count), first: HashMap::with_capacity(count) })
@@ -232,7 +232,7 @@ impl<T: Declared> NameList<T> {
     }
 }
 
-/// What is wrong with a name that was given before.
+/// The error for a duplicate name.
 pub(crate) fn given_twice<T: Declared>(name: &Name, first: Span) -> Diagnostic {
     Diagnostic::at(name.span, format!("the {} {} is given twice", T::NOUN, quoted(&name.text)))
         .with_label("given a second time")
@@ -240,13 +240,13 @@ pub(crate) fn given_twice<T: Declared>(name: &Name, first: Span) -> Diagnostic {
         .with_help(T::TWICE)
 }
 
-/// Reports a map or list that has too many entries. Nothing of it is read then: what is beyond the limit would only be
-/// reported a second time, as a name that does not exist.
+/// Reports a map or list that has too many entries. None of them is read then: references to entries beyond the limit
+/// would be reported as unknown names.
 fn within_limit<T: Declared>(count: usize, span: Span, report: &mut Report) -> Option<()> {
     if count <= T::LIMIT {
         return Some(());
     }
-    let message = format!("there are {count} entries of the kind {}; at most {} are allowed", T::NOUN, T::LIMIT);
+    let message = format!("too many entries of the kind {}: {count}; at most {} are allowed", T::NOUN, T::LIMIT);
     report.push(Diagnostic::at(span, message).with_help(T::TOO_MANY));
     None
 }

@@ -19,10 +19,10 @@ pub(crate) use shape::{
 };
 pub(crate) use values::{Name, Reference, Referent, Spanned, Text, Time, Words};
 
-/// What stands before the dot in a reference to an input of the workflow.
+/// The word before the dot in a reference to an input of the workflow.
 pub(crate) const INPUTS: &str = "inputs";
 
-/// What stands before the dot in a reference to a parameter of the workflow.
+/// The word before the dot in a reference to a parameter of the workflow.
 pub(crate) const PARAMS: &str = "params";
 
 /// The name of the input that a `foreach` gives.

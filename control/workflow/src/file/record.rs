@@ -6,7 +6,7 @@ use crate::yaml::{Key, Node, Value};
 
 /// Read from the YAML tree.
 pub(crate) trait FromNode: Sized {
-    /// Parses a value and reports what is wrong with it. `None` if nothing usable is left.
+    /// Parses a value and reports its errors. `None` if nothing usable is left.
     fn read(node: &Node, report: &mut Report) -> Option<Self>;
 }
 
@@ -56,7 +56,7 @@ pub(crate) fn pairs<'n>(node: &'n Node, noun: &str, report: &mut Report) -> Opti
     let Value::Map(all) = &node.value else {
         report.push(
             Diagnostic::at(node.span, format!("expected {noun}, found {}", node.describe()))
-                .with_label("a map of `key: value` has to stand here"),
+                .with_label("expected a map of `key: value`"),
         );
         return None;
     };
@@ -101,14 +101,14 @@ pub(crate) fn unknown_key(key: &Key, noun: &str, known: &[&'static str], report:
 pub(crate) fn missing_key(node: &Node, noun: &str, key: &str, report: &mut Report) {
     report.push(
         Diagnostic::at(node.span, format!("the key `{key}` is missing"))
-            .with_label(format!("{noun} has to have it"))
+            .with_label(format!("{noun} requires it"))
             .with_help(format!("add `{key}: …`")),
     );
 }
 
 /// Defines a map with a fixed set of keys: the struct, how it is read, and its JSON Schema, all from one list.
 ///
-/// The text after the name is what errors call it. `[required]` after a key means that it has to be there.
+/// The text after the name is its noun in errors. `[required]` after a key means that the key must be present.
 macro_rules! record {
     (
         $(#[doc = $about:literal])+

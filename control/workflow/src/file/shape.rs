@@ -23,26 +23,27 @@ record! {
     WorkflowFile: "a workflow" {
         /// The name of the workflow: letters, digits, `_`, `-` and `.`.
         workflow [required]: Name,
-        /// What the workflow does, for people.
+        /// A description for people.
         description: Words,
         /// The streams that the caller provides: a list of names, or a map from names to options.
         /// A function reads one as `inputs.NAME`.
         inputs: Ports<WorkflowInputFile>,
-        /// The parameters that the caller may set, with their default values; `null` means that the caller has to
-        /// set it. `${params.NAME}` stands for its value in commands, in `params`, `env` and `dir` of a function, and in
+        /// The parameters that the caller may set, with their default values; `null` means that the caller must set it.
+        /// `${params.NAME}` stands for the value in commands, in `params`, `env` and `dir` of a function, and in
         /// `switch`.
         params: Entries<ParamDefault>,
-        /// The working directory of every function; relative to the folder of the workflow file, which it is by default.
+        /// The working directory of every function, relative to the directory of the workflow file, which is the
+        /// default.
         dir: Words,
         /// Environment variables for every function. A function has the environment of `dflow run`, except for the
         /// variables that describe a node, then these, then its own.
         env: Entries<EnvText>,
-        /// How long a function that does not say so itself may go on after its SIGTERM, to clean up, before it is killed; 3s
-        /// if not given. `0s` kills at once.
+        /// The default `grace` of functions: the time to clean up from SIGTERM until a function is killed; 3s if not
+        /// given. `0s` kills at once.
         grace: Spanned<Time>,
         /// The functions and switches by name.
         functions [required]: Entries<StepFile>,
-        /// The streams that are the result: a map from names to sources (or to a list of sources, such as the branches
+        /// The streams that form the result: a map from names to sources (or to a list of sources, such as the branches
         /// of a switch), or a list of sources that pass on their own names.
         outputs: Wires<OneOrMany<Reference>>,
     }
@@ -51,21 +52,21 @@ record! {
 record! {
     /// A stream that the caller provides.
     WorkflowInputFile: "a workflow input" {
-        /// `files`: every file that the caller names is a part of its own, so that a `foreach` can run over them.
+        /// `files`: every file that the caller names is a separate part, so that a `foreach` can run over them.
         /// Without it, the files are one stream, one after the other.
         parts: Files,
     }
 }
 
 record! {
-    /// A function: a program, what it reads and what it writes.
+    /// A function: a program, its inputs and its outputs.
     FunctionFile: "a function" {
         /// A program that links the dflow SDK: a name, searched beside the workflow file, beside `dflow` and in `PATH`,
         /// or a path, relative to the working directory. It is searched on the node that runs the function.
         program: Words,
         /// Any existing program and its arguments. `{in.NAME}` and `{out.NAME}` stand for the paths of inputs and
-        /// outputs, `${params.NAME}` or `{params.NAME}` for the value of a parameter. The input that no argument names is
-        /// the standard input, the output that no argument names is the standard output.
+        /// outputs, `${params.NAME}` or `{params.NAME}` for the value of a parameter. The input that no argument names
+        /// is the standard input, the output that no argument names is the standard output.
         command: CommandFile,
         /// Run one instance for each part of this source: a partitioned output, an output of another `foreach`, or a
         /// workflow input with `parts: files`. The part is the input named `part`.
@@ -74,36 +75,36 @@ record! {
         inputs: Wires<InputFile>,
         /// The outputs: a list of names, or a map from names to options. A command without this key has one, `out`.
         outputs: Ports<OutputFile>,
-        /// When an instance starts, for every input that does not say so itself.
+        /// The default `gate` of the inputs: when an input lets an instance start.
         gate: Gate,
-        /// Parameters for the function: texts, in which `${params.NAME}` stands for a parameter of the workflow.
+        /// Parameters for the function. In their texts, `${params.NAME}` stands for a parameter of the workflow.
         params: Entries<ParamText>,
-        /// Environment variables for the function; they replace those of the file and of the caller.
+        /// Environment variables for the function; they override those of the file and of the caller.
         env: Entries<EnvText>,
-        /// The working directory, relative to the folder of the workflow file. It must be there on every node that runs
+        /// The working directory, relative to the directory of the workflow file. It must exist on every node that runs
         /// the function.
         dir: Words,
-        /// How long one attempt may compute, such as `30s` or `5m`. Time in which it waits for bytes of an input, or for room
-        /// in an output, does not count.
+        /// How long one attempt may compute, such as `30s` or `5m`. Time spent waiting for bytes of an input, or for
+        /// room in an output, does not count.
         timeout: Spanned<Time>,
-        /// How long one attempt may take from its start, whatever it waits for.
+        /// How long one attempt may take from its start, including all waiting.
         deadline: Spanned<Time>,
         /// How long a program may take until it is ready to start; 60s if not given.
         start_timeout: Spanned<Time>,
-        /// How long it may go on after its SIGTERM, to clean up, before it is killed: when the run is cancelled or fails, when
-        /// its time is up, or when it has to start again. `0s` kills at once.
+        /// The time to clean up from SIGTERM until an attempt is killed: when the run is cancelled or fails, when its
+        /// time is up, or when it must restart. `0s` kills at once.
         grace: Spanned<Time>,
-        /// How often a failed attempt is repeated: a number, or a number with pauses.
+        /// How often a failed attempt is retried: a number, or a number with pauses.
         retries: RetriesFile,
-        /// A new attempt writes the same bytes as the one before, so functions that read them need not start again. Not true of
-        /// a function that reads several inputs, or the streams of a fan-in, by whichever has bytes first, nor of one that
-        /// depends on the time, on random numbers or on the order of threads. A difference is found, and its readers start
-        /// again after all.
+        /// A new attempt writes the same bytes as the previous one, so functions that read them need not restart. Do
+        /// not set this for a function that reads several inputs, or the streams of a fan-in, in the order in which
+        /// bytes arrive, or that depends on the time, on random numbers or on the order of threads. If the bytes
+        /// differ, which is detected, the readers restart after all.
         deterministic: Switched,
-        /// For a command: the exit statuses that count as success, such as `[0, 1]` for `grep`, which ends with 1 when no
-        /// line matches. Only 0 if not given.
+        /// For a command: the exit statuses that count as success, such as `[0, 1]` for `grep`, which exits with 1 if
+        /// no line matches. Only 0 if not given.
         success: Spanned<StatusesFile>,
-        /// What one instance needs.
+        /// The resources of one instance.
         resources: ResourcesFile,
     }
 }
@@ -111,13 +112,13 @@ record! {
 record! {
     /// An input of a function.
     InputDetails: "an input" {
-        /// Where the bytes come from: `FUNCTION.OUTPUT` or `inputs.NAME`. A list of several makes a fan-in.
+        /// The source of the bytes: `FUNCTION.OUTPUT` or `inputs.NAME`. A list of several makes a fan-in.
         from: OneOrMany<Reference>,
-        /// When an instance may start, as far as this input is concerned.
+        /// When this input lets an instance start.
         gate: Gate,
-        /// Keep every byte while the function runs, for a slice over the whole of the stream.
+        /// Keep every byte while the function runs, so that it can see the whole stream as one slice.
         keep: Switched,
-        /// For a fan-in: start with the first so many streams and close the others.
+        /// For a fan-in: start with the first `need` streams and close the others.
         need: Spanned<Count<1, { u32::MAX }>>,
         /// For a command: this input is its standard input.
         stdin: Spanned<Switched>,
@@ -127,7 +128,7 @@ record! {
 record! {
     /// An output of a function.
     OutputFile: "an output" {
-        /// How many streams the output consists of: a number, or `discovered` if the function opens them while it runs.
+        /// The number of streams of the output: a number, or `discovered` if the function opens them while it runs.
         partition: Spanned<PartitionFile>,
         /// For a command: this output is its standard output.
         stdout: Spanned<Switched>,
@@ -135,9 +136,9 @@ record! {
 }
 
 record! {
-    /// How often a failed attempt is repeated, and after which pauses.
+    /// How often a failed attempt is retried, and the pauses before.
     RetriesDetails: "retries" {
-        /// How many further attempts there are.
+        /// The number of further attempts.
         count [required]: Count<0, MAX_RETRIES>,
         /// The pause before the first retry (100ms if not given); it doubles with each further one.
         backoff: Time,
@@ -147,11 +148,11 @@ record! {
 }
 
 record! {
-    /// What one instance of a function needs.
+    /// The resources of one instance of a function.
     ResourcesFile: "resources" {
-        /// How many slots an instance holds while it computes.
+        /// The number of slots that an instance holds while it computes.
         cpu: Count<1, MAX_SLOTS>,
-        /// How much memory the function itself may use, such as `512MiB`.
+        /// The memory that the function itself may use, such as `512MiB`.
         memory: Spanned<Size>,
     }
 }
@@ -159,17 +160,17 @@ record! {
 record! {
     /// Chooses which functions run.
     SwitchFile: "a switch" {
-        /// What decides: the text of a small stream (`FUNCTION.OUTPUT`) or a parameter (`${params.NAME}` or
+        /// The value that decides: the text of a small stream (`FUNCTION.OUTPUT`) or a parameter (`${params.NAME}` or
         /// `params.NAME`).
         switch [required]: Reference,
-        /// For each value the function, or the list of functions, that runs.
+        /// For each value, the function or the list of functions that runs.
         cases [required]: Entries<CaseTargets>,
-        /// The function, or the list of functions, that runs if no case has the value.
+        /// The function or the list of functions that runs if no case has the value.
         default: CaseTargets,
     }
 }
 
-/// What stands under a name in `functions`.
+/// An entry of `functions`.
 #[derive(Debug)]
 pub(crate) enum StepFile {
     Function(Box<FunctionFile>),
@@ -355,7 +356,7 @@ inline_schema!(RetriesFile, |generator| json_schema!({
     "anyOf": [generator.subschema_for::<Count<0, MAX_RETRIES>>(), generator.subschema_for::<RetriesDetails>()]
 }));
 
-/// The default of a workflow parameter; `None` if the caller has to set it.
+/// The default of a workflow parameter; `None` if the caller must set it.
 #[derive(Debug)]
 pub(crate) struct ParamDefault(pub(crate) Option<Text>);
 
@@ -406,7 +407,7 @@ inline_schema!(CaseTargets, |generator| generator.subschema_for::<OneOrMany<Name
 impl Declared for WorkflowInputFile {
     const TOO_MANY: &'static str = "one input with `parts: files` takes many files";
     const NOUN: &'static str = "workflow input";
-    const TWICE: &'static str = "give each workflow input a name of its own";
+    const TWICE: &'static str = "give each workflow input a different name";
     const LIMIT: usize = MAX_PORTS;
 }
 
@@ -450,7 +451,7 @@ impl Declared for InputFile {
     const TOO_MANY: &'static str = "list many sources under one name: `{ from: [a.x, b.x] }`";
     const NOUN: &'static str = "input";
     const TWICE: &'static str =
-        "give each input a name of its own, or list both sources under one name: `{ from: [a.x, b.x] }`";
+        "give each input a different name, or list both sources under one name: `{ from: [a.x, b.x] }`";
     const LIMIT: usize = MAX_PORTS;
 }
 

@@ -3,8 +3,8 @@
 /// The longest line for which a list is suggested, in bytes.
 const MAX_LINE_BYTES: usize = 400;
 
-/// The list that means what a shell would make of this line, in the flow style of YAML: its words, or a call of the shell
-/// where only that can do what the line asks for.
+/// The list, in the flow style of YAML, that does what a shell would do with this line: its words, or a call of the
+/// shell if the line uses more of its syntax.
 pub(super) fn as_list(line: &str) -> String {
     if line.len() > MAX_LINE_BYTES {
         return "[sh, -c, \"…\"]".into();
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_those_of_a_shell() {
+    fn words_are_split_as_by_a_shell() {
         for (line, list) in [
             ("sort -k1 -rn", "[sort, -k1, -rn]"),
             ("awk '$9 >= 400'", r#"[awk, "$9 >= 400"]"#),
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_a_shell_can_do_calls_it() {
+    fn shell_syntax_calls_a_shell() {
         for line in [
             "sort | uniq -c",
             "cat < a",

@@ -16,7 +16,7 @@ use crate::yaml::{Node, Scalar, ScalarKind, Value};
 /// The pattern of a name in JSON Schema.
 pub(super) const NAME_PATTERN: &str = "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}$";
 
-/// Implements [`JsonSchema`] for a type whose schema stands where it is used.
+/// Implements [`JsonSchema`] for a type whose schema is inlined where it is used.
 macro_rules! inline_schema {
     ($type:ty, |$generator:ident| $schema:expr $(, $generic:ident: $bound:ident)?) => {
         impl$(<$generic: $bound>)? JsonSchema for $type {
@@ -125,7 +125,7 @@ pub(crate) struct Reference {
     pub(crate) span: Span,
 }
 
-/// What the first word of a [`Reference`] already tells.
+/// The kind of a [`Reference`], as far as its first word determines it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Referent<'r> {
     /// `inputs.NAME`, or `inputs` alone.
@@ -196,9 +196,9 @@ pub(crate) struct Text {
 impl FromNode for Text {
     fn read(node: &Node, report: &mut Report) -> Option<Self> {
         let scalar = scalar(node, "text", report)?;
-        // Arguments, variables and parameters end at the first zero byte when they are handed to a program.
+        // Arguments, variables and parameters end at the first NUL byte when they are passed to a program.
         if scalar.text.contains('\0') {
-            report.push(Diagnostic::at(node.span, "a text cannot contain a zero byte").with_help("remove the `\\0`"));
+            report.push(Diagnostic::at(node.span, "a text cannot contain a NUL byte").with_help("remove the `\\0`"));
             return None;
         }
         if scalar.text.len() > MAX_TEXT_BYTES {
@@ -343,9 +343,9 @@ inline_schema!(Size, |_generator| json_schema!({
 
 /// One of a short list of words.
 pub(super) trait Keyword: Copy + 'static {
-    /// What the words are, in the plural.
+    /// The noun for the words, in the plural.
     const NOUNS: &'static str;
-    /// Each word, its value, what it means.
+    /// Each word with its value and its meaning.
     const WORDS: &'static [(&'static str, Self, &'static str)];
 
     fn read_word(node: &Node, report: &mut Report) -> Option<Self> {
@@ -387,14 +387,14 @@ impl FromNode for Gate {
 
 inline_schema!(Gate, |_generator| <Gate as Keyword>::schema());
 
-/// How the files of a workflow input become streams: each is a part of its own.
+/// How the files of a workflow input become streams: each is a separate part.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Files;
 
 impl Keyword for Files {
     const NOUNS: &'static str = "kinds of parts";
     const WORDS: &'static [(&'static str, Self, &'static str)] =
-        &[("files", Files, "Every file that the caller names, or that stands in a directory, is a part of its own.")];
+        &[("files", Files, "Every file that the caller names, or that is in a directory, is a separate part.")];
 }
 
 impl FromNode for Files {

@@ -1,4 +1,4 @@
-//! Readers that end early, and producers that nobody reads any more.
+//! Readers that end early, and producers that have no reader left.
 
 use crate::build::{flow, fun, out, out_of};
 use crate::script::Script;
@@ -15,17 +15,17 @@ fn a_reader_that_ends_early_closes_its_subscription() {
 }
 
 #[test]
-fn it_does_so_although_the_producer_could_be_tried_again() {
+fn it_does_so_although_the_producer_has_retries_left() {
     let flow = flow().add(fun("yes").writes().retries(3)).add(fun("head").reads(out(0)).retries(3));
     let mut run = Script::new(flow);
     run.ready("yes").bytes("yes:0.0").ready("head");
     run.end("head").expect(&["unsubscribe yes:0.0 head.0"]);
-    // Whatever becomes of it now concerns nobody.
+    // Its outcome no longer matters to any reader.
     run.fail("yes").expect(&["committed"]);
 }
 
 #[test]
-fn two_producers_wait_for_each_other_in_vain() {
+fn two_producers_that_wait_for_each_other_are_released() {
     let flow = flow()
         .add(fun("yes").writes().retries(1))
         .add(fun("no").writes().retries(1))
@@ -36,7 +36,7 @@ fn two_producers_wait_for_each_other_in_vain() {
     run.ready("yes").ready("no").bytes("yes:0.0").bytes("no:0.0");
     run.ready("filter").ready("head").ready("tee");
     run.end("head").expect_none("unsubscribe");
-    // Now nobody reads `no`, and so nobody can make `head` start again.
+    // Now `no` has no reader, so `head` cannot be restarted.
     run.end("tee").expect(&["unsubscribe no:0.0 head.0"]);
     run.expect(&["unsubscribe filter:0.0 head.0"]).expect(&["unsubscribe no:0.0 tee.0"]);
     run.ended("no", Outcome::Unread).ended("filter", Outcome::Unread).expect(&["unsubscribe yes:0.0 filter.0"]);
@@ -44,7 +44,7 @@ fn two_producers_wait_for_each_other_in_vain() {
 }
 
 #[test]
-fn a_released_reader_does_not_take_what_was_cut_short_for_complete() {
+fn a_released_reader_does_not_take_a_truncated_stream_for_complete() {
     let flow = flow()
         .add(fun("yes").writes().retries(1))
         .add(fun("filter").reads(out(0)).writes().retries(1))
@@ -57,7 +57,7 @@ fn a_released_reader_does_not_take_what_was_cut_short_for_complete() {
 }
 
 #[test]
-fn who_still_decides_a_switch_is_not_released() {
+fn a_function_that_decides_a_switch_is_not_released() {
     let flow = flow()
         .add(fun("a").writes().writes().retries(1))
         .add(fun("early").reads(out_of(0, 1)))
@@ -69,7 +69,7 @@ fn who_still_decides_a_switch_is_not_released() {
 }
 
 #[test]
-fn whose_readers_are_still_to_come_is_not_released() {
+fn a_function_with_later_readers_is_not_released() {
     let flow = flow()
         .add(fun("table").writes().retries(1))
         .add(fun("split").writes_parts(Partition::Discovered))
@@ -81,7 +81,7 @@ fn whose_readers_are_still_to_come_is_not_released() {
 }
 
 #[test]
-fn what_had_not_started_is_tried_again_as_usual() {
+fn an_attempt_that_had_not_started_is_retried_as_usual() {
     let flow = flow().add(fun("late").writes().retries(1)).add(fun("early").reads_at_once(out(0)));
     let mut run = Script::new(flow);
     run.ready("early").end("early").expect(&["unsubscribe late:0.0 early.0"]);
@@ -90,7 +90,7 @@ fn what_had_not_started_is_tried_again_as_usual() {
 }
 
 #[test]
-fn a_producer_that_has_written_everything_must_still_end_well() {
+fn a_producer_that_has_written_everything_must_still_succeed() {
     let flow = flow().add(fun("a").writes().retries(1)).add(fun("b").reads(out(0)));
     let mut run = Script::new(flow);
     run.ready("a").finish("a:0.0").ready("b").end("b");

@@ -31,7 +31,7 @@ fn a_retry_opens_the_next_epoch_after_a_pause() {
 }
 
 #[test]
-fn who_has_read_from_a_void_epoch_starts_again_without_spending_retries() {
+fn readers_of_a_void_epoch_restart_without_spending_retries() {
     let flow = flow()
         .add(fun("a").writes().retries(1))
         .add(fun("b").reads(out(0)).writes())
@@ -56,7 +56,7 @@ fn who_has_read_from_a_void_epoch_starts_again_without_spending_retries() {
 }
 
 #[test]
-fn who_was_not_given_the_stream_yet_goes_on() {
+fn an_instance_without_the_void_stream_continues() {
     let flow = flow()
         .add(fun("a").writes().retries(1))
         .add(fun("b").writes_parts(Partition::Discovered))
@@ -84,7 +84,7 @@ fn cancelling_ends_everything() {
 }
 
 #[test]
-fn a_store_that_gives_up_fails_the_run() {
+fn a_failed_store_fails_the_run() {
     let mut run = Script::new(flow().add(fun("a")));
     run.ready("a").event(Event::StoreFailed { reason: "disk full".to_owned() }).expect(&["kill a#1"]);
     run.end("a").expect(&["failed"]);
@@ -101,7 +101,7 @@ fn a_deterministic_function_spares_its_readers() {
 }
 
 #[test]
-fn a_difference_falls_back_to_starting_the_readers_again() {
+fn a_difference_restarts_the_readers_after_all() {
     let flow = flow().add(fun("a").writes().retries(1).deterministic()).add(fun("b").reads(out(0)));
     let mut run = Script::new(flow);
     run.ready("a").bytes("a:0.0").ready("b").fail("a").ready("a");
@@ -135,7 +135,7 @@ fn void_input_makes_a_deterministic_attempt_void_even_between_its_attempts() {
 }
 
 #[test]
-fn unread_is_a_success_only_where_nobody_comes_back() {
+fn unread_is_a_success_only_if_no_reader_may_return() {
     let flow = flow().add(fun("a").writes()).add(fun("b").reads(out(0)).retries(1));
     let mut run = Script::new(flow);
     run.ready("a").bytes("a:0.0").ready("b");

@@ -72,7 +72,7 @@ fn a_command_gets_a_list_only_when_it_is_complete() {
 }
 
 #[test]
-fn workflow_inputs_are_there_from_the_start() {
+fn workflow_inputs_exist_from_the_start() {
     let flow = flow().input("text", false).add(fun("a").reads_whole(Source::WorkflowInput(0)));
     let mut run = Script::new(flow);
     run.expect(&["open in0:0.0@1", "subscribe in0:0.0 a.0", "prepare a#1", "add a#1.0 in0:0.0@1"]);
@@ -112,7 +112,7 @@ fn k_of_n_takes_the_first_and_closes_the_others() {
     run.finish("a:0.0").expect(&["start d#1"]);
     run.expect(&["add d#1.0 a:0.0@1", "add d#1.0 c:0.0@1", "complete d#1.0"]);
     run.expect_none("kill");
-    // Only now is it certain that what they wrote is right.
+    // Only now is it certain that their streams are valid.
     run.end("a").end("c").expect(&["unsubscribe b:0.0 d.0", "kill b#1"]);
     run.fail("b");
     assert_eq!(run.state("b"), InstanceState::Unread);
@@ -176,7 +176,7 @@ fn race(need: u32, gate: Gate) -> Script {
 }
 
 #[test]
-fn a_candidate_that_fails_first_is_out_of_the_race() {
+fn a_candidate_that_fails_first_drops_out_of_the_race() {
     let mut run = race(1, Gate::Stream);
     run.fail("a").expect(&["abort a:0.0@1", "unsubscribe a:0.0 d.0"]).expect_none("failed");
     assert_eq!(run.state("a"), InstanceState::Lost);
@@ -186,7 +186,7 @@ fn a_candidate_that_fails_first_is_out_of_the_race() {
 }
 
 #[test]
-fn what_is_whole_wins_only_when_it_ends_well() {
+fn a_whole_stream_wins_only_if_its_producer_succeeds() {
     let mut run = race(1, Gate::Whole);
     run.finish("a:0.0").expect(&["start d#1"]).expect_none("kill");
     run.fail("a").expect(&["abort a:0.0@1", "kill d#1"]).expect_none("failed");

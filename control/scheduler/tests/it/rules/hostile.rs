@@ -1,4 +1,4 @@
-//! What a function must not be able to do, and what comes too late.
+//! Invalid and late events: a function must not be able to harm the run.
 
 use crate::build::{Flow, flow, fun, out};
 use crate::script::Script;
@@ -6,7 +6,7 @@ use dflow_scheduler::limits::MAX_PARTS;
 use dflow_scheduler::{Epoch, Event, InstanceId, InstanceState, Outcome, StreamId};
 use dflow_workflow::Partition;
 
-/// One that misbehaves, beside one that does not.
+/// A function that misbehaves, beside one that does not.
 fn pair() -> Flow {
     flow().add(fun("bad").writes().writes_parts(Partition::Discovered).retries(1)).add(fun("good"))
 }
@@ -34,7 +34,7 @@ fn bytes_before_the_start() {
 }
 
 #[test]
-fn parts_where_there_are_none() {
+fn parts_on_an_output_without_parts() {
     for output in [0, 7] {
         let mut run = Script::new(pair());
         run.ready("good").ready("bad");

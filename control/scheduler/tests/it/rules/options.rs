@@ -1,4 +1,4 @@
-//! What a run is started with.
+//! The options of a run.
 
 use crate::build::{Flow, flow, fun, out};
 use crate::script::{on_one_node, options};
@@ -73,7 +73,7 @@ fn layout(flow: Flow) -> (Vec<bool>, Vec<bool>) {
 }
 
 #[test]
-fn streams_are_kept_for_those_who_read_late_or_again() {
+fn streams_are_kept_for_late_and_restarting_readers() {
     let (a, b) = (|| fun("a").writes(), || fun("b").reads(out(0)));
     assert_eq!(layout(flow().add(a()).add(b())), (vec![false], vec![false]));
     assert_eq!(layout(flow().add(a()).add(b().retries(1))), (vec![true], vec![true]));
@@ -88,7 +88,7 @@ fn streams_are_kept_for_those_who_read_late_or_again() {
 }
 
 #[test]
-fn inputs_are_told_apart() {
+fn inputs_are_distinguished() {
     let flow = flow().input("a", false).input("b", true).add(fun("f").reads(Source::WorkflowInput(0)));
     let options = RunOptions { input_parts: vec![1, 2], ..options(&flow.0) };
     let (_, actions) = RunMachine::new(Arc::new(flow.0), options).expect("the options fit");

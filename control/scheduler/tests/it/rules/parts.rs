@@ -19,7 +19,7 @@ fn a_fixed_partition_has_its_instances_from_the_start() {
 }
 
 #[test]
-fn discovered_parts_bring_forth_instances_one_by_one() {
+fn discovered_parts_create_instances_one_by_one() {
     let flow = flow()
         .add(fun("split").writes_parts(Partition::Discovered))
         .add(fun("count").foreach(out(0)).writes())
@@ -54,7 +54,7 @@ fn files_of_a_workflow_input_are_parts() {
 }
 
 #[test]
-fn lists_are_in_the_order_of_the_parts_whoever_comes_first() {
+fn lists_are_in_the_order_of_the_parts_not_of_arrival() {
     let flow = flow()
         .input("files", true)
         .add(fun("split").foreach(Source::WorkflowInput(0)).writes_parts(Partition::Discovered))
@@ -62,7 +62,7 @@ fn lists_are_in_the_order_of_the_parts_whoever_comes_first() {
     let options = RunOptions { input_parts: vec![2], ..options(&flow.0) };
     let mut run = Script::with(flow, options);
     run.ready("merge").ready("split[0]").ready("split[1]");
-    // What the second one opens has no certain place before the first is complete.
+    // The place of the second one's parts is not certain before the first is complete.
     run.part("split[1]").expect(&["subscribe split[1]:0.0 merge.0"]).expect_none("add");
     run.part("split[0]").expect(&["add merge#1.0 split[0]:0.0@1"]);
     run.parts_complete("split[0]").expect(&["add merge#1.0 split[1]:0.0@1"]);
@@ -70,7 +70,7 @@ fn lists_are_in_the_order_of_the_parts_whoever_comes_first() {
 }
 
 #[test]
-fn streams_are_held_for_instances_that_are_still_to_come() {
+fn streams_are_held_for_later_instances() {
     let flow = flow()
         .add(fun("table").writes())
         .add(fun("split").writes_parts(Partition::Discovered))
@@ -136,7 +136,7 @@ fn parts_of_parts_have_paths() {
 }
 
 #[test]
-fn that_there_are_no_parts_is_provisional_too() {
+fn an_empty_list_of_parts_is_provisional_too() {
     let flow = flow()
         .add(fun("split").writes_parts(Partition::Discovered).retries(1))
         .add(fun("count").foreach(out(0)).writes())
@@ -149,7 +149,7 @@ fn that_there_are_no_parts_is_provisional_too() {
 }
 
 #[test]
-fn a_part_that_comes_in_between_restarts_who_has_read_past_it() {
+fn a_part_inserted_later_restarts_readers_beyond_it() {
     let flow = flow()
         .input("files", true)
         .add(fun("split").foreach(Source::WorkflowInput(0)).writes_parts(Partition::Discovered).retries(1))

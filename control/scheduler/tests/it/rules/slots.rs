@@ -1,4 +1,4 @@
-//! Who starts, and what is made ready.
+//! The order in which instances start and are prepared.
 
 use crate::build::{Flow, flow, fun, out, out_of};
 use crate::script::{Script, on_one_node, options};
@@ -40,7 +40,7 @@ fn a_dying_instance_holds_its_slots() {
 }
 
 #[test]
-fn outputs_are_taken_a_few_at_a_time() {
+fn sinks_start_a_few_at_a_time() {
     let flow = flow().add(fun("a").writes().writes().writes());
     let flow = (0..3).fold(flow, |flow, output| flow.output(&format!("o{output}"), &[out_of(0, output)], false));
     let mut run = run(flow, 1, 1, 2);
@@ -70,7 +70,7 @@ fn the_furthest_downstream_starts_first() {
 }
 
 #[test]
-fn programs_are_made_ready_ahead_up_to_the_limit() {
+fn programs_are_prepared_ahead_up_to_the_limit() {
     let flow = flow()
         .add(fun("a").writes())
         .add(fun("b").reads(out(0)).writes())
@@ -86,7 +86,7 @@ fn programs_are_made_ready_ahead_up_to_the_limit() {
 }
 
 #[test]
-fn an_open_gate_makes_ready_beyond_the_limit_if_there_are_slots() {
+fn an_open_gate_prepares_beyond_the_limit_if_slots_are_free() {
     let flow = flow().input("files", true).add(fun("a").foreach(Source::WorkflowInput(0)));
     let options = RunOptions { input_parts: vec![9], ..on_one_node(&flow.0, 3, 0, 100) };
     let mut run = Script::with(flow, options);
@@ -115,7 +115,7 @@ fn one_slot_is_enough_for_a_chain_that_waits() {
     run.end("output:total").expect(&["committed"]);
 }
 
-/// On nodes with so many slots each, with these functions on these nodes.
+/// A run on nodes with these numbers of slots, with these functions on these nodes.
 fn run_on(flow: Flow, slots: &[u32], placement: &[(u32, &[Place])]) -> Script {
     let place = |&slots: &u32| PlaceOptions { slots, prepare_ahead: 9, max_started: 9 };
     let options = RunOptions {
@@ -127,7 +127,7 @@ fn run_on(flow: Flow, slots: &[u32], placement: &[(u32, &[Place])]) -> Script {
 }
 
 #[test]
-fn each_node_has_slots_of_its_own() {
+fn each_node_has_its_own_slots() {
     let flow = flow().add(fun("a")).add(fun("b")).add(fun("c")).add(fun("d").slots(9));
     let mut run = run_on(flow, &[1, 2], &[(1, &[1]), (2, &[1]), (3, &[1])]);
     run.ready("a").expect(&["start a#1"]);
@@ -135,7 +135,7 @@ fn each_node_has_slots_of_its_own() {
     // One more than the first node has, but the second has two.
     run.ready("c").expect(&["start c#1"]);
     assert_eq!((run.machine.slots_used(0), run.machine.slots_used(1)), (1, 2));
-    // What is free on one node is of no use to the other.
+    // A free slot on one node does not help another.
     run.end("a").ready("d").expect_none("start");
     run.park("b").expect_none("start");
     // It wants more slots than its node has, and gets all of them.
@@ -145,7 +145,7 @@ fn each_node_has_slots_of_its_own() {
 }
 
 #[test]
-fn parts_are_spread_and_stay_where_they_are() {
+fn parts_are_spread_and_stay_on_their_node() {
     let flow =
         flow().add(fun("a").writes_parts(Partition::Fixed(4))).add(fun("b").foreach(out(0)).retries(1)).add(fun("c"));
     let mut run = run_on(flow, &[9, 9, 1], &[(1, &[2, 1])]);
@@ -178,7 +178,7 @@ fn one_slot_on_each_node_is_enough_for_a_chain_there_and_back() {
 }
 
 #[test]
-fn what_a_switch_may_skip_is_not_made_ready() {
+fn functions_that_a_switch_may_skip_are_not_prepared() {
     let flow = flow().add(fun("probe").writes()).add(fun("b")).add(fun("after")).switch(
         SwitchOn::Value(out(0)),
         &[("x", &[1])],

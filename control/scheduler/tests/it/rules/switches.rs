@@ -20,7 +20,7 @@ fn fork(retries: u32) -> Flow {
 }
 
 #[test]
-fn what_is_not_chosen_is_skipped_with_what_hangs_on_it() {
+fn functions_that_are_not_chosen_are_skipped_with_their_readers() {
     let mut run = Script::new(fork(0));
     run.expect(&["hold probe:0.0", "prepare probe#1"]).expect_none("prepare left");
     run.ready("probe").finish("probe:0.0").expect(&["read probe:0.0@1"]);
@@ -71,7 +71,7 @@ fn a_retry_may_write_a_better_value() {
 }
 
 #[test]
-fn what_is_no_value_fails_the_one_who_wrote_it() {
+fn an_invalid_value_fails_its_producer() {
     let mut run = Script::new(fork(1));
     run.ready("probe").finish("probe:0.0");
     let (stream, epoch) = run.stream("probe:0.0");

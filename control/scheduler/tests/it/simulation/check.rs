@@ -1,4 +1,4 @@
-//! What has to hold, checked at every action, from what the node has seen.
+//! The invariants, checked at every action against the history of the node.
 
 use super::node::{Node, Process, State, Stream, StreamState};
 use dflow_scheduler::{Action, Epoch, InstanceId, InstanceKind, InstanceState, Invocation, Producer, StreamId};
@@ -47,10 +47,10 @@ impl Checks for Node<'_> {
                 assert!(state.readers.contains_key(&(*instance, *input)), "not subscribed\n{}", self.story());
                 let before = process.and_then(|_| self.given.get(instance)?.get(stream));
                 let same = before.is_none_or(|base| *base == state.base);
-                assert!(same, "an attempt continues one that has read something else\n{}", self.story());
+                assert!(same, "an attempt continues one that has read other streams\n{}", self.story());
             }
             Action::InputsComplete { instance, input, .. } => {
-                // An empty list may be all that a sink or a function gets, but then it lives already.
+                // An empty list may be everything that a sink or a function gets, but then it is already alive.
                 let told = self.processes.get(instance).is_some_and(|process| process.complete.contains(input));
                 assert!(!told, "complete twice\n{}", self.story());
             }
@@ -88,7 +88,7 @@ impl Checks for Node<'_> {
 }
 
 impl Node<'_> {
-    /// What an instance leaves unfinished is not read by anyone who is still to come or at work.
+    /// Streams that an instance leaves unfinished have no later reader and no reader at work.
     pub fn check_unread(&self, id: InstanceId) {
         let own = |stream: &&Stream| matches!(stream.producer, Producer::Instance { instance, .. } if instance == id);
         let cut = |stream: &&Stream| matches!(stream.state, StreamState::Open | StreamState::Suspended);
@@ -99,7 +99,7 @@ impl Node<'_> {
         }
     }
 
-    /// What the run goes on without has no retry left, and only k-of-n choices read it.
+    /// An instance without which the run continues has no retry left, and only k-of-n choices read it.
     pub fn check_lost(&self, id: InstanceId) {
         let view = self.machine.view(id).expect("it exists");
         let InstanceKind::Function(function) = view.kind else { panic!("a sink is lost\n{}", self.story()) };
@@ -192,7 +192,7 @@ impl Node<'_> {
         }
     }
 
-    /// What a process holds on a node with so many slots.
+    /// The slots that a process holds on a node with this number of slots.
     fn slots_of(&self, process: &Process, slots: u32) -> u32 {
         let computes =
             matches!(process.state, State::Running { parked: false } | State::Dying { started: true, parked: false });
@@ -219,7 +219,7 @@ impl Node<'_> {
         }
     }
 
-    /// What the last attempt has read is exactly what its producers finally wrote.
+    /// The last attempt has read exactly the bytes that its producers finally wrote.
     fn check_final_inputs(&self, id: InstanceId, attempt: u32) {
         let Some(process) = self.finished.get(&id) else { panic!("{id} has ended without running\n{}", self.story()) };
         assert_eq!(process.attempt, attempt, "{}", self.story());

@@ -11,7 +11,7 @@ pub struct Case {
     pub flow: Flow,
     pub invocation: Invocation,
     pub input_parts: Vec<u32>,
-    /// For each function, how it treats what it reads and writes.
+    /// For each function, how it handles its inputs and outputs.
     pub styles: Vec<Style>,
 }
 
@@ -59,7 +59,7 @@ pub enum Style {
     Full,
     /// May end at any time.
     Early,
-    /// Writes until nobody reads any more.
+    /// Writes until it has no reader left.
     Endless,
 }
 
@@ -188,7 +188,7 @@ fn styles(choices: &mut Choices, flow: &Flow, invocation: Invocation) -> Vec<Sty
     let mut styles: Vec<Style> =
         workflow.functions.iter().map(|_| if choices.once_in(3) { Style::Early } else { Style::Full }).collect();
     for (index, function) in workflow.functions.iter().enumerate() {
-        // A function without an end needs readers that all end early, and nobody else who waits for its end.
+        // An endless function needs readers that all end early, and no other function may wait for its end.
         let from = |source: &Source| matches!(source, Source::Output { function, .. } if function.0 as usize == index);
         let patient = workflow.outputs.iter().flat_map(|output| &output.sources).any(from)
             || workflow.switches.iter().any(|switch| matches!(&switch.on, SwitchOn::Value(on) if from(on)));

@@ -1,4 +1,5 @@
-//! The simulated nodes, as one: a store without bytes and processes without code, which do what real ones may do in any order.
+//! The simulated nodes, as one: a store without bytes and processes without code, which do what real ones may do in any
+//! order.
 
 use super::Choices;
 use super::check::Checks;
@@ -25,7 +26,7 @@ pub struct Node<'a> {
     /// The last attempt of each instance that has ended well; of its streams, the epoch with which the bytes begin.
     pub finished: BTreeMap<InstanceId, Process>,
     pub streams: BTreeMap<StreamId, Stream>,
-    /// What the present attempt of each instance, and those that it continues, were given to read.
+    /// The streams attached to the present attempt of each instance and to the attempts that it continues.
     pub given: BTreeMap<InstanceId, BTreeMap<StreamId, Epoch>>,
     values: BTreeSet<(StreamId, Epoch)>,
     /// How many attempts may still fail, and in how many steps of each one does.
@@ -39,13 +40,13 @@ pub struct Node<'a> {
     log: Vec<String>,
 }
 
-/// What a run finds on its node.
+/// The parameters of the simulated node of a run.
 pub struct Machine {
-    /// Of each place, of which there is one at least.
+    /// The slots of each place; there is at least one place.
     pub slots: Vec<u32>,
     pub prepare_ahead: u32,
     pub max_started: u32,
-    /// How many attempts may fail, and in how many steps of each one does.
+    /// The number of attempts that may fail, and the average number of steps until one does.
     pub failures: usize,
     pub rarely: usize,
 }
@@ -161,7 +162,7 @@ impl<'a> Node<'a> {
         assert!(silent.is_empty(), "after the end: {silent:?}");
     }
 
-    /// What has happened, for the message of a failed check.
+    /// The history, for the message of a failed check.
     pub fn story(&self) -> String {
         let views: Vec<String> = self
             .machine
@@ -255,7 +256,7 @@ impl<'a> Node<'a> {
         if let Some((instance, _)) = ended
             && self.machine.view(instance).is_some_and(|view| view.state == InstanceState::Lost)
         {
-            // The run goes on without it, so it is no reason to fail.
+            // The run continues without it, so this does not fail the run.
             self.excused = excused_before;
             self.check_lost(instance);
         }
@@ -265,7 +266,7 @@ impl<'a> Node<'a> {
             && matches!(view.state, InstanceState::Ended | InstanceState::Unread)
         {
             if view.state == InstanceState::Unread {
-                // It may even have failed, where that concerns nobody.
+                // It may even have failed, if no reader is affected.
                 self.check_unread(instance);
             }
             self.finish_streams(instance);
@@ -344,7 +345,7 @@ impl<'a> Node<'a> {
             .filter(|(_, s)| s.epoch.0 == attempt && s.state == StreamState::Open)
             .map(|(stream, _)| *stream)
             .collect();
-        if self.told_unread(id, &own) {
+        if self.is_reported_unread(id, &own) {
             moves.push(Move::End(id, Outcome::Unread));
         }
         if parked {
@@ -411,7 +412,7 @@ impl<'a> Node<'a> {
     }
 
     /// As the store sees it: every reader of every open output is unsubscribed, or cannot come back and is dead.
-    fn told_unread(&self, id: InstanceId, open: &[StreamId]) -> bool {
+    fn is_reported_unread(&self, id: InstanceId, open: &[StreamId]) -> bool {
         !open.is_empty()
             && open.iter().all(|stream| {
                 let stream = &self.streams[stream];
@@ -554,7 +555,7 @@ impl<'a> Node<'a> {
         self.processes.get_mut(&instance).expect("it lives")
     }
 
-    /// The store drops what nobody can read from offset 0 any more.
+    /// The store drops streams that can no longer be read from offset 0.
     fn release(&mut self) {
         let mut released = Vec::new();
         for (id, stream) in &self.streams {
