@@ -1,6 +1,7 @@
 //! The report of a run.
 
 use crate::cluster::Members;
+use crate::cluster::message::LinkSummary;
 use crate::nodes::Place;
 use crate::order::Stopped;
 use crate::output::Destination;
@@ -9,7 +10,6 @@ use crate::report::{
 };
 use crate::run::{Driver, nanos};
 use dflow_scheduler::{AttemptEnd, InstanceKind, InstanceView};
-use dflow_transport::{LinkStats, PathKind};
 use std::path::Path;
 use std::time::Duration;
 
@@ -77,34 +77,21 @@ impl Driver<'_> {
 
     fn link_reports(&self) -> Vec<LinkReport> {
         let own = self.host.links();
-        let own = own.iter().map(|(&place, stats)| {
-            let why_not_rdma = self.members.as_ref().and_then(|members| members.why_not_rdma(place));
-            self.link_report((0, place), stats, stats.path, why_not_rdma)
-        });
+        let own = own.iter().map(|link| self.link_report(0, link));
         let others = self.members.iter().flat_map(Members::routes);
-        let others = others.map(|(place, route)| {
-            self.link_report((place, route.place), &route.stats, route.stats.last_path, route.why_not_rdma.clone())
-        });
-        own.chain(others).collect()
+        own.chain(others.map(|(place, link)| self.link_report(place, link))).collect()
     }
 
-    fn link_report(
-        &self,
-        (from, to): (Place, Place),
-        stats: &LinkStats,
-        path: Option<PathKind>,
-        why_not_rdma: Option<String>,
-    ) -> LinkReport {
-        let total = stats.total();
+    fn link_report(&self, from: Place, link: &LinkSummary) -> LinkReport {
         LinkReport {
             from: self.nodes.name_of(from).to_owned(),
-            node: self.nodes.name_of(to).to_owned(),
-            path: path.map(|path| path.to_string()),
-            why_not_rdma,
-            paths: stats.paths,
-            bytes_sent: total.sent,
-            bytes_received: total.received,
-            violations: stats.violations,
+            node: self.nodes.name_of(link.place).to_owned(),
+            path: link.path.map(|path| path.to_string()),
+            why_not_rdma: link.why_not_rdma.clone(),
+            paths: link.paths,
+            bytes_sent: link.traffic.sent,
+            bytes_received: link.traffic.received,
+            violations: link.violations,
         }
     }
 

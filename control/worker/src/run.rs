@@ -17,7 +17,6 @@ use dflow_scheduler::{
     Event, InstanceKind, InstanceState, InstanceView, Outcome, PlaceOptions, RunMachine, RunOptions, RunState,
 };
 use dflow_shm::now_nanos;
-use dflow_store::StoreError;
 use dflow_workflow::Workflow;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, mpsc};
@@ -63,13 +62,13 @@ pub fn run(
             spooled = sink::spool_where_needed(spec, checked, &mut observe) => spooled?,
             request = cancellation.requested() => return Err(SetupError::Cancelled { reason: request.reason }),
         };
-        let host = node.admit(id, &spec.options.node, &checked.surroundings, |_| {}).await?;
+        let mut host = node.admit(id, &spec.options.node, &checked.surroundings, |_| {}).await?;
         let members = match &spec.cluster {
             Some(cluster) => {
                 let invitation = Invitation::of(spec, &checked);
                 let note = |note: String| observe(Update::Note(&note));
                 tokio::select! {
-                    joined = Members::join(cluster, &spec.options.node, id, invitation, note) => Some(joined?),
+                    joined = Members::join(cluster, &spec.options.node, (&node, &mut host), invitation, note) => Some(joined?),
                     request = cancellation.requested() => return Err(SetupError::Cancelled { reason: request.reason }),
                 }
             }
@@ -133,8 +132,8 @@ impl<'a> Driver<'a> {
         spec: &'a RunSpec,
         mut checked: Checked,
         id: RunId,
-        mut host: Guest,
-        mut members: Option<Members>,
+        host: Guest,
+        members: Option<Members>,
     ) -> Result<Self, SetupError> {
         let workflow = Arc::clone(&spec.workflow);
         let slots = members.as_ref().map(Members::slots).unwrap_or_default();
@@ -150,10 +149,8 @@ impl<'a> Driver<'a> {
             input_parts: checked.input_parts(),
         };
         let mut names = vec![spec.options.node.clone()];
-        if let (Some(cluster), Some(members)) = (&spec.cluster, &mut members) {
+        if let Some(cluster) = &spec.cluster {
             names.extend(cluster.nodes.iter().map(|(name, _)| name.clone()));
-            host.carry(random_u64(), cluster.silence).map_err(StoreError::Limit)?;
-            members.connect_carrier(&host, &spec.options)?;
         }
         let (machine, actions) = RunMachine::new(Arc::clone(&workflow), options)?;
         // The last step that can fail, so that a refused run creates no directory.
@@ -295,8 +292,7 @@ impl<'a> Driver<'a> {
     /// News from the other nodes.
     fn news(&mut self) -> Vec<News> {
         let Some(members) = &mut self.members else { return Vec::new() };
-        members.tend(&mut self.host);
-        members.take_news(&self.host)
+        members.take_news()
     }
 
     /// A node is lost, with its attempts and streams.
@@ -435,9 +431,8 @@ impl<'a> Driver<'a> {
         let took = self.host.elapsed();
         // Nobody waits for the outputs meanwhile. The routes still exist, so no member has lost one that it is asked about.
         if let Some(members) = &mut self.members {
-            members.sum_up().await;
+            members.sum_up(&mut self.host).await;
         }
-        self.host.stop_carrying();
         let report = RunReport { unpublished, ..self.report(failure, outputs, took) };
         tracing::info!(run = %self.id, state = ?report.state, ?took, outputs = report.outputs.len(), "the run has ended");
         self.journal.finish(&report, &mut observe);

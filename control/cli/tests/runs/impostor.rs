@@ -144,9 +144,9 @@ async fn stand_between(plan: Arc<Plan>, caller: Connection, call: usize) -> Opti
     aside(pass_streams(worker.clone(), caller.clone(), against(&caller)));
     aside(pass_streams(caller.clone(), worker.clone(), against(&worker)));
     aside(pass_management(from_worker, Arc::clone(&to_caller), 0, oneshot::channel().0));
-    // Behind the driver's first order and the other's introduction everything is in place.
+    // Behind the driver's first order and the other's hello everything is in place.
     let (told, in_place) = oneshot::channel();
-    aside(pass_management(from_caller, Arc::clone(&to_worker), if is_driver { 2 } else { 1 }, told));
+    aside(pass_management(from_caller, Arc::clone(&to_worker), if is_driver { 3 } else { 1 }, told));
     if let (Some(victim), Ok(())) = (attacked, in_place.await) {
         match &plan.attack {
             Attack::Management(bytes) => {

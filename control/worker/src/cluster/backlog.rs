@@ -7,11 +7,11 @@ use std::collections::VecDeque;
 /// Messages that wait until a connection has room for them. Their number is bounded by the run's streams and instances;
 /// a node that stops reading is declared lost by other means.
 #[derive(Debug, Default)]
-pub(super) struct Backlog(VecDeque<Vec<u8>>);
+pub(crate) struct Backlog(VecDeque<Vec<u8>>);
 
 impl Backlog {
     /// Sends a message after those that wait. If it cannot be encoded, the connection is closed with that reason.
-    pub(super) fn send(&mut self, message: &ManagementMessage, connection: &Connection) {
+    pub(crate) fn send(&mut self, message: &ManagementMessage, connection: &Connection) {
         match message.encode() {
             Ok(message) => self.0.push_back(message),
             Err(reason) => connection.close(&reason),
@@ -20,12 +20,12 @@ impl Backlog {
     }
 
     /// Whether nothing waits, and a message would go at once.
-    pub(super) fn has_room(&self, connection: &Connection) -> bool {
+    pub(crate) fn has_room(&self, connection: &Connection) -> bool {
         self.0.is_empty() && connection.has_room()
     }
 
     /// Sends waiting messages as far as there is room. The connection's waker is called when there is room again.
-    pub(super) fn flush(&mut self, connection: &Connection) {
+    pub(crate) fn flush(&mut self, connection: &Connection) {
         while !self.0.is_empty() && connection.has_room() {
             if let Some(Err(error)) = self.0.pop_front().map(|message| connection.send(message)) {
                 return connection.close(&error.to_string());
@@ -36,6 +36,7 @@ impl Backlog {
 
 #[cfg(test)]
 mod tests {
+    use super::super::message::RunMessage;
     use super::*;
     use dflow_transport::identity::ClusterCa;
     use dflow_transport::{Node, NodeSettings};
@@ -52,7 +53,10 @@ mod tests {
         });
         let near = a.connect(b.local_address(), "b").wait().unwrap();
         let far = incoming.wait().unwrap();
-        let say = |number: usize| ManagementMessage::Refused { reason: format!("{number:>500}") };
+        let say = |number: usize| ManagementMessage::Run {
+            run: 7,
+            message: RunMessage::Refused { reason: format!("{number:>500}") },
+        };
         let mut backlog = Backlog::default();
         (0..MESSAGES).for_each(|number| backlog.send(&say(number), &near));
         // Unread messages fill every queue and window between the two ends.

@@ -7,20 +7,28 @@ use crate::order::{Notice, Order};
 use crate::program::Wanted;
 use crate::surroundings::Surroundings;
 use dflow_transport::Connection;
-use dflow_transport::{LinkStats, PathError, Signal};
+use dflow_transport::{PathError, PathKind, RunTraffic, Signal};
 use rkyv::{Archive, Deserialize, Serialize, rancor};
 
-/// A message between two nodes of a run.
+/// A message between two processes of a cluster.
 #[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
-pub(super) enum ManagementMessage {
-    /// The first message of the driver: take part in this run.
+pub(crate) enum ManagementMessage {
+    /// The first message of each end. `life`: a random number of the process. `number`: that of the first path, by the end
+    /// that has dialed.
+    Hello { life: u64, number: u64 },
+    /// About the path between the two.
+    Path(Signal),
+    /// About a run.
+    Run { run: u128, message: RunMessage },
+    /// Not about a run: a probe of what is between the two nodes.
+    Probe(Probing),
+}
+
+/// A message about a run, between its driver and another node.
+#[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
+pub(crate) enum RunMessage {
+    /// From the driver, first: take part in this run.
     Join(Join),
-    /// From another node that takes part, first: this connection is for streams between the two.
-    Connect {
-        run: u128,
-        place: u32,
-        incarnation: u64,
-    },
     /// The answer to a join: the node takes part, with this many slots.
     Joined {
         slots: u32,
@@ -34,8 +42,6 @@ pub(super) enum ManagementMessage {
         reason: String,
     },
     Order(Box<Order>),
-    /// About the path between the two.
-    Path(Signal),
     Notice(Box<Notice>),
     /// From the driver, at the end: report the links to the later nodes.
     Sum,
@@ -43,34 +49,47 @@ pub(super) enum ManagementMessage {
     Summed(Vec<LinkSummary>),
     /// From the driver, last: the run is over.
     Over,
-    /// Not about a run: a probe of what is between the two nodes.
-    Probe(Probing),
 }
 
-/// The link between the node that reports it and another one.
+/// The link between the node that reports it and another one, for one run.
 #[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
 pub(crate) struct LinkSummary {
     /// The place of the other node.
     pub(crate) place: u32,
-    pub(crate) stats: LinkStats,
+    /// What of the run has passed.
+    pub(crate) traffic: RunTraffic,
+    /// The kind of the last path.
+    pub(crate) path: Option<PathKind>,
+    /// The paths during the run.
+    pub(crate) paths: u64,
+    /// Violations of the protocol by the other node during the run.
+    pub(crate) violations: u64,
     pub(crate) why_not_rdma: Option<String>,
+}
+
+/// A node of a run, as the others are told of it.
+#[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
+pub(crate) struct Participant {
+    pub(crate) name: String,
+    /// Where it listens; empty for the driver, which is never dialed.
+    pub(crate) address: String,
+    /// The number of its process.
+    pub(crate) life: u64,
 }
 
 /// A run to take part in.
 #[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
-pub(super) struct Join {
-    pub(super) run: u128,
+pub(crate) struct Join {
     /// The place of the node that is asked to join.
-    pub(super) place: u32,
-    /// The names and addresses of all nodes, in the order of their places. The driver's address is empty, because it is
-    /// never dialed.
-    pub(super) nodes: Vec<(String, String)>,
+    pub(crate) place: u32,
+    /// All nodes, in the order of their places.
+    pub(crate) nodes: Vec<Participant>,
     /// The silence limit in milliseconds.
-    pub(super) silence: u64,
+    pub(crate) silence: u64,
     /// What surrounds the functions of the run.
-    pub(super) surroundings: Surroundings,
+    pub(crate) surroundings: Surroundings,
     /// Programs that the node is to have, each with a function that it is of.
-    pub(super) programs: Vec<(String, Wanted)>,
+    pub(crate) programs: Vec<(String, Wanted)>,
 }
 
 impl ManagementMessage {
@@ -78,7 +97,7 @@ impl ManagementMessage {
     ///
     /// # Errors
     /// Why it cannot be sent.
-    pub(super) fn send(&self, connection: &Connection) -> Result<(), String> {
+    pub(crate) fn send(&self, connection: &Connection) -> Result<(), String> {
         connection.send(self.encode()?).map_err(|error| error.to_string())
     }
 
@@ -86,11 +105,11 @@ impl ManagementMessage {
     ///
     /// # Errors
     /// If the received bytes are not a message of this version.
-    pub(super) fn receive(connection: &Connection) -> Result<Option<Self>, String> {
+    pub(crate) fn receive(connection: &Connection) -> Result<Option<Self>, String> {
         connection.try_recv().map(|bytes| Self::decode(&bytes)).transpose()
     }
 
-    pub(super) fn encode(&self) -> Result<Vec<u8>, String> {
+    pub(crate) fn encode(&self) -> Result<Vec<u8>, String> {
         let bytes = rkyv::to_bytes::<rancor::Failure>(self).map(rkyv::util::AlignedVec::into_vec);
         bytes.map_err(|_| "a message cannot be encoded: there is no memory for it".to_owned())
     }
@@ -106,7 +125,7 @@ impl ManagementMessage {
 }
 
 /// The description of a violation by a peer.
-pub(super) fn broken(what: &str) -> String {
+pub(crate) fn broken(what: &str) -> String {
     PathError::Protocol(what.to_owned()).to_string()
 }
 
@@ -117,7 +136,6 @@ mod tests {
     use crate::order::{End, Limits, Preparation, Record};
     use dflow_protocol::message::{InputSpec, OutputSpec, OutputStreams, Setup};
     use dflow_protocol::{Epoch, InstanceId, PortId, SegmentId, StreamId};
-    use dflow_transport::PathKind;
 
     fn stream(random: &mut Random) -> StreamId {
         StreamId(random.number() as u32)
@@ -227,42 +245,48 @@ mod tests {
         }
     }
 
-    fn managed(random: &mut Random) -> ManagementMessage {
-        match random.below(10) {
-            0 => ManagementMessage::Join(Join {
-                run: u128::from(random.number()),
+    fn of_run(random: &mut Random) -> RunMessage {
+        match random.below(9) {
+            0 => RunMessage::Join(Join {
                 place: random.number() as u32,
-                nodes: random.list(4, |random| (random.text(9), random.text(9))),
+                nodes: random.list(4, |random| Participant {
+                    name: random.text(9),
+                    address: random.text(9),
+                    life: random.number(),
+                }),
                 silence: random.number(),
                 surroundings: Surroundings::from_pairs(random.list(3, |random| (random.bytes(9), random.bytes(9)))),
                 programs: random.list(3, |random| {
                     (random.text(9), Wanted::from_parts(random.text(9), random.flag(), random.bytes(20)))
                 }),
             }),
-            1 => ManagementMessage::Connect { run: 7, place: random.number() as u32, incarnation: random.number() },
-            2 => ManagementMessage::Joined { slots: random.number() as u32 },
-            3 if random.flag() => ManagementMessage::Queued { reason: random.text(30) },
-            3 => ManagementMessage::Refused { reason: random.text(30) },
-            4 => ManagementMessage::Order(Box::new(order(random))),
-            5 => ManagementMessage::Path(Signal::Offer {
+            1 => RunMessage::Queued { reason: random.text(30) },
+            2 => RunMessage::Joined { slots: random.number() as u32 },
+            3 => RunMessage::Refused { reason: random.text(30) },
+            4 => RunMessage::Order(Box::new(order(random))),
+            5 => RunMessage::Notice(Box::new(notice(random))),
+            6 => RunMessage::Sum,
+            7 => RunMessage::Summed(random.list(3, |random| LinkSummary {
+                place: random.number() as u32,
+                traffic: RunTraffic { sent: random.number(), received: random.number(), ..RunTraffic::default() },
+                path: random.option(|_| PathKind::Quic),
+                paths: random.number(),
+                violations: random.number(),
+                why_not_rdma: random.option(|random| random.text(30)),
+            })),
+            _ => RunMessage::Over,
+        }
+    }
+
+    fn managed(random: &mut Random) -> ManagementMessage {
+        match random.below(4) {
+            0 => ManagementMessage::Hello { life: random.number(), number: random.number() },
+            1 => ManagementMessage::Path(Signal::Offer {
                 path: random.number(),
                 kind: PathKind::Rdma,
                 endpoint: random.bytes(40),
             }),
-            6 => ManagementMessage::Notice(Box::new(notice(random))),
-            7 => ManagementMessage::Sum,
-            8 => ManagementMessage::Summed(random.list(3, |random| LinkSummary {
-                place: random.number() as u32,
-                stats: LinkStats {
-                    paths: random.number(),
-                    path: random.option(|_| PathKind::Quic),
-                    messages_sent: random.number(),
-                    violations: random.number(),
-                    ..LinkStats::default()
-                },
-                why_not_rdma: random.option(|random| random.text(30)),
-            })),
-            _ => ManagementMessage::Over,
+            _ => ManagementMessage::Run { run: u128::from(random.number()), message: of_run(random) },
         }
     }
 

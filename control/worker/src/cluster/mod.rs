@@ -4,12 +4,14 @@
 //! Orders and notices travel on the management channels of the driver's connections, streams on the paths that the
 //! carriers of both ends use.
 
+mod absence;
 mod backlog;
 mod backoff;
 mod certificate;
 mod dial;
+mod hello;
 mod members;
-mod message;
+pub(crate) mod message;
 #[cfg(test)]
 #[path = "../../../../dataplane/protocol/tests/mutation/mod.rs"]
 mod mutation;
@@ -18,10 +20,14 @@ mod route;
 mod serve;
 mod session;
 
+pub(crate) use backlog::Backlog;
+pub(crate) use backoff::Backoff;
 pub(crate) use certificate::{load as load_identity, warning as certificate_warning};
+pub(crate) use hello::hello;
 pub(crate) use members::{Invitation, Members, News};
 pub(crate) use probe::reach;
 pub use probe::{PathTrial, PeerRdma, PeerReport, Problem, Rates, examine_peers};
+pub(crate) use route::Route;
 pub use serve::{Listening, ServeOptions, serve};
 
 use dflow_transport::identity::IdentityError;
@@ -156,14 +162,19 @@ pub(crate) fn find_device(wanted: &RdmaUse) -> Result<(), ClusterError> {
 
 /// Wakes an event loop when a connection has news.
 #[derive(Debug, Default)]
-struct Wakeup(Notify);
+pub(crate) struct Wakeup(Notify);
 
 impl Wakeup {
-    fn waker(self: &Arc<Self>) -> Waker {
+    pub(crate) fn waker(self: &Arc<Self>) -> Waker {
         Waker::from(Arc::clone(self))
     }
 
-    async fn woken(&self) {
+    /// Tells it that there is something to do.
+    pub(crate) fn wake_up(&self) {
+        self.0.notify_one();
+    }
+
+    pub(crate) async fn woken(&self) {
         self.0.notified().await;
     }
 }

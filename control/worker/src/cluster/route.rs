@@ -1,20 +1,17 @@
-//! The route to one other node: its connection, and the path on it that is in use.
+//! The route to one other process: its connection, and the path on it that is in use.
 
 use super::message::ManagementMessage;
-use crate::node::Guest;
-use crate::nodes::Place;
-use crate::options::NodeOptions;
 use dflow_carrier::{Carrier, Command, NodeId};
-use dflow_transport::{BASE, Connection, Effect, LinkEvent, Negotiator, PathKind, Signal};
+use dflow_transport::{BASE, Connection, Effect, LinkEvent, Negotiator, PathKind, PathSettings, Signal};
 use std::time::Duration;
 
 /// A connection that has lasted for this long is not one of those that break at once.
 const SETTLED: Duration = Duration::from_millis(200);
 
-/// The route to one other node.
-pub(super) struct Route {
-    place: Place,
-    pub(super) connection: Connection,
+/// The route to one other process.
+pub(crate) struct Route {
+    peer: NodeId,
+    pub(crate) connection: Connection,
     negotiator: Negotiator,
     failovers: Failovers,
 }
@@ -24,77 +21,69 @@ impl Route {
     ///
     /// # Errors
     /// If the connection, which is returned, is closed already.
-    pub(super) fn begin(
+    pub(crate) fn begin(
         connection: Connection,
-        place: Place,
+        peer: NodeId,
         leads: bool,
-        options: &NodeOptions,
+        settings: &PathSettings,
         number: u64,
-        host: &Guest,
+        carrier: &Carrier,
     ) -> Result<Self, (Connection, String)> {
-        let begun = host.with_carrier(|carrier| {
-            let (negotiator, path) = Negotiator::begin(&connection, leads, &options.paths(), number, carrier.waker())
-                .map_err(|error| error.to_string())?;
-            carrier.tell(Command::Connect(NodeId(place), path, number));
-            Ok(negotiator)
-        });
-        match begun.unwrap_or_else(|| Err("this node carries no streams".to_owned())) {
-            Ok(negotiator) => Ok(Self { place, connection, negotiator, failovers: Failovers::default() }),
-            Err(reason) => Err((connection, reason)),
+        match Negotiator::begin(&connection, leads, settings, number, carrier.waker()) {
+            Ok((negotiator, path)) => {
+                carrier.tell(Command::Connect(peer, path, number));
+                Ok(Self { peer, connection, negotiator, failovers: Failovers::default() })
+            }
+            Err(error) => Err((connection, error.to_string())),
         }
     }
 
     /// The number of the present path.
-    pub(super) fn number(&self) -> u64 {
+    pub(crate) fn number(&self) -> u64 {
         self.negotiator.path()
     }
 
     /// Whether the connection has lasted for a while.
-    pub(super) fn has_settled(&self) -> bool {
+    pub(crate) fn has_settled(&self) -> bool {
         self.negotiator.started().elapsed() >= SETTLED
     }
 
     /// How many paths were lost and replaced by one of the base kind.
-    pub(super) fn failovers(&self) -> u64 {
+    pub(crate) fn failovers(&self) -> u64 {
         self.failovers.count
     }
 
     /// Why the path is not by RDMA; `None` if it is, or if that is not known.
-    pub(super) fn why_not_rdma(&self) -> Option<String> {
+    pub(crate) fn why_not_rdma(&self) -> Option<String> {
         self.negotiator.why_not(PathKind::Rdma).map(str::to_owned)
     }
 
     /// The other end has sent a signal about the path.
-    pub(super) fn heard(&mut self, host: &Guest, signal: Signal) {
-        host.with_carrier(|carrier| {
-            let effects = self.negotiator.receive(&self.connection, &carrier.waker(), signal);
-            self.perform(carrier, effects);
-        });
+    pub(crate) fn heard(&mut self, carrier: &Carrier, signal: Signal) {
+        let effects = self.negotiator.receive(&self.connection, &carrier.waker(), signal);
+        self.perform(carrier, effects);
     }
 
     /// The path of this number is lost. A peer that breaks the protocol loses its connection as well; see
     /// [`Connection::violation`] before it is dialed again.
-    pub(super) fn lost(&mut self, host: &Guest, number: u64, event: &LinkEvent) {
+    pub(crate) fn lost(&mut self, carrier: &Carrier, number: u64, event: &LinkEvent) {
         match event {
             LinkEvent::Violated(what) => self.connection.violated(what),
             LinkEvent::PathLost(error) if self.connection.closed().is_none() => {
                 tracing::info!(node = self.connection.peer(), number, %error, "a path is lost");
-                host.with_carrier(|carrier| {
-                    let effects = self.negotiator.lost(&self.connection, &carrier.waker(), number, error);
-                    self.perform(carrier, effects);
-                });
+                let effects = self.negotiator.lost(&self.connection, &carrier.waker(), number, error);
+                self.perform(carrier, effects);
             }
             LinkEvent::PathLost(_) => {}
         }
     }
 
-    /// To be called now and then: makes the offers that are due.
-    pub(super) fn tick(&mut self, host: &Guest) {
-        self.failovers.heard(host.heard_on(self.place));
-        host.with_carrier(|carrier| {
-            let effects = self.negotiator.tick(&self.connection, &carrier.waker());
-            self.perform(carrier, effects);
-        });
+    /// To be called now and then: makes the offers that are due. `heard_on`: the number of the last path on which the other end
+    /// was heard.
+    pub(crate) fn tick(&mut self, carrier: &Carrier, heard_on: u64) {
+        self.failovers.heard(heard_on);
+        let effects = self.negotiator.tick(&self.connection, &carrier.waker());
+        self.perform(carrier, effects);
     }
 
     fn perform(&mut self, carrier: &Carrier, effects: Vec<Effect>) {
@@ -109,7 +98,7 @@ impl Route {
                     if path.kind() == BASE {
                         self.failovers.fell(number);
                     }
-                    carrier.tell(Command::Connect(NodeId(self.place), path, number));
+                    carrier.tell(Command::Connect(self.peer, path, number));
                 }
                 Effect::Close(error) => self.connection.close(&error.to_string()),
             }

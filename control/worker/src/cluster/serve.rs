@@ -1,30 +1,30 @@
 //! A node that serves runs driven by other nodes.
 
 use super::find_device;
-use super::message::{ManagementMessage, broken};
+use super::hello::first_message;
+use super::message::{ManagementMessage, RunMessage, broken};
 use super::probe::{self, Probing};
-use super::session::{PeerConnection, Session};
+use super::session::Session;
 use super::{ClusterError, MAX_SILENCE, MIN_SILENCE, Wakeup, certificate};
 use crate::cancel::{Cancellation, Request};
 use crate::check::SetupError;
 use crate::metrics::{self, Ledger, Scrapes};
-use crate::node::{NodeHandle, start_launcher};
+use crate::node::{Joining, NodeHandle, PeerName, start_launcher};
 use crate::options::{NodeOptions, raise_descriptor_limit};
 use dflow_transport::{Connection, Node, NodeSettings};
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::watch;
 use tokio::task::spawn_local;
 
-/// A connection that does not introduce itself within this time is closed.
-const INTRODUCTION: Duration = Duration::from_secs(10);
+/// Why nothing new begins on a node that ends.
+const STOPPED: &str = "the node is being stopped";
 
 /// The options of a serving node.
 #[derive(Clone, Debug)]
@@ -96,13 +96,15 @@ pub fn serve(
             metrics: scrapes.as_ref().map(Scrapes::address),
             warning: certificate::warning(&identity, &options.identity, SystemTime::now()),
         });
+        let node = Rc::new(node);
+        let (joins, mut joining) = unbounded_channel();
+        resources.set_endpoint(Rc::clone(&node), silence, Some(joins));
         let place = Rc::new(Serving {
             node,
             resources,
             silence,
             certificate_until: identity.validity().until,
             options: NodeOptions { node: identity.name().to_owned(), ..options.node.clone() },
-            peer_connections: RefCell::default(),
             probes: Cell::new(0),
             sessions: Cell::new(0),
             ended: Notify::new(),
@@ -118,6 +120,7 @@ pub fn serve(
                 Some(connection) = incoming.next() => {
                     spawn_local(introduce(Rc::clone(&place), connection));
                 }
+                Some(joining) = joining.recv() => place.join(joining),
                 Request { reason, at_once } = cancellation.requested() => {
                     if at_once {
                         return Ok(());
@@ -131,7 +134,10 @@ pub fn serve(
         while place.sessions.get() > 0 {
             tokio::select! {
                 () = place.ended.notified() => {}
-                Some(connection) = incoming.next() => connection.close("the node is being stopped"),
+                Some(connection) = incoming.next() => connection.close(STOPPED),
+                Some(Joining { driver, run, .. }) = joining.recv() => {
+                    place.resources.send(driver, run, RunMessage::Refused { reason: STOPPED.to_owned() });
+                }
                 request = cancellation.requested() => if request.at_once { break },
             }
         }
@@ -141,16 +147,14 @@ pub fn serve(
 
 /// What all sessions of a node share.
 pub(super) struct Serving {
-    pub(super) node: Node,
-    /// Its store, launcher and slots.
+    node: Rc<Node>,
+    /// Its store, launcher, slots and connections.
     pub(super) resources: NodeHandle,
-    /// The longest silence limit that it accepts.
+    /// The longest silence that it bears.
     pub(super) silence: Duration,
     certificate_until: SystemTime,
     pub(super) options: NodeOptions,
-    /// For each run, the queue of connections from other nodes of the run, made by the first of them or the session.
-    peer_connections: RefCell<HashMap<u128, Arrivals>>,
-    /// The number of probes in progress.
+    /// Connections of nodes that look at this one.
     probes: Cell<usize>,
     /// Runs that it takes part in.
     sessions: Cell<usize>,
@@ -158,119 +162,63 @@ pub(super) struct Serving {
     ended: Notify,
     /// Why the node is to end, once it is.
     pub(super) stopping: watch::Receiver<Option<String>>,
-    /// The node's counters.
+    /// What has been counted.
     pub(super) ledger: RefCell<Ledger>,
-}
-
-struct Arrivals {
-    sender: UnboundedSender<PeerConnection>,
-    /// Until the session takes it.
-    receiver: Option<UnboundedReceiver<PeerConnection>>,
 }
 
 impl Serving {
     fn metrics(&self) -> String {
-        let counters = self.node.counters();
-        let (name, slots) = (self.options.node.as_str(), self.options.slots.max(1));
-        self.ledger.borrow().render(&metrics::Node {
-            name,
-            slots,
+        let (peers, gone) = self.resources.peer_samples();
+        let mut ledger = self.ledger.borrow_mut();
+        gone.into_iter().for_each(|(name, counts)| ledger.peer_gone(&name, &counts));
+        ledger.render(&metrics::Node {
+            name: self.options.node.as_str(),
+            slots: self.options.slots.max(1),
             memory: self.resources.memory(),
-            counters,
+            counters: self.node.counters(),
             certificate_until: self.certificate_until,
+            peers,
         })
     }
 
-    /// The queue of connections for the session of a run; `None` if there is a session already.
-    pub(super) fn enter(&self, run: u128) -> Option<UnboundedReceiver<PeerConnection>> {
-        self.arrivals(run, |arrivals| arrivals.receiver.take())
-    }
-
-    /// The run is over.
-    pub(super) fn leave(&self, run: u128) {
-        self.peer_connections.borrow_mut().remove(&run);
-    }
-
-    /// No driver has come for the run: closes the connections that wait for it.
-    fn forget(&self, run: u128) {
-        let mut peer_connections = self.peer_connections.borrow_mut();
-        if peer_connections.get(&run).is_some_and(|arrivals| arrivals.receiver.is_some()) {
-            peer_connections.remove(&run);
-        }
-    }
-
-    fn arrivals<T>(&self, run: u128, with: impl FnOnce(&mut Arrivals) -> T) -> T {
-        let mut peer_connections = self.peer_connections.borrow_mut();
-        with(peer_connections.entry(run).or_insert_with(|| {
-            let (sender, receiver) = unbounded_channel();
-            Arrivals { sender, receiver: Some(receiver) }
-        }))
-    }
-}
-
-/// Tells the driver of a run why this node does not take part. Closing the connection at once could overtake the reason,
-/// so that is left to the driver, for a while.
-pub(super) async fn refuse(driver: &Connection, wakeup: &Wakeup, reason: String) {
-    let refused = ManagementMessage::Refused { reason };
-    if refused.send(driver).is_err() {
-        return;
-    }
-    let left = async {
-        while driver.closed().is_none() {
-            wakeup.woken().await;
-        }
-    };
-    let _ = tokio::time::timeout(INTRODUCTION, left).await;
-}
-
-/// Reads the first message of a connection and dispatches it.
-async fn introduce(serving: Rc<Serving>, connection: Connection) {
-    let wakeup = Arc::new(Wakeup::default());
-    connection.set_waker(wakeup.waker());
-    let first = async {
-        loop {
-            match ManagementMessage::receive(&connection) {
-                Ok(None) if connection.closed().is_none() => wakeup.woken().await,
-                other => return other,
-            }
-        }
-    };
-    let Ok(first) = tokio::time::timeout(INTRODUCTION, first).await else {
-        return connection.close("it did not introduce itself in time");
-    };
-    match first {
-        Ok(Some(ManagementMessage::Join(join))) => {
-            let run = join.run;
-            let Some(peer_connections) = serving.enter(run) else {
-                return refuse(&connection, &wakeup, "the node takes part in this run already".to_owned()).await;
-            };
-            tracing::info!(driver = connection.peer(), "a run begins");
-            serving.sessions.set(serving.sessions.get() + 1);
-            Session::serve(Rc::clone(&serving), connection, wakeup, join, peer_connections).await;
+    /// Takes part in a run.
+    fn join(self: &Rc<Self>, joining: Joining) {
+        let Some(mail) = self.resources.open_mail(joining.run) else {
+            let reason = "the node takes part in this run already".to_owned();
+            return self.resources.send(joining.driver, joining.run, RunMessage::Refused { reason });
+        };
+        tracing::info!(driver = joining.name.name, "a run begins");
+        self.sessions.set(self.sessions.get() + 1);
+        let serving = Rc::clone(self);
+        spawn_local(async move {
+            Session::serve(Rc::clone(&serving), joining, mail).await;
             serving.sessions.set(serving.sessions.get() - 1);
             serving.ended.notify_one();
-            serving.leave(run);
-        }
-        Ok(Some(ManagementMessage::Connect { run, place, incarnation })) => {
-            let peer_connection = PeerConnection { place, incarnation, connection };
-            let is_early = serving.arrivals(run, |arrivals| {
-                // The session may have ended just now.
-                let _ = arrivals.sender.send(peer_connection);
-                arrivals.receiver.is_some()
-            });
-            if is_early {
-                tokio::time::sleep(INTRODUCTION).await;
-                serving.forget(run);
+        });
+    }
+}
+
+/// Says who this process is, and finds out what a connection is for.
+async fn introduce(serving: Rc<Serving>, connection: Connection) {
+    let wakeup = Arc::new(Wakeup::default());
+    if (ManagementMessage::Hello { life: serving.resources.life(), number: 0 }).send(&connection).is_err() {
+        return;
+    }
+    match first_message(&connection, &wakeup).await {
+        Ok(ManagementMessage::Hello { life, number }) => {
+            let name = PeerName { name: connection.peer().to_owned(), life };
+            if let Err(reason) = serving.resources.connected(&name, connection, number, false) {
+                tracing::warn!(node = name.name, reason, "a connection cannot be used");
             }
         }
-        Ok(Some(ManagementMessage::Probe(Probing::Begin))) => {
+        Ok(ManagementMessage::Probe(Probing::Begin)) => {
             let going_on = serving.probes.get();
             serving.probes.set(going_on + 1);
             probe::answer(&serving.options, connection, &wakeup, going_on < probe::MAX_PROBES).await;
             serving.probes.set(serving.probes.get().saturating_sub(1));
         }
-        Ok(Some(_)) => connection.violated(&broken("it did not begin by introducing itself")),
-        Ok(None) => {}
-        Err(what) => connection.violated(&broken(&what)),
+        Ok(_) => connection.violated(&broken("it did not begin by introducing itself")),
+        // The connection is closed already.
+        Err(_) => {}
     }
 }

@@ -30,8 +30,6 @@ pub(crate) struct RunSample {
     pub(crate) attempts: AttemptCounts,
     /// Bytes that functions have written.
     pub(crate) written: u64,
-    /// The links to the other nodes of the run.
-    pub(crate) peers: BTreeMap<String, PeerSample>,
 }
 
 /// The state of the link to another node.
@@ -80,6 +78,8 @@ pub(crate) struct Node<'a> {
     pub(crate) counters: NodeCounters,
     /// When its certificate expires.
     pub(crate) certificate_until: SystemTime,
+    /// The links to other processes, by the name of their node.
+    pub(crate) peers: Vec<(String, PeerSample)>,
 }
 
 impl Ledger {
@@ -98,10 +98,16 @@ impl Ledger {
         self.over.add(sample);
     }
 
+    /// Records the final counters of the link to a process that is gone.
+    pub(crate) fn peer_gone(&mut self, name: &str, counts: &PeerCounts) {
+        self.over.add_peer(name, counts);
+    }
+
     /// The text of a scrape.
     pub(crate) fn render(&self, node: &Node<'_>) -> String {
         let mut counts = self.over.clone();
         self.runs.values().for_each(|run| counts.add(run));
+        node.peers.iter().for_each(|(name, peer)| counts.add_peer(name, &peer.counts));
         let mut text = Text::default();
         text.gauge("dflow_build_info", "The release of dflow, and the node's name.")
             .sample(&[("node", node.name), ("version", env!("CARGO_PKG_VERSION"))], 1);
@@ -109,7 +115,7 @@ impl Ledger {
         text.gauge("dflow_certificate_expiry_timestamp_seconds", "When the node's certificate expires.")
             .sample(&[], node.certificate_until.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs());
         render_connections(&mut text, &node.counters);
-        self.render_peers(&mut text, &counts);
+        render_peers(&mut text, node, &counts);
         text.into_string()
     }
 
@@ -139,55 +145,54 @@ impl Ledger {
         text.counter("dflow_spilled_bytes_total", "Bytes written to disk because memory was short.")
             .sample(&[], node.memory.spilled_bytes);
     }
+}
 
-    fn render_peers(&self, text: &mut Text, counts: &Counts) {
-        let mut ways: BTreeMap<&str, Vec<&PeerSample>> = BTreeMap::new();
-        for (name, peer) in self.runs.values().flat_map(|run| &run.peers) {
-            ways.entry(if counts.peers.contains_key(name) { name } else { OTHERS }).or_default().push(peer);
+fn render_peers(text: &mut Text, node: &Node<'_>, counts: &Counts) {
+    let mut ways: BTreeMap<&str, Vec<&PeerSample>> = BTreeMap::new();
+    for (name, peer) in &node.peers {
+        ways.entry(if counts.peers.contains_key(name) { name } else { OTHERS }).or_default().push(peer);
+    }
+    let mut family = text.gauge("dflow_peer_paths", "Links to processes of a node that are in use, by kind of path.");
+    for (name, peers) in &ways {
+        for (kind, word) in KINDS {
+            let count = peers.iter().filter(|peer| peer.path == Some(kind)).count();
+            family.sample(&[("peer", name), ("path", word)], count);
         }
-        let mut family =
-            text.gauge("dflow_peer_paths", "Links to a node that are in use, one per run, by kind of path.");
-        for (name, peers) in &ways {
+    }
+    let mut family = text.gauge("dflow_peer_without_rdma_info", "Why a link to a node does not use RDMA.");
+    for (name, peers) in &ways {
+        let reason = peers.iter().find_map(|peer| peer.why_not_rdma.as_deref());
+        if let Some(reason) = reason {
+            let reason: String = reason.chars().take(MAX_REASON).collect();
+            family.sample(&[("peer", name), ("reason", &reason)], 1);
+        }
+    }
+    let mut family = text.gauge("dflow_peer_streams", "Streams in transfer between the node and a peer.");
+    for (name, peers) in &ways {
+        let sum = |of: fn(&PeerSample) -> u64| peers.iter().map(|peer| of(peer)).fold(0, u64::saturating_add);
+        family.sample(&[("peer", name), ("direction", "in")], sum(|peer| peer.streams_in));
+        family.sample(&[("peer", name), ("direction", "out")], sum(|peer| peer.streams_out));
+    }
+    let each = |family: &mut text::Family<'_>, of: fn(&LinkBytes) -> u64| {
+        for (name, peer) in &counts.peers {
             for (kind, word) in KINDS {
-                let count = peers.iter().filter(|peer| peer.path == Some(kind)).count();
-                family.sample(&[("peer", name), ("path", word)], count);
+                family.sample(&[("peer", name), ("path", word)], of(&peer.bytes[kind as usize]));
             }
         }
-        let mut family = text.gauge("dflow_peer_without_rdma_info", "Why a link to a node does not use RDMA.");
-        for (name, peers) in &ways {
-            let reason = peers.iter().find_map(|peer| peer.why_not_rdma.as_deref());
-            if let Some(reason) = reason {
-                let reason: String = reason.chars().take(MAX_REASON).collect();
-                family.sample(&[("peer", name), ("reason", &reason)], 1);
-            }
-        }
-        let mut family = text.gauge("dflow_peer_streams", "Streams in transfer between the node and a peer.");
-        for (name, peers) in &ways {
-            let sum = |of: fn(&PeerSample) -> u64| peers.iter().map(|peer| of(peer)).fold(0, u64::saturating_add);
-            family.sample(&[("peer", name), ("direction", "in")], sum(|peer| peer.streams_in));
-            family.sample(&[("peer", name), ("direction", "out")], sum(|peer| peer.streams_out));
-        }
-        let each = |family: &mut text::Family<'_>, of: fn(&LinkBytes) -> u64| {
-            for (name, peer) in &counts.peers {
-                for (kind, word) in KINDS {
-                    family.sample(&[("peer", name), ("path", word)], of(&peer.bytes[kind as usize]));
-                }
-            }
-        };
-        let help = "Stream bytes sent to a node, by path, including retransmissions after a fail-over.";
-        each(&mut text.counter("dflow_peer_sent_bytes_total", help), |bytes| bytes.sent);
-        let help = "Stream bytes received from a node, by path.";
-        each(&mut text.counter("dflow_peer_received_bytes_total", help), |bytes| bytes.received);
-        let help = "Paths to a node that were lost and replaced by QUIC.";
-        let mut family = text.counter("dflow_peer_failovers_total", help);
-        for (name, peer) in &counts.peers {
-            family.sample(&[("peer", name)], peer.failovers);
-        }
-        let help = "Paths to a node that were closed because it violated the protocol.";
-        let mut family = text.counter("dflow_peer_violations_total", help);
-        for (name, peer) in &counts.peers {
-            family.sample(&[("peer", name)], peer.violations);
-        }
+    };
+    let help = "Stream bytes sent to a node, by path, including retransmissions after a fail-over.";
+    each(&mut text.counter("dflow_peer_sent_bytes_total", help), |bytes| bytes.sent);
+    let help = "Stream bytes received from a node, by path.";
+    each(&mut text.counter("dflow_peer_received_bytes_total", help), |bytes| bytes.received);
+    let help = "Paths to a node that were lost and replaced by QUIC.";
+    let mut family = text.counter("dflow_peer_failovers_total", help);
+    for (name, peer) in &counts.peers {
+        family.sample(&[("peer", name)], peer.failovers);
+    }
+    let help = "Paths to a node that were closed because it violated the protocol.";
+    let mut family = text.counter("dflow_peer_violations_total", help);
+    for (name, peer) in &counts.peers {
+        family.sample(&[("peer", name)], peer.violations);
     }
 }
 
@@ -210,11 +215,12 @@ impl Counts {
         self.ended.unread += unread;
         self.ended.failed += failed;
         self.written = self.written.saturating_add(run.written);
-        for (name, peer) in &run.peers {
-            let is_told_apart = self.peers.contains_key(name) || self.peers.len() < MAX_PEERS;
-            let name = if is_told_apart { name.as_str() } else { OTHERS };
-            self.peers.entry(name.to_owned()).or_default().add(&peer.counts);
-        }
+    }
+
+    fn add_peer(&mut self, name: &str, counts: &PeerCounts) {
+        let is_told_apart = self.peers.contains_key(name) || self.peers.len() < MAX_PEERS;
+        let name = if is_told_apart { name } else { OTHERS };
+        self.peers.entry(name.to_owned()).or_default().add(counts);
     }
 }
 
@@ -231,16 +237,19 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    fn sample(sent: u64, path: PathKind) -> RunSample {
+    fn sample() -> RunSample {
+        let attempts = AttemptCounts { running: 1, slots: 2, ..AttemptCounts::default() };
+        RunSample { attempts, written: 1000 }
+    }
+
+    fn peer(sent: u64, path: PathKind) -> PeerSample {
         let mut bytes = [LinkBytes::default(); PathKind::ALL.len()];
         bytes[PathKind::Rdma as usize] = LinkBytes { sent, received: 1 };
         let counts = PeerCounts { bytes, failovers: 1, violations: 0 };
-        let peer = PeerSample { path: Some(path), why_not_rdma: None, streams_in: 2, streams_out: 3, counts };
-        let attempts = AttemptCounts { running: 1, slots: 2, ..AttemptCounts::default() };
-        RunSample { attempts, written: 1000, peers: BTreeMap::from([("b".to_owned(), peer)]) }
+        PeerSample { path: Some(path), why_not_rdma: None, streams_in: 2, streams_out: 3, counts }
     }
 
-    fn value(ledger: &Ledger, series: &str) -> Option<u64> {
+    fn value(ledger: &Ledger, peers: &[PeerSample], series: &str) -> Option<u64> {
         let certificate_until = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
         let text = ledger.render(&Node {
             name: "a",
@@ -248,45 +257,44 @@ mod tests {
             memory: MemoryReport { budget_bytes: 100, used_bytes: 10, peak_bytes: 20, spilled_bytes: 5 },
             counters: NodeCounters::default(),
             certificate_until,
+            peers: peers.iter().map(|peer| ("b".to_owned(), peer.clone())).collect(),
         });
         text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
     }
 
     #[test]
-    fn counters_stay_when_a_run_is_over_and_gauges_do_not() {
+    fn counters_stay_when_a_run_or_a_peer_is_gone_and_gauges_do_not() {
         let mut ledger = Ledger::default();
         ledger.begun();
         ledger.begun();
-        ledger.update(1, sample(7, PathKind::Rdma));
-        ledger.update(1, sample(70, PathKind::Rdma));
-        ledger.update(2, sample(1, PathKind::Quic));
+        ledger.update(1, sample());
+        ledger.update(2, sample());
+        let peers = [peer(70, PathKind::Rdma), peer(1, PathKind::Quic)];
         let sent = "dflow_peer_sent_bytes_total{peer=\"b\",path=\"rdma\"}";
-        assert_eq!(value(&ledger, sent), Some(71));
-        assert_eq!(value(&ledger, "dflow_runs"), Some(2));
-        assert_eq!(value(&ledger, "dflow_certificate_expiry_timestamp_seconds"), Some(1_800_000_000));
-        assert_eq!(value(&ledger, "dflow_slots_used"), Some(4));
-        assert_eq!(value(&ledger, "dflow_peer_paths{peer=\"b\",path=\"rdma\"}"), Some(1));
-        assert_eq!(value(&ledger, "dflow_peer_streams{peer=\"b\",direction=\"out\"}"), Some(6));
-        ledger.over(1, &sample(100, PathKind::Rdma));
-        assert_eq!(value(&ledger, sent), Some(101));
-        assert_eq!((value(&ledger, "dflow_runs"), value(&ledger, "dflow_runs_total")), (Some(1), Some(2)));
-        ledger.over(2, &sample(1, PathKind::Quic));
-        assert_eq!(value(&ledger, sent), Some(101));
-        assert_eq!(value(&ledger, "dflow_peer_failovers_total{peer=\"b\"}"), Some(2));
-        assert_eq!(value(&ledger, "dflow_peer_paths{peer=\"b\",path=\"rdma\"}"), None);
-        assert_eq!(value(&ledger, "dflow_memory_used_bytes"), Some(10));
-        assert_eq!(value(&ledger, "dflow_spilled_bytes_total"), Some(5));
+        assert_eq!(value(&ledger, &peers, sent), Some(71), "two processes of the same node");
+        assert_eq!(value(&ledger, &peers, "dflow_runs"), Some(2));
+        assert_eq!(value(&ledger, &peers, "dflow_certificate_expiry_timestamp_seconds"), Some(1_800_000_000));
+        assert_eq!(value(&ledger, &peers, "dflow_slots_used"), Some(4));
+        assert_eq!(value(&ledger, &peers, "dflow_peer_paths{peer=\"b\",path=\"rdma\"}"), Some(1));
+        assert_eq!(value(&ledger, &peers, "dflow_peer_streams{peer=\"b\",direction=\"out\"}"), Some(6));
+        ledger.over(1, &sample());
+        ledger.peer_gone("b", &peers[0].counts);
+        assert_eq!(value(&ledger, &peers[1..], sent), Some(71));
+        assert_eq!((value(&ledger, &[], "dflow_runs"), value(&ledger, &[], "dflow_runs_total")), (Some(1), Some(2)));
+        ledger.over(2, &sample());
+        ledger.peer_gone("b", &peers[1].counts);
+        assert_eq!(value(&ledger, &[], sent), Some(71));
+        assert_eq!(value(&ledger, &[], "dflow_peer_failovers_total{peer=\"b\"}"), Some(2));
+        assert_eq!(value(&ledger, &[], "dflow_peer_paths{peer=\"b\",path=\"rdma\"}"), None);
+        assert_eq!(value(&ledger, &[], "dflow_written_bytes_total"), Some(2000));
+        assert_eq!(value(&ledger, &[], "dflow_memory_used_bytes"), Some(10));
     }
 
     #[test]
     fn names_of_peers_do_not_grow_for_ever() {
         let mut ledger = Ledger::default();
-        for run in 0..MAX_PEERS as u128 + 10 {
-            let mut sample = sample(1, PathKind::Rdma);
-            sample.peers = sample.peers.into_values().map(|peer| (format!("n{run}"), peer)).collect();
-            ledger.over(run, &sample);
-        }
+        (0..MAX_PEERS + 10).for_each(|number| ledger.peer_gone(&format!("n{number}"), &peer(1, PathKind::Rdma).counts));
         assert_eq!(ledger.over.peers.len(), MAX_PEERS + 1);
-        assert_eq!(value(&ledger, "dflow_peer_sent_bytes_total{peer=\"(others)\",path=\"rdma\"}"), Some(10));
+        assert_eq!(value(&ledger, &[], "dflow_peer_sent_bytes_total{peer=\"(others)\",path=\"rdma\"}"), Some(10));
     }
 }

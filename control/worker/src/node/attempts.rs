@@ -108,7 +108,7 @@ impl Node {
                 self.notify(run, Notice::Resumed { instance, attempt: number });
             }
         }
-        let carrying = if self.guests.values().any(|guest| guest.carrier.is_some()) { CARRIER_THREADS } else { 0 };
+        let carrying = if self.peers.carrier.is_some() { CARRIER_THREADS } else { 0 };
         self.store.bells().set_crowded(self.running.len() + carrying > self.cores);
     }
 

@@ -3,63 +3,57 @@
 use super::{Node, now};
 use crate::attempt::carrier_setup;
 use crate::order::Notice;
-use dflow_carrier::{Carrier, Command, NodeId, Report};
+use dflow_carrier::{Command, Report};
 use dflow_protocol::wire::StreamKey;
 use dflow_protocol::{Epoch, InstanceId, RunId, StreamId};
-use dflow_store::{RunStream, StoreError, Subscriber};
-use std::time::Duration;
+use dflow_store::{ProcessId, RunStream, StoreError, Subscriber};
 
 impl Node {
-    /// Starts the run's carrier.
-    pub(super) fn carry(&mut self, run: RunId, life: u64, silence: Duration) -> Result<(), String> {
+    /// Lets streams of a run come from other nodes and go to them. To the store, the carrier is one more attempt of each run.
+    pub(super) fn carry(&mut self, run: RunId) -> Result<(), String> {
         let process = self.new_process();
         let setup = carrier_setup(&run.to_string(), self.options.spin);
         let theirs = self.connect(run, process, None, 1, "carrier", true)?;
         self.store.begin_carrier(run, process, setup).map_err(|error| error.to_string())?;
-        let reports = self.carried.clone();
-        let report = move |report| {
-            let _ = reports.send((run, report));
-        };
-        let carrier =
-            Carrier::start(theirs, life, silence, report).map_err(|error| format!("cannot start a thread: {error}"))?;
+        self.start_carrier()?.tell(Command::Begin(run, theirs));
         if let Some(guest) = self.guests.get_mut(&run) {
-            guest.carrier = Some((process, carrier));
+            guest.carrier = Some(process);
         }
         Ok(())
     }
 
-    pub(super) fn tell_carrier(&self, run: RunId, command: Command) {
-        if let Some((_, carrier)) = self.guests.get(&run).and_then(|guest| guest.carrier.as_ref()) {
+    pub(super) fn tell_carrier(&self, command: Command) {
+        if let Some(carrier) = &self.peers.carrier {
             carrier.tell(command);
         }
     }
 
-    pub(super) fn stop_carrying(&mut self, run: RunId) {
-        if let Some((_, carrier)) = self.guests.get_mut(&run).and_then(|guest| guest.carrier.take()) {
-            carrier.finish();
-        }
-        while let Ok((run, report)) = self.carrying.try_recv() {
-            self.carrier_report(run, report);
+    /// Requests the figures of a run's links.
+    pub(super) fn sum(&mut self, run: RunId) {
+        let Some(guest) = self.guests.get_mut(&run) else { return };
+        match guest.carrier {
+            Some(_) => self.tell_carrier(Command::Sum(run)),
+            None => guest.summed = true,
         }
     }
 
-    pub(super) fn sum(&mut self, run: RunId) {
-        let Some(guest) = self.guests.get_mut(&run) else { return };
-        match &guest.carrier {
-            Some((_, carrier)) => carrier.tell(Command::Sum),
-            None => guest.summed = true,
-        }
+    /// The carrier's part of a run is over. Returns its attempt, if there is one: the store may free the run's memory only
+    /// when that has closed its channel, because until then other nodes may write into windows of the run.
+    pub(super) fn stop_carrying(&mut self, run: RunId) -> Option<ProcessId> {
+        let process = self.guests.get_mut(&run)?.carrier.take()?;
+        self.tell_carrier(Command::End(run));
+        Some(process)
     }
 
     pub(super) fn import(&mut self, run: RunId, stream: StreamId, epoch: Epoch, from: u32, keep: bool) {
         let Some(guest) = self.guests.get_mut(&run) else { return };
         guest.epochs.insert(stream, epoch);
-        let carrier = guest.carrier.as_ref().map(|(process, _)| *process);
+        let (carrier, peer) = (guest.carrier, guest.places.get(&from).copied());
         self.store.reopen_stream(RunStream { run, stream }, keep);
-        let Some(carrier) = carrier else { return };
+        let (Some(carrier), Some(peer)) = (carrier, peer) else { return };
         match self.store.import(carrier, RunStream { run, stream }) {
             Ok(Some(port)) => {
-                self.tell_carrier(run, Command::Import(NodeId(from), StreamKey::new(run, stream, epoch), port));
+                self.tell_carrier(Command::Import(peer, StreamKey::new(run, stream, epoch), port));
             }
             Ok(None) => {}
             Err(error) => self.note(run, Err(error)),
@@ -71,17 +65,19 @@ impl Node {
         // Streams that are kept for restarted readers are kept on those readers' node.
         let reader = Subscriber { instance: InstanceId(u32::MAX - to), input: 0 };
         self.store.subscribe(now(), of_run, reader, false);
-        let carrier = self.guests.get(&run).and_then(|guest| guest.carrier.as_ref()).map(|(process, _)| *process);
-        let Some(carrier) = carrier else { return Ok(()) };
+        let guest = self.guests.get(&run);
+        let carrier = guest.and_then(|guest| Some((guest.carrier?, *guest.places.get(&to)?)));
+        let Some((carrier, peer)) = carrier else { return Ok(()) };
         if let Some(port) = self.store.export(carrier, reader, of_run)? {
-            self.tell_carrier(run, Command::Export(NodeId(to), StreamKey::new(run, stream, epoch), port));
+            self.tell_carrier(Command::Export(peer, StreamKey::new(run, stream, epoch), port));
         }
         Ok(())
     }
 
-    pub(super) fn carrier_report(&mut self, run: RunId, report: Report) {
+    pub(super) fn carrier_report(&mut self, report: Report) {
         match report {
             Report::ImportFailed(stream, reason) => {
+                let run = stream.run();
                 // Of an epoch that is over it is of no interest.
                 if self.guests.get(&run).and_then(|guest| guest.epochs.get(&stream.stream)) == Some(&stream.epoch) {
                     let reason = format!("the transfer of {stream} to this node failed: {reason}");
@@ -90,26 +86,33 @@ impl Node {
             }
             Report::ExportFailed(stream, reason) => {
                 let reason = format!("{stream} cannot be sent to another node: {reason}");
+                self.notify(stream.run(), Notice::Failed { reason });
+            }
+            Report::RunFailed(run, reason) => {
+                let reason = format!("its streams from and to other nodes cannot go on: {reason}");
                 self.notify(run, Notice::Failed { reason });
             }
-            Report::Failed(reason) => self.notify(run, Notice::Failed { reason }),
-            Report::Path(node, number, event) => {
-                tracing::debug!(node = node.0, number, ?event, "a path to another node is lost");
-                self.noticed.insert(run);
-                if let Some(guest) = self.guests.get_mut(&run) {
-                    guest.lost_paths.push((node.0, number, event));
+            Report::Failed(reason) => {
+                let reason = format!("no stream comes from other nodes or goes to them any more: {reason}");
+                let runs = self.guests.iter().filter(|(_, guest)| guest.carrier.is_some()).map(|(run, _)| *run);
+                for run in runs.collect::<Vec<_>>() {
+                    self.notify(run, Notice::Failed { reason: reason.clone() });
                 }
             }
-            Report::Stats(node, stats) => {
-                self.noticed.insert(run);
+            Report::Path(peer, number, event) => {
+                tracing::debug!(peer = peer.0, number, ?event, "a path to another node is lost");
+                self.path_lost(peer, number, &event);
+            }
+            Report::Stats(peer, stats) => self.set_link_stats(peer, stats),
+            Report::RunStats(run, peer, traffic) => {
                 if let Some(guest) = self.guests.get_mut(&run) {
-                    guest.links.insert(node.0, stats);
+                    guest.traffic.insert(peer, traffic);
                 }
             }
-            Report::Summed => {
-                self.noticed.insert(run);
+            Report::Summed(run) => {
                 if let Some(guest) = self.guests.get_mut(&run) {
                     guest.summed = true;
+                    self.noticed.insert(run);
                 }
             }
         }

@@ -46,7 +46,11 @@ impl Node {
                 self.store.receive(now(), process, message, fds);
             }
             Arrival::Message(process, Err(what), _) => self.store.condemn(process, what),
-            Arrival::Closed(process) => self.has_to_end(process),
+            Arrival::Closed(process) => {
+                if !self.finish_leaving(process) {
+                    self.has_to_end(process);
+                }
+            }
             Arrival::Writable(process) => {
                 if let Some(connection) = self.connections.get_mut(&process) {
                     connection.writable();

@@ -1,17 +1,18 @@
 //! What one run has on a node.
 
 use super::{Node, NodeHandle, now};
+use crate::cluster::message::LinkSummary;
+use crate::nodes::Place;
 use crate::order::{Notice, Order};
 use crate::program::Wanted;
 use crate::report::MemoryReport;
 use crate::sink::SinkError;
-use dflow_carrier::Carrier;
+use dflow_carrier::{NodeId, RunTraffic};
 use dflow_ports::Session;
 use dflow_protocol::{Epoch, InstanceId, RunId, StreamId};
 use dflow_scheduler::Outcome;
 use dflow_shm::now_nanos;
 use dflow_store::{InputFile, ProcessId};
-use dflow_transport::{LinkEvent, LinkStats};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -50,11 +51,15 @@ pub(super) struct GuestState {
     pub(super) written: u64,
     /// Attempts that are over, by how they ended.
     pub(super) ended: Ended,
-    pub(super) carrier: Option<(ProcessId, Carrier)>,
-    /// The links to the other nodes of the run, by their place in it.
-    pub(super) links: BTreeMap<u32, LinkStats>,
+    /// The carrier, as an attempt of the run.
+    pub(super) carrier: Option<ProcessId>,
+    /// The other nodes of the run.
+    pub(super) places: BTreeMap<Place, NodeId>,
+    /// What their links had counted before the run: paths and violations.
+    before: BTreeMap<NodeId, (u64, u64)>,
+    /// What of the run has passed on the links.
+    pub(super) traffic: BTreeMap<NodeId, RunTraffic>,
     pub(super) summed: bool,
-    pub(super) lost_paths: Vec<(u32, u64, LinkEvent)>,
 }
 
 /// Attempts of functions on a node.
@@ -102,9 +107,10 @@ impl GuestState {
             written: 0,
             ended: Ended::default(),
             carrier: None,
-            links: BTreeMap::new(),
+            places: BTreeMap::new(),
+            before: BTreeMap::new(),
+            traffic: BTreeMap::new(),
             summed: false,
-            lost_paths: Vec::new(),
         }
     }
 
@@ -244,28 +250,46 @@ impl Guest {
         self.node.node().find_program(self.run, wanted)
     }
 
-    /// Other nodes take part in the run: streams can come from them and go to them. A path that shows no sign of life for
-    /// `silence` is lost.
+    /// The run.
+    pub(crate) fn run(&self) -> RunId {
+        self.run
+    }
+
+    /// Streams of the run can come from other nodes and go to them from now on.
     ///
     /// # Errors
     /// Why streams cannot be carried.
-    pub(crate) fn carry(&mut self, life: u64, silence: Duration) -> Result<(), String> {
-        self.node.node().carry(self.run, life, silence)
+    pub(crate) fn carry(&mut self) -> Result<(), String> {
+        self.node.node().carry(self.run)
     }
 
-    /// Calls this with the carrier, if streams are carried.
-    pub(crate) fn with_carrier<T>(&self, use_it: impl FnOnce(&Carrier) -> T) -> Option<T> {
-        let node = self.node.node();
-        let (_, carrier) = node.guests.get(&self.run)?.carrier.as_ref()?;
-        Some(use_it(carrier))
+    /// The node with this place in the run is this process.
+    pub(crate) fn set_place(&mut self, place: Place, id: NodeId) {
+        let mut node = self.node.node();
+        let stats = node.link_stats(id);
+        // A path that exists already counts as the first of this run.
+        let paths = stats.paths.saturating_sub(u64::from(stats.path.is_some()));
+        if let Some(guest) = node.guests.get_mut(&self.run) {
+            guest.places.insert(place, id);
+            guest.before.insert(id, (paths, stats.violations));
+        }
     }
 
-    /// The run is over: ends all transfers and records their final figures.
-    pub(crate) fn stop_carrying(&mut self) {
-        self.node.node().stop_carrying(self.run);
+    /// The place of a process in the run.
+    pub(crate) fn place_of(&self, id: NodeId) -> Option<Place> {
+        self.state(|guest| guest.places.iter().find(|(_, other)| **other == id).map(|(place, _)| *place)).flatten()
     }
 
-    /// Requests the carrier's current figures; [`Guest::has_summed`] says when they have arrived.
+    /// The nodes that a stream of the run has to come from.
+    pub(crate) fn awaited(&self) -> Vec<(Place, NodeId)> {
+        let awaited = |guest: &mut GuestState| {
+            let comes_from = |id| guest.traffic.get(id).is_some_and(|traffic| traffic.streams_in > 0);
+            guest.places.iter().filter(|(_, id)| comes_from(id)).map(|(&place, &id)| (place, id)).collect()
+        };
+        self.state(awaited).unwrap_or_default()
+    }
+
+    /// Requests the current figures of the links; [`Guest::has_summed`] says when they have arrived.
     pub(crate) fn sum(&mut self) {
         self.node.node().sum(self.run);
     }
@@ -275,19 +299,23 @@ impl Guest {
         self.state(|guest| std::mem::take(&mut guest.summed)).unwrap_or_default()
     }
 
-    /// The paths that were lost since the last call: node, number of the path, and how.
-    pub(crate) fn take_lost_paths(&mut self) -> Vec<(u32, u64, LinkEvent)> {
-        self.state(|guest| std::mem::take(&mut guest.lost_paths)).unwrap_or_default()
-    }
-
-    /// The links to other nodes.
-    pub(crate) fn links(&self) -> BTreeMap<u32, LinkStats> {
-        self.state(|guest| guest.links.clone()).unwrap_or_default()
-    }
-
-    /// The number of the last path over which something came from this node; 0 before the first.
-    pub(crate) fn heard_on(&self, node: u32) -> u64 {
-        self.state(|guest| guest.links.get(&node).map_or(0, |link| link.heard_on)).unwrap_or_default()
+    /// The links to the other nodes of the run.
+    pub(crate) fn links(&self) -> Vec<LinkSummary> {
+        let node = self.node.node();
+        let Some(guest) = node.guests.get(&self.run) else { return Vec::new() };
+        let link = |(&place, &id): (&Place, &NodeId)| {
+            let stats = node.link_stats(id);
+            let (paths, violations) = guest.before.get(&id).copied().unwrap_or_default();
+            LinkSummary {
+                place,
+                traffic: guest.traffic.get(&id).copied().unwrap_or_default(),
+                path: stats.last_path,
+                paths: stats.paths.saturating_sub(paths),
+                violations: stats.violations.saturating_sub(violations),
+                why_not_rdma: node.why_not_rdma(id),
+            }
+        };
+        guest.places.iter().map(link).collect()
     }
 
     fn state<T>(&self, of: impl FnOnce(&mut GuestState) -> T) -> Option<T> {
@@ -312,12 +340,12 @@ impl Node {
         }
     }
 
-    /// Returns everything that a run has. Its processes are killed; the launcher reports their ends to nobody.
+    /// Ends everything that a run has on this node. Its processes are killed; the launcher reports their ends to nobody.
     fn end_run(&mut self, run: RunId) {
-        self.stop_carrying(run);
+        let carrier = self.stop_carrying(run);
         let Some(guest) = self.guests.remove(&run) else { return };
         self.noticed.remove(&run);
-        for process in guest.attempts {
+        for process in guest.attempts.into_iter().filter(|process| Some(*process) != carrier) {
             let Some(attempt) = self.attempts.remove(&process) else { continue };
             self.forget(process);
             if attempt.is_thread {
@@ -328,6 +356,24 @@ impl Node {
         }
         self.comparing.retain(|exit| self.attempts.contains_key(&ProcessId(exit.id())));
         self.slots.end_run(run);
+        match carrier {
+            Some(process) => _ = self.leaving.insert(process, run),
+            None => self.return_memory(run),
+        }
+    }
+
+    /// An attempt has closed its channel. If it is the carrier's part of a run that is over, nothing can write into the run's
+    /// memory any more.
+    pub(super) fn finish_leaving(&mut self, process: ProcessId) -> bool {
+        let Some(run) = self.leaving.remove(&process) else { return false };
+        self.attempts.remove(&process);
+        self.forget(process);
+        self.store.end(now(), process, true);
+        self.return_memory(run);
+        true
+    }
+
+    fn return_memory(&mut self, run: RunId) {
         self.store.end_run(now(), run);
         self.admission.wake();
     }

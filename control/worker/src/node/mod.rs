@@ -1,4 +1,5 @@
-//! The node: one store, one launcher, one set of slots and one thread for spilling, for all runs that it takes part in.
+//! The node: one store, one launcher, one set of slots, one thread for spilling, and one connection with each other process
+//! of the cluster, for all runs that it takes part in.
 //!
 //! A run is a [`Guest`]: it gives orders, and gets notices of what has happened. Everything that a run has on the node is
 //! charged to it and returned when the guest is dropped; what follows from a notice is decided by the run's driver, on this
@@ -14,10 +15,13 @@ mod events;
 mod guest;
 mod limits;
 mod orders;
+mod peers;
 mod start;
 
 pub use admission::AdmissionError;
+pub(crate) use dflow_carrier::NodeId;
 pub(crate) use guest::{AttemptCounts, Ended, Guest};
+pub(crate) use peers::{Joining, Letter, Mail, PeerName};
 
 use crate::attempt::Attempt;
 use crate::check::SetupError;
@@ -32,11 +36,13 @@ use dflow_scheduler::SlotPool;
 use dflow_shm::now_nanos;
 use dflow_store::{Completion, Config, ProcessId, Store, TenantId, Threads};
 use guest::GuestState;
+use peers::Peers;
 use std::cell::{RefCell, RefMut};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::poll_fn;
 use std::os::fd::AsFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::Interest;
@@ -86,8 +92,11 @@ pub(crate) struct Node {
     comparing: Vec<LauncherEvent>,
     thread_ends: UnboundedSender<ThreadEnd>,
     ending: UnboundedReceiver<ThreadEnd>,
-    carried: UnboundedSender<(RunId, Report)>,
-    carrying: UnboundedReceiver<(RunId, Report)>,
+    carried: UnboundedSender<Report>,
+    carrying: UnboundedReceiver<Report>,
+    peers: Peers,
+    /// The carrier's attempts of runs that are over.
+    leaving: BTreeMap<ProcessId, RunId>,
 }
 
 /// The launcher and the socket on which it is heard.
@@ -124,9 +133,14 @@ impl NodeHandle {
 
     /// The node's event loop. It never ends by itself.
     pub(crate) async fn serve(self) {
+        let wakeup = Arc::clone(&self.node().peers.wakeup);
         loop {
-            poll_fn(|context| self.node().poll_turn(context)).await;
+            tokio::select! {
+                () = poll_fn(|context| self.node().poll_turn(context)) => {}
+                () = wakeup.woken() => self.node().take_messages(),
+            }
             self.node().settle();
+            self.begin_dials();
         }
     }
 
@@ -190,6 +204,8 @@ impl Node {
             ending,
             carried,
             carrying,
+            peers: Peers::new(),
+            leaving: BTreeMap::new(),
         })
     }
 
@@ -218,13 +234,14 @@ impl Node {
             self.thread_ended(process, result);
             any = true;
         }
-        while let Poll::Ready(Some((run, report))) = self.carrying.poll_recv(context) {
-            self.carrier_report(run, report);
+        while let Poll::Ready(Some(report)) = self.carrying.poll_recv(context) {
+            self.carrier_report(report);
             any = true;
         }
         if self.tick.poll_tick(context).is_ready() {
             self.store.tick(now());
             self.look_at_limits();
+            self.tick_peers();
             any = true;
         }
         if any { Poll::Ready(()) } else { Poll::Pending }

@@ -74,7 +74,7 @@ impl Node {
             }
             Order::Abort { stream, epoch } => {
                 self.store.abort(of_run(stream));
-                self.tell_carrier(run, Command::Drop(StreamKey::new(run, stream, epoch)));
+                self.tell_carrier(Command::Drop(StreamKey::new(run, stream, epoch)));
             }
             Order::ReadValue { stream, epoch } => {
                 let text = self.value(of_run(stream));

@@ -24,7 +24,7 @@ pub(super) const RELEASE: &str = env!("CARGO_PKG_VERSION");
 
 /// The messages between the two ends of a probe.
 #[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
-pub(super) enum Probing {
+pub(crate) enum Probing {
     /// The asking end begins.
     Begin,
     /// The answer to it.

@@ -239,6 +239,8 @@ impl Asking {
             loop {
                 match ManagementMessage::receive(&self.connection)? {
                     Some(ManagementMessage::Probe(probing)) => return Ok(probing),
+                    // Each end says first who it is.
+                    Some(ManagementMessage::Hello { .. }) => continue,
                     Some(_) => return Err(UNEXPECTED.to_owned()),
                     None => {}
                 }

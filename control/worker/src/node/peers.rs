@@ -1,0 +1,636 @@
+//! The other processes of the cluster: one connection with each, shared by all runs.
+//!
+//! A connection is made once, kept while runs need it and for a while beyond, and made again when it is lost. The end
+//! whose name comes first dials; a `dflow run`, which does not listen, dials always. A process is known by the name in its
+//! certificate and a random number that it has chosen at its start, so that one that was restarted is not taken for the one
+//! before it, nor a worker for a `dflow run` with the same identity.
+
+use super::{Node, NodeHandle};
+use crate::cluster::message::{Join, ManagementMessage, RunMessage, broken};
+use crate::cluster::{Backlog, Backoff, MAX_SILENCE, Route, Wakeup, hello};
+use crate::metrics::{PeerCounts, PeerSample};
+use dflow_carrier::{Carrier, Command, NodeId};
+use dflow_protocol::RunId;
+use dflow_transport::{Connection, LinkEvent, LinkStats, Node as Endpoint};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::task::spawn_local;
+
+/// A connection that no run needs is kept for this long.
+const IDLE: Duration = Duration::from_secs(60);
+/// The number of messages that may wait for a run, which takes them at once unless it is flooded.
+const MAX_MAIL: usize = 1 << 16;
+/// Why a connection is closed that no run needs.
+const NOT_NEEDED: &str = "no run needs it";
+
+/// A process of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct PeerName {
+    /// The name in its certificate.
+    pub(crate) name: String,
+    /// The number that it has chosen at its start.
+    pub(crate) life: u64,
+}
+
+/// The connections of a node.
+pub(super) struct Peers {
+    life: u64,
+    endpoint: Option<Rc<Endpoint>>,
+    /// The longest silence that this node bears.
+    silence: Duration,
+    /// Gets the runs that other processes ask this node to take part in.
+    joins: Option<UnboundedSender<Joining>>,
+    pub(super) carrier: Option<Carrier>,
+    pub(super) wakeup: Arc<Wakeup>,
+    ids: HashMap<PeerName, NodeId>,
+    peers: BTreeMap<NodeId, Peer>,
+    next: u32,
+    mail: HashMap<RunId, MailState>,
+    /// Dials that the event loop has to begin.
+    dials: Vec<Dial>,
+    /// The counters of peers that are gone, for the metrics.
+    gone: Vec<(String, PeerCounts)>,
+}
+
+/// A request to take part in a run.
+pub(crate) struct Joining {
+    /// The process that drives it.
+    pub(crate) driver: NodeId,
+    pub(crate) name: PeerName,
+    pub(crate) run: RunId,
+    pub(crate) join: Join,
+}
+
+struct Peer {
+    name: PeerName,
+    /// Where it is dialed, if this end dials.
+    address: Option<SocketAddr>,
+    is_dialed: bool,
+    route: Option<Route>,
+    /// Messages that wait for room on the connection.
+    backlog: Backlog,
+    backoff: Backoff,
+    /// The number of the last path.
+    number: u64,
+    stats: LinkStats,
+    /// Fail-overs of earlier connections.
+    failovers: u64,
+    /// The runs that need it, each with the silence that it bears.
+    users: BTreeMap<RunId, Duration>,
+    /// Since when no run needs it.
+    idle_since: Instant,
+    /// How it has violated the protocol. Then it is let in again only when all runs that needed it are over.
+    expelled: Option<String>,
+}
+
+struct Dial {
+    id: NodeId,
+    name: PeerName,
+    address: SocketAddr,
+    number: u64,
+    pause: Duration,
+    silence: Duration,
+}
+
+/// Something that reaches a run from another process.
+#[derive(Debug)]
+pub(crate) enum Letter {
+    Message(NodeId, RunMessage),
+    /// The connection is lost.
+    Lost(NodeId, String),
+    /// The process has violated the protocol.
+    Expelled(NodeId, String),
+}
+
+/// What other processes send to a run on this node. Dropping it ends the run's need of their connections.
+pub(crate) struct Mail {
+    node: NodeHandle,
+    run: RunId,
+    news: Rc<Notify>,
+}
+
+struct MailState {
+    letters: VecDeque<Letter>,
+    news: Rc<Notify>,
+}
+
+impl Peers {
+    pub(super) fn new() -> Self {
+        Self {
+            life: crate::run::random_u64(),
+            endpoint: None,
+            silence: MAX_SILENCE,
+            joins: None,
+            carrier: None,
+            wakeup: Arc::default(),
+            ids: HashMap::new(),
+            peers: BTreeMap::new(),
+            next: 1,
+            mail: HashMap::new(),
+            dials: Vec::new(),
+            gone: Vec::new(),
+        }
+    }
+
+    fn violation(&self, name: &PeerName) -> Option<&str> {
+        self.peers.get(self.ids.get(name)?)?.expelled.as_deref()
+    }
+
+    /// The peer with this name, known from now on.
+    fn id_of(&mut self, name: &PeerName) -> NodeId {
+        if let Some(&id) = self.ids.get(name) {
+            return id;
+        }
+        let id = NodeId(self.next);
+        self.next += 1;
+        self.ids.insert(name.clone(), id);
+        let peer = Peer {
+            name: name.clone(),
+            address: None,
+            is_dialed: false,
+            route: None,
+            backlog: Backlog::default(),
+            backoff: Backoff::default(),
+            number: 0,
+            stats: LinkStats::default(),
+            failovers: 0,
+            users: BTreeMap::new(),
+            idle_since: Instant::now(),
+            expelled: None,
+        };
+        self.peers.insert(id, peer);
+        id
+    }
+
+    /// Puts something into the mail of a run. What comes for a run that is over is of no interest.
+    fn deliver(&mut self, run: RunId, letter: Letter) -> Result<(), &'static str> {
+        let Some(mail) = self.mail.get_mut(&run) else { return Ok(()) };
+        if mail.letters.len() >= MAX_MAIL {
+            return Err("it has flooded a run with messages");
+        }
+        mail.letters.push_back(letter);
+        mail.news.notify_one();
+        Ok(())
+    }
+
+    /// Tells all runs that need a peer what has become of it.
+    fn tell_users(&mut self, id: NodeId, letter: impl Fn() -> Letter) {
+        let users: Vec<RunId> = self.peers.get(&id).into_iter().flat_map(|peer| peer.users.keys().copied()).collect();
+        for run in users {
+            // A run with a full mailbox fails at the silence of the peer.
+            let _ = self.deliver(run, letter());
+        }
+    }
+
+    /// Begins to dial a peer, after this pause.
+    fn dial(&mut self, id: NodeId, pause: Duration) {
+        let silence = self.silence;
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(address) = peer.address.filter(|_| !peer.is_dialed && peer.route.is_none()) else { return };
+        peer.is_dialed = true;
+        let (name, number, silence) = (peer.name.clone(), peer.number + 1, peer.silence(silence));
+        self.dials.push(Dial { id, name, address, number, pause, silence });
+        // The event loop begins it.
+        self.wakeup.wake_up();
+    }
+
+    /// Forgets a peer that no run needs and that has no connection.
+    fn forget(&mut self, id: NodeId) {
+        let Some(peer) = self.peers.remove(&id) else { return };
+        self.ids.remove(&peer.name);
+        if let Some(carrier) = &self.carrier {
+            carrier.tell(Command::Forget(id));
+        }
+        let counts = peer.counts();
+        self.gone.push((peer.name.name, counts));
+    }
+
+    /// Applies the shortest silence that the users of a peer bear.
+    fn update_silence(&mut self, id: NodeId) {
+        let (Some(peer), Some(carrier)) = (self.peers.get(&id), &self.carrier) else { return };
+        let silence = peer.silence(self.silence);
+        if let Some(route) = &peer.route {
+            route.connection.set_silence_limit(silence);
+        }
+        carrier.tell(Command::Silence(id, silence));
+    }
+}
+
+impl Peer {
+    fn silence(&self, own: Duration) -> Duration {
+        self.users.values().copied().fold(own, Duration::min)
+    }
+
+    fn counts(&self) -> PeerCounts {
+        let failovers = self.failovers + self.route.as_ref().map_or(0, Route::failovers);
+        PeerCounts { bytes: self.stats.bytes, failovers, violations: self.stats.violations }
+    }
+}
+
+impl NodeHandle {
+    /// The number that tells this process from others with the same identity.
+    pub(crate) fn life(&self) -> u64 {
+        self.node().peers.life
+    }
+
+    /// Gives the node its end of all connections. `silence`: the longest that it bears; `joins` gets the runs that it is asked
+    /// to take part in.
+    pub(crate) fn set_endpoint(
+        &self,
+        endpoint: Rc<Endpoint>,
+        silence: Duration,
+        joins: Option<UnboundedSender<Joining>>,
+    ) {
+        let mut node = self.node();
+        (node.peers.endpoint, node.peers.silence, node.peers.joins) = (Some(endpoint), silence, joins);
+    }
+
+    /// Uses a connection whose other end has said who it is. `leads`: this end has dialed.
+    ///
+    /// # Errors
+    /// Why it cannot be used; it is closed then.
+    pub(crate) fn connected(
+        &self,
+        name: &PeerName,
+        connection: Connection,
+        number: u64,
+        leads: bool,
+    ) -> Result<NodeId, String> {
+        self.node().connected(name, connection, number, leads)
+    }
+
+    /// Sends a message about a run to a process.
+    pub(crate) fn send(&self, id: NodeId, run: RunId, message: RunMessage) {
+        self.node().send(id, &ManagementMessage::Run { run: run.0, message });
+    }
+
+    /// Opens the mailbox of a run; `None` if it has one already.
+    pub(crate) fn open_mail(&self, run: RunId) -> Option<Mail> {
+        let mut node = self.node();
+        if node.peers.mail.contains_key(&run) {
+            return None;
+        }
+        let news = Rc::new(Notify::new());
+        node.peers.mail.insert(run, MailState { letters: VecDeque::new(), news: Rc::clone(&news) });
+        Some(Mail { node: self.clone(), run, news })
+    }
+
+    /// Begins the dials that are due.
+    pub(super) fn begin_dials(&self) {
+        let dials = std::mem::take(&mut self.node().peers.dials);
+        for dial in dials {
+            spawn_local(self.clone().dial(dial));
+        }
+    }
+
+    async fn dial(self, dial: Dial) {
+        tokio::time::sleep(dial.pause).await;
+        let Some(endpoint) = self.node().peers.endpoint.clone() else { return };
+        let reason = match endpoint.connect_within(dial.address, &dial.name.name, dial.silence).await {
+            Ok(connection) => match hello(&connection, self.life(), dial.number).await {
+                Ok(life) if life == dial.name.life => {
+                    let result = {
+                        let mut node = self.node();
+                        if let Some(peer) = node.peers.peers.get_mut(&dial.id) {
+                            peer.is_dialed = false;
+                        }
+                        node.connected(&dial.name, connection, dial.number, true)
+                    };
+                    match result {
+                        Ok(_) => return,
+                        Err(reason) => reason,
+                    }
+                }
+                Ok(_) => "the process there is not the one that takes part in the run: it was restarted".to_owned(),
+                Err(reason) => reason,
+            },
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!(node = dial.name.name, reason, "a node cannot be reached");
+        let mut node = self.node();
+        let peers = &mut node.peers;
+        let Some(peer) = peers.peers.get_mut(&dial.id) else { return };
+        peer.is_dialed = false;
+        if peer.users.is_empty() {
+            return peers.forget(dial.id);
+        }
+        let pause = peer.backoff.disconnected(false, reason);
+        peers.dial(dial.id, pause);
+    }
+
+    /// The state of the links to other nodes, by name, and the counters of those that are gone since the last call.
+    pub(crate) fn peer_samples(&self) -> (Vec<(String, PeerSample)>, Vec<(String, PeerCounts)>) {
+        let mut node = self.node();
+        let samples = node.peers.peers.values().map(|peer| {
+            let sample = PeerSample {
+                path: peer.stats.path,
+                why_not_rdma: peer.route.as_ref().and_then(Route::why_not_rdma),
+                streams_in: peer.stats.streams_in,
+                streams_out: peer.stats.streams_out,
+                counts: peer.counts(),
+            };
+            (peer.name.name.clone(), sample)
+        });
+        let samples = samples.collect();
+        (samples, std::mem::take(&mut node.peers.gone))
+    }
+}
+
+impl Node {
+    pub(super) fn connected(
+        &mut self,
+        name: &PeerName,
+        connection: Connection,
+        number: u64,
+        leads: bool,
+    ) -> Result<NodeId, String> {
+        if let Some(what) = self.peers.violation(name) {
+            let reason = format!("it has violated the protocol: {what}");
+            connection.close(&reason);
+            return Err(reason);
+        }
+        let paths = self.options.paths();
+        self.start_carrier().inspect_err(|reason| connection.close(reason))?;
+        let id = self.peers.id_of(name);
+        connection.set_waker(self.peers.wakeup.waker());
+        let Some(carrier) = &self.peers.carrier else { return Err("there is no carrier".to_owned()) };
+        let begun = Route::begin(connection, id, leads, &paths, number, carrier);
+        match begun {
+            Ok(route) => {
+                let Some(peer) = self.peers.peers.get_mut(&id) else { return Err("the peer is gone".to_owned()) };
+                peer.number = number;
+                peer.failovers += peer.route.take().map_or(0, |route| route.failovers());
+                peer.route = Some(route);
+                peer.idle_since = Instant::now();
+                self.peers.update_silence(id);
+                // Messages may have come before there was a waker.
+                self.peers.wakeup.wake_up();
+                Ok(id)
+            }
+            Err((connection, reason)) => {
+                if let Some(what) = connection.violation() {
+                    let what = what.to_owned();
+                    self.peers.expel(id, &what);
+                }
+                Err(reason)
+            }
+        }
+    }
+
+    /// Sends a message to a process. What cannot be sent is lost with the connection, which is found out soon.
+    pub(super) fn send(&mut self, id: NodeId, message: &ManagementMessage) {
+        if let Some(Peer { route: Some(route), backlog, .. }) = self.peers.peers.get_mut(&id) {
+            backlog.send(message, &route.connection);
+        }
+    }
+
+    /// A path of the carrier is lost.
+    pub(super) fn path_lost(&mut self, id: NodeId, number: u64, event: &LinkEvent) {
+        let Peers { peers, carrier: Some(carrier), .. } = &mut self.peers else { return };
+        if let Some(route) = peers.get_mut(&id).and_then(|peer| peer.route.as_mut()) {
+            route.lost(carrier, number, event);
+        }
+        self.peers.wakeup.wake_up();
+    }
+
+    /// What the link to a process has counted.
+    pub(super) fn link_stats(&self, id: NodeId) -> LinkStats {
+        self.peers.peers.get(&id).map(|peer| peer.stats).unwrap_or_default()
+    }
+
+    /// Why the path to a process is not by RDMA.
+    pub(super) fn why_not_rdma(&self, id: NodeId) -> Option<String> {
+        self.peers.peers.get(&id)?.route.as_ref()?.why_not_rdma()
+    }
+
+    pub(super) fn set_link_stats(&mut self, id: NodeId, stats: LinkStats) {
+        if let Some(peer) = self.peers.peers.get_mut(&id) {
+            peer.stats = stats;
+        }
+    }
+
+    /// Takes everything that has come on the connections.
+    pub(super) fn take_messages(&mut self) {
+        let (mut messages, mut closed) = (Vec::new(), Vec::new());
+        let Peers { peers, carrier: Some(carrier), .. } = &mut self.peers else { return };
+        for (&id, peer) in peers.iter_mut() {
+            let Some(route) = &mut peer.route else { continue };
+            peer.backlog.flush(&route.connection);
+            let broken_by = loop {
+                match ManagementMessage::receive(&route.connection) {
+                    Ok(Some(ManagementMessage::Path(signal))) => route.heard(carrier, signal),
+                    Ok(Some(ManagementMessage::Run { run, message })) => messages.push((id, RunId(run), message)),
+                    Ok(Some(_)) => break Some("a message that has no place here".to_owned()),
+                    Ok(None) => break None,
+                    Err(what) => break Some(what),
+                }
+            };
+            if let Some(what) = broken_by {
+                route.connection.violated(&broken(&what));
+            }
+            if route.connection.closed().is_some() {
+                closed.push(id);
+            }
+        }
+        for (id, run, message) in messages {
+            if let Err(what) = self.dispatch(id, run, message) {
+                self.violated(id, what);
+            }
+        }
+        closed.into_iter().for_each(|id| self.disconnected(id));
+    }
+
+    fn dispatch(&mut self, driver: NodeId, run: RunId, message: RunMessage) -> Result<(), &'static str> {
+        match (message, &self.peers.joins) {
+            (RunMessage::Join(join), Some(joins)) => {
+                let Some(peer) = self.peers.peers.get(&driver) else { return Ok(()) };
+                // Fails only when the node is being stopped, and closes its connections.
+                let _ = joins.send(Joining { driver, name: peer.name.clone(), run, join });
+                Ok(())
+            }
+            (RunMessage::Join(_), None) => Err("only workers take part in the runs of others"),
+            (message, _) => self.peers.deliver(run, Letter::Message(driver, message)),
+        }
+    }
+
+    /// A process has violated the protocol: its connection is closed, and found closed soon.
+    pub(super) fn violated(&mut self, id: NodeId, what: &str) {
+        if let Some(route) = self.peers.peers.get(&id).and_then(|peer| peer.route.as_ref()) {
+            route.connection.violated(&broken(what));
+            self.peers.wakeup.wake_up();
+        }
+    }
+
+    fn disconnected(&mut self, id: NodeId) {
+        let Some(peer) = self.peers.peers.get_mut(&id) else { return };
+        let Some(route) = peer.route.take() else { return };
+        peer.number = peer.number.max(route.number());
+        peer.failovers += route.failovers();
+        peer.backlog = Backlog::default();
+        if let Some(what) = route.connection.violation() {
+            let what = what.to_owned();
+            return self.peers.expel(id, &what);
+        }
+        let reason = route.connection.closed().unwrap_or_default();
+        if peer.users.is_empty() {
+            return self.peers.forget(id);
+        }
+        let pause = peer.backoff.disconnected(route.has_settled(), reason.clone());
+        self.peers.tell_users(id, || Letter::Lost(id, reason.clone()));
+        self.peers.dial(id, pause);
+    }
+
+    /// To be called now and then: makes the offers of paths that are due, and closes connections that no run needs.
+    pub(super) fn tick_peers(&mut self) {
+        let Peers { peers, carrier: Some(carrier), .. } = &mut self.peers else { return };
+        for peer in peers.values_mut() {
+            let heard_on = peer.stats.heard_on;
+            let Some(route) = &mut peer.route else { continue };
+            route.tick(carrier, heard_on);
+            if peer.users.is_empty() && peer.idle_since.elapsed() > IDLE {
+                route.connection.close(NOT_NEEDED);
+            }
+        }
+        // Closing one's own connection wakes nobody.
+        self.take_messages();
+    }
+
+    /// The process with this name is needed by a run.
+    fn need(&mut self, run: RunId, id: NodeId, silence: Duration) {
+        if let Some(peer) = self.peers.peers.get_mut(&id) {
+            peer.users.insert(run, silence);
+            self.peers.update_silence(id);
+        }
+    }
+
+    /// A run needs no process any more.
+    fn release_peers(&mut self, run: RunId) {
+        let mut unused = Vec::new();
+        let mut changed = Vec::new();
+        for (&id, peer) in &mut self.peers.peers {
+            if peer.users.remove(&run).is_none() {
+                continue;
+            }
+            changed.push(id);
+            if peer.users.is_empty() {
+                peer.idle_since = Instant::now();
+                if peer.route.is_none() && !peer.is_dialed {
+                    unused.push(id);
+                }
+            }
+        }
+        changed.into_iter().for_each(|id| self.peers.update_silence(id));
+        unused.into_iter().for_each(|id| self.peers.forget(id));
+    }
+
+    /// The carrier, started when it is needed first.
+    pub(super) fn start_carrier(&mut self) -> Result<&Carrier, String> {
+        let reports = self.carried.clone();
+        let carrier = match self.peers.carrier.take() {
+            Some(carrier) => carrier,
+            None => Carrier::start(self.peers.life, move |report| {
+                // Fails only when the node is gone.
+                let _ = reports.send(report);
+            })
+            .map_err(|error| format!("cannot start a thread: {error}"))?,
+        };
+        Ok(self.peers.carrier.insert(carrier))
+    }
+}
+
+impl Peers {
+    /// Expels a process that has violated the protocol: the runs that need it fail.
+    fn expel(&mut self, id: NodeId, what: &str) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if let Some(route) = peer.route.take() {
+            peer.failovers += route.failovers();
+        }
+        peer.address = None;
+        peer.expelled.get_or_insert_with(|| what.to_owned());
+        self.tell_users(id, || Letter::Expelled(id, what.to_owned()));
+        if self.peers.get(&id).is_some_and(|peer| peer.users.is_empty()) {
+            self.forget(id);
+        }
+    }
+}
+
+impl Mail {
+    /// Waits until there may be letters.
+    pub(crate) async fn changed(&self) {
+        self.news.notified().await;
+    }
+
+    /// The next letter.
+    pub(crate) fn next(&self) -> Option<Letter> {
+        self.node.node().peers.mail.get_mut(&self.run)?.letters.pop_front()
+    }
+
+    /// Needs the process of this number, with which there is a connection. It is lost after this silence.
+    pub(crate) fn need(&self, id: NodeId, silence: Duration) {
+        self.node.node().need(self.run, id, silence);
+    }
+
+    /// Needs the process that listens there. `dials`: this end opens the connection, if there is none.
+    ///
+    /// # Errors
+    /// If the process has violated the protocol.
+    pub(crate) fn need_at(
+        &self,
+        name: &PeerName,
+        address: SocketAddr,
+        dials: bool,
+        silence: Duration,
+    ) -> Result<NodeId, String> {
+        let mut node = self.node.node();
+        if let Some(what) = node.peers.violation(name) {
+            return Err(what.to_owned());
+        }
+        let id = node.peers.id_of(name);
+        node.need(self.run, id, silence);
+        if dials && let Some(peer) = node.peers.peers.get_mut(&id) {
+            peer.address = Some(address);
+            node.peers.dial(id, Duration::ZERO);
+        }
+        Ok(id)
+    }
+
+    /// Sends a message about the run to a process.
+    pub(crate) fn send(&self, id: NodeId, message: RunMessage) {
+        self.node.node().send(id, &ManagementMessage::Run { run: self.run.0, message });
+    }
+
+    /// Whether a message to this process would go at once.
+    pub(crate) fn has_room(&self, id: NodeId) -> bool {
+        let node = self.node.node();
+        let peer = node.peers.peers.get(&id);
+        peer.and_then(|peer| Some(peer.backlog.has_room(&peer.route.as_ref()?.connection))).unwrap_or(false)
+    }
+
+    /// A process has violated the protocol.
+    pub(crate) fn violated(&self, id: NodeId, what: &str) {
+        self.node.node().violated(id, what);
+    }
+
+    /// Whether there is a connection that has lasted for a while, and otherwise why not, if that is known.
+    pub(crate) fn is_connected(&self, id: NodeId) -> Result<(), Option<String>> {
+        let node = self.node.node();
+        let Some(peer) = node.peers.peers.get(&id) else { return Err(None) };
+        match &peer.route {
+            Some(route) if route.has_settled() => Ok(()),
+            _ => Err(peer.backoff.reason()),
+        }
+    }
+}
+
+impl Drop for Mail {
+    fn drop(&mut self) {
+        let mut node = self.node.node();
+        node.peers.mail.remove(&self.run);
+        node.release_peers(self.run);
+    }
+}
