@@ -20,7 +20,8 @@ pub(super) struct Export {
     lent: VecDeque<(u64, Chunk)>,
     /// The watermark that the link knows.
     announced: u64,
-    finished: bool,
+    /// It is complete, or cannot be read any further.
+    pub(super) finished: bool,
 }
 
 impl Export {

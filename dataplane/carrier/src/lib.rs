@@ -165,27 +165,3 @@ impl Drop for Carrier {
         }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use dflow_shm::channel::pair;
-
-    #[test]
-    fn it_ends_also_where_the_store_does_not_answer() {
-        let (say, heard) = channel();
-        let report = move |report| say.send(report).expect("the test listens");
-        let carrier = Carrier::start(1, report).expect("a thread");
-        let silent = [1, 2].map(|run| {
-            let (silent, channel) = pair().expect("two descriptors");
-            carrier.tell(Command::Begin(RunId(run), channel));
-            silent
-        });
-        carrier.finish();
-        for run in [1, 2] {
-            assert!(matches!(heard.recv(), Ok(Report::RunFailed(RunId(id), _)) if id == run));
-        }
-        heard.recv().expect_err("the thread is gone");
-        drop(silent);
-    }
-}

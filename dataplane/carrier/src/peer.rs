@@ -37,8 +37,9 @@ impl Peer {
     pub(super) fn step(&mut self, now: Instant, report: &dyn Fn(Report)) -> bool {
         let looked = self.streams.look(&mut self.link, now);
         let stepped = self.link.step(&mut self.streams);
+        let aborted = self.streams.abort_unreadable(&mut self.link);
         self.report_events(report);
-        looked || stepped
+        looked || stepped || aborted
     }
 
     pub(super) fn tick(&mut self, now: Instant, report: &dyn Fn(Report)) {

@@ -36,6 +36,8 @@ pub(super) struct Streams {
     /// The number of polls so far.
     turn: u64,
     failures: Vec<Failure>,
+    /// Flows whose bytes could not be read, and why. They are to be aborted.
+    unreadable: Vec<(FlowId, String)>,
     staging: Staging,
 }
 
@@ -98,6 +100,7 @@ impl Default for Streams {
             unwatched: Vec::new(),
             turn: 0,
             failures: Vec::new(),
+            unreadable: Vec::new(),
             staging: Staging::new(STAGING),
         }
     }
@@ -240,6 +243,13 @@ impl Streams {
         std::mem::take(&mut self.failures)
     }
 
+    /// Aborts the flows whose bytes could not be read. Returns whether there were any.
+    pub(super) fn abort_unreadable(&mut self, link: &mut Link) -> bool {
+        let unreadable = std::mem::take(&mut self.unreadable);
+        unreadable.iter().for_each(|(flow, reason)| link.abort(*flow, reason));
+        !unreadable.is_empty()
+    }
+
     /// When [`Streams::look`] is due without any event.
     pub(super) fn look_again_at(&self) -> Option<Instant> {
         self.imports.awake().filter(|import| !import.closing).filter_map(|import| import.stream.look_again_at()).min()
@@ -331,6 +341,8 @@ impl Local for Streams {
         match export.chunk(at, most, &mut self.staging) {
             Ok(chunk) => chunk,
             Err(error) => {
+                export.finished = true;
+                self.unreadable.push((flow, error.to_string()));
                 self.failures.push(Failure::of_export(export.watch.port.run, key, &error));
                 None
             }

@@ -6,7 +6,7 @@ use crate::runs::{RunNumber, Runs};
 use crate::streams::Failure;
 use crate::watch::{Port, Watched};
 use crate::{Command, NodeId, Report};
-use dflow_ports::Attachment;
+use dflow_ports::Attaching;
 use dflow_protocol::wire::StreamKey;
 use dflow_protocol::{PortId, RunId};
 use dflow_shm::{Doorbell, Listener, Wait, Watchers};
@@ -21,18 +21,32 @@ use std::time::{Duration, Instant};
 const WATCHED: usize = 64;
 /// The interval of liveness checks and reports.
 const TICK: Duration = Duration::from_millis(100);
+/// A channel that the store has not opened is tried again after this fraction of the time that it has waited so far, and after
+/// [`LEAST_OPENING`] at the earliest.
+const OPENING_FRACTION: u32 = 4;
+const LEAST_OPENING: Duration = Duration::from_micros(50);
 
 pub(super) struct Worker<'a> {
     queue: Receiver<Command>,
     listener: Listener,
     watchers: Watchers,
     channels: Arc<Channels>,
+    /// Runs whose channels the store has not opened yet.
+    opening: BTreeMap<RunId, Opening>,
     runs: Runs,
     peers: BTreeMap<NodeId, Peer>,
     /// What peers know this process by. Another number follows when a peer is forgotten, so that a link which is made anew is
     /// not taken for the one before.
     life: u64,
     report: &'a dyn Fn(Report),
+}
+
+/// A run whose channel the store has not opened yet.
+struct Opening {
+    attaching: Attaching,
+    since: Instant,
+    /// Commands about its streams, which are carried out as soon as there is the channel.
+    waiting: Vec<Command>,
 }
 
 impl<'a> Worker<'a> {
@@ -44,8 +58,8 @@ impl<'a> Worker<'a> {
         report: &'a dyn Fn(Report),
     ) -> Self {
         let (listener, watchers) = (Listener::new(Arc::clone(&bell)), Watchers::new(bell));
-        let (runs, peers) = (Runs::default(), BTreeMap::new());
-        Self { queue, listener, watchers, channels, runs, peers, life, report }
+        let (opening, runs, peers) = (BTreeMap::new(), Runs::default(), BTreeMap::new());
+        Self { queue, listener, watchers, channels, opening, runs, peers, life, report }
     }
 
     /// Works until there is nobody left to give commands.
@@ -69,6 +83,7 @@ impl<'a> Worker<'a> {
                     }
                 }
             }
+            busy |= self.open_channels();
             let now = Instant::now();
             let mut failures = Vec::new();
             for peer in self.peers.values_mut() {
@@ -112,9 +127,16 @@ impl<'a> Worker<'a> {
     }
 
     fn obey(&mut self, command: Command) {
+        if let Command::Export(_, stream, _) | Command::Import(_, stream, _) | Command::Drop(stream) = &command
+            && let Some(opening) = self.opening.get_mut(&stream.run())
+        {
+            opening.waiting.push(command);
+            return;
+        }
         match command {
             Command::Begin(run, channel) => self.begin(run, channel),
             Command::End(run) => {
+                self.opening.remove(&run);
                 if let Some(number) = self.runs.number(run) {
                     self.end(number, "its run is over");
                 }
@@ -149,14 +171,32 @@ impl<'a> Worker<'a> {
     }
 
     fn begin(&mut self, run: RunId, channel: OwnedFd) {
+        self.opening.remove(&run);
         if let Some(before) = self.runs.number(run) {
             self.end(before, "its run has begun anew");
         }
-        let channel = self.channels.add(channel);
-        let begun = Attachment::open(channel).and_then(|attachment| self.runs.begin(run, attachment));
-        if let Err(error) = begun {
-            (self.report)(Report::RunFailed(run, error.to_string()));
+        let attaching = Attaching::new(self.channels.add(channel));
+        self.opening.insert(run, Opening { attaching, since: Instant::now(), waiting: Vec::new() });
+    }
+
+    /// Goes on with the runs whose channels the store has opened. Returns whether there were any.
+    fn open_channels(&mut self) -> bool {
+        let mut opened = Vec::new();
+        self.opening.retain(|&run, opening| match opening.attaching.try_finish().transpose() {
+            None => true,
+            Some(attachment) => {
+                opened.push((run, attachment, std::mem::take(&mut opening.waiting)));
+                false
+            }
+        });
+        let busy = !opened.is_empty();
+        for (run, attachment, waiting) in opened {
+            match attachment.and_then(|attachment| self.runs.begin(run, attachment)) {
+                Ok(_) => waiting.into_iter().for_each(|command| self.obey(command)),
+                Err(error) => (self.report)(Report::RunFailed(run, error.to_string())),
+            }
         }
+        busy
     }
 
     /// Ends a run on all links. Returns its id, unless it has ended already.
@@ -212,7 +252,11 @@ impl<'a> Worker<'a> {
 
     /// Sends what was delayed, and waits.
     fn rest(&mut self, now: Instant) {
-        let mut limit = TICK;
+        // Nothing wakes the thread when the store opens a channel: the bell is among what it sends. A run begins at most this
+        // much later than it could.
+        let opening = |opening: &Opening| now.saturating_duration_since(opening.since) / OPENING_FRACTION;
+        let opening = self.opening.values().map(opening).min().map(|limit| limit.max(LEAST_OPENING));
+        let mut limit = opening.into_iter().chain([TICK]).min().unwrap_or(TICK);
         let most = WATCHED / self.peers.len().max(1);
         self.runs.rest(&mut self.watchers);
         let mut ports: Vec<&mut dyn Wait> = vec![&mut self.listener];

@@ -5,7 +5,7 @@ mod cluster;
 mod common;
 
 use cluster::Cluster;
-use common::{Function, RUN_STEP, produce, run_of, verify};
+use common::{Function, produce, verify};
 use dflow_function::Error;
 use std::time::Duration;
 
@@ -105,49 +105,28 @@ fn a_broadcast_costs_its_producers_link_about_one_crossing() {
 }
 
 #[test]
-fn the_end_of_a_run_drops_its_streams_and_no_others() {
-    let mut cluster = Cluster::new(2, 64 * MIB);
-    let length = 5 * MIB;
-    let other = run_of(RUN_STEP);
-    (0..2).for_each(|node| cluster.begin(node, other));
-    cluster.cross(1, 0, 1, &[(101, 0)]);
-    (1..=3).for_each(|stream| cluster.cross(RUN_STEP + stream, 0, 1, &[(RUN_STEP + 100 + stream, 0)]));
-    cluster.until_crossing(0, 1, 4);
-    (0..2).for_each(|node| cluster.end(node, other));
-    cluster.until_crossing(0, 1, 1);
-    start_source(&cluster, 0, 1, 1, length);
-    start_sink(&cluster, 1, 101, 1, length);
-    cluster.finish();
-}
-
-#[test]
-fn a_run_whose_channel_fails_is_reported_and_given_up() {
+fn a_stream_that_cannot_be_read_any_more_is_reported_and_aborted() {
     let mut cluster = Cluster::new(2, 16 * MIB);
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    file.as_file().set_len(2 * MIB).expect("room");
+    let input = file.reopen().expect("a descriptor");
     cluster.cross(1, 0, 1, &[(101, 0)]);
-    let (go_on, told) = std::sync::mpsc::channel::<()>();
-    cluster.on(0, |node| {
-        node.start(1, &source(1), move |ctx| {
-            let mut out = ctx.output("out")?;
-            out.write_all(&[1; 40_000])?;
-            let _ = told.recv();
-            out.write_all(&[1; 200_000])
-        });
-    });
+    cluster.cross_file(2, 0, 1, 102, input, 3 * MIB);
     cluster.on(1, |node| {
-        node.start(101, &sink(1), |ctx| {
+        node.start(102, &sink(2), |ctx| {
             let mut input = ctx.input("in")?;
             while input.chunk()?.is_some() {}
             Ok(())
         });
     });
-    cluster.until_passed(40_000);
-    // The carrier finds that its store is gone when it wants the next piece of the stream.
-    cluster.on(0, |node| node.hang_up(common::CARRIER));
-    drop(go_on);
-    cluster.until_reported(0, "RunFailed");
-    // There it ends, and is not taken for complete.
-    cluster.until(1, |node| node.store.usage().memory == 0 || node.outcomes.is_empty());
-    cluster.on(1, |node| assert!(node.outcomes.values().all(Result::is_err), "{:?}", node.outcomes));
+    cluster.until_reported(0, "ExportFailed");
+    // Another stream of the run goes on.
+    start_source(&cluster, 0, 1, 1, MIB);
+    start_sink(&cluster, 1, 101, 1, MIB);
+    cluster.until(1, |node| node.outcomes.values().any(Result::is_ok));
+    cluster.until_crossing(0, 1, 0);
+    cluster.kill(1, 102);
+    cluster.finish();
 }
 
 #[test]

@@ -7,6 +7,7 @@
 
 use crate::error::{ReadError, SessionError, WriteError};
 use crate::input::{Available, InPort, Lent};
+use crate::opening::Opening;
 use crate::output::{OutPort, RoomNow};
 use crate::session::{Port, Session};
 use dflow_protocol::PortId;
@@ -21,18 +22,31 @@ pub struct Attachment {
     name: Arc<str>,
 }
 
-impl Attachment {
-    /// Meets the daemon at the other end of this socket, and waits until it says start.
-    ///
-    /// # Errors
-    /// If the daemon is gone or speaks another version.
-    pub fn open(socket: impl Into<Arc<OwnedFd>>) -> Result<Self, SessionError> {
-        let session = Session::open(socket)?;
-        session.wait_for_start()?;
-        let name = Arc::from(session.setup().instance.as_str());
-        Ok(Self { session, name })
+/// A connection that is being made. It does not wait for the store: another one may be slow to answer, or never do so.
+pub struct Attaching(Opening);
+
+impl Attaching {
+    /// Meets the store at the other end of this channel.
+    #[must_use]
+    pub fn new(channel: impl Into<Arc<OwnedFd>>) -> Self {
+        Self(Opening::new(channel.into()))
     }
 
+    /// The attachment, if the store has sent everything that it takes. To be called again until then; not after that, nor
+    /// after an error.
+    ///
+    /// # Errors
+    /// If the store is gone or speaks another version.
+    pub fn try_finish(&mut self) -> Result<Option<Attachment>, SessionError> {
+        let attach = |session: Arc<Session>| {
+            let name = Arc::from(session.setup().instance.as_str());
+            Attachment { session, name }
+        };
+        Ok(self.0.advance(false)?.map(attach))
+    }
+}
+
+impl Attachment {
     /// The stream that the store has given this reading port.
     #[must_use]
     pub fn outgoing(&self, port: PortId) -> Outgoing {

@@ -1,8 +1,8 @@
 //! The daemon's messages, in the order of the bell, sorted into a mailbox for each port.
 
 use crate::error::{SessionError, to_usize};
-use dflow_protocol::limits::{MAX_MESSAGE, MAX_SETUP};
-use dflow_protocol::message::{Piece, SegmentUse, Setup, ToFunction, Window};
+use dflow_protocol::limits::MAX_MESSAGE;
+use dflow_protocol::message::{Piece, SegmentUse, ToFunction, Window};
 use dflow_protocol::{PortId, SegmentId};
 use dflow_shm::{Access, Memory, PeerControl, Segment, channel};
 use std::collections::{HashMap, VecDeque};
@@ -75,9 +75,13 @@ impl Inbox {
         Self { buffer: vec![0; MAX_MESSAGE], ..Self::default() }
     }
 
-    /// Waits for the next message.
-    pub(crate) fn receive(&mut self, socket: &OwnedFd) -> Result<(ToFunction, Vec<OwnedFd>), SessionError> {
-        let (length, fds) = channel::receive(socket.as_fd(), &mut self.buffer, true)?;
+    /// The next message. Unless it `waits`, there may be none: [`SessionError::Channel`] of [`Errno::AGAIN`].
+    pub(crate) fn receive(
+        &mut self,
+        socket: &OwnedFd,
+        waits: bool,
+    ) -> Result<(ToFunction, Vec<OwnedFd>), SessionError> {
+        let (length, fds) = channel::receive(socket.as_fd(), &mut self.buffer, waits)?;
         if length == 0 {
             return Err(SessionError::Gone);
         }
@@ -85,29 +89,9 @@ impl Inbox {
         Ok((ToFunction::decode(&self.buffer[..length])?, fds))
     }
 
-    /// Waits for the setup, which comes first, in one message or in several.
-    pub(crate) fn receive_setup(&mut self, socket: &OwnedFd) -> Result<(Setup, Vec<OwnedFd>), SessionError> {
-        let (mut message, fds) = self.receive(socket)?;
-        let mut encoded = Vec::new();
-        loop {
-            let last = match message {
-                ToFunction::Setup(setup) if encoded.is_empty() => return Ok((setup, fds)),
-                ToFunction::SetupPart { bytes, last } if encoded.len() + bytes.len() <= MAX_SETUP => {
-                    encoded.extend(bytes);
-                    last
-                }
-                _ => return Err(protocol("its first message is not the setup")),
-            };
-            if last {
-                return Ok((Setup::decode(&encoded)?, fds));
-            }
-            (message, _) = self.receive(socket)?;
-        }
-    }
-
     /// Waits for the next message and puts it where it belongs.
     pub(crate) fn take_one(&mut self, socket: &OwnedFd) -> Result<(), SessionError> {
-        let (message, mut fds) = self.receive(socket)?;
+        let (message, mut fds) = self.receive(socket, true)?;
         match message {
             ToFunction::Setup(_) | ToFunction::SetupPart { .. } => return Err(protocol("it sent a second setup")),
             ToFunction::Start => self.started = true,
@@ -199,6 +183,6 @@ impl Inbox {
     }
 }
 
-fn protocol(what: impl Into<String>) -> SessionError {
+pub(crate) fn protocol(what: impl Into<String>) -> SessionError {
     SessionError::Protocol(what.into())
 }

@@ -60,12 +60,13 @@ mod fan_in;
 mod inbox;
 mod input;
 pub mod local;
+mod opening;
 mod output;
 mod parts;
 mod poller;
 mod session;
 
-pub use attachment::{Attachment, Incoming, Outgoing, RoomFor};
+pub use attachment::{Attaching, Attachment, Incoming, Outgoing, RoomFor};
 pub use dflow_protocol::PortId;
 pub use dflow_protocol::message::{ArgPiece, InputSpec, OutputSpec, OutputStreams, ProgramState, Setup};
 pub use dflow_shm::View;

@@ -1,11 +1,12 @@
 //! A process's connection to its node's daemon, shared by all its ports.
 
-use crate::error::{SessionError, to_usize};
-use crate::inbox::{Held, Inbox, InputMail, Mail};
+use crate::error::SessionError;
+use crate::inbox::{Inbox, InputMail, Mail};
+use crate::opening::Opening;
 use dflow_protocol::PortId;
-use dflow_protocol::limits::{MAX_MESSAGE, MAX_REASON, PROTOCOL_VERSION};
-use dflow_protocol::message::{OutputStreams, ProgramState, SegmentUse, Setup, ToDaemon, ToFunction};
-use dflow_shm::{Access, Bell, Control, Doorbell, Idle, Listener, Memory, Park, Wait, channel, finish, wait_until};
+use dflow_protocol::limits::{MAX_MESSAGE, MAX_REASON};
+use dflow_protocol::message::{OutputStreams, ProgramState, Setup, ToDaemon};
+use dflow_shm::{Bell, Control, Doorbell, Idle, Listener, Memory, Park, Wait, channel, finish, wait_until};
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -105,42 +106,41 @@ impl Interrupter {
 }
 
 impl Session {
+    /// The session on this channel, whose first messages are in the inbox already.
+    pub(crate) fn new(
+        socket: Arc<OwnedFd>,
+        bell: Bell,
+        control: Control,
+        setup: Setup,
+        arena: Arc<Memory>,
+        inbox: Inbox,
+    ) -> Self {
+        let idle = Idle { spin: Duration::from_nanos(setup.spin_nanos) };
+        Self {
+            socket,
+            bell,
+            control: Arc::new(control),
+            setup,
+            idle,
+            arena,
+            inbox: Mutex::new(inbox),
+            hit_unread: AtomicBool::new(false),
+            calls: Arc::default(),
+        }
+    }
+
     /// Connects to the daemon at the other end of this socket: reads the setup, makes the control page, says hello. Waits
     /// for the daemon's first messages.
     ///
     /// # Errors
     /// [`SessionError`] if the daemon is gone, speaks another version or breaks the protocol.
     pub fn open(socket: impl Into<Arc<OwnedFd>>) -> Result<Arc<Self>, SessionError> {
-        let socket = socket.into();
-        let mut inbox = Inbox::new();
-        let (setup, mut fds) = inbox.receive_setup(&socket)?;
-        if setup.version != PROTOCOL_VERSION {
-            return Err(SessionError::Version(setup.version));
+        let mut opening = Opening::new(socket.into());
+        loop {
+            if let Some(session) = opening.advance(true)? {
+                return Ok(session);
+            }
         }
-        let page =
-            fds.pop().ok_or_else(|| SessionError::Protocol("the setup came without the daemon's page".into()))?;
-        let bell = Bell::adopt(page, setup.bell)?;
-        let (message, mut fds) = inbox.receive(&socket)?;
-        let (ToFunction::Segment { segment, kind: SegmentUse::OwnArena(length) }, Some(arena)) = (message, fds.pop())
-        else {
-            return Err(SessionError::Protocol("the setup came without the arena".into()));
-        };
-        let arena = Arc::new(Memory::map(arena.as_fd(), 0, to_usize(length)?, Access::Write)?);
-        inbox.segments.insert(segment, Held::Memory(Arc::clone(&arena)));
-        let session = Self {
-            socket,
-            bell,
-            control: Arc::new(Control::create()?),
-            idle: Idle { spin: Duration::from_nanos(setup.spin_nanos) },
-            setup,
-            arena,
-            inbox: Mutex::new(inbox),
-            hit_unread: AtomicBool::new(false),
-            calls: Arc::default(),
-        };
-        let hello = ToDaemon::Hello { version: PROTOCOL_VERSION }.encode()?;
-        channel::send(session.socket.as_fd(), &hello, &[session.control.segment().as_fd()], true)?;
-        Ok(Arc::new(session))
     }
 
     /// Waits until the daemon lets the function start: its gates are open.

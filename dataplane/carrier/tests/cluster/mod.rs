@@ -8,11 +8,11 @@ use crate::common::{Arrival, Node, RUN, carrier_of, key, now, run_of};
 use dflow_carrier::{Carrier, Command, NodeId, Report, RunTraffic};
 use dflow_protocol::wire::StreamKey;
 use dflow_protocol::{Epoch, InstanceId, RunId, StreamId};
-use dflow_store::Subscriber;
+use dflow_store::{InputFile, ProcessId, Subscriber};
 use dflow_transport::sim::{SimConfig, SimNet};
 use dflow_transport::{LinkBytes, LinkStats, Path};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
@@ -28,6 +28,9 @@ pub struct Cluster {
     nodes: Vec<Member>,
     net: SimNet,
     stop: Arc<AtomicBool>,
+    frozen: Arc<AtomicBool>,
+    /// How often the clock has found itself frozen.
+    idle: Arc<AtomicU64>,
     clock: Option<JoinHandle<()>>,
     incarnation: u64,
     epochs: BTreeMap<u32, u32>,
@@ -58,6 +61,7 @@ struct Reports {
 struct SoFar {
     traffic: BTreeMap<NodeId, LinkStats>,
     runs: BTreeMap<(RunId, NodeId), RunTraffic>,
+    sums: u64,
     /// What went wrong.
     failures: Vec<String>,
 }
@@ -91,9 +95,16 @@ impl Cluster {
         let net = SimNet::new(7, config);
         let stop = Arc::new(AtomicBool::new(false));
         let (clock_net, clock_stop) = (net.clone(), Arc::clone(&stop));
+        let (frozen, idle) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
+        let (clock_frozen, clock_idle) = (Arc::clone(&frozen), Arc::clone(&idle));
         let clock = std::thread::spawn(move || {
             let start = Instant::now();
             while !clock_stop.load(Ordering::Relaxed) {
+                if clock_frozen.load(Ordering::Relaxed) {
+                    clock_idle.fetch_add(1, Ordering::Release);
+                    std::thread::sleep(Duration::from_micros(50));
+                    continue;
+                }
                 if paced {
                     clock_net.advance_to(start.elapsed().as_micros() as u64);
                 }
@@ -110,6 +121,8 @@ impl Cluster {
             nodes,
             net,
             stop,
+            frozen,
+            idle,
             clock: Some(clock),
             incarnation: 0,
             epochs: BTreeMap::new(),
@@ -178,6 +191,12 @@ impl Cluster {
     }
 
     fn attach_all(&mut self, streams: &[u32], from: usize, to: usize) {
+        self.export(streams, from, to);
+        self.import(streams, from, to);
+    }
+
+    /// Streams of one node may be read by another.
+    pub fn export(&mut self, streams: &[u32], from: usize, to: usize) {
         let (first, opened) = (self.next_subscriber + 1, streams.to_vec());
         self.next_subscriber += streams.len() as u32;
         let read = self.on(from, move |node| {
@@ -188,6 +207,13 @@ impl Cluster {
             };
             (first..).zip(opened).map(&mut export).collect::<Vec<_>>()
         });
+        for (&stream, port) in streams.iter().zip(read) {
+            self.nodes[from].tell(Command::Export(id(to), self.key(stream), port));
+        }
+    }
+
+    /// Streams of one node are read by another.
+    pub fn import(&self, streams: &[u32], from: usize, to: usize) {
         let opened = streams.to_vec();
         let written = self.on(to, move |node| {
             let mut import = |stream| {
@@ -196,11 +222,32 @@ impl Cluster {
             };
             opened.into_iter().map(&mut import).collect::<Vec<_>>()
         });
-        for ((&stream, read), written) in streams.iter().zip(read).zip(written) {
-            let key = self.key(stream);
-            self.nodes[from].tell(Command::Export(id(to), key, read));
-            self.nodes[to].tell(Command::Import(id(from), key, written));
+        for (&stream, port) in streams.iter().zip(written) {
+            self.nodes[to].tell(Command::Import(id(from), self.key(stream), port));
         }
+    }
+
+    /// A stream that consists of a file on one node is read on another by this function.
+    pub fn cross_file(&mut self, stream: u32, from: usize, to: usize, reader: u32, file: std::fs::File, length: u64) {
+        self.epochs.insert(stream, 1);
+        let files = vec![(InputFile::Open(file.into()), length)];
+        self.on(from, move |node| node.store.open_files(key(stream), files));
+        self.pass_on(stream, from, to, &[(reader, 0)]);
+    }
+
+    /// Opens streams on a node without attaching them to another, each with a reader if there is one.
+    pub fn open(&mut self, streams: &[u32], node: usize, reader: Option<u32>) {
+        let (opened, keep) = (streams.to_vec(), self.keep);
+        self.epochs.extend(streams.iter().map(|&stream| (stream, 1)));
+        self.on(node, move |node| {
+            for stream in opened {
+                node.store.open_stream(key(stream), keep);
+                if let Some(instance) = reader {
+                    let subscriber = Subscriber { instance: InstanceId(instance), input: 0 };
+                    node.store.subscribe(now(), key(stream), subscriber, keep);
+                }
+            }
+        });
     }
 
     /// The epoch of a stream is aborted on both nodes, and the next one opened, which another function reads.
@@ -233,13 +280,85 @@ impl Cluster {
     }
 
     /// The run is over on a node.
+    #[track_caller]
     pub fn end(&self, node: usize, run: RunId) {
+        self.tell_end(node, run);
+        self.await_end(node, run);
+    }
+
+    /// The carrier of a node is told that the run is over there. It knows when this returns.
+    #[track_caller]
+    pub fn tell_end(&self, node: usize, run: RunId) {
         self.nodes[node].tell(Command::End(run));
+        self.sum(node, run);
+    }
+
+    /// Waits until the carrier of a node has closed its channel for the run, and ends the run in the store.
+    #[track_caller]
+    pub fn await_end(&self, node: usize, run: RunId) {
         self.until(node, move |node| node.is_detached(run));
         self.on(node, move |node| {
             node.store.end(now(), carrier_of(run), false);
             node.store.end_run(now(), run);
         });
+    }
+
+    /// A function is killed.
+    #[track_caller]
+    pub fn kill(&self, node: usize, function: u32) {
+        let thread = self.on(node, move |node| node.kill(function));
+        // Before that, it may still write.
+        thread.expect("a function dies once").join().expect("no panic");
+        self.until(node, move |node| node.is_gone(function));
+        // How it has ended is of no interest: it may have been told already that nobody reads its outputs.
+        self.on(node, move |node| _ = node.outcomes.remove(&ProcessId(function.into())));
+    }
+
+    /// A peer is forgotten by a node's carrier.
+    pub fn forget_peer(&self, node: usize, peer: usize) {
+        self.nodes[node].tell(Command::Forget(id(peer)));
+    }
+
+    /// Gives a command to a node's carrier.
+    pub fn tell(&self, node: usize, command: Command) {
+        self.nodes[node].tell(command);
+    }
+
+    /// The figures of a run on each link of a node, as they are now.
+    #[track_caller]
+    pub fn sum(&self, node: usize, run: RunId) -> BTreeMap<NodeId, RunTraffic> {
+        let reports = &self.nodes[node].reports;
+        let before = reports.look(|so_far| so_far.sums);
+        self.nodes[node].tell(Command::Sum(run));
+        assert!(reports.wait(|so_far| so_far.sums > before), "no sum");
+        reports.look(|so_far| {
+            so_far.runs.iter().filter(|((id, _), _)| *id == run).map(|((_, peer), traffic)| (*peer, *traffic)).collect()
+        })
+    }
+
+    /// The figures of a node's link to another, as they are now.
+    #[track_caller]
+    pub fn link(&self, node: usize, peer: usize) -> LinkStats {
+        self.sum(node, RUN);
+        self.nodes[node].reports.look(|so_far| so_far.traffic.get(&id(peer)).copied().unwrap_or_default())
+    }
+
+    /// Nothing arrives any more, until it does again.
+    pub fn freeze(&self, frozen: bool) {
+        self.frozen.store(frozen, Ordering::Relaxed);
+        // The clock's thread sees it between two packets.
+        if frozen {
+            let idle = Arc::clone(&self.idle);
+            let seen = idle.load(Ordering::Acquire);
+            while idle.load(Ordering::Acquire) == seen {
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    /// What has gone wrong at a node so far.
+    pub fn failures(&self, node: usize) -> Vec<String> {
+        self.nodes[node].reports.look(|so_far| so_far.failures.clone())
     }
 
     /// Waits until this many streams cross from one node to another, as both of them count.
@@ -295,9 +414,9 @@ impl Cluster {
         self.nodes[0].reports.look(|so_far| so_far.traffic.get(&id(1)).copied().unwrap_or_default())
     }
 
-    /// Waits until every function has ended well, and ends the carriers; what passed between the first two nodes.
+    /// Waits until every function has ended well.
     #[track_caller]
-    pub fn finish(&mut self) -> LinkBytes {
+    pub fn until_idle(&self) {
         for node in 0..self.nodes.len() {
             self.until(node, Node::is_idle);
             self.on(node, |node| {
@@ -307,6 +426,12 @@ impl Cluster {
                 }
             });
         }
+    }
+
+    /// Waits until every function has ended well, and ends the carriers; what passed between the first two nodes.
+    #[track_caller]
+    pub fn finish(&mut self) -> LinkBytes {
+        self.until_idle();
         for member in &mut self.nodes {
             // Its last word is on the traffic.
             member.carrier.take().expect("a test ends once").finish();
@@ -344,7 +469,7 @@ impl Member {
                 told.note(|so_far| so_far.failures.push(format!("{failure:?}")));
             }
             Report::RunStats(run, peer, traffic) => told.note(|so_far| _ = so_far.runs.insert((run, peer), traffic)),
-            Report::Summed(_) => {}
+            Report::Summed(_) => told.note(|so_far| so_far.sums += 1),
             Report::Failed(reason) => panic!("{reason}"),
         };
         let (socket, door) = door.recv().expect("a node");

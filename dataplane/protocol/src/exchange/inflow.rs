@@ -37,6 +37,9 @@ pub(super) struct Inflow {
     window: u64,
     finished: Option<u64>,
     stuck: bool,
+    /// The peer's present process has been subscribed to, or an earlier one: a path has begun since the subscription, or had
+    /// begun before it.
+    pub(super) is_known: bool,
     /// The last acknowledgement and the last credit on this path.
     received_told: u64,
     credit_told: u64,
@@ -52,6 +55,7 @@ impl Inflow {
             window: until,
             finished: None,
             stuck: false,
+            is_known: false,
             received_told: 0,
             credit_told: 0,
         }

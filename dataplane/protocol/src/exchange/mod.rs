@@ -291,6 +291,11 @@ impl Exchange {
         matches!(self.path, Path::Up { .. })
     }
 
+    /// Whether the peer has begun the present path, so that it is known which process it is.
+    pub(super) fn has_begun(&self) -> bool {
+        matches!(self.path, Path::Resuming { .. } | Path::Up { .. })
+    }
+
     /// Nothing of a flow that this node has unsubscribed is in flight any more.
     pub(super) fn drained(&mut self, flow: FlowId, run: RunId) {
         self.traffic.note(run, |run| run.streams_in -= 1);

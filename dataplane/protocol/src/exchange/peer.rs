@@ -96,12 +96,16 @@ impl Exchange {
             for (flow, outflow) in std::mem::take(&mut self.outgoing) {
                 self.unsubscribed(flow, outflow.run());
             }
-            for flow in self.incoming.keys().copied().collect::<Vec<_>>() {
+            // Flows that were subscribed since are for the new process.
+            let lost: Vec<FlowId> =
+                self.incoming.iter().filter(|(_, inflow)| inflow.is_known).map(|(&flow, _)| flow).collect();
+            for flow in lost {
                 let reason = "the node that has it was restarted".to_owned();
                 self.event(flow, FlowEvent::Aborted(reason));
                 self.forget(flow);
             }
         }
+        self.incoming.values_mut().for_each(|inflow| inflow.is_known = true);
         self.path = Path::Resuming { incarnation, left: flows };
         self.resumed(0);
         Ok(())

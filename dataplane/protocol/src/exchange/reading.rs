@@ -17,6 +17,7 @@ impl Exchange {
         let flow = FlowId(self.next_flow);
         self.next_flow += 1;
         let mut inflow = Inflow::new(stream, until);
+        inflow.is_known = self.has_begun();
         if self.path != Path::Down {
             let message = inflow.resume(flow);
             self.send(message);

@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel as queue};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 pub enum Arrival {
@@ -51,10 +52,12 @@ pub struct Node {
     sender: Sender<Arrival>,
     sockets: BTreeMap<ProcessId, Socket>,
     counts: BTreeMap<ProcessId, u64>,
+    bells: BTreeMap<ProcessId, u32>,
     pub outcomes: BTreeMap<ProcessId, Result<(), (String, bool)>>,
     pub misbehaved: Vec<(ProcessId, String)>,
     pub failed: Option<String>,
     live: usize,
+    threads: BTreeMap<ProcessId, JoinHandle<()>>,
     gone: BTreeSet<ProcessId>,
     /// Attempts that had been told, when they ended, that their outputs have no readers left.
     pub told_unread: BTreeSet<ProcessId>,
@@ -93,10 +96,12 @@ impl Node {
             sender,
             sockets: BTreeMap::new(),
             counts: BTreeMap::new(),
+            bells: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             misbehaved: Vec::new(),
             failed: None,
             live: 0,
+            threads: BTreeMap::new(),
             gone: BTreeSet::new(),
             told_unread: BTreeSet::new(),
             events: Vec::new(),
@@ -155,7 +160,7 @@ impl Node {
         }
         self.store.start(process);
         self.listen(process, ours);
-        std::thread::spawn(move || body(theirs));
+        self.threads.insert(process, std::thread::spawn(move || body(theirs)));
         self.live += 1;
         self.flush();
     }
@@ -189,11 +194,29 @@ impl Node {
         self.live == 0
     }
 
-    /// Says nothing more to an attempt that carries streams, and hears nothing of it.
+    /// Kills a function: it fails when it next looks at its channel, and is made to look.
+    #[allow(dead_code, reason = "the tests of other crates use it")]
+    pub fn kill(&mut self, id: u32) -> Option<JoinHandle<()>> {
+        let process = ProcessId(u64::from(id));
+        if !self.gone.contains(&process) {
+            self.hang_up(process);
+            self.ring_in_vain(process);
+        }
+        self.threads.remove(&process)
+    }
+
+    /// Says nothing more to an attempt, and hears nothing of it.
     pub fn hang_up(&mut self, process: ProcessId) {
         if let Some(socket) = self.sockets.get(&process) {
             rustix::net::shutdown(&socket.socket, rustix::net::Shutdown::Both).unwrap();
         }
+    }
+
+    /// Announces a message to an attempt that is never sent.
+    #[allow(dead_code, reason = "the tests of other crates use it")]
+    pub fn ring_in_vain(&mut self, process: ProcessId) {
+        let count = self.counts.get(&process).copied().unwrap_or(0) + 1;
+        self.store.bells().ring(self.bells[&process], count);
     }
 
     /// Through which other threads reach this node.
@@ -222,6 +245,7 @@ impl Node {
         for outgoing in self.store.take_outgoing() {
             let count = self.counts.entry(outgoing.process).or_default();
             *count += 1;
+            self.bells.insert(outgoing.process, outgoing.bell);
             let packet = outgoing.message.encode().unwrap();
             // Rung first: an attempt that sees the bell waits for the packet.
             self.store.bells().ring(outgoing.bell, *count);
