@@ -257,7 +257,8 @@ fn an_epoch_that_is_aborted_begins_again() {
         node.start(101, &sink(1), |ctx| verify(&mut ctx.input("in")?, 1).map(|_| ()));
     });
     cluster.until_passed(MIB);
-    cluster.until(0, |node| node.outcomes.len() == 1);
+    // The next epoch begins when nothing of the attempt runs any more.
+    cluster.until(0, |node| node.is_gone(1));
     cluster.abort(1, 0, 1, 101, 102);
     let length = 4 * MIB;
     start_source(&cluster, 0, 2, 1, length);

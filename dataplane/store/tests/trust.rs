@@ -46,6 +46,11 @@ fn setup(inputs: Vec<InputSpec>, outputs: Vec<OutputSpec>) -> Setup {
 
 impl Pair {
     fn new() -> Self {
+        Self::with(false)
+    }
+
+    /// With `carried`, the stream comes from another node.
+    fn with(carried: bool) -> Self {
         let machine = Machine::new(Speed::default());
         let mut store = Store::new(Config::new(1 << 20), machine.backend()).unwrap();
         store.admit(RUN, TenantId(1), Config::MIN_MEMORY, 1 << 20).unwrap();
@@ -53,7 +58,12 @@ impl Pair {
         store.open_stream(STREAM, false);
         store.subscribe(Duration::ZERO, STREAM, subscriber, false);
         let output = OutputSpec { name: "o".into(), streams: OutputStreams::Single(PORT), stdout: false };
-        store.begin(RUN, PRODUCER, setup(Vec::new(), vec![output]), &[vec![STREAM.stream]]).unwrap();
+        if carried {
+            store.begin_carrier(RUN, PRODUCER, setup(Vec::new(), Vec::new())).unwrap();
+            assert_eq!(store.import(PRODUCER, STREAM).unwrap(), Some(PORT));
+        } else {
+            store.begin(RUN, PRODUCER, setup(Vec::new(), vec![output]), &[vec![STREAM.stream]]).unwrap();
+        }
         let input = InputSpec { name: "i".into(), many: false, keep: false, stdin: false };
         store.begin(RUN, READER, setup(vec![input], Vec::new()), &[]).unwrap();
         store.add_input(READER, subscriber, STREAM).unwrap();
@@ -263,6 +273,27 @@ fn a_ring_is_never_further_than_a_window_past_its_reader() {
     pair.publish(PRODUCER, 1001 + size);
     pair.verify(1000);
     assert_eq!((pair.blamed(), pair.told()), (vec![PRODUCER], vec![]));
+}
+
+/// The end of its stream may arrive while the question is under way.
+#[test]
+fn a_carrier_may_ask_for_room_where_its_stream_ends() {
+    for carried in [true, false] {
+        let mut pair = Pair::with(carried);
+        pair.publish(PRODUCER, 1000);
+        pair.reader_at(1000);
+        pair.say(PRODUCER, ToDaemon::NeedWindow { port: PORT, at: 1000, least: 100_000, held: false });
+        pair.say(READER, ToDaemon::NextPiece { port: PORT, at: 1000, lends: false });
+        let told = pair.told();
+        let is_ring = |message: &ToFunction| {
+            matches!(message, ToFunction::Piece { piece: Piece::Memory { window, .. }, .. } if window.ring)
+        };
+        assert!(told.iter().any(is_ring), "{told:?}");
+        pair.publish_state(PRODUCER, 5000, State::Finished);
+        pair.say(PRODUCER, ToDaemon::NeedWindow { port: PORT, at: 5000, least: 1, held: true });
+        pair.say(PRODUCER, ToDaemon::Finished { port: PORT });
+        assert_eq!(pair.is_finished(), carried, "a function waits for the answer before it ends its output");
+    }
 }
 
 /// Shows 1000 bytes and then this; ends when the test has seen enough.
