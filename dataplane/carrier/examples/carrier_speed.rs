@@ -1,6 +1,6 @@
 //! How fast streams pass between two stores through real carriers, over a simulated network with a bandwidth and a delay;
-//! and what a carrier costs that has many streams on which nothing happens.
-//! `carrier_speed [MiB] [streams]`
+//! and what a carrier costs that has many streams, or runs, on which nothing happens.
+//! `carrier_speed [MiB] [streams] [runs]`
 
 #[path = "../tests/cluster/mod.rs"]
 mod cluster;
@@ -41,8 +41,9 @@ fn main() {
         }
     }
     for streams in [0, 100, number(2, 2000)] {
-        among_idle(u32::try_from(streams).expect("a number of streams"));
+        among_idle(u32::try_from(streams).expect("a number of streams"), 0);
     }
+    among_idle(0, u32::try_from(number(3, 200)).expect("a number of runs"));
 }
 
 fn network(delay: u64) -> SimConfig {
@@ -97,12 +98,13 @@ fn pass(cluster: &mut Cluster, stream: u32, length: u64) -> Duration {
     end - start.recv().expect("it has begun")
 }
 
-/// The round trip of a byte over two streams among many others on which nothing happens, and the CPU time of everything
-/// while nothing at all happens.
-fn among_idle(idle: u32) {
+/// The round trip of a few bytes over two streams among many others of their run, or among many runs, on which nothing happens;
+/// and the CPU time of the carriers while nothing at all happens, and for each round.
+fn among_idle(idle: u32, runs: u32) {
     let mut cluster = Cluster::over(SimConfig { delay: (0, 0), ..network(0) }, false, 2, 1024 * MIB);
     let start = Instant::now();
-    let crowd = (idle > 0).then(|| Crowd::open(&mut cluster, 10..10 + idle, 5, 101));
+    let mut crowds = Crowd::of_runs(&mut cluster, runs);
+    crowds.extend((idle > 0).then(|| Crowd::open(&mut cluster, 10..10 + idle, 5, 101)));
     let opened = start.elapsed();
     cluster.cross(1, 0, 1, &[(102, 0)]);
     cluster.cross(2, 1, 0, &[(3, 0)]);
@@ -142,14 +144,14 @@ fn among_idle(idle: u32) {
             Ok(())
         });
     });
+    let before = cpu_of_carriers();
     let (median, worst) = told.recv_timeout(Duration::from_secs(60)).expect("it goes on");
+    let cost = (cpu_of_carriers() - before) / ROUNDS as u32;
     println!(
-        "{idle} idle streams, opened in {opened:.1?}: {:.2} % of a core while idle; 64 B there and back {median:.0?}, p99 \
-         {worst:.0?}",
+        "{idle} idle streams, {runs} idle runs, opened in {opened:.1?}: {:.2} % of a core while idle; 64 B there and back \
+         {median:.0?}, p99 {worst:.0?}, {cost:.0?} of CPU each",
         share * 100.0
     );
-    if let Some(crowd) = crowd {
-        crowd.go_on();
-    }
+    crowds.into_iter().for_each(Crowd::go_on);
     cluster.finish();
 }

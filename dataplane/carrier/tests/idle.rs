@@ -1,5 +1,5 @@
-//! What streams cost that are open and on which nothing happens: as many as there may be among the functions of a large
-//! workflow.
+//! What streams and runs cost that are open and on which nothing happens: as many streams as there may be among the functions
+//! of a large workflow, and as many runs as there may be on a busy node.
 
 mod cluster;
 #[path = "../../store/tests/common/mod.rs"]
@@ -28,5 +28,26 @@ fn ten_thousand_open_streams_cost_next_to_nothing_and_all_deliver() {
         start.elapsed()
     );
     // A carrier that looked at them each time it sleeps would need ten times that.
+    assert!(idle < PERIOD / 20, "{idle:?} of CPU time while nothing happened");
+}
+
+#[test]
+fn hundreds_of_idle_runs_cost_next_to_nothing_and_all_deliver() {
+    const RUNS: u32 = 200;
+    const PERIOD: Duration = Duration::from_millis(500);
+    let mut cluster = Cluster::new(2, 1 << 30);
+    let start = Instant::now();
+    let crowds = Crowd::of_runs(&mut cluster, RUNS);
+    let opened = start.elapsed();
+    let before = cpu_of_carriers();
+    std::thread::sleep(PERIOD);
+    let idle = cpu_of_carriers() - before;
+    let start = Instant::now();
+    crowds.into_iter().for_each(Crowd::go_on);
+    cluster.finish();
+    println!(
+        "{RUNS} runs opened in {opened:.1?}, {idle:.1?} of CPU in {PERIOD:?} of idleness, ended in {:.1?}",
+        start.elapsed()
+    );
     assert!(idle < PERIOD / 20, "{idle:?} of CPU time while nothing happened");
 }

@@ -65,5 +65,6 @@ pub const MAX_INLINE: usize = 4 * 1024;
 /// Maximum length of the reason that other nodes receive for an aborted stream, in bytes.
 pub const MAX_PEER_REASON: usize = 2 * 1024;
 
-/// Maximum number of concurrent flows from one node to another.
-pub const MAX_FLOWS: usize = 65_536;
+/// Maximum number of concurrent flows from one node to another, of all runs together. A run alone may have half of them, which
+/// is as many as it has ports.
+pub const MAX_FLOWS: usize = 131_072;

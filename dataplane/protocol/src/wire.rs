@@ -17,7 +17,7 @@ use std::fmt;
 
 /// A stream being sent to one node. The reading node chooses the number and never reuses it during its lifetime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Archive, Serialize, Deserialize)]
-pub struct FlowId(pub u32);
+pub struct FlowId(pub u64);
 
 impl fmt::Display for FlowId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -300,7 +300,7 @@ mod tests {
     }
 
     fn message() -> impl Strategy<Value = PeerMessage> {
-        let flow = any::<u32>().prop_map(FlowId);
+        let flow = any::<u64>().prop_map(FlowId);
         let key = (any::<u128>(), any::<u32>(), any::<u32>())
             .prop_map(|(run, stream, epoch)| StreamKey::new(RunId(run), StreamId(stream), Epoch(epoch)));
         let credit = (any::<u64>(), any::<u64>()).prop_map(|(a, b)| (a.min(b), a.max(b)));

@@ -15,7 +15,7 @@ use mutation::{Random, Verdict, fuzz};
 
 /// A small range, so that messages refer to the same flows.
 fn flow(random: &mut Random) -> FlowId {
-    FlowId(if random.below(8) == 0 { random.next() as u32 } else { random.below(4) as u32 })
+    FlowId(if random.below(8) == 0 { random.next() } else { random.below(4) as u64 })
 }
 
 fn stream(random: &mut Random) -> StreamKey {

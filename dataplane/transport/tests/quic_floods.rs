@@ -66,7 +66,8 @@ fn a_flood_of_subscriptions_is_cut_off() {
     let mut bytes = [messages(INCARNATION + 1), framed(&begin)].concat();
     let most = u32::try_from(MAX_FLOWS).expect("it fits");
     for flow in 1..=most + 1 {
-        let subscribe = PeerMessage::Subscribe { flow: FlowId(flow), stream: stream(flow), received: 0, until: 10 };
+        let subscribe =
+            PeerMessage::Subscribe { flow: FlowId(flow.into()), stream: stream(flow), received: 0, until: 10 };
         bytes.extend(framed(&subscribe));
     }
     let quic = hostile.quic.clone();
@@ -88,7 +89,10 @@ fn a_flood_of_subscriptions_is_cut_off() {
             hostile.bell.wait(Duration::from_millis(100));
         }
     };
-    assert!(matches!(&events[..], [LinkEvent::Violated(why)] if why.contains("more than 65536 flows")), "{events:?}");
+    assert!(
+        matches!(&events[..], [LinkEvent::Violated(why)] if why.contains(&format!("more than {MAX_FLOWS} flows"))),
+        "{events:?}"
+    );
     assert_eq!(link.stats().violations, 1);
     if let [LinkEvent::Violated(why)] = &events[..] {
         hostile.connection.violated(why);

@@ -1,7 +1,7 @@
-//! Many streams from the first node to the second that are open, and on which nothing happens.
+//! Many streams from the first node to the second, of one run or of many, that are open and on which nothing happens.
 
 use super::Cluster;
-use crate::common::{CARRIER, Function, Node};
+use crate::common::{Function, Node, RUN_STEP, carrier_of, run_of};
 use dflow_function::{Error, Input};
 use std::ops::Range;
 use std::sync::mpsc::{Sender, channel};
@@ -48,8 +48,19 @@ impl Crowd {
         });
         let arrived = told.recv_timeout(Duration::from_secs(60)).expect("they arrive");
         assert_eq!(arrived as u64, count);
-        cluster.until(0, move |node: &Node| node.store.traffic(CARRIER).read >= count);
+        let carrier = carrier_of(run_of(writer));
+        cluster.until(0, move |node: &Node| node.store.traffic(carrier).read >= count);
         Self { go_on }
+    }
+
+    /// So many runs beside the first one, each with one such stream.
+    pub fn of_runs(cluster: &mut Cluster, runs: u32) -> Vec<Self> {
+        let begin = |run| {
+            let first = run * RUN_STEP;
+            (0..2).for_each(|node| cluster.begin(node, run_of(first)));
+            Self::open(cluster, first + 10..first + 11, first + 5, first + 101)
+        };
+        (1..=runs).map(begin).collect()
     }
 
     /// Each stream goes on with one more byte, and ends.

@@ -51,7 +51,7 @@ pub struct Exchange {
     closing: BTreeMap<FlowId, RunId>,
     /// Flows that the peer reads.
     outgoing: BTreeMap<FlowId, Outflow>,
-    next_flow: u32,
+    next_flow: u64,
     next_grant: u32,
     /// The highest flow number that the peer's present process has used.
     last_peer_flow: Option<FlowId>,
@@ -192,10 +192,18 @@ fn of_stream(stream: Option<StreamKey>) -> String {
     stream.map(|stream| format!(" ({stream})")).unwrap_or_default()
 }
 
-/// This node reads [`MAX_FLOWS`] streams from the peer already.
+/// A run reads as many streams from the peer as are left of [`MAX_FLOWS`] already, so that some are always left for others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("this node already reads {MAX_FLOWS} streams from the peer, which is the limit")]
-pub struct TooManyFlows;
+#[error(
+    "this run already reads {run} streams from the peer, and all runs together {all}: a run may have as many as are left of \
+     {MAX_FLOWS}. Use fewer, larger streams, or place the functions that write them on more nodes"
+)]
+pub struct TooManyFlows {
+    /// Streams that the run reads from the peer.
+    pub run: usize,
+    /// Streams that all runs read from it.
+    pub all: usize,
+}
 
 impl Exchange {
     /// A machine without a path and without flows. `life`: a random number that this process chose at its start.

@@ -79,7 +79,7 @@ impl Outflow {
     ) -> Result<Option<u64>, Violation> {
         if self.resumed || stream != self.stream {
             let expected = "another number: this one is in use".to_owned();
-            return Err(Violation::value(flow, "a subscription", flow.0.into(), expected));
+            return Err(Violation::value(flow, "a subscription", flow.0, expected));
         }
         self.resumed = true;
         let released = self.acknowledge(flow, received)?;

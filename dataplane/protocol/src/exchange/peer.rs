@@ -121,7 +121,7 @@ impl Exchange {
         } else {
             if self.last_peer_flow.is_some_and(|last| flow <= last) {
                 let expected = "a number that it has not used before".to_owned();
-                return Err(Violation::value(flow, "a subscription", flow.0.into(), expected));
+                return Err(Violation::value(flow, "a subscription", flow.0, expected));
             }
             if self.outgoing.len() >= MAX_FLOWS {
                 return Err(Violation::TooMany { what: "flows", limit: MAX_FLOWS });
@@ -175,19 +175,20 @@ fn name(message: &PeerMessage) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exchange::TooManyFlows;
     use crate::{Epoch, RunId, StreamId};
 
-    fn subscription(flow: u32) -> PeerMessage {
-        let stream = StreamKey::new(RunId(1), StreamId(flow), Epoch(1));
+    fn subscription(flow: u64) -> PeerMessage {
+        let stream = StreamKey::new(RunId(1), StreamId(flow as u32), Epoch(1));
         PeerMessage::Subscribe { flow: FlowId(flow), stream, received: 0, until: 0 }
     }
 
     #[test]
     fn a_flood_of_subscriptions_ends_at_the_limit() {
-        let most = MAX_FLOWS as u32;
+        let most = MAX_FLOWS as u64;
         let mut exchange = Exchange::new(1);
         exchange.path_up(1);
-        let begin = PeerMessage::Begin { version: PEER_VERSION, life: 2, incarnation: 1, flows: most / 2 };
+        let begin = PeerMessage::Begin { version: PEER_VERSION, life: 2, incarnation: 1, flows: MAX_FLOWS as u32 / 2 };
         exchange.receive(begin).expect("a beginning");
         for flow in 1..=most {
             exchange.receive(subscription(flow)).expect("so many there may be");
@@ -219,6 +220,53 @@ mod tests {
         }
         let too_many = Violation::TooMany { what: "flows", limit: MAX_FLOWS };
         assert_eq!(begin(PEER_VERSION, MAX_FLOWS as u32 + 1), Err(too_many));
+    }
+
+    #[test]
+    fn a_run_that_floods_the_link_leaves_room_for_others() {
+        let mut exchange = Exchange::new(1);
+        let mut subscribe = |run: u128| -> usize {
+            for count in 0.. {
+                let stream = StreamKey::new(RunId(run), StreamId(count as u32), Epoch(1));
+                if let Err(TooManyFlows { run, .. }) = exchange.subscribe(stream, 0) {
+                    assert_eq!(run, count);
+                    return count;
+                }
+            }
+            unreachable!("there is a limit")
+        };
+        assert_eq!(subscribe(1), MAX_FLOWS / 2);
+        assert_eq!(subscribe(2), MAX_FLOWS / 4, "half of what is left");
+        assert_eq!(subscribe(3), MAX_FLOWS / 8);
+    }
+
+    #[test]
+    fn a_restarted_peer_ends_only_what_its_old_process_had() {
+        let begin = |life, incarnation| PeerMessage::Begin { version: PEER_VERSION, life, incarnation, flows: 0 };
+        let stream = |id| StreamKey::new(RunId(1), StreamId(id), Epoch(1));
+        let mut exchange = Exchange::new(1);
+        let early = exchange.subscribe(stream(1), 0).expect("room");
+        exchange.path_up(1);
+        exchange.receive(begin(7, 1)).expect("a beginning");
+        let old = exchange.subscribe(stream(2), 0).expect("room");
+        exchange.path_down();
+        let between = exchange.subscribe(stream(3), 0).expect("room");
+        exchange.path_up(2);
+        let new = exchange.subscribe(stream(4), 0).expect("room");
+        while exchange.next_action().is_some() {}
+        exchange.receive(begin(8, 2)).expect("another process");
+        let mut aborted = Vec::new();
+        while let Some(action) = exchange.next_action() {
+            if let Action::Flow(flow, FlowEvent::Aborted(_)) = action {
+                aborted.push(flow);
+            }
+        }
+        assert_eq!(aborted, [early, old]);
+        assert!([between, new].iter().all(|flow| exchange.incoming.contains_key(flow)));
+        // They are flows of the new process from now on.
+        exchange.path_up(3);
+        exchange.receive(begin(9, 3)).expect("yet another process");
+        assert!(exchange.incoming.is_empty());
     }
 
     #[test]

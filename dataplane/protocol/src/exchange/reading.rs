@@ -9,10 +9,13 @@ impl Exchange {
     /// This node reads a stream of the peer. Bytes below `until` may be sent inline.
     ///
     /// # Errors
-    /// [`TooManyFlows`] if this node reads [`MAX_FLOWS`] streams from the peer already.
+    /// [`TooManyFlows`] if as many streams of this run pass as are left of [`MAX_FLOWS`]: so a run that floods the link leaves
+    /// room for others, as a queue with a dynamic threshold does in a switch.
     pub fn subscribe(&mut self, stream: StreamKey, until: u64) -> Result<FlowId, TooManyFlows> {
-        if self.incoming.len() >= MAX_FLOWS || self.next_flow == u32::MAX {
-            return Err(TooManyFlows);
+        let all = self.incoming.len();
+        let run = self.traffic.get(stream.run()).map_or(0, |run| usize::try_from(run.streams_in).unwrap_or(usize::MAX));
+        if run >= MAX_FLOWS - all.min(MAX_FLOWS) {
+            return Err(TooManyFlows { run, all });
         }
         let flow = FlowId(self.next_flow);
         self.next_flow += 1;

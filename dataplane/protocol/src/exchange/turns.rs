@@ -175,25 +175,25 @@ mod tests {
     struct Link {
         turns: Turns,
         with_runs: bool,
-        waiting: BTreeMap<u32, u64>,
+        waiting: BTreeMap<u64, u64>,
         /// Bytes that others have sent while a flow had something to send.
-        passed: BTreeMap<u32, u64>,
-        sent: BTreeMap<u32, u64>,
+        passed: BTreeMap<u64, u64>,
+        sent: BTreeMap<u64, u64>,
     }
 
     impl Link {
-        fn run(&self, flow: u32) -> RunId {
+        fn run(&self, flow: u64) -> RunId {
             RunId(if self.with_runs { (flow / 1000).into() } else { 0 })
         }
 
-        fn has(&mut self, flow: u32, bytes: u64) {
+        fn has(&mut self, flow: u64, bytes: u64) {
             *self.waiting.entry(flow).or_default() += bytes;
             self.passed.entry(flow).or_default();
             self.turns.add(self.run(flow), FlowId(flow));
         }
 
         /// The next one sends at most so many bytes; which one it was.
-        fn send(&mut self, most: u64) -> Option<u32> {
+        fn send(&mut self, most: u64) -> Option<u64> {
             loop {
                 let (run, FlowId(flow), left) = self.turns.next()?;
                 let Some(waiting) = self.waiting.get_mut(&flow) else {
@@ -222,11 +222,11 @@ mod tests {
     proptest! {
         #[test]
         fn nobody_waits_for_more_than_a_turn_of_each_other_one(
-            flows in 2u32..40,
-            steps in proptest::collection::vec((any::<u32>(), 1u64..2_000_000, 1u64..400_000, 1usize..40), 1..300),
+            flows in 2u64..40,
+            steps in proptest::collection::vec((any::<u64>(), 1u64..2_000_000, 1u64..400_000, 1usize..40), 1..300),
         ) {
             let mut link = Link::default();
-            let most = u64::from(flows - 1) * (QUANTUM + NEW);
+            let most = (flows - 1) * (QUANTUM + NEW);
             for (flow, bytes, piece, writes) in steps {
                 link.has(flow % flows, bytes);
                 for _ in 0..writes {

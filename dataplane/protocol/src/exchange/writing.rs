@@ -86,7 +86,7 @@ impl Exchange {
             return Ok(());
         }
         let expected = "a flow that it has subscribed to".to_owned();
-        Err(Violation::value(flow, "a message", flow.0.into(), expected))
+        Err(Violation::value(flow, "a message", flow.0, expected))
     }
 
     pub(super) fn tell_outcome(&mut self, flow: FlowId) {

@@ -3,10 +3,10 @@
 use dflow_protocol::wire::FlowId;
 
 /// The size of a header in bytes.
-pub(super) const HEADER: usize = 24;
+pub(super) const HEADER: usize = 28;
 
-const MESSAGES: u32 = 1;
-const DATA: u32 = 2;
+const MESSAGES: u64 = 1;
+const DATA: u64 = 2;
 
 /// What a stream of a path carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,19 +31,18 @@ impl Header {
             Content::Flow { flow, start } => (DATA, flow.0, start),
         };
         let mut bytes = [0; HEADER];
-        bytes[..4].copy_from_slice(&kind.to_le_bytes());
-        bytes[4..8].copy_from_slice(&flow.to_le_bytes());
-        bytes[8..16].copy_from_slice(&self.incarnation.to_le_bytes());
-        bytes[16..].copy_from_slice(&start.to_le_bytes());
+        bytes[..4].copy_from_slice(&kind.to_le_bytes()[..4]);
+        bytes[4..12].copy_from_slice(&flow.to_le_bytes());
+        bytes[12..20].copy_from_slice(&self.incarnation.to_le_bytes());
+        bytes[20..].copy_from_slice(&start.to_le_bytes());
         bytes
     }
 
     /// `None` if the bytes are not a header.
     pub(super) fn decode(bytes: &[u8; HEADER]) -> Option<Self> {
-        let (low, high) = bytes.split_at(8);
-        let [kind, flow] = [0, 4].map(|at| u32::from_le_bytes([low[at], low[at + 1], low[at + 2], low[at + 3]]));
         let number = |bytes: &[u8]| bytes.iter().rev().fold(0u64, |number, &byte| number << 8 | u64::from(byte));
-        let (incarnation, start) = (number(&high[..8]), number(&high[8..]));
+        let (kind, flow) = (number(&bytes[..4]), number(&bytes[4..12]));
+        let (incarnation, start) = (number(&bytes[12..20]), number(&bytes[20..]));
         let content = match kind {
             MESSAGES if flow == 0 && start == 0 => Content::Messages,
             // QUIC stream offsets have 62 bits.
@@ -61,7 +60,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_sent_is_what_arrives(incarnation in any::<u64>(), flow in any::<u32>(), start in 0..1u64 << 62) {
+        fn what_is_sent_is_what_arrives(incarnation in any::<u64>(), flow in any::<u64>(), start in 0..1u64 << 62) {
             for content in [Content::Messages, Content::Flow { flow: FlowId(flow), start }] {
                 let header = Header { incarnation, content };
                 prop_assert_eq!(Header::decode(&header.encode()), Some(header));
@@ -69,7 +68,7 @@ mod tests {
         }
 
         #[test]
-        fn noise_is_refused_or_is_a_header(bytes in proptest::array::uniform24(any::<u8>())) {
+        fn noise_is_refused_or_is_a_header(bytes in proptest::array::uniform28(any::<u8>())) {
             if let Some(header) = Header::decode(&bytes) {
                 prop_assert_eq!(header.encode(), bytes);
             }

@@ -44,7 +44,7 @@ pub struct Hostile {
 }
 
 /// The flow that the node has offered, with room for 4096 bytes.
-pub const FLOW: u32 = 7;
+pub const FLOW: u64 = 7;
 pub const INCARNATION: u64 = 5;
 
 impl Hostile {
@@ -190,7 +190,7 @@ pub async fn greet(quic: &quinn::Connection, version: u32) -> (quinn::SendStream
     (send, receive)
 }
 
-pub fn header(kind: u32, flow: u32, incarnation: u64, start: u64) -> Vec<u8> {
+pub fn header(kind: u32, flow: u64, incarnation: u64, start: u64) -> Vec<u8> {
     [&kind.to_le_bytes()[..], &flow.to_le_bytes(), &incarnation.to_le_bytes(), &start.to_le_bytes()].concat()
 }
 
@@ -198,7 +198,7 @@ pub fn messages(incarnation: u64) -> Vec<u8> {
     header(1, 0, incarnation, 0)
 }
 
-pub fn data(flow: u32, start: u64, length: usize) -> Vec<u8> {
+pub fn data(flow: u64, start: u64, length: usize) -> Vec<u8> {
     [header(2, flow, INCARNATION, start), vec![3; length]].concat()
 }
 
