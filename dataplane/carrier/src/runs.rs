@@ -103,10 +103,10 @@ impl Runs {
 
     /// Prepares for sleep: of the runs that are awake, the most active stay so, and watchers take over the others' bells.
     pub(super) fn rest(&mut self, watchers: &mut Watchers) {
-        let mut active: Vec<u64> = self.runs.awake().map(|run| run.active).collect();
-        if active.len() <= WATCHED {
+        if self.runs.awake().count() <= WATCHED {
             return;
         }
+        let mut active: Vec<u64> = self.runs.awake().map(|run| run.active).collect();
         // Down to half: otherwise the next active run would make this due again.
         let mut left = active.len() - WATCHED / 2;
         let (_, &mut last, _) = active.select_nth_unstable(left - 1);

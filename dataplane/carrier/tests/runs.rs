@@ -6,12 +6,17 @@ mod common;
 
 use cluster::Cluster;
 use common::{Function, RUN, RUN_STEP, produce, run_of, verify};
-use dflow_carrier::{Command, NodeId, RunTraffic};
+use dflow_carrier::{Carrier, Command, NodeId, Report, RunTraffic};
 use dflow_function::Error;
 use dflow_protocol::RunId;
+use dflow_protocol::exchange::Order;
+use dflow_protocol::wire::{FlowId, GrantId, PeerMessage};
+use dflow_shm::Landing;
 use dflow_shm::channel::pair;
+use dflow_transport::{Chunk, PathError, PathEvent, PathKind, RemoteWindow};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
@@ -236,6 +241,50 @@ fn state_of(name: &str) -> Option<char> {
     let stats = std::fs::read_dir("/proc/self/task").expect("this process").flatten();
     let mut stats = stats.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
     stats.find_map(|stat| stat.split_once(&format!("({name}) "))?.1.chars().next())
+}
+
+#[test]
+fn a_carrier_that_fails_says_so_and_closes_its_channels() {
+    let (say, heard) = std::sync::mpsc::channel();
+    let carrier = Carrier::start(1, move |report| say.send(report).expect("the test listens")).expect("a thread");
+    let (own, channel) = pair().expect("two descriptors");
+    carrier.tell(Command::Begin(RUN, channel));
+    carrier.tell(Command::Connect(NodeId(1), Box::new(Broken), 1));
+    assert!(heard.iter().any(|report| matches!(report, Report::Failed(_))));
+    let end = dflow_shm::channel::receive(own.as_fd(), &mut [0; 64], true);
+    assert!(matches!(end, Ok((0, _))), "{end:?}");
+    carrier.finish();
+}
+
+/// A path with a bug.
+struct Broken;
+
+impl dflow_transport::Path for Broken {
+    fn kind(&self) -> PathKind {
+        PathKind::Sim
+    }
+
+    fn send(&mut self, _: &PeerMessage) -> Result<(), PathError> {
+        panic!("a bug");
+    }
+
+    fn offer(&mut self, _: FlowId, _: GrantId, _: &Arc<Landing>) -> Result<RemoteWindow, PathError> {
+        Ok(RemoteWindow::default())
+    }
+
+    fn withdraw(&mut self, _: FlowId) {}
+
+    fn has_room(&self) -> bool {
+        false
+    }
+
+    fn write(&mut self, _: &Order, _: Chunk) -> Result<(), PathError> {
+        Ok(())
+    }
+
+    fn finish(&mut self, _: FlowId) {}
+
+    fn poll(&mut self, _: &mut Vec<PathEvent>) {}
 }
 
 #[test]
