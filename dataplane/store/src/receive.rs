@@ -149,7 +149,8 @@ impl Store {
             ToDaemon::NeedWindow { port, at, least, .. } => {
                 let word = self.check_words(id, *port, output(port)?)?;
                 // A carrier's stream may turn out to end where it has asked for room, before the message is here.
-                let is_end = |word| process.carrier.is_some() && word == Progress { offset: *at, state: State::Finished };
+                let is_end =
+                    |word| process.carrier.is_some() && word == Progress { offset: *at, state: State::Finished };
                 let wrong =
                     |word| word != Progress::open(*at) && !is_end(word) && !self.may_ask_ahead(id, *port, *at, word);
                 if word.is_some_and(wrong) || *least == 0 || self.is_starving(id, *port) {

@@ -285,9 +285,7 @@ fn a_carrier_may_ask_for_room_where_its_stream_ends() {
         pair.say(PRODUCER, ToDaemon::NeedWindow { port: PORT, at: 1000, least: 100_000, held: false });
         pair.say(READER, ToDaemon::NextPiece { port: PORT, at: 1000, lends: false });
         let told = pair.told();
-        let is_ring = |message: &ToFunction| {
-            matches!(message, ToFunction::Piece { piece: Piece::Memory { window, .. }, .. } if window.ring)
-        };
+        let is_ring = |message: &ToFunction| matches!(message, ToFunction::Piece { piece: Piece::Memory { window, .. }, .. } if window.ring);
         assert!(told.iter().any(is_ring), "{told:?}");
         pair.publish_state(PRODUCER, 5000, State::Finished);
         pair.say(PRODUCER, ToDaemon::NeedWindow { port: PORT, at: 5000, least: 1, held: true });

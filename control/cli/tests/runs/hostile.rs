@@ -41,7 +41,8 @@ fn run_with_impostor(cluster: &mut Cluster, places: &[&str], victim: Victim, att
     let ran = case.finish(running.wait());
     cluster.worker("c").address = honest;
     assert!(start.elapsed() < Duration::from_secs(6), "{attack:?} is noticed after {:?}", start.elapsed());
-    assert_eq!(ran.code, Some(1), "{attack:?}: {}\n{}", ran.stderr, ran.report);
+    // Before the run has begun, or after.
+    assert!(matches!(ran.code, Some(1 | 2)), "{attack:?}: {}\n{}", ran.stderr, ran.report);
     (ran.report["error"]["reason"].as_str().unwrap().to_owned(), impostor.calls())
 }
 
@@ -64,9 +65,9 @@ fn is_noticed(cluster: &Cluster, node: &str, peer: &str, why: &str, violations: 
     assert_eq!(now[VIOLATED], f64::from(violations), "{why}");
 }
 
-/// Goes through all attacks while another run goes on on the same nodes: each is said with `words` by the run, and noticed
-/// by this worker.
-fn go_through(victim: Victim, places: &[&str], noticed_by: Option<(&str, &str)>, words: &str) {
+/// Goes through all attacks while another run goes on on the same nodes: each is named by the run, and noticed by this
+/// worker.
+fn go_through(victim: Victim, places: &[&str], noticed_by: Option<(&str, &str)>) {
     let mut cluster = two_workers();
     let bystander = Case::new(
         "t: { command: [head, -n1, GATE] }
@@ -80,7 +81,10 @@ fn go_through(victim: Victim, places: &[&str], noticed_by: Option<(&str, &str)>,
 
     for (attacks, (attack, why)) in (1u32..).zip(attacks()) {
         let (reason, _) = run_with_impostor(&mut cluster, places, victim, &attack);
-        assert!(reason.contains(words) && reason.contains(why), "{attack:?}: {reason}");
+        let is_named =
+            ["node c is lost: ", "node c does not take part in the run: "].iter().any(|it| reason.contains(it));
+        assert!(is_named && reason.contains("the peer broke the protocol: "), "{attack:?}: {reason}");
+        assert!(reason.contains(why), "{attack:?}: {reason}");
         if let Some((node, peer)) = noticed_by {
             is_noticed(&cluster, node, peer, why, attacks);
         }
@@ -122,14 +126,12 @@ fn a_worker_that_breaks_the_protocol_towards_another() {
 #[test]
 fn a_worker_that_breaks_the_protocol_towards_its_driver() {
     // b takes no part in it, but is connected with c all the same.
-    let words = "node c is lost: the peer broke the protocol: ";
-    go_through(Victim::Driver, &["s=c", "r=a"], None, words);
+    go_through(Victim::Driver, &["s=c", "r=a"], None);
 }
 
 #[test]
 fn a_driver_that_breaks_the_protocol() {
-    let words = "node c is lost: ";
-    go_through(Victim::Worker, &["s=c", "r=a"], Some(("c", "a")), words);
+    go_through(Victim::Worker, &["s=c", "r=a"], Some(("c", "a")));
 }
 
 #[test]

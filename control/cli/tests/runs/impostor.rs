@@ -60,7 +60,7 @@ struct Plan {
 
 /// The greeting, behind which there are messages with their length before them.
 const GREETING: usize = 12;
-const HEADER: usize = 24;
+const HEADER: usize = 28;
 /// So long its end waits until those are told that it was connected with.
 const FAREWELL: Duration = Duration::from_millis(500);
 

@@ -83,6 +83,8 @@ impl NodeHandle {
     ) -> Result<Guest, AdmissionError> {
         let mut ticket: Option<Ticket<'_>> = None;
         loop {
+            // The runs on the node, if this one begins to wait.
+            let mut begins_to_wait = None;
             let changed = {
                 let mut node = self.node();
                 let is_next = match &ticket {
@@ -104,11 +106,14 @@ impl NodeHandle {
                     let number = node.admission.next;
                     node.admission.next += 1;
                     node.admission.waiting.push_back(number);
-                    queued(node.guests.len());
+                    begins_to_wait = Some(node.guests.len());
                     ticket = Some(Ticket { node: self, number });
                 }
                 Rc::clone(&node.admission.changed)
             };
+            if let Some(runs) = begins_to_wait {
+                queued(runs);
+            }
             // Nothing else runs on this thread between the look and this.
             changed.notified().await;
         }

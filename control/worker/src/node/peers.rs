@@ -361,7 +361,9 @@ impl Node {
         let Some(carrier) = &self.peers.carrier else { return Err("there is no carrier".to_owned()) };
         let begun = Route::begin(connection, id, leads, &paths, number, carrier);
         match begun {
-            Ok(route) => {
+            Ok(mut route) => {
+                // A better kind of path is offered at once.
+                route.tick(carrier, 0);
                 let Some(peer) = self.peers.peers.get_mut(&id) else { return Err("the peer is gone".to_owned()) };
                 peer.number = number;
                 peer.failovers += peer.route.take().map_or(0, |route| route.failovers());

@@ -49,7 +49,7 @@ pub(crate) enum Probing {
 
 /// How a node describes itself.
 #[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
-pub(super) struct About {
+pub(crate) struct About {
     pub(super) release: String,
     pub(super) slots: u32,
     /// The device that it would use towards the other end, and how it protects its windows.
@@ -66,7 +66,7 @@ fn describe(provider: &mut dyn Provider) -> Result<(String, String), String> {
 
 /// How fast bytes arrived; all of them were correct.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
-pub(super) struct Measured {
+pub(crate) struct Measured {
     pub(super) bytes: u64,
     pub(super) nanos: u64,
 }
