@@ -31,7 +31,7 @@ pub fn doctor(args: &DoctorArgs) -> Result<io::Result<Exit>, CallError> {
 }
 
 fn machine(args: &DoctorArgs) -> io::Result<Exit> {
-    let findings = dflow_worker::doctor(&node_options(&args.node));
+    let findings = dflow_worker::doctor(&node_options(&args.node), &args.output);
     let bad = findings.iter().any(|finding| finding.state == Health::Bad);
     match args.format {
         Format::Human => print(&render(&findings, &Look::of(&io::stdout())))?,

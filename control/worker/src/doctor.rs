@@ -9,6 +9,7 @@ use dflow_shm::HUGE_PAGE;
 use dflow_store::Config;
 use dflow_transport::RdmaUse;
 use serde::Serialize;
+use std::path::Path;
 
 /// One finding about the machine.
 #[derive(Clone, Debug, Serialize)]
@@ -33,9 +34,9 @@ pub enum Health {
     Bad,
 }
 
-/// Examines the machine.
+/// Examines the machine, and what killed runs have left in `output_dir`: an output folder, or a folder of output folders.
 #[must_use]
-pub fn doctor(options: &NodeOptions) -> Vec<Finding> {
+pub fn doctor(options: &NodeOptions, output_dir: &Path) -> Vec<Finding> {
     vec![
         kernel(),
         processors(),
@@ -46,7 +47,7 @@ pub fn doctor(options: &NodeOptions) -> Vec<Finding> {
         isolation(),
         spill(options),
         rdma(options),
-        outputs(),
+        outputs(output_dir),
     ]
 }
 
@@ -213,10 +214,10 @@ fn spill(options: &NodeOptions) -> Finding {
     }
 }
 
-/// What runs that were killed have left in the folder of outputs that is used by default.
-fn outputs() -> Finding {
-    let left = crate::output::leftovers(std::path::Path::new("dflow-out"));
-    let text = if left.is_empty() { "no killed run has left anything in dflow-out".into() } else { left.join("; ") };
+fn outputs(dir: &Path) -> Finding {
+    let left = crate::output::leftovers(dir);
+    let text =
+        if left.is_empty() { format!("no killed run has left anything in {}", dir.display()) } else { left.join("; ") };
     finding("outputs", left.is_empty(), text)
 }
 

@@ -4,36 +4,66 @@ use crate::cluster::Members;
 use crate::cluster::message::LinkSummary;
 use crate::nodes::Place;
 use crate::order::Stopped;
-use crate::output::Destination;
+use crate::output::{Destination, PublishError};
 use crate::report::{
     AttemptReport, LinkReport, NodeReport, OutputReport, RunEnd, RunError, RunReport, invocation_name,
 };
 use crate::run::{Driver, nanos};
 use dflow_scheduler::{AttemptEnd, InstanceKind, InstanceView};
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// Outputs that are finished and could not be published.
+pub(crate) struct Unpublished {
+    pub(crate) reason: String,
+    /// Where they are.
+    pub(crate) kept: Option<PathBuf>,
+}
+
+impl From<PublishError> for Unpublished {
+    fn from(error: PublishError) -> Self {
+        Self { reason: error.to_string(), kept: Some(error.kept) }
+    }
+}
+
 impl Driver<'_> {
-    pub(crate) fn output_reports(&self, destination: &Destination) -> Vec<OutputReport> {
+    /// Publishes finished outputs.
+    pub(crate) fn publish(&self, destination: Destination) -> Result<Vec<OutputReport>, Unpublished> {
+        let reports = self.output_reports(&destination);
+        match (destination, reports) {
+            (Destination::Folder(staging), Ok(reports)) => Ok(staging.publish().map(|()| reports)?),
+            (Destination::Folder(staging), Err((output, source))) => {
+                Err(staging.keep_incomplete(output, source).into())
+            }
+            (Destination::Stdout(delivery), reports) => {
+                let delivered = reports.map_err(|(_, source)| source).and_then(|reports| {
+                    delivery.deliver()?;
+                    Ok(reports)
+                });
+                delivered.map_err(|error| Unpublished {
+                    reason: format!("the output cannot be written to standard output: {error}"),
+                    kept: None,
+                })
+            }
+        }
+    }
+
+    /// What has been written; or the output whose file is gone.
+    fn output_reports(&self, destination: &Destination) -> Result<Vec<OutputReport>, (String, io::Error)> {
         let mut reports = Vec::new();
         for (index, output) in (0u32..).zip(&self.workflow.outputs) {
-            if let Destination::Folder(staging) = destination
-                && output.many
-            {
-                // Even an output without parts is a folder.
-                let _ = staging.make_parts_folder(&output.name);
-            }
             for (part, stream) in (0u32..).zip(self.machine.output_streams(index)) {
                 let part = output.many.then(|| {
                     let view = self.machine.view(stream.sink);
                     view.and_then(|view| view.part?.as_slice().last().copied()).unwrap_or(part)
                 });
-                let bytes = destination.length(&output.name, part);
+                let bytes = destination.length(&output.name, part).map_err(|error| (output.name.clone(), error))?;
                 let path = destination.final_path(&output.name, part);
                 reports.push(OutputReport { name: output.name.clone(), part, path, bytes });
             }
         }
-        reports
+        Ok(reports)
     }
 
     pub(crate) fn report(&self, failure: Option<RunError>, outputs: Vec<OutputReport>, took: Duration) -> RunReport {

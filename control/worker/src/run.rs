@@ -3,6 +3,7 @@
 use crate::cancel::{Cancellation, Request};
 use crate::check::{Checked, Prepared, RunSpec, SetupError};
 use crate::cluster::{Invitation, Members, News};
+use crate::finish::Unpublished;
 use crate::input::SeenFile;
 use crate::journal::{Journal, Output, Update};
 use crate::node::{Guest, NodeHandle};
@@ -413,19 +414,12 @@ impl<'a> Driver<'a> {
         if failure.is_none()
             && let Some(destination) = destination
         {
-            outputs = self.output_reports(&destination);
-            let published = match destination {
-                Destination::Folder(staging) => staging.publish().map_err(|error| {
-                    unpublished = Some(error.kept.clone());
-                    error.to_string()
-                }),
-                Destination::Stdout(delivery) => delivery
-                    .deliver()
-                    .map_err(|error| format!("the output cannot be written to standard output: {error}")),
-            };
-            if let Err(reason) = published {
-                outputs.clear();
-                failure = Some(RunError { instance: None, part_name: None, node: None, reason });
+            match self.publish(destination) {
+                Ok(published) => outputs = published,
+                Err(Unpublished { reason, kept }) => {
+                    unpublished = kept;
+                    failure = Some(RunError { instance: None, part_name: None, node: None, reason });
+                }
             }
         }
         let took = self.host.elapsed();

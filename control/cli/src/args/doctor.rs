@@ -14,6 +14,9 @@ pub struct DoctorArgs {
     /// The format on standard output: text for people, or one JSON document
     #[arg(long, value_enum, default_value_t = Format::Human)]
     pub format: Format,
+    /// Where to look for the leftovers of killed runs: an output directory, or a directory of output directories
+    #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath, default_value = "dflow-out")]
+    pub output: PathBuf,
     /// Examine the connection to another node instead: its name and the address of its `dflow worker`. May be repeated
     #[arg(long = "peer", value_name = "NAME=ADDRESS:PORT", value_parser = parse_node, requires = "identity")]
     pub peers: Vec<(String, String)>,
@@ -33,6 +36,7 @@ says why. This takes a second or two per node and does not interrupt runs.
 Examples:
   dflow doctor
   dflow doctor --memory 64MiB --spill-dir /var/tmp  (what a run would get)
+  dflow doctor --output results  (the leftovers of killed runs there)
   dflow doctor --format json | jq '.findings[] | select(.state == \"bad\")'
   dflow doctor --peer b=10.0.0.2:7411 --identity lab/a
   dflow doctor --peer b=10.0.0.2:7411 --identity lab/a --rdma-idle spin  (for this end; b uses its worker's setting)

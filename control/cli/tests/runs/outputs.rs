@@ -93,6 +93,30 @@ fn finished_results_are_kept_where_they_cannot_be_published() {
 }
 
 #[test]
+fn an_output_that_is_removed_while_the_run_goes_on_is_missed() {
+    let case = Case::new(
+        "a: { command: [sh, -c, 'echo begun; read line < GATE; echo done'] }
+         b: { command: [echo, other] }",
+        "{ o: a.out, p: b.out }",
+    );
+    let mut gate = case.gate();
+    let running = case.spawn(&[]);
+    let staged = |output: &str| {
+        let folders = std::fs::read_dir(case.dir.path()).unwrap().flatten();
+        folders.map(|folder| folder.path().join("new").join(output)).find(|path| path.exists())
+    };
+    eventually("nothing is written", || case.staged("o") > 0);
+    std::fs::remove_file(staged("o").unwrap()).unwrap();
+    gate.open();
+    let ran = case.finish(running.wait());
+    assert_eq!(ran.code, Some(1), "{} {}", ran.stderr, ran.report);
+    assert!(ran.stderr.contains("the output 'o' was removed while the run went on"), "{}", ran.stderr);
+    let kept = Path::new(ran.report["unpublished"].as_str().unwrap());
+    assert_eq!(std::fs::read(kept.join("p")).unwrap(), b"other\n");
+    assert!(!case.path("out").exists());
+}
+
+#[test]
 fn what_a_killed_run_has_left_is_named_and_then_removed_by_a_run_of_another_folder() {
     let case = Case::new("a: { command: [sh, -c, 'echo begun; read line < GATE'] }", "{ o: a.out }");
     let mut gate = case.gate();
@@ -107,6 +131,10 @@ fn what_a_killed_run_has_left_is_named_and_then_removed_by_a_run_of_another_fold
     eventually("functions outlive the daemon", || case.processes().is_empty());
     let doctor = Command::new(env!("CARGO_BIN_EXE_dflow")).arg("doctor").current_dir(case.dir.path()).output().unwrap();
     let text = String::from_utf8_lossy(&doctor.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(text.contains("is what a killed run has left"), "{text}");
+    let mut doctor = Command::new(env!("CARGO_BIN_EXE_dflow"));
+    let asked = doctor.args(["doctor", "--output", &killed]).current_dir("/").output().unwrap();
+    let text = String::from_utf8_lossy(&asked.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(text.contains("is what a killed run has left"), "{text}");
     let next = case.spawn(&["--output", case.path("dflow-out/other").to_str().unwrap()]);
     gate.open();

@@ -7,6 +7,7 @@
 //! | `verdict` | whether a run may publish there; pure |
 //! | `staging` | the hidden folder in which outputs are written, and who it belongs to |
 //! | `publish` | from there to the output folder: in one step, or file by file |
+//! | `machine` | which machine a run is on: only there its lock says that it is dead |
 //! | `recover` | what killed runs have left: completed, removed, or left alone |
 //! | `disk` | the file operations of publishing, which tests can stop at any point |
 //! | `stdout` | a single output that goes to standard output |
@@ -16,6 +17,7 @@
 //! the one that replaces it is in place.
 
 mod disk;
+mod machine;
 mod manifest;
 mod publish;
 mod recover;
@@ -27,6 +29,7 @@ mod tests;
 mod verdict;
 
 pub(crate) use manifest::{Call, is_own_name, modified_ns};
+pub(crate) use publish::PublishError;
 pub(crate) use recover::leftovers;
 pub(crate) use staging::Staging;
 pub(crate) use stdout::{Delivery, Destination, SinkFile, check_stdout};

@@ -19,6 +19,9 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+/// Follows the name of the output folder in that of a finished result that cannot be published.
+pub(super) const UNPUBLISHED: &str = ".unpublished-";
+
 /// Outputs that are finished and cannot be published.
 #[derive(Debug, thiserror::Error)]
 #[error("the outputs are finished, but cannot be published in {}: {cause}; they are in {}", target.display(), kept.display())]
@@ -39,6 +42,14 @@ enum Cause {
     /// The filesystem refuses.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// An output was written, and is gone.
+    #[error("the output '{output}' was removed while the run went on: {source}")]
+    Gone {
+        /// The output.
+        output: String,
+        /// What became of its file.
+        source: io::Error,
+    },
     /// The outputs cannot be listed.
     #[error("cannot list them: {0}")]
     List(#[from] io::Error),
@@ -103,14 +114,24 @@ impl Staging {
     /// Says where the outputs are then. The output folder is as it was.
     pub(crate) fn publish(mut self) -> Result<(), PublishError> {
         self.finished = true;
-        self.try_publish().map_err(|cause| PublishError {
-            target: self.target.shown.clone(),
-            kept: keep(&self.disk, &self.folder, &self.target.path),
-            cause,
-        })
+        self.try_publish().map_err(|cause| self.set_aside(cause))
+    }
+
+    /// Keeps finished outputs that cannot be published, because the file of `output` is gone.
+    pub(crate) fn keep_incomplete(mut self, output: String, source: io::Error) -> PublishError {
+        self.finished = true;
+        self.set_aside(Cause::Gone { output, source })
+    }
+
+    fn set_aside(&self, cause: Cause) -> PublishError {
+        let kept = keep(&self.disk, &self.folder, &self.target.path);
+        PublishError { target: self.target.shown.clone(), kept, cause }
     }
 
     fn try_publish(&self) -> Result<(), Cause> {
+        // An output in parts is a folder even if no part was written.
+        let in_parts = self.target.planned.iter().filter(|output| output.many);
+        in_parts.map(|output| self.path(&output.name, None)).try_for_each(|path| self.disk.create_folder(&path))?;
         let manifest = Manifest::list(&self.folder.join(NEW), &self.run, &self.target.call)?;
         let text = serde_json::to_vec_pretty(&manifest).map_err(io::Error::from)?;
         self.disk.write(&self.folder.join(NEW).join(MANIFEST), &text)?;
@@ -236,7 +257,7 @@ pub(super) fn keep(disk: &Disk, staging: &Path, target: &Path) -> PathBuf {
     let name: String = name.chars().take_while(fits).collect();
     let run = staging.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let run = run.trim_start_matches(STAGING_PREFIX);
-    let visible = staging.with_file_name(format!("{name}.unpublished-{run}"));
+    let visible = staging.with_file_name(format!("{name}{UNPUBLISHED}{run}"));
     if disk.rename_new(&staging.join(NEW), &visible).is_err() {
         // Without its journal and its marker nobody completes or removes it any more.
         let _ = disk.remove_file(&staging.join(JOURNAL));

@@ -1,12 +1,14 @@
 //! What killed runs have left.
 //!
 //! A staging folder is removed or completed only if all of this holds: its marker names the very folder that it is in,
-//! by path and inode, so that it is neither a copy nor was moved; its lock is free, so that its run is dead; and it holds
-//! no finished result, or one for the output folder at hand, which is then published.
+//! by path and inode, so that it is neither a copy nor was moved; its run was on this machine and its lock is free, so that
+//! its run is dead; and it holds no finished result, or one for the output folder at hand, which is then published.
+//! Everything else is left alone, and `dflow doctor` names it.
 
 use super::disk::Disk;
 use super::manifest::{Manifest, STAGING_PREFIX};
-use super::publish::{Journal, clean, forward, keep};
+use super::publish::{Journal, UNPUBLISHED, clean, forward, keep};
+use super::resolve_absent;
 use super::staging::{Marker, NEW};
 use std::path::{Path, PathBuf};
 
@@ -19,7 +21,14 @@ pub(super) fn recover(target: &Path) -> Vec<String> {
     let mut notes = Vec::new();
     for folder in folders {
         let Some(marker) = Marker::of(&folder) else { continue };
-        let Some(_lock) = Marker::claim(&folder) else { continue };
+        if marker.is_elsewhere() && Path::new(&marker.target) == target {
+            notes.push(format!(
+                "{} belongs to a run on {}; if that run is dead, remove the folder",
+                folder.display(),
+                marker.machine.name()
+            ));
+        }
+        let Some(_lock) = marker.claim(&folder) else { continue };
         let result = match Journal::read(&folder) {
             None if has_result(&folder) => {
                 // Killed when all was finished and nothing decided.
@@ -75,35 +84,53 @@ fn staging_folders(folder: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// What killed runs have left in a folder of output folders, a line each, with what to do.
+/// What killed runs have left of `outputs`, which is an output folder or a folder of output folders; a line each, with what
+/// to do. A killed run may not have made its output folder yet.
 pub(crate) fn leftovers(outputs: &Path) -> Vec<String> {
-    let Ok(outputs) = outputs.canonicalize() else { return Vec::new() };
-    let entries = std::fs::read_dir(&outputs).into_iter().flatten().flatten().map(|entry| entry.path());
-    let entries: Vec<PathBuf> = entries.filter(|path| path.is_dir()).collect();
-    let inside = entries.iter().flat_map(|folder| staging_folders(folder));
-    let mut found: Vec<PathBuf> = staging_folders(&outputs).into_iter().chain(inside).collect();
+    let Ok(outputs) = outputs.canonicalize().or_else(|_| resolve_absent(outputs)) else { return Vec::new() };
+    let within = folders_in(&outputs);
+    let beside = outputs.parent().into_iter().flat_map(staging_folders);
+    let beside = beside.filter(|folder| Marker::of(folder).is_some_and(|marker| Path::new(&marker.target) == outputs));
+    let mut found: Vec<PathBuf> = beside.chain(staging_folders(&outputs)).collect();
+    found.extend(within.iter().flat_map(|folder| staging_folders(folder)));
     found.sort();
-    let describe = |folder: PathBuf| {
-        let shown = folder.display();
-        let Some(marker) = Marker::of(&folder) else {
-            return Some(format!("{shown} was copied or moved, so no run removes it; remove it if you do not need it"));
-        };
-        let _lock = Marker::claim(&folder)?;
-        Some(match Journal::read(&folder) {
-            Some(_) => format!(
-                "{shown} is the finished result of a killed run; the next run with --output {} publishes it",
-                Path::new(&marker.target).display()
-            ),
-            None if has_result(&folder) => format!("{shown} is the finished result of a killed run, in the folder new"),
-            None => {
-                format!("{shown} is what a killed run has left; the next run with an output folder there removes it")
-            }
-        })
-    };
-    let mut lines: Vec<String> = found.into_iter().filter_map(describe).collect();
-    let unpublished = |path: &&PathBuf| path.to_string_lossy().contains(".unpublished-");
-    lines.extend(entries.iter().filter(unpublished).map(|path| {
+    let mut lines: Vec<String> = found.iter().filter_map(|folder| describe(folder)).collect();
+    let name = outputs.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let kept_beside = outputs.parent().into_iter().flat_map(folders_in);
+    let kept_beside = kept_beside.filter(|path| file_name(path).starts_with(&format!("{name}{UNPUBLISHED}")));
+    let kept_within = within.iter().filter(|path| file_name(path).contains(UNPUBLISHED)).cloned();
+    lines.extend(kept_beside.chain(kept_within).map(|path| {
         format!("{} is a finished result that could not be published; move it to where you want it", path.display())
     }));
     lines
+}
+
+/// A staging folder that no living run owns, and what will become of it.
+fn describe(folder: &Path) -> Option<String> {
+    let shown = folder.display();
+    let Some(marker) = Marker::of(folder) else {
+        return Some(format!("{shown} was copied or moved, so no run removes it; remove it if you do not need it"));
+    };
+    if marker.is_elsewhere() {
+        let machine = marker.machine.name();
+        return Some(format!("{shown} belongs to a run on {machine}; if that run is dead, remove the folder"));
+    }
+    let _lock = marker.claim(folder)?;
+    Some(match Journal::read(folder) {
+        Some(_) => format!(
+            "{shown} is the finished result of a killed run; the next run with --output {} publishes it",
+            Path::new(&marker.target).display()
+        ),
+        None if has_result(folder) => format!("{shown} is the finished result of a killed run, in the folder new"),
+        None => format!("{shown} is what a killed run has left; the next run with an output folder there removes it"),
+    })
+}
+
+fn folders_in(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.filter(|path| path.is_dir()).collect()
+}
+
+fn file_name(path: &Path) -> std::borrow::Cow<'_, str> {
+    path.file_name().unwrap_or_default().to_string_lossy()
 }

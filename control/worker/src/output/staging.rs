@@ -9,6 +9,7 @@
 //! ```
 
 use super::disk::{Disk, DiskError};
+use super::machine::Machine;
 use super::manifest::{STAGING_PREFIX, read_json};
 use super::{OutputError, Target};
 use rustix::fs::FlockOperation;
@@ -36,6 +37,8 @@ pub(super) struct Marker {
     pub(super) target: OsString,
     staging: OsString,
     inode: u64,
+    #[serde(default)]
+    pub(super) machine: Machine,
 }
 
 impl Marker {
@@ -46,8 +49,16 @@ impl Marker {
         (metadata.is_dir() && Path::new(&marker.staging) == staging && marker.inode == metadata.ino()).then_some(marker)
     }
 
-    /// The lock of a staging folder whose run is dead; `None` if the run lives.
-    pub(super) fn claim(staging: &Path) -> Option<File> {
+    /// Whether the run is or was on another machine, where this one cannot tell whether it lives.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        !self.machine.shares_locks_with(&Machine::this())
+    }
+
+    /// The lock of a staging folder whose run is dead; `None` if the run lives or may live.
+    pub(super) fn claim(&self, staging: &Path) -> Option<File> {
+        if self.is_elsewhere() {
+            return None;
+        }
         let file = File::open(staging.join(MARKER)).ok()?;
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
         Some(file)
@@ -128,11 +139,6 @@ impl Staging {
     pub(crate) fn final_path(&self, name: &str, part: Option<u32>) -> PathBuf {
         place(&self.target.path, name, part)
     }
-
-    /// Makes a folder of parts, which then exists even if there are none.
-    pub(crate) fn make_parts_folder(&self, name: &str) -> io::Result<()> {
-        std::fs::create_dir_all(self.folder.join(NEW).join(name))
-    }
 }
 
 fn place(root: &Path, name: &str, part: Option<u32>) -> PathBuf {
@@ -146,7 +152,8 @@ fn place(root: &Path, name: &str, part: Option<u32>) -> PathBuf {
 /// one.
 fn mark(staging: &Path, target: &Path, run: &str) -> io::Result<File> {
     let inode = staging.symlink_metadata()?.ino();
-    let marker = Marker { run: run.to_owned(), target: target.into(), staging: staging.into(), inode };
+    let marker =
+        Marker { run: run.to_owned(), target: target.into(), staging: staging.into(), inode, machine: Machine::this() };
     let draft = staging.join("marker.draft");
     std::fs::write(&draft, serde_json::to_vec(&marker)?)?;
     let file = File::open(&draft)?;

@@ -58,12 +58,15 @@ impl Destination {
     }
 
     /// How many bytes have been written to it.
-    pub(crate) fn length(&self, name: &str, part: Option<u32>) -> u64 {
+    ///
+    /// # Errors
+    /// It is gone: somebody has removed it while the run went on.
+    pub(crate) fn length(&self, name: &str, part: Option<u32>) -> io::Result<u64> {
         let metadata = match self {
             Self::Folder(staging) => std::fs::metadata(staging.path(name, part)),
             Self::Stdout(delivery) => delivery.0.metadata(),
         };
-        metadata.map_or(0, |metadata| metadata.len())
+        metadata.map(|metadata| metadata.len())
     }
 
     /// Where a reader of the report finds it.

@@ -297,6 +297,71 @@ fn what_a_killed_run_has_left_is_removed_by_whichever_run_comes_next() {
     assert_eq!(place.files()["living/a"], "half");
 }
 
+#[test]
+fn an_output_without_parts_is_an_empty_folder() {
+    let place = Place::new();
+    let target = place.target("1", &[("a", "x"), ("p/00000", "")], false).unwrap();
+    place.staged(target, &[("a", "x")]).unwrap().publish().unwrap();
+    assert!(place.path("r/p").read_dir().unwrap().next().is_none());
+}
+
+#[test]
+fn a_folder_of_parts_that_cannot_be_made_is_said_and_the_outputs_are_kept() {
+    let place = Place::new();
+    let target = place.target("1", &[("a", "x"), ("p/00000", "")], false).unwrap();
+    let staging = place.staged(target, &[("a", "x")]).unwrap();
+    fs::write(staging.path("p", None), "in the way").unwrap();
+    let error = staging.publish().unwrap_err();
+    assert!(error.to_string().contains("cannot create the folder"), "{error}");
+    assert_eq!(fs::read_to_string(error.kept.join("a")).unwrap(), "x");
+    assert!(!place.path("r").exists());
+}
+
+/// On a shared filesystem a free lock may only mean that the run is on another machine.
+#[test]
+fn what_a_run_on_another_machine_writes_is_left_alone_and_named() {
+    let place = Place::new();
+    let outputs = [("a", "half")];
+    let target = place.target("1", &outputs, false).unwrap();
+    let staging = place.staged(target.clone(), &outputs).unwrap();
+    let folder = staging.folder.clone();
+    kill(staging);
+    let marker = folder.join("marker.json");
+    let mut text: serde_json::Value = serde_json::from_slice(&fs::read(&marker).unwrap()).unwrap();
+    text["machine"] = serde_json::json!({ "boot": "another", "identity": "id node-b" });
+    fs::write(&marker, text.to_string()).unwrap();
+    let named = format!("{} belongs to a run on node-b; if that run is dead, remove the folder", folder.display());
+    assert_eq!(target.check().unwrap(), [named.as_str()]);
+    assert_eq!(leftovers(&place.path("r")), [named]);
+    place.run("1", &[("a", "done")], false).unwrap();
+    assert_eq!(fs::read_to_string(folder.join("new/a")).unwrap(), "half");
+    // A marker that does not say which machine it is from is not trusted either.
+    text.as_object_mut().unwrap().remove("machine");
+    fs::write(&marker, text.to_string()).unwrap();
+    place.run("1", &[("a", "done")], false).unwrap();
+    assert!(folder.exists());
+}
+
+/// Whether it is asked about an output folder or about the folder that holds it.
+#[test]
+fn leftovers_are_found_from_the_output_folder_too() {
+    let place = Place::new();
+    let outputs = [("a", "half")];
+    let staging = place.staged(place.target("1", &outputs, false).unwrap(), &outputs).unwrap();
+    let folder = staging.folder.clone();
+    kill(staging);
+    fs::create_dir(place.path("r.unpublished-0123")).unwrap();
+    fs::create_dir(place.path("other")).unwrap();
+    for asked in ["", "r"] {
+        let lines = leftovers(&place.path(asked));
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(
+            lines[0].starts_with(folder.to_str().unwrap()) && lines[1].contains("r.unpublished-0123 is a finished")
+        );
+    }
+    assert_eq!(leftovers(&place.path("other")), Vec::<String>::new(), "those of another output folder");
+}
+
 /// What is published over what, in which way.
 fn scenes() -> Vec<(&'static str, Place)> {
     let vacant = Place::new();
