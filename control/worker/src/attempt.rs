@@ -1,6 +1,6 @@
 //! One attempt on this node: its set-up, its reports and its end.
 
-use crate::logs::excerpt::{Lines, excerpt, seek_advice};
+use crate::logs::excerpt::{Printed, excerpt, seek_advice};
 use crate::order::{Limits, Stopped};
 use dflow_launcher::{ExitStatus, LauncherEvent};
 use dflow_ports::{ArgPiece, InputSpec, OutputSpec, OutputStreams, Setup};
@@ -28,8 +28,8 @@ pub(crate) struct Attempt {
     pub(crate) pipes: Vec<String>,
     /// It is the adapter of a command.
     pub(crate) is_command: bool,
-    /// The lines that it has printed.
-    pub(crate) lines: Lines,
+    /// What it has printed.
+    pub(crate) printed: Printed,
     pub(crate) started: bool,
     /// It had to wait for its slots.
     pub(crate) is_queued: bool,
@@ -63,7 +63,7 @@ impl Attempt {
             slots: 1,
             pipes: Vec::new(),
             is_command: false,
-            lines: Lines::default(),
+            printed: Printed::default(),
             started: false,
             is_queued: false,
             parked: false,
@@ -134,7 +134,7 @@ impl Attempt {
             LauncherEvent::Spawned { .. } | LauncherEvent::Output { .. } => (ExitStatus::Exited(0), &[][..], 0, false),
         };
         let failed = |reason: String| {
-            let printed = excerpt(tail, bytes, self.lines, &reason);
+            let printed = excerpt(tail, bytes, &self.printed, &reason);
             let advice = self.is_command.then(|| seek_advice(tail, &self.pipes)).flatten();
             let advice = advice.map(|advice| format!("; {advice}")).unwrap_or_default();
             let separator = if printed.is_empty() { "" } else { "\n" };

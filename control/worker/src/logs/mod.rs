@@ -13,6 +13,7 @@
 //! | `attempt_log` | one attempt's file: its first and its last bytes |
 //! | `budget` | how much the logs of a run may take together |
 //! | `catalog` | which records there are, and how their runs ended |
+//! | `crash` | the messages by which language runtimes report a crash |
 //! | `excerpt` | what an error shows of an attempt's output |
 //! | `folder` | a new record: its folder, its lock |
 //! | `names` | file names of instances |
@@ -24,6 +25,7 @@
 mod attempt_log;
 mod budget;
 mod catalog;
+mod crash;
 pub(crate) mod excerpt;
 mod folder;
 mod names;

@@ -86,7 +86,7 @@ impl Node {
 
     fn printed(&mut self, process: ProcessId, bytes: Vec<u8>) {
         let Some(attempt) = self.attempts.get_mut(&process) else { return };
-        attempt.lines.count(&bytes);
+        attempt.printed.push(&bytes);
         if let Some(instance) = attempt.instance {
             let (run, attempt) = (attempt.run, attempt.number);
             self.notify(run, Notice::Printed { instance, attempt, bytes, lost: 0 });
