@@ -82,8 +82,8 @@ impl<T: From<InPort> + AsMut<InPort>> FanIn<T> {
                 }
                 Available::End => {
                     self.open.remove(at);
-                    // The places of those behind it have changed: look at all of them again.
-                    steps = 0;
+                    // Those behind it have moved up, so that the same number of steps leads to the next one.
+                    self.turn -= usize::from(at < self.turn);
                 }
                 Available::Nothing => steps += 1,
             }

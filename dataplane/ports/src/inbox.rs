@@ -1,7 +1,7 @@
 //! The daemon's messages, in the order of the bell, sorted into a mailbox for each port.
 
 use crate::error::{SessionError, to_usize};
-use dflow_protocol::limits::MAX_MESSAGE;
+use dflow_protocol::limits::{MAX_MESSAGE, MAX_PORTS};
 use dflow_protocol::message::{Piece, SegmentUse, ToFunction, Window};
 use dflow_protocol::{PortId, SegmentId};
 use dflow_shm::{Access, Memory, PeerControl, Segment, channel};
@@ -17,7 +17,8 @@ pub(crate) struct Inbox {
     pub(crate) received: u64,
     pub(crate) started: bool,
     pub(crate) segments: HashMap<SegmentId, Held>,
-    pub(crate) ports: HashMap<PortId, VecDeque<Mail>>,
+    /// By the number of the port. Ports are numbered from 0 and looked up each time they are polled after the bell has rung.
+    pub(crate) ports: Vec<VecDeque<Mail>>,
     /// Ports for which mail has come, if somebody asks for that.
     pub(crate) news: Option<Vec<PortId>>,
     pub(crate) inputs: HashMap<u32, VecDeque<InputMail>>,
@@ -114,25 +115,25 @@ impl Inbox {
             ToFunction::PartOpened { output, port } => self.parts.entry(output).or_default().push_back(port),
             ToFunction::Piece { port, piece } => {
                 let mail = self.locate(piece)?;
-                self.post(port, mail);
+                self.post(port, mail)?;
             }
-            ToFunction::PieceEnd { port, end } => self.post(port, Mail::PieceEnd(end)),
-            ToFunction::StreamEnd { port, end } => self.post(port, Mail::StreamEnd(end)),
+            ToFunction::PieceEnd { port, end } => self.post(port, Mail::PieceEnd(end))?,
+            ToFunction::StreamEnd { port, end } => self.post(port, Mail::StreamEnd(end))?,
             ToFunction::Window { port, window } => {
                 let source = self.source(window.segment)?;
-                self.post(port, Mail::Window(window, source));
+                self.post(port, Mail::Window(window, source))?;
             }
-            ToFunction::Stay { port } => self.post(port, Mail::Stay),
-            ToFunction::Stuck { port, answer } => self.post(port, Mail::Stuck(answer)),
+            ToFunction::Stay { port } => self.post(port, Mail::Stay)?,
+            ToFunction::Stuck { port, answer } => self.post(port, Mail::Stuck(answer))?,
             ToFunction::AddReader { port, control, reader } => {
                 let control = self.control(control)?;
-                self.post(port, Mail::AddReader(control, reader));
+                self.post(port, Mail::AddReader(control, reader))?;
             }
             ToFunction::DropReader { port, control, reader } => {
                 let control = self.control(control)?;
-                self.post(port, Mail::DropReader(control, reader));
+                self.post(port, Mail::DropReader(control, reader))?;
             }
-            ToFunction::Unread { port } => self.post(port, Mail::Unread),
+            ToFunction::Unread { port } => self.post(port, Mail::Unread)?,
         }
         Ok(())
     }
@@ -171,11 +172,19 @@ impl Inbox {
         }
     }
 
-    fn post(&mut self, port: PortId, mail: Mail) {
-        self.ports.entry(port).or_default().push_back(mail);
+    fn post(&mut self, port: PortId, mail: Mail) -> Result<(), SessionError> {
+        let index = port.0 as usize;
+        if index >= self.ports.len() {
+            if port.0 >= MAX_PORTS {
+                return Err(protocol(format!("it sent a message for port {port}")));
+            }
+            self.ports.resize_with(index + 1, VecDeque::new);
+        }
+        self.ports[index].push_back(mail);
         if let Some(news) = &mut self.news {
             news.push(port);
         }
+        Ok(())
     }
 
     fn input(&mut self, input: u32, mail: InputMail) {

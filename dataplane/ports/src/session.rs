@@ -294,7 +294,7 @@ impl Session {
     /// Takes the mail of one port, in order, and notes in `seen` up to where it has been taken.
     pub(crate) fn mail(&self, port: PortId, seen: &mut u64) -> Result<VecDeque<Mail>, SessionError> {
         let mut inbox = self.up_to_date(seen)?;
-        Ok(inbox.ports.get_mut(&port).map(std::mem::take).unwrap_or_default())
+        Ok(inbox.ports.get_mut(port.0 as usize).map(std::mem::take).unwrap_or_default())
     }
 
     /// Ports for which mail has come since the last call, taken or not; the first call starts the list.

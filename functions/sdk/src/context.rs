@@ -6,11 +6,14 @@ use crate::inputs::Inputs;
 use crate::output::Output;
 use dflow_ports::local::{Declarer, LocalOutput, LocalStreams};
 use dflow_ports::{Available, FanIn, OutPort, OutputStreams, Parts, Port, PortId, Session, Setup};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// How many ports an error lists.
+const MAX_LISTED: usize = 20;
 
 /// The environment variable in which a function finds the number of its socket to the daemon.
 const SOCKET_VARIABLE: &str = "DFLOW_SOCKET";
@@ -94,11 +97,27 @@ fn inherited_socket() -> Result<OwnedFd, String> {
 pub struct Context {
     session: Arc<Session>,
     origin: Origin,
+    names: Names,
     /// Ports that have been handed out: whether it is an input, and its name.
     taken: HashSet<(bool, String)>,
     /// Outputs that were declared by taking them.
     declared: Vec<(String, u32, OutputStreams)>,
     parts: Arc<Mutex<Vec<PortId>>>,
+}
+
+/// The places of ports among those of the setup, by their names: a function may have thousands.
+struct Names {
+    inputs: HashMap<String, usize>,
+    outputs: HashMap<String, usize>,
+}
+
+impl Names {
+    fn of(setup: &Setup) -> Self {
+        Self {
+            inputs: setup.inputs.iter().zip(0..).map(|(input, index)| (input.name.clone(), index)).collect(),
+            outputs: setup.outputs.iter().zip(0..).map(|(output, index)| (output.name.clone(), index)).collect(),
+        }
+    }
 }
 
 /// Where the names of a function's ports come from.
@@ -122,7 +141,14 @@ impl Origin {
 
 impl Context {
     pub(crate) fn new(session: Arc<Session>, origin: Origin) -> Self {
-        Self { session, origin, taken: HashSet::new(), declared: Vec::new(), parts: Arc::default() }
+        Self {
+            names: Names::of(session.setup()),
+            session,
+            origin,
+            taken: HashSet::new(),
+            declared: Vec::new(),
+            parts: Arc::default(),
+        }
     }
 
     /// The connection to the daemon.
@@ -333,9 +359,10 @@ impl Context {
 
     fn take_input(&mut self, name: &str) -> Result<(Inputs, bool), Error> {
         let setup = self.session.setup();
-        let Some((index, spec)) = setup.inputs.iter().enumerate().find(|(_, spec)| spec.name == name) else {
+        let Some(&index) = self.names.inputs.get(name) else {
             return Err(self.missing("input", name, setup.inputs.iter().map(|spec| &*spec.name)));
         };
+        let spec = &setup.inputs[index];
         let (index, many, keep) = (u32::try_from(index)?, spec.many, spec.keep);
         let name = self.take(true, name)?;
         Ok((Inputs::new(FanIn::new(Arc::clone(&self.session), name, index, keep)), many))
@@ -344,8 +371,8 @@ impl Context {
     /// The output's place and streams. One that can be declared by taking it is declared as `wanted`.
     fn find_output(&mut self, name: &str, wanted: LocalStreams) -> Result<(u32, OutputStreams), Error> {
         let outputs = &self.session.setup().outputs;
-        if let Some((spec, index)) = outputs.iter().zip(0..).find(|(spec, _)| spec.name == name) {
-            return Ok((index, spec.streams));
+        if let Some(&index) = self.names.outputs.get(name) {
+            return Ok((u32::try_from(index)?, outputs[index].streams));
         }
         if let Some((_, index, streams)) = self.declared.iter().find(|(known, ..)| known == name) {
             return Ok((*index, *streams));
@@ -364,8 +391,14 @@ impl Context {
 
     /// The error for a port that is not there: what there is, and how to get it.
     fn missing<'a>(&self, what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> Error {
-        let known: Vec<&str> = known.collect();
-        let list = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        let mut known: Vec<&str> = known.collect();
+        let more = known.len().saturating_sub(MAX_LISTED);
+        known.truncate(MAX_LISTED);
+        let list = match (&known[..], more) {
+            ([], _) => "none".to_owned(),
+            (known, 0) => known.join(", "),
+            (known, more) => format!("{} and {more} more", known.join(", ")),
+        };
         let instance = self.instance();
         Error::new(match &self.origin {
             Origin::Workflow => {
