@@ -14,16 +14,15 @@
 
 #![allow(missing_docs, reason = "rkyv's derive makes helper types without documentation; all of ours has some")]
 
-use dflow_transport::quic::MAX_MANAGEMENT_MESSAGE;
 use rkyv::{Archive, Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-/// The most bytes that the environment of a call may have, names and values together, where it goes to other nodes: half
-/// of what a message between two nodes may have.
-pub(crate) const MAX_ENVIRONMENT_BYTES: usize = MAX_MANAGEMENT_MESSAGE / 2;
+/// The most bytes that the environment of a call may have, names and values together, where it goes to other nodes. The
+/// kernel gives a program 128 KiB for one variable and, by default, 2 MiB for all with its arguments.
+pub(crate) const MAX_ENVIRONMENT_BYTES: usize = 128 * 1024;
 
 /// Variables that describe a node or the session of a user on it. A name that ends with `*` stands for all that begin
 /// with what is before it.

@@ -4,9 +4,7 @@ mod quic_common;
 
 use dflow_protocol::limits::PEER_VERSION;
 use dflow_transport::identity::ClusterCa;
-use dflow_transport::quic::{
-    Connection, MAX_MANAGEMENT_MESSAGE, ManagementError, QuicNode, QuicSettings, bare_endpoint,
-};
+use dflow_transport::quic::{Connection, ManagementError, QuicNode, QuicSettings, bare_endpoint};
 use quic_common::{Bell, DAY, PATIENCE, Pair, localhost, settings};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -69,13 +67,14 @@ fn first_packets_that_are_lost_are_soon_sent_again() {
 /// size that Ethernet carries.
 fn counted(settings: &QuicSettings) -> quinn::ConnectionStats {
     const MESSAGES: usize = 16;
+    const LENGTH: usize = 256 * 1024;
     let settings = QuicSettings { largest_packet: 1452, ..settings.clone() };
     let ca = ClusterCa::create("test").expect("an authority");
     let identity = ca.issue("server", DAY).expect("an identity");
     let (node, mut incoming) = QuicNode::bind(localhost(), &identity, settings.clone()).expect("a free port");
     let address = node.local_address();
     let identity = ca.issue("bare", DAY).expect("an identity");
-    let message = vec![7; MAX_MANAGEMENT_MESSAGE];
+    let message = vec![7; LENGTH];
     let framed = [&(message.len() as u32).to_le_bytes()[..], &message].concat();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let bare = async move {

@@ -64,6 +64,28 @@ fn a_chain_from_node_to_node() {
     assert!(case.output("o") == test_bytes(3_000_000));
 }
 
+/// What a node is told of such a function is longer than most messages between nodes.
+#[test]
+fn a_function_with_thousands_of_ports_runs_on_another_node() {
+    const COUNT: usize = 4_000;
+    let list = |item: &dyn Fn(usize) -> String| (0..COUNT).map(item).collect::<Vec<_>>().join(", ");
+    let long = "an-output-with-a-name-as-long-as-those-of-programs-are-that-make-workflows";
+    let outputs = list(&|n| format!("{long}.{n}"));
+    let inputs = list(&|n| format!("{long}.{n}: w.{long}.{n}"));
+    let case = Case::new(
+        &format!(
+            "w: {{ program: dflow-probe, outputs: [{outputs}], params: {{ bytes: 10 }} }}
+             r: {{ program: dflow-probe, inputs: {{ {inputs} }}, outputs: [o], params: {{ check: true }} }}"
+        ),
+        "{ o: r.o }",
+    );
+    let cluster = Cluster::new(&["b"]);
+    for places in [["w=b", "r=b"], ["w=a", "r=b"]] {
+        cluster.run(&case, &places, &[]).succeeded();
+        assert_eq!(case.output("o").len(), 10 * COUNT);
+    }
+}
+
 #[test]
 fn what_passes_between_others_is_told_too() {
     const LENGTH: u64 = 3_000_000;

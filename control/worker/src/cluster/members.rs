@@ -12,7 +12,6 @@ use crate::order::{Notice, Order};
 use crate::placement;
 use crate::program::Wanted;
 use crate::surroundings::Surroundings;
-use dflow_transport::quic::MAX_MANAGEMENT_MESSAGE;
 use dflow_transport::{Cause, Node, NodeSettings};
 use dflow_workflow::FunctionId;
 use std::collections::BTreeMap;
@@ -25,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The time limit for nodes to report their links at the end of a run.
 const SUMMING: Duration = Duration::from_secs(1);
 /// How many bytes of programs a node is asked for before a run begins.
-const MAX_PROGRAM_BYTES: usize = MAX_MANAGEMENT_MESSAGE / 4;
+const MAX_PROGRAM_BYTES: usize = 64 * 1024;
 /// The number of the first path between two nodes.
 const FIRST_PATH: u64 = 1;
 

@@ -7,7 +7,7 @@ use super::routes::{Routes, over, route};
 use super::{lock, tls};
 use crate::identity::Validity;
 use crate::path::{Path, PathError};
-use dflow_protocol::limits::PEER_VERSION;
+use dflow_protocol::limits::{MAX_SETUP, PEER_VERSION};
 use quinn::{RecvStream, SendStream, VarInt};
 use std::fmt;
 use std::net::SocketAddr;
@@ -16,10 +16,14 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::task::Waker;
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-/// The longest message of the management channel, in bytes.
-pub const MAX_MANAGEMENT_MESSAGE: usize = 256 * 1024;
+/// The longest message of the management channel, in bytes. The longest is an order to prepare a function with thousands
+/// of ports: its setup, and for each input the names of its sources.
+pub const MAX_MANAGEMENT_MESSAGE: usize = 2 * MAX_SETUP + 1024 * 1024;
+/// The most bytes of messages that have come on the management channel and wait to be taken. Past it the channel is not
+/// read, and QUIC's flow control holds the peer.
+const MAX_UNREAD: usize = 2 * MAX_MANAGEMENT_MESSAGE;
 /// The most messages of the management channel that wait in each direction.
 const MAX_QUEUED: usize = 16 * 1024;
 
@@ -41,6 +45,9 @@ pub struct Connection {
     shared: Arc<Shared>,
 }
 
+/// A message, and its share of [`MAX_UNREAD`] until it is taken.
+type Received = (Vec<u8>, OwnedSemaphorePermit);
+
 /// Shared by the link's thread, the worker's, and the endpoint's tasks.
 pub(super) struct Shared {
     pub(super) quic: quinn::Connection,
@@ -53,7 +60,7 @@ pub(super) struct Shared {
     counters: Arc<Counters>,
     waker: Mutex<Option<Waker>>,
     outbox: mpsc::Sender<Vec<u8>>,
-    inbox: Mutex<mpsc::Receiver<Vec<u8>>>,
+    inbox: Mutex<mpsc::Receiver<Received>>,
     /// The worker waits for room in the outbox.
     crowded: AtomicBool,
     /// The silence limit in milliseconds: after this long without a packet the peer is considered gone.
@@ -158,7 +165,7 @@ impl Connection {
     /// The next message from the peer, if there is one.
     #[must_use]
     pub fn try_recv(&self) -> Option<Vec<u8>> {
-        lock(&self.shared.inbox).try_recv().ok()
+        lock(&self.shared.inbox).try_recv().ok().map(|(message, _)| message)
     }
 
     /// Sets the waker, in place of the one before. It is called when a message arrives, when there is room again
@@ -395,7 +402,8 @@ async fn send_management(shared: Weak<Shared>, mut stream: SendStream, mut messa
     }
 }
 
-async fn receive_management(shared: Arc<Shared>, mut stream: RecvStream, messages: mpsc::Sender<Vec<u8>>) {
+async fn receive_management(shared: Arc<Shared>, mut stream: RecvStream, messages: mpsc::Sender<Received>) {
+    let room = Arc::new(Semaphore::new(MAX_UNREAD));
     loop {
         let mut length = [0; 4];
         if stream.read_exact(&mut length).await.is_err() {
@@ -405,8 +413,15 @@ async fn receive_management(shared: Arc<Shared>, mut stream: RecvStream, message
         if length > MAX_MANAGEMENT_MESSAGE {
             return shared.violation(&PathError::Protocol(ManagementError::TooLong(length).to_string()));
         }
+        // Before the memory is allocated.
+        let share = tokio::select! {
+            share = room.clone().acquire_many_owned(u32::try_from(length).unwrap_or(u32::MAX)) => share,
+            _ = shared.quic.closed() => break,
+        };
+        // Nobody closes the semaphore.
+        let Ok(share) = share else { break };
         let mut message = vec![0; length];
-        if stream.read_exact(&mut message).await.is_err() || messages.send(message).await.is_err() {
+        if stream.read_exact(&mut message).await.is_err() || messages.send((message, share)).await.is_err() {
             break;
         }
         shared.wake();
