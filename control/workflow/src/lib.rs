@@ -39,6 +39,7 @@ mod load;
 pub mod model;
 #[cfg(test)]
 mod mutations;
+mod nearest;
 mod params;
 mod report;
 pub mod retention;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::limits::MAX_TEXT_BYTES;
 use crate::model::Workflow;
-use crate::report::nearest;
+use crate::nearest::nearest;
 
 /// Why the given parameters do not fit a workflow.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,13 +1,11 @@
 //! Collects errors while a file is parsed and checked, so that one pass finds all of them.
 
 use crate::diagnostics::{Diagnostic, Diagnostics, Span};
-use crate::limits::{MAX_DIAGNOSTICS, MAX_NAME_BYTES};
+use crate::limits::MAX_DIAGNOSTICS;
+use crate::nearest::Search;
 
 /// How many known names a hint lists.
 const MAX_LISTED: usize = 12;
-
-/// How many pairs of characters are compared in a search for the name that was meant.
-const MAX_COMPARISONS: usize = 4_000_000;
 
 /// How many characters of a text are quoted in a message.
 const MAX_QUOTED: usize = 60;
@@ -17,11 +15,12 @@ pub(crate) struct Report<'s> {
     source: &'s str,
     list: Vec<Diagnostic>,
     omitted: usize,
+    search: Search,
 }
 
 impl<'s> Report<'s> {
     pub(crate) fn new(source: &'s str) -> Self {
-        Self { source, list: Vec::new(), omitted: 0 }
+        Self { source, list: Vec::new(), omitted: 0, search: Search::default() }
     }
 
     /// Adds an error. An identical error at the same place, which repeated use of an alias causes, counts once.
@@ -48,7 +47,7 @@ impl<'s> Report<'s> {
         // The search for the nearest name is the only expensive step, so it is skipped for errors that will not be
         // shown.
         if self.is_open() {
-            if let Some(nearest) = nearest(given, known.clone()) {
+            if let Some(nearest) = self.search.nearest(given, known.clone()) {
                 diagnostic = diagnostic.with_help(format!("did you mean `{nearest}`?"));
             }
             diagnostic = diagnostic.with_help(match listed(known) {
@@ -59,8 +58,13 @@ impl<'s> Report<'s> {
         self.push(diagnostic);
     }
 
+    /// The known name that was probably meant, if the error about it would be shown.
+    pub(crate) fn nearest<'k>(&mut self, given: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+        if self.is_open() { self.search.nearest(given, known) } else { None }
+    }
+
     /// One more error would be shown, and not only counted.
-    pub(crate) fn is_open(&self) -> bool {
+    fn is_open(&self) -> bool {
         self.list.len() < MAX_DIAGNOSTICS
     }
 
@@ -84,28 +88,6 @@ impl<'s> Report<'s> {
     pub(crate) fn finish(self, name: &str) -> Diagnostics {
         Diagnostics::new(name, self.source, self.list, self.omitted)
     }
-}
-
-/// The name that was probably meant.
-pub(crate) fn nearest<'k>(given: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
-    if given.len() > 2 * MAX_NAME_BYTES {
-        return None;
-    }
-    let given = given.to_lowercase();
-    let allowed = (given.chars().count() / 3).max(1);
-    // A comparison takes time with the product of the lengths. Names of very different lengths are not alike, and with
-    // very many names only the first ones are compared: a report shows up to fifty errors, each with a search.
-    let mut budget = MAX_COMPARISONS;
-    known
-        .filter(|name| name.len().abs_diff(given.len()) <= 4 * allowed)
-        .take_while(|name| {
-            budget = budget.saturating_sub(given.len() * name.len());
-            budget > 0
-        })
-        .map(|name| (strsim::osa_distance(&given, &name.to_lowercase()), name))
-        .filter(|&(distance, name)| distance <= allowed && distance < name.len())
-        .min_by_key(|&(distance, _)| distance)
-        .map(|(_, name)| name)
 }
 
 /// `a, b, c`; nothing if there are none.
@@ -133,17 +115,6 @@ pub(crate) fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn nearest_name() {
-        let known = ["split", "count", "merge"];
-        assert_eq!(nearest("splt", known.into_iter()), Some("split"));
-        assert_eq!(nearest("Count", known.into_iter()), Some("count"));
-        assert_eq!(nearest("mereg", known.into_iter()), Some("merge"));
-        assert_eq!(nearest("sort", known.into_iter()), None);
-        assert_eq!(nearest("x", ["y"].into_iter()), None);
-        assert_eq!(nearest(&"a".repeat(1000), known.into_iter()), None);
-    }
 
     #[test]
     fn lists_are_short() {

@@ -4,7 +4,7 @@ use super::scope::{Scope, Step};
 use crate::diagnostics::{Diagnostic, Span};
 use crate::file::{Name, Reference, Referent, Wired, Wires, given_twice};
 use crate::model::{FunctionId, Source};
-use crate::report::{Report, nearest, quoted};
+use crate::report::{Report, quoted};
 use std::collections::HashMap;
 
 /// Maximum number of ways to split a misspelled reference when searching for similar names.
@@ -135,9 +135,8 @@ impl Scope<'_> {
             Some((Step::Broken, ..)) => {}
             None => {
                 let known = || self.steps.keys().copied();
-                let misspelled = divisions().map(|(owner, _)| owner).take(MAX_GUESSES);
-                let misspelled =
-                    misspelled.filter(|_| report.is_open()).find(|owner| nearest(owner, known()).is_some());
+                let mut guesses = divisions().map(|(owner, _)| owner).take(MAX_GUESSES);
+                let misspelled = guesses.find(|owner| report.nearest(owner, known()).is_some());
                 let first = text.split_once('.').map_or(text, |(owner, _)| owner);
                 self.no_function(misspelled.unwrap_or(first), span, report);
             }

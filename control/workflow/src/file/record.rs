@@ -1,7 +1,8 @@
 //! Maps with a fixed set of keys.
 
 use crate::diagnostics::{Diagnostic, Span};
-use crate::report::{Report, nearest, quoted};
+use crate::nearest::nearest;
+use crate::report::{Report, quoted};
 use crate::yaml::{Key, Node, Value};
 
 /// Read from the YAML tree.
