@@ -72,6 +72,9 @@ impl<T: From<InPort> + AsMut<InPort>> FanIn<T> {
     /// As [`FanIn::try_ready`].
     pub fn poll(&mut self) -> Result<Next<usize>, ReadError> {
         self.take_mail()?;
+        if self.open.iter_mut().any(|(_, input)| self.session.has_news(input.as_mut().seen())) {
+            self.session.catch_up(self.open.iter_mut().map(|(_, input)| input.as_mut()))?;
+        }
         let mut steps = 0;
         while steps < self.open.len() {
             let at = (self.turn + steps) % self.open.len();

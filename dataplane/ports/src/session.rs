@@ -1,7 +1,8 @@
 //! A process's connection to its node's daemon, shared by all its ports.
 
 use crate::error::SessionError;
-use crate::inbox::{Inbox, InputMail, Mail};
+use crate::inbox::{Held, Inbox, InputMail, Mail};
+use crate::input::InPort;
 use crate::opening::Opening;
 use dflow_protocol::PortId;
 use dflow_protocol::limits::{MAX_MESSAGE, MAX_REASON};
@@ -295,6 +296,22 @@ impl Session {
     pub(crate) fn mail(&self, port: PortId, seen: &mut u64) -> Result<VecDeque<Mail>, SessionError> {
         let mut inbox = self.up_to_date(seen)?;
         Ok(inbox.ports.get_mut(port.0 as usize).map(std::mem::take).unwrap_or_default())
+    }
+
+    /// Takes the daemon's new messages and lets the ports for which there is none among them know that. Polling them then
+    /// costs no lock each, which counts where a function waits for any of thousands.
+    ///
+    /// # Errors
+    /// If the daemon is gone.
+    pub fn catch_up<'p>(&self, ports: impl IntoIterator<Item = &'p mut InPort>) -> Result<(), SessionError> {
+        let mut received = 0;
+        let inbox = self.up_to_date(&mut received)?;
+        for port in ports {
+            if inbox.ports.get(port.id().0 as usize).is_none_or(VecDeque::is_empty) {
+                port.catch_up(received);
+            }
+        }
+        Ok(())
     }
 
     /// Ports for which mail has come since the last call, taken or not; the first call starts the list.

@@ -155,12 +155,17 @@ fn each_chunk(
     mut take: impl FnMut(&[u8]) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let mut total = 0;
+    // Each in its turn, so that those that have nothing are not looked at again and again for those behind them.
+    let mut turn = 0;
     while !inputs.is_empty() {
         let which = if settings.one_by_one {
             Some(0)
         } else {
+            turn %= inputs.len();
             let mut all: Vec<&mut Input> = inputs.iter_mut().collect();
-            ctx.wait_any(&mut all)?
+            all.rotate_left(turn);
+            let found = ctx.wait_any(&mut all)?;
+            found.map(|found| (turn + found) % inputs.len())
         };
         let Some(which) = which else { return Ok(()) };
         let position = inputs[which].position();
@@ -168,6 +173,7 @@ fn each_chunk(
             inputs.remove(which);
             continue;
         };
+        turn = which + 1;
         let length = chunk.len() as u64;
         if settings.check && chunk.iter().zip(position..).any(|(byte, offset)| *byte != byte_at(offset)) {
             return Err(Error::new(format!("the input {} has a wrong byte after {position}", inputs[which].name())));

@@ -12,6 +12,9 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// So many inputs are polled as fast one by one.
+const FEW_INPUTS: usize = 8;
+
 /// How many ports an error lists.
 const MAX_LISTED: usize = 20;
 
@@ -340,6 +343,9 @@ impl Context {
     /// If a stream is given up by its producer or cannot be read.
     pub fn wait_any(&mut self, inputs: &mut [&mut Input]) -> Result<Option<usize>, Error> {
         loop {
+            if inputs.len() > FEW_INPUTS {
+                self.session.catch_up(inputs.iter_mut().map(|input| &mut input.port))?;
+            }
             let mut ended = 0;
             for (index, input) in inputs.iter_mut().enumerate() {
                 match input.port.poll()? {

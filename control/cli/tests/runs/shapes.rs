@@ -86,10 +86,10 @@ fn names_as_published_workflows_have_them() {
     assert_eq!(case.output(&long), b"Hi\n");
 }
 
-/// So many that what the functions are told of them does not fit into one packet.
+/// As many as there may be, so that what the functions are told of them does not fit into one packet.
 #[test]
 fn a_function_with_thousands_of_inputs_and_outputs() {
-    const COUNT: usize = 5_000;
+    const COUNT: usize = 16_384;
     let list = |item: &dyn Fn(usize) -> String| (0..COUNT).map(item).collect::<Vec<_>>().join(", ");
     let outputs = list(&|n| format!("an-output-with-a-long-name.{n}.tsv"));
     let inputs = list(&|n| format!("an-input-with-a-long-name.{n}: w.an-output-with-a-long-name.{n}.tsv"));

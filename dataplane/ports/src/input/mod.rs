@@ -102,6 +102,15 @@ impl InPort {
         }
     }
 
+    pub(crate) fn id(&self) -> PortId {
+        self.port
+    }
+
+    /// Of the daemon's first `received` messages, all for this port have been taken.
+    pub(crate) fn catch_up(&mut self, received: u64) {
+        self.seen = received;
+    }
+
     /// The session that the port belongs to.
     #[must_use]
     pub fn session(&self) -> &Arc<Session> {
