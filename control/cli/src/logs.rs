@@ -20,6 +20,9 @@ use crate::units::{count, size};
 /// Stands for the latest run.
 const LAST: &str = "last";
 
+/// The longest line that is waited for, in bytes.
+const MAX_LINE: usize = 4 << 10;
+
 /// How often `--follow` looks for more output.
 const POLL: Duration = Duration::from_millis(200);
 
@@ -74,8 +77,13 @@ pub fn logs(args: &LogsArgs) -> Result<io::Result<Exit>, CallError> {
         return Ok(Ok(Exit::Success));
     }
     let look = Look::of(&io::stdout());
-    let mut printer =
-        Printer { look, title: args.follow || logs.len() != 1, raw: !io::stdout().is_terminal(), last: None };
+    let mut printer = Printer {
+        look,
+        title: args.follow || logs.len() != 1,
+        raw: !io::stdout().is_terminal(),
+        whole_lines: false,
+        last: None,
+    };
     let printed = if args.follow {
         follow(record, &matches, &mut printer)
     } else {
@@ -196,6 +204,8 @@ struct Printer {
     title: bool,
     /// Print the bytes unchanged, because standard output is not a terminal.
     raw: bool,
+    /// A line that has no end yet is printed later.
+    whole_lines: bool,
     /// The log that was printed last.
     last: Option<PathBuf>,
 }
@@ -207,6 +217,9 @@ impl Printer {
         file.seek(SeekFrom::Start(from))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
+        if self.whole_lines && bytes.len() < MAX_LINE {
+            bytes.truncate(bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1));
+        }
         let mut out = io::stdout().lock();
         if self.title && !bytes.is_empty() && self.last.as_ref() != Some(&log.path) {
             let gap = if self.last.is_some() { "\n" } else { "" };
@@ -251,6 +264,7 @@ fn follow(record: &RunRecord, matches: &impl Fn(&str, u32) -> bool, printer: &mu
                 print_error(&error::render_note(&Look::of(&io::stderr()), &text));
                 *from = log.bytes;
             }
+            printer.whole_lines = running;
             *from += printer.print(log, *from, None)?;
         }
         if !running {

@@ -79,6 +79,15 @@ fn failed(report: &RunReport, error: &RunError, workflow: &Workflow, untouched: 
         return error::render(look, &error.reason, &[help]);
     }
     let Some(instance) = &error.instance else {
+        if let Some(node) = &error.node {
+            let help = format!(
+                "see whether `dflow worker` runs on {node} and the network reaches it, then run again; {untouched}"
+            );
+            let more = format!(
+                "`dflow doctor --peer {node}=ADDRESS:PORT` examines the connection; --silence says how long a node may be silent"
+            );
+            return error::render(look, &error.reason, &[help, more]);
+        }
         return error::render(look, &error.reason, &[untouched.into(), log_help()]);
     };
     let attempt = failed_attempt(report, instance);

@@ -111,7 +111,7 @@ pub struct RunError {
     /// What that instance worked on: the file, or the part of an output, that a `foreach` gave it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub part_name: Option<String>,
-    /// The node on which it ran, if the run had several.
+    /// The node on which it ran, if the run had several. Without an instance: the node that was lost.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
     /// Why, in words, with the last lines of its standard error.

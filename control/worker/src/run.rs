@@ -121,6 +121,8 @@ pub(crate) struct Driver<'a> {
     /// What the user should know, from threads that read inputs; and where they say it.
     notes: mpsc::Receiver<String>,
     pub(crate) notes_from: mpsc::Sender<String>,
+    /// The first node that was lost, and what the run says of it.
+    lost: Option<(String, String)>,
     /// When a cancelled run stops waiting for other nodes.
     leave_at: Option<Duration>,
     pub(crate) wake_at: Option<Duration>,
@@ -180,6 +182,7 @@ impl<'a> Driver<'a> {
             ends_by: None,
             notes,
             notes_from,
+            lost: None,
             leave_at: None,
             wake_at: None,
             over: false,
@@ -299,6 +302,7 @@ impl<'a> Driver<'a> {
     /// A node is lost, with its attempts and streams.
     fn node_lost(&mut self, node: &str, reason: &str) {
         let reason = format!("node {node} is lost: {reason}");
+        self.lost.get_or_insert_with(|| (node.to_owned(), reason.clone()));
         // The reason comes first, because the first failure is the one that is reported. The ends of the attempts let
         // the run finish.
         self.pending.push_back(Event::StoreFailed { reason: reason.clone() });
@@ -403,8 +407,10 @@ impl<'a> Driver<'a> {
         let mut failure = match self.machine.state() {
             RunState::Failed { instance, reason } => {
                 let view = instance.and_then(|id| self.machine.view(id));
-                let node = view.as_ref().filter(|_| self.members.is_some()).map(|view| self.nodes.name_of(view.place));
-                let node = node.map(str::to_owned);
+                let node = match &view {
+                    Some(view) => self.members.is_some().then(|| self.nodes.name_of(view.place).to_owned()),
+                    None => self.lost.take().filter(|(_, why)| why == reason).map(|(node, _)| node),
+                };
                 let part_name = view.as_ref().and_then(|view| self.part_name(view));
                 Some(RunError { instance: view.map(|view| view.name), part_name, node, reason: reason.clone() })
             }

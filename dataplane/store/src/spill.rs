@@ -135,6 +135,7 @@ impl Store {
         }
         run.spilling += length;
         self.spilling += length;
+        tracing::trace!(stream = %id.stream, base, length, "a window is being written to disk");
         self.backend.submit(Job::Spill(SpillJob { stream: id, base, length, memory, file }));
         Ok(true)
     }
@@ -152,6 +153,7 @@ impl Store {
         });
         match (run, result) {
             (Some((disk, spilled, piece)), Ok(())) => {
+                tracing::debug!(stream = %id.stream, base = job.base, length = job.length, "a window was written to disk");
                 piece.move_to(job.file, job.memory);
                 disk.works();
                 *spilled += job.length;
@@ -159,6 +161,7 @@ impl Store {
             }
             (Some((disk, _, piece)), Err(error)) => {
                 piece.lent = false;
+                tracing::debug!(stream = %id.stream, base = job.base, length = job.length, %error, "a window stays in memory");
                 match error {
                     StoreError::Disk(DiskError::NoSpace { .. } | DiskError::FileTooLarge { .. }) => {
                         disk.fill(error.to_string(), now);

@@ -3,8 +3,9 @@
 use crate::nodes::Cluster;
 use crate::support::{Case, SmallDisk, eventually};
 use serde_json::Value;
+use std::io::BufRead;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 /// The options of a run that leaves a record in the case's folder.
 fn recorded(case: &Case) -> [String; 2] {
@@ -190,10 +191,56 @@ fn lines_are_shown_as_they_come() {
         "{ o: a.out }",
     );
     let mut gate = case.gate();
+    let (mut run, mut lines) = reading(case.command(&["--follow"]), |child| child.stderr.take().unwrap());
+    assert_eq!(line(&mut lines), "a | one\n", "before the function ends");
     gate.open();
-    let ran = case.run(&["--follow"]);
-    ran.succeeded();
-    assert_eq!(ran.stderr, "a | one\na | [31mtwo\n");
+    assert_eq!(rest(&mut lines), "a | [31mtwo\n");
+    assert!(run.wait().unwrap().success());
+    case.assert_nothing_left();
+}
+
+/// Starts a command of which a pipe is read while it runs.
+fn reading<R: std::io::Read>(
+    mut command: Command,
+    pipe: impl FnOnce(&mut Child) -> R,
+) -> (Child, std::io::BufReader<R>) {
+    let mut child = command.spawn().unwrap();
+    let lines = std::io::BufReader::new(pipe(&mut child));
+    (child, lines)
+}
+
+/// The next line; waits for it.
+fn line(lines: &mut impl BufRead) -> String {
+    let mut line = String::new();
+    lines.read_line(&mut line).unwrap();
+    line
+}
+
+/// Everything up to the end.
+fn rest(lines: &mut impl BufRead) -> String {
+    std::io::read_to_string(lines).unwrap()
+}
+
+#[test]
+fn logs_are_followed_until_the_run_is_over() {
+    let case = Case::new(
+        "a: { command: [sh, -c, 'printf \"one\\ntw\" >&2; read line < GATE; printf \"o\\nend\" >&2'] }",
+        "{ o: a.out }",
+    );
+    let mut gate = case.gate();
+    let options = recorded(&case);
+    let run = case.spawn(&with_record(&options, &[]));
+    eventually("there is no log", || !files(&case.path("runs")).is_empty());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dflow"));
+    command.args(["logs", "--follow", "a"]).env("DFLOW_LOGS", case.path("runs")).stdout(Stdio::piped());
+    let (mut logs, mut lines) = reading(command, |child| child.stdout.take().unwrap());
+    let title = line(&mut lines);
+    assert!(title.contains('a'), "{title}");
+    assert_eq!(line(&mut lines), "one\n", "before the function ends");
+    gate.open();
+    assert_eq!(rest(&mut lines), "two\nend\n", "a line is shown when it is whole");
+    assert!(logs.wait().unwrap().success());
+    case.finish(run.wait()).succeeded();
 }
 
 #[test]
@@ -228,6 +275,15 @@ fn the_log_of_dflow_says_what_happens() {
         assert!(info.contains(expected), "{expected} is not in: {info}");
     }
     assert!(!info.contains("the attempt starts"), "{info}");
+    let spilling = Case::new(
+        "a: { program: dflow-probe, outputs: [o], params: { bytes: 8000000 } }
+         b: { program: dflow-probe, inputs: { i: { from: a.o, gate: whole } }, outputs: [o] }",
+        "{ o: b.o }",
+    );
+    let mut command = spilling.command(&["--memory", "4MiB"]);
+    let ran = spilling.finish(command.env("DFLOW_LOG", "debug").output().unwrap());
+    ran.succeeded();
+    assert!(ran.stderr.contains("a window was written to disk"), "{}", ran.stderr);
     let debug = log("debug");
     for expected in ["its process runs", "the attempt starts", "the attempt has ended", "exit status 4"] {
         assert!(debug.contains(expected), "{expected} is not in: {debug}");

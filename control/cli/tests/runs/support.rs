@@ -120,8 +120,8 @@ impl Case {
             .args(if args.contains(&"--output") { vec![] } else { vec!["--output".into(), self.path("out")] })
             .args(args)
             .env(MARK, &self.mark)
-            // A backtrace would push the message of a panic out of the lines that an error quotes.
-            .env_remove("RUST_BACKTRACE")
+            // A stack trace must not push the message of a panic out of what an error quotes.
+            .env("RUST_BACKTRACE", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -225,6 +225,10 @@ impl Ran {
         assert_eq!(self.code, Some(1), "{}\n{}", self.stderr, self.report);
         let reason = self.report["error"]["reason"].as_str().unwrap();
         assert!(reason.contains(&format!("node {node} is lost")), "{reason}");
+        assert_eq!(self.report["error"]["node"], node, "{}", self.report["error"]);
+        // Of what may help, what does: no retry runs anywhere else.
+        assert!(self.stderr.contains(&format!("dflow doctor --peer {node}=")), "{}", self.stderr);
+        assert!(!self.stderr.contains("retries: 3"), "{}", self.stderr);
         self
     }
 
