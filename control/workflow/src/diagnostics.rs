@@ -8,6 +8,10 @@ use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 /// Maximum distance from an error, in bytes, at which related places are shown with their source lines.
 const MAX_EXCERPT: usize = 64 << 10;
 
+/// How far from the column of an error, in bytes, other places are shown. The renderer shows everything between the columns
+/// of two places, and a file that a program has written may have all of a function in one line.
+const MAX_COLUMNS: usize = 200;
+
 /// All errors of a workflow file, in the order of the file.
 ///
 /// [`Display`](fmt::Display) shows each error with its place, the source line and a caret under it, without colours.
@@ -162,28 +166,35 @@ impl Diagnostic {
     fn group<'a>(&'a self, name: &'a str, source: &'a str) -> Group<'a> {
         let mut group = Group::with_title(Level::ERROR.primary_title(&self.message));
         if let Some(span) = self.span {
-            // Only the lines from the first place to the last are handed over: rendering looks at every line that it
-            // gets, and a report of fifty errors in a large file would take longer than all checks.
-            let spans = || std::iter::once(span).chain(self.related.iter().map(|(span, _)| *span));
-            let near = |at: usize| at.abs_diff(span.start) <= MAX_EXCERPT;
-            let ends = spans().flat_map(|span| [span.start, span.end]).filter(|&at| near(at));
+            // Only the lines from the first place to the last are handed over: rendering looks at every line that it gets,
+            // and a report of fifty errors in a large file would take longer than all checks.
+            let column = |at: usize| at - source[..at].rfind('\n').map_or(0, |before| before + 1);
+            let own = column(span.start);
+            let near = |other: &Span| {
+                [other.start, other.end].iter().all(|at| at.abs_diff(span.start) <= MAX_EXCERPT)
+                    && column(other.start).abs_diff(own) <= MAX_COLUMNS
+            };
+            let spans = || std::iter::once(span).chain(self.related.iter().map(|(span, _)| *span).filter(near));
+            let ends = spans().flat_map(|span| [span.start, span.end]);
             let (first, last) = ends.fold((span.start, span.end), |(first, last), at| (first.min(at), last.max(at)));
             let start = source[..first].rfind('\n').map_or(0, |at| at + 1);
             let end = source[last..].find('\n').map_or(source.len(), |at| last + at);
-            let inside = |span: Span| span.start >= start && span.end <= end;
             let moved = |span: Span| span.start - start..span.end.min(end) - start;
             let primary = AnnotationKind::Primary.span(moved(span));
             let primary = if self.label.is_empty() { primary } else { primary.label(&self.label) };
-            let related = self.related.iter().filter(|(span, _)| inside(*span));
+            let related = self.related.iter().filter(|(span, _)| near(span));
             let related = related.map(|(span, label)| AnnotationKind::Context.span(moved(*span)).label(label));
             let line = self.location.map_or(1, |location| {
                 location.line - source[start..span.start].bytes().filter(|&byte| byte == b'\n').count()
             });
             let excerpt = Snippet::source(&source[start..end]).line_start(line).path(name);
             group = group.element(excerpt.annotation(primary).annotations(related));
-            let distant = self.related.iter().filter(|(span, _)| !inside(*span));
+            let distant = self.related.iter().filter(|(span, _)| !near(span));
             group = group.elements(distant.map(|(span, label)| {
-                Level::NOTE.message(format!("{label}: line {}", Lines::new(source).locate(source, *span).line))
+                let Location { line, column } = Lines::new(source).locate(source, *span);
+                let is_own = self.location.is_some_and(|location| location.line == line);
+                let column = if is_own { format!(", column {column}") } else { String::new() };
+                Level::NOTE.message(format!("{label}: line {line}{column}"))
             }));
         }
         // Unlike titles and labels, messages are not cleaned of control characters by the renderer.

@@ -91,7 +91,7 @@ impl<'s> Report<'s> {
 }
 
 /// `a, b, c`; nothing if there are none.
-fn listed<'k>(known: impl Iterator<Item = &'k str> + Clone) -> Option<String> {
+pub(crate) fn listed<'k>(known: impl Iterator<Item = &'k str> + Clone) -> Option<String> {
     let mut list = known.clone().take(MAX_LISTED).collect::<Vec<_>>().join(", ");
     if list.is_empty() {
         return None;

@@ -492,6 +492,11 @@ fn limits_of_counts() {
         .map(|n| format!("  s{n}: {{ switch: params.top, cases: {{ a: f{n} }} }}\n  f{n}: {{ program: x }}\n"))
         .collect();
     expect_in(&switches, "2053:3", &["more than 1024 switches"]);
+    // And what an error lists.
+    let inputs = (0..limits::MAX_PORTS).map(|n| format!("i{n}: inputs.text")).collect::<Vec<_>>().join(", ");
+    let diagnostics = errors(&functions(&format!("  a: {{ command: [cat], inputs: {{ {inputs} }} }}\n")));
+    let shown = diagnostics.to_string();
+    assert!(shown.contains("`i11` and 16372 more") && shown.len() < 20_000, "{} bytes: {shown:.500}", shown.len());
 }
 
 /// A `foreach` whose instances would silently get all streams of another `foreach` over the same source.

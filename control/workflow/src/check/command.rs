@@ -8,7 +8,7 @@ use super::scope::{Declaration, Scope};
 use crate::diagnostics::{Diagnostic, Span};
 use crate::file::{CommandFile, Text};
 use crate::model::{ArgPiece, Output, Template, TemplatePiece};
-use crate::report::{Report, quoted};
+use crate::report::{Report, listed, quoted};
 
 /// Splits the arguments into pieces, and sets `stdin` and `stdout` of the ports that no argument names.
 ///
@@ -122,8 +122,8 @@ fn standard(direction: &Direction, ports: &[Port], report: &mut Report) -> Optio
         let candidates: Vec<usize> =
             (0..ports.len()).filter(|&index| !ports[index].named && ports[index].mark.is_none()).collect();
         if let [first, .., last] = candidates[..] {
-            let names =
-                candidates.iter().map(|&index| format!("`{}`", ports[index].name)).collect::<Vec<_>>().join(", ");
+            let names: Vec<String> = candidates.iter().map(|&index| format!("`{}`", ports[index].name)).collect();
+            let names = listed(names.iter().map(String::as_str)).unwrap_or_default();
             report.push(
                 Diagnostic::at(ports[last].span, format!("which {noun} is the {standard}? No argument names {names}"))
                     .with_label("or this one?")
