@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use dflow_worker::logs::RecordOptions;
+use dflow_worker::report::{RunEnd, RunReport};
 use dflow_worker::{ClusterSpec, DEFAULT_SILENCE, NodeOptions, OutputTarget, RdmaUse, RunSpec};
 use dflow_workflow::Workflow;
 use rustix::process::{Signal, set_parent_process_death_signal};
@@ -38,7 +39,7 @@ pub struct Run<'a> {
 /// A run that has succeeded.
 pub struct Ran {
     /// The daemon's report.
-    pub report: Report,
+    pub report: RunReport,
     /// The largest resident size of the daemon in bytes.
     pub peak_rss: u64,
     /// The processor time used by the daemon, in nanoseconds.
@@ -56,76 +57,6 @@ pub struct Others {
     pub nodes: Vec<(String, SocketAddr)>,
     /// The placement of functions; others run on the driver.
     pub placement: BTreeMap<String, Vec<String>>,
-}
-
-/// The used part of [`dflow_worker::report::RunReport`].
-#[derive(Deserialize)]
-pub struct Report {
-    state: String,
-    error: Option<Reason>,
-    /// Its start time on the monotonic clock.
-    pub monotonic_start_ns: u64,
-    /// The memory of its streams.
-    pub memory: Memory,
-    /// All attempts.
-    pub instances: Vec<Attempt>,
-    /// The links between the nodes.
-    #[serde(default)]
-    pub links: Vec<Link>,
-}
-
-/// A link between two nodes.
-#[derive(Deserialize)]
-pub struct Link {
-    /// The node that reports it.
-    pub from: String,
-    /// Bytes of streams that this node sent to the other.
-    pub bytes_sent: u64,
-}
-
-#[derive(Deserialize)]
-struct Reason {
-    instance: Option<String>,
-    reason: String,
-}
-
-/// The memory of a run's streams.
-#[derive(Deserialize)]
-pub struct Memory {
-    /// The peak, in bytes.
-    pub peak_bytes: u64,
-    /// The spilled bytes.
-    pub spilled_bytes: u64,
-}
-
-/// An attempt, with times in nanoseconds since the run's start.
-#[derive(Deserialize)]
-pub struct Attempt {
-    /// Its function.
-    pub function: Option<String>,
-    /// Its part in a `foreach`.
-    pub part: Option<String>,
-    /// When the preparation of its program began.
-    pub prepared_ns: u64,
-    /// When its program was ready.
-    pub ready_ns: Option<u64>,
-    /// When its gate was open and it held a slot.
-    pub started_ns: Option<u64>,
-    /// When no process of it was left.
-    pub ended_ns: Option<u64>,
-    /// Its largest resident size.
-    pub max_rss_bytes: u64,
-    /// Its processor time in user mode, in nanoseconds.
-    pub user_ns: u64,
-    /// Its processor time in the kernel.
-    pub system_ns: u64,
-}
-
-impl Report {
-    /// The attempts of a function.
-    pub fn of<'a>(&'a self, function: &'a str) -> impl Iterator<Item = &'a Attempt> {
-        self.instances.iter().filter(move |attempt| attempt.function.as_deref() == Some(function))
-    }
 }
 
 impl Ran {
@@ -147,7 +78,7 @@ struct Order {
 
 #[derive(Deserialize)]
 struct Answer {
-    report: Report,
+    report: RunReport,
     peak_rss: u64,
     cpu: u64,
 }
@@ -178,7 +109,7 @@ impl Run<'_> {
         let (slots, memory, others) = (self.slots, self.memory, others.cloned());
         let order = Order { workflow, output: output.clone(), slots, memory, others };
         let Answer { report, peak_rss, cpu } = Daemon::start()?.run(&order)?;
-        if report.state != "succeeded" {
+        if report.state != RunEnd::Succeeded {
             let reason = report.error.map_or_else(String::new, |error| {
                 format!("{}: {}", error.instance.unwrap_or_else(|| "the run".into()), error.reason)
             });

@@ -124,7 +124,7 @@ impl Start {
         let start = ran.report.monotonic_start_ns;
         let attempts: HashMap<u64, Times> = ran
             .report
-            .of("start")
+            .attempts_of("start")
             .filter_map(|attempt| {
                 let times = Times {
                     prepared: start + attempt.prepared_ns,
@@ -170,8 +170,8 @@ impl Rate for Nothing {
         let nothing = "foreach: open.parts, params: { does: nothing }".to_owned();
         let ran = Run { functions: &[("open", open), ("start", nothing)], outputs: &[], slots: at_once, memory: None };
         let report = ran.run()?.report;
-        let began = report.of("start").map(|attempt| attempt.prepared_ns).min().unwrap_or(0);
-        let ended = report.of("start").filter_map(|attempt| attempt.ended_ns).max().unwrap_or(0);
+        let began = report.attempts_of("start").map(|attempt| attempt.prepared_ns).min().unwrap_or(0);
+        let ended = report.attempts_of("start").filter_map(|attempt| attempt.ended_ns).max().unwrap_or(0);
         Ok(count as f64 * 1e9 / ended.saturating_sub(began).max(1) as f64)
     }
 }

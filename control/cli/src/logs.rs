@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dflow_worker::logs::{LogFile, RecordState, RunRecord, list};
-use serde::Deserialize;
+use dflow_worker::report::{AttemptReport, RunReport};
 use serde_json::json;
 
 use crate::args::{Format, LogsArgs};
@@ -26,25 +26,6 @@ const MAX_LINE: usize = 4 << 10;
 /// How often `--follow` looks for more output.
 const POLL: Duration = Duration::from_millis(200);
 
-/// The parts of a report that are used here.
-#[derive(Debug, Default, Deserialize)]
-struct Report {
-    state: String,
-    #[serde(default)]
-    duration_ns: u64,
-    #[serde(default)]
-    instances: Vec<Attempt>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Attempt {
-    name: String,
-    part_name: Option<String>,
-    attempt: u32,
-    node: String,
-    end: String,
-}
-
 /// Lists the recorded runs, or prints the logs of one. The inner result is the result of printing.
 ///
 /// # Errors
@@ -57,7 +38,7 @@ pub fn logs(args: &LogsArgs) -> Result<io::Result<Exit>, CallError> {
         return Ok(show_list(&records, args.format));
     }
     let (record, wanted) = choose(&records, &directory, args)?;
-    let report = record.report().and_then(|text| serde_json::from_str::<Report>(&text).ok());
+    let report = record.report().and_then(|text| serde_json::from_str::<RunReport>(&text).ok());
     let mut logs = record.logs().map_err(|source| CallError::Records { path: record.path.clone(), source })?;
     let matches = |instance: &str, attempt: u32| {
         wanted.is_none_or(|wanted| is_of(instance, wanted)) && args.attempt.is_none_or(|number| number == attempt)
@@ -126,20 +107,20 @@ fn is_of(instance: &str, wanted: &str) -> bool {
     instance == wanted || instance.strip_prefix(wanted).is_some_and(|part| part.starts_with('['))
 }
 
-fn attempt_of<'a>(report: Option<&'a Report>, log: &LogFile) -> Option<&'a Attempt> {
+fn attempt_of<'a>(report: Option<&'a RunReport>, log: &LogFile) -> Option<&'a AttemptReport> {
     report?.instances.iter().find(|attempt| attempt.name == log.instance && attempt.attempt == log.attempt)
 }
 
-fn state_of(record: &RunRecord, report: Option<&Report>) -> String {
+fn state_of(record: &RunRecord, report: Option<&RunReport>) -> String {
     match (record.state(), report) {
         (RecordState::Running, _) => "running".into(),
-        (RecordState::Ended, Some(report)) => report.state.clone(),
+        (RecordState::Ended, Some(report)) => report.state.to_string(),
         (RecordState::Ended | RecordState::Interrupted, _) => "interrupted".into(),
     }
 }
 
 fn show_list(records: &[RunRecord], format: Format) -> io::Result<Exit> {
-    let rows: Vec<(&RunRecord, Option<Report>)> = records
+    let rows: Vec<(&RunRecord, Option<RunReport>)> = records
         .iter()
         .map(|record| (record, record.report().and_then(|text| serde_json::from_str(&text).ok())))
         .collect();
@@ -178,7 +159,7 @@ fn show_list(records: &[RunRecord], format: Format) -> io::Result<Exit> {
     print(&text).map(|()| Exit::Success)
 }
 
-fn print_json(record: &RunRecord, report: Option<&Report>, logs: &[LogFile]) -> io::Result<Exit> {
+fn print_json(record: &RunRecord, report: Option<&RunReport>, logs: &[LogFile]) -> io::Result<Exit> {
     let logs: Vec<_> = logs
         .iter()
         .map(|log| {
@@ -186,7 +167,7 @@ fn print_json(record: &RunRecord, report: Option<&Report>, logs: &[LogFile]) -> 
             json!({
                 "instance": log.instance, "attempt": log.attempt, "path": log.path, "bytes": log.bytes,
                 "part_name": attempt.and_then(|attempt| attempt.part_name.as_ref()),
-                "node": attempt.map(|attempt| &attempt.node), "end": attempt.map(|attempt| &attempt.end),
+                "node": attempt.map(|attempt| &attempt.node), "end": attempt.map(|attempt| attempt.end),
             })
         })
         .collect();
@@ -212,7 +193,7 @@ struct Printer {
 
 impl Printer {
     /// Prints a log from this byte on, and returns the number of bytes.
-    fn print(&mut self, log: &LogFile, from: u64, attempt: Option<&Attempt>) -> io::Result<u64> {
+    fn print(&mut self, log: &LogFile, from: u64, attempt: Option<&AttemptReport>) -> io::Result<u64> {
         let mut file = File::open(&log.path)?;
         file.seek(SeekFrom::Start(from))?;
         let mut bytes = Vec::new();
@@ -242,7 +223,7 @@ impl Printer {
 }
 
 /// `==> qc[1], attempt 2 (reads/b.fq; failed on node b; 1.2 KiB) <==`
-fn title(log: &LogFile, attempt: Option<&Attempt>) -> String {
+fn title(log: &LogFile, attempt: Option<&AttemptReport>) -> String {
     let mut details: Vec<String> = Vec::new();
     if let Some(attempt) = attempt {
         details.extend(attempt.part_name.as_deref().map(clean));

@@ -1,6 +1,6 @@
 //! Reports for tests.
 
-use dflow_worker::report::{AttemptReport, MemoryReport, OutputReport, RunEnd, RunReport};
+use dflow_worker::report::{AttemptReport, AttemptState, MemoryReport, OutputReport, RunEnd, RunReport};
 
 use crate::terminal::Look;
 
@@ -22,7 +22,7 @@ pub fn attempt(name: &str, times: [u64; 6]) -> AttemptReport {
         part,
         attempt: 1,
         node: "here".into(),
-        end: "succeeded",
+        end: AttemptState::Succeeded,
         reason: None,
         part_name: None,
         transient: false,
@@ -60,7 +60,7 @@ pub fn wordcount() -> RunReport {
         state: RunEnd::Succeeded,
         error: None,
         cancelled_by: None,
-        invocation: "dataflow",
+        invocation: "dataflow".into(),
         links: Vec::new(),
         slots: 2,
         nodes: Vec::new(),

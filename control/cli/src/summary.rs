@@ -5,7 +5,7 @@ use std::path::Path;
 
 use dflow_worker::OutputTarget;
 use dflow_worker::logs::log_path;
-use dflow_worker::report::{AttemptReport, OutputReport, RunEnd, RunError, RunReport};
+use dflow_worker::report::{AttemptReport, AttemptState, OutputReport, RunEnd, RunError, RunReport};
 use dflow_workflow::Workflow;
 
 use crate::error;
@@ -144,7 +144,7 @@ pub fn retried(report: &RunReport, look: &Look) -> String {
         report.instances.iter().find(later).is_none()
     };
     let failed: Vec<&AttemptReport> =
-        report.instances.iter().filter(|attempt| attempt.end == "failed" && !is_last(attempt)).collect();
+        report.instances.iter().filter(|attempt| attempt.end == AttemptState::Failed && !is_last(attempt)).collect();
     let mut text = String::new();
     for attempt in failed.iter().take(MAX_RETRIED) {
         let reason = attempt.reason.as_deref().and_then(|reason| reason.lines().next()).unwrap_or_default();
@@ -160,7 +160,7 @@ pub fn retried(report: &RunReport, look: &Look) -> String {
 
 /// The attempt that made the run fail: the last one of the instance that failed.
 fn failed_attempt<'a>(report: &'a RunReport, instance: &str) -> Option<&'a AttemptReport> {
-    report.instances.iter().rev().find(|attempt| attempt.name == instance && attempt.end == "failed")
+    report.instances.iter().rev().find(|attempt| attempt.name == instance && attempt.end == AttemptState::Failed)
 }
 
 fn log_help() -> String {
@@ -241,7 +241,7 @@ wordcount succeeded in 100 ms: 10.0 KiB through streams, peak memory 34.0 MiB of
             reason: "exit status 101\nthread main panicked at \x1b[31mcount.rs:7\nno such word\n".into(),
         });
         let mut failed = attempt("count[3]", [0; 6]);
-        (failed.attempt, failed.end) = (2, "failed");
+        (failed.attempt, failed.end) = (2, AttemptState::Failed);
         report.instances.push(failed);
         assert_eq!(
             failure(&report, &workflow(", retries: 1"), &directory(), &LOOK),
@@ -271,7 +271,7 @@ help: correct the function `count` or what it reads, then run again; nothing was
         let mut report = wordcount();
         for number in 1..=13 {
             let mut failed = attempt("count[3]", [0; 6]);
-            (failed.attempt, failed.end) = (number, "failed");
+            (failed.attempt, failed.end) = (number, AttemptState::Failed);
             failed.reason = Some(format!("exit status {number}\nmore"));
             failed.part_name = Some("in/a.txt".into());
             report.instances.push(failed);

@@ -197,6 +197,7 @@ fn micros(nanos: u64) -> f64 {
 mod tests {
     use super::*;
     use crate::samples::{attempt, wordcount};
+    use dflow_worker::report::AttemptState;
 
     fn written(report: &RunReport) -> Value {
         let mut bytes = Vec::new();
@@ -260,7 +261,7 @@ mod tests {
     fn what_never_ended_ends_with_the_run() {
         let mut report = wordcount();
         let last = &mut report.instances[0];
-        (last.ended_ns, last.end, last.first_output_byte_ns) = (None, "running", None);
+        (last.ended_ns, last.end, last.first_output_byte_ns) = (None, AttemptState::Running, None);
         let never = &mut report.instances[1];
         (never.ready_ns, never.started_ns, never.ended_ns) = (None, None, None);
         let trace = written(&report);

@@ -6,7 +6,8 @@ use crate::nodes::Place;
 use crate::order::Stopped;
 use crate::output::{Destination, PublishError};
 use crate::report::{
-    AttemptReport, LinkReport, NodeReport, OutputReport, RunEnd, RunError, RunReport, invocation_name,
+    AttemptReport, AttemptState, Ending, LinkReport, NodeReport, OutputReport, RunEnd, RunError, RunReport,
+    invocation_name,
 };
 use crate::run::{Driver, nanos};
 use dflow_scheduler::{AttemptEnd, InstanceKind, InstanceView};
@@ -79,7 +80,7 @@ impl Driver<'_> {
             state,
             error: failure,
             cancelled_by: self.cancelled.clone(),
-            invocation: invocation_name(self.spec.invocation),
+            invocation: invocation_name(self.spec.invocation).to_owned(),
             slots: self.spec.options.slots,
             nodes: self.node_reports(),
             monotonic_start_ns: self.host.start_nanos(),
@@ -135,15 +136,15 @@ impl Driver<'_> {
             for attempt in view.attempts {
                 let record = self.records.get(&(view.id, attempt.attempt)).copied().unwrap_or_default();
                 let (end, reason) = match &attempt.end {
-                    None => ("running", None),
-                    Some(AttemptEnd::Succeeded) => ("succeeded", None),
-                    Some(AttemptEnd::Unread) => ("unread", None),
-                    Some(AttemptEnd::Failed { reason }) => ("failed", Some(reason.clone())),
+                    None => (AttemptState::Running, None),
+                    Some(AttemptEnd::Succeeded) => (AttemptState::Succeeded, None),
+                    Some(AttemptEnd::Unread) => (AttemptState::Unread, None),
+                    Some(AttemptEnd::Failed { reason }) => (AttemptState::Failed, Some(reason.clone())),
                     // No attempt follows the last one of a failed run.
                     Some(AttemptEnd::Superseded { reason }) if over && attempt.attempt == view.attempt => {
-                        ("stopped", Some(reason.clone()))
+                        (AttemptState::Stopped, Some(reason.clone()))
                     }
-                    Some(AttemptEnd::Superseded { reason }) => ("superseded", Some(reason.clone())),
+                    Some(AttemptEnd::Superseded { reason }) => (AttemptState::Superseded, Some(reason.clone())),
                 };
                 reports.push(AttemptReport {
                     name: view.name.clone(),
@@ -157,8 +158,8 @@ impl Driver<'_> {
                     transient: record.transient,
                     held_open_by: self.held_open.get(&(view.id, attempt.attempt)).cloned(),
                     stopped: record.stopped.map(|stopped| match stopped {
-                        Stopped::ByItself => "by-itself",
-                        Stopped::Killed => "killed",
+                        Stopped::ByItself => Ending::ByItself,
+                        Stopped::Killed => Ending::Killed,
                     }),
                     prepared_ns: nanos(attempt.prepared),
                     ready_ns: attempt.ready.map(nanos),

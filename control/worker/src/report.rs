@@ -1,12 +1,13 @@
 //! The progress and the final report of a run.
 
 use dflow_scheduler::Invocation;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::path::PathBuf;
 
 /// Everything about a run that has ended. `dflow run --format json` prints it as one JSON document; times are
 /// nanoseconds since the run's start, sizes are bytes.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunReport {
     /// The run's id, 32 hexadecimal digits.
     pub run: String,
@@ -24,7 +25,7 @@ pub struct RunReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cancelled_by: Option<String>,
     /// `dataflow` or `control-flow`.
-    pub invocation: &'static str,
+    pub invocation: String,
     /// How many slots the node that drove it had.
     pub slots: u32,
     /// The nodes that took part, first the one that drove it.
@@ -35,7 +36,7 @@ pub struct RunReport {
     /// How long it took.
     pub duration_ns: u64,
     /// The links between the nodes that took part: first those of the node that drove it, then the others.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub links: Vec<LinkReport>,
     /// Memory and disk.
     pub memory: MemoryReport,
@@ -48,8 +49,15 @@ pub struct RunReport {
     pub unpublished: Option<PathBuf>,
     /// What the user should know although it is not an error: files that are left out of inputs, or changed while they
     /// were read.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
+}
+
+impl RunReport {
+    /// The attempts of a function.
+    pub fn attempts_of<'a>(&'a self, function: &'a str) -> impl Iterator<Item = &'a AttemptReport> {
+        self.instances.iter().filter(move |attempt| attempt.function.as_deref() == Some(function))
+    }
 }
 
 /// The name of an invocation mode in reports.
@@ -61,7 +69,7 @@ pub(crate) fn invocation_name(invocation: Invocation) -> &'static str {
 }
 
 /// A node that took part in a run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeReport {
     /// Its name.
     pub name: String,
@@ -70,7 +78,7 @@ pub struct NodeReport {
 }
 
 /// The link between two nodes of a run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkReport {
     /// The node that reports it.
     pub from: String,
@@ -92,7 +100,7 @@ pub struct LinkReport {
 }
 
 /// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RunEnd {
     /// Its outputs are published.
@@ -103,8 +111,18 @@ pub enum RunEnd {
     Cancelled,
 }
 
+impl fmt::Display for RunEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        })
+    }
+}
+
 /// Why a run failed.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunError {
     /// The instance that failed, if it was one.
     pub instance: Option<String>,
@@ -119,7 +137,7 @@ pub struct RunError {
 }
 
 /// How much memory and disk streams took.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryReport {
     /// The budget.
     pub budget_bytes: u64,
@@ -131,8 +149,49 @@ pub struct MemoryReport {
     pub spilled_bytes: u64,
 }
 
+/// What has become of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AttemptState {
+    /// It has not ended.
+    Running,
+    /// It has succeeded.
+    Succeeded,
+    /// It ended because nobody read its outputs any more.
+    Unread,
+    /// It has failed.
+    Failed,
+    /// Another attempt took its place.
+    Superseded,
+    /// The run was over.
+    Stopped,
+}
+
+impl fmt::Display for AttemptState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Unread => "unread",
+            Self::Failed => "failed",
+            Self::Superseded => "superseded",
+            Self::Stopped => "stopped",
+        })
+    }
+}
+
+/// How an attempt ended when it was told to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ending {
+    /// At SIGTERM.
+    ByItself,
+    /// It had not ended within its grace, or had none.
+    Killed,
+}
+
 /// One attempt of an instance.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttemptReport {
     /// The instance, as `count[3]`; sinks, which write the workflow's outputs, begin with `output:`.
     pub name: String,
@@ -147,9 +206,8 @@ pub struct AttemptReport {
     pub attempt: u32,
     /// Where it ran.
     pub node: String,
-    /// `succeeded`, `unread` (ended because nobody read its outputs any more), `failed`, `superseded` (another attempt
-    /// took its place), `stopped` (the run was over), or `running`.
-    pub end: &'static str,
+    /// How it ended, if it has.
+    pub end: AttemptState,
     /// Why, if it failed or was superseded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -158,10 +216,9 @@ pub struct AttemptReport {
     /// Processes that held its outputs open after its program had ended, as `process 17 (sleep)`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held_open_by: Option<String>,
-    /// How it ended when it was told to: `by-itself`, at SIGTERM, or `killed`, because it had not ended within its grace or
-    /// had none.
+    /// How it ended when it was told to.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub stopped: Option<&'static str>,
+    pub stopped: Option<Ending>,
     /// When the preparation of its program began.
     pub prepared_ns: u64,
     /// When its program was ready and waited for its gate.
@@ -187,7 +244,7 @@ pub struct AttemptReport {
 }
 
 /// A file that a run has published.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutputReport {
     /// The workflow output's name.
     pub name: String,
@@ -230,4 +287,90 @@ pub struct Stopping {
     pub functions: usize,
     /// Nanoseconds until the last of them is killed.
     pub left_ns: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With everything that may be left out, and without.
+    #[test]
+    fn a_report_is_read_as_it_was_written() {
+        let attempt = AttemptReport {
+            name: "qc[1]".into(),
+            function: Some("qc".into()),
+            part: Some("1".into()),
+            part_name: Some("b.fq".into()),
+            attempt: 2,
+            node: "b".into(),
+            end: AttemptState::Superseded,
+            reason: Some("it timed out".into()),
+            transient: true,
+            held_open_by: Some("process 17 (sleep)".into()),
+            stopped: Some(Ending::ByItself),
+            prepared_ns: 1,
+            ready_ns: Some(2),
+            started_ns: None,
+            first_input_byte_ns: None,
+            first_output_byte_ns: Some(3),
+            ended_ns: Some(u64::MAX),
+            bytes_read: 4,
+            bytes_written: 5,
+            user_ns: 6,
+            system_ns: 7,
+            max_rss_bytes: 8,
+        };
+        let link = LinkReport {
+            from: "a".into(),
+            node: "b".into(),
+            path: Some("QUIC".into()),
+            why_not_rdma: Some("no device".into()),
+            paths: 1,
+            bytes_sent: 2,
+            bytes_received: 3,
+            violations: 0,
+        };
+        let full = RunReport {
+            run: "0123".into(),
+            record: Some("/runs/0123".into()),
+            workflow: "w".into(),
+            state: RunEnd::Failed,
+            error: Some(RunError {
+                instance: Some("qc[1]".into()),
+                part_name: Some("b.fq".into()),
+                node: Some("b".into()),
+                reason: "exit status 1".into(),
+            }),
+            cancelled_by: Some("SIGINT".into()),
+            invocation: "dataflow".into(),
+            slots: 4,
+            nodes: vec![NodeReport { name: "a".into(), slots: 4 }],
+            monotonic_start_ns: 9,
+            duration_ns: 10,
+            links: vec![link],
+            memory: MemoryReport { budget_bytes: 1, used_bytes: 2, peak_bytes: 3, spilled_bytes: 4 },
+            instances: vec![attempt],
+            outputs: vec![OutputReport { name: "o".into(), part: Some(3), path: "/out/o/00003".into(), bytes: 11 }],
+            unpublished: Some("/out.unpublished-0123".into()),
+            notes: vec!["a note".into()],
+        };
+        let bare = RunReport {
+            record: None,
+            error: None,
+            cancelled_by: None,
+            links: Vec::new(),
+            unpublished: None,
+            notes: Vec::new(),
+            ..full.clone()
+        };
+        for report in [full, bare] {
+            let text = serde_json::to_string(&report).unwrap();
+            assert_eq!(serde_json::from_str::<RunReport>(&text).unwrap(), report);
+        }
+        let names = ["running", "succeeded", "unread", "failed", "superseded", "stopped"];
+        for name in names {
+            let state: AttemptState = serde_json::from_value(name.into()).unwrap();
+            assert_eq!(state.to_string(), name);
+        }
+    }
 }

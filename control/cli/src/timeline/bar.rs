@@ -1,6 +1,6 @@
 //! The bar of a row.
 
-use dflow_worker::report::AttemptReport;
+use dflow_worker::report::{AttemptReport, AttemptState};
 
 use super::rows::Row;
 use crate::terminal::{Look, Style};
@@ -78,7 +78,7 @@ fn phases(lives: &[&AttemptReport], total: u64, width: usize) -> Vec<Phase> {
             (Phase::Started, life.started_ns.map(|started| (started, first_byte.unwrap_or(end)))),
             (Phase::Reading, first_byte.map(|byte| (byte, life.first_output_byte_ns.unwrap_or(end)))),
             (Phase::Writing, life.first_output_byte_ns.map(|byte| (byte, end))),
-            (Phase::Failed, (life.end == "failed").then_some((end, end))),
+            (Phase::Failed, (life.end == AttemptState::Failed).then_some((end, end))),
         ];
         for (phase, span) in spans {
             // For a very short attempt, the times of its bytes can be recorded after the time of its end.
@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn failure_and_union_of_lives() {
         let mut failed = attempt("a", [0, 0, 0, 10, 20, 50]);
-        failed.end = "failed";
+        failed.end = AttemptState::Failed;
         let other = attempt("b", [60, 60, 80, 90, 95, 100]);
         assert_eq!(drawn(&[&failed, &other]), "--==######X ....--=#");
     }

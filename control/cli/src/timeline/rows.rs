@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use dflow_worker::report::AttemptReport;
+use dflow_worker::report::{AttemptReport, AttemptState};
 
 /// Maximum number of rows of a function. Of a function with more attempts, the rest is collapsed into one row.
 const MAX_PER_FUNCTION: usize = 4;
@@ -111,15 +111,16 @@ impl Row<'_> {
     pub fn state(&self) -> String {
         if let [life] = self.lives.as_slice() {
             return match (life.end, life.started_ns) {
-                ("succeeded", _) => String::new(),
-                ("running", None) => "not started".into(),
-                ("running", Some(_)) => "unfinished".into(),
-                (end, _) => end.into(),
+                (AttemptState::Succeeded, _) => String::new(),
+                (AttemptState::Running, None) => "not started".into(),
+                (AttemptState::Running, Some(_)) => "unfinished".into(),
+                (end, _) => end.to_string(),
             };
         }
-        let states = ["failed", "superseded", "unread", "running"].map(|end| {
+        use AttemptState::{Failed, Running, Superseded, Unread};
+        let states = [Failed, Superseded, Unread, Running].map(|end| {
             let number = self.lives.iter().filter(|life| life.end == end).count();
-            (number, if end == "running" { "unfinished" } else { end })
+            (number, if end == Running { "unfinished".into() } else { end.to_string() })
         });
         let states = states.iter().filter(|(number, _)| *number > 0);
         states.map(|(number, end)| format!("{number} {end}")).collect::<Vec<_>>().join(", ")
@@ -145,7 +146,9 @@ impl Function<'_> {
             self.shown += 1;
             return true;
         }
-        if (life.attempt > 1 || matches!(life.end, "failed" | "superseded")) && self.notable < MAX_NOTABLE {
+        if (life.attempt > 1 || matches!(life.end, AttemptState::Failed | AttemptState::Superseded))
+            && self.notable < MAX_NOTABLE
+        {
             self.notable += 1;
             return true;
         }

@@ -1,4 +1,4 @@
-use dflow_worker::report::NodeReport;
+use dflow_worker::report::{AttemptState, NodeReport};
 
 use super::*;
 use crate::samples::{LOOK, MS, attempt, wordcount};
@@ -65,7 +65,7 @@ fn any_width_and_ascii() {
 #[test]
 fn colours_change_nothing_but_colours() {
     let mut report = wordcount();
-    report.instances[3].end = "failed";
+    report.instances[3].end = AttemptState::Failed;
     let colored = render(&report, &Look { color: true, ..LOOK });
     assert!(colored.contains("\x1b[1;31m✗\x1b[0m"), "{colored:?}");
     let mut plain = colored;
@@ -82,7 +82,8 @@ fn rows_are_in_the_order_of_their_starts() {
     report.instances.swap(0, 9);
     let never = attempt("late", [0; 6]);
     report.instances.insert(0, never);
-    (report.instances[0].started_ns, report.instances[0].ended_ns, report.instances[0].end) = (None, None, "running");
+    (report.instances[0].started_ns, report.instances[0].ended_ns, report.instances[0].end) =
+        (None, None, AttemptState::Running);
     let rows = rows_of(&report, &LOOK);
     let names: Vec<&str> = rows.iter().map(|row| row.split(' ').next().unwrap()).collect();
     assert_eq!(names, ["split", "count[0]", "count[1]", "count[2]", "count[3…7]", "merge", "late", "output:total"]);
@@ -92,7 +93,7 @@ fn rows_are_in_the_order_of_their_starts() {
 #[test]
 fn what_went_wrong_is_not_collapsed() {
     let mut report = wordcount();
-    report.instances[6].end = "failed";
+    report.instances[6].end = AttemptState::Failed;
     let mut retry = attempt("count[5]", [20 * MS; 6]);
     retry.attempt = 2;
     report.instances.push(retry);
@@ -111,7 +112,7 @@ fn thousands_of_instances() {
     report.instances =
         (0..20_000).map(|part| attempt(&format!("count[{part}]"), [part, 0, part, part, part, part])).collect();
     for life in &mut report.instances[5000..6000] {
-        life.end = "failed";
+        life.end = AttemptState::Failed;
     }
     let rows = rows_of(&report, &LOOK);
     assert_eq!(rows.len(), 3 + 6 + 1, "{rows:#?}");
