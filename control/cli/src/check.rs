@@ -19,11 +19,13 @@ use crate::units::count;
 pub fn check(args: &CheckArgs) -> io::Result<Exit> {
     let result = file::load(&args.file);
     let status = if result.is_ok() { Exit::Success } else { Exit::Wrong };
-    match (args.format, result) {
+    match (args.format, &result) {
         (Format::Json, result) => print(&format!("{:#}\n", to_json(&args.file, result.as_ref())))?,
-        (Format::Human, Ok(workflow)) => print(&summary(&args.file, &workflow, &Look::of(&io::stdout())))?,
+        (Format::Human, Ok(workflow)) => print(&summary(&args.file, workflow, &Look::of(&io::stdout())))?,
         (Format::Human, Err(errors)) => print_error(&(errors.render(Look::of(&io::stderr()).color) + "\n")),
     }
+    // The process ends here. To free a hundred thousand functions one by one takes a tenth of the time of a check.
+    std::mem::forget(result);
     Ok(status)
 }
 

@@ -100,5 +100,7 @@ fn read(text: &str, report: &mut Report) -> Option<Workflow> {
         return None;
     };
     let file = WorkflowFile::read(&root, report)?;
+    // The tree takes as much memory as what has been read from it, and what is checked can have it.
+    drop(root);
     check(&file, report)
 }

@@ -2,8 +2,8 @@
 
 use super::folder::{REPORT_FILE, RUN_FILE, UNFINISHED, lock_of_ended};
 use super::{RecordOptions, catalog, logs_of, names};
-use std::fs;
 use std::path::Path;
+use std::{fs, io};
 
 /// Removes the oldest records beyond what is to be kept; `own`, the record of the present run, counts but stays.
 ///
@@ -21,8 +21,10 @@ pub(super) fn remove_old(records: &Path, own: &Path, options: &RecordOptions) {
         }
         // The lock also keeps another run from removing the same record at the same time.
         if let Some(_lock) = lock_of_ended(&record.path) {
-            tracing::debug!(record = record.name, "an old record is removed");
-            remove(&record.path);
+            match remove(&record.path) {
+                Ok(()) => tracing::debug!(record = record.name, "an old record is removed"),
+                Err(error) => tracing::warn!(record = record.name, %error, "an old record cannot be removed"),
+            }
         }
     }
 }
@@ -36,7 +38,8 @@ fn size(record: &Path) -> u64 {
     files(record).saturating_add(files(&logs_of(record)))
 }
 
-fn remove(record: &Path) {
+/// Fails if it is still a record then.
+fn remove(record: &Path) -> io::Result<()> {
     let logs = logs_of(record);
     // A link to somewhere else is not ours.
     if fs::symlink_metadata(&logs).is_ok_and(|metadata| metadata.is_dir()) {
@@ -49,10 +52,13 @@ fn remove(record: &Path) {
         let _ = fs::remove_dir(&logs);
     }
     // Last the file that makes it a record: a removal that is interrupted is taken up by the next run.
-    for file in UNFINISHED.into_iter().chain([REPORT_FILE, RUN_FILE]) {
+    for file in UNFINISHED.into_iter().chain([REPORT_FILE]) {
         let _ = fs::remove_file(record.join(file));
     }
+    fs::remove_file(record.join(RUN_FILE))?;
+    // It stays with what somebody else has put there.
     let _ = fs::remove_dir(record);
+    Ok(())
 }
 
 #[cfg(test)]

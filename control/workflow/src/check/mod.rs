@@ -55,15 +55,18 @@ pub(crate) fn check(file: &WorkflowFile, report: &mut Report) -> Option<Workflow
             *id = position[id.0 as usize];
         }
     }
-    let mut sorted: Vec<(FunctionId, Function)> = position.iter().copied().zip(functions).collect();
-    sorted.sort_by_key(|(id, _)| *id);
+    // Most files have producers before consumers already.
+    if !order.is_sorted() {
+        let mut unsorted: Vec<Option<Function>> = functions.into_iter().map(Some).collect();
+        functions = order.iter().filter_map(|old| unsorted[old.0 as usize].take()).collect();
+    }
 
     Some(Workflow {
         name: file.workflow.get()?.text.clone(),
         inputs: scope.inputs,
         params: scope.params,
         env,
-        functions: sorted.into_iter().map(|(_, function)| function).collect(),
+        functions,
         switches,
         outputs,
     })

@@ -74,7 +74,7 @@ impl Scope<'_> {
     fn port_name<'r>(&self, reference: &'r Reference) -> &'r str {
         match reference.referent() {
             Referent::Input(name) | Referent::Param(name) => name.unwrap_or(reference.text()),
-            Referent::Function(text) => match self.readings(text).first() {
+            Referent::Function(text) => match self.readings(text).next() {
                 Some(reading) => reading.port.unwrap_or(text),
                 None => text.split_once('.').map_or(text, |(_, port)| port),
             },
@@ -82,27 +82,27 @@ impl Scope<'_> {
     }
 
     /// All ways to read a reference as an existing output, the longest function name first.
-    fn readings<'r>(&self, text: &'r str) -> Vec<Reading<'r>> {
+    fn readings<'r>(&self, text: &'r str) -> impl Iterator<Item = Reading<'r>> {
         let single = match self.steps.get(text) {
             Some(&Step::Function(function)) if self.function(function).outputs.len() == 1 => {
                 Some(Reading { function, output: 0, port: None })
             }
             _ => None,
         };
-        let divided = text.rmatch_indices('.').filter_map(|(dot, _)| {
+        let divided = text.rmatch_indices('.').filter_map(move |(dot, _)| {
             let Some(&Step::Function(function)) = self.steps.get(&text[..dot]) else { return None };
             let port = &text[dot + 1..];
             Some(Reading { function, output: self.output_of(function, port)?, port: Some(port) })
         });
-        single.into_iter().chain(divided).collect()
+        single.into_iter().chain(divided)
     }
 
     fn output(&self, text: &str, span: Span, report: &mut Report) -> Option<Source> {
-        match &self.readings(text)[..] {
-            [Reading { function, output, .. }] => Some(Source::Output { function: *function, output: *output }),
-            [one, other, ..] => {
-                let describe = |reading: &Reading| {
-                    let Reading { function, output, .. } = *reading;
+        let mut readings = self.readings(text);
+        match (readings.next(), readings.next()) {
+            (Some(Reading { function, output, .. }), None) => Some(Source::Output { function, output }),
+            (Some(one), Some(other)) => {
+                let describe = |Reading { function, output, .. }: Reading| {
                     let function = self.function(function);
                     format!("the output `{}` of `{}`", function.outputs[output as usize].name, function.name.text)
                 };
@@ -113,7 +113,7 @@ impl Scope<'_> {
                 );
                 None
             }
-            [] => {
+            (None, _) => {
                 self.no_output(text, span, report);
                 None
             }

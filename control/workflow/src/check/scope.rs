@@ -94,7 +94,11 @@ impl<'f> Scope<'f> {
             let default = entry.value.as_ref().and_then(|param| param.0.as_ref()).map(|text| text.text.clone());
             scope.params.insert(entry.name.text.clone(), default);
         }
-        for entry in file.functions.get().map_or(&[][..], |functions| &functions.0) {
+        let steps = file.functions.get().map_or(&[][..], |functions| &functions.0);
+        scope.functions.reserve(steps.len());
+        scope.steps.reserve(steps.len());
+        scope.output_names.reserve(steps.len());
+        for entry in steps {
             let first = entry.name.text.split_once('.').map_or(entry.name.text.as_str(), |(first, _)| first);
             if matches!(first, INPUTS | PARAMS) {
                 report.push(
