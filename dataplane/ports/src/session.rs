@@ -1,7 +1,7 @@
 //! A process's connection to its node's daemon, shared by all its ports.
 
 use crate::error::SessionError;
-use crate::inbox::{Held, Inbox, InputMail, Mail};
+use crate::inbox::{Inbox, InputMail, Mail};
 use crate::input::InPort;
 use crate::opening::Opening;
 use dflow_protocol::PortId;
