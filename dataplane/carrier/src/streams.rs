@@ -196,10 +196,9 @@ impl Streams {
         true
     }
 
-    /// Prepares for sleep. Streams that wait for nothing on this node go to sleep; of those that wait for a word, the `most`
+    /// Prepares for sleep, after [`Streams::forget_unwatched`]. Streams that wait for nothing on this node go to sleep; of those that wait for a word, the `most`
     /// that were active last stay awake, and watchers take over the others.
     pub(super) fn rest(&mut self, most: usize, watchers: &mut Watchers) {
-        self.forget_unwatched(watchers);
         self.exports.put_to_sleep(|_, export| !export.waits());
         self.imports.put_to_sleep(|_, import| !import.waits());
         let exports = self.exports.awake().map(|export| export.watch.active);

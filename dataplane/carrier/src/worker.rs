@@ -259,6 +259,8 @@ impl<'a> Worker<'a> {
         let mut limit = opening.into_iter().chain([TICK]).min().unwrap_or(TICK);
         let most = WATCHED / self.peers.len().max(1);
         self.runs.rest(&mut self.watchers);
+        // First of all: a port may be watched on another link already, for another stream.
+        self.peers.values_mut().for_each(|peer| peer.streams.forget_unwatched(&mut self.watchers));
         let mut ports: Vec<&mut dyn Wait> = vec![&mut self.listener];
         for peer in self.peers.values_mut() {
             let credit_due = peer.link.settle(&mut peer.streams);

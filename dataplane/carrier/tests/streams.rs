@@ -7,6 +7,7 @@ mod common;
 use cluster::Cluster;
 use common::{Function, produce, verify};
 use dflow_function::Error;
+use dflow_store::ProcessId;
 use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
@@ -311,5 +312,85 @@ fn what_comes_on_any_of_hundreds_of_idle_streams_is_seen() {
             Ok(())
         });
     });
+    cluster.finish();
+}
+
+/// However a stream ends, its ports are there for others, also while functions go on that have written or read it.
+#[test]
+fn ports_are_used_again_within_a_run() {
+    const ROUNDS: u32 = 30;
+    const STREAMS: u32 = 8;
+    let mut cluster = Cluster::new(2, 64 * MIB);
+    // One that is open all the time, and one that is never read.
+    cluster.cross(1, 0, 1, &[(2, 0)]);
+    cluster.cross(2, 0, 1, &[(3, 0)]);
+    let (go_on, wait) = std::sync::mpsc::channel::<()>();
+    cluster.on(0, move |node| {
+        node.start(1, &source(1), move |ctx| {
+            let mut out = ctx.output("out")?;
+            out.write_all(&[1; 100_000])?;
+            let _ = wait.recv();
+            out.write_all(&[1; 100_000])
+        });
+    });
+    start_source(&cluster, 0, 2, 2, 10_000);
+    for round in 1..=ROUNDS {
+        let streams = round * 100..round * 100 + STREAMS;
+        for stream in streams.clone() {
+            let (from, to) = if stream % 2 == 0 { (0, 1) } else { (1, 0) };
+            cluster.cross(stream, from, to, &[(stream + 50, 0)]);
+            match stream % 8 {
+                // It fits into the first slot, needs windows, or is empty.
+                0..4 => {
+                    let length = [1, 300_000, 0, 65_536][stream as usize % 4];
+                    start_source(&cluster, from, stream, stream, length);
+                    start_sink(&cluster, to, stream + 50, stream, length);
+                }
+                // Its reader leaves early.
+                4 | 5 => {
+                    start_source(&cluster, from, stream, stream, 1 << 40);
+                    cluster.on(to, move |node| {
+                        node.start(stream + 50, &sink(stream), |ctx| ctx.input("in")?.chunk().map(|_| ()));
+                    });
+                }
+                // Its epoch is aborted.
+                _ => {
+                    start_source(&cluster, from, stream, stream, 1 << 40);
+                    start_sink(&cluster, to, stream + 50, stream, 0);
+                    let reader = ProcessId(u64::from(stream) + 50);
+                    cluster.until(to, move |node| node.store.traffic(reader).read > 0);
+                    cluster.kill(from, stream);
+                    cluster.kill(to, stream + 50);
+                    cluster.abort(stream, from, to, stream + 50, stream + 60);
+                    start_source(&cluster, from, stream + 10, stream, 200_000);
+                    start_sink(&cluster, to, stream + 60, stream, 200_000);
+                }
+            }
+        }
+        for stream in streams.filter(|stream| stream % 8 == 4 || stream % 8 == 5) {
+            let from = stream as usize % 2;
+            cluster.until(from, move |node| node.is_gone(stream));
+            cluster.kill(from, stream);
+        }
+        for node in 0..2 {
+            let open = usize::from(node == 0);
+            cluster.until(node, move |node| node.functions() == open);
+        }
+        cluster.until_crossing(0, 1, 1);
+        cluster.until_crossing(1, 0, 0);
+    }
+    // Two streams are open at the end, and those of a round may overlap with those of the one before.
+    for node in 0..2 {
+        assert!(cluster.ports(node) <= 2 + 4 * STREAMS, "{} ports", cluster.ports(node));
+    }
+    drop(go_on);
+    cluster.on(1, |node| {
+        node.start(2, &sink(1), |ctx| {
+            let mut input = ctx.input("in")?;
+            while input.chunk()?.is_some() {}
+            Ok(())
+        });
+    });
+    start_sink(&cluster, 1, 3, 2, 10_000);
     cluster.finish();
 }

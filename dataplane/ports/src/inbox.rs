@@ -21,6 +21,8 @@ pub(crate) struct Inbox {
     pub(crate) ports: Vec<VecDeque<Mail>>,
     /// Ports for which mail has come, if somebody asks for that.
     pub(crate) news: Option<Vec<PortId>>,
+    /// Ports that the daemon uses for other streams when it is told that their words are reset.
+    pub(crate) retired: Vec<PortId>,
     pub(crate) inputs: HashMap<u32, VecDeque<InputMail>>,
     pub(crate) parts: HashMap<u32, VecDeque<Result<PortId, String>>>,
 }
@@ -134,6 +136,13 @@ impl Inbox {
                 self.post(port, Mail::DropReader(control, reader))?;
             }
             ToFunction::Unread { port } => self.post(port, Mail::Unread)?,
+            ToFunction::Retire { port } => {
+                // Its mail is of no interest to the next stream.
+                if let Some(mail) = self.ports.get_mut(port.0 as usize) {
+                    mail.clear();
+                }
+                self.retired.push(port);
+            }
         }
         Ok(())
     }

@@ -338,6 +338,10 @@ impl Session {
         while inbox.received < self.bell.count() {
             inbox.take_one(&self.socket)?;
         }
+        for port in std::mem::take(&mut inbox.retired) {
+            self.control.reset(port);
+            self.send(&ToDaemon::Retired { port })?;
+        }
         *seen = inbox.received;
         Ok(inbox)
     }

@@ -114,6 +114,12 @@ pub enum ToFunction {
         /// The writing port.
         port: PortId,
     },
+    /// Only to the carrier: nothing uses this port any more, which the carrier has closed. It resets the port's words and
+    /// answers with [`ToDaemon::Retired`]; the port is used for another stream after that.
+    Retire {
+        /// The reading or writing port.
+        port: PortId,
+    },
     /// The port of a newly opened part of a discovered partition.
     PartOpened {
         /// Index of the output.
@@ -323,6 +329,11 @@ pub enum ToDaemon {
     /// Only from the carrier: nothing, not even a local process, writes to this output any more.
     CloseOutput {
         /// The writing port.
+        port: PortId,
+    },
+    /// Only from the carrier: the answer to [`ToFunction::Retire`]. The words of the port are as they were at first.
+    Retired {
+        /// The port.
         port: PortId,
     },
     /// The instance has been asleep for a while. The tickets in its control page show on which words.

@@ -63,6 +63,17 @@ impl Control {
         &self.segment
     }
 
+    /// Sets the words of a port to what they were at first. Nothing may use the port.
+    ///
+    /// # Panics
+    /// As [`Control::port`].
+    pub fn reset(&self, port: PortId) {
+        let words = self.port(port);
+        for word in [&words.ticket, &words.first_byte, &words.progress] {
+            word.store(0, Ordering::Release);
+        }
+    }
+
     /// The words of one of this attempt's ports.
     ///
     /// # Panics

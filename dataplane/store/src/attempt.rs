@@ -72,7 +72,8 @@ impl Store {
         let segment = Segment::create("dflow-arena", length, SegmentKind::FunctionWritten)?;
         let page = duplicate(self.bells().segment().as_fd())?;
         let memory = duplicate(segment.as_fd())?;
-        let arena = Arc::new(Arena { owner, id: self.outbox.next_segment(), segment, long_lived: is_carrier });
+        let arena =
+            Arc::new(Arena { owner, id: self.outbox.next_segment(), segment, carrier: is_carrier.then_some(id) });
         // From here on nothing fails, so that no bell is lost.
         let bell = self.processes.take_bell()?;
         let mut process = Process::new(bell, Arc::clone(&arena), slicing, is_carrier);
@@ -188,8 +189,10 @@ impl Store {
     /// The stream of a new output begins in the attempt's arena, as long as there are slots.
     fn attach_output(&mut self, id: ProcessId, port: PortId, stream: RunStream) {
         let arena = self.processes.get(id).map(|process| Arc::clone(&process.arena));
+        let mut is_empty = |port| self.processes.carrier_mut(id).is_none_or(|carrier| carrier.ports.occupy_slot(port));
         if let Some(arena) = arena
             && (u64::from(port.0) + 1) * ARENA_SLOT <= arena.segment.length() as u64
+            && is_empty(port)
         {
             self.attach_producer(id, port, stream, &arena);
         } else {
@@ -257,19 +260,35 @@ impl Store {
         let Some(process) = self.processes.get_mut(id) else { return };
         let run = process.run;
         let pieces = process.carrier.as_mut().and_then(|carrier| carrier.quarantine.remove(&port)).unwrap_or_default();
-        let stream = process.outputs.remove(&port);
+        let stream = process.outputs.get(&port).copied();
         self.unstarve(run, (id, port));
-        if let Some(stream) = stream {
+        match stream {
             // The bytes that have arrived stay. Readers that need more are told the reason by whoever ended the stream.
-            self.close_live(stream);
-            if self.is_written_by(stream, (id, port)) {
-                self.runs.set_producer(stream, None);
+            Some(stream) => {
+                self.close_live(stream);
+                self.leave_output(id, port, stream);
             }
+            None => self.retire((id, port)),
         }
         for piece in pieces {
             self.free(piece);
         }
         self.feed_starved(Some(run));
+    }
+
+    /// A carrier writes no more through this port. Its stream keeps its bytes.
+    pub(crate) fn leave_output(&mut self, id: ProcessId, port: PortId, stream: RunStream) {
+        if let Some(process) = self.processes.get_mut(id) {
+            process.remove_output(port);
+        }
+        if !self.is_written_by(stream, (id, port)) {
+            return self.retire((id, port));
+        }
+        self.runs.set_producer(stream, None);
+        if let Some(stream) = self.runs.stream_mut(stream) {
+            stream.epoch.carried_by = Some((id, port));
+        }
+        self.retire_output(stream);
     }
 }
 

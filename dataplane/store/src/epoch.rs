@@ -13,6 +13,9 @@ use std::sync::{Arc, Mutex};
 pub(crate) struct Epoch {
     /// The process that writes the stream, and its port.
     pub(crate) producer: Option<Endpoint>,
+    /// The carrier's port by which it has come from another node, which is over. The port is used again when no reader looks at
+    /// its words any more.
+    pub(crate) carried_by: Option<Endpoint>,
     pub(crate) pieces: Pieces,
     /// The window behind the live one, where bytes that come from another node may land already.
     pub(crate) ahead: Option<Piece>,

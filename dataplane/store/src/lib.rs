@@ -19,6 +19,7 @@ mod ahead;
 mod attempt;
 mod back;
 mod backend;
+mod carrier;
 mod credit;
 mod deliver;
 mod epoch;

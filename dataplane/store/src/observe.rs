@@ -3,6 +3,8 @@
 use crate::pieces::Place;
 use crate::{ProcessId, RunStream, Store};
 use dflow_protocol::{PortId, RunId};
+use dflow_shm::PortWords;
+use std::sync::atomic::Ordering;
 
 /// The memory and disk space in use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,6 +47,27 @@ pub struct Traffic {
     pub first_read: Option<u64>,
     /// When the first byte was written.
     pub first_written: Option<u64>,
+}
+
+impl Traffic {
+    /// Adds what a reading port has passed.
+    pub(crate) fn add_input(&mut self, words: &PortWords) {
+        self.read = self.read.saturating_add(words.progress().offset);
+        earliest(&mut self.first_read, words);
+    }
+
+    /// Adds what a writing port has passed.
+    pub(crate) fn add_output(&mut self, words: &PortWords) {
+        self.written = self.written.saturating_add(words.progress().offset);
+        earliest(&mut self.first_written, words);
+    }
+}
+
+fn earliest(at: &mut Option<u64>, words: &PortWords) {
+    let nanos = words.first_byte.load(Ordering::Relaxed);
+    if nanos != 0 {
+        *at = Some(at.map_or(nanos, |earlier| earlier.min(nanos)));
+    }
 }
 
 /// What an attempt waits for.

@@ -201,6 +201,12 @@ impl Pieces {
         (pieces, memory)
     }
 
+    /// Whether a reader may have one of them mapped.
+    pub(crate) fn is_used(&self) -> bool {
+        let has_former = |piece: &Piece| piece.former.as_ref().is_some_and(|former| !former.users.is_empty());
+        self.0.iter().any(|piece| !piece.users.is_empty() || has_former(piece))
+    }
+
     /// The last piece that can go to disk. The last one first, because a reader that comes begins with the first bytes,
     /// which are then in memory.
     pub(crate) fn coldest(&mut self, needed_from: u64) -> Option<&mut Piece> {

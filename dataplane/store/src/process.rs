@@ -1,9 +1,9 @@
 //! One attempt's state, and the table of all attempts.
 
+use crate::carrier::Carrier;
 use crate::error::StoreError;
 use crate::memory::Owner;
 use crate::observe::Traffic;
-use crate::pieces::Piece;
 use crate::subscription::Subscriber;
 use crate::{ProcessId, RunStream};
 use dflow_protocol::limits::{MAX_BELLS, MAX_PORTS, MIN_WINDOW};
@@ -13,7 +13,6 @@ use dflow_shm::{PeerControl, Segment};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// A port of an attempt.
@@ -26,8 +25,9 @@ pub(crate) struct Arena {
     pub(crate) owner: Owner,
     pub(crate) id: SegmentId,
     pub(crate) segment: Segment,
-    /// A carrier's arena outlives its streams by far, so each slot is given back to the system with its stream.
-    pub(crate) long_lived: bool,
+    /// The carrier that it belongs to. A carrier's arena outlives its streams by far, so each slot is given back to the
+    /// system with its stream.
+    pub(crate) carrier: Option<ProcessId>,
 }
 
 /// An attempt's control page, mapped read-only.
@@ -53,6 +53,8 @@ pub(crate) struct Process {
     /// Inputs that are read as one slice over the whole stream: their pieces stay mapped.
     pub(crate) slicing: BTreeSet<u32>,
     next_port: u32,
+    /// What has passed through ports that are used for other streams now.
+    past: Traffic,
     /// Its gate has opened.
     pub(crate) started: bool,
     /// It has been told of an output without readers.
@@ -63,18 +65,6 @@ pub(crate) struct Process {
     pub(crate) condemned: bool,
     /// The state of an attempt that carries streams from and to other nodes.
     pub(crate) carrier: Option<Carrier>,
-}
-
-/// The state of an attempt that carries streams. Its ports come and go, network cards may still send from pieces that
-/// it has read, and other nodes write into its windows.
-#[derive(Debug, Default)]
-pub(crate) struct Carrier {
-    /// Reading ports whose readers on other nodes are stuck.
-    pub(crate) stuck: BTreeSet<PortId>,
-    /// Pieces of aborted streams, by port. Another node may still write into them until the carrier closes the port.
-    pub(crate) quarantine: BTreeMap<PortId, Vec<Piece>>,
-    /// Streams whose window ahead is being backed, with the port that waits for it.
-    pub(crate) ahead: BTreeMap<RunStream, (PortId, Want)>,
 }
 
 /// A window that a producer has asked for.
@@ -106,6 +96,7 @@ impl Process {
             inputs: BTreeMap::new(),
             slicing,
             next_port: 0,
+            past: Traffic::default(),
             started: false,
             unread_told: false,
             read_output: PortId(0),
@@ -116,11 +107,17 @@ impl Process {
 
     /// A port for one more stream.
     pub(crate) fn new_port(&mut self) -> Result<PortId, StoreError> {
+        if let Some(port) = self.carrier.as_mut().and_then(|carrier| carrier.ports.take()) {
+            return Ok(port);
+        }
         if self.next_port >= MAX_PORTS {
+            if let Some(port) = self.carrier.as_mut().and_then(|carrier| carrier.ports.take_without_slot()) {
+                return Ok(port);
+            }
             return Err(StoreError::Limit(match self.carrier {
                 Some(_) => format!(
-                    "more than {MAX_PORTS} streams come to this node from others, or go from it: that is the most in one run. \
-                     Use fewer, larger parts, or place them on more nodes"
+                    "more than {MAX_PORTS} streams come to this node from others, or go from it, at the same time: that is the \
+                     most in one run. Use fewer, larger parts, or place them on more nodes"
                 ),
                 None => format!("{MAX_PORTS} streams are the most for one instance"),
             }));
@@ -151,24 +148,28 @@ impl Process {
 
     /// The bytes that have passed through its ports.
     pub(crate) fn traffic(&self) -> Traffic {
-        let mut traffic = Traffic::default();
-        let Some(control) = &self.control else { return traffic };
-        let earliest = |at: &mut Option<u64>, nanos: u64| {
-            if nanos != 0 {
-                *at = Some(at.map_or(nanos, |earlier| earlier.min(nanos)));
-            }
-        };
-        for &port in self.inputs.keys() {
-            let words = control.words.port(port);
-            traffic.read = traffic.read.saturating_add(words.progress().offset);
-            earliest(&mut traffic.first_read, words.first_byte.load(Ordering::Relaxed));
-        }
-        for &port in self.outputs.keys() {
-            let words = control.words.port(port);
-            traffic.written = traffic.written.saturating_add(words.progress().offset);
-            earliest(&mut traffic.first_written, words.first_byte.load(Ordering::Relaxed));
+        let mut traffic = self.past;
+        if let Some(control) = &self.control {
+            self.inputs.keys().for_each(|&port| traffic.add_input(control.words.port(port)));
+            self.outputs.keys().for_each(|&port| traffic.add_output(control.words.port(port)));
         }
         traffic
+    }
+
+    /// Removes a reading port, which may be used for another stream later.
+    pub(crate) fn remove_input(&mut self, port: PortId) {
+        if let (Some(_), Some(control)) = (self.inputs.remove(&port), &self.control) {
+            self.past.add_input(control.words.port(port));
+        }
+    }
+
+    /// Removes a writing port, which may be used for another stream later. Returns the stream that was written through it.
+    pub(crate) fn remove_output(&mut self, port: PortId) -> Option<RunStream> {
+        let stream = self.outputs.remove(&port)?;
+        if let Some(control) = &self.control {
+            self.past.add_output(control.words.port(port));
+        }
+        Some(stream)
     }
 
     /// Whether it sleeps for this port, or is about to.

@@ -68,6 +68,12 @@ impl Store {
                 self.close_output(id, port);
                 Ok(())
             }
+            ToDaemon::Retired { port } => {
+                if let Some(carrier) = self.processes.carrier_mut(id) {
+                    carrier.ports.retired(port);
+                }
+                Ok(())
+            }
             ToDaemon::Parked => {
                 self.outbox.tell(StoreEvent::Parked(id));
                 Ok(())
@@ -84,6 +90,12 @@ impl Store {
                         self.tell_about_the_rest(id);
                     }
                     self.serve_waiting_readers(stream)?;
+                    if self.processes.is_carrier(id) {
+                        self.leave_output(id, port, stream);
+                    }
+                } else if self.processes.is_carrier(id) {
+                    // Its epoch was aborted meanwhile. All of its bytes have arrived, so nothing writes any more.
+                    self.close_output(id, port);
                 }
                 Ok(())
             }
@@ -131,8 +143,18 @@ impl Store {
         };
         match message {
             ToDaemon::Hello { .. } => Err("it said hello twice".into()),
-            ToDaemon::ReaderStuck { .. } | ToDaemon::CloseOutput { .. } if process.carrier.is_none() => {
+            ToDaemon::ReaderStuck { .. } | ToDaemon::CloseOutput { .. } | ToDaemon::Retired { .. }
+                if process.carrier.is_none() =>
+            {
                 Err("it sent a message that only the carrier may send".into())
+            }
+            ToDaemon::Retired { port } => {
+                let is_retiring = process.carrier.as_ref().is_some_and(|carrier| carrier.ports.is_retiring(*port));
+                if is_retiring && process.progress(*port) == Some(Progress::open(0)) {
+                    Ok(None)
+                } else {
+                    Err(format!("it said that port {port} is retired, which it is not"))
+                }
             }
             ToDaemon::FirstBytes { port } | ToDaemon::Finished { port } | ToDaemon::NeedWindow { port, .. }
                 if is_late(port) =>
@@ -324,6 +346,9 @@ impl Store {
         self.sample_readers(stream_id);
         if let Some(stream) = self.runs.stream_mut(stream_id) {
             stream.close_reader(subscriber, (id, port));
+        }
+        if self.processes.is_carrier(id) {
+            self.retire_input(id, port, stream_id, subscriber);
         }
         self.tell_unread(stream_id);
         self.release(stream_id);

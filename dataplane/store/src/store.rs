@@ -340,8 +340,12 @@ impl Store {
 
     /// Aborts the epoch of a stream: its bytes are void. Its subscriptions stay.
     pub fn abort(&mut self, id: RunStream) {
-        let Some(epoch) = self.runs.begin_epoch(id) else { return };
+        let Some(mut epoch) = self.runs.begin_epoch(id) else { return };
         let producer = epoch.producer;
+        if let Some(port) = epoch.carried_by.take() {
+            // The attempts that have read void bytes are being killed.
+            self.retire(port);
+        }
         let pieces = epoch.into_pieces();
         if let Some((process, port)) = producer {
             // A window that it waits for must not become one of the next epoch.
@@ -350,9 +354,9 @@ impl Store {
                 && let Some(carrier) = &mut state.carrier
             {
                 // Another node may still write into them, until the carrier closes the port.
-                state.outputs.remove(&port);
                 carrier.ahead.remove(&id);
                 carrier.quarantine.insert(port, pieces);
+                state.remove_output(port);
                 return;
             }
         }
@@ -419,6 +423,7 @@ impl Store {
         for piece in pieces {
             self.free(piece);
         }
+        self.retire_output(id);
     }
 
     /// Frees the memory or disk space of a piece.
@@ -436,8 +441,13 @@ impl Store {
         }
         match piece.place {
             Place::Arena { arena, offset, charged } => {
-                if arena.long_lived {
+                if let Some(carrier) = arena.carrier {
                     arena.segment.give_back(offset, ARENA_SLOT);
+                    // Another attempt may have the carrier's number by now.
+                    let carrier = self.processes.get_mut(carrier).filter(|process| process.arena.id == arena.id);
+                    if let Some(carrier) = carrier.and_then(|process| process.carrier.as_mut()) {
+                        carrier.ports.free_slot(PortId((offset / ARENA_SLOT) as u32));
+                    }
                 }
                 self.memory.discharge(arena.owner, charged);
             }

@@ -1,125 +1,19 @@
 //! Hostile control words: the process that wrote them is condemned, and no other is blamed.
 
 mod common;
+mod pair;
 mod sim;
 
-use common::{Function, Node, RUN};
+use common::{Function, Node};
 use dflow_protocol::limits::PROTOCOL_VERSION;
-use dflow_protocol::message::{InputSpec, OutputSpec, OutputStreams, Piece, Setup, ToDaemon, ToFunction};
+use dflow_protocol::message::{Piece, ToDaemon, ToFunction};
 use dflow_protocol::words::{Progress, State};
-use dflow_protocol::{InstanceId, PortId, SegmentId, StreamId};
 use dflow_shm::{Control, channel};
-use dflow_store::{Config, ProcessId, RunStream, Store, StoreEvent, Subscriber, TenantId};
-use sim::machine::{Machine, Speed};
+use dflow_store::StoreEvent;
+use pair::{PORT, PRODUCER, Pair, READER, STREAM};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-
-const STREAM: RunStream = RunStream { run: RUN, stream: StreamId(1) };
-const PRODUCER: ProcessId = ProcessId(1);
-const READER: ProcessId = ProcessId(2);
-const PORT: PortId = PortId(0);
-
-/// A store with a producer and a reader whose words this test writes itself.
-struct Pair {
-    store: Store,
-    producer: Control,
-    reader: Control,
-}
-
-fn setup(inputs: Vec<InputSpec>, outputs: Vec<OutputSpec>) -> Setup {
-    Setup {
-        version: PROTOCOL_VERSION,
-        run: "test".into(),
-        instance: "f".into(),
-        part: None,
-        attempt: 1,
-        params: Vec::new(),
-        inputs,
-        outputs,
-        bell: 0,
-        arena: SegmentId(0),
-        spin_nanos: 0,
-        command: None,
-    }
-}
-
-impl Pair {
-    fn new() -> Self {
-        Self::with(false)
-    }
-
-    /// With `carried`, the stream comes from another node.
-    fn with(carried: bool) -> Self {
-        let machine = Machine::new(Speed::default());
-        let mut store = Store::new(Config::new(1 << 20), machine.backend()).unwrap();
-        store.admit(RUN, TenantId(1), Config::MIN_MEMORY, 1 << 20).unwrap();
-        let subscriber = Subscriber { instance: InstanceId(2), input: 0 };
-        store.open_stream(STREAM, false);
-        store.subscribe(Duration::ZERO, STREAM, subscriber, false);
-        let output = OutputSpec { name: "o".into(), streams: OutputStreams::Single(PORT), stdout: false };
-        if carried {
-            store.begin_carrier(RUN, PRODUCER, setup(Vec::new(), Vec::new())).unwrap();
-            assert_eq!(store.import(PRODUCER, STREAM).unwrap(), Some(PORT));
-        } else {
-            store.begin(RUN, PRODUCER, setup(Vec::new(), vec![output]), &[vec![STREAM.stream]]).unwrap();
-        }
-        let input = InputSpec { name: "i".into(), many: false, keep: false, stdin: false };
-        store.begin(RUN, READER, setup(vec![input], Vec::new()), &[]).unwrap();
-        store.add_input(READER, subscriber, STREAM).unwrap();
-        let mut pair = Self { store, producer: Control::create().unwrap(), reader: Control::create().unwrap() };
-        for process in [PRODUCER, READER] {
-            let control = if process == PRODUCER { &pair.producer } else { &pair.reader };
-            let page = control.segment().as_fd().try_clone_to_owned().unwrap();
-            pair.store.receive(Duration::ZERO, process, ToDaemon::Hello { version: PROTOCOL_VERSION }, vec![page]);
-            pair.store.start(process);
-        }
-        pair.blamed();
-        pair
-    }
-
-    fn publish(&self, process: ProcessId, offset: u64) {
-        self.publish_state(process, offset, State::Open);
-    }
-
-    fn publish_state(&self, process: ProcessId, offset: u64, state: State) {
-        let control = if process == PRODUCER { &self.producer } else { &self.reader };
-        control.port(PORT).progress.store(Progress { offset, state }.encode(), Ordering::Release);
-    }
-
-    /// The reader has its first piece and has read so far in it.
-    fn reader_at(&mut self, offset: u64) {
-        self.say(READER, ToDaemon::NextPiece { port: PORT, at: 0, lends: false });
-        self.publish(READER, offset);
-        self.told();
-    }
-
-    fn verify(&mut self, at: u64) {
-        self.say(READER, ToDaemon::Verify { port: PORT, at });
-    }
-
-    /// The messages to the reader since the last call.
-    fn told(&mut self) -> Vec<ToFunction> {
-        self.store.take_outgoing().into_iter().filter(|it| it.process == READER).map(|it| it.message).collect()
-    }
-
-    fn is_finished(&mut self) -> bool {
-        self.store.take_events().iter().any(|event| matches!(event, StoreEvent::Finished(..)))
-    }
-
-    fn say(&mut self, process: ProcessId, message: ToDaemon) {
-        self.store.receive(Duration::ZERO, process, message, Vec::new());
-    }
-
-    /// The processes that were condemned since the last call.
-    fn blamed(&mut self) -> Vec<ProcessId> {
-        let blamed = |event| match event {
-            StoreEvent::Misbehaved(process, _) => Some(process),
-            _ => None,
-        };
-        self.store.take_events().into_iter().filter_map(blamed).collect()
-    }
-}
 
 #[test]
 fn a_reader_is_not_blamed_for_a_watermark_that_its_producer_took_back() {

@@ -7,7 +7,7 @@ pub mod crowd;
 use crate::common::{Arrival, Node, RUN, carrier_of, key, now, run_of};
 use dflow_carrier::{Carrier, Command, NodeId, Report, RunTraffic};
 use dflow_protocol::wire::StreamKey;
-use dflow_protocol::{Epoch, InstanceId, RunId, StreamId};
+use dflow_protocol::{Epoch, InstanceId, PortId, RunId, StreamId};
 use dflow_store::{InputFile, ProcessId, Subscriber};
 use dflow_transport::sim::{SimConfig, SimNet};
 use dflow_transport::{LinkBytes, LinkStats, Path};
@@ -34,6 +34,8 @@ pub struct Cluster {
     clock: Option<JoinHandle<()>>,
     incarnation: u64,
     epochs: BTreeMap<u32, u32>,
+    /// The number behind the highest port of each node's carrier.
+    ports: BTreeMap<usize, u32>,
     /// Readers on other nodes have numbers of their own.
     next_subscriber: u32,
     /// Whether the streams keep all their bytes, as those do that a retry may need again.
@@ -126,6 +128,7 @@ impl Cluster {
             clock: Some(clock),
             incarnation: 0,
             epochs: BTreeMap::new(),
+            ports: BTreeMap::new(),
             next_subscriber: 1 << 20,
             keep: false,
         };
@@ -207,13 +210,14 @@ impl Cluster {
             };
             (first..).zip(opened).map(&mut export).collect::<Vec<_>>()
         });
+        self.note_ports(from, &read);
         for (&stream, port) in streams.iter().zip(read) {
             self.nodes[from].tell(Command::Export(id(to), self.key(stream), port));
         }
     }
 
     /// Streams of one node are read by another.
-    pub fn import(&self, streams: &[u32], from: usize, to: usize) {
+    pub fn import(&mut self, streams: &[u32], from: usize, to: usize) {
         let opened = streams.to_vec();
         let written = self.on(to, move |node| {
             let mut import = |stream| {
@@ -222,6 +226,7 @@ impl Cluster {
             };
             opened.into_iter().map(&mut import).collect::<Vec<_>>()
         });
+        self.note_ports(to, &written);
         for (&stream, port) in streams.iter().zip(written) {
             self.nodes[to].tell(Command::Import(id(from), self.key(stream), port));
         }
@@ -233,6 +238,16 @@ impl Cluster {
         let files = vec![(InputFile::Open(file.into()), length)];
         self.on(from, move |node| node.store.open_files(key(stream), files));
         self.pass_on(stream, from, to, &[(reader, 0)]);
+    }
+
+    fn note_ports(&mut self, node: usize, ports: &[PortId]) {
+        let most = self.ports.entry(node).or_default();
+        *most = ports.iter().map(|port| port.0 + 1).max().unwrap_or(0).max(*most);
+    }
+
+    /// How many ports the carrier of a node has had at the most, in one run.
+    pub fn ports(&self, node: usize) -> u32 {
+        self.ports.get(&node).copied().unwrap_or(0)
     }
 
     /// Opens streams on a node without attaching them to another, each with a reader if there is one.

@@ -401,6 +401,7 @@ impl Host {
                 | ToDaemon::ReaderStuck { .. }
                 | ToDaemon::GivenUp { .. }
                 | ToDaemon::CloseOutput { .. }
+                | ToDaemon::Retired { .. }
                 | ToDaemon::Parked
                 | ToDaemon::Program(_)
                 | ToDaemon::Finished { .. } => {}

@@ -212,6 +212,12 @@ impl Node {
         }
     }
 
+    /// How many functions have not ended.
+    #[allow(dead_code, reason = "the tests of other crates use it")]
+    pub fn functions(&self) -> usize {
+        self.live
+    }
+
     /// Announces a message to an attempt that is never sent.
     #[allow(dead_code, reason = "the tests of other crates use it")]
     pub fn ring_in_vain(&mut self, process: ProcessId) {
