@@ -1,7 +1,7 @@
 //! `dflow completions`: shell completions.
 //!
-//! The script that a shell loads calls this binary for each completion ([`answer`]), so the completions always match the
-//! installed release, and include the inputs and parameters of the workflow file on the command line.
+//! The script that a shell loads calls this binary for each completion ([`answer`]), so the completions always match
+//! the installed release, and include the inputs and parameters of the workflow file on the command line.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -18,8 +18,8 @@ use crate::args::Cli;
 use crate::exit::Exit;
 use crate::terminal::print;
 
-/// The environment variable by which this binary recognises calls of the script. clap's default, `COMPLETE`, could be set
-/// for another purpose.
+/// The environment variable by which this binary recognises calls of the script. clap's default, `COMPLETE`, could be
+/// set for another purpose.
 const VARIABLE: &str = "DFLOW_COMPLETE";
 
 /// The supported shells.

@@ -192,8 +192,8 @@ fn assign(workflow: &Workflow, argument: &OsStr) -> Result<(usize, PathBuf), Inp
     Ok((index, PathBuf::from(OsStr::from_bytes(path))))
 }
 
-/// The files that a path stands for: the path itself if it exists or is not a pattern, otherwise all files that match it.
-/// Shells expand neither a quoted pattern nor one after `NAME=`.
+/// The files that a path stands for: the path itself if it exists or is not a pattern, otherwise all files that match
+/// it. Shells expand neither a quoted pattern nor one after `NAME=`.
 fn expand(path: PathBuf) -> Result<Vec<PathBuf>, InputError> {
     let is_pattern = |text: &&str| text.contains(['*', '?', '[']);
     let Some(text) = path.to_str().filter(is_pattern).filter(|_| path.symlink_metadata().is_err()) else {

@@ -96,8 +96,8 @@ fn choose<'a>(
     }
 }
 
-/// Whether this can be the beginning of the name of a record, which is a date. For a function with such a name, the user
-/// writes `dflow logs last NAME`.
+/// Whether this can be the beginning of the name of a record, which is a date. For a function with such a name, the
+/// user writes `dflow logs last NAME`.
 fn looks_like_run(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_digit() || b"-.".contains(&byte))
 }

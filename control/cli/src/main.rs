@@ -1,8 +1,8 @@
 //! `dflow`, the one binary: the command line.
 //!
-//! It translates arguments into calls of `dflow-workflow` and `dflow-worker`, and their results into text for people, JSON
-//! for programs, and an exit status. It makes no decisions about runs. The worker starts the same binary again for its
-//! helper processes, which a hidden first argument selects.
+//! It translates arguments into calls of `dflow-workflow` and `dflow-worker`, and their results into text for people,
+//! JSON for programs, and an exit status. It makes no decisions about runs. The worker starts the same binary again for
+//! its helper processes, which a hidden first argument selects.
 //!
 //! | file | holds |
 //! | --- | --- |

@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_is_ended_says_what_it_waits_for() {
+    fn a_run_that_is_being_ended_shows_what_it_waits_for() {
         let at = |functions, left_ns| {
             let stopping = Some(Stopping { functions, left_ns });
             panel("w", &Progress { stopping, ..progress(1_000_000_000, 0) }, 0, &LOOK).swap_remove(0)

@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn paint_only_where_colours_are_welcome() {
+    fn paint_only_if_colours_are_enabled() {
         let look = Look { width: 80, color: true, unicode: true };
         assert_eq!(look.paint(Style::Dim, "x"), "\x1b[2mx\x1b[0m");
         assert_eq!(Look { color: false, ..look }.paint(Style::Dim, "x"), "x");

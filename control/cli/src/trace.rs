@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn what_never_ended_ends_with_the_run() {
+    fn an_unfinished_attempt_ends_with_the_run() {
         let mut report = wordcount();
         let last = &mut report.instances[0];
         (last.ended_ns, last.end, last.first_output_byte_ns) = (None, AttemptState::Running, None);

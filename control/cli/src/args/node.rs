@@ -20,8 +20,8 @@ pub struct NodeArgs {
     /// not count [default: the number of processors that dflow may use]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub slots: Option<u32>,
-    /// Memory for streams, at least 256KiB, reduced if the cgroup's limit requires it. Data that does not fit is spilled
-    /// to disk [default: a quarter of the memory available to dflow under its cgroup's limit]
+    /// Memory for streams, at least 256KiB, reduced if the cgroup's limit requires it. Data that does not fit is
+    /// spilled to disk [default: a quarter of the memory available to dflow under its cgroup's limit]
     #[arg(long, value_name = "SIZE", value_parser = units::parse_size)]
     pub memory: Option<u64>,
     /// How far the writer of a stream may be ahead of its slowest reader before it waits or data is spilled

@@ -77,8 +77,8 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
-    /// The workflow file and the inputs. Since `--input` takes several values, clap counts a workflow file after them as
-    /// one more input. It is recognised by its extension.
+    /// The workflow file and the inputs. Since `--input` takes several values, clap counts a workflow file after them
+    /// as one more input. It is recognised by its extension.
     ///
     /// # Errors
     /// If there is no workflow file.
@@ -155,8 +155,8 @@ pub struct RunClusterArgs {
     /// The directory with this node's identity, which `dflow cluster` creates
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, env = "DFLOW_IDENTITY")]
     pub identity: Option<PathBuf>,
-    /// Distribute the instances of a function over these nodes. By default, the instances of a `foreach` are spread over
-    /// all nodes, and everything else runs on this node. May be repeated
+    /// Distribute the instances of a function over these nodes. By default, the instances of a `foreach` are spread
+    /// over all nodes, and everything else runs on this node. May be repeated
     #[arg(long = "place", value_name = "FUNCTION=NODE[,NODE]…", value_parser = parse_placement, requires = "nodes")]
     pub placement: Vec<(String, Vec<String>)>,
     /// Fail the run if nothing is received from a node for this long (100ms to 1h)

@@ -62,7 +62,7 @@ fn the_workflow_file_stands_before_or_after_several_inputs() {
 }
 
 #[test]
-fn wrong_values_say_what_is_right() {
+fn errors_about_values_name_the_valid_ones() {
     for (args, expected) in [
         (["--slots", "0"], "1.."),
         (["--memory", "64 Mebi"], "MiB"),
@@ -92,7 +92,7 @@ fn wrong_values_say_what_is_right() {
 }
 
 #[test]
-fn json_is_recognised_in_a_wrong_call() {
+fn json_is_recognised_in_invalid_arguments() {
     let asks = |line: &str| asks_for_json(&line.split(' ').map(Into::into).collect::<Vec<_>>());
     assert!(asks("dflow run --format json --what"));
     assert!(asks("dflow run --format=json"));

@@ -1,8 +1,8 @@
 //! `dflow man`: the manual pages.
 //!
-//! The prose of each page is a text file in this directory. Its synopsis and options come from the definition of the command
-//! line, its examples and exit status from the help of the command, so that each fact is written once. The keys in the page
-//! on the workflow file come from the schema.
+//! The prose of each page is a text file in this directory. Its synopsis and options come from the definition of the
+//! command line, its examples and exit status from the help of the command, so that each fact is written once. The keys
+//! in the page on the workflow file come from the schema.
 
 mod page;
 
@@ -168,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_command_has_a_page_with_a_text_of_its_own() {
+    fn every_command_has_a_page_with_its_own_text() {
         let pages = pages();
         for (name, page) in &pages {
             let stem = name.rsplit_once('.').unwrap().0;

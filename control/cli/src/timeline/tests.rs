@@ -91,7 +91,7 @@ fn rows_are_in_the_order_of_their_starts() {
 }
 
 #[test]
-fn what_went_wrong_is_not_collapsed() {
+fn failed_attempts_are_not_collapsed() {
     let mut report = wordcount();
     report.instances[6].end = AttemptState::Failed;
     let mut retry = attempt("count[5]", [20 * MS; 6]);

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use crate::harness::{Call, Folder, SORTED};
+use crate::harness::{Call, Directory, SORTED};
 
 const TWO: &str = "\
 workflow: two
@@ -14,10 +14,10 @@ outputs: { joined: join.out }
 ";
 
 /// What bash offers after each of these lines, with the cursor at its end.
-fn offered(folder: &Folder, lines: &[&str]) -> Option<Vec<String>> {
-    let script = folder.call(&["completions", "bash"]);
+fn offered(directory: &Directory, lines: &[&str]) -> Option<Vec<String>> {
+    let script = directory.call(&["completions", "bash"]);
     assert_eq!((script.status, script.err.as_str()), (Some(0), ""), "{script:#?}");
-    std::fs::write(folder.path("dflow.bash"), script.out).unwrap();
+    std::fs::write(directory.path("dflow.bash"), script.out).unwrap();
     // As readline does it: a word ends at a blank and around each `=`.
     let mut test = String::from("source ./dflow.bash\ncompopt() { :; }\n");
     for line in lines {
@@ -33,7 +33,7 @@ fn offered(folder: &Folder, lines: &[&str]) -> Option<Vec<String>> {
         );
     }
     let mut bash = Command::new("bash");
-    bash.args(["--noprofile", "--norc"]).current_dir(folder.path("."));
+    bash.args(["--noprofile", "--norc"]).current_dir(directory.path("."));
     let mut child = bash.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().ok()?;
     child.stdin.take().unwrap().write_all(test.as_bytes()).unwrap();
     let call = Call::from(child.wait_with_output().unwrap());
@@ -43,7 +43,7 @@ fn offered(folder: &Folder, lines: &[&str]) -> Option<Vec<String>> {
 
 #[test]
 fn bash() {
-    let folder = Folder::with(&[("sorted.yaml", SORTED), ("two.yaml", TWO), ("book.txt", "")]);
+    let directory = Directory::with(&[("sorted.yaml", SORTED), ("two.yaml", TWO), ("book.txt", "")]);
     let lines = [
         ("dflow comp", "completions"),
         ("dflow run --dry", "--dry-run"),
@@ -61,7 +61,7 @@ fn bash() {
         ("dflow run sorted.yaml -i bo", "book.txt"),
         ("dflow run missing.yaml -p ", ""),
     ];
-    let Some(offered) = offered(&folder, &lines.map(|(line, _)| line)) else { return };
+    let Some(offered) = offered(&directory, &lines.map(|(line, _)| line)) else { return };
     for ((line, expected), offered) in lines.iter().zip(offered) {
         assert_eq!(offered, *expected, "{line}");
     }
@@ -69,16 +69,16 @@ fn bash() {
 
 #[test]
 fn scripts_are_correct_where_their_shell_is_installed() {
-    let folder = Folder::with(&[]);
+    let directory = Directory::with(&[]);
     for shell in ["bash", "zsh", "fish"] {
-        let script = folder.call(&["completions", shell]);
+        let script = directory.call(&["completions", shell]);
         assert!(script.status == Some(0) && script.out.contains("DFLOW_COMPLETE"), "{script:#?}");
-        std::fs::write(folder.path(shell), script.out).unwrap();
-        if let Ok(checked) = Command::new(shell).arg("-n").arg(folder.path(shell)).output() {
+        std::fs::write(directory.path(shell), script.out).unwrap();
+        if let Ok(checked) = Command::new(shell).arg("-n").arg(directory.path(shell)).output() {
             assert!(checked.status.success(), "{shell}: {}", String::from_utf8_lossy(&checked.stderr));
         }
     }
-    let call = folder.call(&["completions", "csh"]);
+    let call = directory.call(&["completions", "csh"]);
     assert_eq!(call.status, Some(2));
     assert!(call.err.contains("fish"), "{}", call.err);
 }

@@ -5,7 +5,7 @@ use std::fs::read_dir;
 use rustix::fs::{CWD, Mode, mkfifoat};
 use serde_json::json;
 
-use crate::harness::{Folder, SORTED};
+use crate::harness::{Directory, SORTED};
 
 const PARTS: &str = "\
 workflow: parts
@@ -20,17 +20,17 @@ functions:
 outputs: { all: each.x, one: [fast.x, slow.x] }
 ";
 
-fn names(folder: &Folder) -> Vec<String> {
+fn names(directory: &Directory) -> Vec<String> {
     let mut names: Vec<String> =
-        read_dir(folder.path(".")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        read_dir(directory.path(".")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
 
 #[test]
-fn says_what_would_run_and_creates_nothing() {
-    let folder = Folder::with(&[("sorted.yaml", SORTED), ("text", "b\na\n")]);
-    let call = folder.call(&["run", "sorted.yaml", "-i", "text", "-p", "order=-r", "--dry-run"]);
+fn prints_what_would_run_and_creates_nothing() {
+    let directory = Directory::with(&[("sorted.yaml", SORTED), ("text", "b\na\n")]);
+    let call = directory.call(&["run", "sorted.yaml", "-i", "text", "-p", "order=-r", "--dry-run"]);
     assert_eq!((call.status, call.err.as_str()), (Some(0), ""), "{call:#?}");
     let sort = call.out.lines().find(|line| line.contains("1 instance")).unwrap().trim().rsplit(' ').next().unwrap();
     assert!(sort.ends_with("/sort"), "{}", call.out);
@@ -49,25 +49,25 @@ nothing was started
 "
         )
     );
-    assert_eq!(names(&folder), ["sorted.yaml", "text"]);
-    let quiet = folder.call(&["run", "sorted.yaml", "-i", "text", "-p", "order=-r", "--dry-run", "-q"]);
+    assert_eq!(names(&directory), ["sorted.yaml", "text"]);
+    let quiet = directory.call(&["run", "sorted.yaml", "-i", "text", "-p", "order=-r", "--dry-run", "-q"]);
     assert_eq!((quiet.status, quiet.out.as_str(), quiet.err.as_str()), (Some(0), "", ""));
 
     // A second run would replace the outputs of the first.
-    assert_eq!(folder.call(&["run", "sorted.yaml", "-i", "text", "-p", "order=-r"]).status, Some(0));
-    let call = folder.call(&["run", "sorted.yaml", "-i", "text", "-p", "order=-r", "--dry-run"]);
+    assert_eq!(directory.call(&["run", "sorted.yaml", "-i", "text", "-p", "order=-r"]).status, Some(0));
+    let call = directory.call(&["run", "sorted.yaml", "-i", "text", "-p", "order=-r", "--dry-run"]);
     assert!(call.out.contains("\noutputs, which replace dflow-out/sorted\n"), "{}", call.out);
 }
 
 #[test]
 fn counts_parts_and_follows_switches() {
-    let folder = Folder::with(&[("parts.yaml", PARTS), ("rest", "")]);
-    std::fs::create_dir(folder.path("logs")).unwrap();
+    let directory = Directory::with(&[("parts.yaml", PARTS), ("rest", "")]);
+    std::fs::create_dir(directory.path("logs")).unwrap();
     for name in ["a", "b", "c"] {
-        std::fs::write(folder.path("logs").join(name), "12").unwrap();
+        std::fs::write(directory.path("logs").join(name), "12").unwrap();
     }
     let args = "run parts.yaml -i logs=logs -i rest=rest -p mode=fast --dry-run --format json";
-    let call = folder.call(&args.split(' ').collect::<Vec<_>>());
+    let call = directory.call(&args.split(' ').collect::<Vec<_>>());
     assert_eq!((call.status, call.err.as_str()), (Some(0), ""), "{call:#?}");
     let json = call.json();
     let instances = |name: &str| {
@@ -81,8 +81,8 @@ fn counts_parts_and_follows_switches() {
 }
 
 #[test]
-fn finds_what_would_keep_a_run_from_starting() {
-    let folder = Folder::with(&[
+fn finds_errors_that_would_prevent_a_run() {
+    let directory = Directory::with(&[
         ("sorted.yaml", SORTED),
         ("text", ""),
         ("none.yaml", "workflow: none\nfunctions: { n: { command: [no-such-program] } }\noutputs: { n: n.out }\n"),
@@ -96,19 +96,19 @@ fn finds_what_would_keep_a_run_from_starting() {
         (&format!("{sorted} -i text --spill-dir none"), "none"),
         (&format!("{sorted} -i text -o text/out"), "text/out"),
     ] {
-        let call = folder.call(&args.split(' ').collect::<Vec<_>>());
+        let call = directory.call(&args.split(' ').collect::<Vec<_>>());
         assert_eq!((call.status, call.out.as_str()), (Some(2), ""), "{args}: {call:#?}");
         assert!(call.err.contains(expected), "{args}: {}", call.err);
-        let call = folder.call(&[&args.split(' ').collect::<Vec<_>>()[..], &["--format", "json"]].concat());
+        let call = directory.call(&[&args.split(' ').collect::<Vec<_>>()[..], &["--format", "json"]].concat());
         assert!(call.json()["error"]["reason"].is_string(), "{args}: {call:#?}");
     }
 }
 
 #[test]
-fn leaves_a_pipe_to_the_run() {
-    let folder = Folder::with(&[("sorted.yaml", SORTED)]);
-    mkfifoat(CWD, folder.path("pipe"), Mode::RUSR | Mode::WUSR).unwrap();
-    // Nobody writes to it: a call that opens it never returns.
-    let call = folder.call(&["run", "sorted.yaml", "-i", "pipe", "-p", "order=-r", "--dry-run"]);
+fn does_not_open_a_pipe() {
+    let directory = Directory::with(&[("sorted.yaml", SORTED)]);
+    mkfifoat(CWD, directory.path("pipe"), Mode::RUSR | Mode::WUSR).unwrap();
+    // It has no writer: a call that opens it never returns.
+    let call = directory.call(&["run", "sorted.yaml", "-i", "pipe", "-p", "order=-r", "--dry-run"]);
     assert!(call.status == Some(0) && call.out.contains("  text  read until its end\n"), "{call:#?}");
 }

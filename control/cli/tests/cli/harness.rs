@@ -5,7 +5,7 @@ use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
-/// A workflow of programs that every machine has.
+/// A workflow of programs that exist on every machine.
 pub const SORTED: &str = "\
 workflow: sorted
 inputs: [text]
@@ -15,17 +15,17 @@ functions:
 outputs: { lines: sort.lines }
 ";
 
-/// An empty folder in which the binary is called.
-pub struct Folder(TempDir);
+/// An empty directory in which the binary is called.
+pub struct Directory(TempDir);
 
-impl Folder {
-    /// A folder with these files.
+impl Directory {
+    /// A directory with these files.
     pub fn with(files: &[(&str, &str)]) -> Self {
-        let folder = Self(tempfile::tempdir().unwrap());
+        let directory = Self(tempfile::tempdir().unwrap());
         for (name, text) in files {
-            std::fs::write(folder.path(name), text).unwrap();
+            std::fs::write(directory.path(name), text).unwrap();
         }
-        folder
+        directory
     }
 
     /// The path of a file in it.
@@ -33,7 +33,7 @@ impl Folder {
         self.0.path().join(name)
     }
 
-    /// Calls `dflow` in it, with nothing in the environment that changes what it prints.
+    /// Calls `dflow` in it, without environment variables that change its output.
     pub fn call(&self, args: &[&str]) -> Call {
         self.call_with(args, &[])
     }
@@ -43,20 +43,20 @@ impl Folder {
         Call::from(self.command(args).envs(env.iter().copied()).output().unwrap())
     }
 
-    /// A call that is still to be made.
+    /// The command of a call.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_dflow"));
         for name in ["COLUMNS", "LC_ALL", "LC_CTYPE", "LANG", "NO_COLOR", "DFLOW_LOG"] {
             command.env_remove(name);
         }
-        // No test leaves records in the home of whoever runs it.
+        // Tests leave no records in the home directory.
         command.env("DFLOW_LOGS", "none");
         command.current_dir(self.0.path()).stdin(Stdio::null()).args(args);
         command
     }
 }
 
-/// What a call left.
+/// The result of a call.
 #[derive(Debug)]
 pub struct Call {
     pub status: Option<i32>,

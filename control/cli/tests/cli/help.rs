@@ -1,12 +1,12 @@
-//! Help, version, and calls that cannot be understood.
+//! Help, version, and invalid arguments.
 
-use crate::harness::Folder;
+use crate::harness::Directory;
 
 #[test]
 fn every_command_has_help_with_examples_and_exit_status() {
-    let folder = Folder::with(&[]);
+    let directory = Directory::with(&[]);
     for command in [&[][..], &["run"], &["check"], &["graph"], &["schema"], &["doctor"], &["completions"], &["man"]] {
-        let call = folder.call(&[command, &["--help"]].concat());
+        let call = directory.call(&[command, &["--help"]].concat());
         assert_eq!(call.status, Some(0), "{call:#?}");
         assert!(call.out.contains("Examples:") && call.out.contains("Exit status:"), "{}", call.out);
         assert!(call.err.is_empty(), "{}", call.err);
@@ -15,7 +15,7 @@ fn every_command_has_help_with_examples_and_exit_status() {
 
 #[test]
 fn help_of_run_states_units_and_defaults() {
-    let call = Folder::with(&[]).call(&["run", "--help"]);
+    let call = Directory::with(&[]).call(&["run", "--help"]);
     for option in [
         "--input",
         "--param",
@@ -54,21 +54,21 @@ fn help_of_run_states_units_and_defaults() {
 
 #[test]
 fn version() {
-    let call = Folder::with(&[]).call(&["--version"]);
+    let call = Directory::with(&[]).call(&["--version"]);
     assert_eq!((call.status, call.out.as_str()), (Some(0), concat!("dflow ", env!("CARGO_PKG_VERSION"), "\n")));
 }
 
 #[test]
 fn calls_that_cannot_be_understood() {
-    let folder = Folder::with(&[]);
+    let directory = Directory::with(&[]);
     for args in
         [&[][..], &["rnu"], &["run"], &["run", "w.yaml", "--memory", "much"], &["graph", "w.yaml", "--format", "svg"]]
     {
-        let call = folder.call(args);
+        let call = directory.call(args);
         assert_eq!(call.status, Some(2), "{call:#?}");
         assert!(call.out.is_empty() && !call.err.is_empty(), "{call:#?}");
     }
-    let call = folder.call(&["run", "w.yaml", "--memory", "much", "--format", "json"]);
+    let call = directory.call(&["run", "w.yaml", "--memory", "much", "--format", "json"]);
     assert_eq!(call.status, Some(2));
     let reason = call.json()["error"]["reason"].as_str().unwrap().to_owned();
     assert!(reason.contains("`much` is not a size") && !reason.starts_with("error"), "{reason}");
@@ -76,7 +76,7 @@ fn calls_that_cannot_be_understood() {
 
 #[test]
 fn a_log_filter_that_is_none() {
-    let call = Folder::with(&[]).call_with(&["schema"], &[("DFLOW_LOG", "dflow=loud")]);
+    let call = Directory::with(&[]).call_with(&["schema"], &[("DFLOW_LOG", "dflow=loud")]);
     assert_eq!(call.status, Some(2), "{call:#?}");
     assert!(call.err.contains("DFLOW_LOG") && call.err.contains("help: use off"), "{}", call.err);
 }

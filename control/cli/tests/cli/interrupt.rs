@@ -5,7 +5,7 @@ use std::thread::yield_now;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{Call, Folder};
+use crate::harness::{Call, Directory};
 
 const ENDLESS: &str = "\
 workflow: endless
@@ -20,9 +20,9 @@ outputs: { x: wait.x }
 
 #[test]
 fn a_run_that_is_interrupted() {
-    let folder = Folder::with(&[("endless.yaml", ENDLESS)]);
-    let mark = folder.path("mark");
-    let mut command = folder.command(&["run", "endless.yaml", "-p", &format!("mark={}", mark.display())]);
+    let directory = Directory::with(&[("endless.yaml", ENDLESS)]);
+    let mark = directory.path("mark");
+    let mut command = directory.command(&["run", "endless.yaml", "-p", &format!("mark={}", mark.display())]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     // The function says itself that it runs; a run that ends without it is caught below.
     while !mark.exists() && child.try_wait().unwrap().is_none() {
@@ -33,5 +33,5 @@ fn a_run_that_is_interrupted() {
     assert_eq!(call.status, Some(130), "{call:#?}");
     assert!(call.err.starts_with("cancelled: "), "{}", call.err);
     assert!(call.out.contains("endless cancelled after "), "{}", call.out);
-    assert!(!folder.path("dflow-out/endless").exists());
+    assert!(!directory.path("dflow-out/endless").exists());
 }

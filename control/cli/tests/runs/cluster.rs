@@ -1,10 +1,10 @@
-//! Workflows spread over several nodes: the results are those of one node, and a failure stays one.
+//! Workflows on several nodes: the results are the same as on one node, and so are failures.
 
 use crate::nodes::Cluster;
 use crate::support::{Case, Ran, eventually, switch_on_what_was_written, test_bytes};
 use serde_json::json;
 
-/// Runs a case on one node, then on several: the outputs are the same, and each attempt says where it ran.
+/// Runs a case on one node, then on several: the outputs are the same, and each attempt reports its node.
 #[track_caller]
 fn same_as_on_one_node(case: &Case, cluster: &Cluster, places: &[&str]) -> Ran {
     case.run(&["--slots", "4"]).succeeded();
@@ -27,7 +27,7 @@ fn same_as_on_one_node(case: &Case, cluster: &Cluster, places: &[&str]) -> Ran {
     ran
 }
 
-/// The links of a node, as it tells them.
+/// The links that a node reports.
 fn links<'a>(ran: &'a Ran, node: &'a str) -> impl Iterator<Item = &'a serde_json::Value> {
     ran.report["links"].as_array().unwrap().iter().filter(move |link| link["from"] == node)
 }
@@ -37,7 +37,7 @@ fn sent(ran: &Ran) -> u64 {
     links(ran, "a").map(|link| link["bytes_sent"].as_u64().unwrap()).sum()
 }
 
-/// And that came from them.
+/// Bytes of streams that the driver has received from other nodes.
 fn received(ran: &Ran) -> u64 {
     links(ran, "a").map(|link| link["bytes_received"].as_u64().unwrap()).sum()
 }
@@ -87,7 +87,7 @@ fn a_function_with_thousands_of_ports_runs_on_another_node() {
 }
 
 #[test]
-fn what_passes_between_others_is_told_too() {
+fn links_between_other_nodes_are_reported() {
     const LENGTH: u64 = 3_000_000;
     let case = Case::new(
         &format!(
@@ -109,7 +109,7 @@ fn what_passes_between_others_is_told_too() {
 }
 
 #[test]
-fn a_stream_crosses_to_a_node_once_and_is_passed_on() {
+fn a_stream_crosses_to_a_node_once_and_is_forwarded() {
     const LENGTH: u64 = 8_000_000;
     let readers: String = (0..5)
         .map(|index| format!("r{index}: {{ program: dflow-probe, inputs: {{ i: s.o }}, params: {{ check: true }} }}\n"))
@@ -125,7 +125,7 @@ fn a_stream_crosses_to_a_node_once_and_is_passed_on() {
     for index in 0..5 {
         assert_eq!(ran.attempts(&format!("r{index}"))[0]["bytes_read"], LENGTH);
     }
-    // From another node: it comes here for the output, and goes on to the third node from here or from there.
+    // From another node: the stream comes here for the output, and reaches the third node from either.
     let ran = same_as_on_one_node(&case, &cluster, &["s=b", "r0=b", "r1=c", "r2=b", "r3=c", "r4=a"]);
     assert_eq!(received(&ran), LENGTH, "{}", ran.report["links"]);
     assert!(sent(&ran) == LENGTH || sent(&ran) == 0, "{}", ran.report["links"]);
@@ -147,9 +147,9 @@ fn a_fan_in_from_three_nodes() {
     assert_eq!(case.output("o").len(), 3_000_100);
 }
 
-/// `r` reads `s` only when it has read all that `g` makes of `s`, which is far more than any window holds.
+/// `r` reads `s` only after it has read the whole output of `g`, which reads `s`: far more than any window holds.
 #[test]
-fn a_reader_that_waits_for_another_of_the_same_stream() {
+fn a_reader_that_waits_for_another_reader_of_the_same_stream() {
     let case = Case::new(
         "s: { program: dflow-probe, outputs: [o], params: { bytes: 20000000 } }
          g: { program: dflow-probe, inputs: { i: s.o }, outputs: [o], params: { check: true } }
@@ -175,7 +175,7 @@ fn parts_are_spread_over_the_nodes() {
             ),
             "{ o: m.o, parts: p.n }",
         );
-        // Without a placement they are spread over all nodes.
+        // Without a placement, they are spread over all nodes.
         let ran = cluster.run(&case, &["s=b", "m=c"], &[]);
         ran.succeeded();
         let nodes: Vec<_> = (0..5).map(|part| ran.attempts(&format!("p[{part}]"))[0]["node"].clone()).collect();
@@ -192,7 +192,7 @@ fn parts_are_spread_over_the_nodes() {
 }
 
 #[test]
-fn a_switch_on_what_another_node_wrote() {
+fn a_switch_on_a_value_from_another_node() {
     let case = switch_on_what_was_written();
     let cluster = Cluster::new(&["b", "c"]);
     let ran = same_as_on_one_node(&case, &cluster, &["probe=b", "s=c", "l=a"]);
@@ -221,7 +221,7 @@ fn the_first_k_of_n_win_on_other_nodes() {
 }
 
 #[test]
-fn existing_programs_with_streams_that_are_waited_for_and_kept() {
+fn existing_programs_with_whole_and_kept_streams() {
     let case = Case::with_header(
         "inputs: [text]",
         "sort: { command: [sort, -n], inputs: [inputs.text] }
@@ -250,7 +250,7 @@ fn existing_programs_with_streams_that_are_waited_for_and_kept() {
 }
 
 #[test]
-fn a_slice_over_everything_of_another_node() {
+fn a_slice_over_a_whole_stream_of_another_node() {
     let case = Case::new(
         "s: { program: dflow-probe, outputs: [o], params: { bytes: 20000000 } }
          w: { program: dflow-probe, inputs: { i: { from: s.o, gate: whole } }, outputs: [o], params: { check: true } }
@@ -264,7 +264,7 @@ fn a_slice_over_everything_of_another_node() {
 
 const LENGTH: u64 = 4_000_000;
 
-/// `s` fails twice on another node; one reader is there, two are elsewhere, and one is elsewhere and comes late.
+/// `s` fails twice on another node. One reader is on that node, two are on other nodes, and one on another node starts late.
 fn failing(params: &str, more: &str) -> Case {
     Case::new(
         &format!(
@@ -288,7 +288,7 @@ fn outputs_are(case: &Case, expected: &[u8], how: &str) {
 }
 
 #[test]
-fn who_read_on_another_node_what_is_void_starts_again() {
+fn readers_of_a_void_epoch_on_other_nodes_restart() {
     let cluster = Cluster::new(&["b", "c"]);
     for how in ["error", "kill-in-chunk"] {
         let case = failing(&format!("vary: 70000, fail: {how}, fail_at: 3000000, fail_attempts: 2"), "");
@@ -300,7 +300,7 @@ fn who_read_on_another_node_what_is_void_starts_again() {
         }
         let began = |attempt: &&serde_json::Value| !attempt["started_ns"].is_null();
         assert_eq!(ran.attempts("late").into_iter().filter(began).count(), 1, "{how}: its gate opens once");
-        // All of the last attempt, and nothing of those before it.
+        // All bytes of the last attempt, and none of earlier ones.
         let mut expected = test_bytes(LENGTH);
         expected[70_000] = expected[70_000].wrapping_add(3);
         outputs_are(&case, &expected, how);
@@ -308,7 +308,7 @@ fn who_read_on_another_node_what_is_void_starts_again() {
 }
 
 #[test]
-fn readers_of_a_deterministic_function_on_another_node_are_spared() {
+fn readers_of_a_deterministic_function_on_another_node_continue() {
     let cluster = Cluster::new(&["b", "c"]);
     for how in ["exit", "kill"] {
         let case = failing(&format!("fail: {how}, fail_at: 3000000, fail_attempts: 2"), "deterministic: true");
@@ -323,7 +323,7 @@ fn readers_of_a_deterministic_function_on_another_node_are_spared() {
 }
 
 #[test]
-fn one_on_another_node_that_only_says_that_it_is_deterministic() {
+fn a_function_on_another_node_that_is_declared_deterministic_but_is_not() {
     let cluster = Cluster::new(&["b", "c"]);
     let params = "vary: 70000, fail: kill, fail_at: 3000000, fail_attempts: 1";
     let case = failing(params, "deterministic: true");
@@ -349,12 +349,12 @@ fn a_reader_on_another_node_that_fails_reads_everything_again() {
     ran.succeeded();
     assert_eq!((ran.attempts("s").len(), ran.attempts("r").len()), (1, 3));
     assert!(case.output("o") == test_bytes(LENGTH));
-    // What it reads again is on its node already.
+    // The bytes that it reads again are already on its node.
     assert_eq!(sent(&ran), LENGTH, "{}", ran.report["links"]);
 }
 
 #[test]
-fn what_fails_on_another_node_says_why() {
+fn failures_on_another_node_have_their_reason() {
     let case = Case::new(
         "s: { program: dflow-probe, outputs: [o], params: { bytes: 100000000000 } }
          r: { command: [sh, -c, 'head -c 1000000 > /dev/null; echo oops >&2; exit 3'], inputs: [s.o] }
@@ -368,7 +368,7 @@ fn what_fails_on_another_node_says_why() {
 }
 
 #[test]
-fn a_producer_that_nobody_on_another_node_reads_any_more() {
+fn a_producer_without_readers_on_another_node() {
     let case = Case::new(
         "s: { command: [yes, dflow] }
          h: { command: [head, -n, '1000'], inputs: [s.out] }",
@@ -383,7 +383,7 @@ fn a_producer_that_nobody_on_another_node_reads_any_more() {
 fn a_long_stream_waits_on_the_disk_of_its_producer() {
     const LONG: u64 = 60 << 20;
     const MIB: u64 = 1 << 20;
-    // r starts when the test says so.
+    // r starts when the test opens the gate.
     let case = Case::new(
         &format!(
             "s: {{ program: dflow-probe, outputs: [o], params: {{ bytes: {LONG}, chunk: 262144 }} }}

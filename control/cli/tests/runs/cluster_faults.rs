@@ -1,17 +1,17 @@
-//! Nodes that die in the middle of a run: the others say so within the silence, let go of everything, and go on.
+//! Nodes that die during a run: the others report it within the silence limit, release everything, and continue to work.
 
 use crate::metrics::scrape;
 use crate::nodes::{Cluster, kill};
 use crate::support::{Case, Running, SmallDisk, eventually, test_bytes};
 use std::time::{Duration, Instant};
 
-/// The silence, and what a busy machine takes to end processes.
+/// The silence limit, plus the time that a busy machine takes to end processes.
 const NOTICED: Duration = Duration::from_secs(6);
 
 /// An endless stream from b to c, and one from a to b.
 fn endless() -> Case {
     Case::with_header(
-        // A node that does not answer is waited for until the functions there have had their grace.
+        // The driver waits for an unresponsive node until its functions have had their grace.
         "grace: 300ms",
         "s: { program: dflow-probe, outputs: [o], params: { bytes: 100000000000 } }
          r: { program: dflow-probe, inputs: { i: s.o }, outputs: [o], params: { pause_us: 1000 } }
@@ -23,7 +23,7 @@ fn endless() -> Case {
 
 const PLACES: [&str; 4] = ["s=b", "r=c", "s2=a", "r2=b"];
 
-/// Starts it and waits until all of it runs and bytes have arrived.
+/// Starts it and waits until all functions run and bytes have arrived.
 fn under_way(case: &Case, cluster: &Cluster) -> Running {
     let running = cluster.spawn(case, &PLACES);
     eventually("the functions do not start", || {
@@ -103,7 +103,7 @@ fn ctrl_c_does_not_wait_for_a_worker_that_is_stopped() {
     kill("-INT", running.id());
     let output = running.wait();
     let took = start.elapsed();
-    // What ran here and on the other node is over; what ran on this one is when it wakes.
+    // Functions here and on the other node have ended; those on this node end when it wakes up.
     cluster.worker("b").signal("-CONT");
     let ran = case.finish(output);
     assert!(took < Duration::from_secs(4), "it took {took:?}");
@@ -120,7 +120,7 @@ fn ctrl_c_does_not_wait_for_a_worker_that_is_stopped() {
 }
 
 #[test]
-fn a_function_that_fails_is_told_with_its_node() {
+fn a_failed_function_is_reported_with_its_node() {
     let cluster = Cluster::new(&["b"]);
     let case = Case::new("f: { command: [sh, -c, 'echo what a pity >&2; exit 3'] }", "{ o: f.out }");
     let ran = cluster.run(&case, &["f=b"], &[]);
@@ -130,7 +130,7 @@ fn a_function_that_fails_is_told_with_its_node() {
 }
 
 #[test]
-fn a_worker_that_is_told_to_end_ends_what_it_serves() {
+fn a_worker_that_gets_sigterm_ends_its_runs() {
     let mut cluster = Cluster::new(&["b", "c"]);
     let case = endless();
     let running = under_way(&case, &cluster);
@@ -139,7 +139,7 @@ fn a_worker_that_is_told_to_end_ends_what_it_serves() {
     worker.signal("-TERM");
     assert_eq!(worker.exit_code(), Some(143));
     let ran = case.finish(running.wait());
-    // It says goodbye: nobody has to wait for the silence.
+    // It closes its connections, so no node waits for the silence limit.
     assert!(start.elapsed() < Duration::from_secs(2), "it took {:?}", start.elapsed());
     assert_eq!(ran.report["error"]["reason"], "node c: its worker was stopped (SIGTERM)", "{}", ran.stderr);
     cluster.assert_idle();
@@ -147,7 +147,7 @@ fn a_worker_that_is_told_to_end_ends_what_it_serves() {
 }
 
 #[test]
-fn a_worker_that_is_stopped_is_lost_after_the_silence() {
+fn a_stopped_worker_is_lost_after_the_silence_limit() {
     let mut cluster = Cluster::new(&["b", "c"]);
     let case = endless();
     let running = under_way(&case, &cluster);
@@ -158,20 +158,20 @@ fn a_worker_that_is_stopped_is_lost_after_the_silence() {
     worker.signal("-CONT");
     assert!(took >= Duration::from_secs(1) && took < NOTICED, "noticed after {took:?}");
     ran.lost("b");
-    // It wakes up, finds that nobody waits for it, and serves the next one.
+    // It wakes up, finds its run ended, and serves the next one.
     cluster.assert_idle();
     next_run_works(&cluster, &["s=b", "r=c"]);
 }
 
 #[test]
-fn a_worker_has_a_silence_of_its_own() {
+fn a_worker_has_its_own_silence_limit() {
     let cluster = Cluster::with_options(&["b", "c"], &["--silence", "1s"]).with_silence("1h");
     let case = endless();
     let mut running = cluster.spawn(&case, &PLACES);
     eventually("the functions do not start", || cluster.probes() == 3);
     let start = Instant::now();
     running.kill();
-    // The driver would be waited for an hour.
+    // The driver's own limit is an hour.
     cluster.assert_idle();
     assert!(start.elapsed() < NOTICED, "noticed after {:?}", start.elapsed());
     next_run_works(&cluster, &["s=b", "r=c"]);
@@ -180,7 +180,7 @@ fn a_worker_has_a_silence_of_its_own() {
 const LENGTH: u64 = 30_000_000;
 
 #[test]
-fn a_function_that_stops_reading_holds_nobody_else() {
+fn a_function_that_stops_reading_does_not_block_others() {
     let mut cluster = Cluster::with_options(&["b", "c"], &["--memory", "8MiB"]);
     let case = Case::new(
         &format!(
@@ -196,7 +196,7 @@ fn a_function_that_stops_reading_holds_nobody_else() {
     kill("-STOP", function);
     let stopped_at = case.staged("stops");
     eventually("the other reader is held", || case.staged("goes") == LENGTH);
-    // What was under way, and the windows on the way there and back.
+    // The bytes in transit, and the windows on both nodes.
     let came = case.staged("stops");
     assert!(came < LENGTH, "it has not been stopped: {came} bytes, and {stopped_at} before");
     kill("-CONT", function);
@@ -208,7 +208,7 @@ fn a_function_that_stops_reading_holds_nobody_else() {
 }
 
 #[test]
-fn a_worker_that_stops_for_less_than_the_silence_is_waited_for() {
+fn a_worker_that_stops_for_less_than_the_silence_limit_is_not_lost() {
     let mut cluster = Cluster::with_options(&["b", "c"], &["--memory", "8MiB"]).with_silence("60s");
     let case = Case::new(
         &format!(
@@ -239,7 +239,7 @@ fn a_disk_of_another_node_that_is_full() {
     let disk = SmallDisk::mount(&place, "4m");
     cluster.start("c", &[]);
     cluster.start("b", &["--memory", "4MiB", "--spill-dir", place.to_str().unwrap()]);
-    // The reader waits for all of it, which is more than memory and disk of the producer's node have together.
+    // The reader waits for the whole stream, which is larger than memory and disk of the producer's node together.
     let case = Case::new(
         &format!(
             "s: {{ program: dflow-probe, outputs: [o], params: {{ bytes: {LENGTH} }} }}
@@ -254,7 +254,7 @@ fn a_disk_of_another_node_that_is_full() {
         reason.contains("no space left") && reason.contains("--spill-dir") && reason.contains("node b"),
         "{reason}"
     );
-    // Both nodes go on.
+    // Both nodes continue to work.
     next_run_works(&cluster, &["s=b", "r=c"]);
     drop(disk);
 }

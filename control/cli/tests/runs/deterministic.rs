@@ -1,10 +1,10 @@
-//! Functions that are declared deterministic spare their readers when they fail, and do no harm when they are not.
+//! When deterministic functions fail, their readers continue; functions that are wrongly declared so do no harm.
 
 use crate::support::{Case, Ran, test_bytes};
 
 const LENGTH: u64 = 6_000_000;
 
-/// `a` fails `attempts` times; every way of reading it is there.
+/// `a` fails `attempts` times; its readers use every way of reading.
 fn failing(params: &str, retries: u32, more: &str) -> Case {
     Case::new(
         &format!(
@@ -32,7 +32,7 @@ fn spared(case: &Case, ran: &Ran, attempts: usize) {
 }
 
 #[test]
-fn its_readers_are_spared() {
+fn its_readers_continue() {
     for how in ["error", "exit", "kill", "kill-in-chunk", "abort"] {
         let case = failing(&format!("fail: {how}, fail_at: 3000000, fail_attempts: 2, pause_us: 100"), 2, "");
         let ran = case.run(&["--slots", "6"]);
@@ -41,14 +41,14 @@ fn its_readers_are_spared() {
 }
 
 #[test]
-fn its_readers_are_spared_when_it_hangs() {
+fn its_readers_continue_when_it_hangs() {
     let case = failing("fail: hang, fail_at: 3000000, fail_attempts: 1", 1, "timeout: 1s");
     let ran = case.run(&["--slots", "6"]);
     spared(&case, &ran, 2);
 }
 
 #[test]
-fn its_readers_are_spared_with_little_memory_and_one_slot() {
+fn its_readers_continue_with_little_memory_and_one_slot() {
     let case = failing("fail: kill, fail_at: 5999999, fail_attempts: 1", 1, "");
     for args in [&["--memory", "1MiB", "--slots", "1"][..], &["--memory", "1MiB", "--slots", "6"]] {
         let ran = case.run(args);
@@ -80,9 +80,9 @@ fn parts_are_continued() {
     }
 }
 
-/// The retry is spent by the failure; what follows from the difference is free.
+/// The failure spends the retry; restarts because of the difference do not.
 #[test]
-fn readers_of_one_that_is_not_deterministic_start_again() {
+fn readers_of_a_function_that_is_not_deterministic_restart() {
     for vary in [0, 65_535, 65_536, 2_999_999] {
         let case = Case::new(
             &format!(
@@ -102,7 +102,7 @@ fn readers_of_one_that_is_not_deterministic_start_again() {
 }
 
 #[test]
-fn one_that_ends_earlier_the_second_time_is_not_deterministic() {
+fn a_function_that_ends_earlier_the_second_time_is_not_deterministic() {
     let case = Case::new(
         "a: { command: [sh, -c, 'test -e {params.mark} && printf ab && exit; touch {params.mark}; printf abc; sleep 0.2; exit 1'], params: { mark: MARK }, deterministic: true, retries: { count: 1, backoff: 1ms } }
          b: { command: [cat], inputs: [a.out] }",
@@ -117,7 +117,7 @@ fn one_that_ends_earlier_the_second_time_is_not_deterministic() {
 }
 
 #[test]
-fn a_hostile_one_makes_the_run_fail_and_no_more() {
+fn a_hostile_function_only_fails_its_run() {
     for how in ["words", "messages", "packets"] {
         let case = Case::new(
             &format!(
@@ -127,7 +127,7 @@ fn a_hostile_one_makes_the_run_fail_and_no_more() {
             ),
             "{ bad: reader.o }",
         );
-        // Its reader may find the nonsense before the daemon does.
+        // Its reader may detect the invalid data before the daemon does.
         let ran = case.run(&["--slots", "4"]);
         assert_eq!(ran.code, Some(1), "{how}: {}\n{}", ran.stderr, ran.report);
         for attempt in ran.attempts("good") {

@@ -7,7 +7,7 @@ use std::process::Command;
 
 const MIB: u64 = 1 << 20;
 
-/// a writes, b copies and checks, the copy is the output.
+/// a writes, b copies and checks, and the copy is the output.
 fn chain(a: &str, b: &str) -> Case {
     Case::new(
         &format!(
@@ -19,7 +19,7 @@ fn chain(a: &str, b: &str) -> Case {
 }
 
 #[test]
-fn a_function_that_fails_says_why() {
+fn a_failed_function_has_its_reason() {
     for (how, words) in [
         ("error", &["it was told to fail"][..]),
         ("exit", &["exit status 3"]),
@@ -72,8 +72,8 @@ fn a_function_that_hangs_is_ended_when_its_time_is_up() {
 }
 
 #[test]
-fn a_function_that_leaves_early_is_no_error() {
-    // b never looks at its input; a is told that nobody reads.
+fn a_function_may_stop_reading_early() {
+    // b never reads its input; a learns that it has no reader.
     let case = chain("params: { bytes: 100000000000 }", "params: { bytes: 1000, read: 0 }");
     let ran = case.run(&[]);
     ran.succeeded();
@@ -82,7 +82,7 @@ fn a_function_that_leaves_early_is_no_error() {
 }
 
 #[test]
-fn what_a_function_leaves_running_is_ended_with_it() {
+fn background_processes_of_a_function_end_with_it() {
     let case = chain("params: { bytes: 1000, fail: orphan }", "");
     case.run(&[]).succeeded();
 }
@@ -150,7 +150,7 @@ fn a_program_that_is_missing_or_not_executable() {
 }
 
 #[test]
-fn a_program_that_is_no_function() {
+fn a_program_that_is_not_a_function() {
     let case = Case::new("a: { program: /bin/true, outputs: [o] }", "{ o: a.o }");
     case.run(&[]).failed("a", &["command", "dflow_function::run"]);
 }
@@ -194,7 +194,7 @@ fn a_second_run_replaces_the_first_ones_outputs() {
 }
 
 #[test]
-fn an_output_disk_that_is_full() {
+fn a_full_output_disk() {
     let case = chain("params: { bytes: 8000000 }", "");
     let disk = SmallDisk::mount(&case.path("disk"), "1m");
     let out = case.path("disk/out");
@@ -203,8 +203,8 @@ fn an_output_disk_that_is_full() {
 }
 
 #[test]
-fn a_spill_disk_that_is_full() {
-    // b waits for all of a, which is more than memory and disk have together.
+fn a_full_spill_disk() {
+    // b waits for the whole output of a, which is larger than memory and disk together.
     let case = Case::new(
         "a: { program: dflow-probe, outputs: [o], params: { bytes: 30000000 } }
          b: { program: dflow-probe, inputs: { i: { from: a.o, gate: whole } }, outputs: [o] }",
@@ -258,7 +258,7 @@ fn the_daemon_is_killed() {
     });
     daemon.kill();
     eventually("functions outlive the daemon", || case.processes().is_empty());
-    // Nothing is visible. The next run works, and removes what the killed one had begun to write.
+    // No output is visible. The next run works, and removes the unfinished files of the killed one.
     assert!(!case.path("out").exists());
     let text = std::fs::read_to_string(case.path("case.yaml")).unwrap();
     std::fs::write(case.path("case.yaml"), text.replace("bytes: 100000000000", "bytes: 1000")).unwrap();

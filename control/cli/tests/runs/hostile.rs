@@ -1,4 +1,4 @@
-//! A node that has a certificate and breaks the protocol, in runs that go on: it is named and logged, counted, and not
+//! A node that has a certificate and violates the protocol during a run: it is named and logged, counted, and not
 //! dialed again; its run fails, and no other.
 
 use crate::impostor::{Attack, Impostor, Victim};
@@ -17,7 +17,7 @@ fn endless() -> Case {
     )
 }
 
-/// Each way to break the protocol, with words of the reason.
+/// Each violation of the protocol, with words of the reason.
 fn attacks() -> Vec<(Attack, &'static str)> {
     let unknown = PeerMessage::Credit { flow: FlowId(1 << 20), received: 0, until: 1 };
     let version = PeerMessage::Begin { version: 4711, life: 1, incarnation: 1, flows: 0 };

@@ -1,4 +1,4 @@
-//! Where the data of inputs comes from: files, folders, pipes, and what the kernel makes up.
+//! Where the data of inputs comes from: files, directories, pipes, and what the kernel makes up.
 
 use crate::support::{Case, eventually};
 use rustix::fs::{CWD, Mode, mkfifoat};
@@ -31,7 +31,7 @@ fn pipe(case: &Case) -> PathBuf {
 }
 
 #[test]
-fn what_has_no_size_is_read_to_its_end() {
+fn files_without_a_size_are_read_to_their_end() {
     for invocation in ["dataflow", "control-flow"] {
         let case = copy();
         let args = ["--invocation", invocation, "--input", "/proc/version", "--input", "/proc/filesystems"];
@@ -58,7 +58,7 @@ fn a_named_pipe_is_opened_once() {
 }
 
 #[test]
-fn a_writer_that_comes_late_is_waited_for_and_ctrl_c_works_meanwhile() {
+fn the_run_waits_for_a_late_writer_and_ctrl_c_ends_the_wait() {
     let case = copy();
     let path = pipe(&case);
     let errors = case.path("errors");
@@ -84,7 +84,7 @@ fn a_writer_that_comes_late_is_waited_for_and_ctrl_c_works_meanwhile() {
 }
 
 #[test]
-fn a_result_is_an_input_without_its_manifest_and_what_is_left_out_is_named() {
+fn a_result_is_an_input_without_its_manifest_and_omitted_entries_are_named() {
     let first = copy();
     std::fs::write(first.path("file"), "data\n").unwrap();
     first.run(&["--input", &shown(&first.path("file"))]).succeeded();
@@ -95,7 +95,7 @@ fn a_result_is_an_input_without_its_manifest_and_what_is_left_out_is_named() {
     std::fs::create_dir(first.path("out/sub")).unwrap();
     let ran = case.run(&["--input", &shown(&first.path("out"))]);
     assert_eq!(case.output("o"), b"data\n");
-    let note = ".hidden (hidden), sub (a folder)";
+    let note = ".hidden (hidden), sub (a directory)";
     assert!(ran.succeeded().stderr.contains(note) && ran.report["notes"][0].as_str().unwrap().contains(note));
     std::os::unix::fs::symlink("nowhere", first.path("out/broken")).unwrap();
     case.run(&["--input", &shown(&first.path("out"))]).refused(&["broken is a link to nowhere", "remove the link"]);
@@ -146,7 +146,7 @@ fn a_file_that_grows_meanwhile_is_read_as_it_was_and_named() {
     let ran = case.finish(running.wait());
     ran.succeeded();
     assert_eq!(case.output("o"), b"before\n");
-    assert!(ran.stderr.contains("log has grown from 7 to 13 bytes; the first 7 were read"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("log grew from 7 to 13 bytes; the first 7 were read"), "{}", ran.stderr);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// The options of a run that leaves a record in the case's folder.
+/// The options of a run that leaves a record in the case's directory.
 fn recorded(case: &Case) -> [String; 2] {
     ["--logs".into(), case.path("runs").display().to_string()]
 }
@@ -43,7 +43,7 @@ fn files(runs: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_function_that_succeeds_leaves_what_it_printed_and_a_silent_one_nothing() {
+fn a_successful_function_leaves_a_log_and_a_silent_one_does_not() {
     let case = Case::new(
         "chatty: { command: [sh, -c, 'echo first >&2; printf last >&2'] }
          silent: { command: ['true'] }",
@@ -67,7 +67,7 @@ fn a_function_that_succeeds_leaves_what_it_printed_and_a_silent_one_nothing() {
 }
 
 #[test]
-fn what_was_printed_is_there_when_dflow_is_killed() {
+fn logs_survive_the_kill_of_dflow() {
     let case = Case::new("a: { command: [sh, -c, 'printf begun >&2; read line < GATE'] }", "{ o: a.out }");
     let _gate = case.gate();
     let options = recorded(&case);
@@ -82,7 +82,7 @@ fn what_was_printed_is_there_when_dflow_is_killed() {
 }
 
 #[test]
-fn a_failure_shows_the_last_lines_names_the_file_and_says_why_attempts_failed() {
+fn a_failure_shows_the_last_lines_the_file_and_why_attempts_failed() {
     let script = "read x; seq 1 100 >&2; [ $x = good ] || exit 3";
     let case = Case::with_header(
         "inputs: { files: { parts: files } }",
@@ -141,7 +141,7 @@ fn an_exit_status_can_be_declared_a_success() {
 }
 
 #[test]
-fn a_command_that_seeks_in_a_pipe_is_told_to_keep_it() {
+fn the_error_of_a_command_that_seeks_in_a_pipe_suggests_keep() {
     let case = Case::with_header(
         "inputs: [text]",
         "a: { command: [sh, -c, 'echo \"tool: Illegal seek\" >&2; exit 1'], inputs: { t: inputs.text } }",
@@ -185,7 +185,7 @@ fn a_record_that_cannot_be_written_is_a_note() {
 }
 
 #[test]
-fn lines_are_shown_as_they_come() {
+fn lines_are_shown_live() {
     let case = Case::new(
         "a: { command: [sh, -c, 'printf \"one\\n\\033[31mtwo\" >&2; read line < GATE; echo >&2'] }",
         "{ o: a.out }",
@@ -244,7 +244,7 @@ fn logs_are_followed_until_the_run_is_over() {
 }
 
 #[test]
-fn what_a_function_prints_on_another_node_is_kept_by_the_driver() {
+fn the_driver_keeps_the_output_of_functions_on_other_nodes() {
     let case = Case::new(
         "far: { command: [sh, -c, 'echo begun >&2; yes | head -c 20000000 >&2; echo done >&2; exit 5'] }",
         "{ o: far.out }",
@@ -260,7 +260,7 @@ fn what_a_function_prints_on_another_node_is_kept_by_the_driver() {
 }
 
 #[test]
-fn the_log_of_dflow_says_what_happens() {
+fn the_log_of_dflow_reports_events() {
     let case =
         Case::new("a: { command: [sh, -c, 'test -e MARK || { touch MARK; exit 4; }'], retries: 1 }", "{ o: a.out }");
     case.replace("test -e MARK", &format!("cd {}; test -e MARK", case.path("").display()));

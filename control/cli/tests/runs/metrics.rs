@@ -73,7 +73,7 @@ fn parse(text: &str) -> BTreeMap<String, f64> {
 }
 
 #[test]
-fn a_scrape_while_a_run_goes_on() {
+fn a_scrape_during_a_run() {
     const LENGTH: u64 = 2_000_000;
     let cluster = Cluster::with_options(&["b"], &["--metrics", "127.0.0.1:0", "--slots", "3", "--memory", "64MiB"]);
     let address = cluster.metrics("b");
@@ -134,7 +134,7 @@ fn a_scrape_while_a_run_goes_on() {
 }
 
 #[test]
-fn who_is_refused_is_counted() {
+fn refused_connections_are_counted() {
     let mut cluster = Cluster::without_workers(&["a", "b"]);
     cluster.start("b", &["--metrics", "127.0.0.1:0"]);
     let metrics = cluster.metrics("b");
@@ -160,7 +160,7 @@ fn who_is_refused_is_counted() {
 }
 
 #[test]
-fn what_is_no_scrape() {
+fn requests_that_are_not_scrapes() {
     let cluster = Cluster::with_options(&["b"], &["--metrics", "127.0.0.1:0"]);
     let address = cluster.metrics("b");
     let (status, _, body) = request(&address, "GET / HTTP/1.1\r\nHost: worker\r\n\r\n");

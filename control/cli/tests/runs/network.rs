@@ -1,4 +1,4 @@
-//! A network of the tests' own: every node in a network namespace, on a cable of its own to one switch.
+//! A network for the tests: every node is in a network namespace with its own cable to one switch.
 
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -43,37 +43,37 @@ impl Network {
 
     /// A program that runs on a node.
     pub fn command(&self, node: &str, program: &str) -> Command {
-        // Other than 'ip netns exec' this leaves the mounts as they are, and with them the cgroups.
+        // Unlike 'ip netns exec', this leaves the mounts unchanged, including the cgroups.
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/run/netns/{}", self.namespace(node))).arg(program);
         command
     }
 
-    /// The cable of a node carries no more than so many bytes a second in each direction.
+    /// Limits the cable of a node to this many bytes a second in each direction.
     pub fn cap(&self, node: &str, bytes_per_second: u64) {
         let limit = format!("root tbf rate {}bit burst 64kb latency 50ms", bytes_per_second * 8);
         tool("tc", &format!("-n {} qdisc add dev net {limit}", self.namespace(node)));
         tool("tc", &format!("-n {} qdisc add dev to-{node} {limit}", self.switch));
     }
 
-    /// Two nodes cannot reach each other any more; everybody else reaches both.
+    /// Disconnects two nodes from each other; all other nodes reach both.
     pub fn part(&self, one: &str, other: &str) {
         self.silence(one, other, true);
         self.silence(other, one, true);
     }
 
-    /// A node answers another no more, or again; what the other sends leaves.
+    /// Blocks or unblocks packets in one direction, from one node to another.
     pub fn silence(&self, from: &str, to: &str, silent: bool) {
         let what = if silent { "add" } else { "delete" };
         ip(&format!("-n {} route {what} blackhole {}/32", self.namespace(from), self.address(to)));
     }
 
-    /// The cable of a node is pulled, or put in again.
+    /// Unplugs the cable of a node, or plugs it in again.
     pub fn plug(&self, node: &str, plugged: bool) {
         ip(&format!("-n {} link set to-{node} {}", self.switch, if plugged { "up" } else { "down" }));
     }
 
-    /// How many bytes a node has sent on its cable so far, headers and all.
+    /// The number of bytes that a node has sent on its cable, including headers.
     pub fn sent(&self, node: &str) -> u64 {
         let output = self.command(node, "cat").arg("/proc/net/dev").output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();

@@ -1,4 +1,4 @@
-//! Nodes of a cluster on this machine: real workers that the test starts and ends, and looks into.
+//! Nodes of a cluster on this machine: real workers that the test starts, ends and inspects.
 
 use crate::network::Network;
 use crate::support::{Case, MARK, Ran, Running, eventually, marked};
@@ -10,10 +10,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
-/// [`Cluster::silence`], unless a test wants another.
+/// The default of [`Cluster::silence`].
 const SILENCE: &str = "2s";
 
-/// [`Cluster::rdma`], so that the tests mean the same on a machine that has it.
+/// The default of [`Cluster::rdma`], so that the tests behave the same on a machine with RDMA.
 const RDMA: &[&str] = &["--rdma", "off"];
 
 /// A cluster whose node `a` drives the runs; every other node has a worker.
@@ -21,11 +21,11 @@ pub struct Cluster {
     dir: tempfile::TempDir,
     mark: String,
     workers: Vec<Worker>,
-    /// Where the nodes are; without it they are all on this machine's loopback.
+    /// The network of the nodes; without one, they are all on this machine's loopback.
     network: Option<Network>,
-    /// After so long without a sign of life a node is lost.
+    /// The silence limit, after which a node is lost.
     silence: &'static str,
-    /// What every node is told of RDMA.
+    /// The value of `--rdma` for every node.
     rdma: &'static [&'static str],
 }
 
@@ -36,7 +36,7 @@ pub struct Worker {
     metrics: String,
     child: Child,
     mark: String,
-    /// Sockets and shared memory that it had open when it began.
+    /// The number of sockets and shared memory files that it had open at its start.
     idle: usize,
 }
 
@@ -55,7 +55,7 @@ impl Cluster {
         cluster
     }
 
-    /// The same, and no node is told anything of RDMA.
+    /// Like [`Cluster::new`], but without `--rdma` for any node.
     pub fn by_default(nodes: &[&str]) -> Self {
         let mut cluster = Self::without_workers(&[&["a"], nodes].concat());
         cluster.rdma = &[];
@@ -65,7 +65,7 @@ impl Cluster {
         cluster
     }
 
-    /// The same as [`Cluster::with_options`], each node in its place in a network, which has one for `a`, too.
+    /// Like [`Cluster::with_options`], with each node, including `a`, in a network.
     pub fn in_network(network: Network, nodes: &[&str], options: &[&str]) -> Self {
         let mut cluster = Self::without_workers(&[&["a"], nodes].concat());
         cluster.network = Some(network);
@@ -75,13 +75,13 @@ impl Cluster {
         cluster
     }
 
-    /// Nodes of later runs are lost only after this time.
+    /// Sets the silence limit of later runs.
     pub fn with_silence(mut self, silence: &'static str) -> Self {
         self.silence = silence;
         self
     }
 
-    /// The network that it was given.
+    /// Its network.
     pub fn network(&self) -> &Network {
         self.network.as_ref().unwrap()
     }
@@ -128,7 +128,7 @@ impl Cluster {
         identity
     }
 
-    /// A node whose certificate has expired since it was started: this process is it.
+    /// A node in this process whose certificate has expired since its start.
     pub fn listen_expired(&self, node: &str) -> QuicNode {
         let identity = self.issue(node, -2, -1);
         QuicNode::bind("127.0.0.1:0".parse().unwrap(), &identity, QuicSettings::default()).unwrap().0
@@ -146,13 +146,13 @@ impl Cluster {
         self.launch(node, &identity, &[], "info", environment);
     }
 
-    /// Starts the worker of a node, which logs at this level.
+    /// Starts the worker of a node with this log level.
     pub fn start_logging(&mut self, node: &str, level: &str) {
         let identity = self.identity(node);
         self.launch(node, &identity, &[], level, &[]);
     }
 
-    /// Starts a worker that is to be taken for `node`, whatever its identity says.
+    /// Starts a worker at the place of `node`, with another identity.
     pub fn start_as(&mut self, node: &str, identity: &Path, options: &[&str]) {
         self.launch(node, identity, options, "info", &[]);
     }
@@ -192,13 +192,13 @@ impl Cluster {
         self.workers.push(worker);
     }
 
-    /// The program, where a node is.
+    /// The program, in the network namespace of a node.
     fn dflow(&self, node: &str) -> Command {
         let program = env!("CARGO_BIN_EXE_dflow");
         self.network.as_ref().map_or_else(|| Command::new(program), |network| network.command(node, program))
     }
 
-    /// `dflow run` on node `a`, which is told of the others.
+    /// `dflow run` on node `a`, with the other nodes as arguments.
     pub fn command(&self, case: &Case, places: &[&str], more: &[&str]) -> Command {
         let args = self.args(places);
         let args: Vec<&str> = args.iter().map(String::as_str).chain(more.iter().copied()).collect();
@@ -207,7 +207,7 @@ impl Cluster {
         command
     }
 
-    /// What the worker of a node has logged.
+    /// The log of the worker of a node.
     pub fn log(&self, node: &str) -> String {
         std::fs::read_to_string(self.path(node)).unwrap()
     }
@@ -216,17 +216,17 @@ impl Cluster {
         self.workers.iter_mut().find(|worker| worker.name == node).unwrap()
     }
 
-    /// Where the worker of a node listens.
+    /// The address on which the worker of a node listens.
     pub fn address(&self, node: &str) -> String {
         self.workers.iter().find(|worker| worker.name == node).unwrap().address.clone()
     }
 
-    /// Where the worker of a node serves metrics.
+    /// The address on which the worker of a node serves metrics.
     pub fn metrics(&self, node: &str) -> String {
         self.workers.iter().find(|worker| worker.name == node).unwrap().metrics.clone()
     }
 
-    /// What `dflow run` is told about the nodes and where functions are to run.
+    /// The arguments of `dflow run` for the nodes and the placement of functions.
     pub fn args(&self, places: &[&str]) -> Vec<String> {
         let mut args: Vec<String> =
             self.rdma.iter().copied().chain(["--silence", self.silence]).map(str::to_owned).collect();
@@ -238,7 +238,7 @@ impl Cluster {
         args
     }
 
-    /// Runs a case on the nodes; afterwards nothing of it is left on any of them.
+    /// Runs a case on the nodes, and checks that nothing of it is left on any of them.
     pub fn run(&self, case: &Case, places: &[&str], more: &[&str]) -> Ran {
         let ran = case.finish(self.command(case, places, more).output().unwrap());
         self.assert_idle();
@@ -250,12 +250,12 @@ impl Cluster {
         self.spawn_with(case, places, &[])
     }
 
-    /// The same, with more options.
+    /// Starts a run of a case on the nodes, with more options.
     pub fn spawn_with(&self, case: &Case, places: &[&str], more: &[&str]) -> Running {
         Running::start(self.command(case, places, more))
     }
 
-    /// How many functions run on the workers.
+    /// The number of functions that run on the workers.
     pub fn probes(&self) -> usize {
         marked(&self.mark).iter().filter(|(_, name)| name.starts_with("dflow-probe")).count()
     }
@@ -348,7 +348,7 @@ impl Cluster {
         worker.child.wait().unwrap();
     }
 
-    /// Gives up the worker of a node, which ends.
+    /// Takes the worker of a node out of the cluster. It ends when it is dropped.
     pub fn take(&mut self, node: &str) -> Worker {
         let index = self.workers.iter().position(|worker| worker.name == node).unwrap();
         self.workers.remove(index)

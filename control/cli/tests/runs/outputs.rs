@@ -1,4 +1,4 @@
-//! The output folder: what a run may replace, where it can be, and what a run that was killed leaves.
+//! The output directory: which files a run may replace, where it can be, and what a killed run leaves.
 
 use crate::support::{Case, eventually};
 use std::path::Path;
@@ -8,7 +8,7 @@ fn hello() -> Case {
     Case::with_header("params: { word: hello }", "a: { command: [echo, '{params.word}'] }", "{ o: a.out }")
 }
 
-/// Shell commands in the folder of the case, in mount points of their own; `$D` runs dflow.
+/// Runs shell commands in the directory of the case, in a separate mount namespace; `$D` runs dflow.
 fn in_shell(case: &Case, script: &str) -> Output {
     let program = format!("{} run", env!("CARGO_BIN_EXE_dflow"));
     let shell = ["-m", "sh", "-ec", script];
@@ -32,7 +32,7 @@ fn a_hidden_neighbour_with_a_result_is_not_removed() {
 }
 
 #[test]
-fn files_of_others_and_results_of_other_calls_are_refused_before_anything_runs() {
+fn foreign_files_and_results_of_other_calls_are_refused_before_anything_runs() {
     let case = hello();
     case.run(&[]).succeeded();
     let other = case.run(&["--param", "word=bye"]);
@@ -54,13 +54,13 @@ fn a_mount_point_is_filled_from_within() {
     let script =
         "mkdir v; mount -t tmpfs t v; $D case.yaml -o v >/dev/null; $D case.yaml -o v >/dev/null; cat v/o; ls -A v";
     assert_eq!(said(&in_shell(&case, script)), "hello\n.dflow-result\no\n");
-    // Also one of the same filesystem, whose device number does not tell.
+    // Also a bind mount of the same filesystem, which has the same device number.
     let script = "mkdir w x; mount --bind x w; $D case.yaml -o w >/dev/null; $D case.yaml -o w >/dev/null; ls -A w x";
     assert_eq!(said(&in_shell(&case, script)), "w:\n.dflow-result\no\n\nx:\n.dflow-result\no\n");
 }
 
 #[test]
-fn a_folder_below_one_in_which_nothing_can_be_created() {
+fn an_output_directory_below_a_read_only_one() {
     let case = hello();
     let script = "mkdir -p ro/t; mount -t tmpfs t ro; mkdir ro/t; mount --bind ro/t ro/t; mount -o remount,ro,bind ro ro; \
                   $D case.yaml -o ro/t >/dev/null; cat ro/t/o; ! $D case.yaml -o ro/u 2>&1";
@@ -69,7 +69,7 @@ fn a_folder_below_one_in_which_nothing_can_be_created() {
 }
 
 #[test]
-fn the_current_folder_shows_the_outputs() {
+fn the_current_directory_shows_the_outputs() {
     let case = hello();
     let script = "mkdir q; cd q; $D ../case.yaml -o . >/dev/null; cat o; $D ../case.yaml -o ../q >/dev/null; ls -A";
     assert_eq!(said(&in_shell(&case, script)), "hello\n.dflow-result\no\n");
@@ -117,7 +117,7 @@ fn an_output_that_is_removed_while_the_run_goes_on_is_missed() {
 }
 
 #[test]
-fn what_a_killed_run_has_left_is_named_and_then_removed_by_a_run_of_another_folder() {
+fn leftovers_of_a_killed_run_are_named_and_removed_by_another_run() {
     let case = Case::new("a: { command: [sh, -c, 'echo begun; read line < GATE'] }", "{ o: a.out }");
     let mut gate = case.gate();
     let killed = case.path("dflow-out/killed").display().to_string();
@@ -147,12 +147,12 @@ fn a_single_output_to_standard_output() {
     let case = hello();
     let text = said(&in_shell(&case, "$D case.yaml -o - 2>err; grep -c succeeded err; ls"));
     assert_eq!(text, "hello\n1\ncase.yaml\nerr\n");
-    // Who reads no further than the first line ends nobody, and the run has succeeded.
+    // A reader that stops after the first line does not fail the run.
     let many = Case::new("a: { command: [seq, 1000000] }", "{ o: a.out }");
     let script =
         "($D case.yaml -o - 2>err; echo $? >status) | head -n 1; while ! test -s status; do :; done; cat status";
     assert_eq!(said(&in_shell(&many, script)), "1\n0\n");
-    // Nothing of an attempt that failed is written.
+    // Nothing of a failed attempt is written.
     let retried = Case::new(
         "a: { command: [sh, -c, 'echo once; test -e second && exit; touch second; exit 1'], retries: { count: 1, backoff: 1ms } }",
         "{ o: a.out }",
@@ -174,7 +174,7 @@ fn standard_output_takes_one_output() {
     );
     let output = in_shell(&parts, "$D case.yaml -o -");
     let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.code() == Some(2) && text.contains("'o', which is a folder of parts"), "{text}");
+    assert!(output.status.code() == Some(2) && text.contains("'o', which is a directory of parts"), "{text}");
     let json = in_shell(&two, "$D case.yaml -o - --format json");
     assert_eq!(json.status.code(), Some(2));
 }

@@ -1,11 +1,11 @@
-//! `dflow doctor --peer`: what is between two nodes, and why there is nothing between them.
+//! `dflow doctor --peer`: the connection between two nodes, and reasons for its absence.
 
 use crate::nodes::Cluster;
 use serde_json::Value;
 use std::net::UdpSocket;
 use std::process::Command;
 
-/// Exit status and report of a look at these peers by node a.
+/// The exit status and report of node a examining these peers.
 fn look(cluster: &Cluster, peers: &[(&str, &str)]) -> (Option<i32>, Value) {
     let output = Command::new(env!("CARGO_BIN_EXE_dflow"))
         .args(["doctor", "--format", "json", "--rdma", "off", "--identity"])
@@ -19,7 +19,7 @@ fn look(cluster: &Cluster, peers: &[(&str, &str)]) -> (Option<i32>, Value) {
     (output.status.code(), report)
 }
 
-/// Looks at what answers as b: it cannot be used, for this cause, and the text has these words.
+/// Examines the peer that answers as b: it cannot be used, for this cause, and the text has these words.
 #[track_caller]
 fn assert_unusable(cluster: &Cluster, address: &str, cause: &str, words: &[&str]) {
     let (code, report) = look(cluster, &[("b", address)]);
@@ -58,12 +58,12 @@ fn a_node_that_works() {
     }
     let peer = &report["peers"][0];
     assert_eq!((&peer["certificate_days"], &peer["slots"]), (&30.into(), &3.into()), "{peer:#}");
-    // Nothing is left of it: no connection, no memory.
+    // It leaves nothing behind: no connection, no memory.
     cluster.assert_idle();
 }
 
 #[test]
-fn a_certificate_that_is_about_to_expire_is_told() {
+fn a_certificate_that_expires_soon_is_reported() {
     let mut cluster = Cluster::without_workers(&["a"]);
     cluster.issue("b", -1, 10);
     cluster.start("b", &[]);
@@ -77,9 +77,9 @@ fn a_certificate_that_is_about_to_expire_is_told() {
 }
 
 #[test]
-fn what_keeps_two_nodes_apart_is_told_with_its_remedy() {
+fn reasons_for_failed_connections_are_reported_with_remedies() {
     let mut cluster = Cluster::without_workers(&["a", "b", "c"]);
-    // Whoever is there does not answer, as behind a firewall; then nobody is there.
+    // First a peer that does not answer, as behind a firewall; then no peer at all.
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = silent.local_addr().unwrap().to_string();
     assert_unusable(&cluster, &address, "silence", &["no answer within", "firewall"]);
@@ -109,7 +109,7 @@ fn what_keeps_two_nodes_apart_is_told_with_its_remedy() {
 }
 
 #[test]
-fn calls_that_cannot_work() {
+fn invalid_arguments() {
     let cluster = Cluster::without_workers(&["a"]);
     let doctor = |args: &[&str]| {
         let output = Command::new(env!("CARGO_BIN_EXE_dflow")).arg("doctor").args(args).output().unwrap();
@@ -124,5 +124,5 @@ fn calls_that_cannot_work() {
     let (code, text) = doctor(&["--identity", &missing, "--peer", "b=127.0.0.1:1"]);
     assert!(code == Some(2) && text.contains("node.pem"), "{text}");
     let (code, _) = doctor(&["--rdma", "nosuch0"]);
-    assert_eq!(code, Some(1), "what was named is not there");
+    assert_eq!(code, Some(1), "the named device does not exist");
 }

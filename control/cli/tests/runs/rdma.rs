@@ -1,12 +1,12 @@
-//! RDMA as it is without a word about it, `auto`, where there is none: no device has the address of the loopback, and
-//! `dflow` may have been built without the feature `rdma`. `tests/machines` runs where there is some.
+//! `--rdma auto`, the default, without usable RDMA: no device has the address of the loopback, and `dflow` may have been
+//! built without the feature `rdma`. `tests/machines` runs with RDMA.
 
 use crate::nodes::Cluster;
 use crate::support::{Case, doctor, test_bytes};
 use serde_json::Value;
 use std::process::Command;
 
-/// Why there is none.
+/// Asserts the reason why there is no RDMA.
 #[track_caller]
 fn assert_reason(why: &Value) {
     let why = why.as_str().unwrap_or_else(|| panic!("no reason: {why}"));
@@ -19,7 +19,7 @@ fn assert_reason(why: &Value) {
 }
 
 #[test]
-fn streams_go_by_quic_and_the_run_says_why() {
+fn streams_use_quic_and_the_run_reports_the_reason() {
     const LENGTH: u64 = 3_000_000;
     let case = Case::new(
         &format!(
@@ -38,7 +38,7 @@ fn streams_go_by_quic_and_the_run_says_why() {
 }
 
 #[test]
-fn doctor_says_why_of_this_machine_and_of_a_peer() {
+fn doctor_reports_the_reason_for_this_machine_and_a_peer() {
     let mut cluster = Cluster::by_default(&["b"]);
     let address = cluster.worker("b").address.clone();
     let output = Command::new(env!("CARGO_BIN_EXE_dflow"))
@@ -55,6 +55,6 @@ fn doctor_says_why_of_this_machine_and_of_a_peer() {
         let finding = &doctor(":", &[])["RDMA"];
         assert_eq!(finding["state"], "fair", "{finding}");
         assert_reason(&finding["text"]);
-        assert!(finding["text"].as_str().unwrap().contains("streams between nodes go by QUIC"), "{finding}");
+        assert!(finding["text"].as_str().unwrap().contains("streams between nodes use QUIC"), "{finding}");
     }
 }

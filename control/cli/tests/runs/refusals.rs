@@ -1,4 +1,4 @@
-//! Nodes that do not belong to a cluster, and calls that cannot work: each is refused before anything starts.
+//! Nodes that do not belong to a cluster, and invalid arguments: each is refused before anything starts.
 
 use crate::nodes::Cluster;
 use crate::support::{Case, Ran};
@@ -24,7 +24,7 @@ fn dflow(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_dflow")).args(args).output().unwrap()
 }
 
-/// Runs it on whatever answers as b.
+/// Runs it on the node that answers as b.
 fn run_on_b(cluster: &Cluster) -> Ran {
     let case = case();
     let ran = cluster.run(&case, &["s=b"], &[]);
@@ -57,7 +57,7 @@ fn a_driver_whose_certificate_has_expired() {
     let own = cluster.identity("a").display().to_string();
     run_on_b(&cluster).refused(&["node a", &own, "expired 1 day ago", "dflow cluster add DIR --node a"]);
     assert_eq!(cluster.log("b"), "", "it concerns no other node");
-    // One that tries it all the same is not let in.
+    // A driver that tries anyway is refused.
     let output = dflow(&["doctor", "--identity", &own, "--peer", &format!("b={}", cluster.address("b"))]);
     assert_eq!(output.status.code(), Some(1));
     let log = cluster.log("b");
@@ -65,7 +65,7 @@ fn a_driver_whose_certificate_has_expired() {
 }
 
 #[test]
-fn a_worker_says_at_once_that_its_certificate_does_not_hold() {
+fn a_worker_with_an_invalid_certificate_does_not_start() {
     let cluster = Cluster::without_workers(&["b"]);
     let identity = cluster.identity("b").display().to_string();
     for (from, until, expected) in [(-3, -2, "expired 2 days ago"), (2, 9, "does not hold before 1 day from now")] {
@@ -97,7 +97,7 @@ fn certificates_that_expire_soon_are_announced() {
 }
 
 #[test]
-fn an_rdma_device_that_is_named_and_is_not_there() {
+fn a_named_rdma_device_that_does_not_exist() {
     let cluster = Cluster::new(&["b"]);
     let expected = ["'nosuch0'", "--rdma", "no RDMA device"];
     let ran = run_with(&cluster, &["--with", &format!("b={}", cluster.address("b")), "--rdma", "nosuch0"]);
@@ -107,7 +107,7 @@ fn an_rdma_device_that_is_named_and_is_not_there() {
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{text}");
     assert!(expected.iter().all(|word| text.contains(word)), "{text}");
-    // Alone it uses none.
+    // Without other nodes, it uses no RDMA.
     case().run(&["--rdma", "nosuch0"]).succeeded();
 }
 
@@ -120,18 +120,18 @@ fn a_worker_with_another_name() {
     assert!(log.contains("refused a connection"), "{log}");
 }
 
-/// What it says is what `dflow doctor --peer` says.
+/// The error is the same as that of `dflow doctor --peer`.
 #[test]
-fn an_address_where_nobody_listens() {
+fn an_address_without_a_listener() {
     let cluster = Cluster::without_workers(&["a", "b"]);
-    // Somebody is there who does not answer, and then nobody.
+    // First a listener that does not answer, then none.
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = silent.local_addr().unwrap().to_string();
     let own = cluster.identity("a").display().to_string();
     for (silent, help) in [(Some(silent), "a firewall has to let UDP port"), (None, "start 'dflow worker' on b")] {
         let start = Instant::now();
         let ran = run_with(&cluster, &["--with", &format!("b={address}"), "--place", "s=b", "--silence", "1s"]);
-        // It is called for five seconds, and once more if that is just not over.
+        // It is dialed for five seconds, and once more if that time has not quite ended.
         assert!(start.elapsed() < Duration::from_secs(8), "it took {:?}", start.elapsed());
         ran.refused(&["node b", &address, "help: ", help]);
         assert!(ran.report["error"]["help"][0].as_str().unwrap().contains(help), "{}", ran.report);
@@ -144,7 +144,7 @@ fn an_address_where_nobody_listens() {
 }
 
 #[test]
-fn nodes_that_get_nothing_to_do_are_told() {
+fn nodes_without_functions_are_named() {
     let cluster = Cluster::new(&["b", "c"]);
     let case = case();
     let ran = cluster.run(&case, &[], &[]);
@@ -191,7 +191,7 @@ fn nodes_that_are_named_twice_or_are_the_driver_itself() {
 }
 
 #[test]
-fn an_identity_that_is_not_there() {
+fn a_missing_identity() {
     let cluster = Cluster::without_workers(&["a"]);
     let case = case();
     let missing = cluster.path("nowhere").display().to_string();
@@ -200,14 +200,14 @@ fn an_identity_that_is_not_there() {
 }
 
 #[test]
-fn packets_that_are_none_do_not_fill_the_log() {
+fn invalid_packets_do_not_fill_the_log() {
     let mut cluster = Cluster::without_workers(&["a", "b"]);
     cluster.start_logging("b", "debug");
     let address = cluster.address("b");
     let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
     let mut packet = [0u8; 1200];
     for number in 0..300u32 {
-        // What begins like a connection, and what begins like the middle of one.
+        // Packets that look like the start of a connection, and packets that look like the middle of one.
         packet[..5].copy_from_slice(if number % 2 == 0 { &[0xc3, 0, 0, 0, 1] } else { &[0x40; 5] });
         packet[6..10].copy_from_slice(&number.to_le_bytes());
         stranger.send_to(&packet, &address).unwrap();

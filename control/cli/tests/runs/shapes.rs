@@ -1,4 +1,4 @@
-//! The shapes that a workflow can have, by data, by control flow and with one slot.
+//! Shapes of workflows, invoked by data, by control flow and with one slot.
 
 use crate::support::{Case, switch_on_what_was_written, test_bytes};
 
@@ -52,7 +52,7 @@ fn a_candidate_that_fails_leaves_the_race_to_the_others() {
 }
 
 #[test]
-fn an_empty_folder_is_a_foreach_without_instances() {
+fn an_empty_directory_is_a_foreach_without_instances() {
     let case = Case::with_header(
         "inputs: { files: { parts: files } }",
         "each: { command: [cat], foreach: inputs.files }

@@ -1,10 +1,10 @@
-//! How runs end before their time: signals, time to clean up, limits of time, and programs that live on.
+//! Early ends of runs: signals, time to clean up, time limits, and programs that live on.
 
 use crate::support::{Case, Ran, Running, eventually};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// A shell that writes its process id into the file `mark`, waits, and does something at SIGTERM. A process of its own
-/// waits: a shell that has forked, but not run a program yet, drops signals for which it has a handler.
+/// A shell that writes its process id to the file `mark`, waits, and runs a command at SIGTERM. A separate process waits: a
+/// shell that has forked but not yet run a program drops signals for which it has a handler.
 fn at_term(what: &str, settings: &str) -> Case {
     let case = Case::new(
         &format!(
@@ -15,7 +15,7 @@ fn at_term(what: &str, settings: &str) -> Case {
     here(case)
 }
 
-/// Puts the folder of the case where its file says HERE.
+/// Replaces HERE in the workflow file by the directory of the case.
 fn here(case: Case) -> Case {
     let text = std::fs::read_to_string(case.path("case.yaml")).unwrap();
     let folder = case.path("").display().to_string();
@@ -56,7 +56,7 @@ fn each_signal_has_its_status_and_functions_clean_up() {
 }
 
 #[test]
-fn what_does_not_clean_up_in_time_is_killed() {
+fn a_function_that_does_not_clean_up_in_time_is_killed() {
     for settings in ["grace: 300ms", "grace: 0s"] {
         let case = at_term("", settings);
         let run = case.spawn(&[]);
@@ -69,7 +69,7 @@ fn what_does_not_clean_up_in_time_is_killed() {
 #[test]
 fn a_second_signal_ends_everything_at_once() {
     let case = at_term("echo > HERE/told", "grace: 1h");
-    // The shell goes on to wait after its handler, for a process that is not told.
+    // After its handler, the shell continues to wait for a process that gets no signal.
     case.replace("& wait; wait'", "& wait; exec sleep 1000'");
     for (first, second) in [(Signal::INT, Signal::INT), (Signal::TERM, Signal::INT)] {
         let run = case.spawn(&[]);
@@ -97,7 +97,7 @@ fn a_signal_that_was_ignored_stays_ignored() {
     let run = Running::start(case.limited("trap '' HUP", &[]));
     started(&case);
     send(&run, Signal::HUP);
-    // This one it hears, after the one before.
+    // This signal is not ignored, and arrives after the ignored one.
     kill_process(Pid::from_raw(run.id().cast_signed()).unwrap(), Signal::CONT).unwrap();
     gate.open();
     case.finish(run.wait()).succeeded();
@@ -107,7 +107,7 @@ fn a_signal_that_was_ignored_stays_ignored() {
 }
 
 #[test]
-fn time_in_which_a_function_waits_does_not_count_but_for_its_deadline() {
+fn waiting_counts_only_towards_the_deadline() {
     let case = Case::new(
         "gen: { command: [sh, -c, 'echo one; sleep 1; echo two'] }
          a: { program: dflow-probe, inputs: { i: gen.out }, outputs: [o], timeout: 300ms }",
@@ -121,7 +121,7 @@ fn time_in_which_a_function_waits_does_not_count_but_for_its_deadline() {
 }
 
 #[test]
-fn a_time_out_says_what_was_counted() {
+fn a_timeout_reports_the_counted_time() {
     let case = Case::new(
         "gen: { command: [sh, -c, 'echo one; sleep 1; echo two'] }
          a: { program: dflow-probe, inputs: { i: gen.out }, outputs: [o], timeout: 300ms, params: { fail: hang, fail_at: 8 } }",
@@ -132,7 +132,7 @@ fn a_time_out_says_what_was_counted() {
 }
 
 #[test]
-fn what_has_ended_while_dflow_was_stopped_is_not_timed_out() {
+fn a_function_that_ended_while_dflow_was_stopped_is_not_timed_out() {
     let case = here(Case::new(
         "a: { command: [sh, -c, 'echo > HERE/mark; read line < GATE; echo done'], timeout: 2s }",
         "{ o: a.out }",
@@ -147,14 +147,14 @@ fn what_has_ended_while_dflow_was_stopped_is_not_timed_out() {
     };
     eventually("dflow does not stop", is_stopped);
     gate.open();
-    // Past the limit, whose clock must not run meanwhile.
+    // Longer than the limit, whose clock must not run in this time.
     std::thread::sleep(std::time::Duration::from_millis(2500));
     send(&run, Signal::CONT);
     case.finish(run.wait()).succeeded();
 }
 
 #[test]
-fn a_function_that_lives_on_when_it_can_do_nothing_more_is_ended() {
+fn a_function_that_lives_on_without_its_channel_is_ended() {
     for (how, words) in [
         ("close", &["it closed its channel to dflow, and it did not end within 1s"][..]),
         ("shut-read", &["it closed its channel to dflow"]),
@@ -164,7 +164,7 @@ fn a_function_that_lives_on_when_it_can_do_nothing_more_is_ended() {
         ("silent", &["it has not become a dflow function within 400ms", "dflow_function::run", "start_timeout"]),
     ] {
         let settings = format!("outputs: [o], env: {{ PROBE_HOSTILE: {how} }}, grace: 1s, start_timeout: 400ms");
-        // Only one that is silent is not ready in time.
+        // Only the silent one misses its start timeout.
         let settings = if how == "silent" { settings } else { settings.replace("400ms", "60s") };
         let case = Case::new(&format!("a: {{ program: dflow-probe, {settings} }}"), "{ o: a.o }");
         case.run(&[]).failed("a", words);
@@ -172,7 +172,7 @@ fn a_function_that_lives_on_when_it_can_do_nothing_more_is_ended() {
 }
 
 #[test]
-fn a_program_that_is_no_function_and_does_not_end() {
+fn a_program_that_is_not_a_function_and_does_not_end() {
     let case = here(Case::new("a: { program: HERE/script, outputs: [o], start_timeout: 300ms }", "{ o: a.o }"));
     let script = case.path("script");
     std::fs::write(&script, "#!/bin/sh\nexec sleep 1000\n").unwrap();
@@ -202,14 +202,14 @@ fn a_process_that_holds_the_output_of_a_program_that_has_ended_is_named_and_hold
 
 #[test]
 fn the_time_of_a_command_is_that_of_its_program() {
-    // The adapter waits for more input all the time. The program computes, which counts.
+    // The adapter waits for more input all the time, but the program computes, which counts.
     let case = Case::new(
         "gen: { command: [sh, -c, 'echo one; sleep 1000'] }
          a: { command: [sh, -c, 'read line; while :; do :; done'], inputs: [gen.out], timeout: 300ms }",
         "{ o: a.out }",
     );
     case.run(&["--slots", "2"]).failed("a", &["it timed out: it computed for"]);
-    // It waits for input, which does not.
+    // The program waits for input, which does not count.
     let case = Case::new(
         "gen: { command: [sh, -c, 'echo one; sleep 1; echo two'] }
          a: { command: [sh, -c, 'read line; read line; echo $line'], inputs: [gen.out], timeout: 300ms }",

@@ -1,4 +1,4 @@
-//! Runs the real `dflow` on workflows of the probe, and looks for what it leaves behind.
+//! Runs the real `dflow` on workflows of the probe, and checks that it leaves nothing behind.
 
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -10,26 +10,26 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// The variable with the mark of a case or a worker. It describes a node, so that functions have that of their node.
+/// The variable with the mark of a case or a worker. It describes a node, so functions get the value of their node.
 pub const MARK: &str = "HOSTNAME";
 
-/// A folder with a workflow file, and a mark that all processes of its runs carry.
+/// A directory with a workflow file, and a mark that all processes of its runs carry.
 pub struct Case {
     pub dir: tempfile::TempDir,
     mark: String,
 }
 
-/// What holds a command of a case until the test lets it go on.
+/// Blocks a command of a case until the test opens it.
 pub struct Gate(File);
 
 impl Gate {
-    /// To be kept until it has been passed: what nobody has read goes with it.
+    /// Opens the gate. Keep the gate until the command has passed it: dropping it discards unread bytes.
     pub fn open(&mut self) {
         self.0.write_all(b"go\n").unwrap();
     }
 }
 
-/// How a run went.
+/// The result of a run.
 pub struct Ran {
     pub code: Option<i32>,
     pub report: Value,
@@ -62,13 +62,13 @@ impl Case {
         std::fs::write(self.path("case.yaml"), text.replace(from, to)).unwrap();
     }
 
-    /// Makes a named pipe and puts its path where the workflow file says `GATE`: a command that reads a line of it waits
-    /// for [`Gate::open`].
+    /// Creates a named pipe and replaces `GATE` in the workflow file by its path: a command that reads a line of it waits for
+    /// [`Gate::open`].
     pub fn gate(&self) -> Gate {
         let path = self.path("gate");
         rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
         self.replace("GATE", path.to_str().unwrap());
-        // Open at both ends, this waits for nobody, and nobody waits for it.
+        // Opened for reading and writing, so that neither this open nor that of the command blocks.
         Gate(File::options().read(true).write(true).open(path).unwrap())
     }
 
@@ -101,7 +101,7 @@ impl Case {
         command
     }
 
-    /// `dflow` started by a shell that first does something to its own limits.
+    /// `dflow` started by a shell that first changes its own limits.
     pub fn limited(&self, limits: &str, args: &[&str]) -> Command {
         let mut command = Command::new("sh");
         command.arg("-c").arg(format!("{limits}; exec \"$@\"")).arg("sh").arg(env!("CARGO_BIN_EXE_dflow"));
@@ -109,10 +109,10 @@ impl Case {
         command
     }
 
-    /// Adds what every run of this case is told.
+    /// Adds the arguments and variables of every run of this case.
     pub fn prepare(&self, command: &mut Command, args: &[&str]) {
         command
-            // No test leaves records in the home of whoever runs it.
+            // Tests leave no records in the home directory.
             .env("DFLOW_LOGS", "none")
             .arg("run")
             .arg(self.path("case.yaml"))
@@ -131,7 +131,7 @@ impl Case {
         self.finish(self.command(args).output().unwrap())
     }
 
-    /// Reads what came of it, after checking that nothing is left behind.
+    /// Reads the result, after checking that nothing is left behind.
     pub fn finish(&self, output: Output) -> Ran {
         self.assert_nothing_left();
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -1,4 +1,4 @@
-//! Where functions run, what they see there, and which programs are found: the same on every node.
+//! The directory, environment and programs of functions: the same rules on every node.
 
 use crate::nodes::Cluster;
 use crate::support::{Case, Running};
@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Writes a script that anybody may execute.
+/// Writes an executable script.
 fn script(path: &Path, text: &str) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
@@ -16,7 +16,7 @@ fn script(path: &Path, text: &str) {
 }
 
 #[test]
-fn a_function_runs_in_the_folder_of_the_workflow_file_on_every_node() {
+fn a_function_runs_in_the_directory_of_the_workflow_file_on_every_node() {
     let case = Case::new(
         "here: { command: [./tools/show, data.txt] }
          there: { command: [./tools/show, data.txt] }
@@ -27,7 +27,7 @@ fn a_function_runs_in_the_folder_of_the_workflow_file_on_every_node() {
     std::fs::write(case.path("data.txt"), "data\n").unwrap();
     let cluster = Cluster::new(&["b"]);
     let mut command = cluster.command(&case, &["there=b"], &[]);
-    // Neither the folder of the call nor that of a worker has anything to do with it.
+    // Neither the caller's directory nor the worker's matters.
     let ran = case.finish(command.current_dir("/usr").output().unwrap());
     ran.succeeded();
     let dir = std::fs::canonicalize(case.dir.path()).unwrap();
@@ -38,15 +38,15 @@ fn a_function_runs_in_the_folder_of_the_workflow_file_on_every_node() {
 }
 
 #[test]
-fn a_working_directory_that_is_not_there_is_named_before_anything_starts() {
+fn a_missing_working_directory_is_named_before_anything_starts() {
     let case = Case::new("f: { command: [echo], dir: /no/such/folder }", "{ o: f.out }");
-    case.run(&[]).refused(&["function 'f'", "/no/such/folder", "'dir: /PATH'"]);
+    case.run(&[]).refused(&["function 'f'", "/no/such/directory", "'dir: /PATH'"]);
     let cluster = Cluster::new(&["b"]);
-    cluster.run(&case, &["f=b"], &[]).refused(&["node b", "function 'f'", "/no/such/folder", "copy the folder"]);
+    cluster.run(&case, &["f=b"], &[]).refused(&["node b", "function 'f'", "/no/such/directory", "copy the directory"]);
 }
 
 #[test]
-fn the_environment_is_that_of_the_call_except_for_what_describes_a_node() {
+fn the_environment_is_that_of_the_caller_except_for_variables_of_the_node() {
     let show = "printf '%s|' \"$CALL\" \"$FILE\" \"$OWN\" \"$HOME\" \"${OLDPWD-none}\" \"${DFLOW_LOG-none}\" \"${TMPDIR-none}\"";
     let case = Case::with_header(
         "env: { FILE: file, OWN: file }\nparams: { own: mine }",
@@ -81,7 +81,7 @@ fn a_program_is_looked_for_where_it_runs() {
 }
 
 #[test]
-fn without_a_path_programs_are_those_of_the_system() {
+fn without_path_programs_are_searched_for_in_usr_bin_and_bin() {
     let case = Case::new("f: { command: [tool] }", "{ o: f.out }");
     script(&case.path("tool"), "echo wrong");
     for path in [None, Some(""), Some(":."), Some("relative")] {
