@@ -1,4 +1,4 @@
-//! Everything that can be known to be wrong before a run starts.
+//! Checks everything that can be checked before a run starts.
 
 use crate::cluster::{ClusterError, ClusterSpec, certificate_warning, find_device, load_identity};
 use crate::input::{InputError, InputStream, Opener, SeenFile};
@@ -21,31 +21,31 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-/// A run as it is asked for.
+/// The specification of a run.
 #[derive(Clone, Debug)]
 pub struct RunSpec {
     /// The workflow.
     pub workflow: Arc<Workflow>,
-    /// The folder of the workflow file: on every node, functions run there unless the file says otherwise.
+    /// The directory of the workflow file: on every node, functions run there unless the file says otherwise.
     pub workflow_dir: PathBuf,
     /// Values of the workflow's parameters, complete.
     pub params: BTreeMap<String, String>,
     /// For each input of the workflow, by name, files and directories; `-` is the standard input.
     pub inputs: Vec<(String, Vec<PathBuf>)>,
-    /// Where the outputs go.
+    /// The destination of the outputs.
     pub output: OutputTarget,
-    /// What the node may use.
+    /// The resources of this node.
     pub options: NodeOptions,
-    /// What lets an instance start.
+    /// When instances start.
     pub invocation: Invocation,
-    /// Other nodes that take part.
+    /// The other nodes of the run.
     pub cluster: Option<ClusterSpec>,
-    /// What is kept of the run.
+    /// The record of the run.
     pub record: RecordOptions,
 }
 
 impl RunSpec {
-    /// The folder for the outputs; `None` if they go to standard output.
+    /// The directory for the outputs; `None` if they go to standard output.
     pub(crate) fn output_folder(&self) -> Result<Option<Target>, OutputError> {
         let OutputTarget::Folder { path, overwrite } = &self.output else { return Ok(None) };
         let call = Call::new(&self.workflow.name, &self.params, &self.inputs);
@@ -71,7 +71,7 @@ pub enum SetupError {
     /// The data of an input cannot be read.
     #[error(transparent)]
     Input(#[from] InputError),
-    /// A function's program is not there or cannot be executed.
+    /// A function's program does not exist or cannot be executed.
     #[error("the function '{function}' cannot run: {source}")]
     Program {
         /// The function.
@@ -79,16 +79,16 @@ pub enum SetupError {
         /// Why.
         source: ProgramError,
     },
-    /// The environment of the call is too large to be sent to other nodes.
+    /// The environment of `dflow run` is too large to be sent to other nodes.
     #[error(
         "the environment of this call has {bytes} bytes, and at most {MAX_ENVIRONMENT_BYTES} can be sent to the nodes of a \
          run: unset what the functions do not need ('env -u NAME dflow run …')"
     )]
     Environment {
-        /// The bytes of its names and values.
+        /// The size of its names and values, in bytes.
         bytes: usize,
     },
-    /// The outputs cannot be published where they are to go.
+    /// The outputs cannot be published at their destination.
     #[error(transparent)]
     Output(#[from] OutputError),
     /// The options do not fit the workflow.
@@ -111,7 +111,7 @@ pub enum SetupError {
         limit >> 10
     )]
     CgroupMemory {
-        /// The least limit of the cgroup and those above, in bytes.
+        /// The lowest limit of the cgroup and its ancestors, in bytes.
         limit: u64,
     },
     /// The limit of open files is too small for any run.
@@ -120,7 +120,7 @@ pub enum SetupError {
          more for each running instance; raise the limit with 'ulimit -n'"
     )]
     Descriptors {
-        /// The limit, as far as this process may raise it.
+        /// The hard limit.
         limit: u64,
     },
     /// The limit of the size of files is too small for any run.
@@ -133,24 +133,26 @@ pub enum SetupError {
         /// The limit, in bytes.
         limit: u64,
     },
-    /// Another node does not take part.
+    /// Another node cannot be used.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
     /// Metrics cannot be served.
-    #[error("cannot serve metrics on TCP {address}: {source}; choose another address or port, or stop what uses it")]
+    #[error(
+        "cannot serve metrics on TCP {address}: {source}; choose another address or port, or stop the program that uses it"
+    )]
     Metrics {
         /// The address.
         address: SocketAddr,
         /// Why not.
         source: std::io::Error,
     },
-    /// The launcher does not start.
+    /// The launcher cannot be started.
     #[error(transparent)]
     Launcher(#[from] dflow_launcher::Error),
-    /// The machine lacks something.
+    /// A system call failed.
     #[error("cannot {what}: {source}")]
     System {
-        /// What was tried.
+        /// The operation.
         what: &'static str,
         /// Why it failed.
         source: std::io::Error,
@@ -158,7 +160,7 @@ pub enum SetupError {
 }
 
 impl SetupError {
-    /// What to do about it, where the text does not say that already.
+    /// What to do about it, if the text does not say so.
     #[must_use]
     pub fn help(&self) -> Option<&str> {
         match self {
@@ -171,33 +173,33 @@ impl SetupError {
     }
 }
 
-/// A run all of whose parts have been found.
+/// A run whose inputs and programs have been found.
 #[derive(Debug)]
 pub(crate) struct Checked {
     /// The streams of each input.
     pub(crate) inputs: Vec<Vec<InputStream>>,
-    /// The files that are read with the size that they had.
+    /// The files that are read up to the size that they had.
     pub(crate) seen: Vec<SeenFile>,
     /// The program of each function.
     pub(crate) wanted: Vec<Wanted>,
-    /// Its file, for those that run on this node.
+    /// The files of programs that run on this node.
     pub(crate) programs: Vec<Option<PathBuf>>,
     /// The environment that functions get.
     pub(crate) surroundings: Surroundings,
-    /// What the parts of a `foreach` are called.
+    /// The names of the parts of each `foreach`.
     pub(crate) part_names: PartNames,
-    /// What the user should know.
+    /// Notes for the user.
     pub(crate) notes: Vec<String>,
 }
 
 impl Checked {
-    /// For each input of the workflow, of how many parts it consists.
+    /// The number of parts of each input of the workflow.
     pub(crate) fn input_parts(&self) -> Vec<u32> {
         self.inputs.iter().map(|streams| u32::try_from(streams.len()).unwrap_or(u32::MAX)).collect()
     }
 }
 
-/// A run that can begin: everything that can be checked before has been, and its inputs are open.
+/// A run that can begin: everything has been checked, and its inputs are open.
 #[derive(Debug)]
 pub struct Prepared {
     pub(crate) checked: Checked,
@@ -205,18 +207,18 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// What the user should know although it is not wrong, a line each.
+    /// Notes for the user, one line each.
     #[must_use]
     pub fn notes(&self) -> &[String] {
         &self.checked.notes
     }
 }
 
-/// Checks all that can be checked before a run, and opens its inputs. What a killed run has left in the output folder is
-/// completed or removed.
+/// Checks everything that can be checked before a run, and opens its inputs. Completes or removes what a killed run has
+/// left in the output directory.
 ///
 /// # Errors
-/// The first thing that is wrong.
+/// The first error.
 pub fn prepare(spec: &RunSpec) -> Result<Prepared, SetupError> {
     check_file_size()?;
     let Found { wanted, programs, surroundings, mut notes } = find(spec)?;
@@ -225,11 +227,12 @@ pub fn prepare(spec: &RunSpec) -> Result<Prepared, SetupError> {
         Some(target) => notes.extend(target.check()?),
         None => check_stdout(&spec.planned_outputs())?,
     }
-    // A process is cheaply started while this one is small and has no threads; and functions get the limit of open files
-    // as it is now.
+    // Starting the launcher is cheap while this process is small and has no threads. Functions inherit the present
+    // limit of open files.
     let launcher = start_launcher(&spec.options)?;
     let limit = raise_descriptor_limit();
-    // Last, because whoever writes to a named pipe goes on as soon as it is open. The other half is for the run itself.
+    // Last, because the writer of a named pipe continues as soon as it is open. The other half of the descriptors is
+    // for the run itself.
     let mut opener = Opener::new(limit / 2);
     let (inputs, part_names) = open_inputs(spec, &mut opener)?;
     notes.append(&mut opener.notes);
@@ -239,10 +242,10 @@ pub fn prepare(spec: &RunSpec) -> Result<Prepared, SetupError> {
     })
 }
 
-/// As [`prepare`], without opening, starting or changing anything.
+/// Like [`prepare`], but without opening, starting or changing anything.
 ///
 /// # Errors
-/// The first thing that is wrong.
+/// The first error.
 pub(crate) fn examine(spec: &RunSpec) -> Result<Checked, SetupError> {
     let Found { wanted, programs, surroundings, mut notes } = find(spec)?;
     let mut opener = Opener::looking();
@@ -251,7 +254,7 @@ pub(crate) fn examine(spec: &RunSpec) -> Result<Checked, SetupError> {
     Ok(Checked { inputs, seen: opener.seen, wanted, programs, surroundings, part_names, notes })
 }
 
-/// So large a file every run makes: memory for streams counts against the limit of files.
+/// Minimum file size limit of a run: the memory of streams counts against it.
 const LEAST_FILE_SIZE: u64 = 64 << 20;
 
 fn check_file_size() -> Result<(), SetupError> {
@@ -262,18 +265,18 @@ fn check_file_size() -> Result<(), SetupError> {
     }
 }
 
-/// So many open files the smallest run needs: the event loop, the launcher, inputs and outputs, two functions.
+/// The number of open files of the smallest run: the event loop, the launcher, inputs and outputs, two functions.
 pub(crate) const LEAST_DESCRIPTORS: u64 = 64;
 
 fn check_descriptors() -> Result<(), SetupError> {
-    // The soft limit is raised when the run starts; functions keep it as it is.
+    // The soft limit is raised when the run starts; functions keep the original one.
     match rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum {
         Some(limit) if limit < LEAST_DESCRIPTORS => Err(SetupError::Descriptors { limit }),
         _ => Ok(()),
     }
 }
 
-/// What the functions of a run need on their nodes, and what the user should know.
+/// The requirements of the functions on their nodes, and notes for the user.
 struct Found {
     wanted: Vec<Wanted>,
     programs: Vec<Option<PathBuf>>,
@@ -293,7 +296,7 @@ fn find(spec: &RunSpec) -> Result<Found, SetupError> {
     Ok(Found { wanted, programs, surroundings, notes })
 }
 
-/// The streams of every input, and what their parts are called.
+/// The streams of every input, and the names of their parts.
 fn open_inputs(spec: &RunSpec, opener: &mut Opener) -> Result<(Vec<Vec<InputStream>>, PartNames), InputError> {
     for (name, _) in &spec.inputs {
         if !spec.workflow.inputs.iter().any(|input| input.name == *name) {
@@ -316,7 +319,7 @@ fn open_inputs(spec: &RunSpec, opener: &mut Opener) -> Result<(Vec<Vec<InputStre
     Ok((inputs, PartNames::new(part_names)))
 }
 
-/// The environment that the functions get on every node.
+/// The environment of the functions on every node.
 fn surroundings(spec: &RunSpec) -> Result<Surroundings, SetupError> {
     let file = spec.workflow.env.iter().map(|(name, value)| (name.clone(), value.fill(&spec.params)));
     let surroundings = Surroundings::of_call(&file.collect());
@@ -326,8 +329,8 @@ fn surroundings(spec: &RunSpec) -> Result<Surroundings, SetupError> {
     }
 }
 
-/// The program of each function, and its file for those that run on this node. Other nodes look for theirs when they are
-/// asked to take part.
+/// The program of each function, and its file if the function runs on this node. Other nodes search for their programs
+/// when they join the run.
 fn find_programs(spec: &RunSpec) -> Result<(Vec<Wanted>, Vec<Option<PathBuf>>), SetupError> {
     let workflow_dir = std::path::absolute(&spec.workflow_dir).unwrap_or_else(|_| spec.workflow_dir.clone());
     let places = placement::places(spec);
@@ -352,7 +355,7 @@ fn find_programs(spec: &RunSpec) -> Result<(Vec<Wanted>, Vec<Option<PathBuf>>), 
     Ok(all)
 }
 
-/// Nodes and placement; what the user should know about them.
+/// Nodes and placement, and notes for the user about them.
 fn check_cluster(spec: &RunSpec, cluster: &ClusterSpec) -> Result<Vec<String>, ClusterError> {
     placement::check(spec, cluster)?;
     find_device(&spec.options.rdma)?;

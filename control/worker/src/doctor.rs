@@ -1,4 +1,4 @@
-//! What this machine offers to dflow, as text.
+//! Examines this machine, and describes what it offers to dflow.
 
 use crate::check::LEAST_DESCRIPTORS;
 use crate::cluster::find_device;
@@ -14,11 +14,11 @@ use std::path::Path;
 /// One finding about the machine.
 #[derive(Clone, Debug, Serialize)]
 pub struct Finding {
-    /// What it is about.
+    /// Its topic.
     pub topic: &'static str,
-    /// How it is rated.
+    /// Its rating.
     pub state: Health,
-    /// What was found, what follows from it, and what would improve it.
+    /// The finding, its consequence, and what would improve it.
     pub text: String,
 }
 
@@ -26,7 +26,7 @@ pub struct Finding {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Health {
-    /// As it should be.
+    /// No problem.
     Good,
     /// dflow works, but something could be better.
     Fair,
@@ -112,7 +112,7 @@ fn huge_pages(options: &NodeOptions) -> Finding {
     finding("huge pages", good, text)
 }
 
-/// Derives from `/proc/meminfo` and the kernel's setting for shared memory what they mean for a budget.
+/// Describes what `/proc/meminfo` and the kernel's setting for shared memory mean for a budget.
 fn huge_pages_in(info: &str, setting: &str, budget: u64) -> (bool, String) {
     let value = |name: &str| {
         let line = info.lines().find_map(|line| line.strip_prefix(name));
@@ -146,7 +146,7 @@ fn huge_pages_in(info: &str, setting: &str, budget: u64) -> (bool, String) {
 
 fn descriptors() -> Finding {
     let limit = crate::options::raise_descriptor_limit();
-    let text = format!("{limit} open files at most; each running instance takes about 5 of the daemon's");
+    let text = format!("at most {limit} open files; each running instance takes about 5 of the daemon's");
     Finding {
         topic: "descriptors",
         state: match limit {
@@ -172,13 +172,13 @@ fn containment(options: &NodeOptions) -> Finding {
 
 fn rdma(options: &NodeOptions) -> Finding {
     if options.rdma == RdmaUse::Off {
-        return finding("RDMA", false, "off, by setting: streams between nodes go by QUIC".into());
+        return finding("RDMA", false, "off, as configured: streams between nodes use QUIC".into());
     }
     if let Err(error) = find_device(&options.rdma) {
         return Finding { topic: "RDMA", state: Health::Bad, text: error.to_string() };
     }
     let (usable, text) = probe_rdma();
-    let follows = if usable { "" } else { "; streams between nodes go by QUIC" };
+    let follows = if usable { "" } else { "; streams between nodes use QUIC" };
     finding("RDMA", usable, format!("{text}{follows}"))
 }
 
@@ -226,7 +226,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_huge_pages_there_are_is_told() {
+    fn huge_pages_are_reported() {
         let info = |free, reserved| {
             format!(
                 "HugePages_Total:  64\nHugePages_Free: {free}\nHugePages_Rsvd: {reserved}\nHugepagesize:  2048 kB\n"

@@ -58,7 +58,7 @@ impl Journal {
         }
     }
 
-    /// The folder of the record.
+    /// The directory of the record.
     pub(crate) fn record(&self) -> Option<&Path> {
         self.recorder.as_ref().map(Recorder::path)
     }

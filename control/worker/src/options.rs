@@ -1,4 +1,4 @@
-//! What a node may use, and what its machine offers.
+//! The resources of a node, and their defaults on its machine.
 
 use crate::check::SetupError;
 use dflow_disk::IoChoice;
@@ -9,12 +9,12 @@ use dflow_transport::{PathSettings, RdmaUse};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// What a node may use.
+/// The resources of a node.
 #[derive(Clone, Debug)]
 pub struct NodeOptions {
-    /// How many instances may compute at the same time.
+    /// Maximum number of instances that compute at the same time.
     pub slots: u32,
-    /// Memory for streams, in bytes; [`NodeOptions::budget`] says how much of it there is.
+    /// Memory for streams, in bytes; see [`NodeOptions::budget`] for how much of it is available.
     pub memory: u64,
     /// The window of a stream whose readers keep up, in bytes.
     pub window: u64,
@@ -28,16 +28,16 @@ pub struct NodeOptions {
     pub spin: Duration,
     /// The node's name in reports.
     pub node: String,
-    /// Whether streams from and to other nodes may go by RDMA.
+    /// Whether streams between nodes may use RDMA.
     pub rdma: RdmaUse,
     /// How long the carrier polls for RDMA completions before it sleeps; `None` selects the machine's default.
     pub rdma_idle: Option<Idle>,
 }
 
-/// The default of [`NodeOptions::spin`]: about what waking a sleeper costs on a virtual machine.
+/// The default of [`NodeOptions::spin`]: about the cost of waking a sleeping thread on a virtual machine.
 pub const DEFAULT_SPIN: Duration = Duration::from_micros(50);
 
-/// `TMPDIR`, or `/tmp` where it is not set or empty.
+/// `TMPDIR`, or `/tmp` if it is unset or empty.
 fn temporary_dir() -> PathBuf {
     std::env::var_os("TMPDIR").filter(|dir| !dir.is_empty()).map_or_else(|| "/tmp".into(), Into::into)
 }
@@ -101,7 +101,7 @@ pub fn memory_limit() -> u64 {
     cgroup_limit().map_or(available, |limit| limit.min(available))
 }
 
-/// The memory limit of this process's cgroup or of one above it, for both versions of cgroups.
+/// The memory limit of this process's cgroup and its ancestors, for both versions of cgroups.
 pub(crate) fn cgroup_limit() -> Option<u64> {
     let own = std::fs::read_to_string("/proc/self/cgroup").ok()?;
     least_limit(&own, Path::new("/sys/fs/cgroup"))
@@ -134,8 +134,8 @@ fn least_limit(own: &str, root: &Path) -> Option<u64> {
     least
 }
 
-/// What a cgroup's limit leaves for streams: functions, the daemon and pages being written to disk count against the
-/// same limit.
+/// The part of a cgroup's limit that is available for streams: functions, the daemon and pages being written to disk
+/// count against the same limit.
 pub(crate) fn room_for_streams(limit: u64) -> u64 {
     /// Memory of the daemon, its launcher and small functions.
     const LEAST_HEAD_ROOM: u64 = 8 << 20;
@@ -145,7 +145,7 @@ pub(crate) fn room_for_streams(limit: u64) -> u64 {
 }
 
 /// The OOM score adjustment of functions. When memory runs out, the kernel should kill a function before the daemon,
-/// which can then name it and end the run in good order.
+/// which can then report it and end the run gracefully.
 pub(crate) fn oom_score_of_functions() -> Option<i16> {
     const EARLIER: i16 = 300;
     const HIGHEST: i16 = 1000;
@@ -168,7 +168,7 @@ pub(crate) fn raise_descriptor_limit() -> u64 {
     limit.current.unwrap_or(u64::MAX)
 }
 
-/// The largest file that this process may write, in bytes; `None` without a limit.
+/// The file size limit of this process, in bytes; `None` if there is none.
 pub(crate) fn file_size_limit() -> Option<u64> {
     rustix::process::getrlimit(rustix::process::Resource::Fsize).current
 }
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_limit_of_a_cgroup_and_those_above_holds() {
+    fn the_lowest_limit_of_a_cgroup_and_its_ancestors_applies() {
         const MIB: u64 = 1 << 20;
         let place = tempfile::tempdir().unwrap();
         let root = place.path();
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn streams_never_get_all_that_the_cgroup_allows() {
+    fn streams_never_get_the_whole_limit_of_the_cgroup() {
         assert_eq!(room_for_streams(4 << 20), 0);
         assert_eq!(room_for_streams(16 << 20), 8 << 20);
         assert_eq!(room_for_streams(128 << 20), 96 << 20);

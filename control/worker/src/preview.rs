@@ -1,4 +1,4 @@
-//! What a run would do, found without starting or creating anything: `dflow run --dry-run`.
+//! `dflow run --dry-run`: determines what a run would do, without starting or creating anything.
 
 use crate::check::{Checked, RunSpec, SetupError, examine};
 use crate::cluster::reach;
@@ -17,26 +17,26 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// What a run would do. `dflow run --dry-run --format json` prints it as one JSON document.
+/// The actions of a run. `dflow run --dry-run --format json` prints this as one JSON document.
 #[derive(Clone, Debug, Serialize)]
 pub struct RunPreview {
     /// The workflow's name.
     pub workflow: String,
     /// `dataflow` or `control-flow`.
     pub invocation: &'static str,
-    /// The nodes that would take part, first the one that would drive the run.
+    /// The nodes of the run; the first would drive it.
     pub nodes: Vec<NodePreview>,
     /// The workflow's inputs, in the order of the file.
     pub inputs: Vec<InputPreview>,
     /// The functions, producers before consumers.
     pub functions: Vec<FunctionPreview>,
-    /// The folder in which the outputs would be published; `None` if the output would go to standard output.
+    /// The directory in which the outputs would be published; `None` if the output would go to standard output.
     pub output_directory: Option<PathBuf>,
-    /// Whether that folder exists, so that outputs would replace what is in it.
+    /// Whether that directory exists, so that outputs would replace what is in it.
     pub replaces: bool,
-    /// What would be published.
+    /// The files that would be published.
     pub outputs: Vec<OutputPreview>,
-    /// What the user should know, although it is not an error.
+    /// Notes for the user.
     pub notes: Vec<String>,
 }
 
@@ -50,7 +50,7 @@ pub struct NodePreview {
     pub address: Option<SocketAddr>,
     /// The release of dflow that it runs.
     pub release: String,
-    /// How many instances may compute on it at the same time.
+    /// Maximum number of instances that compute on it at the same time.
     pub slots: u32,
 }
 
@@ -59,7 +59,7 @@ pub struct NodePreview {
 pub struct InputPreview {
     /// Its name.
     pub name: String,
-    /// How many files it consists of; `None` if it is read as it comes (standard input, a pipe, a device).
+    /// The number of its files; `None` if it is read to its end (standard input, a pipe, a device).
     pub files: Option<usize>,
     /// The size of those files, in bytes.
     pub bytes: Option<u64>,
@@ -70,18 +70,17 @@ pub struct InputPreview {
 pub struct FunctionPreview {
     /// Its name.
     pub name: String,
-    /// The file that would be executed, as it was found on the node that would drive the run; `None` if no instance would
-    /// run there.
+    /// The file that would be executed on the node that would drive the run; `None` if no instance would run there.
     pub program: Option<PathBuf>,
-    /// How many instances there would be; `None` if that becomes known only while the run goes on.
+    /// The number of instances; `None` if it would be known only during the run.
     pub instances: Option<usize>,
-    /// The stream whose parts decide how many instances there are, if `instances` is `None`.
+    /// The stream whose parts determine the number of instances, if `instances` is `None`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parts_of: Option<String>,
     /// The switch that decides at run time whether the function runs at all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub switch: Option<String>,
-    /// The nodes that the instances would run on.
+    /// The nodes on which the instances would run.
     pub nodes: Vec<String>,
 }
 
@@ -90,19 +89,19 @@ pub struct FunctionPreview {
 pub struct OutputPreview {
     /// Its name.
     pub name: String,
-    /// The streams that it would be made of, as `function.output` or `inputs.name`.
+    /// Its streams, as `function.output` or `inputs.name`.
     pub sources: Vec<String>,
-    /// Where it would be published.
+    /// The path at which it would be published.
     pub path: PathBuf,
-    /// Whether that would be a directory with a file for each stream.
+    /// Whether the path would be a directory with a file for each stream.
     pub directory: bool,
 }
 
-/// Makes every check that a run makes before it starts, and says what that run would do. Other nodes are connected to.
-/// Nothing is started or created, and no byte of a pipe is read.
+/// Performs every check that a run performs before it starts, and returns what the run would do. Connects to the other
+/// nodes, but starts and creates nothing, and reads no byte of a pipe.
 ///
 /// # Errors
-/// The first error that would keep the run from starting.
+/// The first error that would prevent the run from starting.
 pub fn preview(spec: &RunSpec) -> Result<RunPreview, SetupError> {
     let checked = examine(spec)?;
     Config { window: spec.options.window, ..Config::new(spec.options.budget()?) }.check()?;
@@ -120,7 +119,7 @@ pub fn preview(spec: &RunSpec) -> Result<RunPreview, SetupError> {
         params: spec.params.clone(),
         input_parts: checked.input_parts(),
     };
-    // The scheduler itself says which instances there are: its first actions are dropped instead of being carried out.
+    // The scheduler determines the instances: its first actions are dropped instead of being carried out.
     let (machine, _actions) = RunMachine::new(Arc::clone(&spec.workflow), options)?;
     let output_directory = target.map(|target| target.path().to_owned());
     Ok(RunPreview {
@@ -203,7 +202,7 @@ fn functions(spec: &RunSpec, checked: &Checked, machine: &RunMachine, nodes: &[N
             let switch = function.conditional.map(|switch| &workflow.switches[switch as usize]);
             let switch = switch.filter(|switch| matches!(switch.on, SwitchOn::Value(_)));
             let places = match discovered {
-                // Instances that do not exist yet go round the nodes of the placement.
+                // Instances that do not exist yet will be spread over the nodes of the placement.
                 Some(_) => placement.get(&id).map_or_else(|| BTreeSet::from([0]), |all| all.iter().copied().collect()),
                 None => places.remove(&id).unwrap_or_default(),
             };
@@ -219,7 +218,7 @@ fn functions(spec: &RunSpec, checked: &Checked, machine: &RunMachine, nodes: &[N
         .collect()
 }
 
-/// A source as the workflow file names it.
+/// The name of a source in the workflow file.
 fn name_of(workflow: &Workflow, source: Source) -> String {
     match source {
         Source::WorkflowInput(input) => format!("inputs.{}", workflow.inputs[input as usize].name),

@@ -1,4 +1,4 @@
-//! The file of a function's program: looked for on the node that runs it, in the directory in which it will run.
+//! Finds the file of a function's program: on the node that runs it, from the directory in which it will run.
 
 #![allow(missing_docs, reason = "rkyv's derive makes helper types without documentation; all of ours has some")]
 
@@ -11,7 +11,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// Where programs are looked for if `PATH` is not set or empty.
+/// The search path if `PATH` is unset or empty.
 const DEFAULT_PATH: &str = "/usr/bin:/bin";
 
 /// A program that a node is to find.
@@ -19,22 +19,22 @@ const DEFAULT_PATH: &str = "/usr/bin:/bin";
 pub(crate) struct Wanted {
     /// A name, or a path with a slash.
     pub(crate) name: String,
-    /// It links the SDK, so that it may be beside the workflow file or beside dflow.
+    /// It links the SDK, so it may be beside the workflow file or beside dflow.
     pub(crate) links_sdk: bool,
     /// The directory in which it runs, absolute.
     dir: Vec<u8>,
-    /// The folder of the workflow file, absolute.
+    /// The directory of the workflow file, absolute.
     workflow_dir: Vec<u8>,
-    /// `PATH`, if the workflow file sets it; otherwise the node's own counts.
+    /// `PATH`, if the workflow file sets it; otherwise that of the node is used.
     path: Option<String>,
 }
 
 /// Why a program cannot run on a node.
 #[derive(Debug, thiserror::Error)]
 pub enum ProgramError {
-    /// The directory in which it is to run is not there.
+    /// The directory in which it would run cannot be used.
     #[error(
-        "its working directory {} cannot be used: {source}; copy the folder to this node under the same path, or name one \
+        "its working directory {} cannot be used: {source}; copy the directory to this node under the same path, or name one \
          that is there with 'dir: /PATH' in the workflow file",
         dir.display()
     )]
@@ -47,15 +47,15 @@ pub enum ProgramError {
     /// The command names no program.
     #[error("its command begins with an empty text instead of a program")]
     Unnamed,
-    /// It is nowhere.
+    /// It was not found.
     #[error("there is no program '{name}' in {}; install it, or give a path with a '/'", list(searched))]
     Missing {
         /// Its name.
         name: String,
-        /// Where it was looked for.
+        /// The directories that were searched.
         searched: Vec<PathBuf>,
     },
-    /// Its file cannot be looked at.
+    /// Its file cannot be examined.
     #[error("{}: {source}", file.display())]
     Unreadable {
         /// The file.
@@ -69,7 +69,7 @@ pub enum ProgramError {
         /// The file.
         file: PathBuf,
     },
-    /// Nobody may execute it.
+    /// It is not executable.
     #[error("{} is not executable; 'chmod +x {}' makes it so", file.display(), file.display())]
     NotExecutable {
         /// The file.
@@ -123,7 +123,7 @@ impl Wanted {
         Path::new(OsStr::from_bytes(&self.dir))
     }
 
-    /// The bytes that it takes in a message, about.
+    /// Its approximate size in a message, in bytes.
     pub(crate) fn size(&self) -> usize {
         const FIXED: usize = 64;
         let path = self.path.as_ref().map_or(0, String::len);
@@ -133,7 +133,7 @@ impl Wanted {
     /// Finds the program on this node.
     ///
     /// # Errors
-    /// The directory is not there, or no file that can be executed has this name.
+    /// If the directory does not exist, or no executable file has this name.
     pub(crate) fn find(&self) -> Result<PathBuf, ProgramError> {
         let dir = self.dir();
         let directory = |source| ProgramError::Directory { dir: dir.to_owned(), source };
@@ -152,7 +152,7 @@ impl Wanted {
         for file in places.iter().map(|place| place.join(&self.name)) {
             match executable(&file) {
                 Ok(()) => return Ok(file),
-                // A file of this name that cannot be executed says more than that there is none.
+                // An error about a file of this name that cannot be executed helps more than "not found".
                 Err(error) if file.exists() => found = Some(error),
                 Err(_) => {}
             }
@@ -160,8 +160,8 @@ impl Wanted {
         Err(found.unwrap_or_else(|| ProgramError::Missing { name: self.name.clone(), searched: places }))
     }
 
-    /// The directories in which a program without a slash in its name is looked for. A relative entry of `PATH`, or an
-    /// empty one, would mean the current directory: a program there is run only if its path is written out.
+    /// The directories in which a program without a slash in its name is searched for. Relative and empty entries of
+    /// `PATH` would refer to the current directory: a program there is run only if its path is written out.
     fn places(&self) -> Vec<PathBuf> {
         let mut places = Vec::new();
         if self.links_sdk {
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_name_is_never_taken_from_the_current_folder() {
+    fn a_bare_name_is_never_found_in_the_current_directory() {
         let dir = tempfile::tempdir().unwrap();
         tool(dir.path(), "tool", 0o755);
         for path in ["", ":", ".", "::.", "relative:"] {
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_begins_in_the_working_directory() {
+    fn a_relative_path_starts_in_the_working_directory() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("bin")).unwrap();
         let file = tool(&dir.path().join("bin"), "tool", 0o755);
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_say_what_is_wrong_with_what_was_found() {
+    fn errors_explain_why_a_file_cannot_be_run() {
         let dir = tempfile::tempdir().unwrap();
         tool(dir.path(), "plain", 0o644);
         let path = dir.path().to_str().unwrap();

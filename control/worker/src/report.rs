@@ -11,7 +11,7 @@ use std::path::PathBuf;
 pub struct RunReport {
     /// The run's id, 32 hexadecimal digits.
     pub run: String,
-    /// The folder with this report and with what functions printed; `None` if the run leaves none.
+    /// The directory with this report and the logs; `None` if the run leaves none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub record: Option<PathBuf>,
     /// The workflow's name.
@@ -21,14 +21,14 @@ pub struct RunReport {
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<RunError>,
-    /// What cancelled it, if something did: a signal, say.
+    /// What cancelled it, such as a signal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cancelled_by: Option<String>,
     /// `dataflow` or `control-flow`.
     pub invocation: String,
     /// How many slots the node that drove it had.
     pub slots: u32,
-    /// The nodes that took part, first the one that drove it.
+    /// The nodes of the run; the first drove it.
     pub nodes: Vec<NodeReport>,
     /// When it began, on the machine's monotonic clock. A function's monotonic time minus this one is a time in this
     /// report.
@@ -44,7 +44,7 @@ pub struct RunReport {
     pub instances: Vec<AttemptReport>,
     /// The published files; empty unless the run succeeded.
     pub outputs: Vec<OutputReport>,
-    /// The folder with the outputs, if they were finished and could not be published.
+    /// The directory with the outputs, if they were finished and could not be published.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unpublished: Option<PathBuf>,
     /// What the user should know although it is not an error: files that are left out of inputs, or changed while they
@@ -73,7 +73,7 @@ pub(crate) fn invocation_name(invocation: Invocation) -> &'static str {
 pub struct NodeReport {
     /// Its name.
     pub name: String,
-    /// How many instances could compute on it at the same time.
+    /// Maximum number of instances that compute on it at the same time.
     pub slots: u32,
 }
 
@@ -124,9 +124,9 @@ impl fmt::Display for RunEnd {
 /// Why a run failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunError {
-    /// The instance that failed, if it was one.
+    /// The instance that failed, if one did.
     pub instance: Option<String>,
-    /// What that instance worked on: the file, or the part of an output, that a `foreach` gave it.
+    /// The part of a `foreach` on which that instance worked: a file, or a part of an output.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub part_name: Option<String>,
     /// The node on which it ran, if the run had several. Without an instance: the node that was lost.
@@ -193,13 +193,13 @@ pub enum Ending {
 /// One attempt of an instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttemptReport {
-    /// The instance, as `count[3]`; sinks, which write the workflow's outputs, begin with `output:`.
+    /// The instance, such as `count[3]`; the names of sinks, which write the workflow's outputs, begin with `output:`.
     pub name: String,
     /// The function's name; `None` for a sink.
     pub function: Option<String>,
     /// The part in a `foreach`.
     pub part: Option<String>,
-    /// The file, or the part of an output, that this is.
+    /// The name of the part: a file, or a part of an output.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub part_name: Option<String>,
     /// 1 for the first attempt.
@@ -211,9 +211,9 @@ pub struct AttemptReport {
     /// Why, if it failed or was superseded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// It failed for a reason that may pass, such as a signal or a time limit: a retry may help.
+    /// It failed for a reason that may be temporary, such as a signal or a time limit: a retry may help.
     pub transient: bool,
-    /// Processes that held its outputs open after its program had ended, as `process 17 (sleep)`.
+    /// Processes that held its outputs open after its program had ended, such as `process 17 (sleep)`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held_open_by: Option<String>,
     /// How it ended when it was told to.
@@ -235,11 +235,11 @@ pub struct AttemptReport {
     pub bytes_read: u64,
     /// Bytes written.
     pub bytes_written: u64,
-    /// Processor time in user mode, in nanoseconds; 0 where it is not known.
+    /// Processor time in user mode, in nanoseconds; 0 if unknown.
     pub user_ns: u64,
     /// Processor time in the kernel.
     pub system_ns: u64,
-    /// The largest resident size, in bytes.
+    /// Maximum resident set size, in bytes.
     pub max_rss_bytes: u64,
 }
 
@@ -251,7 +251,7 @@ pub struct OutputReport {
     /// The part, if the output is a directory of parts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub part: Option<u32>,
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
     /// Its size.
     pub bytes: u64,
@@ -280,7 +280,7 @@ pub struct Progress {
     pub stopping: Option<Stopping>,
 }
 
-/// A run that waits for the end of its functions, because it was cancelled or has failed.
+/// A run that was cancelled or has failed, and that waits for its functions to end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stopping {
     /// Functions that have not ended yet.

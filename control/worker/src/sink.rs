@@ -126,8 +126,8 @@ fn write_error(action: &'static str, shown: &Path, source: std::io::Error) -> Si
             Some(limit) => format!("; this process may write files of at most {limit} bytes: see 'ulimit -f'"),
             None => "; the filesystem takes no larger files".into(),
         },
-        ErrorKind::StorageFull => "; make room there, or name a folder on another disk with --output".into(),
-        ErrorKind::QuotaExceeded => "; the quota of its owner is used up: make room, or name another folder with \
+        ErrorKind::StorageFull => "; make room there, or name a directory on another disk with --output".into(),
+        ErrorKind::QuotaExceeded => "; the quota of its owner is used up: make room, or name another directory with \
                                      --output"
             .into(),
         _ => String::new(),

@@ -1,14 +1,14 @@
-//! What surrounds the functions of a run on every node: the environment of the call.
+//! The environment variables of the functions of a run, the same on every node.
 //!
-//! A function has, in this order of precedence:
+//! The variables of a function, in order of precedence:
 //!
 //! | variables | from |
 //! | --- | --- |
 //! | `PWD` | the function's working directory |
-//! | those in `env:` of the function | the workflow file |
-//! | those in `env:` of the file | the workflow file |
-//! | those of [`OF_NODE`] | the node that runs the function |
-//! | all others | the call, `dflow run` |
+//! | `env:` of the function | the workflow file |
+//! | `env:` of the file | the workflow file |
+//! | [`OF_NODE`] | the node that runs the function |
+//! | all others | the environment of `dflow run` |
 //!
 //! `OLDPWD` and variables that begin with `DFLOW_` are not passed on. An empty `TMPDIR` counts as unset.
 
@@ -24,8 +24,8 @@ use std::path::Path;
 /// kernel gives a program 128 KiB for one variable and, by default, 2 MiB for all with its arguments.
 pub(crate) const MAX_ENVIRONMENT_BYTES: usize = 128 * 1024;
 
-/// Variables that describe a node or the session of a user on it. A name that ends with `*` stands for all that begin
-/// with what is before it.
+/// Variables that describe a node or the session of a user on it. A name that ends with `*` stands for all names with
+/// that prefix.
 const OF_NODE: [&str; 22] = [
     "PATH",
     "HOME",
@@ -51,14 +51,14 @@ const OF_NODE: [&str; 22] = [
     "SYSTEMD_*",
 ];
 
-/// The environment of a call, as it goes to every node of the run, once.
+/// The environment of `dflow run`, sent once to every node of the run.
 #[derive(Clone, Debug, Default, PartialEq, Archive, Serialize, Deserialize)]
 pub(crate) struct Surroundings {
     env: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Surroundings {
-    /// Those of this process, with the variables that the workflow file gives to all functions.
+    /// The variables of this process, with `env:` of the workflow file.
     pub(crate) fn of_call(file: &BTreeMap<String, String>) -> Self {
         let own = std::env::vars_os().filter(|(name, _)| is_passed_on(name) && !is_of_node(name));
         let mut all: BTreeMap<OsString, OsString> = own.collect();
@@ -77,7 +77,7 @@ impl Surroundings {
         self.env.iter().map(|(name, value)| name.len() + value.len()).sum()
     }
 
-    /// The environment of functions on this node that set no variables of their own.
+    /// The environment of functions on this node without an `env:`.
     pub(crate) fn here(&self) -> BTreeMap<OsString, OsString> {
         let own = std::env::vars_os().filter(|(name, _)| is_passed_on(name) && is_of_node(name));
         let call =
@@ -86,7 +86,7 @@ impl Surroundings {
     }
 }
 
-/// The environment of an attempt: that of functions on this node, with the function's own variables and its directory.
+/// The environment of an attempt: `here` with the function's `env:` and its working directory.
 pub(crate) fn of_attempt(
     here: &BTreeMap<OsString, OsString>,
     own: &[(String, String)],

@@ -34,8 +34,8 @@ fn expect_in(text: &str, place: &str, parts: &[&str]) {
 #[test]
 fn yaml_syntax() {
     expect("workflow: w\nfunctions:\n\ta: {}\n", "3:2", &["not valid YAML", "spaces"]);
-    expect("workflow: w: x\nfunctions: {}\n", "1:12", &["not valid YAML", "quotes"]);
-    expect("workflow: [w\n", "1:11", &["not valid YAML", "not closed"]);
+    expect("workflow: w: x\nfunctions: {}\n", "1:12", &["not valid YAML", "must be quoted"]);
+    expect("workflow: [w\n", "1:11", &["not valid YAML", "unclosed"]);
     expect("workflow: \"w\n", "2:1", &["not valid YAML", "quote"]);
     expect_in("  a: { command: [cat, -] }\n", "5:23", &["not valid YAML", "`\"-\"`"]);
     expect("workflow: *w\nfunctions: {}\n", "1:11", &["not valid YAML", "&name"]);
@@ -57,7 +57,7 @@ fn aliases_cannot_grow_without_limit() {
     }
     let diagnostics = errors(&text);
     assert!(diagnostics.to_string().contains("more than 4000000 values"), "{diagnostics}");
-    expect("workflow: &a [*a]\nfunctions: {}\n", "1:15", &["inside of the value that it repeats"]);
+    expect("workflow: &a [*a]\nfunctions: {}\n", "1:15", &["inside the value that it repeats"]);
 }
 
 #[test]
@@ -208,7 +208,7 @@ fn types_and_units() {
     expect_in("  a: { program: x, grace: 25h }\n", "5:27", &["more than a day", "at most `1d`"]);
     expect_in("  a: { program: x, timeout: 400d }\n", "5:29", &["too long"]);
     expect_in("  a: { program: x, resources: { memory: 1 Gig } }\n", "5:41", &["no unit `Gig`", "GiB"]);
-    expect_in("  a: { program: x, resources: { memory: 0 } }\n", "5:41", &["no memory at all"]);
+    expect_in("  a: { program: x, resources: { memory: 0 } }\n", "5:41", &["without memory"]);
     expect_in("  a: { program: x, resources: { cpu: 0.5 } }\n", "5:38", &["`0.5` is not possible", "from 1 to"]);
     expect_in(
         "  a: { program: x, resources: { cpu: many } }\n",
@@ -512,7 +512,7 @@ fn instances_of_two_foreach_cannot_be_paired() {
         )
     };
     let refused =
-        ["`join` and `clean` both run for each part of `split.parts`", "all streams of `clean.o`", "gather them"];
+        ["`join` and `clean` both run for each part of `split.parts`", "all streams of `clean.o`", "join them first"];
     expect_in(&file("  join: { program: x, foreach: split.parts, inputs: [clean.o] }\n"), "9:54", &refused);
     expect_in(
         &file("  join: { program: x, foreach: later.o, inputs: { i: [inputs.text, clean.o] } }\n"),

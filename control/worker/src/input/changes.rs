@@ -1,4 +1,4 @@
-//! Files that others changed while a run read them.
+//! Detects files that were changed while a run read them.
 
 use crate::output::modified_ns;
 use std::fs::Metadata;
@@ -19,24 +19,26 @@ impl SeenFile {
         Self { path: path.to_owned(), inode: metadata.ino(), bytes: metadata.len(), modified_ns: modified_ns(metadata) }
     }
 
-    /// What has become of it, in words; `None` if it is as it was, or another file has its name now: the one that was
-    /// opened is read to its end all the same.
+    /// The change, in words. `None` if the file is unchanged, or was replaced by another file: the open one is still
+    /// read to its end.
     fn change(&self) -> Option<String> {
         let metadata = self.path.metadata().ok().filter(|metadata| metadata.ino() == self.inode)?;
         let (path, before, now) = (self.path.display(), self.bytes, metadata.len());
         if now > before {
-            return Some(format!("{path} has grown from {before} to {now} bytes; the first {before} were read"));
+            return Some(format!("{path} grew from {before} to {now} bytes; the first {before} were read"));
         }
         if now < before {
-            return Some(format!("{path} was cut from {before} to {now} bytes; the result may hold bytes of before"));
+            return Some(format!(
+                "{path} was truncated from {before} to {now} bytes; the result may contain bytes that it had before"
+            ));
         }
         (modified_ns(&metadata) != self.modified_ns)
-            .then(|| format!("{path} was written to; the result may mix bytes of before and after"))
+            .then(|| format!("{path} was overwritten; the result may mix old and new bytes"))
     }
 
-    /// What the user should know of the files that changed.
+    /// Notes for the user about changed files.
     pub(crate) fn changes(files: &[Self]) -> Vec<String> {
-        /// How many files are named.
+        /// Maximum number of files that are named.
         const MAX_NAMED: usize = 5;
         let mut changed = files.iter().filter_map(Self::change);
         let mut notes: Vec<String> = changed

@@ -1,31 +1,31 @@
-//! Which files of a folder are data.
+//! Finds the files of a directory that are data.
 
 use crate::output::is_own_name;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// What a folder holds.
+/// The contents of a directory.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Listing {
-    /// Its regular files, and links to such, by the bytes of their names.
+    /// Its regular files, and links to regular files, in the byte order of their names.
     pub(super) files: Vec<PathBuf>,
-    /// What is not read, with the reason.
+    /// Entries that are not read, each with the reason.
     pub(super) left_out: Vec<(String, &'static str)>,
-    /// The first link that leads nowhere, and where to.
+    /// The first dangling link, and its target.
     pub(super) broken: Option<(PathBuf, PathBuf)>,
 }
 
-/// Lists a folder, but not the folders in it.
+/// Lists a directory without its subdirectories.
 ///
 /// # Errors
-/// The folder cannot be listed.
+/// If the directory cannot be listed.
 pub(super) fn list(folder: &Path) -> io::Result<Listing> {
     let mut entries = std::fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
     entries.sort_by_key(std::fs::DirEntry::file_name);
     let mut listing = Listing::default();
     for entry in entries {
         let (name, path) = (entry.file_name(), entry.path());
-        // The manifest of a result is there wherever an earlier run wrote: nobody would take it for data.
+        // The manifest of a result is in every output directory, and is not data.
         if is_own_name(&name) {
             continue;
         }
@@ -37,7 +37,7 @@ pub(super) fn list(folder: &Path) -> io::Result<Listing> {
                     listing.files.push(path);
                     continue;
                 }
-                Ok(metadata) if metadata.is_dir() => "a folder",
+                Ok(metadata) if metadata.is_dir() => "a directory",
                 Ok(_) => "not a regular file",
                 Err(error) if error.kind() == io::ErrorKind::NotFound && path.is_symlink() => {
                     let to = path.read_link().unwrap_or_default();
@@ -53,9 +53,9 @@ pub(super) fn list(folder: &Path) -> io::Result<Listing> {
 }
 
 impl Listing {
-    /// `.x (hidden), sub (a folder) and 3 more`; empty if nothing is left out.
+    /// `.x (hidden), sub (a directory) and 3 more`; empty if nothing is left out.
     pub(super) fn describe_left_out(&self) -> String {
-        /// How many entries are named.
+        /// Maximum number of entries that are named.
         const MAX_NAMED: usize = 5;
         let named: Vec<String> =
             self.left_out.iter().take(MAX_NAMED).map(|(name, reason)| format!("{name} ({reason})")).collect();

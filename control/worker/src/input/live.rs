@@ -1,4 +1,4 @@
-//! Reading what has no size: pipes, devices, files of `/proc`.
+//! Reads files without a size: pipes, devices, files of `/proc`.
 
 use super::LiveFile;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -8,10 +8,10 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-/// How long a named pipe may have no writer before the user is told. A writer that was started just before needs less.
+/// How long a named pipe may have no writer before a note tells the user. A writer started just before needs less.
 const PATIENCE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
-/// Reads several things, one after the other, each to its end.
+/// Reads several files, one after the other, each to its end.
 #[derive(Debug)]
 pub(crate) struct LiveReader {
     todo: std::vec::IntoIter<LiveFile>,
@@ -22,11 +22,11 @@ pub(crate) struct LiveReader {
 struct Current {
     path: PathBuf,
     file: File,
-    /// A named pipe to which nobody has written yet. It looks like one at its end: nothing is read from it.
+    /// A named pipe that has had no writer yet. Reading it would return the end of the file, so it is not read.
     without_writer: bool,
 }
 
-/// Something that cannot be read to its end.
+/// A file cannot be read to its end.
 #[derive(Debug, thiserror::Error)]
 #[error("{} cannot be read{}: {source}", path.display(), if *begun { " any further" } else { "" })]
 pub(crate) struct LiveError {
@@ -40,11 +40,11 @@ impl LiveReader {
         Self { todo: files.into_iter(), current: None }
     }
 
-    /// Waits for bytes and reads them; 0 at the end of all. `note` is called with what the user should know of the
-    /// waiting.
+    /// Waits for bytes and reads them; 0 at the end of the last file. `note` is called with notes for the user about
+    /// the wait.
     ///
     /// # Errors
-    /// Something cannot be opened or read.
+    /// If a file cannot be opened or read.
     pub(crate) fn read(&mut self, buffer: &mut [u8], note: &mut dyn FnMut(String)) -> Result<usize, LiveError> {
         loop {
             if self.current.is_none() {
@@ -94,8 +94,8 @@ impl Current {
         }
     }
 
-    /// Until somebody has written to the pipe, or has opened and closed it: the kernel reports the end of a pipe only to
-    /// those who had it open while it had a writer.
+    /// Waits until a writer has written to the pipe, or has opened and closed it: the kernel reports the end of a pipe
+    /// only to readers that had it open while it had a writer.
     fn wait_for_writer(&mut self, note: &mut dyn FnMut(String)) -> io::Result<()> {
         if !wait(&self.file, Some(&PATIENCE))? {
             note(format!("waiting for a writer of {}", self.path.display()));
@@ -106,7 +106,7 @@ impl Current {
     }
 }
 
-/// Whether there is something to read, or an end, before the time is over.
+/// Whether bytes or the end of the file arrive within this time.
 fn wait(file: &File, timeout: Option<&Timespec>) -> io::Result<bool> {
     loop {
         match poll(&mut [PollFd::new(file, PollFlags::IN)], timeout) {
@@ -116,7 +116,7 @@ fn wait(file: &File, timeout: Option<&Timespec>) -> io::Result<bool> {
     }
 }
 
-/// Makes reads of a descriptor wait again, where it was opened so that opening did not.
+/// Makes reads of a descriptor block again. It was opened non-blocking so that `open` did not block.
 pub(super) fn make_blocking(fd: &OwnedFd) -> io::Result<()> {
     let flags = rustix::fs::fcntl_getfl(fd)?;
     Ok(rustix::fs::fcntl_setfl(fd, flags.difference(OFlags::NONBLOCK))?)

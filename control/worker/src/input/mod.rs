@@ -1,14 +1,14 @@
-//! The data of workflow inputs: found, opened once, and read as what it is.
+//! The data of workflow inputs: finds it, opens it once, and determines how it is read.
 //!
 //! | file | holds |
 //! | --- | --- |
-//! | `open` | from a path to what is read: a file of a known size, or something that is read to its end |
-//! | `directory` | which files of a folder are data |
-//! | `live` | reading what has no size: pipes, devices, files of `/proc` |
-//! | `changes` | files that others changed while a run read them |
+//! | `open` | opens a path: a file of a known size, or a file that is read to its end |
+//! | `directory` | the files of a directory that are data |
+//! | `live` | reads files without a size: pipes, devices, files of `/proc` |
+//! | `changes` | detects files that were changed while a run read them |
 //!
-//! A regular file is handed to functions as it is, without a copy, with the size that it has when it is opened. Whatever
-//! has no size that can be trusted is read to its end by a thread, as it comes.
+//! A regular file is passed to functions without a copy, with the size that it has when it is opened. A file without a
+//! reliable size is read to its end by a thread.
 
 mod changes;
 mod directory;
@@ -24,12 +24,12 @@ pub(crate) use open::{LiveFile, Opener};
 use dflow_store::InputFile;
 use std::path::PathBuf;
 
-/// Where the bytes of one stream come from.
+/// The source of the bytes of one stream.
 #[derive(Debug)]
 pub(crate) enum InputStream {
     /// Files, each with its length, one after the other.
     Files(Vec<(InputFile, u64)>),
-    /// What is read to its end by a thread, one after the other.
+    /// Files that a thread reads to their end, one after the other.
     Live(Vec<LiveFile>),
 }
 
@@ -39,7 +39,7 @@ impl Default for InputStream {
     }
 }
 
-/// The most streams that are read by a thread each, over all inputs of a run.
+/// Maximum number of streams that are read by threads, over all inputs of a run.
 pub(crate) const MAX_LIVE_STREAMS: usize = 256;
 
 /// Why an input cannot be used.
@@ -51,42 +51,42 @@ pub enum InputError {
         /// The input.
         name: String,
     },
-    /// A file was given for something that is no input.
-    #[error("the workflow has no input '{name}'; it has {known}")]
+    /// A file was given for an unknown input.
+    #[error("the workflow has no input '{name}'; its inputs: {known}")]
     Unknown {
         /// The name that was given.
         name: String,
-        /// The inputs there are.
+        /// The inputs of the workflow.
         known: String,
     },
-    /// The file or folder cannot be opened.
+    /// The file or directory cannot be opened.
     #[error("the input '{name}' cannot be read: {path}: {source}")]
     Unreadable {
         /// The input.
         name: String,
-        /// The file or folder.
+        /// The file or directory.
         path: PathBuf,
         /// Why.
         source: std::io::Error,
     },
-    /// A link in a folder leads nowhere.
+    /// A link in a directory is dangling.
     #[error("the input '{name}' cannot be read: {path} is a link to {to}, which does not exist")]
     BrokenLink {
         /// The input.
         name: String,
         /// The link.
         path: PathBuf,
-        /// Where it leads.
+        /// Its target.
         to: PathBuf,
     },
-    /// A folder has no data.
-    #[error("the input '{name}' cannot be read: the folder {path} holds no files to read{left_out}")]
+    /// A directory has no data.
+    #[error("the input '{name}' cannot be read: the directory {path} holds no files to read{left_out}")]
     EmptyFolder {
         /// The input.
         name: String,
-        /// The folder.
+        /// The directory.
         path: PathBuf,
-        /// What it holds instead, as the end of the sentence.
+        /// The entries that are left out, as the end of the sentence.
         left_out: String,
     },
     /// A socket.
@@ -97,7 +97,7 @@ pub enum InputError {
         /// The socket.
         path: PathBuf,
     },
-    /// Too many inputs that have no size.
+    /// Too many inputs without a size.
     #[error(
         "more than {MAX_LIVE_STREAMS} parts of the input '{name}' are pipes, devices or files without a known size; each of \
          these is read by a thread"
@@ -109,16 +109,12 @@ pub enum InputError {
 }
 
 impl InputError {
-    /// What to do about it, where the text does not say that already.
+    /// What to do about it, if the text does not say so.
     pub(crate) fn help(&self) -> Option<&'static str> {
         match self {
-            Self::BrokenLink { .. } => Some("remove the link, or make what it leads to"),
-            Self::EmptyFolder { .. } => {
-                Some("name the files, or a folder that holds files whose names begin with no dot")
-            }
-            Self::Socket { .. } => {
-                Some("connect to it with a program, as in: nc -U SOCKET | dflow run … --input NAME=-")
-            }
+            Self::BrokenLink { .. } => Some("remove the link, or create its target"),
+            Self::EmptyFolder { .. } => Some("name the files, or a directory with files that are not hidden"),
+            Self::Socket { .. } => Some("connect to it with a program: nc -U SOCKET | dflow run … --input NAME=-"),
             Self::TooManyLive { .. } => Some("copy them to regular files first"),
             _ => None,
         }

@@ -1,4 +1,4 @@
-//! From the path of an input to what is read.
+//! Opens the paths of inputs and determines how they are read.
 
 use super::directory::{Listing, list};
 use super::live::make_blocking;
@@ -11,32 +11,32 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-/// Something that is read to its end.
+/// A file that is read to its end.
 #[derive(Debug)]
 pub(crate) struct LiveFile {
-    /// What messages call it.
+    /// Its name in messages.
     pub(crate) path: PathBuf,
-    /// `None` if it is opened when it is read, because there are more inputs than descriptors.
+    /// `None` if it is opened only when it is read, because there are more inputs than descriptors.
     pub(crate) fd: Option<OwnedFd>,
-    /// Whether it is a named pipe, which may have no writer yet; opened so that reads of it do not wait.
+    /// Whether it is a named pipe, which may have no writer yet. It is opened non-blocking.
     pub(crate) is_fifo: bool,
 }
 
 /// Opens the inputs of a run, each once.
 #[derive(Debug)]
 pub(crate) struct Opener {
-    /// How many files may still be opened now.
+    /// The number of files that may still be opened now.
     descriptors: u64,
-    /// Whether nothing is to be read, so that nothing is opened: that would be noticed at the other end of a pipe.
+    /// Whether this is a dry run, which opens nothing: the writer of a pipe would notice.
     looks_only: bool,
     live: usize,
-    /// What the user should know.
+    /// Notes for the user.
     pub(crate) notes: Vec<String>,
-    /// The files that are read with the size that they have now.
+    /// The files that are read up to the size that they have now.
     pub(crate) seen: Vec<SeenFile>,
 }
 
-/// What one path stands for.
+/// The kind of file that a path names.
 enum Source {
     File { path: PathBuf, file: InputFile, length: u64 },
     Live(LiveFile),
@@ -51,20 +51,21 @@ impl Source {
 }
 
 impl Opener {
-    /// `descriptors`: how many files may be opened before the run; those beyond are opened when they are needed.
+    /// `descriptors`: the number of files that may be opened before the run; further ones are opened when they are
+    /// needed.
     pub(crate) fn new(descriptors: u64) -> Self {
         Self { descriptors, looks_only: false, live: 0, notes: Vec::new(), seen: Vec::new() }
     }
 
-    /// Finds the inputs and opens none.
+    /// Finds the inputs without opening them.
     pub(crate) fn looking() -> Self {
         Self { looks_only: true, ..Self::new(0) }
     }
 
-    /// The streams of one input: one for each file if they are parts, with the files' names, else one.
+    /// The streams of one input: if its files are parts, one for each file, with the names of the files; otherwise one.
     ///
     /// # Errors
-    /// Something that was named cannot be read.
+    /// If a path cannot be read.
     pub(crate) fn open(
         &mut self,
         name: &str,
@@ -118,7 +119,8 @@ impl Opener {
         }
         if !left_out.is_empty() {
             let folder = folder.display();
-            self.notes.push(format!("of the folder {folder}, the input '{name}' does not read {left_out}"));
+            self.notes
+                .push(format!("the input '{name}' leaves out these entries of the directory {folder}: {left_out}"));
         }
         let Listing { files, .. } = listing;
         Ok(files)
@@ -128,7 +130,7 @@ impl Opener {
         let unreadable =
             |source: io::Error| InputError::Unreadable { name: name.to_owned(), path: path.to_owned(), source };
         let later = self.descriptors == 0;
-        // Without waiting: a named pipe has no writer yet, or a modem no carrier.
+        // Without blocking: a named pipe may have no writer yet, or a modem no carrier.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
         let (metadata, fd) = if later {
             rustix::fs::access(path, rustix::fs::Access::READ_OK).map_err(|error| unreadable(error.into()))?;
@@ -144,8 +146,9 @@ impl Opener {
             (file.metadata().map_err(unreadable)?, Some(OwnedFd::from(file)))
         };
         if later && metadata.file_type().is_fifo() && !self.looks_only {
-            // It has to be open before its writer begins: the run would never come to it otherwise.
-            let error = "there are more inputs than this process may open files; name it first, or raise 'ulimit -n'";
+            // It must be open before its writer starts: otherwise the run would miss the writer.
+            let error =
+                "there are more inputs than this process may open files; name this one first, or raise 'ulimit -n'";
             return Err(unreadable(io::Error::other(error)));
         }
         self.descriptors = self.descriptors.saturating_sub(1);
@@ -158,7 +161,7 @@ impl Opener {
             return Ok(Source::File { path: path.to_owned(), file, length: metadata.len() });
         }
         let is_fifo = metadata.file_type().is_fifo();
-        // The end of a pipe without a name is that of the process which was given the other end: nobody opens it later.
+        // An anonymous pipe without a writer is at its end: no process can open it later.
         let is_fifo = is_fifo && fd.as_ref().is_some_and(|fd| filesystem(fd.as_fd()).ok() != Some(PIPEFS));
         if let Some(fd) = &fd
             && !is_fifo
@@ -170,7 +173,7 @@ impl Opener {
 }
 
 impl InputStream {
-    /// Files are handed over as they are only if all of them have a size.
+    /// Files are passed without a copy only if all of them have a reliable size.
     fn of(sources: Vec<Source>) -> Self {
         if sources.iter().any(|source| matches!(source, Source::Live(_))) {
             let live = sources.into_iter().map(|source| match source {
@@ -192,10 +195,10 @@ fn is_socket(path: &Path) -> bool {
     path.metadata().is_ok_and(|metadata| metadata.file_type().is_socket())
 }
 
-/// The filesystem of pipes without a name.
+/// The filesystem of anonymous pipes.
 const PIPEFS: u64 = 0x5049_5045;
 
-/// Filesystems of the kernel's own data: their sizes are 0, or a page, whatever can be read.
+/// Filesystems of kernel data: their files have a size of 0 or of a page, regardless of their contents.
 const WITHOUT_SIZES: [u64; 12] = [
     0x9fa0,      // proc
     0x6265_6572, // sysfs
@@ -211,7 +214,7 @@ const WITHOUT_SIZES: [u64; 12] = [
     0x6165_676c, // pstore
 ];
 
-/// Filesystems of this machine that know what their files hold.
+/// Local filesystems, whose sizes are reliable.
 const WITH_SIZES: [u64; 14] = [
     0xef53,      // ext2, ext3, ext4
     0x5846_5342, // XFS
@@ -230,12 +233,12 @@ const WITH_SIZES: [u64; 14] = [
 ];
 
 fn filesystem(fd: std::os::fd::BorrowedFd<'_>) -> io::Result<u64> {
-    // The kernel's constants have 32 bits, whatever the type is that a machine has for them.
+    // The kernel's constants have 32 bits; the type of the field depends on the architecture.
     Ok(rustix::fs::fstatfs(fd)?.f_type as u64 & 0xffff_ffff)
 }
 
-/// Whether a file holds as many bytes as it says. Of a filesystem that may lie, as those over a network and of FUSE, the
-/// last byte and the one behind it are looked at.
+/// Whether a file has as many bytes as its size. On a filesystem whose sizes may be wrong, such as FUSE and network
+/// filesystems, this reads the last byte and the one after it.
 fn has_true_size(path: &Path, fd: Option<&OwnedFd>, metadata: &Metadata) -> io::Result<bool> {
     let kind = match fd {
         Some(fd) => filesystem(fd.as_fd())?,

@@ -1,4 +1,4 @@
-//! Real files, pipes and folders.
+//! Tests with real files, pipes and directories.
 
 use super::directory::list;
 use super::*;
@@ -14,11 +14,11 @@ fn open(paths: &[&Path], partitioned: bool, descriptors: u64) -> Result<(Vec<Inp
     Ok((streams, opener))
 }
 
-/// All bytes of live streams, and what was noted.
+/// All bytes of live streams, and the notes.
 fn read(streams: Vec<InputStream>) -> (Vec<u8>, Vec<String>) {
     let (mut bytes, mut notes) = (Vec::new(), Vec::new());
     for stream in streams {
-        let InputStream::Live(files) = stream else { panic!("not read as it comes: {stream:?}") };
+        let InputStream::Live(files) = stream else { panic!("not read by a thread: {stream:?}") };
         let mut reader = LiveReader::new(files);
         let mut buffer = [0; 100];
         loop {
@@ -51,13 +51,13 @@ fn a_file_has_its_size_and_proc_is_read_to_its_end() {
     assert_eq!(proc.metadata().unwrap().len(), 0);
     let (streams, _) = open(&[proc], false, 10).unwrap();
     assert!(read(streams).0.starts_with(b"Name:"));
-    // A page says /sys of itself, whatever is in it.
+    // Files of /sys have a size of one page, regardless of their contents.
     let sys = Path::new("/sys/kernel/mm/transparent_hugepage/enabled");
     if sys.exists() {
         let (streams, _) = open(&[sys], false, 10).unwrap();
         assert_eq!(read(streams).0, fs::read(sys).unwrap());
     }
-    // Together they are one stream, in the order in which they were named.
+    // Together they are one stream, in the order of the command line.
     let (streams, _) = open(&[&full, proc, &full], false, 10).unwrap();
     let bytes = read(streams).0;
     assert!(bytes.starts_with(b"12345Name:") && bytes.ends_with(b"12345"));
@@ -83,7 +83,7 @@ fn a_named_pipe_is_opened_once_and_its_writer_may_come_later() {
     let place = tempfile::tempdir().unwrap();
     let path = fifo(place.path());
     let (streams, _) = open(&[&path], false, 10).unwrap();
-    // It succeeds at once, because the pipe has its reader already.
+    // Opening succeeds at once, because the pipe already has its reader.
     let mut writer = File::options().write(true).open(&path).unwrap();
     let reader = std::thread::spawn(move || read(streams));
     writer.write_all(b"hello").unwrap();
@@ -108,7 +108,7 @@ fn a_pipe_without_a_writer_is_waited_for_and_named() {
     });
     assert_eq!((length.unwrap(), &buffer[..4]), (4, &b"late"[..]));
     assert_eq!(noted, format!("waiting for a writer of {}", path.display()));
-    // One that writes nothing ends it all the same.
+    // A writer that writes nothing ends it, too.
     drop(writer);
     assert_eq!(reader.read(&mut buffer, &mut |_| panic!("it had a writer")).unwrap(), 0);
 }
@@ -133,7 +133,7 @@ fn a_pipe_without_a_name_whose_writer_is_gone_is_at_its_end() {
 }
 
 #[test]
-fn what_of_a_folder_is_data() {
+fn the_files_of_a_directory_that_are_data() {
     let place = tempfile::tempdir().unwrap();
     let root = place.path();
     for name in ["b", "a", "a.md5", "B", ".hidden", ".dflow-result", "ä"] {
@@ -149,17 +149,17 @@ fn what_of_a_folder_is_data() {
     assert_eq!(names, ["B", "a", "a.md5", "b", "link", "ä"]);
     assert_eq!(
         listing.describe_left_out(),
-        ".hidden (hidden), p (not a regular file), sub (a folder), sublink (a folder)"
+        ".hidden (hidden), p (not a regular file), sub (a directory), sublink (a directory)"
     );
     let (_, opener) = open(&[root], false, 100).unwrap();
-    assert!(opener.notes[0].contains("does not read .hidden (hidden), p"), "{:?}", opener.notes);
+    assert!(opener.notes[0].contains(": .hidden (hidden), p"), "{:?}", opener.notes);
     std::os::unix::fs::symlink("nowhere", root.join("broken")).unwrap();
     let error = open(&[root], false, 100).unwrap_err().to_string();
     assert!(error.contains("broken is a link to nowhere"), "{error}");
 }
 
 #[test]
-fn folders_without_data_and_sockets_are_refused() {
+fn directories_without_data_and_sockets_are_refused() {
     let place = tempfile::tempdir().unwrap();
     let error = open(&[place.path()], false, 10).unwrap_err().to_string();
     assert!(error.ends_with("holds no files to read"), "{error}");
@@ -189,7 +189,7 @@ fn files_that_changed_while_they_were_read_are_named() {
     fs::rename(path("new"), path("replaced")).unwrap();
     let notes = SeenFile::changes(&opener.seen);
     assert_eq!(notes.len(), 3, "{notes:?}");
-    assert!(notes.iter().any(|note| note.contains("grown has grown from 5 to 7 bytes; the first 5 were read")));
-    assert!(notes.iter().any(|note| note.contains("cut was cut from 5 to 3 bytes")));
-    assert!(notes.iter().any(|note| note.contains("written was written to")));
+    assert!(notes.iter().any(|note| note.contains("grown grew from 5 to 7 bytes; the first 5 were read")));
+    assert!(notes.iter().any(|note| note.contains("cut was truncated from 5 to 3 bytes")));
+    assert!(notes.iter().any(|note| note.contains("written was overwritten")));
 }

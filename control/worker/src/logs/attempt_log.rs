@@ -1,8 +1,8 @@
-//! One attempt's log: the first and the last bytes of what it printed.
+//! One attempt's log: the first and the last bytes that it printed.
 //!
-//! The file grows until it holds the beginning and twice the end. Then the end moves forward over the middle. This happens
-//! in place, as ext4 flushes a file that takes the place of another by a rename; if dflow is killed meanwhile, a part of the
-//! end may stand there twice.
+//! The file grows until it holds the beginning and twice the end. Then the end moves forward over the middle. This
+//! happens in place, because ext4 flushes a file that replaces another by a rename. If dflow is killed in between, a
+//! part of the end may appear twice.
 
 use super::budget::RunBudget;
 use std::fs::OpenOptions;
@@ -10,7 +10,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-/// How far the end is moved forward to begin with a whole line.
+/// Maximum number of bytes that are skipped so that the end begins with a whole line.
 const MAX_PARTIAL_LINE: usize = 4 << 10;
 
 #[derive(Debug)]
@@ -19,15 +19,15 @@ pub(super) struct AttemptLog {
     limits: Limits,
     /// The size of the file.
     size: u64,
-    /// Where the end begins: behind the line about what is left out.
+    /// The offset of the end: after the line about the omitted bytes.
     end_at: u64,
-    /// How many bytes of the middle are left out.
+    /// The number of omitted bytes of the middle.
     left_out: u64,
-    /// The run's budget is used up: nothing more is kept.
+    /// The run's budget is used up: no more bytes are kept.
     full: bool,
 }
 
-/// The most bytes of the beginning and of the end.
+/// Maximum number of bytes of the beginning and of the end.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     beginning: u64,
@@ -48,10 +48,10 @@ impl AttemptLog {
         Self { path, limits, size: 0, end_at: limits.beginning, left_out: 0, full: false }
     }
 
-    /// Appends what was printed; `lost` bytes before it have not arrived.
+    /// Appends output; `lost` bytes before it were dropped.
     ///
     /// # Errors
-    /// If the file cannot be written; the log is then as it was, or ends with a part of the bytes.
+    /// If the file cannot be written; the log is then unchanged, or ends with a part of the bytes.
     pub(super) fn append(&mut self, bytes: &[u8], lost: u64, budget: &mut RunBudget) -> io::Result<()> {
         if lost > 0 {
             self.write(note(&format!("{lost} bytes were lost on the way to this log")).as_bytes(), budget)?;
@@ -117,7 +117,7 @@ impl AttemptLog {
     }
 }
 
-/// A line of dflow's own among those of the program.
+/// A line by dflow among the lines of the program.
 fn note(text: &str) -> String {
     format!("\n… {text} …\n")
 }
@@ -180,7 +180,7 @@ mod tests {
         let (kept, left_out): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| !line.starts_with('…'));
         let [left_out] = left_out[..] else { panic!("{left_out:?}") };
         let total: usize = lines.iter().map(String::len).sum();
-        // The line that the beginning cuts got an end of its own.
+        // A line feed follows the line that the beginning cuts off.
         let kept: usize = kept.iter().map(|line| line.len() + 1).sum::<usize>() - 1;
         assert_eq!(left_out, format!("… {} bytes left out …", total - kept));
     }

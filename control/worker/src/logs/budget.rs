@@ -1,4 +1,4 @@
-//! How much the logs of a run may take together.
+//! The size limit of all logs of a run together.
 
 use super::MIN_ATTEMPT_BYTES;
 
@@ -14,7 +14,7 @@ impl RunBudget {
         Self { limit, left: limit }
     }
 
-    /// The limit, for a person to see.
+    /// The limit, for messages.
     pub(super) fn limit(&self) -> u64 {
         self.limit
     }
@@ -36,7 +36,7 @@ impl RunBudget {
     }
 }
 
-/// What a log of this size takes. Even a few bytes take a block, which bounds the number of logs as well.
+/// The space that a log of this size takes. Even a few bytes take a block, which also limits the number of logs.
 fn cost(size: u64) -> u64 {
     if size == 0 { 0 } else { size.max(MIN_ATTEMPT_BYTES) }
 }
@@ -50,7 +50,7 @@ mod tests {
         let mut budget = RunBudget::new(3 * MIN_ATTEMPT_BYTES);
         assert!(budget.resize(0, 1) && budget.resize(1, 4096), "both fit into the first block");
         assert!(budget.resize(0, 8192));
-        assert!(!budget.resize(0, 1), "nothing is left");
+        assert!(!budget.resize(0, 1), "no space is left");
         assert!(budget.resize(8192, 4096));
         assert!(budget.resize(0, 1));
     }

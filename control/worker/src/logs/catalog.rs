@@ -1,4 +1,4 @@
-//! Which records there are, and how their runs ended.
+//! Lists the records, and determines how their runs ended.
 
 use super::folder::{REPORT_FILE, RunFile, has_ended};
 use super::{logs_of, names};
@@ -9,36 +9,36 @@ use std::path::{Path, PathBuf};
 /// The record of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunRecord {
-    /// The name of its folder, by which `dflow logs` finds it. Names in their order are runs in the order of their
-    /// beginnings.
+    /// The name of its directory, by which `dflow logs` finds it. The order of the names is the order in which the runs
+    /// began.
     pub name: String,
-    /// Its folder.
+    /// Its directory.
     pub path: PathBuf,
     /// The run's id, 32 hexadecimal digits.
     pub run: String,
     /// The workflow's name.
     pub workflow: String,
-    /// When it began, in UTC, as RFC 3339 has it.
+    /// When it began, in UTC, in the format of RFC 3339.
     pub started: String,
 }
 
-/// What became of a run.
+/// The state of a recorded run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordState {
-    /// It goes on.
+    /// It is running.
     Running,
-    /// It has ended: [`RunRecord::report`] says how.
+    /// It has ended: see [`RunRecord::report`].
     Ended,
     /// Its process was killed, or could not write the report.
     Interrupted,
 }
 
-/// What an attempt has printed.
+/// The log of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogFile {
-    /// The instance, as `count[3]`; cut where it is very long.
+    /// The instance, such as `count[3]`; a very long name is truncated.
     pub instance: String,
-    /// Which attempt, counted from 1.
+    /// The attempt, counted from 1.
     pub attempt: u32,
     /// The file.
     pub path: PathBuf,
@@ -46,10 +46,10 @@ pub struct LogFile {
     pub bytes: u64,
 }
 
-/// All records in this folder, the oldest first. A folder that does not exist has none.
+/// All records in this directory, the oldest first; none if the directory does not exist.
 ///
 /// # Errors
-/// If the folder cannot be read.
+/// If the directory cannot be read.
 pub fn list(records: &Path) -> io::Result<Vec<RunRecord>> {
     let entries = match fs::read_dir(records) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -67,10 +67,10 @@ impl RunRecord {
         Some(Self { name, path, run, workflow, started })
     }
 
-    /// What became of the run.
+    /// The state of the run.
     #[must_use]
     pub fn state(&self) -> RecordState {
-        // The report is there before the lock is gone, so the lock is looked at first.
+        // The report is written before the lock is released, so the lock is checked first.
         let ended = has_ended(&self.path);
         match (ended, self.path.join(REPORT_FILE).exists()) {
             (false, _) => RecordState::Running,
@@ -85,10 +85,10 @@ impl RunRecord {
         fs::read_to_string(self.path.join(REPORT_FILE)).ok()
     }
 
-    /// What attempts have printed, by instance and attempt.
+    /// The logs, by instance and attempt.
     ///
     /// # Errors
-    /// If the folder of the logs cannot be read.
+    /// If the directory of the logs cannot be read.
     pub fn logs(&self) -> io::Result<Vec<LogFile>> {
         let mut logs = Vec::new();
         for entry in fs::read_dir(logs_of(&self.path))?.flatten() {
@@ -102,7 +102,7 @@ impl RunRecord {
     }
 }
 
-/// A key by which `qc[2]` comes before `qc[10]`: numbers have their number of digits in front.
+/// A sort key by which `qc[2]` comes before `qc[10]`: each number is prefixed with its number of digits.
 fn natural(name: &str) -> String {
     let mut key = String::with_capacity(name.len() + 4);
     let mut rest = name;
@@ -127,7 +127,7 @@ mod tests {
     use time::OffsetDateTime;
 
     #[test]
-    fn a_record_is_running_until_its_lock_is_gone() {
+    fn a_record_is_running_until_its_lock_is_released() {
         let folder = tempfile::tempdir().unwrap();
         let records = folder.path().join("runs");
         assert_eq!(list(&records).unwrap(), []);
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn logs_are_in_the_order_of_their_numbers() {
+    fn logs_are_sorted_by_number() {
         let folder = tempfile::tempdir().unwrap();
         let record = RecordFolder::create(folder.path(), "0123456789", "w", OffsetDateTime::UNIX_EPOCH).unwrap();
         let [found] = &list(folder.path()).unwrap()[..] else { panic!("one record") };

@@ -1,4 +1,4 @@
-//! A new record: its folder and its lock.
+//! A new record: its directory and its lock.
 
 use super::logs_of;
 use rustix::fs::FlockOperation;
@@ -10,17 +10,17 @@ use std::path::{Path, PathBuf};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// Says that a folder is a record, and what ran. While the run goes on, its process holds a lock on this file.
+/// Identifies a directory as a record, and describes the run. During the run, its process holds a lock on this file.
 pub(super) const RUN_FILE: &str = "run.json";
-/// Says how the run ended.
+/// The report of the run.
 pub(super) const REPORT_FILE: &str = "report.json";
-/// The files while they are written.
+/// The names of these files while they are being written.
 pub(super) const UNFINISHED: [&str; 2] = ["run.json.new", "report.json.new"];
 
-/// The version of [`RunFile`]: a folder without a known one is not a record.
+/// The version of [`RunFile`]: a directory with an unknown version is not a record.
 const VERSION: u32 = 1;
 
-/// What `run.json` holds.
+/// The contents of `run.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct RunFile {
     dflow_record: u32,
@@ -28,35 +28,35 @@ pub(super) struct RunFile {
     pub(super) run: String,
     /// The workflow's name.
     pub(super) workflow: String,
-    /// When it began, as RFC 3339 has it.
+    /// When it began, in the format of RFC 3339.
     pub(super) started: String,
 }
 
 impl RunFile {
-    /// Reads it from a folder; `None` if the folder is not a record.
+    /// Reads it from a directory; `None` if the directory is not a record.
     pub(super) fn read(folder: &Path) -> Option<Self> {
         let text = fs::read_to_string(folder.join(RUN_FILE)).ok()?;
         serde_json::from_str::<Self>(&text).ok().filter(|file| file.dflow_record == VERSION)
     }
 }
 
-/// The record of a run that goes on.
+/// The record of a running run.
 #[derive(Debug)]
 pub(super) struct RecordFolder {
     pub(super) path: PathBuf,
-    /// Held until the run is over; the lock goes with the process, however it ends.
+    /// Held until the run has ended; the kernel releases the lock when the process ends, however it does.
     _lock: File,
 }
 
 impl RecordFolder {
-    /// Makes the record of a run among the others.
+    /// Creates the record of a run.
     ///
     /// # Errors
-    /// If the folder or a file in it cannot be made.
+    /// If the directory or a file in it cannot be created.
     pub(super) fn create(records: &Path, run: &str, workflow: &str, now: OffsetDateTime) -> io::Result<Self> {
         let private = |recursive| {
             let mut builder = DirBuilder::new();
-            // What programs print may be confidential.
+            // The output of programs may be confidential.
             builder.mode(0o700).recursive(recursive);
             builder
         };
@@ -69,14 +69,14 @@ impl RecordFolder {
         let text = serde_json::to_string_pretty(&file)? + "\n";
         let (new, run_file) = (path.join(UNFINISHED[0]), path.join(RUN_FILE));
         let mut lock = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-        // Locked before it has its name: another run would take the record for one whose run is over.
+        // Locked before it gets its name: otherwise another run could conclude that this one has ended.
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
         lock.write_all(text.as_bytes())?;
         fs::rename(new, run_file)?;
         Ok(Self { path, _lock: lock })
     }
 
-    /// Writes how the run ended.
+    /// Writes the report of the run.
     ///
     /// # Errors
     /// If the file cannot be written.
@@ -88,7 +88,7 @@ impl RecordFolder {
     }
 }
 
-/// Names in their order are runs in the order of their beginnings.
+/// A name for a record. The order of the names is the order in which the runs began.
 fn name(run: &str, now: OffsetDateTime) -> String {
     format!(
         "{:04}{:02}{:02}-{:02}{:02}{:02}.{:03}-{}",
@@ -103,13 +103,13 @@ fn name(run: &str, now: OffsetDateTime) -> String {
     )
 }
 
-/// Whether the run of a record is over. Others may ask the same at this moment, and are not disturbed.
+/// Whether the run of a record has ended. Does not interfere with other processes that ask the same.
 pub(super) fn has_ended(folder: &Path) -> bool {
     File::open(folder.join(RUN_FILE))
         .is_ok_and(|file| rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_ok())
 }
 
-/// Takes the lock of a record whose run is over; `None` while it goes on.
+/// Takes the lock of a record whose run has ended; `None` if the run is still running.
 pub(super) fn lock_of_ended(folder: &Path) -> Option<File> {
     let file = File::open(folder.join(RUN_FILE)).ok()?;
     rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;

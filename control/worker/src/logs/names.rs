@@ -2,24 +2,24 @@
 
 use std::fmt::Write;
 
-/// The longest escaped name of an instance; a file name may have 255 bytes, and `.ATTEMPT.log` follows.
+/// Maximum length of the escaped name of an instance: a file name may have 255 bytes, and `.ATTEMPT.log` follows.
 const MAX_ESCAPED: usize = 200;
 
-/// The name of the file for what an attempt printed.
+/// The name of the log file of an attempt.
 pub(super) fn log_file(instance: &str, attempt: u32) -> String {
     format!("{}.{attempt}.log", escape(instance))
 }
 
-/// The escaped name and the attempt of a log file; `None` if it is no such file.
+/// The escaped name and the attempt of a log file; `None` for other files.
 pub(super) fn parse_log_file(file: &str) -> Option<(&str, u32)> {
     let (name, attempt) = file.strip_suffix(".log")?.rsplit_once('.')?;
     (!name.is_empty()).then_some((name, attempt.parse().ok()?))
 }
 
-/// The name of an instance as a part of a file name. Different names stay different.
+/// Escapes the name of an instance for a file name. Different names stay different.
 ///
-/// Letters, digits and `_ - . [ ]` stand for themselves, everything else is written as `%XX`. A name that gets too long is
-/// cut, and ends with `~` and a hash of the whole.
+/// Letters, digits and `_ - . [ ]` are unchanged, everything else is written as `%XX`. A name that gets too long is
+/// truncated, and ends with `~` and a hash of the whole name.
 pub(super) fn escape(instance: &str) -> String {
     let mut escaped = String::with_capacity(instance.len());
     for (index, byte) in instance.bytes().enumerate() {
@@ -39,7 +39,7 @@ pub(super) fn escape(instance: &str) -> String {
     escaped
 }
 
-/// The name that was escaped; of one that was cut, what is left of it.
+/// The name that was escaped, or the beginning of a truncated one.
 pub(super) fn unescape(escaped: &str) -> String {
     let mut bytes = Vec::with_capacity(escaped.len());
     let mut rest = escaped.as_bytes();
@@ -59,7 +59,7 @@ pub(super) fn unescape(escaped: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// FNV-1a: the same in every release, which the standard library's hasher does not promise.
+/// FNV-1a: the same in every release, which the standard library's hasher does not guarantee.
 fn fnv(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }

@@ -15,7 +15,7 @@ use std::thread;
 use std::time::Duration;
 use time::OffsetDateTime;
 
-/// How many bytes wait for the disk; of what programs print beyond them, the last bytes are kept.
+/// Maximum number of bytes that wait for the disk. Beyond it, only the last bytes of output are kept.
 const MAX_QUEUED_BYTES: usize = 8 << 20;
 /// How long the end of a run waits for the disk.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -24,18 +24,18 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) enum Recording {
     /// It does.
     On(Recorder),
-    /// It was not wanted.
+    /// The user wants none.
     Off,
-    /// It cannot: a sentence for the user.
+    /// It cannot be written: a note for the user.
     Impossible(String),
 }
 
-/// Writes the record of a run, in a thread of its own.
+/// Writes the record of a run in a separate thread.
 pub(crate) struct Recorder {
     path: PathBuf,
     jobs: Sender<Job>,
     queued: Arc<AtomicUsize>,
-    /// What found no room in the queue, by instance and attempt.
+    /// Output that did not fit into the queue, by instance and attempt.
     waiting: Tails<(String, u32)>,
     done: Receiver<Option<String>>,
 }
@@ -47,26 +47,26 @@ enum Job {
         bytes: Vec<u8>,
         lost: u64,
     },
-    /// The attempt prints nothing more.
+    /// The attempt has ended.
     Close {
         instance: String,
         attempt: u32,
     },
-    /// The run is over; this is its report.
+    /// The run has ended with this report.
     Finish {
         report: Vec<u8>,
     },
 }
 
 impl Recorder {
-    /// Makes the record of a run, and removes old ones.
+    /// Creates the record of a run, and removes old ones.
     pub(crate) fn start(options: &RecordOptions, run: &str, workflow: &str) -> Recording {
         let Some(records) = &options.folder else { return Recording::Off };
         Self::create(options, records, run, workflow).map_or_else(
             |error| {
                 let records = records.display();
                 Recording::Impossible(format!(
-                    "this run leaves no record and no logs: {records} cannot be used: {error}; name another folder with \
+                    "this run leaves no record and no logs: {records} cannot be used: {error}; name another directory with \
                      --logs, or say --logs none"
                 ))
             },
@@ -91,18 +91,18 @@ impl Recorder {
         };
         thread::Builder::new().name("dflow-logs".into()).spawn(move || {
             retention::remove_old(&records, &writer.folder.path, &options);
-            // Nobody listens if the end of the run could not wait any longer.
+            // The receiver is gone if the end of the run could not wait any longer.
             let _ = finished.send(writer.run(&received));
         })?;
         Ok(Self { path, jobs, queued, waiting: Tails::new(), done })
     }
 
-    /// The folder of the record.
+    /// The directory of the record.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Keeps what an attempt has printed; `lost` bytes before it have not arrived here.
+    /// Records output of an attempt; `lost` bytes before it were dropped.
     pub(crate) fn append(&mut self, instance: &str, attempt: u32, bytes: Vec<u8>, lost: u64) {
         let key = (instance.to_owned(), attempt);
         if self.waiting.is_empty() && self.has_room() {
@@ -116,7 +116,7 @@ impl Recorder {
         }
     }
 
-    /// The attempt has ended: what is left of it is bounded, and goes now.
+    /// The attempt has ended: its remaining output, which is bounded, is queued now.
     pub(crate) fn close(&mut self, instance: &str, attempt: u32) {
         let key = (instance.to_owned(), attempt);
         while let Some(chunk) = self.waiting.take(&key) {
@@ -135,7 +135,8 @@ impl Recorder {
         let _ = self.jobs.send(Job::Append { instance, attempt, bytes, lost });
     }
 
-    /// Writes the report and waits until everything is written; what the user should know.
+    /// Writes the report and waits until everything is written. Returns a note for the user if the record is
+    /// incomplete.
     pub(crate) fn finish(mut self, report: Vec<u8>) -> Option<String> {
         while let Some(chunk) = self.waiting.next() {
             self.send(chunk);
@@ -143,24 +144,24 @@ impl Recorder {
         let _ = self.jobs.send(Job::Finish { report });
         self.done.recv_timeout(PATIENCE).unwrap_or_else(|_| {
             let path = self.path.display();
-            Some(format!("the record in {path} is incomplete: its disk has not taken it within {PATIENCE:?}"))
+            Some(format!("the record in {path} is incomplete: the disk did not accept it within {PATIENCE:?}"))
         })
     }
 }
 
-/// What the thread has.
+/// The state of the thread.
 struct Writer {
     folder: RecordFolder,
     logs: HashMap<(String, u32), AttemptLog>,
     limits: Limits,
     budget: RunBudget,
     queued: Arc<AtomicUsize>,
-    /// The first error; nothing is written to logs after it, so that a full disk is not tried again and again.
+    /// The first error. After it, nothing is written to logs, so that a full disk is not tried again and again.
     failure: Option<io::Error>,
 }
 
 impl Writer {
-    /// Writes until the run is over; what the user should know.
+    /// Writes until the run has ended. Returns a note for the user if the record is incomplete.
     fn run(mut self, jobs: &Receiver<Job>) -> Option<String> {
         for job in jobs {
             match job {
@@ -224,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_has_a_report_and_the_logs_of_those_that_printed() {
+    fn a_record_has_a_report_and_the_logs_of_attempts_with_output() {
         let folder = tempfile::tempdir().unwrap();
         let mut recorder = started(folder.path());
         recorder.append("qc[1]", 1, b"hello ".to_vec(), 0);
@@ -241,11 +242,11 @@ mod tests {
     }
 
     #[test]
-    fn of_what_a_slow_disk_does_not_take_the_end_is_kept() {
+    fn the_last_output_is_kept_if_the_disk_is_slow() {
         let folder = tempfile::tempdir().unwrap();
         let mut recorder = started(folder.path());
         recorder.append("a", 1, b"begun\n".to_vec(), 0);
-        // As if so much waited for the disk.
+        // As if this much were waiting for the disk.
         recorder.queued.fetch_add(MAX_QUEUED_BYTES, Ordering::Relaxed);
         (0..10).for_each(|_| recorder.append("a", 1, vec![b'x'; 20_000], 0));
         recorder.append("a", 1, b"\ndone\n".to_vec(), 0);
@@ -258,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn two_runs_at_once_have_records_of_their_own() {
+    fn two_concurrent_runs_have_separate_records() {
         let folder = tempfile::tempdir().unwrap();
         let options = RecordOptions { keep_runs: 2, ..RecordOptions::new(Some(folder.path().to_owned())) };
         let start = |run| match Recorder::start(&options, run, "w") {
@@ -277,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_cannot_be_used_is_a_note() {
+    fn an_unusable_directory_is_a_note() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         std::fs::write(&file, "").unwrap();
@@ -287,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_is_removed_under_it_is_a_note() {
+    fn a_record_that_is_removed_during_the_run_is_a_note() {
         let folder = tempfile::tempdir().unwrap();
         let mut recorder = started(folder.path());
         std::fs::remove_dir_all(recorder.path()).unwrap();

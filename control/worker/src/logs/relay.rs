@@ -1,22 +1,22 @@
-//! Output on its way to the node that drives the run.
+//! Sends output to the node that drives the run.
 //!
-//! Output shares a connection with orders, notices and streams, so it gets a limited rate, and only what a connection has room
-//! for. What waits is bounded ([`Tails`]).
+//! Output shares a connection with orders, notices and streams, so its rate is limited, and it is sent only while the
+//! connection has room. The queue is bounded ([`Tails`]).
 
 pub(crate) use super::tails::Chunk;
 use super::tails::Tails;
 use std::time::Duration;
 
-/// How many bytes a second go to the driver, beside a burst.
+/// Bytes a second that are sent to the driver, except for a burst.
 const BYTES_PER_SECOND: u64 = 2 << 20;
-/// How many go at once.
+/// Size of a burst in bytes.
 const BURST: u64 = 1 << 20;
 
 /// The output of the attempts on a node that has not been sent.
 #[derive(Debug)]
 pub(crate) struct Relay<K> {
     tails: Tails<K>,
-    /// Bytes that may go now.
+    /// Bytes that may be sent now.
     allowance: u64,
     refilled_at: Duration,
 }
@@ -26,7 +26,7 @@ impl<K: Clone + Ord> Relay<K> {
         Self { tails: Tails::new(), allowance: BURST, refilled_at: Duration::ZERO }
     }
 
-    /// An attempt has printed this; `lost` bytes before it are missing already.
+    /// Queues output of an attempt; `lost` bytes before it are already missing.
     pub(crate) fn push(&mut self, key: K, bytes: &[u8], lost: u64) {
         self.tails.push(key, bytes, lost);
     }
@@ -47,7 +47,7 @@ impl<K: Clone + Ord> Relay<K> {
         Some(chunk)
     }
 
-    /// What is left of an attempt that has ended: it goes at once, before the notice of its end.
+    /// The remaining output of an attempt that has ended: it is sent at once, before the notice of its end.
     pub(crate) fn end(&mut self, key: &K) -> Vec<Chunk<K>> {
         std::iter::from_fn(|| self.tails.take(key)).collect()
     }
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn little_output_goes_at_once_and_whole() {
+    fn a_little_output_is_sent_at_once_and_complete() {
         let mut relay = Relay::new();
         relay.push(1, b"hello ", 0);
         relay.push(1, b"world", 0);
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn of_too_much_the_last_bytes_are_kept_and_the_others_counted() {
+    fn the_last_bytes_are_kept_and_the_others_counted() {
         let mut relay = Relay::new();
         let all: Vec<u8> = (0..300_000u32).map(|number| number as u8).collect();
         all.chunks(1000).for_each(|chunk| relay.push(1, chunk, 0));
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_bounded_over_all_attempts() {
+    fn the_queue_is_bounded_over_all_attempts() {
         let mut relay = Relay::new();
         (0..1000u32).for_each(|attempt| relay.push(attempt, &[0; MAX_WAITING], 0));
         assert_eq!(relay.tails.bytes(), MAX_ALL_WAITING);

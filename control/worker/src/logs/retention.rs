@@ -1,19 +1,19 @@
-//! Which records are removed.
+//! Removes old records.
 
 use super::folder::{REPORT_FILE, RUN_FILE, UNFINISHED, lock_of_ended};
 use super::{RecordOptions, catalog, logs_of, names};
 use std::path::Path;
 use std::{fs, io};
 
-/// Removes the oldest records beyond what is to be kept; `own`, the record of the present run, counts but stays.
+/// Removes the oldest records beyond the limits; `own`, the record of the present run, counts but stays.
 ///
-/// Only files that dflow writes are removed, and only of runs that are over. A folder in which somebody else has put
-/// something stays with that, and is not a record any more.
+/// Only files that dflow has written are removed, and only of runs that have ended. A directory that also has other
+/// files stays with these, and is no longer a record.
 pub(super) fn remove_old(records: &Path, own: &Path, options: &RecordOptions) {
     let Ok(mut found) = catalog::list(records) else { return };
     found.retain(|record| record.path != own);
     let mut bytes = 0u64;
-    // From the newest to the oldest: everything from the first one on that is too much goes.
+    // From the newest to the oldest: the first one beyond a limit and all older ones are removed.
     for (count, record) in found.iter().rev().enumerate() {
         bytes = bytes.saturating_add(size(&record.path));
         if count + 1 < options.keep_runs.max(1) && bytes <= options.keep_bytes {
@@ -41,7 +41,7 @@ fn size(record: &Path) -> u64 {
 /// Fails if it is still a record then.
 fn remove(record: &Path) -> io::Result<()> {
     let logs = logs_of(record);
-    // A link to somewhere else is not ours.
+    // A link was not created by dflow.
     if fs::symlink_metadata(&logs).is_ok_and(|metadata| metadata.is_dir()) {
         for entry in fs::read_dir(&logs).into_iter().flatten().flatten() {
             let name = entry.file_name();
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_records_go_and_nothing_else() {
+    fn only_the_oldest_records_are_removed() {
         let folder = tempfile::tempdir().unwrap();
         let records = folder.path();
         fs::create_dir(records.join("19700101-000000.000-foreign0")).unwrap();
@@ -109,16 +109,16 @@ mod tests {
                 "notes.txt",
             ]
         );
-        assert!(running.path.join("logs/a.1.log").exists(), "its run goes on");
+        assert!(running.path.join("logs/a.1.log").exists(), "its run is still running");
         assert_eq!(
             kept(&records.join("19700101-000002.000-01234567")),
             ["notes.txt"],
-            "what somebody else has put there"
+            "a file that dflow did not write"
         );
     }
 
     #[test]
-    fn records_that_are_too_large_go() {
+    fn records_beyond_the_size_limit_are_removed() {
         let folder = tempfile::tempdir().unwrap();
         for second in 1..5 {
             drop(record(folder.path(), second));

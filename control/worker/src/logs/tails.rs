@@ -1,15 +1,16 @@
-//! Output that waits: of an attempt that prints more than can be taken, the last bytes are kept, and the others counted.
+//! Bounded queues of output: if an attempt prints more than can be sent, the last bytes are kept and the others
+//! counted.
 
 use std::collections::{BTreeMap, VecDeque};
 
-/// The most bytes of one attempt that wait.
+/// Maximum number of queued bytes of one attempt.
 pub(super) const MAX_WAITING: usize = 64 << 10;
-/// The most bytes of all attempts that wait.
+/// Maximum number of queued bytes of all attempts.
 pub(super) const MAX_ALL_WAITING: usize = 8 << 20;
-/// The most bytes in one chunk.
+/// Maximum number of bytes in one chunk.
 pub(super) const MAX_CHUNK: usize = 32 << 10;
 
-/// The output of attempts that waits to be taken.
+/// The queued output of attempts.
 #[derive(Debug)]
 pub(super) struct Tails<K> {
     waiting: BTreeMap<K, Waiting>,
@@ -28,7 +29,7 @@ pub(crate) struct Chunk<K> {
     /// The attempt.
     pub(crate) key: K,
     pub(crate) bytes: Vec<u8>,
-    /// How many bytes before these were dropped.
+    /// The number of bytes that were dropped before these.
     pub(crate) lost: u64,
 }
 
@@ -41,13 +42,13 @@ impl<K: Clone + Ord> Tails<K> {
         self.waiting.is_empty()
     }
 
-    /// Bytes that wait.
+    /// The number of queued bytes.
     #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
         self.all
     }
 
-    /// An attempt has printed this; `lost` bytes before it are missing already.
+    /// Queues output of an attempt; `lost` bytes before it are already missing.
     pub(super) fn push(&mut self, key: K, bytes: &[u8], lost: u64) {
         let waiting = self.waiting.entry(key).or_default();
         let kept = &bytes[bytes.len().saturating_sub(MAX_WAITING)..];
@@ -57,7 +58,7 @@ impl<K: Clone + Ord> Tails<K> {
         waiting.bytes.drain(..dropped);
         let kept = &kept[(excess - dropped).min(kept.len())..];
         waiting.bytes.extend(kept);
-        // What is missing lies before what waits, wherever it was lost.
+        // All missing bytes are counted before the queued ones, wherever they were lost.
         waiting.lost += lost + (dropped + bytes.len() - kept.len()) as u64;
         self.all = self.all + kept.len() - dropped;
     }

@@ -18,11 +18,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::task::spawn_local;
 
-/// The number of concurrent connections; further ones are closed at once.
+/// Maximum number of concurrent connections; further ones are closed at once.
 const MAX_CONNECTIONS: usize = 16;
 /// The time limit of a request, including its response.
 const LONGEST: Duration = Duration::from_secs(10);
-/// The largest head of a request, in bytes.
+/// Maximum size of the head of a request, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
 const PLACE: &str = "/metrics";
 
@@ -55,7 +55,7 @@ impl Scrapes {
         let refused = LogLimit::default();
         loop {
             let Ok((stream, from)) = self.listener.accept().await else {
-                // For example when descriptors are exhausted; that passes.
+                // For example when descriptors are exhausted, which is temporary.
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
@@ -90,7 +90,7 @@ async fn answer(stream: TcpStream, page: Rc<impl Fn() -> String + 'static>) {
         .serve_connection(TokioIo::new(stream), service)
         .await;
     if let Err(error) = served {
-        tracing::debug!(%error, "a scrape was cut short");
+        tracing::debug!(%error, "a scrape was interrupted");
     }
 }
 
@@ -99,7 +99,7 @@ fn respond(request: &Request<Incoming>, page: &impl Fn() -> String) -> Response<
         (&Method::GET | &Method::HEAD, PLACE) => Response::new(page()),
         (&Method::GET | &Method::HEAD, _) => refusal(StatusCode::NOT_FOUND, format!("the metrics are at {PLACE}\n")),
         _ => {
-            let mut response = refusal(StatusCode::METHOD_NOT_ALLOWED, "this is to be read only\n".to_owned());
+            let mut response = refusal(StatusCode::METHOD_NOT_ALLOWED, "use GET or HEAD\n".to_owned());
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             response
         }

@@ -16,12 +16,12 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 use text::Text;
 
-/// The number of peers with labels of their own; further peers are counted together as [`OTHERS`].
+/// Maximum number of peers with separate labels; further peers are counted together as [`OTHERS`].
 const MAX_PEERS: usize = 1024;
 const OTHERS: &str = "(others)";
-/// The maximum length of a reason in a label, in characters.
+/// Maximum length of a reason in a label, in characters.
 const MAX_REASON: usize = 200;
-/// The kinds of paths that there are between nodes.
+/// The kinds of paths between nodes.
 const KINDS: [(PathKind, &str); 2] = [(PathKind::Rdma, "rdma"), (PathKind::Quic, "quic")];
 
 /// The counters of a run on this node.
@@ -49,7 +49,7 @@ pub(crate) struct PeerCounts {
     pub(crate) bytes: [LinkBytes; PathKind::ALL.len()],
     /// Paths that were lost and replaced by QUIC.
     pub(crate) failovers: u64,
-    /// How often it broke the protocol.
+    /// The number of its protocol violations.
     pub(crate) violations: u64,
 }
 
@@ -69,7 +69,7 @@ struct Counts {
     peers: BTreeMap<String, PeerCounts>,
 }
 
-/// What a scrape needs beyond the ledger.
+/// The node's state that a scrape shows in addition to the ledger.
 pub(crate) struct Node<'a> {
     pub(crate) name: &'a str,
     pub(crate) slots: u32,
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_peers_do_not_grow_for_ever() {
+    fn the_number_of_peer_names_is_limited() {
         let mut ledger = Ledger::default();
         (0..MAX_PEERS + 10).for_each(|number| ledger.peer_gone(&format!("n{number}"), &peer(1, PathKind::Rdma).counts));
         assert_eq!(ledger.over.peers.len(), MAX_PEERS + 1);

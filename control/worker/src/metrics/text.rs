@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_what_a_scraper_reads() {
+    fn the_text_follows_the_format() {
         let mut text = Text::default();
         text.gauge("dflow_slots", "Instances that may compute\nat once.").sample(&[], 3);
         text.counter("dflow_x_total", "Back\\slash \"quoted\".")

@@ -1,10 +1,10 @@
-//! The file operations that publishing consists of.
+//! The file operations of publishing.
 
 use rustix::fs::{CWD, RenameFlags};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// A file operation that did not work.
+/// A file operation that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {what} {}: {source}", path.display())]
 pub(crate) struct DiskError {
@@ -19,8 +19,8 @@ impl DiskError {
     }
 }
 
-/// Changes folders. A test makes one that stops after some operations, as a killed process does: nothing that it is told
-/// after that has any effect.
+/// Performs file operations. In tests it can stop after a number of operations, like a killed process: later ones have
+/// no effect.
 #[derive(Debug, Default)]
 pub(super) struct Disk {
     #[cfg(test)]
@@ -28,16 +28,16 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// Replaces whatever file is there.
+    /// Renames a file, replacing an existing one.
     pub(super) fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskError> {
         self.step("move a file to", to, || std::fs::rename(from, to))
     }
 
-    /// Fails if something is there.
+    /// Renames a file; fails if the target exists.
     pub(super) fn rename_new(&self, from: &Path, to: &Path) -> Result<(), DiskError> {
         self.step("move a file to", to, || {
             match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-                // Some network filesystems cannot refuse by themselves.
+                // Some network filesystems do not support RENAME_NOREPLACE.
                 Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::NOTSUP)
                     if to.symlink_metadata().is_err() =>
                 {
@@ -48,22 +48,22 @@ impl Disk {
         })
     }
 
-    /// Each of two folders takes the other's place, in one step.
+    /// Exchanges two directories in one step.
     pub(super) fn exchange(&self, one: &Path, other: &Path) -> Result<(), DiskError> {
         self.step("replace", other, || {
             rustix::fs::renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).map_err(io::Error::from)
         })
     }
 
-    /// A folder that is there already is right, too.
+    /// Creates a directory; also succeeds if it already exists.
     pub(super) fn create_folder(&self, path: &Path) -> Result<(), DiskError> {
         if path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir()) {
             return Ok(());
         }
-        self.step("create the folder", path, || std::fs::create_dir(path))
+        self.step("create the directory", path, || std::fs::create_dir(path))
     }
 
-    /// The folder in which a file of a result is, which may be below another one.
+    /// Creates the parent directory of a file of a result, with its ancestors.
     pub(super) fn create_parents(&self, root: &Path, file: &Path) -> Result<(), DiskError> {
         let Ok(relative) = file.strip_prefix(root) else { return Ok(()) };
         let mut above: Vec<&Path> = relative.ancestors().skip(1).collect();
@@ -71,7 +71,7 @@ impl Disk {
         above.iter().try_for_each(|folder| self.create_folder(&root.join(folder)))
     }
 
-    /// The file appears complete or not at all.
+    /// Writes a file, which appears complete or not at all.
     pub(super) fn write(&self, path: &Path, text: &[u8]) -> Result<(), DiskError> {
         let draft = path.with_extension("draft");
         self.step("write", path, || std::fs::write(&draft, text).and_then(|()| std::fs::rename(&draft, path)))
@@ -81,12 +81,12 @@ impl Disk {
         self.step("remove", path, || gone(std::fs::remove_file(path)))
     }
 
-    /// Fails if something is in it.
+    /// Removes a directory; fails if it is not empty.
     pub(super) fn remove_empty(&self, path: &Path) -> Result<(), DiskError> {
         self.step("remove", path, || gone(std::fs::remove_dir(path)))
     }
 
-    /// With all that is in it: for folders that are dflow's alone.
+    /// Removes a directory with its contents; only for dflow's own directories.
     pub(super) fn remove_all(&self, path: &Path) -> Result<(), DiskError> {
         self.step("remove", path, || gone(std::fs::remove_dir_all(path)))
     }
@@ -109,7 +109,7 @@ impl Disk {
     }
 }
 
-/// What is not there need not be removed.
+/// Ignores the error that a file does not exist.
 fn gone(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -1,4 +1,4 @@
-//! What a result folder says about itself, in the hidden file [`MANIFEST`].
+//! The description of a result directory, in the hidden file [`MANIFEST`].
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -9,23 +9,23 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The file with the manifest of a result folder.
+/// The file with the manifest of a result directory.
 pub(super) const MANIFEST: &str = ".dflow-result";
-/// What the marker of folders was called by releases without manifests.
+/// The marker of result directories in releases without manifests.
 pub(super) const OLD_MARKER: &str = ".dflow-output";
-/// What hidden staging folders begin with; the run's id follows.
+/// The prefix of the names of staging directories; the run's id follows.
 pub(super) const STAGING_PREFIX: &str = ".dflow-staging-";
-/// The format that this release writes, and the only one that it trusts.
+/// The version that this release writes, and the only one that it trusts.
 const FORMAT: u32 = 1;
-/// The longest manifest that is read, in bytes: some hundred thousand files.
+/// Maximum size of a manifest that is read, in bytes: some hundred thousand files.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// Whether dflow uses this name for files of its own, which are never data and never outputs.
+/// Whether this name is reserved for dflow's own files, which are never data and never outputs.
 pub(crate) fn is_own_name(name: &OsStr) -> bool {
     name.as_bytes().starts_with(b".dflow-")
 }
 
-/// What was run: two results with the same call can take each other's place.
+/// The call that produced a result: two results of the same call can replace each other.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Call {
     pub(crate) workflow: String,
@@ -35,7 +35,7 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// `inputs`: for each input of the workflow its paths, relative ones to the current folder.
+    /// `inputs`: the paths of each input of the workflow; relative ones start in the current directory.
     pub(crate) fn new(workflow: &str, params: &BTreeMap<String, String>, inputs: &[(String, Vec<PathBuf>)]) -> Self {
         let shown = |path: &PathBuf| {
             let path = if path.as_os_str() == "-" {
@@ -43,7 +43,7 @@ impl Call {
             } else {
                 std::path::absolute(path).unwrap_or_else(|_| path.clone())
             };
-            // Two names that are not UTF-8 must not become the same text.
+            // Different names that are not UTF-8 must not become the same text.
             path.to_str().map_or_else(|| path.as_os_str().as_bytes().escape_ascii().to_string(), str::to_owned)
         };
         let mut named: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -53,7 +53,7 @@ impl Call {
         Self { workflow: workflow.to_owned(), params: params.clone(), inputs: named }
     }
 
-    /// What differs, in words: of `self`, an earlier call, from `now`. `None` if nothing does.
+    /// The difference, in words, between `self`, an earlier call, and `now`; `None` if there is none.
     pub(super) fn difference(&self, now: &Self) -> Option<String> {
         if self.workflow != now.workflow {
             return Some(format!("it ran the workflow '{}', this one is '{}'", self.workflow, now.workflow));
@@ -87,10 +87,10 @@ fn in_short(paths: &[String]) -> String {
     }
 }
 
-/// A file as it was last seen.
+/// The identity of a file when it was last examined.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct FileRecord {
-    /// Relative to the result folder.
+    /// Relative to the result directory.
     pub(super) path: String,
     pub(super) bytes: u64,
     /// When its content was last modified, in nanoseconds since 1970.
@@ -108,7 +108,7 @@ pub(crate) fn modified_ns(metadata: &std::fs::Metadata) -> i64 {
     metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec())
 }
 
-/// A result folder's description of itself.
+/// The description of a result directory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Manifest {
     format: u32,
@@ -118,14 +118,14 @@ pub(super) struct Manifest {
     pub(super) call: Call,
     /// When the run had finished, in seconds since 1970.
     finished_unix_s: u64,
-    /// All files of the result but this one.
+    /// All files of the result except this one.
     pub(super) files: Vec<FileRecord>,
-    /// The folders of parts.
+    /// The directories of parts.
     pub(super) folders: Vec<String>,
 }
 
 impl Manifest {
-    /// Lists what is in a folder that holds nothing but a finished result.
+    /// Lists a directory that holds only a finished result.
     pub(super) fn list(result: &Path, run: &str, call: &Call) -> io::Result<Self> {
         let (mut files, mut folders) = (Vec::new(), Vec::new());
         let text = |path: &Path| {
@@ -155,10 +155,10 @@ impl Manifest {
         Ok(Self { format: FORMAT, run: run.to_owned(), call: call.clone(), finished_unix_s, files, folders })
     }
 
-    /// The manifest of a result folder; `None` if there is none that can be trusted.
+    /// The manifest of a result directory; `None` if there is no trustworthy one.
     pub(super) fn read(result: &Path) -> Option<Self> {
         let manifest: Self = read_json(&result.join(MANIFEST))?;
-        // Its paths say what may be removed: one that leads out of the folder is not of dflow's making.
+        // Its paths are files that may be removed. dflow never writes one that leads out of the directory.
         let inside = |path: &str| {
             let mut parts = Path::new(path).components().peekable();
             parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
@@ -170,9 +170,9 @@ impl Manifest {
     }
 }
 
-/// A JSON file of dflow's own; `None` if it is not there, or not one.
+/// One of dflow's own JSON files; `None` if it does not exist or is not valid.
 pub(super) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
-    // Not through a link, and not a pipe that would be waited for.
+    // Links are not followed, and opening a pipe must not block.
     if !path.symlink_metadata().ok()?.is_file() {
         return None;
     }

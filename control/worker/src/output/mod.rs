@@ -1,20 +1,20 @@
-//! The output folder: checked before a run, staged while it runs, published when it has succeeded.
+//! The output directory: checked before a run, staged during it, published when it has succeeded.
 //!
 //! | file | holds |
 //! | --- | --- |
-//! | `manifest` | what a result folder says about itself: the call, and its files |
-//! | `survey` | what is in an output folder: files of a result, files that were changed, files of others |
-//! | `verdict` | whether a run may publish there; pure |
-//! | `staging` | the hidden folder in which outputs are written, and who it belongs to |
-//! | `publish` | from there to the output folder: in one step, or file by file |
-//! | `machine` | which machine a run is on: only there its lock says that it is dead |
-//! | `recover` | what killed runs have left: completed, removed, or left alone |
+//! | `manifest` | the description in a result directory: the call, and the files |
+//! | `survey` | lists an output directory: files of a result, changed files, foreign files |
+//! | `verdict` | decides whether a run may publish there; pure |
+//! | `staging` | the hidden directory in which outputs are written, and its owner |
+//! | `publish` | moves outputs from there to the output directory: in one step, or file by file |
+//! | `machine` | the machine of a run: only there a free lock shows that it has ended |
+//! | `recover` | completes, removes or keeps what killed runs have left |
 //! | `disk` | the file operations of publishing, which tests can stop at any point |
-//! | `stdout` | a single output that goes to standard output |
+//! | `stdout` | a single output to standard output |
 //!
-//! Two rules hold throughout. A file that dflow did not write, or that was changed since, is never removed; `--overwrite`
-//! permits only that an output takes the place of a file with its name. And a finished result is never removed before
-//! the one that replaces it is in place.
+//! Two rules always hold. A file that dflow did not write, or that was changed afterwards, is never removed;
+//! `--overwrite` only permits an output to replace a file of its name. And a finished result is never removed before
+//! the result that replaces it is in place.
 
 mod disk;
 mod machine;
@@ -38,70 +38,70 @@ use disk::DiskError;
 use std::path::{Path, PathBuf};
 use survey::Survey;
 
-/// Where the outputs of a run go.
+/// The destination of a run's outputs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OutputTarget {
-    /// Into a folder.
+    /// A directory.
     Folder {
-        /// The folder, which need not exist.
+        /// Its path; it need not exist.
         path: PathBuf,
-        /// Whether outputs may replace the result of another call, and files of others that have their names.
+        /// Whether outputs may replace the result of another call, and foreign files of their names.
         overwrite: bool,
     },
-    /// The workflow's only output to standard output, once it is final.
+    /// Standard output, for a workflow with one output, once it is final.
     Stdout,
 }
 
-/// Why an output folder cannot be used.
+/// Why an output directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
-    /// The folder holds files that no run of dflow has written there.
-    #[error("the output folder {path} holds {}", listed(.files, "file that dflow did not write", "files that dflow did not write"))]
+    /// The directory holds files that dflow did not write.
+    #[error("the output directory {path} holds {}", listed(.files, "file that dflow did not write", "files that dflow did not write"))]
     Foreign {
-        /// The folder.
+        /// The directory.
         path: PathBuf,
         /// The files, relative to it.
         files: Vec<PathBuf>,
     },
-    /// Files of the earlier result were changed after they had been published.
-    #[error("the output folder {path} holds {}", listed(.files, "output that was changed since it was published", "outputs that were changed since they were published"))]
+    /// Files of the earlier result were changed after they were published.
+    #[error("the output directory {path} holds {}", listed(.files, "output that was changed since it was published", "outputs that were changed since they were published"))]
     Changed {
-        /// The folder.
+        /// The directory.
         path: PathBuf,
         /// The files, relative to it.
         files: Vec<PathBuf>,
     },
-    /// The folder holds the result of another call.
-    #[error("the output folder {path} holds the result of another call: {difference}")]
+    /// The directory holds the result of another call.
+    #[error("the output directory {path} holds the result of another call: {difference}")]
     OtherCall {
-        /// The folder.
+        /// The directory.
         path: PathBuf,
-        /// What differs between that call and this one.
+        /// The difference between that call and this one.
         difference: String,
     },
-    /// The folder was written by a release of dflow that kept no list of its files.
-    #[error("the output folder {path} was written by an older dflow, which kept no list of the files in it")]
+    /// The directory was written by a release of dflow without manifests.
+    #[error("the output directory {path} was written by an older dflow, which did not record the files in it")]
     OlderRelease {
-        /// The folder.
+        /// The directory.
         path: PathBuf,
     },
-    /// A folder is where an output has to be.
-    #[error("the output '{output}' cannot be written: {path} is a folder with other files")]
+    /// There is a directory at the path of an output.
+    #[error("the output '{output}' cannot be written: {path} is a directory with other files")]
     FolderInTheWay {
         /// The output of the workflow.
         output: String,
-        /// The folder.
+        /// The directory.
         path: PathBuf,
     },
-    /// The path is not that of a folder.
-    #[error("the output folder {path} cannot be used: it is not a folder")]
+    /// The path is not a directory.
+    #[error("the output directory {path} cannot be used: it is not a directory")]
     NotAFolder {
         /// The path.
         path: PathBuf,
     },
-    /// An output has a name that dflow uses for itself.
+    /// An output has a reserved name.
     #[error(
-        "the output '{output}' has a name that dflow uses for files of its own; names of outputs do not begin with '.dflow-'"
+        "the output '{output}' has a name that is reserved for dflow's own files; names of outputs must not begin with '.dflow-'"
     )]
     ReservedName {
         /// The output.
@@ -113,21 +113,21 @@ pub enum OutputError {
         /// The outputs, in words.
         outputs: String,
     },
-    /// Outputs cannot be moved there.
-    #[error("the output folder {path} cannot be used: {source}")]
+    /// Outputs cannot be moved to the directory.
+    #[error("the output directory {path} cannot be used: {source}")]
     Unusable {
-        /// The folder.
+        /// The directory.
         path: PathBuf,
-        /// What does not work.
+        /// The operation that failed.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The system refuses what is needed.
-    #[error("the output folder {path} cannot be used: cannot {what}: {source}")]
+    /// A system call failed.
+    #[error("the output directory {path} cannot be used: cannot {what}: {source}")]
     System {
-        /// The folder.
+        /// The directory.
         path: PathBuf,
-        /// What was tried.
+        /// The operation.
         what: String,
         /// Why it failed.
         source: std::io::Error,
@@ -139,23 +139,21 @@ impl OutputError {
     pub(crate) fn help(&self) -> Option<&'static str> {
         Some(match self {
             Self::Foreign { .. } => {
-                "name another folder with --output, or move these files away; with --overwrite, outputs replace files that \
-                 have their names, and all others stay"
+                "name another directory with --output, or move these files away; with --overwrite, outputs replace files of \
+                 their names, and all others are kept"
             }
             Self::Changed { .. } => {
-                "name another folder with --output, or move these files away; --overwrite replaces those that are outputs \
-                 of this run, too"
+                "name another directory with --output, or move these files away; --overwrite also replaces those that are \
+                 outputs of this run"
             }
-            Self::OtherCall { .. } => "name another folder with --output; --overwrite replaces the earlier result",
-            Self::OlderRelease { .. } => "name another folder with --output, or remove this one",
+            Self::OtherCall { .. } => "name another directory with --output; --overwrite replaces the earlier result",
+            Self::OlderRelease { .. } => "name another directory with --output, or remove this one",
             Self::FolderInTheWay { .. } | Self::NotAFolder { .. } => {
-                "name another folder with --output, or move this away"
+                "name another directory with --output, or move this away"
             }
             Self::ReservedName { .. } => "rename the output in the workflow file",
-            Self::NotOneOutput { .. } => "name a folder with --output",
-            Self::Unusable { .. } => {
-                "name another folder with --output, or give yourself the right to create files in it"
-            }
+            Self::NotOneOutput { .. } => "name a directory with --output",
+            Self::Unusable { .. } => "name another directory with --output, or make this one writable",
             Self::System { .. } => return None,
         })
     }
@@ -165,8 +163,8 @@ impl OutputError {
     }
 }
 
-/// The path of a folder that does not exist yet, without links, as [`std::fs::canonicalize`] will give it: runs recognize
-/// staging folders by it.
+/// The path of a directory that does not exist yet, with links resolved, as [`std::fs::canonicalize`] will return it
+/// later: runs recognize staging directories by it.
 fn resolve_absent(shown: &Path) -> std::io::Result<PathBuf> {
     let absolute = std::path::absolute(shown)?;
     let resolved = absolute.ancestors().find_map(|above| {
@@ -176,7 +174,7 @@ fn resolve_absent(shown: &Path) -> std::io::Result<PathBuf> {
     Ok(resolved.unwrap_or(absolute))
 }
 
-/// How many files an error names.
+/// Maximum number of files that an error names.
 const MAX_NAMED: usize = 5;
 
 /// `3 files: a, b, c`, with a limit.
@@ -190,20 +188,20 @@ fn listed(files: &[PathBuf], one: &str, many: &str) -> String {
     format!("{} {what}: {}{more}", files.len(), named.join(", "))
 }
 
-/// An output of the workflow, as far as its place is concerned.
+/// The name and shape of an output of the workflow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Planned {
     pub(crate) name: String,
-    /// Whether it is a folder of parts.
+    /// Whether it is a directory of parts.
     pub(crate) many: bool,
 }
 
-/// A place for the outputs of one call.
+/// The output directory of one call.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
-    /// Absolute, and without links if it exists.
+    /// Absolute, with links resolved.
     path: PathBuf,
-    /// As it was given.
+    /// As given on the command line.
     shown: PathBuf,
     overwrite: bool,
     call: Call,
@@ -212,16 +210,16 @@ pub(crate) struct Target {
 
 impl Target {
     /// # Errors
-    /// The path cannot be that of an output folder.
+    /// If the path cannot be an output directory.
     pub(crate) fn new(shown: &Path, overwrite: bool, call: Call, planned: Vec<Planned>) -> Result<Self, OutputError> {
         if let Some(output) = planned.iter().find(|output| is_own_name(output.name.as_ref())) {
             return Err(OutputError::ReservedName { output: output.name.clone() });
         }
-        // A link to a folder stays a link: what it points to is the output folder.
+        // A link to a directory stays a link: its target is the output directory.
         let path = match std::fs::canonicalize(shown) {
             Ok(path) => path,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && shown.symlink_metadata().is_err() => {
-                resolve_absent(shown).map_err(OutputError::system(shown, "find the current folder"))?
+                resolve_absent(shown).map_err(OutputError::system(shown, "find the current directory"))?
             }
             Err(error) => return Err(OutputError::system(shown, "follow its path")(error)),
         };
@@ -231,11 +229,11 @@ impl Target {
         Ok(Self { path, shown: shown.to_owned(), overwrite, call, planned })
     }
 
-    /// Completes or removes what killed runs have left there, then checks that this call may publish there. What the user
-    /// should know of the former.
+    /// Completes or removes what killed runs have left there, and checks that this call may publish there. Returns
+    /// notes for the user about the killed runs.
     ///
     /// # Errors
-    /// Files would be lost, or the folder cannot be read.
+    /// If files would be lost, or the directory cannot be read.
     pub(crate) fn check(&self) -> Result<Vec<String>, OutputError> {
         let notes = recover::recover(&self.path);
         self.verify()?;
@@ -245,13 +243,13 @@ impl Target {
     /// Checks without changing anything that this call may publish there.
     ///
     /// # Errors
-    /// Files would be lost, or the folder cannot be read.
+    /// If files would be lost, or the directory cannot be read.
     pub(crate) fn verify(&self) -> Result<(), OutputError> {
         self.survey().and_then(|survey| self.judge(&survey))?;
         self.check_parent()
     }
 
-    /// The folder, absolute.
+    /// The directory, absolute.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -268,7 +266,7 @@ impl Target {
         OutputError::Unusable { path: self.shown.clone(), source: Box::new(error) }
     }
 
-    /// Without making anything: the nearest folder that exists must let dflow make another one in it.
+    /// Creates nothing: checks that the nearest existing directory is writable.
     fn check_parent(&self) -> Result<(), OutputError> {
         if self.path.exists() {
             return Ok(());

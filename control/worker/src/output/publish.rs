@@ -1,10 +1,11 @@
-//! From the staging folder to the output folder.
+//! Moves outputs from the staging directory to the output directory.
 //!
-//! Where the output folder is absent, or holds nothing but an earlier result, the new one takes its place in one step.
-//! Elsewhere (a mount point, somebody's current folder, files of others that stay) each output is moved in by itself, and
-//! the manifest last. Before the first move the *journal* says what is to be done. So a run that is killed at any point
-//! is completed by the next one with the same output folder: the staging folder then still holds the manifest of the run
-//! that the journal names. As long as it does, everything that was replaced is still in `old`, and can be moved back.
+//! If the output directory does not exist, or holds only an earlier result, the new one replaces it in one step.
+//! Otherwise (a mount point, the current directory of a process, foreign files that are kept) the outputs are moved in
+//! one by one, and the manifest last. The *journal* is written before the first move and lists all of them. So a run
+//! that is killed at any point is completed by the next one with the same output directory: the staging directory then
+//! still holds the manifest of the run that the journal names. As long as it does, all replaced files are still in
+//! `old` and can be moved back.
 
 use super::disk::{Disk, DiskError};
 use super::manifest::{MANIFEST, Manifest, STAGING_PREFIX, modified_ns, read_json};
@@ -27,7 +28,7 @@ pub(super) const UNPUBLISHED: &str = ".unpublished-";
 #[error("the outputs are finished, but cannot be published in {}: {cause}; they are in {}", target.display(), kept.display())]
 pub(crate) struct PublishError {
     target: PathBuf,
-    /// Where they are.
+    /// The directory in which they are kept.
     pub(crate) kept: PathBuf,
     #[source]
     cause: Cause,
@@ -36,10 +37,10 @@ pub(crate) struct PublishError {
 /// Why not.
 #[derive(Debug, thiserror::Error)]
 enum Cause {
-    /// Meanwhile something is in the output folder that would be lost.
+    /// The output directory now has files that would be lost.
     #[error(transparent)]
     Output(#[from] OutputError),
-    /// The filesystem refuses.
+    /// A file operation failed.
     #[error(transparent)]
     Disk(#[from] DiskError),
     /// An output was written, and is gone.
@@ -55,18 +56,18 @@ enum Cause {
     List(#[from] io::Error),
 }
 
-/// What publishing consists of, written before it begins.
+/// The steps of publishing, written before the first one.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Journal {
-    /// Of the new result.
+    /// The manifest of the new result.
     manifest: Manifest,
-    /// Files that give way, by their paths in the output folder.
+    /// Files to be replaced, by their paths in the output directory.
     replaced: BTreeMap<String, Seen>,
-    /// Folders of the earlier result, which go if nothing is left in them.
+    /// Directories of the earlier result, which are removed if they are empty.
     folders: Vec<String>,
 }
 
-/// A file as it was when the journal was written. One that has come or was changed after that is not touched.
+/// A file as it was when the journal was written. A file that is newer or was changed after that is not touched.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Seen {
     inode: u64,
@@ -88,7 +89,7 @@ impl Journal {
 
     fn new(target: &Target, survey: &Survey, manifest: Manifest) -> Self {
         let mut giving_way: BTreeSet<&str> = survey.intact.iter().map(|file| file.path.as_str()).collect();
-        // Of what dflow did not write, or no longer knows, only what stands where an output has to be.
+        // Of foreign and changed files, only those at the path of an output.
         let new: BTreeSet<&str> =
             manifest.files.iter().map(|file| &file.path).chain(&manifest.folders).map(String::as_str).collect();
         let others = survey.foreign.iter().chain(&survey.changed).filter(|path| !survey.folders.contains(*path));
@@ -101,17 +102,17 @@ impl Journal {
         }
     }
 
-    /// Whether the staging folder still holds what is to be published.
+    /// Whether the staging directory still holds the outputs.
     pub(super) fn is_pending(&self, staging: &Path) -> bool {
         Manifest::read(&staging.join(NEW)).is_some_and(|manifest| manifest.run == self.manifest.run)
     }
 }
 
 impl Staging {
-    /// Makes the outputs visible, in one step where that is possible.
+    /// Makes the outputs visible, in one step if possible.
     ///
     /// # Errors
-    /// Says where the outputs are then. The output folder is as it was.
+    /// Names the directory in which the outputs are kept. The output directory is unchanged.
     pub(crate) fn publish(mut self) -> Result<(), PublishError> {
         self.finished = true;
         self.try_publish().map_err(|cause| self.set_aside(cause))
@@ -136,7 +137,7 @@ impl Staging {
         let text = serde_json::to_vec_pretty(&manifest).map_err(io::Error::from)?;
         self.disk.write(&self.folder.join(NEW).join(MANIFEST), &text)?;
         let _turn = lock(&self.target.path);
-        // Again: others had time to put something there while the functions ran.
+        // Checked again, because files may have been added during the run.
         let survey = self.target.survey()?;
         self.target.judge(&survey)?;
         let journal = Journal::new(&self.target, &survey, manifest);
@@ -147,22 +148,22 @@ impl Staging {
             && !survey.staging
             && survey.manifest.is_some()
             && !is_current_folder(&self.target.path);
-        // A filesystem that cannot exchange folders, or not this one, can still take the files.
+        // If the filesystem cannot exchange these directories, the files can still be moved.
         let exchanged = replaceable
             && adopt(&self.target.path, &self.folder.join(NEW)).is_ok()
             && self.disk.exchange(&self.folder.join(NEW), &self.target.path).is_ok();
         if !exchanged {
             forward(&self.disk, &self.folder, &self.target.path, &journal)?;
         }
-        // The outputs are there: what is left behind now is for the next run to remove.
+        // The outputs are published. The next run removes what is left of the staging directory.
         if let Err(error) = clean(&self.disk, &self.folder, &self.target.path) {
-            tracing::warn!(%error, "a staging folder is left");
+            tracing::warn!(%error, "a staging directory cannot be removed");
         }
         Ok(())
     }
 }
 
-/// Carries out a journal from wherever it was interrupted, or takes back what was done of it.
+/// Completes a journal from the point of interruption, or undoes its steps.
 pub(super) fn forward(disk: &Disk, staging: &Path, target: &Path, journal: &Journal) -> Result<(), DiskError> {
     move_in(disk, staging, target, journal).inspect_err(|_| move_back(disk, staging, target, journal))
 }
@@ -184,14 +185,14 @@ fn move_in(disk: &Disk, staging: &Path, target: &Path, journal: &Journal) -> Res
     let gone = journal.replaced.keys().map(String::as_str).filter(|path| !files.contains(path));
     gone.clone().try_for_each(set_aside)?;
     for folder in journal.folders.iter().rev().filter(|folder| !journal.manifest.folders.contains(folder)) {
-        // It stays if somebody has put something into it.
+        // It stays if it has other files.
         let _ = disk.remove_empty(&target.join(folder));
     }
     for folder in &journal.manifest.folders {
         disk.create_folder(&target.join(folder))?;
     }
     for path in files {
-        // What is no longer here was moved before a run that did this was killed.
+        // A missing file was moved by an earlier run that was killed.
         if is_there(&new.join(path)) {
             set_aside(path)?;
             disk.rename_new(&new.join(path), &target.join(path))?;
@@ -200,7 +201,7 @@ fn move_in(disk: &Disk, staging: &Path, target: &Path, journal: &Journal) -> Res
     disk.rename(&new.join(MANIFEST), &target.join(MANIFEST))
 }
 
-/// The opposite of [`move_in`]; what cannot be moved back stays where it is.
+/// Undoes [`move_in`]; files that cannot be moved back stay where they are.
 fn move_back(disk: &Disk, staging: &Path, target: &Path, journal: &Journal) {
     let (new, old) = (staging.join(NEW), staging.join(OLD));
     for file in &journal.manifest.files {
@@ -225,17 +226,17 @@ fn is_there(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }
 
-/// Removes a staging folder whose outputs have been published.
+/// Removes a staging directory whose outputs have been published.
 pub(super) fn clean(disk: &Disk, staging: &Path, target: &Path) -> Result<(), DiskError> {
     let new = staging.join(NEW);
-    // Of an earlier result that has changed places with this one, only what that result consists of.
+    // Of an earlier result that was exchanged with this one, only its own files.
     if let Ok(Survey { exists: true, manifest: Some(manifest), intact, changed, foreign, .. }) = Survey::of(&new) {
         for path in foreign.iter().chain(&changed) {
-            // Somebody has put it there in the last moment.
+            // A file that was added at the last moment.
             let back = disk.create_parents(target, &target.join(path));
             if back.and_then(|()| disk.rename_new(&new.join(path), &target.join(path))).is_err() {
                 let kept = keep(disk, staging, target);
-                tracing::warn!(path = %kept.display(), "files that were put into the earlier result are kept");
+                tracing::warn!(path = %kept.display(), "files that were added to the earlier result are kept");
                 return Ok(());
             }
         }
@@ -247,9 +248,9 @@ pub(super) fn clean(disk: &Disk, staging: &Path, target: &Path) -> Result<(), Di
     disk.remove_all(staging)
 }
 
-/// Gives finished outputs a visible name; where they are then.
+/// Gives finished outputs a visible name, and returns their path.
 pub(super) fn keep(disk: &Disk, staging: &Path, target: &Path) -> PathBuf {
-    /// The longest that a name may be with what is appended to it.
+    /// Maximum length of the name including its suffix.
     const MAX_NAME: usize = 200;
     let name = target.file_name().map_or_else(|| "outputs".into(), |name| name.to_string_lossy().into_owned());
     let mut room = MAX_NAME;
@@ -259,12 +260,12 @@ pub(super) fn keep(disk: &Disk, staging: &Path, target: &Path) -> PathBuf {
     let run = run.trim_start_matches(STAGING_PREFIX);
     let visible = staging.with_file_name(format!("{name}{UNPUBLISHED}{run}"));
     if disk.rename_new(&staging.join(NEW), &visible).is_err() {
-        // Without its journal and its marker nobody completes or removes it any more.
+        // Without its journal and its marker, no run completes or removes it.
         let _ = disk.remove_file(&staging.join(JOURNAL));
         let _ = disk.remove_file(&staging.join(MARKER));
         return staging.join(NEW);
     }
-    // If something could not be moved back, it is all that there is of it.
+    // A file that could not be moved back exists only here.
     if disk.remove_empty(&staging.join(OLD)).is_ok() {
         let _ = disk.remove_all(staging);
     } else {
@@ -273,7 +274,7 @@ pub(super) fn keep(disk: &Disk, staging: &Path, target: &Path) -> PathBuf {
     visible
 }
 
-/// Gives the new folder the owner and the permissions of the one that it replaces.
+/// Gives the new directory the owner and the permissions of the directory that it replaces.
 fn adopt(target: &Path, new: &Path) -> io::Result<()> {
     let (old, own) = (target.metadata()?, new.metadata()?);
     if (old.uid(), old.gid()) != (own.uid(), own.gid()) {
@@ -282,18 +283,19 @@ fn adopt(target: &Path, new: &Path) -> io::Result<()> {
     std::fs::set_permissions(new, std::fs::Permissions::from_mode(old.permissions().mode()))
 }
 
-/// Whether a process has it, or a folder in it, as its current folder: that process would go on looking at a folder that
-/// is no longer there.
+/// Whether it, or a directory in it, is the current directory of a process: that process would remain in the replaced
+/// directory.
 fn is_current_folder(target: &Path) -> bool {
     let Ok(processes) = std::fs::read_dir("/proc") else { return false };
     processes.flatten().any(|process| {
         let is_number = process.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit);
-        // Those of other users do not say where they are.
+        // The current directory of other users' processes cannot be read.
         is_number && std::fs::read_link(process.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(target))
     })
 }
 
-/// Lets one run at a time publish in a folder; `None` if it is not there, or its filesystem has no locks.
+/// Locks a directory, so that only one run at a time publishes in it; `None` if it does not exist, or its filesystem
+/// has no locks.
 fn lock(folder: &Path) -> Option<File> {
     loop {
         let file = File::open(folder).ok()?;

@@ -12,8 +12,8 @@ use super::resolve_absent;
 use super::staging::{Marker, NEW};
 use std::path::{Path, PathBuf};
 
-/// Completes what is finished and meant for `target`, and removes what is not finished, for whatever folder beside it.
-/// What the user should know.
+/// Completes what is finished and meant for `target`, and removes what is not finished, for whatever directory beside
+/// it. What the user should know.
 pub(super) fn recover(target: &Path) -> Vec<String> {
     let disk = Disk::default();
     let beside = target.parent().into_iter().flat_map(staging_folders);
@@ -61,7 +61,7 @@ pub(super) fn recover(target: &Path) -> Vec<String> {
                 };
                 if finished { clean(&disk, &folder, target) } else { Ok(()) }
             }
-            // For its own output folder to complete.
+            // For its own output directory to complete.
             Some(_) => Ok(()),
         };
         if let Err(error) = result {
@@ -75,7 +75,7 @@ fn has_result(staging: &Path) -> bool {
     Manifest::read(&staging.join(NEW)).is_some()
 }
 
-/// The staging folders directly in a folder.
+/// The staging directories directly in a directory.
 fn staging_folders(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries

@@ -1,8 +1,8 @@
-//! The hidden folder in which a run writes its outputs.
+//! The hidden directory in which a run writes its outputs.
 //!
 //! ```text
-//! .dflow-staging-RUN/     beside the output folder, or in it where a rename from beside it does not work
-//!     marker.json         which run, for which output folder, and where; locked while the run lives
+//! .dflow-staging-RUN/     beside the output directory, or in it where a rename from beside it does not work
+//!     marker.json         which run, for which output directory, and where; locked while the run lives
 //!     new/                the outputs
 //!     publish.json        once all outputs are finished: what is to be done (`publish`)
 //!     old/                what outputs have replaced, until all of them are in place
@@ -25,11 +25,11 @@ pub(super) const NEW: &str = "new";
 pub(super) const OLD: &str = "old";
 pub(super) const JOURNAL: &str = "publish.json";
 
-/// How many digits of a run's id its staging folder shows.
+/// How many digits of a run's id its staging directory shows.
 const RUN_DIGITS: usize = 12;
 
-/// Which run a staging folder belongs to. A copy of the folder, or one that was moved, says something else about itself
-/// than what is true of it, and is left alone.
+/// Which run a staging directory belongs to. A copy of the directory, or one that was moved, says something else about
+/// itself than what is true of it, and is left alone.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Marker {
     pub(super) run: String,
@@ -42,7 +42,7 @@ pub(super) struct Marker {
 }
 
 impl Marker {
-    /// The marker of a staging folder that is where it was made; `None` for everything else.
+    /// The marker of a staging directory that is where it was made; `None` for everything else.
     pub(super) fn of(staging: &Path) -> Option<Self> {
         let marker: Self = read_json(&staging.join(MARKER))?;
         let metadata = staging.symlink_metadata().ok()?;
@@ -71,7 +71,7 @@ pub(crate) struct Staging {
     pub(super) target: Target,
     pub(super) run: String,
     pub(super) folder: PathBuf,
-    /// Whether it is beside the output folder.
+    /// Whether it is beside the output directory.
     pub(super) beside: bool,
     pub(super) disk: Disk,
     /// Whether its outputs are finished: from then on it is never removed unpublished.
@@ -81,20 +81,20 @@ pub(crate) struct Staging {
 }
 
 impl Staging {
-    /// Makes the staging folder where what publishing takes has been tried: to create, and to rename from there into
-    /// the output folder.
+    /// Makes the staging directory where what publishing takes has been tried: to create, and to rename from there into
+    /// the output directory.
     ///
     /// # Errors
-    /// It works neither beside the output folder nor in it.
+    /// It works neither beside the output directory nor in it.
     pub(crate) fn create(target: Target, run: &str) -> Result<Self, OutputError> {
         let parent = target.path.parent().map(Path::to_owned);
         if !target.path.exists() {
             let parent = parent.unwrap_or_else(|| PathBuf::from("/"));
             std::fs::create_dir_all(&parent)
-                .map_err(OutputError::system(&target.shown, format!("create the folder {}", parent.display())))?;
+                .map_err(OutputError::system(&target.shown, format!("create the directory {}", parent.display())))?;
             return Self::begin(target.clone(), run, &parent, true).map_err(|error| target.unusable(error));
         }
-        // A folder that cannot be replaced from beside it, as a mount point, can still be filled from within.
+        // A directory that cannot be replaced from beside it, as a mount point, can still be filled from within.
         if let Some(parent) = parent
             && let Ok(staging) = Self::begin(target.clone(), run, &parent, true)
             && staging.try_rename().is_ok()
@@ -121,7 +121,7 @@ impl Staging {
         Ok(staging)
     }
 
-    /// Moves an empty folder to where outputs will be moved, and back.
+    /// Moves an empty directory to where outputs will be moved, and back.
     fn try_rename(&self) -> Result<(), DiskError> {
         let here = self.folder.join("probe");
         let there = self.target.path.join(format!("{STAGING_PREFIX}probe-{}", self.run));
@@ -130,7 +130,7 @@ impl Staging {
         self.disk.remove_empty(&there)
     }
 
-    /// Where an output is written: a file, or one in a folder of parts.
+    /// Where an output is written: a file, or one in a directory of parts.
     pub(crate) fn path(&self, name: &str, part: Option<u32>) -> PathBuf {
         place(&self.folder.join(NEW), name, part)
     }
@@ -157,7 +157,7 @@ fn mark(staging: &Path, target: &Path, run: &str) -> io::Result<File> {
     let draft = staging.join("marker.draft");
     std::fs::write(&draft, serde_json::to_vec(&marker)?)?;
     let file = File::open(&draft)?;
-    // A filesystem without locks has none for a run that would remove this folder either, which then does not.
+    // A filesystem without locks has none for a run that would remove this directory either, which then does not.
     let _ = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
     std::fs::rename(&draft, staging.join(MARKER))?;
     Ok(file)

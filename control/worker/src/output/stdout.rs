@@ -1,7 +1,7 @@
-//! A single output that goes to standard output.
+//! A single output to standard output.
 //!
-//! A function may fail after it has written much, and its next attempt begins again. So the output is kept in an unnamed
-//! file until it is final: a program that reads standard output never sees bytes that are taken back.
+//! A function may fail late, and its next attempt begins again. So the output is kept in an unnamed file until it is
+//! final: a program that reads standard output never sees bytes of a failed attempt.
 
 use super::{OutputError, Planned, Staging};
 use std::fs::File;
@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 /// Checks that the workflow has one output of one file.
 ///
 /// # Errors
-/// It has none, several, or one in parts.
+/// If it has none, several, or one in parts.
 pub(crate) fn check_stdout(planned: &[Planned]) -> Result<(), OutputError> {
     let outputs = match planned {
         [output] if !output.many => return Ok(()),
         [] => "none".to_owned(),
-        [output] => format!("'{}', which is a folder of parts", output.name),
+        [output] => format!("'{}', which is a directory of parts", output.name),
         several => {
             let names: Vec<String> = several.iter().map(|output| format!("'{}'", output.name)).collect();
             format!("{}: {}", several.len(), names.join(", "))
@@ -25,29 +25,29 @@ pub(crate) fn check_stdout(planned: &[Planned]) -> Result<(), OutputError> {
     Err(OutputError::NotOneOutput { outputs })
 }
 
-/// Where the outputs of a run are written.
+/// The place where the outputs of a run are written.
 #[derive(Debug)]
 pub(crate) enum Destination {
-    /// To files in a staging folder.
+    /// Files in a staging directory.
     Folder(Box<Staging>),
-    /// To a file that is copied to standard output in the end.
+    /// A file that is copied to standard output at the end.
     Stdout(Delivery),
 }
 
-/// What one output is written to.
+/// The file to which one output is written.
 #[derive(Debug)]
 pub(crate) enum SinkFile {
-    /// A file that is created, and how errors call it.
+    /// A file to be created, and its name in errors.
     Path { path: PathBuf, shown: PathBuf },
     /// An unnamed file.
     Unnamed(File),
 }
 
 impl Destination {
-    /// What an output is written to.
+    /// The file for an output.
     ///
     /// # Errors
-    /// There are no descriptors left.
+    /// If there are no descriptors left.
     pub(crate) fn sink(&self, name: &str, part: Option<u32>) -> io::Result<SinkFile> {
         match self {
             Self::Folder(staging) => {
@@ -69,7 +69,7 @@ impl Destination {
         metadata.map(|metadata| metadata.len())
     }
 
-    /// Where a reader of the report finds it.
+    /// Its path in the report.
     pub(crate) fn final_path(&self, name: &str, part: Option<u32>) -> PathBuf {
         match self {
             Self::Folder(staging) => staging.final_path(name, part),
@@ -83,18 +83,18 @@ impl Destination {
 pub(crate) struct Delivery(File);
 
 impl Delivery {
-    /// `folder`: for what is kept until the run has succeeded.
+    /// `folder`: the directory of the unnamed file.
     ///
     /// # Errors
-    /// No file can be made there.
+    /// If no file can be created there.
     pub(crate) fn create(folder: &Path) -> io::Result<Self> {
         crate::sink::unnamed_file(folder).map(Self)
     }
 
-    /// Writes the output to standard output. That nobody reads it to its end is no error.
+    /// Writes the output to standard output. A reader that stops early is not an error.
     ///
     /// # Errors
-    /// Standard output cannot be written.
+    /// If standard output cannot be written.
     pub(crate) fn deliver(mut self) -> io::Result<()> {
         self.0.seek(SeekFrom::Start(0))?;
         let mut out = io::stdout().lock();

@@ -1,33 +1,33 @@
-//! What is in an output folder.
+//! Lists what is in an output directory.
 
 use super::manifest::{FileRecord, MANIFEST, Manifest, OLD_MARKER, STAGING_PREFIX};
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// What is in an output folder; all paths are relative to it.
+/// The contents of an output directory; all paths are relative to it.
 #[derive(Debug, Default)]
 pub(super) struct Survey {
     pub(super) exists: bool,
-    /// Of the result that is in it.
+    /// The manifest of the result in it.
     pub(super) manifest: Option<Manifest>,
-    /// Files of that result, as they were published.
+    /// Unchanged files of that result.
     pub(super) intact: Vec<FileRecord>,
-    /// Files of that result that were changed since.
+    /// Files of that result that were changed afterwards.
     pub(super) changed: Vec<PathBuf>,
-    /// Everything that is neither: files, folders, links.
+    /// Everything else: files, directories, links.
     pub(super) foreign: Vec<PathBuf>,
-    /// Of what was changed, and of what is foreign, the folders.
+    /// The directories among the changed and foreign entries.
     pub(super) folders: BTreeSet<PathBuf>,
-    /// Whether there are staging folders of other runs in it.
+    /// Whether it has staging directories of other runs.
     pub(super) staging: bool,
-    /// Whether an earlier release has marked it as its own.
+    /// Whether it has the marker of an earlier release.
     pub(super) old_release: bool,
 }
 
 impl Survey {
-    /// Goes through the folder; folders that are not part of a result are not entered, because what they hold changes
-    /// nothing.
+    /// Lists the directory. Does not enter directories that are not part of a result, because their contents make no
+    /// difference.
     pub(super) fn of(folder: &Path) -> io::Result<Self> {
         let entries = match std::fs::read_dir(folder) {
             Ok(entries) => entries,
@@ -44,7 +44,7 @@ impl Survey {
             for entry in entries {
                 let entry = entry?;
                 let path = above.join(entry.file_name());
-                // Not following links: one that a user has put into the place of an output is the user's.
+                // Links are not followed: a link in the place of an output was put there by the user.
                 let metadata = entry.metadata()?;
                 if metadata.is_dir() && folders.contains(path.as_path()) {
                     let below = std::fs::read_dir(folder.join(&path))?;
@@ -57,7 +57,7 @@ impl Survey {
                         survey.changed.push(path);
                     }
                 } else if manifest.is_some() && path == Path::new(MANIFEST) {
-                    // It is replaced with the result that it describes.
+                    // The manifest is replaced with the result that it describes.
                 } else if metadata.is_dir() && path.as_os_str().to_string_lossy().starts_with(STAGING_PREFIX) {
                     survey.staging = true;
                 } else {
@@ -80,7 +80,7 @@ impl Survey {
         }
     }
 
-    /// Whether there is nothing in it but a result, or nothing at all.
+    /// Whether it is empty or holds only a result.
     pub(super) fn is_ours(&self) -> bool {
         self.changed.is_empty() && self.foreign.is_empty()
     }

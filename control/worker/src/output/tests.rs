@@ -1,4 +1,4 @@
-//! Real folders: what is published, what stays, and what a run that is killed at any point leaves.
+//! Real directories: what is published, what stays, and what a run that is killed at any point leaves.
 
 use super::*;
 use proptest::prelude::*;
@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-/// A folder for everything, and the output folder in it.
+/// A directory for everything, and the output directory in it.
 struct Place {
     root: tempfile::TempDir,
 }
@@ -110,7 +110,7 @@ fn the_same_call_replaces_its_result_and_leaves_nothing_hidden() {
     place.run("1", &[("a", "second"), ("p/00000", "z")], false).unwrap();
     place.assert_files(&[("r/a", "second"), ("r/p/00000", "z")]);
     assert_eq!(place.hidden(), Vec::<String>::new());
-    assert_ne!(place.path("r").metadata().unwrap().ino(), folder.ino(), "the folder was replaced in one step");
+    assert_ne!(place.path("r").metadata().unwrap().ino(), folder.ino(), "the directory was replaced in one step");
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn the_result_of_another_call_is_replaced_only_on_request() {
 }
 
 #[test]
-fn files_of_others_are_named_and_stay() {
+fn foreign_files_are_named_and_kept() {
     let place = Place::new();
     place.run("1", &[("a", "first"), ("b", "first")], false).unwrap();
     for number in 0..7 {
@@ -142,7 +142,7 @@ fn files_of_others_are_named_and_stay() {
 }
 
 #[test]
-fn an_output_that_was_changed_is_named_and_replaced_only_on_request() {
+fn a_changed_output_is_named_and_replaced_only_on_request() {
     let place = Place::new();
     place.run("1", &[("a", "first")], false).unwrap();
     place.put("r/a", "edited by hand");
@@ -156,7 +156,7 @@ fn an_output_that_was_changed_is_named_and_replaced_only_on_request() {
 }
 
 #[test]
-fn a_link_or_a_folder_in_the_place_of_an_output_is_not_followed() {
+fn a_link_or_directory_at_the_path_of_an_output_is_not_followed() {
     let place = Place::new();
     place.put("elsewhere", "precious");
     place.run("1", &[("a", "first")], false).unwrap();
@@ -168,12 +168,12 @@ fn a_link_or_a_folder_in_the_place_of_an_output_is_not_followed() {
     fs::remove_file(place.path("r/a")).unwrap();
     place.put("r/a/mine", "precious");
     let refused = place.run("1", &[("a", "third")], true).unwrap_err();
-    assert!(refused.contains("a folder with other files"), "{refused}");
+    assert!(refused.contains("a directory with other files"), "{refused}");
     assert_eq!(place.files()["r/a/mine"], "precious");
 }
 
 #[test]
-fn an_output_may_become_a_folder_of_parts_and_the_other_way_round() {
+fn an_output_may_become_a_directory_of_parts_and_vice_versa() {
     let place = Place::new();
     for overwrite in [false, true] {
         place.put("r2/keep", "so that files are moved one by one");
@@ -190,7 +190,7 @@ fn an_output_may_become_a_folder_of_parts_and_the_other_way_round() {
 }
 
 #[test]
-fn what_an_older_release_or_a_forged_manifest_says_permits_nothing() {
+fn an_older_release_or_a_forged_manifest_permits_nothing() {
     let place = Place::new();
     place.put("r/.dflow-output", "1234");
     place.put("r/a", "old");
@@ -206,7 +206,7 @@ fn what_an_older_release_or_a_forged_manifest_says_permits_nothing() {
 }
 
 #[test]
-fn an_empty_folder_is_filled_and_keeps_its_identity() {
+fn an_empty_directory_is_filled_and_keeps_its_identity() {
     let place = Place::new();
     fs::create_dir(place.path("r")).unwrap();
     let before = place.path("r").metadata().unwrap().ino();
@@ -216,7 +216,7 @@ fn an_empty_folder_is_filled_and_keeps_its_identity() {
 }
 
 #[test]
-fn a_link_to_the_output_folder_stays_a_link() {
+fn a_link_to_the_output_directory_stays_a_link() {
     let place = Place::new();
     fs::create_dir(place.path("real")).unwrap();
     std::os::unix::fs::symlink(place.path("real"), place.path("r")).unwrap();
@@ -242,7 +242,7 @@ fn a_target_below_a_link_has_the_same_path_before_and_after_it_exists() {
 }
 
 #[test]
-fn what_is_put_there_while_functions_run_is_not_lost() {
+fn files_added_during_the_run_are_not_lost() {
     let place = Place::new();
     place.run("1", &[("a", "first")], false).unwrap();
     let outputs = [("a", "second")];
@@ -269,13 +269,13 @@ fn results_that_were_moved_or_copied_are_never_touched() {
     }
 }
 
-/// Forgets a staging folder, as a killed process does: only the lock goes.
+/// Forgets a staging directory, as a killed process does: only the lock goes.
 fn kill(mut staging: Staging) {
     staging.finished = true;
 }
 
 #[test]
-fn what_a_killed_run_has_left_is_removed_by_whichever_run_comes_next() {
+fn files_of_a_killed_run_are_removed_by_the_next_run() {
     let place = Place::new();
     let outputs = [("a", "half")];
     let living = place.staged(place.target_at("living", "1", &outputs, false).unwrap(), &outputs).unwrap();
@@ -377,10 +377,10 @@ fn scenes() -> Vec<(&'static str, Place)> {
     vec![("vacant", vacant), ("empty", empty), ("earlier", earlier), ("mixed", mixed)]
 }
 
-/// Kills the run before each of its file operations in turn. Whatever it leaves, the next run of that folder finds all of the
-/// earlier result or all of the new one, and files of others are there all the time.
+/// Kills the run before each of its file operations in turn. Whatever it leaves, the next run of that directory finds
+/// all of the earlier result or all of the new one, and files of others are there all the time.
 #[test]
-fn a_run_that_is_killed_while_it_publishes_is_completed_or_taken_back() {
+fn a_run_that_is_killed_while_publishing_is_completed_or_undone() {
     let outputs = [("a", "second"), ("b", "second"), ("p/00000", "second"), ("p/00001", "second")];
     for scene in 0..scenes().len() {
         let mut completed = 0;
@@ -398,7 +398,7 @@ fn a_run_that_is_killed_while_it_publishes_is_completed_or_taken_back() {
                 assert!(text != "mine" || given_up || place.files().get(file) == Some(text), "{name}: {file} is lost");
             }
             assert!(all.contains("second"), "{name}: the new result is lost after {operations} operations");
-            // The next run of this folder, which goes no further than its checks.
+            // The next run of this directory, which goes no further than its checks.
             place.target("1", &outputs, true).unwrap().check().unwrap();
             let after = place.files();
             let is_new =
@@ -476,7 +476,7 @@ fn a_file_that_appears_after_the_kill_keeps_its_place() {
     assert_eq!(after.values().filter(|text| *text == "second").count(), 2, "{after:#?}");
 }
 
-/// What users and runs do to a folder of output folders.
+/// What users and runs do to a directory of output directories.
 #[derive(Clone, Debug)]
 enum Deed {
     Run { folder: u8, call: u8, outputs: u8, overwrite: bool, killed_after: Option<u8> },

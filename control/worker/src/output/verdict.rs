@@ -1,14 +1,14 @@
-//! Whether the outputs of a call may be published where something is already.
+//! Decides whether the outputs of a call may be published in a directory that is not empty.
 
 use super::manifest::Call;
 use super::survey::Survey;
 use super::{OutputError, Planned};
 use std::path::Path;
 
-/// `shown`: the folder, as the user has named it.
+/// `shown`: the directory as given by the user.
 ///
 /// # Errors
-/// Something would be lost that the user has not given up.
+/// If files would be lost that the user has not agreed to lose.
 pub(super) fn judge(
     shown: &Path,
     survey: &Survey,
@@ -18,7 +18,7 @@ pub(super) fn judge(
 ) -> Result<(), OutputError> {
     let path = || shown.to_owned();
     if overwrite {
-        // No option permits to remove a folder whose files nobody has listed.
+        // No option permits removing a directory with unknown files.
         for folder in &survey.folders {
             let in_the_way = planned.iter().find(|output| {
                 let place = Path::new(&output.name);
@@ -45,7 +45,7 @@ pub(super) fn judge(
     }
 }
 
-/// Whether a file in a folder of parts has the name of a part.
+/// Whether a file in a directory of parts has the name of a part.
 fn is_part(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_encoded_bytes().iter().all(u8::is_ascii_digit))
 }
