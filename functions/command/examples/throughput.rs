@@ -1,6 +1,6 @@
-//! What the adapter costs: bytes per second through `cat` and `cat`, connected by a store, beside the same two in a
-//! shell's pipeline, and the start of a program. Prints; compare on one machine and in one run only. Most of the time of a
-//! start is the fork of this large process, which the real launcher spares.
+//! The cost of the adapter: bytes per second through `cat` and `cat`, connected by a store, beside the same two in a
+//! shell's pipeline, and the start of a program. Prints; compare on one machine and in one run only. Most of the time
+//! of a start is the fork of this large process, which the real launcher spares.
 //!
 //! `cargo run --release -p dflow-command --example throughput [MEBIBYTES]`
 

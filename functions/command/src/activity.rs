@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 /// A program that uses less of a processor waits, whatever it does in between.
 const BUSY: f64 = 0.05;
 
-/// What the processes below this one have used.
+/// The processor time used by the descendants of this process.
 pub(crate) struct Activity {
     ticks: u64,
     at: Instant,
@@ -23,7 +23,7 @@ impl Activity {
         let used = now.ticks.saturating_sub(self.ticks);
         let passed = now.at.duration_since(self.at);
         *self = now;
-        // A process that ends takes what it has used with it, so one tick that is left counts.
+        // The time of a process disappears when it ends, so a single remaining tick counts.
         used > 0 && tick().mul_f64(used as f64) >= passed.mul_f64(BUSY)
     }
 }

@@ -1,4 +1,4 @@
-//! What the program gets for each of the function's ports: a standard stream, or paths among its arguments.
+//! Connects the ports of the function to the program: as standard streams, or as paths in its arguments.
 
 use crate::drain::{Audience, Drain};
 use crate::feed::{Feed, Streams};
@@ -9,24 +9,24 @@ use std::os::fd::OwnedFd;
 use std::process::Stdio;
 use std::sync::Arc;
 
-/// The most paths of one program: each costs descriptors here and there, and for a pipe a thread.
+/// Maximum number of paths of one program: each costs descriptors on both sides, and for a pipe a thread.
 const MAX_PATHS: usize = 1024;
 
-/// Everything that the program is started with, and what keeps its pipes moving.
+/// Everything needed to start the program and to move bytes through its pipes.
 pub(crate) struct Connections {
     /// The program's arguments; the first is its name.
     pub(crate) arguments: Vec<String>,
     pub(crate) stdin: Stdio,
     pub(crate) stdout: Stdio,
-    /// What its paths lead to.
+    /// The descriptors behind its paths.
     pub(crate) inherited: Vec<Inherited>,
     pub(crate) feeds: Vec<Feed>,
     pub(crate) drains: Vec<Drain>,
 }
 
 impl Connections {
-    /// Makes them. Waits for what the program cannot begin without: the number of streams in a list, and the whole of a
-    /// kept input.
+    /// Creates the connections. Waits for everything that the program needs to start: the number of streams in a list,
+    /// and all bytes of a kept input.
     pub(crate) fn make(ctx: &mut Context, command: &[Vec<ArgPiece>]) -> Result<Self, Error> {
         let (inputs, outputs) = (ctx.setup().inputs.clone(), ctx.setup().outputs.clone());
         check_uses(command, &inputs)?;

@@ -52,7 +52,7 @@ impl Drain {
         }
     }
 
-    /// Lets the program go on for the sake of its other outputs.
+    /// Discards the output, so that the program can continue to write its other outputs.
     fn discard(&self) -> Result<(), Error> {
         let mut bytes = vec![0; 64 << 10];
         while !self.audience.is_gone() && read(&self.pipe, &mut bytes, self.output.name())? > 0 {}
@@ -60,9 +60,9 @@ impl Drain {
     }
 }
 
-/// A program that writes more often than this writes in bulk. Its pipe is given a [`NAP`] to fill between two reads, unless
-/// a read has found a [`BATCH`]. That costs a little latency and saves most wake-ups of the stream's readers. A program
-/// that writes now and then never waits.
+/// A program that writes more often than this writes in bulk. Its pipe is given a [`NAP`] to fill between two reads,
+/// unless a read has found a [`BATCH`]. That costs a little latency and saves most wake-ups of the stream's readers. A
+/// program that writes rarely never waits.
 const BULK: Duration = Duration::from_millis(1);
 const NAP: Duration = Duration::from_micros(200);
 const BATCH: usize = 256 << 10;

@@ -1,4 +1,4 @@
-//! Words for what went wrong with the program.
+//! Explains why a program failed.
 
 use dflow_function::{ArgPiece, Error, InputSpec, OutputSpec};
 use dflow_launcher::{explain_exec, explain_line_ends};
@@ -7,10 +7,10 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::ExitStatus;
 
-/// The longest title, in bytes; more is cut.
+/// Maximum length of a title in bytes; a longer one is truncated.
 const MAX_TITLE: usize = 200;
 
-/// The command as a person would type it, without the folder of the program.
+/// The command as a user would type it, without the directory of the program.
 pub(crate) fn title(command: &[Vec<ArgPiece>], inputs: &[InputSpec], outputs: &[OutputSpec]) -> String {
     let mut title = String::new();
     for (number, pieces) in command.iter().enumerate() {
@@ -43,7 +43,7 @@ pub(crate) fn title(command: &[Vec<ArgPiece>], inputs: &[InputSpec], outputs: &[
     title
 }
 
-/// A word as a shell has to read it; the braces of placeholders stay as they are.
+/// A word quoted for a shell; the braces of placeholders are not quoted.
 fn quoted(word: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_@%+=:,./-{}".contains(&byte);
     if !word.is_empty() && word.bytes().all(plain) {
@@ -57,20 +57,20 @@ fn quoted(word: &str) -> String {
 pub(crate) fn ended(title: &str, name: &str, path: &Path, status: ExitStatus) -> Error {
     let how = match (status.code(), status.signal()) {
         (Some(code @ 126), _) => {
-            format!("ended with exit status {code}: a shell says so of a command that it may not run")
+            format!("ended with exit status {code}: a shell reports this for a command that it may not execute")
         }
         (Some(code @ 127), _) => match explain_line_ends(path) {
             Some(line_ends) => {
                 format!("ended with exit status {code}: the name of its interpreter is wrong: {line_ends}")
             }
-            None => format!("ended with exit status {code}: a shell says so of a command that it cannot find"),
+            None => format!("ended with exit status {code}: a shell reports this for a command that it cannot find"),
         },
         (Some(code), _) => match harmless(name, code) {
             Some(hint) => format!("ended with exit status {code}: {hint}"),
             None => format!("ended with exit status {code}"),
         },
         (None, Some(9)) => {
-            "was killed by SIGKILL: if nobody sent it, the kernel did, for want of memory (see 'dmesg')".into()
+            "was killed by SIGKILL, by a user or by the kernel because memory ran out (see 'dmesg')".into()
         }
         (None, Some(signal)) if signal == rustix::process::Signal::XFSZ.as_raw() => {
             "was killed by SIGXFSZ: it wrote a file larger than 'ulimit -f' allows".into()
@@ -81,7 +81,7 @@ pub(crate) fn ended(title: &str, name: &str, path: &Path, status: ExitStatus) ->
     Error::new(format!("`{title}` {how}"))
 }
 
-/// Programs whose exit status 1 is an answer and no failure, and what it says.
+/// Programs whose exit status 1 is an answer instead of a failure, and its meaning.
 const ANSWERS: &[(&[&str], &str)] = &[
     (
         &["grep", "egrep", "fgrep", "zgrep", "zegrep", "zfgrep", "bzgrep", "xzgrep", "zstdgrep", "rg", "look"],
@@ -93,7 +93,7 @@ const ANSWERS: &[(&[&str], &str)] = &[
     (&["expr"], "when the result is empty or 0"),
 ];
 
-/// What an exit status of a program means if it may not be a failure, and how to accept it.
+/// The meaning of an exit status that may not be a failure, and how to accept it.
 fn harmless(name: &str, code: i32) -> Option<String> {
     let name = Path::new(name).file_name()?.to_str()?;
     let (_, when) = ANSWERS.iter().find(|(names, _)| code == 1 && names.contains(&name))?;
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_title_is_what_a_person_would_type() {
+    fn a_title_is_the_command_as_a_user_would_type_it() {
         let arguments: [&[ArgPiece]; 6] = [
             &[text("/usr/bin/sort")],
             &[text("-k1,1")],
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_no_failure_only_of_programs_that_are_known_to_give_one() {
+    fn only_known_programs_answer_with_status_1() {
         let hint = harmless("/usr/bin/grep", 1).unwrap();
         assert_eq!(hint, "grep ends with 1 when no line matches: `success: [0, 1]` accepts that");
         assert!(harmless("diff", 1).unwrap().contains("differ"));

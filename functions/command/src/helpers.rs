@@ -39,7 +39,7 @@ impl OutputPipes {
     fn is_open_in(&self, pid: u32) -> bool {
         let descriptors = read_dir(format!("/proc/{pid}/fd")).into_iter().flatten();
         descriptors.filter_map(Result::ok).any(|entry| {
-            // Pipes have a file system of their own, but a file elsewhere may have the number of one.
+            // A file on another file system may have the same inode number as the pipe.
             let is_pipe = entry.path().read_link().is_ok_and(|target| target.to_string_lossy().starts_with("pipe:"));
             is_pipe && stat(entry.path()).is_ok_and(|status| self.0.contains(&status.st_ino))
         })
@@ -52,7 +52,7 @@ mod tests {
     use std::process::{Command, Stdio};
 
     #[test]
-    fn who_holds_a_pipe_is_found() {
+    fn holders_of_a_pipe_are_found() {
         let (reader, writer) = std::io::pipe().unwrap();
         let pipes = OutputPipes::of([&reader]);
         assert_eq!(pipes.holders(), None, "this process does not count");

@@ -6,15 +6,16 @@ use std::fs::File;
 use std::io::{self, BufRead, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 
-/// A file without a name that holds all bytes of the streams, one after the other; read-only, at its start. Waits until
-/// they have ended.
+/// Copies the streams, one after the other, to an unnamed file and returns it, read-only and at its start. Waits until
+/// the streams have ended.
 ///
-/// It lies on disk rather than in memory: how large it becomes is not known, and the cache of a file can be given up.
+/// The file is on disk rather than in memory: its size is not known in advance, and the kernel can evict its page
+/// cache.
 pub(crate) fn file_of(streams: &mut Streams, name: &str) -> Result<OwnedFd, Error> {
     let failed = |error: io::Error| {
         Error::new(format!(
             "cannot copy the input '{name}' to a temporary file in {}: {error}; it is kept ('keep: true' or 'gate: whole'), \
-             so the program gets it as a file: set TMPDIR in 'env' of this function to a folder with room for it, or do \
+             so the program gets it as a file: set TMPDIR in 'env' of this function to a directory with room for it, or do \
              not keep it",
             std::env::temp_dir().display()
         ))
@@ -31,6 +32,6 @@ pub(crate) fn file_of(streams: &mut Streams, name: &str) -> Result<OwnedFd, Erro
             input.consume(length);
         }
     }
-    // Opened anew: the program can neither write it nor find a position other than its start.
+    // Opened again, so that the program cannot write it and starts at offset 0.
     Ok(File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(failed)?.into())
 }

@@ -1,36 +1,39 @@
 //! The adapter that makes any existing program a function of a workflow (`command: ["sort", "-k1,1"]`).
 //!
-//! The daemon starts the `dflow` binary with the first argument [`ARGUMENT`]; [`main`] is then a function like any other,
-//! which links `dflow-function`, the SDK. It starts the program and moves bytes between the program's pipes and the
-//! function's streams: one `write(2)` from each borrowed chunk, one `read(2)` into each reserved room, and no copy beside
-//! those. Each stream has a thread of its own for that.
+//! The daemon starts the `dflow` binary with the first argument [`ARGUMENT`]; [`main`] is then a function like any
+//! other, which links `dflow-function`, the SDK. It starts the program and moves bytes between the program's pipes and
+//! the function's streams: one `write(2)` from each borrowed chunk, one `read(2)` into each reserved room, and no other
+//! copy. Each stream has its own thread.
 //!
-//! # What the program sees
-//! - *Standard input*: a pipe; the streams of a fan-in come one after the other. Without an input that is it, `/dev/null`.
-//! - *Standard output*: a pipe. Without an output that is it, the program's standard output goes where its standard
-//!   error goes, which the daemon captures.
+//! # The program's files
+//! - *Standard input*: a pipe; the streams of a fan-in follow one after the other. If no input is the standard input,
+//!   `/dev/null`.
+//! - *Standard output*: a pipe. If no output is the standard output, it is the same as standard error, which the daemon
+//!   captures.
 //! - *Other inputs and outputs*: `{in.NAME}` and `{out.NAME}` in its arguments become paths, `/dev/fd/N`, of pipes that
-//!   it inherits. A list of streams becomes as many arguments, once their number is known.
+//!   it inherits. A list of streams becomes one argument for each stream, once their number is known.
 //! - *Kept inputs* (`keep: true` or `gate: whole`): a pipe cannot be read twice, nor from its end. A kept input is
-//!   therefore a regular file (without a name, in `$TMPDIR` or `/tmp`), as standard input as well as under its path, and
-//!   the program starts when all of it is there.
+//!   therefore a regular file (unnamed, in `$TMPDIR` or `/tmp`), both as standard input and under its path, and the
+//!   program starts when the file is complete.
 //!
-//! An output is always a pipe: a program that has to move about in what it writes, or renames a file over it, writes to a
-//! file of its own first: `sh -c 'zip "$TMPDIR/all.zip" … && cat "$TMPDIR/all.zip"'`.
+//! An output is always a pipe. A program that seeks in its output, or renames a file over it, must write to a temporary
+//! file first: `sh -c 'zip "$TMPDIR/all.zip" … && cat "$TMPDIR/all.zip"'`.
 //!
 //! # How it ends
-//! The function succeeds if the program ends with an accepted status (0, unless `success` in the file says otherwise); only then are its outputs finished. As in a shell's pipeline,
-//! an output ends when the last process that has it open ends, which may be one that the program has left behind.
+//! The function succeeds if the program exits with an accepted status (0, or one listed in `success` in the file); only
+//! then are its outputs finished. As in a shell's pipeline, an output ends when the last process that has it open ends,
+//! which may be one that the program has left behind.
 //!
-//! What the program has left behind and what holds its outputs open is named, and holds no slot. For a limit of time the
-//! program computes while it uses a processor, whatever its streams wait for; else it waits for what they wait for.
+//! Processes that the program has left behind and that hold its outputs open are named, and hold no slot. For time
+//! limits, the program counts as computing while it uses a processor, whatever its streams wait for; otherwise it
+//! counts as waiting for the same as its streams.
 //!
-//! SIGTERM is for the program: the adapter leaves it alone once the program runs, and ends when that has ended, so that what
-//! the program writes while it cleans up has a reader.
+//! SIGTERM is meant for the program: once the program runs, the adapter ignores the signal and ends after the program,
+//! so that everything that the program writes while it cleans up has a reader.
 //!
-//! A program that stops reading, as `head` does, is no error. When nobody reads any of the program's outputs any more,
-//! its pipes are closed, so that it gets SIGPIPE, and the function ends as unread, whatever the status. While somebody
-//! still reads one of them, the program goes on, and what it writes to the others is dropped.
+//! A program that stops reading, as `head` does, is not an error. When none of the program's outputs has a reader left,
+//! its pipes are closed, so that it gets SIGPIPE, and the function ends as unread, whatever the status. While one of
+//! them still has a reader, the program continues, and its other outputs are discarded.
 
 mod activity;
 mod connect;
@@ -51,13 +54,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// The first argument with which the `dflow` binary becomes the adapter. The second, if there is one, is the path of the
-/// program; without it, the program is the first argument of the function's command, which must then be a path. The
-/// third, if there is one, lists the exit statuses that count as success, separated by commas. The fourth is the grace in
-/// milliseconds.
+/// The first argument with which the `dflow` binary becomes the adapter. The second, if there is one, is the path of
+/// the program; without it, the program is the first argument of the function's command, which must then be a path. The
+/// third, if there is one, lists the exit statuses that count as success, separated by commas. The fourth is the grace
+/// in milliseconds.
 pub const ARGUMENT: &str = "__command";
 
-/// The adapter ends with this status plus the number of the signal that ended its program, as a shell does.
+/// The adapter exits with this status plus the number of the signal that ended its program, like a shell.
 pub const SIGNALED: i32 = 128;
 
 /// The arguments with which the `dflow` binary runs this program as a function. Only the statuses in `success` count as
@@ -70,7 +73,7 @@ pub fn arguments(program: &OsStr, success: &[u8], grace: Duration) -> Vec<OsStri
 
 /// Runs the program of the function that the daemon describes; for a process that was started for nothing else.
 ///
-/// It prints an error to standard error, beside telling the daemon.
+/// It also prints an error to standard error, in addition to reporting it to the daemon.
 pub fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(2);
     let program = arguments.next().map(PathBuf::from);
@@ -89,7 +92,7 @@ fn parse_statuses(statuses: &OsStr) -> Vec<i32> {
     statuses.to_str().unwrap_or_default().split(',').filter_map(|status| status.parse().ok()).collect()
 }
 
-/// The work of the function. When it fails, the program has ended; `signal` is then the one that did it, if one did.
+/// The work of the function. If it fails, the program has ended; `signal` is then the signal that ended it, if one did.
 fn execute(ctx: &mut Context, program: Option<PathBuf>, ends: Ends, signal: &Cell<Option<i32>>) -> Result<(), Error> {
     let setup = ctx.setup();
     let Some(command) = setup.command.clone() else {

@@ -7,11 +7,11 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::LazyLock;
 
-/// The size of a pipe in bytes, where the kernel allows it; also the most that is written or read at once.
+/// The size of a pipe in bytes, if the kernel allows it; also the maximum size of one read or write.
 pub(crate) const PIPE_BYTES: usize = 1 << 20;
 
-/// A program with more paths than this gets pipes of the kernel's default size: the kernel limits the total size of larger
-/// pipes for each user, over all programs.
+/// A program with more paths than this gets pipes of the kernel's default size: the kernel limits the total size of
+/// larger pipes for each user, over all programs.
 const MAX_LARGE_PATHS: usize = 16;
 
 /// The program finds its paths' descriptors from this number on: above those that shell scripts like to open.
@@ -74,7 +74,7 @@ impl Inherited {
 
 fn no_descriptor(errno: Errno) -> Error {
     let advice = match errno {
-        // F_DUPFD says so when the limit is below the number wanted.
+        // F_DUPFD reports this if the limit is below the requested number.
         Errno::MFILE | Errno::INVAL => {
             "; raise the limit of open files ('ulimit -n'), or let the program take a list of streams one after the other \
              as its standard input"

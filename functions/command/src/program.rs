@@ -23,8 +23,8 @@ use std::time::{Duration, Instant};
 /// The variable that leads the adapter to its daemon. The program does not get it: the channel is the adapter's.
 const SOCKET_VARIABLE: &str = "DFLOW_SOCKET";
 
-/// When a program that goes on is looked at first, and at most how long it is left alone after that. Looking costs a few
-/// files of /proc for each of its processes.
+/// When a program that goes on is looked at first, and at most how long it is left alone after that. Looking costs a
+/// few files of /proc for each of its processes.
 const FIRST_LOOK: Duration = Duration::from_millis(100);
 const LAST_LOOK: Duration = Duration::from_secs(2);
 
@@ -50,11 +50,11 @@ pub(crate) struct Program {
 pub(crate) struct Ends {
     /// The exit statuses that count as success.
     pub(crate) success: Vec<i32>,
-    /// How long it may go on after a SIGTERM.
+    /// The time from SIGTERM until it is killed.
     pub(crate) grace: Duration,
 }
 
-/// What the threads that move bytes say.
+/// The messages of the threads that move bytes.
 enum Report {
     /// An output has all bytes that were written to its pipe.
     Drained,
@@ -65,7 +65,7 @@ enum Report {
 }
 
 impl Program {
-    /// Starts it, and a thread for each of its pipes. `path`: where it is, if its first argument does not say so.
+    /// Starts it, and a thread for each of its pipes. `path`: its file, if that is not its first argument.
     pub(crate) fn start(
         path: Option<PathBuf>,
         title: String,
@@ -106,7 +106,8 @@ impl Program {
         command.arg0(&name).args(arguments).env_remove(SOCKET_VARIABLE).stdin(stdin).stdout(stdout);
         let child = command.spawn().map_err(|error| explain::not_started(&title, &path, &error))?;
         drop(inherited);
-        // A handler, since ignoring it is inherited. Earlier, nobody would be there to end.
+        // A handler, because an ignored signal would be inherited. Set only now, because before this the adapter itself
+        // must end.
         signal_hook::flag::register(SIGTERM, Arc::new(AtomicBool::new(false)))
             .map_err(|error| Error::new(format!("cannot leave SIGTERM to `{title}`: {error}")))?;
         let (sender, reports) = channel();
@@ -117,8 +118,8 @@ impl Program {
         Ok((program, killer))
     }
 
-    /// Waits until the program has ended and its outputs are here. Fails if it has not succeeded; `signal` is then the one
-    /// that ended it, if one did.
+    /// Waits until the program has ended and its outputs are here. Fails if it has not succeeded; `signal` is then the
+    /// one that ended it, if one did.
     pub(crate) fn finish(mut self, tell: &dyn Fn(ProgramState), signal: &Cell<Option<i32>>) -> Result<(), Error> {
         self.watch(tell);
         let status = self
@@ -141,13 +142,13 @@ impl Program {
                 None if self.draining > 0 => {
                     return Err(Error::new(format!("a thread that reads the outputs of `{}` has died", self.title)));
                 }
-                // Threads that still feed the program end with this process: nobody reads their pipes any more.
+                // Threads that still feed the program end with this process: their pipes have no reader left.
                 None => return Ok(()),
             }
         }
     }
 
-    /// Waits until the program has ended, and tells the daemon when it begins or stops to compute.
+    /// Waits until the program has ended, and reports to the daemon when it begins or stops computing.
     fn watch(&self, tell: &dyn Fn(ProgramState)) {
         let Ok(process) = self.descriptor() else { return };
         let mut pause = FIRST_LOOK;
@@ -169,7 +170,8 @@ impl Program {
         }
     }
 
-    /// The next report of a program that has ended. If it takes long, the daemon is told which processes hold the outputs.
+    /// The next message after the program has ended. If it takes long, reports the processes that hold the outputs open
+    /// to the daemon.
     fn last_reports(&self, tell: &dyn Fn(ProgramState)) -> Option<Report> {
         match self.reports.recv_timeout(FIRST_LOOK) {
             Ok(report) => return Some(report),
@@ -206,7 +208,7 @@ struct Killer {
 }
 
 impl Killer {
-    /// Does `work` in a thread of its own; if it fails, that is reported, and the program killed.
+    /// Does `work` in a separate thread; if it fails, that is reported, and the program is killed.
     fn watch(
         &self,
         name: &str,
@@ -231,7 +233,7 @@ impl Killer {
 
 /// SIGTERM, and SIGKILL if the process has not ended after `grace`.
 fn end(process: &OwnedFd, grace: Duration) {
-    // It may have ended by itself.
+    // It may already have ended.
     let _ = pidfd_send_signal(process, Signal::TERM);
     let _ = pidfd_send_signal(process, Signal::CONT);
     if !ends_within(process, grace) {
@@ -256,7 +258,7 @@ fn ends_within(process: &OwnedFd, time: Duration) -> bool {
 }
 
 fn report(reports: &Sender<Report>, what: Report) {
-    // If nobody listens any more, the program has ended and the result is clear.
+    // If the receiver is gone, the program has ended and the result is known.
     let _ = reports.send(what);
 }
 
@@ -286,7 +288,7 @@ mod tests {
     fn at_term(what: &str, grace: Duration) -> (Program, Killer, std::fs::File) {
         let (mut said, saying) = std::io::pipe().unwrap();
         let path = format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(&saying));
-        // The child that it waits for is nobody's to kill here, so it ends by itself; it holds no descriptor of the test.
+        // Its child is not killed here and ends on its own; it holds no descriptor of the test.
         let script = format!(
             "exec >{path} 2>/dev/null; trap '{what}' TERM; sh -c 'echo; exec sleep 30 >/dev/null' & wait; wait"
         );
@@ -305,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_does_not_end_is_killed() {
+    fn a_program_that_does_not_end_is_killed() {
         let (program, killer, _said) = at_term("", Duration::from_millis(100));
         killer.watch("in", |_| Err(Error::new("broken"))).unwrap();
         assert_eq!(program.finish(&|_| (), &Cell::new(None)).unwrap_err().to_string(), "broken");

@@ -79,7 +79,7 @@ fn arguments_arrive_as_they_are() {
 }
 
 #[test]
-fn a_program_that_stops_reading_is_no_error() {
+fn a_program_may_stop_reading() {
     let mut flow = flow();
     let (endless, input) = flow.source(|out| {
         loop {
@@ -95,9 +95,9 @@ fn a_program_that_stops_reading_is_no_error() {
     assert_eq!(first.recv().unwrap(), "line\n");
 }
 
-/// The adapter does not wait for input that nobody wants.
+/// The adapter does not wait for input that the program no longer reads.
 #[test]
-fn a_program_ends_before_its_input_goes_on() {
+fn a_program_may_end_before_its_input() {
     let mut flow = flow();
     let (ended, has_ended) = channel();
     let (source, input) = flow.source(move |out| {
@@ -119,7 +119,7 @@ fn a_program_ends_before_its_input_goes_on() {
 }
 
 #[test]
-fn a_program_that_nobody_reads_is_told() {
+fn a_program_without_readers_gets_sigpipe() {
     let mut flow = flow();
     let (ports, output) = Ports::none().stdout(&mut flow);
     let yes = flow.command(ports, &["yes"]);
@@ -139,9 +139,9 @@ fn a_program_that_ignores_being_unread_is_unread() {
     flow.run().unread(stubborn);
 }
 
-/// One output that nobody reads does not cost the others their bytes.
+/// An output without readers does not affect the bytes of the others.
 #[test]
-fn a_program_goes_on_while_one_of_its_outputs_is_read() {
+fn a_program_continues_while_one_of_its_outputs_has_a_reader() {
     const LENGTH: usize = 20_000_000;
     let mut flow = flow();
     let (_, input) = flow.source(|out| write_test_bytes(out, LENGTH));
@@ -157,7 +157,7 @@ fn a_program_goes_on_while_one_of_its_outputs_is_read() {
 }
 
 #[test]
-fn a_program_none_of_whose_outputs_is_read_is_told() {
+fn a_program_gets_sigpipe_when_none_of_its_outputs_has_a_reader() {
     let mut flow = flow();
     let (ports, output) = Ports::none().stdout(&mut flow);
     let (ports, copy) = ports.output("copy", &mut flow);
@@ -275,7 +275,7 @@ fn inputs_and_outputs_by_path() {
         outcomes.reason(different),
         "`diff {in.a} {in.b}` ended with exit status 1: diff ends with 1 when its inputs differ: `success: [0, 1]` accepts that"
     );
-    // What it wrote to a standard output that is no output.
+    // Its standard output, which is not an output of the function.
     assert!(outcomes.stderr(different).contains("< 1\n"), "{}", outcomes.stderr(different));
     assert_eq!(pasted.recv().unwrap(), "1=one\n2=two\n");
     assert_eq!(sorted.recv().unwrap(), "two\none\n");
@@ -358,11 +358,11 @@ fn a_kept_input_can_be_read_again() {
 fn a_kept_input_needs_a_folder_to_lie_in() {
     let mut flow = flow();
     let text = flow.text("1\n");
-    let ports = Ports::none().input("text", &[text]).kept().env("TMPDIR", "/no/such/folder");
+    let ports = Ports::none().input("text", &[text]).kept().env("TMPDIR", "/no/such/directory");
     let command = flow.command(ports, &["cat", "{in.text}"]);
     let outcomes = flow.run();
     let reason = outcomes.reason(command);
-    assert!(reason.contains("in /no/such/folder") && reason.contains("set TMPDIR"), "{reason}");
+    assert!(reason.contains("in /no/such/directory") && reason.contains("set TMPDIR"), "{reason}");
 }
 
 /// As in a shell's pipeline, the end of an output is the end of the last process that has it open.
@@ -392,7 +392,7 @@ fn an_output_ends_with_its_last_writer() {
     outcomes.well(sink);
 }
 
-/// Neither the adapter's descriptors, nor its socket, nor what it does about SIGPIPE.
+/// The program inherits neither the adapter's descriptors, nor its socket, nor its disposition of SIGPIPE.
 #[test]
 fn a_program_inherits_nothing_but_its_ports() {
     const LOOK: &str = "ls /proc/self/fd | sort -n; echo; grep SigIgn /proc/self/status; env | grep -c DFLOW_ || true";

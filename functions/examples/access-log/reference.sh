@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Prints what the workflow access-log.yaml writes to its output `top` for the same logs: the same programs in a shell pipe.
-# No `pipefail`: when `head` has seen enough, the second `sort` ends by SIGPIPE, and that is no failure.
+# Prints the output `top` of the workflow access-log.yaml for the same logs, made by the same programs in a shell pipe.
+# No `pipefail`: `head` ends early, so the second `sort` ends by SIGPIPE, which is not a failure.
 set -eu
 export LC_ALL=C
 

@@ -19,7 +19,7 @@ pub struct Run {
     _results: TempDir,
 }
 
-/// What `dflow run --format json` prints, as far as the tests look at it. The names are those of `RunReport` in
+/// The part of the output of `dflow run --format json` that the tests use. The names are those of `RunReport` in
 /// `control/worker/src/report.rs`.
 #[derive(Deserialize)]
 struct Report {
@@ -55,7 +55,7 @@ struct RunOutput {
 }
 
 /// Starts `dflow run` with these arguments. `dflow` is beside `own`, a program of the example that is tested: cargo
-/// builds all programs of the workspace into the same folder.
+/// builds all programs of the workspace into the same directory.
 pub fn start(own: &str, arguments: &[&str]) -> Started {
     let dflow = Path::new(own).with_file_name("dflow");
     assert!(dflow.exists(), "there is no {}: build it with 'cargo build --workspace --bins'", dflow.display());
@@ -73,7 +73,7 @@ pub fn start(own: &str, arguments: &[&str]) -> Started {
     Started { child, results }
 }
 
-/// What a reference script prints.
+/// The output of a reference script.
 pub fn reference(script: &Path, inputs: &[&Path]) -> Vec<u8> {
     let Output { status, stdout, stderr } = Command::new(script).args(inputs).output().unwrap();
     assert!(status.success(), "{} failed: {}", script.display(), String::from_utf8_lossy(&stderr));
@@ -81,7 +81,7 @@ pub fn reference(script: &Path, inputs: &[&Path]) -> Vec<u8> {
 }
 
 impl Started {
-    /// Waits for the run, which has to succeed.
+    /// Waits for the run, which must succeed.
     pub fn succeed(self) -> Run {
         let (status, report, stderr) = end(self.child);
         let reason = report.error.map(|error| error.reason).unwrap_or_default();
@@ -93,7 +93,7 @@ impl Started {
         Run { report, _results: self.results }
     }
 
-    /// Waits for the run, which has to fail, and says why it did. It leaves nothing behind.
+    /// Waits for the run, which must fail without leaving anything behind, and returns the reason.
     pub fn fail(self) -> RunError {
         let (status, report, stderr) = end(self.child);
         assert!(status == Some(1) && report.state == "failed", "{status:?}, {}\n{stderr}", report.state);

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Prints what the workflow wordcount.yaml writes to its output `total` for the same text, made with standard tools.
+# Prints the output `total` of the workflow wordcount.yaml for the same text, made with standard tools.
 set -euo pipefail
 export LC_ALL=C
 
@@ -10,7 +10,7 @@ fi
 
 tr -cs '[:alpha:]' '\n' < "$1" | # each run of other bytes becomes one newline
   tr '[:upper:]' '[:lower:]' |
-  sed '/^$/d' |                   # what a text that does not start with a letter begins with
+  sed '/^$/d' |                   # the empty line of a text that does not start with a letter
   sort |
   uniq -c |
   sed 's/^ *//' |

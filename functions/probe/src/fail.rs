@@ -3,17 +3,17 @@
 use dflow_function::{Context, Error};
 use std::time::Duration;
 
-/// What to do, and when.
+/// The kind and the time of the failure.
 pub struct Failure {
     how: Option<String>,
     at: u64,
 }
 
 impl Failure {
-    /// Reads `fail`, `fail_at` and `fail_attempts`. The ways: `error` (an error with a message), `exit` (status 3 without
-    /// a word), `panic`, `kill` (SIGKILL to itself), `kill-in-chunk` (the same between filling a room and committing it),
-    /// `abort` (SIGABRT), `hang` (sleeps for ever), `spin` (computes for ever), `orphan` (leaves a background process that
-    /// ignores signals, then goes on).
+    /// Reads `fail`, `fail_at` and `fail_attempts`. The ways: `error` (an error with a message), `exit` (status 3
+    /// without a word), `panic`, `kill` (SIGKILL to itself), `kill-in-chunk` (the same between filling a room and
+    /// committing it), `abort` (SIGABRT), `hang` (sleeps for ever), `spin` (computes for ever), `orphan` (leaves a
+    /// background process that ignores signals, then continues).
     pub fn from_params(ctx: &Context) -> Result<Self, Error> {
         let attempts: u32 = ctx.param("fail_attempts")?.unwrap_or(u32::MAX);
         let how = ctx.param_text("fail").filter(|_| ctx.attempt() <= attempts).map(str::to_owned);

@@ -19,7 +19,7 @@ pub fn is_wanted() -> bool {
 
 pub fn run() -> ExitCode {
     let how = std::env::var(VARIABLE).unwrap_or_default();
-    // The result does not matter: the process goes on until the daemon ends it.
+    // The result does not matter: the process continues until the daemon ends it.
     let _ = misbehave(&how);
     loop {
         std::thread::sleep(std::time::Duration::from_secs(3600));
@@ -104,7 +104,7 @@ fn words(control: &Control, random: &mut Random, socket: &OwnedFd) -> Result<(),
         1 => words.ticket.store(value, Ordering::Relaxed),
         _ => words.first_byte.store(value, Ordering::Relaxed),
     }
-    // Something has to make the daemon look.
+    // Something must make the daemon look.
     if random.next().is_multiple_of(64) {
         let message = match random.next() % 3 {
             0 => ToDaemon::FirstBytes { port },

@@ -1,5 +1,5 @@
-//! A function that does what its parameters say: it generates, copies, checks and discards streams, and fails in every way
-//! a function can. The workflows of the fault tests consist of it. It is also useful for trying out a cluster.
+//! A function that does what its parameters say: it generates, copies, checks and discards streams, and fails in every
+//! way a function can. The workflows of the fault tests consist of it. It is also useful for trying out a cluster.
 //!
 //! It reads every input to its end and writes `bytes` (default 0) test bytes to every output, or copies its first input
 //! to all outputs where `bytes` is not set. Parameters, all optional:
@@ -16,7 +16,7 @@
 //! | `parts` | for an output whose parts are discovered: how many to open |
 //! | `fail` | what to do at the byte `fail_at`: see [`fail`] |
 //! | `fail_at` | after how many bytes read or written to fail; default 0 |
-//! | `fail_attempts` | fail in the first so many attempts only; default all |
+//! | `fail_attempts` | fail only in this many first attempts; default all |
 
 mod fail;
 mod hostile;

@@ -1,4 +1,4 @@
-//! Where a function begins: its parameters and its ports.
+//! The context of a function: its parameters and its ports.
 
 use crate::error::Error;
 use crate::input::Input;
@@ -21,14 +21,14 @@ const MAX_LISTED: usize = 20;
 /// The environment variable in which a function finds the number of its socket to the daemon.
 const SOCKET_VARIABLE: &str = "DFLOW_SOCKET";
 
-/// Runs `work` as a function: call this from `main`. Returns when the function has ended; outputs are finished if `work`
-/// returned `Ok`.
+/// Runs `work` as a function: call this from `main`. Returns when the function has ended; outputs are finished if
+/// `work` returned `Ok`.
 ///
-/// Under dflow, the program talks to the daemon that has started it. Started by hand, it runs alone on the files that its
-/// arguments name: `my-filter --in lines=x.txt --out table=-`. `my-filter --help` says how.
+/// Under dflow, the program talks to the daemon that has started it. Started by hand, it runs alone on the files that
+/// its arguments name: `my-filter --in lines=x.txt --out table=-`. `my-filter --help` says how.
 ///
-/// The exit status is 0 if `work` returned `Ok`, or if nobody reads its output any more; 1 if it failed, and 2 if the
-/// program was called wrongly.
+/// The exit status is 0 if `work` returned `Ok`, or if its output has no reader left; 1 if it failed, and 2 if the
+/// arguments were wrong.
 pub fn run(work: impl FnOnce(&mut Context) -> Result<(), Error>) -> ExitCode {
     if std::env::var_os(SOCKET_VARIABLE).is_none() {
         return crate::standalone::run(std::env::args_os(), work);
@@ -36,7 +36,7 @@ pub fn run(work: impl FnOnce(&mut Context) -> Result<(), Error>) -> ExitCode {
     run_under_daemon(work)
 }
 
-/// [`run`] for a program that is of no use alone.
+/// Like [`run`], for a program that cannot run alone.
 #[doc(hidden)]
 pub fn run_under_daemon(work: impl FnOnce(&mut Context) -> Result<(), Error>) -> ExitCode {
     let socket = match inherited_socket() {
@@ -55,10 +55,10 @@ pub fn run_under_daemon(work: impl FnOnce(&mut Context) -> Result<(), Error>) ->
     }
 }
 
-/// Runs `work` as a function over a socket that the caller has: [`run`] for a thread instead of a process.
+/// Runs `work` as a function over a socket of the caller: like [`run`], for a thread instead of a process.
 ///
 /// # Errors
-/// What `work` returned, or why it could not be begun; the daemon has been told.
+/// The error of `work`, or the reason why it could not start; it has been reported to the daemon.
 #[doc(hidden)]
 pub fn serve(socket: OwnedFd, work: impl FnOnce(&mut Context) -> Result<(), Error>) -> Result<(), Error> {
     serve_from(socket, Origin::Workflow, work)
@@ -89,21 +89,21 @@ fn inherited_socket() -> Result<OwnedFd, String> {
     })?;
     let number: i32 = number.parse().map_err(|_| format!("{SOCKET_VARIABLE}={number} is not a descriptor's number"))?;
     dflow_shm::channel::inherit(number)
-        .map_err(|error| format!("the socket {number} to the dflow daemon is not there: {error}"))
+        .map_err(|error| format!("the socket {number} to the dflow daemon does not exist: {error}"))
 }
 
-/// What a function has: its parameters, its inputs and its outputs, under the names of the workflow file.
+/// The parameters, inputs and outputs of a function, under the names of the workflow file.
 ///
-/// Each input and output can be taken once. It then belongs to the function, and may be sent to another thread. An input
-/// that is not taken holds its producer back like one that is not read; an output that is not taken is finished, empty,
-/// with the others.
+/// Each input and output can be taken once. It then belongs to the function, and may be sent to another thread. An
+/// input that is not taken blocks its producer like one that is not read; an output that is not taken is finished
+/// together with the others, and is empty.
 pub struct Context {
     session: Arc<Session>,
     origin: Origin,
     names: Names,
     /// Ports that have been handed out: whether it is an input, and its name.
     taken: HashSet<(bool, String)>,
-    /// Outputs that were declared by taking them.
+    /// Outputs that the function has declared by taking them.
     declared: Vec<(String, u32, OutputStreams)>,
     parts: Arc<Mutex<Vec<PortId>>>,
 }
@@ -123,7 +123,7 @@ impl Names {
     }
 }
 
-/// Where the names of a function's ports come from.
+/// The source of the names of a function's ports.
 pub(crate) enum Origin {
     /// A workflow file.
     Workflow,
@@ -161,7 +161,7 @@ impl Context {
         &self.session
     }
 
-    /// Everything that the daemon has said about this attempt.
+    /// The daemon's description of this attempt.
     #[doc(hidden)]
     #[must_use]
     pub fn setup(&self) -> &Setup {
@@ -195,7 +195,7 @@ impl Context {
     /// The value of a parameter; `None` if the workflow file does not set it.
     ///
     /// # Errors
-    /// If its text is no `T`.
+    /// If its text cannot be parsed as a `T`.
     pub fn param<T: FromStr>(&self, name: &str) -> Result<Option<T>, Error>
     where
         T::Err: std::fmt::Display,
@@ -213,7 +213,7 @@ impl Context {
     /// The input of this name, which is one stream.
     ///
     /// # Errors
-    /// If there is no such input, it has been taken already, or it is a fan-in.
+    /// If there is no such input, it has already been taken, or it is a fan-in.
     pub fn input(&mut self, name: &str) -> Result<Input, Error> {
         let (mut inputs, many) = self.take_input(name)?;
         if many {
@@ -227,7 +227,7 @@ impl Context {
     /// The input of this name as a list of streams; a single stream is a list of one.
     ///
     /// # Errors
-    /// If there is no such input, or it has been taken already.
+    /// If there is no such input, or it has already been taken.
     pub fn inputs(&mut self, name: &str) -> Result<Inputs, Error> {
         Ok(self.take_input(name)?.0)
     }
@@ -235,7 +235,7 @@ impl Context {
     /// The output of this name, which is one stream.
     ///
     /// # Errors
-    /// If there is no such output, it has been taken already, or it has parts.
+    /// If there is no such output, it has already been taken, or it has parts.
     pub fn output(&mut self, name: &str) -> Result<Output, Error> {
         match self.find_output(name, LocalStreams::Single)? {
             (_, OutputStreams::Single(port)) => {
@@ -255,7 +255,7 @@ impl Context {
     ///
     /// ```
     /// # use dflow_function::{Context, Error, testing::Test};
-    /// /// Deals lines to the parts by their length.
+    /// /// Distributes lines over the parts by their length.
     /// fn deal(ctx: &mut Context) -> Result<(), Error> {
     ///     let mut text = ctx.input("text")?;
     ///     let mut parts = ctx.outputs("parts")?;
@@ -272,7 +272,7 @@ impl Context {
     /// ```
     ///
     /// # Errors
-    /// If there is no such output, it has been taken already, or its parts are discovered.
+    /// If there is no such output, it has already been taken, or its parts are discovered.
     pub fn outputs(&mut self, name: &str) -> Result<Vec<Output>, Error> {
         let wanted = match &self.origin {
             Origin::Workflow => LocalStreams::Single,
@@ -324,7 +324,7 @@ impl Context {
     /// ```
     ///
     /// # Errors
-    /// If there is no such output, it has been taken already, or its number of parts is fixed.
+    /// If there is no such output, it has already been taken, or its number of parts is fixed.
     pub fn partition(&mut self, name: &str) -> Result<Partition, Error> {
         match self.find_output(name, LocalStreams::Discovered)? {
             (index, OutputStreams::Discovered) => {
@@ -337,10 +337,11 @@ impl Context {
         }
     }
 
-    /// Waits until one of `inputs` has bytes, and gives its index; the earlier wins. `None` when all have ended.
+    /// Waits until one of `inputs` has bytes, and returns its index; the first one if several have. `None` when all
+    /// have ended.
     ///
     /// # Errors
-    /// If a stream is given up by its producer or cannot be read.
+    /// If the producer of a stream fails, or the stream cannot be read.
     pub fn wait_any(&mut self, inputs: &mut [&mut Input]) -> Result<Option<usize>, Error> {
         loop {
             if inputs.len() > FEW_INPUTS {
@@ -395,7 +396,7 @@ impl Context {
         Ok((index, streams))
     }
 
-    /// The error for a port that is not there: what there is, and how to get it.
+    /// The error for a port that does not exist: the existing ports, and how to add this one.
     fn missing<'a>(&self, what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> Error {
         let mut known: Vec<&str> = known.collect();
         let more = known.len().saturating_sub(MAX_LISTED);
@@ -408,11 +409,11 @@ impl Context {
         let instance = self.instance();
         Error::new(match &self.origin {
             Origin::Workflow => {
-                format!("'{instance}' has no {what} '{name}'; those of it in the workflow file: {list}")
+                format!("'{instance}' has no {what} '{name}'; its {what}s in the workflow file: {list}")
             }
             Origin::Arguments(..) => {
                 let option = if what == "input" { "--in" } else { "--out" };
-                format!("'{instance}' needs the {what} '{name}': add {option} {name}=FILE; given were: {list}")
+                format!("'{instance}' needs the {what} '{name}': add {option} {name}=FILE; given: {list}")
             }
             Origin::Test(..) => format!("the test gives no {what} '{name}' to its function; it gives: {list}"),
         })
@@ -422,7 +423,7 @@ impl Context {
         if self.taken.insert((is_input, name.to_owned())) {
             Ok(name.into())
         } else {
-            Err(Error::new(format!("the port '{name}' of '{}' has been taken already", self.instance())))
+            Err(Error::new(format!("the port '{name}' of '{}' has already been taken", self.instance())))
         }
     }
 
@@ -454,7 +455,7 @@ pub struct Partition {
 }
 
 impl Partition {
-    /// Opens one more part. Every `foreach` over this output gets one more instance, which starts to read at once.
+    /// Opens one more part. Every `foreach` over this output gets one more instance, which starts reading at once.
     ///
     /// # Errors
     /// If there are too many parts.

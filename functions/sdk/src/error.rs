@@ -5,8 +5,9 @@ use std::fmt;
 
 /// Why a function failed. Any error converts into it with `?`; a text does with [`Error::new`].
 ///
-/// The text of an error includes those of its causes. It goes to the daemon, which prints it with the name of the instance
-/// and retries the function if its workflow says so. So name what could not be done, on what, and why:
+/// The text of an error includes the texts of its causes. The daemon prints it with the name of the instance, and
+/// retries the function if its workflow says so. So the text should name the operation that failed, its object, and the
+/// reason:
 ///
 /// ```
 /// use dflow_function::Error;
@@ -36,14 +37,15 @@ impl Error {
         Self { message: message.into(), kind: Kind::Failed }
     }
 
-    /// Whether the reason is that nobody reads the function's output any more: a function that ends with it has not failed.
+    /// Whether the reason is that the function's output has no reader left: a function that returns this error has not
+    /// failed.
     #[must_use]
     pub fn is_unread(&self) -> bool {
         self.kind == Kind::Unread
     }
 
-    /// The same error as an [`std::io::Error`]; [`std::io::ErrorKind::BrokenPipe`] if nobody reads any more. Converted back,
-    /// it is still [`Error::is_unread`].
+    /// The same error as an [`std::io::Error`]; [`std::io::ErrorKind::BrokenPipe`] if there is no reader left.
+    /// Converted back, it is still [`Error::is_unread`].
     #[must_use]
     pub fn into_io(self) -> std::io::Error {
         match self.kind {
@@ -65,7 +67,7 @@ impl fmt::Display for Unread {
 
 impl std::error::Error for Unread {}
 
-/// Whether an error, or one that is wrapped in it, says that nobody reads an output.
+/// Whether an error, or an error wrapped in it, means that an output has no reader left.
 fn is_unread(error: &(dyn std::error::Error + 'static)) -> bool {
     let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
     error.downcast_ref::<WriteError>().is_some_and(WriteError::is_unread)

@@ -6,7 +6,7 @@ use dflow_ports::{Available, InPort, View};
 
 /// One input stream of a function.
 ///
-/// It is read in whichever way suits the function, and the ways can be mixed, because each goes on where the one before
+/// It can be read in several ways, which can be mixed, because each continues where the previous one
 /// stopped:
 ///
 /// | call | gives |
@@ -15,11 +15,12 @@ use dflow_ports::{Available, InPort, View};
 /// | [`Input::lines_bytes`], [`Input::records`] | one line or one length-delimited record after the other |
 /// | [`Input::so_far`] | one slice over the whole stream up to now |
 /// | [`Input::view`] | bytes that may be kept and sent to other threads |
-/// | [`std::io::BufRead`], [`std::io::Read`] | what the standard library and other crates expect |
+/// | [`std::io::BufRead`], [`std::io::Read`] | the traits of the standard library, which other crates expect |
 ///
-/// All but `Read` give bytes in place, in the memory that the producer wrote them to. They stay there until the next call.
+/// All but `Read` give bytes in place, in the memory that the producer wrote them to. They stay there until the next
+/// call.
 ///
-/// Dropping an input, or [`Input::close`], tells its producer that nothing more will be read.
+/// Dropping an input, or [`Input::close`], tells its producer that no more bytes will be read.
 ///
 /// ```
 /// use dflow_function::testing::Test;
@@ -79,8 +80,8 @@ impl Input {
     /// The next bytes, at most `most`, as a [`View`], which may be kept after the next call, cloned and sent to other
     /// threads; waits for the first. `None` at the end of the stream.
     ///
-    /// The bytes are not copied: while the view lives, the producer sees this reader as one that has not read past it, and
-    /// so may have to wait or to write elsewhere. Drop views when they are no longer needed.
+    /// The bytes are not copied: while the view exists, they count as unread for the producer, which may have to wait
+    /// or to write to other memory. Drop views when they are no longer needed.
     ///
     /// # Errors
     /// As [`Input::chunk`].
@@ -126,11 +127,11 @@ impl Input {
     }
 
     /// One slice over the stream from its first byte to the last that is there now, in place. Moves to its end:
-    /// [`Input::chunk`] goes on behind it, and so does [`Input::wait_for`].
+    /// [`Input::chunk`] continues after it, and so does [`Input::wait_for`].
     ///
     /// # Errors
-    /// If the workflow file says neither `keep: true` nor `gate: whole` for this input, so that bytes may be gone; or if
-    /// the address space has no room for the stream.
+    /// If the workflow file says neither `keep: true` nor `gate: whole` for this input, so that bytes may be gone; or
+    /// if the address space has no room for the stream.
     pub fn so_far(&mut self) -> Result<&[u8], Error> {
         Ok(self.port.so_far()?)
     }

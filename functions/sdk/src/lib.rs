@@ -1,7 +1,7 @@
 //! The SDK for functions of dflow workflows.
 //!
 //! # A function
-//! A function is a program that reads streams and writes streams. `main` hands its work to [`run`]:
+//! A function is a program that reads and writes streams. `main` passes its work to [`run`]:
 //!
 //! ```no_run
 //! use dflow_function::{Context, Error};
@@ -31,30 +31,31 @@
 //!     outputs: [total]
 //! ```
 //!
-//! The same program runs alone on files, which is how to try it: `count-lines --in text=server.log --out total=-`. In a unit
-//! test it runs on bytes: see [`testing`].
+//! The same program runs alone on files, which is how to try it: `count-lines --in text=server.log --out total=-`. In a
+//! unit test it runs on bytes: see [`testing`].
 //!
 //! # Inputs
-//! [`Context::input`] gives an [`Input`]. The function starts when the first bytes of its inputs are there, while its
-//! producers are still writing, so [`Input::chunk`] gives what is there now and waits only if there is nothing. The bytes
-//! are the producer's own memory: no copy is made. Chunks are cut anywhere; [`Input::lines_bytes`], [`Input::records`] and
-//! [`std::io::BufRead`] put lines and records together that are cut. A slow function slows its producers; nothing is lost.
+//! [`Context::input`] returns an [`Input`]. The function starts as soon as the first bytes of its inputs exist, while
+//! its producers are still writing. So [`Input::chunk`] returns the bytes that exist now, and waits only if there are
+//! none. The bytes are the producer's own memory: no copy is made. Chunks end anywhere; [`Input::lines_bytes`],
+//! [`Input::records`] and [`std::io::BufRead`] reassemble lines and records. A slow function slows its producers;
+//! nothing is lost.
 //!
-//! With `keep: true` in the workflow file, [`Input::so_far`] is one slice over the stream from its beginning. To keep bytes
-//! beyond the next call, or to hand them to other threads, take them as a [`View`] with [`Input::view`].
+//! With `keep: true` in the workflow file, [`Input::so_far`] is one slice over the stream from its beginning. To keep
+//! bytes beyond the next call, or to hand them to other threads, take them as a [`View`] with [`Input::view`].
 //!
 //! # Outputs
-//! [`Context::output`] gives an [`Output`]. What is written can be read at once. [`Output::reserve`] gives room in the
-//! stream itself, to be filled in place; [`Output::write_all`] and [`std::io::Write`] copy. Outputs are finished when the
-//! function returns `Ok`.
+//! [`Context::output`] returns an [`Output`]. Written bytes can be read at once. [`Output::reserve`] returns room in
+//! the stream itself, to be filled in place; [`Output::write_all`] and [`std::io::Write`] copy. Outputs are finished
+//! when the function returns `Ok`.
 //!
 //! # Records
-//! [`Output::record`] writes bytes with their length in front, and [`Input::records`] reads them. What is in them is up to
-//! both functions.
+//! [`Output::record`] writes bytes prefixed with their length, and [`Input::records`] reads them. The two functions
+//! define their contents.
 //!
 //! # Fan-ins
-//! An input that the workflow gives several streams is taken with [`Context::inputs`]: [`Inputs::next`] gives one stream
-//! after the other, [`Inputs::ready`] whichever has bytes. [`Context::wait_any`] waits for one of several inputs.
+//! An input with several streams is taken with [`Context::inputs`]: [`Inputs::next`] returns one stream after the
+//! other, [`Inputs::ready`] whichever has bytes. [`Context::wait_any`] waits for one of several inputs.
 //!
 //! # Parts
 //! An output with `partition: 8` is taken with [`Context::outputs`], one with `partition: discovered` with
@@ -62,20 +63,21 @@
 //! [`Context::part`] is its number.
 //!
 //! # Errors
-//! A function fails by returning an [`Error`], into which `?` converts every other error. dflow prints its text with the
-//! name of the instance; what it has written is not used. A panic or a crash fails the function as well. If nobody reads its
-//! outputs any more, a write fails with an error that is no failure when it is returned: [`Error::is_unread`].
+//! A function fails by returning an [`Error`], into which `?` converts every other error. dflow prints its text with
+//! the name of the instance; its output is discarded. A panic or a crash fails the function as well. If its outputs
+//! have no reader left, a write fails with an error that does not count as a failure when it is returned:
+//! [`Error::is_unread`].
 //!
 //! # Retries
-//! With `retries: 3`, a function that fails is started again, in a new process, and reads its inputs from the beginning;
-//! [`Context::attempt`] counts. Functions that have read from the failed attempt start again, too, so that no bytes are seen
-//! twice. So a function should have no effects but its outputs, or effects that may happen twice. One that is declared
-//! `deterministic` promises to write the same bytes in each attempt: then its readers go on.
+//! With `retries: 3`, a failed function is restarted in a new process and reads its inputs from the beginning;
+//! [`Context::attempt`] counts the attempts. Functions that have read from the failed attempt restart as well, so that
+//! no bytes are seen twice. So a function should have no effects except its outputs, or effects that may happen twice.
+//! A function declared `deterministic` guarantees that each attempt writes the same bytes: then its readers continue.
 //!
 //! # Cost
-//! Below are `dflow-ports`, the non-blocking ends of streams, and `dflow-shm`, which moves the bytes. There is no async
-//! runtime in a function and no thread but its own: it is a plain program that starts in well under a millisecond. Inputs
-//! and outputs may be sent to other threads; each is used by one thread at a time.
+//! The SDK is built on `dflow-ports`, the non-blocking ends of streams, and `dflow-shm`, which moves the bytes. A
+//! function has no async runtime and only its own threads: it is a plain program that starts in well under a
+//! millisecond. Inputs and outputs may be sent to other threads; each is used by one thread at a time.
 
 mod context;
 mod error;

@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 /// One output stream of a function.
 ///
-/// Everything that is written can be read at once: each write commits. A commit costs a few loads and stores, and a system
-/// call if a reader sleeps. A function that writes many small things fills a [`Output::reserve`]d room with them, or wraps
-/// the output in a [`std::io::BufWriter`].
+/// Everything that is written can be read at once: each write commits. A commit costs a few loads and stores, and a
+/// system call if a reader sleeps. A function that writes many small things fills a [`Output::reserve`]d room with
+/// them, or wraps the output in a [`std::io::BufWriter`].
 ///
-/// A write waits while readers still need the bytes that it would overwrite. If nobody reads the output any more, it fails
+/// A write waits while readers still need the bytes that it would overwrite. If the output has no reader left, it fails
 /// with an error whose [`Error::is_unread`] is true; a function that returns it has not failed.
 ///
 /// Outputs are finished when the function returns `Ok`; [`Output::finish`] does so earlier. Dropping an output does not
@@ -59,7 +59,7 @@ impl Output {
     /// Room for at least `length` bytes in the stream itself, to be filled in place and committed. At most 256 MiB
     /// (`dflow_protocol::limits::MAX_WINDOW`).
     ///
-    /// The room may be longer than `length`, and what is in it is meaningless before it is filled.
+    /// The room may be longer than `length`, and its contents are undefined before it is filled.
     ///
     /// ```
     /// # use dflow_function::{Context, Error, testing::Test};
@@ -80,7 +80,7 @@ impl Output {
     /// ```
     ///
     /// # Errors
-    /// If nobody reads this output any more ([`Error::is_unread`]), or the room is larger than can be had.
+    /// If this output has no reader left ([`Error::is_unread`]), or the room is larger than a window can be.
     pub fn reserve(&mut self, length: usize) -> Result<Reservation<'_>, Error> {
         let space = loop {
             match self.port.poll_room(length as u64)? {
@@ -123,7 +123,7 @@ impl Output {
         room.commit(bytes.len() + 4)
     }
 
-    /// Says that the stream is complete, so that its readers come to its end while the function goes on.
+    /// Finishes the stream, so that its readers reach its end while the function continues.
     ///
     /// # Errors
     /// If the daemon is gone.
@@ -158,7 +158,7 @@ impl Reservation<'_> {
     /// Makes the first `length` bytes readable.
     ///
     /// # Errors
-    /// If there is less room than `length`, nobody reads the output any more, or the daemon is gone.
+    /// If there is less room than `length`, the output has no reader left, or the daemon is gone.
     pub fn commit(self, length: usize) -> Result<(), Error> {
         let port = self.room.commit(length)?;
         while !port.try_flush()? {

@@ -1,6 +1,6 @@
 //! Running a function on bytes, in a unit test.
 //!
-//! The function sees what it sees in a workflow: the same inputs and outputs over the same shared memory, served by threads
+//! The function runs as in a workflow: with the same inputs and outputs over the same shared memory, served by threads
 //! of the test instead of a daemon. It needs nothing installed, and takes about a millisecond.
 //!
 //! ```
@@ -24,7 +24,7 @@
 //! let run = Test::new(shout).input("text", "hello").pieces(1).run()?;
 //! assert_eq!(run.output("out"), b"HELLO!");
 //!
-//! // Errors are what the function returned.
+//! // Errors are those that the function returned.
 //! let error = Test::new(shout).run().expect_err("it has no input");
 //! assert!(error.to_string().contains("'text'"), "{error}");
 //! # Ok::<(), Error>(())
@@ -39,13 +39,13 @@ use std::fs::File;
 use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The most bytes that the outputs of a test may have together, unless [`Test::limit`] says otherwise.
+/// The default of [`Test::limit`]: the maximum size of all outputs of a test together.
 pub const MAX_OUTPUT: usize = 1 << 30;
 
-/// A function and what it is given: [the module's documentation](self) has an example.
+/// A function with its parameters and inputs: [the module's documentation](self) has an example.
 ///
-/// Inputs keep all their bytes, as with `keep: true` in a workflow file. Outputs need not be declared: what the function
-/// takes exists.
+/// Inputs keep all their bytes, as with `keep: true` in a workflow file. Outputs need not be declared: what the
+/// function takes exists.
 #[must_use = "nothing happens before `run`"]
 pub struct Test<F> {
     work: F,
@@ -126,10 +126,10 @@ impl<F: FnOnce(&mut Context) -> Result<(), Error>> Test<F> {
         self
     }
 
-    /// Runs the function, on this thread, and gives what it has written.
+    /// Runs the function on this thread, and returns its outputs.
     ///
     /// # Errors
-    /// What the function returned; or if there is no memory for its streams, or its outputs are larger than
+    /// The error of the function; or if there is no memory for its streams, or its outputs are larger than
     /// [`Test::limit`].
     pub fn run(self) -> Result<Written, Error> {
         let mut inputs = Vec::new();
@@ -150,7 +150,7 @@ impl<F: FnOnce(&mut Context) -> Result<(), Error>> Test<F> {
         };
         let (local, socket) = Local::start(run, Arc::new(sinks))?;
         let result = serve_from(socket, Origin::Test(local.declarer(), self.parts), self.work);
-        // If an output cannot be written, the function has only been told that nobody reads it: this is the reason.
+        // If an output cannot be written, the function only sees that it has no reader left. This is the actual reason.
         local.join()?;
         result?;
         let streams = std::mem::take(&mut *lock(&shared));
@@ -167,7 +167,7 @@ fn in_memory(bytes: &[u8]) -> Result<Source, Error> {
 /// Bytes by output and part.
 type Streams = BTreeMap<(String, Option<u32>), Vec<u8>>;
 
-/// What a function has written: [`Test::run`].
+/// The outputs of a function: [`Test::run`].
 #[derive(Debug)]
 pub struct Written {
     streams: Streams,

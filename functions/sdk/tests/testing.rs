@@ -1,4 +1,4 @@
-//! Functions run alone on bytes: what they see is what they see in a workflow.
+//! Functions run alone on bytes, and behave as in a workflow.
 
 use dflow_function::testing::{Test, record};
 use dflow_function::{Context, Error, View};
@@ -156,7 +156,7 @@ fn hundreds_of_parts() {
 }
 
 #[test]
-fn what_a_test_says_about_its_function() {
+fn parameters_part_and_attempt_of_a_test() {
     Test::new(|ctx: &mut Context| {
         assert_eq!((ctx.part(), ctx.attempt()), (Some(3), 2));
         assert_eq!(ctx.param::<u32>("top")?, Some(7));
@@ -175,7 +175,7 @@ fn what_a_test_says_about_its_function() {
 type Work = fn(&mut Context) -> Result<(), Error>;
 
 #[test]
-fn errors_are_those_of_the_function_or_say_what_the_test_lacks() {
+fn errors_are_those_of_the_function_or_name_what_the_test_lacks() {
     let error = |test: Test<Work>| test.run().unwrap_err().to_string();
     assert_eq!(error(Test::new(|_| Err(Error::new("no such luck")))), "no such luck");
     let missing: Work = |ctx| ctx.input("b").map(drop);
@@ -185,10 +185,11 @@ fn errors_are_those_of_the_function_or_say_what_the_test_lacks() {
         ctx.output("a")?;
         ctx.output("a").map(drop)
     };
-    assert!(error(Test::new(twice)).contains("has been taken already"));
+    assert!(error(Test::new(twice)).contains("has already been taken"));
 }
 
-/// `?` on an error of `std::io` keeps it: a function that writes through a `BufWriter` ends well, too, when nobody reads.
+/// `?` preserves an error of `std::io`: a function that writes through a `BufWriter` succeeds, too, if it has no reader
+/// left.
 #[test]
 fn an_unread_output_stays_one_through_io() {
     let endless: Work = |ctx| {
@@ -197,7 +198,7 @@ fn an_unread_output_stays_one_through_io() {
             out.write_all(&[0; 1000])?;
         }
     };
-    // The sink of this test takes no byte, so that the function is told that nobody reads.
+    // The sink of this test accepts no byte, so the function sees that it has no reader left.
     let error = Test::new(|ctx: &mut Context| {
         let error = endless(ctx).unwrap_err();
         assert!(error.is_unread(), "{error}");

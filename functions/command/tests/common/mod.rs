@@ -1,4 +1,4 @@
-//! Commands in adapter processes and functions in threads, connected by a real store: what a node does, less scheduling.
+//! Commands in adapter processes and functions in threads, connected by a real store: a node without a scheduler.
 
 use dflow_command::ARGUMENT;
 use dflow_disk::IoChoice;
@@ -155,7 +155,7 @@ impl Outcomes {
         }
     }
 
-    /// Asserts that a function has ended because nobody read it any more.
+    /// Asserts that a function has ended because it had no reader left.
     pub fn unread(&self, function: Function) {
         let result = &self.results[function.0];
         assert!(matches!(result, Err((_, true))), "{result:?}, stderr: {}", self.stderr[function.0]);
@@ -166,7 +166,7 @@ impl Outcomes {
         self.finished.contains(&key(stream.0))
     }
 
-    /// What a command has written to its standard error.
+    /// The standard error of a command.
     pub fn stderr(&self, function: Function) -> &str {
         &self.stderr[function.0]
     }
@@ -393,7 +393,7 @@ impl Node {
             *count += 1;
             let packet = outgoing.message.encode().unwrap();
             let fd: Vec<_> = outgoing.fd.iter().map(AsFd::as_fd).collect();
-            // Rung first: whoever sees the bell waits for the packet.
+            // Rung first: a receiver that sees the bell waits for the packet.
             self.store.bells().ring(outgoing.bell, *count);
             let _ = channel::send(self.sockets[&outgoing.process].as_fd(), &packet, &fd, true);
         }

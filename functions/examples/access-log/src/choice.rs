@@ -20,7 +20,7 @@ struct Column {
 /// The height of a column.
 const FULL: u64 = 1 << 32;
 
-/// The weight of the first of things that follow Zipf's law; that of the n-th is an n-th of it.
+/// The weight of the first item under Zipf's law; the n-th item has an n-th of it.
 const FIRST: u64 = 1 << 24;
 
 impl<T> Choice<T> {
@@ -63,7 +63,7 @@ mod tests {
     use proptest::prelude::*;
 
     impl<T> Choice<T> {
-        /// What part of all numbers, in units of 1 / ([`FULL`] × columns), chooses each thing.
+        /// The fraction of all numbers, in units of 1 / ([`FULL`] × columns), that chooses each item.
         fn shares(&self) -> Vec<u64> {
             let mut shares = vec![0; self.columns.len()];
             for (at, column) in self.columns.iter().enumerate() {

@@ -5,7 +5,7 @@ use crate::site::{Answer, Site};
 use crate::time::Time;
 use std::io::Write;
 
-/// On average there are so many requests a second.
+/// The average number of requests a second.
 const REQUESTS_A_SECOND: u32 = 25;
 
 /// A log that never ends.
@@ -14,7 +14,7 @@ pub(crate) struct Log {
     random: Random,
     site: Site,
     time: Time,
-    /// The time as it stands in a line, with everything up to the method.
+    /// The time in the format of the log, with everything up to the method.
     stamp: Vec<u8>,
 }
 

@@ -2,12 +2,12 @@
 //! functions are existing programs.
 //!
 //! The log is in the Combined Log Format. A few pages and clients make most of the requests, as on a real site (Zipf's
-//! law). The same seed gives the same bytes on every machine: there is no clock and no floating point in here.
+//! law). The same seed gives the same bytes on every machine: it uses neither a clock nor floating point.
 //!
 //! | file | holds |
 //! | --- | --- |
 //! | `log` | the lines |
-//! | `site` | what they are made of: pages, clients, browsers |
+//! | `site` | their contents: pages, clients, browsers |
 //! | `choice` | picking one of many, some more often than others |
 //! | `random` | numbers from a seed |
 //! | `time` | the time in the log |

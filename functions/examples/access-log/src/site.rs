@@ -1,4 +1,4 @@
-//! What the lines of the log are made of: the pages of a site, those who visit it, and what it answers.
+//! The contents of the log: the pages of a site, its visitors, and its answers.
 
 use crate::choice::Choice;
 use crate::random::Random;
@@ -13,7 +13,7 @@ pub(crate) struct Site {
     pub(crate) clients: Choice<String>,
     pub(crate) methods: Choice<&'static str>,
     pub(crate) pages: Choice<Page>,
-    /// What is asked for and does not exist.
+    /// Pages that visitors request although they do not exist.
     pub(crate) missing: Choice<String>,
     pub(crate) answers: Choice<Answer>,
     pub(crate) referrers: Choice<String>,
@@ -24,11 +24,11 @@ pub(crate) struct Site {
 #[derive(Debug)]
 pub(crate) struct Page {
     pub(crate) path: String,
-    /// Its length in bytes, as it stands in the log.
+    /// Its length in bytes, as recorded in the log.
     pub(crate) size: String,
 }
 
-/// What the server does with a request.
+/// The server's answer to a request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Answer {
     /// A page that exists, with its size.

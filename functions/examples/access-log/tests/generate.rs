@@ -1,4 +1,4 @@
-//! The generator as a program: how much it writes, and what it says when it cannot.
+//! The generator as a program: the size of its output, and its errors.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Output, Stdio};
@@ -28,7 +28,7 @@ fn writes_at_least_as_many_bytes_as_asked_for_and_no_line_more() {
 }
 
 #[test]
-fn the_output_file_holds_what_the_standard_output_does() {
+fn the_output_file_equals_the_standard_output() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let arguments = ["--lines", "100", "--seed", "9"];
     let path = ["--output", file.path().to_str().unwrap()];
@@ -37,7 +37,7 @@ fn the_output_file_holds_what_the_standard_output_does() {
 }
 
 #[test]
-fn a_reader_that_ends_early_is_no_error() {
+fn a_reader_may_stop_early() {
     let mut generator = Command::new(env!("CARGO_BIN_EXE_access-log-generate"))
         .args(["--lines", "1000000000000"])
         .stdout(Stdio::piped())

@@ -19,7 +19,7 @@ fn start(logs: &[&Path], more: &[&str]) -> Started {
     dflow::start(GENERATE, &arguments)
 }
 
-/// Runs the workflow on some logs and compares its output with that of the shell pipe.
+/// Runs the workflow on some logs and compares its output with the output of the shell pipe.
 fn compare(logs: &[&Path], more: &[&str]) -> String {
     let run = start(logs, more).succeed();
     for (function, count) in [("decompress", logs.len()), ("sort", logs.len()), ("merge", 1), ("top", 1)] {

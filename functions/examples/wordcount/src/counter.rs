@@ -2,7 +2,7 @@
 
 use crate::counts::Counts;
 
-/// The longest word, in bytes: the whole of a word has to be in memory, and a text has no words like that.
+/// Maximum length of a word in bytes: a word must fit into memory as a whole, and no real text has longer ones.
 pub const MAX_WORD: usize = 16 << 20;
 
 /// A word is longer than [`MAX_WORD`].
@@ -43,7 +43,7 @@ impl Counter {
             } else if run < 8 {
                 let key = (bytes | LOWER_CASE) & !(u64::MAX >> (8 * run));
                 self.counts.add_key(key, &[], 1);
-                // The byte behind the word is known to be no letter.
+                // The byte after the word is known not to be a letter.
                 at += run + 1;
             } else {
                 let rest = &chunk[at + 8..];
@@ -81,7 +81,7 @@ impl Counter {
         Ok(length)
     }
 
-    /// The last bytes of a chunk, whose word may go on in the next one.
+    /// The last bytes of a chunk, whose word may continue in the next one.
     fn feed_slowly(&mut self, bytes: &[u8]) -> Result<(), WordTooLong> {
         let mut runs = bytes.split(|byte| !byte.is_ascii_alphabetic());
         if let Some(run) = runs.next() {
@@ -163,7 +163,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn words_are_those_of_the_definition(text in text(), size in 1_usize..60) {
+        fn words_match_the_definition(text in text(), size in 1_usize..60) {
             let expected: Vec<_> = by_definition(&text).into_iter().collect();
             prop_assert_eq!(&expected, &count(&[&text]));
             prop_assert_eq!(&expected, &count(&text.chunks(size).collect::<Vec<_>>()));

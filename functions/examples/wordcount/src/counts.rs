@@ -8,7 +8,7 @@ use std::io::Write;
 /// How many letters of a word are in its key; the others are looked at only if these are equal.
 const KEY_LETTERS: usize = 8;
 
-/// The hash has no secret: who wants to slow down the count of their own text may do so.
+/// The hash has no secret seed: a crafted text would only slow down its own count.
 const HASH: FixedState = FixedState::with_seed(0);
 
 /// How often each word occurs. Words are in lower case.
@@ -21,8 +21,8 @@ pub struct Counts {
 
 #[derive(Debug)]
 struct Entry {
-    /// The first eight letters, the first one in the highest byte, zeros behind a shorter word: numbers that are ordered
-    /// as the words are.
+    /// The first eight letters, the first one in the highest byte, zeros behind a shorter word: numbers that are
+    /// ordered as the words are.
     key: u64,
     /// Where the rest is in [`Counts::long`].
     start: usize,

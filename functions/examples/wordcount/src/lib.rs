@@ -1,5 +1,5 @@
-//! Word count as a workflow: what the three programs `wordcount-split`, `wordcount-count` and `wordcount-merge` do with
-//! bytes, apart from where these come from and where they go.
+//! Word count as a workflow: the logic of the three programs `wordcount-split`, `wordcount-count` and `wordcount-merge`
+//! on bytes, independent of their sources and destinations.
 //!
 //! A word is a maximal run of ASCII letters; upper and lower case are the same. Everything else separates words. So
 //! `tr`, `sort` and `uniq` in the C locale count the same words (`reference.sh`).

@@ -1,5 +1,5 @@
-//! A word and its count as they travel from `wordcount-count` to `wordcount-merge`: a length-delimited record that holds
-//! the count as a little-endian `u64` and the letters.
+//! A word and its count as they travel from `wordcount-count` to `wordcount-merge`: a length-delimited record that
+//! holds the count as a little-endian `u64` and the letters.
 
 use crate::counts::WordCount;
 use std::io::Write;
@@ -74,7 +74,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_too_short_is_refused(bytes in prop::collection::vec(any::<u8>(), 0..9)) {
+        fn truncated_records_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..9)) {
             prop_assert_eq!(decode(&bytes), Err(NotARecord { length: bytes.len() }));
         }
     }

@@ -1,9 +1,9 @@
-//! Cutting text into blocks between words, and dealing the blocks to the parts in turn.
+//! Splits text into blocks between words, and distributes the blocks over the parts in turn.
 
-/// Cuts a text that comes in chunks into blocks, and deals these to a number of parts in turn.
+/// Splits a text that arrives in chunks into blocks, and distributes them over a number of parts in turn.
 ///
-/// A block ends with the first byte that is no letter once it has its full size, so a word is never cut, however long it
-/// is. Where the cuts are depends on the text alone, not on its chunks.
+/// A block of full size ends at the next byte that is not a letter, so a word is never split, however long it
+/// is. The boundaries depend on the text alone, not on its chunks.
 #[derive(Debug)]
 pub struct Splitter {
     parts: usize,
@@ -15,7 +15,7 @@ pub struct Splitter {
 }
 
 impl Splitter {
-    /// Deals blocks of `block` bytes (and a little more) to `parts` parts.
+    /// Distributes blocks of `block` bytes (and a little more) to `parts` parts.
     ///
     /// # Panics
     /// If either is 0.
@@ -25,7 +25,7 @@ impl Splitter {
         Self { parts, block, part: 0, filled: 0 }
     }
 
-    /// Takes the bytes that belong to one block off the front of `text`, and says which part gets them; `None` if `text`
+    /// Takes the bytes of one block from the front of `text`, and returns the part that gets them; `None` if `text`
     /// is empty.
     pub fn deal<'a>(&mut self, text: &mut &'a [u8]) -> Option<(usize, &'a [u8])> {
         if text.is_empty() {
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What each part gets of a text that comes in these chunks.
+    /// The bytes of each part for a text in these chunks.
     fn split(chunks: &[&[u8]], parts: usize, block: usize) -> Vec<Vec<u8>> {
         let mut splitter = Splitter::new(parts, block);
         let mut got = vec![Vec::new(); parts];

@@ -7,7 +7,7 @@ const SPLIT: &str = env!("CARGO_BIN_EXE_wordcount-split");
 const COUNT: &str = env!("CARGO_BIN_EXE_wordcount-count");
 const MERGE: &str = env!("CARGO_BIN_EXE_wordcount-merge");
 
-/// Runs a program in a folder of its own.
+/// Runs a program in a temporary directory.
 fn run(dir: &tempfile::TempDir, program: &str, arguments: &[&str]) -> Output {
     command(dir, program, arguments).stdin(Stdio::null()).output().unwrap()
 }
@@ -41,7 +41,7 @@ fn names(dir: &tempfile::TempDir) -> Vec<String> {
     names
 }
 
-/// The workflow by hand: parts into a folder, records into files, a fan-in, the result on the standard output.
+/// The workflow by hand: parts into a directory, records into files, a fan-in, the result on the standard output.
 #[test]
 fn the_whole_workflow_through_files() {
     let dir = tempfile::tempdir().unwrap();
@@ -78,7 +78,7 @@ fn a_pipe_is_read_as_it_comes() {
     assert!(part == block.repeat(60), "{} bytes of {}", part.len(), block.len() * 60);
 }
 
-/// A reader that has seen enough ends the function, and that is no failure.
+/// A reader that stops early ends the function, which is not a failure.
 #[test]
 fn a_closed_standard_output_ends_it_well() {
     let dir = tempfile::tempdir().unwrap();
@@ -113,7 +113,7 @@ fn letters(mut number: u32) -> String {
     }
 }
 
-/// What a function that fails has written replaces nothing.
+/// The output of a failed function does not replace a file.
 #[test]
 fn a_failure_leaves_the_earlier_file() {
     let dir = tempfile::tempdir().unwrap();
@@ -126,18 +126,18 @@ fn a_failure_leaves_the_earlier_file() {
 }
 
 #[test]
-fn errors_name_what_was_given_and_what_is_needed() {
+fn errors_list_what_was_given_and_what_is_needed() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("text"), "a").unwrap();
     failed(&run(&dir, COUNT, &[]), 2, &["dflow run FILE", "wordcount-count --in NAME=FILE --out NAME=FILE", "--help"]);
     failed(&run(&dir, COUNT, &["text"]), 2, &["'text' is not one of its options"]);
     let output = run(&dir, COUNT, &["--in=text=text", "--out=counts=-"]);
-    failed(&output, 1, &["needs the input 'part': add --in part=FILE; given were: text"]);
+    failed(&output, 1, &["needs the input 'part': add --in part=FILE; given: text"]);
     let output = run(&dir, COUNT, &["--in=part=text"]);
-    failed(&output, 1, &["needs the output 'counts': add --out counts=FILE; given were: none"]);
+    failed(&output, 1, &["needs the output 'counts': add --out counts=FILE; given: none"]);
     let output = run(&dir, COUNT, &["--in=part=missing", "--out=counts=-"]);
     failed(&output, 1, &["'missing'", "'part'", "No such file"]);
-    let output = run(&dir, COUNT, &["--in=part=text", "--out=counts=no/such/folder"]);
+    let output = run(&dir, COUNT, &["--in=part=text", "--out=counts=no/such/directory"]);
     failed(&output, 1, &["cannot write the output 'counts'", "No such file"]);
     let output = run(&dir, COUNT, &["--in=part=text", "--in=part=text", "--out=counts=-"]);
     failed(&output, 1, &["'part' is a list of streams"]);

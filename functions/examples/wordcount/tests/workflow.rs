@@ -37,8 +37,8 @@ fn first_difference(one: &[u8], other: &[u8]) -> usize {
     lines(one).iter().zip(&lines(other)).take_while(|(one, other)| one == other).count() + 1
 }
 
-/// About `length` bytes: words short and long, frequent and rare, in both cases, between all kinds of bytes, and one that
-/// is longer than any block. Ends with a newline.
+/// About `length` bytes: words short and long, frequent and rare, in both cases, between all kinds of bytes, and one
+/// that is longer than any block. Ends with a newline.
 fn text(length: usize) -> Vec<u8> {
     const SEPARATORS: [&[u8]; 6] = [b" ", b"\n", b", ", b"--", b"\x00", "\u{e9}".as_bytes()];
     let mut state = 1_u64;
@@ -116,7 +116,7 @@ fn a_wrong_parameter_is_named() {
     assert!(error.reason.contains("'top'") && error.reason.contains("'many'"), "{}", error.reason);
 }
 
-/// The text goes on until instances of `count` have worked for a while: they cannot have waited for its end.
+/// The text does not end before instances of `count` have worked for a while: they cannot have waited for its end.
 #[test]
 fn count_works_while_split_does() {
     const MOST: u64 = 512;
@@ -180,7 +180,8 @@ impl Process {
         let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
         let (head, tail) = stat.rsplit_once(") ")?;
         let fields: Vec<&str> = tail.split(' ').collect();
-        // proc(5): the third field, which is the first here, is the state; then the parent; the 14th and 15th are times.
+        // proc(5): the third field, which is the first here, is the state; then the parent; the 14th and 15th are
+        // times.
         let ticks = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
         Some(Self { name: head.split_once('(')?.1.into(), parent: fields.get(1)?.parse().ok()?, ticks })
     }

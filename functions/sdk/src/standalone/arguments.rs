@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 
-/// What the arguments ask for.
+/// The meaning of the arguments.
 pub(super) enum Call {
     /// This text on the standard output.
     Help(String),
@@ -44,7 +44,7 @@ pub(super) struct Output {
 pub(super) enum Place {
     /// The standard input or output: `-`.
     Standard,
-    /// A file, or a folder for the parts of an output.
+    /// A file, or a directory for the parts of an output.
     Path(PathBuf),
 }
 
@@ -95,10 +95,10 @@ impl fmt::Display for ArgumentError {
             Self::Number { option, found } => write!(f, "'{found}' is not a number that {option} can have"),
             Self::Twice { option, name } => write!(f, "{option} was given twice for '{name}'"),
             Self::NoSuchPort { option, name, given } if given.is_empty() => {
-                write!(f, "{option} names '{name}', but there is nothing of this kind")
+                write!(f, "{option} names '{name}', which was not given")
             }
             Self::NoSuchPort { option, name, given } => {
-                write!(f, "{option} names '{name}', which was not given; given were: {}", given.join(", "))
+                write!(f, "{option} names '{name}', which was not given; given: {}", given.join(", "))
             }
             Self::StandardTwice { option } => write!(f, "{option} NAME=- can be given once"),
         }
@@ -224,7 +224,7 @@ Usage: {program} --in NAME=FILE... --out NAME=FILE... [--param NAME=VALUE...]
                       Given several times for a NAME, it is a list of streams (a fan-in).
   --out NAME=FILE     Write the output NAME to a file, or to the standard output: NAME=-.
                       The file is replaced when the function has succeeded.
-  --out NAME=FOLDER   Write each part of the output NAME to a file in this folder: 00000, 00001, ...
+  --out NAME=FOLDER   Write each part of the output NAME to a file in this directory: 00000, 00001, ...
   --parts NAME=COUNT  The output NAME has this many parts
   --param NAME=VALUE  Set a parameter
   --keep NAME         Keep all bytes of an input that is read from a pipe, for functions that
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn errors_name_the_wrong_argument() {
         for (arguments, expected) in [
             (&[][..], "--in NAME=FILE --out NAME=FILE"),
             (&["x.txt"], "'x.txt' is not one of its options; see 'filter --help'"),
@@ -271,8 +271,8 @@ mod tests {
             (&["--in", "=x.txt"], "'=x.txt' is not what"),
             (&["--out", "a="], "'a=' is not what --out needs"),
             (&["--out=a=x", "--out=a=y"], "--out was given twice for 'a'"),
-            (&["--parts", "a=1"], "--parts names 'a', but there is nothing of this kind"),
-            (&["--in=a=x", "--keep=b"], "--keep names 'b', which was not given; given were: a"),
+            (&["--parts", "a=1"], "--parts names 'a', which was not given"),
+            (&["--in=a=x", "--keep=b"], "--keep names 'b', which was not given; given: a"),
             (&["--out=a=x", "--parts=a=many"], "'many' is not a number that --parts can have"),
             (&["--in=a=-", "--in=b=-"], "--in NAME=- can be given once"),
             (&["--param", "x"], "--param NAME=VALUE"),

@@ -25,7 +25,7 @@ impl Sinks for Files {
         Ok(match (place, part) {
             (Place::Standard, None) => Box::new(Direct(Box::new(std::io::stdout()))),
             (Place::Standard, Some(_)) => {
-                let what = format!("it has parts: give it a folder, --out {output}=FOLDER");
+                let what = format!("it has parts: give it a directory, --out {output}=FOLDER");
                 return Err(std::io::Error::other(what));
             }
             (Place::Path(path), None) => open(path)?,
@@ -40,7 +40,7 @@ impl Sinks for Files {
 fn open(path: &Path) -> Result<Box<dyn Sink>> {
     match std::fs::metadata(path) {
         Ok(found) if found.is_dir() => Err(std::io::Error::other(format!(
-            "'{}' is a folder, and this output is one stream: give it a file",
+            "'{}' is a directory, and this output is one stream: give it a file",
             path.display()
         ))),
         // A pipe or a device cannot be replaced.
@@ -57,7 +57,7 @@ struct Direct(Box<dyn Write + Send>);
 impl Write for Direct {
     fn write(&mut self, bytes: &[u8]) -> Result<usize> {
         let length = self.0.write(bytes)?;
-        // The standard output holds back an unfinished line; a stream's reader gets what is committed.
+        // Standard output buffers an unfinished line, but a stream's reader gets every committed byte.
         self.0.flush()?;
         Ok(length)
     }
@@ -123,7 +123,7 @@ impl Sink for Staged {
             Some(name) => name,
             None => {
                 let name = temporary(&self.target);
-                // linkat(2) does not replace a file, so it gets a name of its own first.
+                // linkat(2) does not replace a file, so the new file gets a temporary name first.
                 let unnamed = format!("/proc/self/fd/{}", self.file.as_raw_fd());
                 rustix::fs::linkat(CWD, unnamed, CWD, &name, AtFlags::SYMLINK_FOLLOW)?;
                 name

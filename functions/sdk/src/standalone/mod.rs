@@ -54,7 +54,7 @@ fn perform(
         let failed = |place: &Place, error: std::io::Error| {
             Error::new(format!("cannot read {place} for the input '{}': {error}", input.name))
         };
-        // A file has all its bytes anyway; a pipe would have to be copied.
+        // A file can be kept without a copy; a pipe cannot.
         let mut keep = true;
         let mut sources = Vec::new();
         for place in &input.places {
@@ -76,7 +76,7 @@ fn perform(
     };
     let (local, socket) = Local::start(run, Arc::new(Files::new(arguments.outputs)))?;
     let result = serve_from(socket, Origin::Arguments(local.declarer(), given), work);
-    // If an output cannot be written, the function has only been told that nobody reads it: this is the reason.
+    // If an output cannot be written, the function only sees that it has no reader left. This is the actual reason.
     local.join()?;
     result
 }
@@ -88,9 +88,9 @@ fn open(place: &Place) -> std::io::Result<Source> {
     };
     let metadata = file.metadata()?;
     if metadata.is_dir() {
-        return Err(std::io::Error::other("it is a folder; name the files in it"));
+        return Err(std::io::Error::other("it is a directory; name the files in it"));
     }
-    // Files of /proc and the like say that they are empty, so a length of 0 means: read to the end.
+    // Files of /proc and similar report a size of 0, so they are read to their end.
     let live = !metadata.is_file() || metadata.len() == 0;
     Ok(if live { Source::Live(Box::new(file)) } else { Source::File(file) })
 }
@@ -99,7 +99,7 @@ fn open(place: &Place) -> std::io::Result<Source> {
 fn allow_descriptors() {
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
-        // Where it is not allowed, opening fails later and says so.
+        // If this fails, opening a file reports the limit later.
         let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
     }
 }

@@ -1,5 +1,5 @@
-//! `wordcount-merge`: adds up the records of the fan-in `counts`, and writes the output `total`: a line `count word` for
-//! each word, the most frequent first. The parameter `top` says how many lines; 0, or without it, all.
+//! `wordcount-merge`: adds up the records of the fan-in `counts`, and writes the output `total`: a line `count word`
+//! for each word, the most frequent first. The parameter `top` limits the number of lines; 0 or unset means all.
 
 use dflow_function::{Context, Error};
 use std::io::{BufWriter, Write};
