@@ -152,6 +152,6 @@ fn among_idle(idle: u32, runs: u32) {
          {median:.0?}, p99 {worst:.0?}, {cost:.0?} of CPU each",
         share * 100.0
     );
-    crowds.into_iter().for_each(Crowd::go_on);
+    crowds.into_iter().for_each(Crowd::finish);
     cluster.finish();
 }

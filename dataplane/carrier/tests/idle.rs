@@ -1,5 +1,5 @@
-//! What streams and runs cost that are open and on which nothing happens: as many streams as there may be among the functions
-//! of a large workflow, and as many runs as there may be on a busy node.
+//! The cost of open but idle streams and runs: as many streams as there may be among the functions of a large workflow, and
+//! as many runs as there may be on a busy node.
 
 mod cluster;
 #[path = "../../store/tests/common/mod.rs"]
@@ -21,7 +21,7 @@ fn ten_thousand_open_streams_cost_next_to_nothing_and_all_deliver() {
     std::thread::sleep(PERIOD);
     let idle = cpu_of_carriers() - before;
     let start = Instant::now();
-    crowd.go_on();
+    crowd.finish();
     cluster.finish();
     println!(
         "{STREAMS} streams opened in {opened:.1?}, {idle:.1?} of CPU in {PERIOD:?} of idleness, ended in {:.1?}",
@@ -43,7 +43,7 @@ fn hundreds_of_idle_runs_cost_next_to_nothing_and_all_deliver() {
     std::thread::sleep(PERIOD);
     let idle = cpu_of_carriers() - before;
     let start = Instant::now();
-    crowds.into_iter().for_each(Crowd::go_on);
+    crowds.into_iter().for_each(Crowd::finish);
     cluster.finish();
     println!(
         "{RUNS} runs opened in {opened:.1?}, {idle:.1?} of CPU in {PERIOD:?} of idleness, ended in {:.1?}",

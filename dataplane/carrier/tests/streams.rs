@@ -58,7 +58,7 @@ fn streams_that_wait_for_their_first_byte_take_no_memory() {
     let mut cluster = Cluster::new(2, 64 * MIB);
     let all: Vec<u32> = (1..=STREAMS).collect();
     cluster.cross_all(&all, 0, 1, &[(STREAMS + 1, 0)]);
-    // What comes behind all of them finds room.
+    // A stream after all of them has room.
     start_source(&cluster, 0, STREAMS, STREAMS, MIB);
     start_sink(&cluster, 1, STREAMS + 1, STREAMS, MIB);
     cluster.until(1, |node| node.store.traffic(common::CARRIER).written == MIB);
@@ -79,7 +79,7 @@ fn many_readers_on_a_node_cost_one_crossing() {
 }
 
 #[test]
-fn a_node_passes_on_what_it_has() {
+fn a_node_forwards_streams() {
     let mut cluster = Cluster::new(3, 64 * MIB);
     let length = 8 * MIB;
     cluster.cross(1, 0, 1, &[(101, 0)]);
@@ -102,7 +102,7 @@ fn a_broadcast_costs_its_producers_link_about_one_crossing() {
     (1..5).for_each(|node| start_sink(&cluster, node, 100 + node as u32, 1, length));
     let traffic = cluster.finish();
     assert!(traffic.sent >= length && traffic.sent < length + MIB, "{traffic:?}");
-    assert_eq!(cluster.traffic_of(0), traffic.sent, "to nobody but the first of them");
+    assert_eq!(cluster.traffic_of(0), traffic.sent, "only to the first of them");
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn a_reader_that_comes_late_finds_everything_and_the_producer_has_not_waited() {
     let here = cluster.on(0, |node| node.store.usage());
     let there = cluster.on(1, |node| node.store.usage());
     assert!(here.spilled > 20 * MIB, "it is kept where it is written: {here:?}");
-    assert!(there.spilled == 0 && there.peak <= 4 * MIB, "nobody reads it here yet: {there:?}");
+    assert!(there.spilled == 0 && there.peak <= 4 * MIB, "it has no reader here yet: {there:?}");
     start_sink(&cluster, 1, 101, 1, length);
     cluster.finish();
 }
@@ -222,11 +222,11 @@ fn a_reader_that_leaves_early_lets_the_producer_go() {
     });
     cluster.until(0, |node| node.outcomes.len() == 1);
     let outcome = cluster.on(0, |node| node.outcomes.values().next().cloned());
-    assert!(matches!(outcome, Some(Err((_, true)))), "it is told that nobody reads: {outcome:?}");
+    assert!(matches!(outcome, Some(Err((_, true)))), "it is told that it has no reader: {outcome:?}");
 }
 
 #[test]
-fn a_lost_path_is_no_matter_to_functions() {
+fn a_lost_path_does_not_affect_functions() {
     let mut cluster = Cluster::new(2, 16 * MIB);
     let length = 30 * MIB;
     cluster.cross(1, 0, 1, &[(101, 0)]);
@@ -270,7 +270,7 @@ fn an_epoch_that_is_aborted_begins_again() {
 
 /// More streams than one sleep can watch, each with a little now and then, and something both ways.
 #[test]
-fn what_comes_on_any_of_hundreds_of_idle_streams_is_seen() {
+fn bytes_on_any_of_hundreds_of_idle_streams_arrive() {
     const STREAMS: u32 = 400;
     const ROUNDS: u32 = 12;
     let mut cluster = Cluster::new(2, 64 * MIB);

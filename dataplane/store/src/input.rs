@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn each_offset_is_in_its_file_and_empty_files_are_in_none() {
-        let folder = tempfile::tempdir().expect("a folder");
+        let folder = tempfile::tempdir().expect("a directory");
         let path = folder.path().join("a");
         let files = InputFiles::new([3, 0, 1, 5].map(|length| (file(&path), length)).into());
         assert_eq!(files.length(), 9);
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_file_that_has_taken_the_place_of_another_is_not_read() {
-        let folder = tempfile::tempdir().expect("a folder");
+        let folder = tempfile::tempdir().expect("a directory");
         let path = folder.path().join("a");
         let known = file(&path);
         known.reader().expect("the same file");

@@ -1,7 +1,7 @@
 //! The kinds of paths that two nodes negotiate.
 //!
-//! A new kind is a folder with its [`Path`](crate::Path) and its [`Provider`], a variant of [`PathKind`], and a line in
-//! [`providers`].
+//! A new kind is a directory with its [`Path`](crate::Path) and its [`Provider`], a variant of [`PathKind`], and a line
+//! in [`providers`].
 
 use crate::path::PathKind;
 use crate::provider::{Provider, ProviderError};

@@ -1,10 +1,11 @@
 //! Streams between nodes: the paths that carry them, and the link that drives a path.
 //!
-//! A [`Path`] connects this node to one other. It carries messages in order, and bytes from the memory that holds a stream
-//! here into the window that was granted for it there. Each kind of path has a folder: [`rdma`] (no copy), [`quic`] (one
-//! copy), and [`sim`] (within one process, with every fault that a seed asks for). A [`Link`] runs the state machine of
-//! the flows (`dflow_protocol::exchange`) over whichever path there is. A stream's local side (memory, windows, readers)
-//! is behind [`Local`]; the carrier implements it on the store, and the conformance tests on plain vectors.
+//! A [`Path`] connects this node to one other. It carries messages in order, and bytes from the memory that holds a
+//! stream here into the window that was granted for it there. Each kind of path has a directory: [`rdma`] (no copy),
+//! [`quic`] (one copy), and [`sim`] (within one process, with every fault that a seed asks for). A [`Link`] runs the
+//! state machine of the flows (`dflow_protocol::exchange`) over whichever path there is. A stream's local side (memory,
+//! windows, readers) is behind [`Local`]; the carrier implements it on the store, and the conformance tests on plain
+//! vectors.
 //!
 //! Two nodes meet over a [`Connection`]: authenticated by their certificates ([`identity`]), with a control channel on
 //! which a [`Negotiator`] at each end agrees on paths. `kinds.rs` lists the kinds.

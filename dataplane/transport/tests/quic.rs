@@ -11,7 +11,8 @@ use quic_common::{Bell, Pair};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// When nothing has come for so long, nothing is under way any more: far longer than it takes to send a lost packet again.
+/// If nothing has arrived for this long, nothing is in transit any more: far longer than the retransmission of a
+/// packet.
 const QUIET: Duration = Duration::from_millis(700);
 
 struct Loopback {
@@ -112,7 +113,7 @@ fn more_windows_than_there_may_be_streams_at_first() {
     conformance::suite::windows_at_once(Loopback::new(true), 1500);
 }
 
-/// What passes of others before a few bytes are there is what was under way already, and a turn of each.
+/// Before a few bytes arrive, other streams transfer at most the bytes already in transit and one turn each.
 #[test]
 fn a_stream_with_little_now_and_then_is_not_held_up_by_large_ones() {
     const LARGE: u32 = 6;
@@ -120,7 +121,7 @@ fn a_stream_with_little_now_and_then_is_not_held_up_by_large_ones() {
     const TURN: u64 = 320 * 1024;
     let most = quic_common::settings().in_flight + u64::from(LARGE) * TURN;
     let mut world = World::new(Loopback::new(true));
-    // Beyond its first bytes, which go before those of others in any case.
+    // Beyond its first bytes, which always precede those of others.
     world.nodes[0].write(stream(99), 1 << 20).limit = 100 << 10;
     let (node, link) = (&mut world.nodes[1], &mut world.links[1]);
     let small = node.read(link, stream(99), Layout::Ring);

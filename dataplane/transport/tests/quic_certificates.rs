@@ -1,4 +1,4 @@
-//! Who may connect: certificates, names, and the files that they are kept in.
+//! Authentication: certificates, names, and the files in which they are kept.
 
 mod quic_common;
 
@@ -118,7 +118,7 @@ fn a_client_without_a_certificate_is_refused() {
     let identity = ca.issue("server", DAY).expect("an identity");
     identity.save(home.path()).expect("saved");
     let (server, mut incoming) = node(&identity);
-    // It knows the cluster's authority, which is no secret.
+    // It knows the cluster's authority, which is not secret.
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(home.path().join("ca.pem")).expect("a certificate")).expect("an authority");
     let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
@@ -132,7 +132,7 @@ fn a_client_without_a_certificate_is_refused() {
     let (address, closed) = runtime.block_on(async {
         let endpoint = quinn::Endpoint::client(localhost()).expect("a port");
         let dialing = endpoint.connect_with(config, server.local_address(), "server").expect("a name");
-        // As far as the client can tell the handshake is done when it has shown nothing; then it is told.
+        // For the client, the handshake is complete although it has sent no certificate; then it is rejected.
         let closed = match dialing.await {
             Ok(connection) => connection.closed().await,
             Err(error) => error,
@@ -149,7 +149,7 @@ fn a_client_without_a_certificate_is_refused() {
 }
 
 #[test]
-fn another_node_of_the_cluster_is_not_taken_for_the_one_that_is_meant() {
+fn another_node_of_the_cluster_is_not_mistaken_for_the_peer() {
     let ca = ClusterCa::create("test").expect("an authority");
     let [client, server] = ["client", "server"].map(|name| ca.issue(name, DAY).expect("an identity"));
     assert_client_refuses(&client, &server, "another", Cause::Name, "not valid for name");
@@ -238,7 +238,7 @@ fn a_certificate_holds_from_its_beginning_to_its_end() {
 }
 
 #[test]
-fn names_are_labels_that_are_no_addresses() {
+fn names_are_labels_but_not_addresses() {
     let ca = ClusterCa::create("test").expect("an authority");
     for name in ["a", "node-1", "n1.rack-2.example"] {
         assert!(ca.issue(name, DAY).is_ok(), "{name}");

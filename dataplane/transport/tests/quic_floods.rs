@@ -1,4 +1,4 @@
-//! Peers that send, subscribe or connect more than they may: what they get is bounded, and others go on.
+//! Peers that send, subscribe or connect more than they may: their resources are bounded, and others are not affected.
 
 #[allow(dead_code, unused_macros, unused_imports, reason = "only its nodes are used here")]
 mod conformance;
@@ -29,14 +29,14 @@ fn a_flood_of_messages_waits_for_the_reader() {
     let (held, is_held) = std::sync::mpsc::channel();
     let flood = hostile.runtime.spawn(async move {
         let mut stream = quic.open_uni().await.expect("a stream");
-        stream.write_all(&messages(INCARNATION)).await.expect("it goes on");
+        stream.write_all(&messages(INCARNATION)).await.expect("the connection continues");
         for _ in 0..count {
             let mut write = std::pin::pin!(stream.write_all(&message));
             if let Ok(outcome) = tokio::time::timeout(Duration::from_millis(500), &mut write).await {
-                outcome.expect("it goes on");
+                outcome.expect("the connection continues");
             } else {
                 let _ = held.send(());
-                write.await.expect("it goes on");
+                write.await.expect("the connection continues");
             }
         }
         stream.finish().expect("once");
@@ -84,7 +84,7 @@ fn a_flood_of_subscriptions_is_cut_off() {
         if !events.is_empty() {
             break events;
         }
-        assert!(Instant::now() < deadline, "nobody stops it");
+        assert!(Instant::now() < deadline, "it is not stopped");
         if !link.step(&mut node) {
             hostile.bell.wait(Duration::from_millis(100));
         }
@@ -102,7 +102,7 @@ fn a_flood_of_subscriptions_is_cut_off() {
 }
 
 #[test]
-fn a_flood_of_connections_is_refused_and_those_that_there_are_go_on() {
+fn a_flood_of_connections_is_refused_and_existing_ones_continue() {
     const MOST: usize = 4;
     let Pair { ca, nodes: [a, b], mut incoming } = Pair::with(QuicSettings { max_connections: MOST, ..settings() });
     let bystander = a.connect(b.local_address(), "b").wait().expect("there is room");
@@ -147,7 +147,7 @@ fn a_flood_of_connections_is_refused_and_those_that_there_are_go_on() {
 
 /// First packets that nothing follows, from one address that never answers.
 #[test]
-fn a_flood_of_handshakes_keeps_nobody_out() {
+fn a_flood_of_handshakes_does_not_lock_out_others() {
     const FLOOD: usize = 1000;
     let patience = Duration::from_secs(1);
     let Pair { ca, nodes: [a, b], mut incoming } =
@@ -162,7 +162,7 @@ fn a_flood_of_handshakes_keeps_nobody_out() {
         let (mut packet, mut under_way) = (vec![0; 65_536], Vec::new());
         for _ in 0..FLOOD {
             under_way.push(endpoint.connect(address, "b").expect("a name"));
-            // What the node answers comes here, too, and is dropped.
+            // The node's answers arrive here, too, and are dropped.
             loop {
                 let (length, from) = sink.recv_from(&mut packet).await.expect("a socket");
                 if from.port() == own.port() {

@@ -22,7 +22,7 @@ fn management_messages_arrive_in_order() {
     let [a, b] = pair.connect();
     let bell = Bell::new();
     b.set_waker(bell.waker());
-    // More than what the queues and the flow control of QUIC hold.
+    // More than the queues and the flow control of QUIC hold.
     let messages: Vec<Vec<u8>> = (0..60_000u32).map(|number| vec![number as u8; 500 + number as usize % 97]).collect();
     let mut expected = messages.iter();
     for message in &messages {
@@ -32,7 +32,7 @@ fn management_messages_arrive_in_order() {
             assert_eq!(Some(&wait_for(&bell, || b.try_recv())), expected.next());
         }
     }
-    assert!(expected.len() < messages.len(), "so many do not fit into the queues");
+    assert!(expected.len() < messages.len(), "this many do not fit into the queues");
     for message in expected {
         assert_eq!(&wait_for(&bell, || b.try_recv()), message);
     }
@@ -59,7 +59,7 @@ fn the_longest_messages_arrive_one_after_the_other() {
 }
 
 #[test]
-fn who_has_found_no_room_is_woken_when_there_is_some() {
+fn a_writer_without_room_is_woken_when_there_is_some() {
     let mut pair = Pair::new();
     let [a, b] = pair.connect();
     let [room, news] = [Bell::new(), Bell::new()];
@@ -75,7 +75,7 @@ fn who_has_found_no_room_is_woken_when_there_is_some() {
     };
     let (mut filled, mut received) = (fill(), 0u32);
     for _ in 0..3 {
-        // With nobody that reads there it stays like this.
+        // Without a reader there, this does not change.
         while room.wait(Duration::from_millis(200)) {
             filled = fill();
         }
@@ -83,7 +83,7 @@ fn who_has_found_no_room_is_woken_when_there_is_some() {
             let message = wait_for(&news, || b.try_recv());
             assert_eq!(message[..4], received.to_le_bytes());
             received += 1;
-            assert!(received < filled, "it has room, and nobody has said so");
+            assert!(received < filled, "it has room, but was not woken");
         }
         filled = fill();
     }
@@ -232,7 +232,7 @@ fn a_violation_above_quic_closes_the_connection_counts_once_and_keeps_its_reason
 }
 
 #[test]
-fn a_violator_that_has_hung_up_is_counted_all_the_same() {
+fn a_violator_that_has_disconnected_is_counted_as_well() {
     let hostile = Hostile::new();
     hostile.connection.set_waker(hostile.bell.waker());
     hostile.quic.close(0u32.into(), b"goodbye");
@@ -276,7 +276,7 @@ fn a_peer_that_has_begun_the_next_path_ends_this_one() {
     let stream = hostile.open(&[messages(INCARNATION + 1), ping].concat(), false);
     let error = hostile.lost();
     assert!(!error.is_violation() && error.to_string().contains("another path"), "{error}");
-    // What it has said on the next path is not lost.
+    // Its messages on the next path are not lost.
     hostile.path = QuicPath::new(&hostile.connection, INCARNATION + 1, hostile.bell.waker()).expect("a connection");
     hostile.events(|events| matches!(events, [PathEvent::Message(PeerMessage::Ping(9))]));
     let stale = QuicPath::new(&hostile.connection, INCARNATION + 1, hostile.bell.waker());
@@ -336,7 +336,7 @@ fn assert_names_versions(text: &str) {
 }
 
 #[test]
-fn one_that_is_dialed_and_speaks_another_version_is_told_apart() {
+fn a_dialed_peer_of_another_version_is_recognised() {
     let ca = ClusterCa::create("test").expect("an authority");
     let (node, _incoming) = node(&ca.issue("client", DAY).expect("an identity"));
     let identity = ca.issue("hostile", DAY).expect("an identity");
@@ -351,7 +351,7 @@ fn one_that_is_dialed_and_speaks_another_version_is_told_apart() {
         let error = dial.await.expect_err("another version");
         assert!(matches!(error, ConnectError::Failed { cause: Cause::Version, .. }), "{error:?}");
         assert_names_versions(&error.to_string());
-        // The other side is told, too, what this one speaks.
+        // The other side also learns this side's version.
         assert_names_versions(&quic.closed().await.to_string());
     });
 }
@@ -360,7 +360,7 @@ fn one_that_is_dialed_and_speaks_another_version_is_told_apart() {
 fn a_peer_that_vanishes_is_noticed() {
     let limit = Duration::from_secs(1);
     let mut hostile = Hostile::with(QuicSettings { idle_timeout: limit, keep_alive: limit / 4, ..settings() });
-    // Its process is gone: nobody says goodbye.
+    // Its process is gone, so it does not close the connection.
     let (thread, stop) = hostile.thread.take().expect("it runs");
     drop(stop);
     thread.join().expect("it does not panic");
@@ -370,7 +370,7 @@ fn a_peer_that_vanishes_is_noticed() {
 }
 
 #[test]
-fn who_dials_says_how_long_a_silence_may_last() {
+fn the_dialing_side_sets_the_silence_limit() {
     let ca = ClusterCa::create("test").expect("an authority");
     let patient = QuicSettings { idle_timeout: Duration::from_secs(3600), ..settings() };
     let bind = |name: &str| {

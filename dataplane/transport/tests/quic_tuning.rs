@@ -33,7 +33,7 @@ fn until_packets_have(connections: &[Connection; 2], size: impl Fn(u16) -> bool)
 }
 
 #[test]
-fn packets_grow_to_what_the_way_carries_or_the_settings_allow() {
+fn packets_grow_to_the_limit_of_the_path_or_the_settings() {
     let largest = settings().largest_packet;
     assert!(largest > LARGEST_FIRST_PACKET);
     let found = until_packets_have(&Pair::new().connect(), |size| size > LARGEST_FIRST_PACKET);
@@ -63,7 +63,7 @@ fn first_packets_that_are_lost_are_soon_sent_again() {
     drop(dial);
 }
 
-/// What a bare peer of a node with these settings has counted after some megabytes in both directions, in packets of a
+/// The statistics of a bare peer of a node with these settings after some megabytes in both directions, in packets of a
 /// size that Ethernet carries.
 fn counted(settings: &QuicSettings) -> quinn::ConnectionStats {
     const MESSAGES: usize = 16;
@@ -128,7 +128,7 @@ fn the_kernel_cuts_large_writes_into_packets() {
 fn the_other_side_is_asked_to_acknowledge_less_often() {
     let stats = counted(&settings());
     assert!(stats.frame_rx.ack_frequency > 0, "the node asks its peer: {stats:?}");
-    assert!(stats.frame_tx.ack_frequency > 0, "who dials asks, too: {stats:?}");
+    assert!(stats.frame_tx.ack_frequency > 0, "the dialing side requests it, too: {stats:?}");
 }
 
 /// The threads that have woken it.
@@ -152,11 +152,11 @@ impl Callers {
     }
 }
 
-/// Each endpoint has a thread and a socket of its own, and the kernel chooses by the ports of both sides.
+/// Each endpoint has its own thread and socket, and the kernel chooses by the ports of both sides.
 #[test]
 fn connections_are_spread_over_the_endpoints() {
     const ENDPOINTS: usize = 3;
-    /// That all of so many fall on two of the three happens once in ten thousand million times.
+    /// The probability that all of these fall on two of the three is one in ten billion.
     const PEERS: usize = 60;
     let ca = ClusterCa::create("test").expect("an authority");
     let bind = |name: &str, endpoints| {

@@ -1,5 +1,5 @@
-//! RDMA between two machines, and what becomes of it when the way between them breaks. `scripts/soft-roce` starts this in
-//! both; they meet in the folder that they share. One test: its parts need both ends at the same time.
+//! RDMA between two machines, and what becomes of it when the way between them breaks. `scripts/soft-roce` starts this
+//! in both; they meet in the directory that they share. One test: its parts need both ends at the same time.
 
 #[allow(dead_code, reason = "the suite uses more of it")]
 mod conformance {
@@ -26,8 +26,8 @@ use std::time::{Duration, Instant};
 
 /// How long the other machine may be behind.
 const MEETING: Duration = Duration::from_secs(60);
-/// How long it may take until a broken way is noticed by the device, retries included; and the silence after which a link
-/// gives a path up that says nothing.
+/// How long it may take until a broken way is noticed by the device, retries included; and the silence after which a
+/// link gives a path up that says nothing.
 const NOTICED: Duration = Duration::from_secs(15);
 const SILENCE: Duration = Duration::from_secs(8);
 const LENGTH: u64 = 24 << 20;
@@ -46,7 +46,7 @@ struct Machine {
     failure: Arc<AtomicBool>,
 }
 
-/// A path whose queue pair fails when the test says so.
+/// A path whose queue pair fails on request of the test.
 struct Failing {
     path: RdmaPath,
     now: Arc<AtomicBool>,
@@ -104,7 +104,7 @@ impl Machine {
         Self { folder, number, bell, listener, node: Node::default(), link, paths: 0, failure: Arc::default() }
     }
 
-    /// Leaves something for the other machine under a name, and gives what the other has left there.
+    /// Writes a value for the other machine under a name, and returns the value that the other has written.
     fn meet(&self, name: &str, bytes: &[u8]) -> Vec<u8> {
         let place = |number: usize| self.folder.join(format!("{name}-{number}"));
         let part = self.folder.join(format!("{name}-{}.part", self.number));
@@ -142,7 +142,7 @@ impl Machine {
         self.link.connect(Box::new(Failing { path, now: Arc::clone(&self.failure) }), self.paths);
     }
 
-    /// Goes on until this holds; what has become of the path meanwhile.
+    /// Runs until this holds, and returns the path events in between.
     #[track_caller]
     fn until(&mut self, patience: Duration, holds: impl Fn(&Self) -> bool) -> Vec<LinkEvent> {
         let deadline = Instant::now() + patience;
@@ -167,7 +167,7 @@ impl Machine {
         self.node.sinks.values().map(|sink| sink.read).sum()
     }
 
-    /// The path breaks in the middle; both sides notice, each in its own way, and go on over the next one.
+    /// The path breaks in the middle; both sides detect it, each in its own way, and continue over the next one.
     fn broken(&mut self, name: &str, part: u64, cut: &dyn Fn(), mend: &dyn Fn()) -> Vec<LinkEvent> {
         // The first machine cuts when it has come far enough, however far the second is.
         let mut events = self.until(MEETING, |machine| machine.read() > part || machine.link.path_kind().is_none());
@@ -221,12 +221,12 @@ fn two_machines() {
     let pass = || run("tc qdisc del dev rdma0 root");
     machine.broken("packets", LENGTH / 2, &drop, &pass);
 
-    // A driver destroys a queue pair only when its packets are gone, and the network card keeps them: the path is lost, and
-    // the next one goes, all the same.
+    // A driver destroys a queue pair only when its packets are gone, and the network card keeps them: the path is lost,
+    // and the next one goes, all the same.
     let hold = || run("tc qdisc add dev rdma0 root tbf rate 1kbit burst 10kb limit 16mb");
     machine.broken("held packets", LENGTH * 5 / 8, &hold, &pass);
 
-    // One end of the connection fails by itself.
+    // One end of the connection fails on its own.
     let failure = Arc::clone(&machine.failure);
     let events = machine.broken("queue pair", LENGTH * 3 / 4, &|| failure.store(true, Ordering::Relaxed), &|| ());
     if machine.number == 1 {

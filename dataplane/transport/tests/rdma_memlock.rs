@@ -1,5 +1,5 @@
-//! A node that may lock no more memory in the middle of a stream, over real verbs: it goes on by QUIC. `scripts/soft-roce`
-//! makes the device.
+//! A node that may lock no more memory in the middle of a stream, over real verbs, continues over QUIC.
+//! `scripts/soft-roce` makes the device.
 
 #[allow(dead_code, reason = "the suite needs more of it")]
 mod conformance {
@@ -22,7 +22,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Nothing has come for so long: nothing will, retries of the device included.
+/// If nothing has arrived for this long, nothing will, including retries of the device.
 const QUIET: Duration = Duration::from_secs(10);
 
 /// By RDMA first, by QUIC from then on.
@@ -66,10 +66,10 @@ fn may_lock(bytes: Option<u64>) {
 }
 
 #[test]
-fn a_node_that_may_lock_no_more_memory_in_mid_stream_goes_on_by_quic() {
+fn a_node_that_may_lock_no_more_memory_in_mid_stream_continues_over_quic() {
     may_lock(None);
-    // The limit binds those without the right to pass it. The kernel wants a device to be used with the rights with which
-    // it was opened, and all paths are driven by this thread.
+    // The limit binds those without the right to pass it. The kernel wants a device to be used with the rights with
+    // which it was opened, and all paths are driven by this thread.
     let mut rights = capabilities(None).expect("capabilities");
     rights.effective.remove(CapabilitySet::IPC_LOCK);
     set_capabilities(None, rights).expect("given up");
@@ -87,7 +87,7 @@ fn a_node_that_may_lock_no_more_memory_in_mid_stream_goes_on_by_quic() {
     assert!(world.links.iter().all(|link| link.path_kind() == Some(PathKind::Rdma)));
 
     may_lock(Some(64 << 10));
-    // The other one may have nothing under way, and be told when both fall back.
+    // The other one may have nothing in transit, and learns it when both fall back.
     world.until(|world| world.events.iter().any(|events| !events.is_empty()));
     assert!(!world.nodes[1].is_done(), "it was in the middle");
     let events: Vec<&LinkEvent> = world.events.iter().flatten().collect();
@@ -96,7 +96,7 @@ fn a_node_that_may_lock_no_more_memory_in_mid_stream_goes_on_by_quic() {
         LinkEvent::PathLost(_) | LinkEvent::Violated(_) => false,
     };
     assert_eq!(events.iter().filter(lacks).count(), 1, "{events:?}");
-    assert!(events.iter().all(|event| matches!(event, LinkEvent::PathLost(_))), "nobody is blamed: {events:?}");
+    assert!(events.iter().all(|event| matches!(event, LinkEvent::PathLost(_))), "no peer is blamed: {events:?}");
 
     world.connect();
     world.until_done();

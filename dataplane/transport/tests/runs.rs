@@ -22,7 +22,7 @@ const STEP: u64 = 5;
 const SMALL: RunId = RunId(1);
 const FLOOD: RunId = RunId(2);
 
-/// One side: what the peer reads, and how far the streams that it reads have come.
+/// One side: the streams that the peer reads, and the progress of the streams that it reads itself.
 struct Side {
     memory: Arc<Memory>,
     landings: BTreeMap<FlowId, Arc<Landing>>,
@@ -50,7 +50,7 @@ impl Side {
         flow
     }
 
-    /// Everything that arrives is read at once, and what was acknowledged is written anew by the run that floods.
+    /// Arriving bytes are read at once, and the flooding run writes new ones for those that were acknowledged.
     fn work(&mut self, link: &mut Link) {
         for (flow, event) in std::mem::take(&mut self.events) {
             match event {
@@ -134,7 +134,8 @@ impl World {
         }
     }
 
-    /// How long each of many small messages of one stream takes, in ticks; each is written when the one before has arrived.
+    /// How long each of many small messages of one stream takes, in ticks; each is written when the one before has
+    /// arrived.
     fn latencies(&mut self, messages: u64) -> Vec<u64> {
         let key = StreamKey::new(SMALL, StreamId(0), Epoch(1));
         let flow = self.read(SMALL, 0);

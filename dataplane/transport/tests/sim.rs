@@ -88,7 +88,7 @@ impl Run {
         crashed
     }
 
-    /// Goes on until this holds, whoever crashes meanwhile.
+    /// Runs until this holds, whichever side crashes in between.
     fn until(&mut self, mut holds: impl FnMut(&World<Simulated>) -> bool) {
         let holds = std::cell::RefCell::new(&mut holds);
         while let Some(side) = self.crash_before(|world| holds.borrow_mut()(world)) {
@@ -96,7 +96,7 @@ impl Run {
         }
     }
 
-    /// The node of a side that has crashed comes back with nothing of what it had. What was not read is written again.
+    /// Restarts the node of a side that has crashed, without its previous state. Unread bytes are written again.
     fn begin_anew(&mut self, side: usize) {
         self.crashes += 1;
         let survivor = 1 - side;
@@ -110,7 +110,7 @@ impl Run {
             world.until(|world| world.links[survivor].path_kind().is_none());
         }
         world.connect();
-        // What it subscribes to before it knows of the new life is meant for the old one.
+        // Subscriptions that it sends before it knows of the restart are meant for the previous incarnation.
         if let Some(other) = self.crash_before(|world| world.links[survivor].is_up()) {
             return self.begin_anew(other);
         }
@@ -120,7 +120,7 @@ impl Run {
             }
             let (node, link) = (&mut self.world.nodes[survivor], &mut self.world.links[survivor]);
             if let Some((&flow, sink)) = node.sinks.iter().find(|(_, sink)| sink.stream == wanted.key()) {
-                // Who never heard of the old life takes the new one for it.
+                // A peer that never knew the previous incarnation takes the new one for it.
                 assert!(sink.aborted.is_some() || !is_survivor_acquainted, "{} waits for ever", sink.stream);
                 node.close(link, flow);
             }
@@ -204,7 +204,7 @@ fn pings(path: &mut SimPath) -> Vec<u64> {
 }
 
 #[test]
-fn what_the_network_doubles_arrives_once() {
+fn duplicated_packets_arrive_once() {
     let (net, [mut one, mut other]) = ends(SimConfig { duplicate_per_mille: 1000, ..SimConfig::default() });
     (0..100).for_each(|number| one.send(&PeerMessage::Ping(number)).expect("it is there"));
     let mut arrivals = 0;
@@ -237,10 +237,10 @@ fn messages_that_are_none_are_violations() {
 }
 
 #[test]
-fn an_end_that_crashes_is_gone_and_what_it_has_sent_arrives() {
+fn a_crashed_end_is_gone_and_its_sent_bytes_arrive() {
     let config = SimConfig { crashes: 1, lifetime: (1, 1), ..SimConfig::default() };
     let (net, mut paths) = ends(config);
-    // Both leave before the crash. The one to the end that crashes comes to nobody.
+    // Both are sent before the crash. The one to the crashing end is lost.
     paths.iter_mut().for_each(|path| path.send(&PeerMessage::Ping(7)).expect("it is there"));
     assert_eq!(net.take_crash(), None);
     while net.advance() {}
@@ -262,7 +262,7 @@ fn an_end_that_crashes_is_gone_and_what_it_has_sent_arrives() {
     assert_eq!((pings(&mut other), net.take_crash()), (vec![8], None));
 }
 
-/// A path whose node may not lock more memory, say, after so many windows or writes.
+/// A path whose node runs out of a resource, such as lockable memory, after this many windows or writes.
 struct Starved {
     path: SimPath,
     offers: u32,
@@ -310,9 +310,9 @@ impl Path for Starved {
     }
 }
 
-/// What one node lacks ends the path and nothing else: streams go on over the next one, and nobody is blamed.
+/// If a node lacks a resource, only the path ends: streams continue over the next one, and no peer is blamed.
 #[test]
-fn a_node_that_runs_out_of_something_in_mid_stream_goes_on_over_the_next_path() {
+fn a_node_that_runs_out_of_a_resource_in_mid_stream_continues_over_the_next_path() {
     for (offers, writes, side) in [(3, u32::MAX, 1), (0, u32::MAX, 1), (u32::MAX, 7, 0), (u32::MAX, 0, 0)] {
         let mut world = World::new(Simulated(SimNet::new(1, SimConfig::default())));
         let paths = world.network.0.connect();
@@ -354,7 +354,7 @@ fn a_sign_of_life_is_not_given_before_the_path_has_begun() {
     step(&mut world, early);
     world.links[early].tick(Instant::now() + limit / 2, limit);
     while world.network.idle() {}
-    // What the other end finds first is the question.
+    // The other end finds the question first.
     step(&mut world, 1 - early);
     world.until_done();
     world.rest();

@@ -431,7 +431,7 @@ mod tests {
 
     #[test]
     fn that_there_is_no_device_is_said_with_what_to_do() {
-        let class = tempfile::tempdir().expect("a folder");
+        let class = tempfile::tempdir().expect("a directory");
         let missing = why_none(&class.path().join("infiniband"), Some(Errno::NOSYS));
         assert!(matches!(missing, DeviceError::NoSubsystem), "{missing}");
         assert!(missing.to_string().contains("'modprobe rdma_rxe'"), "{missing}");
@@ -444,7 +444,7 @@ mod tests {
 
         // Names that no machine has.
         for name in ["none_7", "none_8"] {
-            std::fs::create_dir(class.path().join(name)).expect("a folder");
+            std::fs::create_dir(class.path().join(name)).expect("a directory");
         }
         for error in [None, Some(Errno::NOSYS)] {
             let unknown = why_none(class.path(), error);

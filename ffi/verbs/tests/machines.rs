@@ -1,5 +1,5 @@
 //! The verbs between two machines. `scripts/soft-roce` starts this on both, and they exchange data through a shared
-//! folder. It is a single test because its parts need both ends at the same time and in the same order.
+//! directory. It is a single test because its parts need both ends at the same time and in the same order.
 
 mod common;
 

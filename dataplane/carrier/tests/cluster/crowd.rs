@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
-/// Streams, one function that writes all of them, and one that reads them.
+/// Many streams, written by one function and read by another.
 pub struct Crowd {
     go_on: Sender<()>,
 }
@@ -25,7 +25,7 @@ impl Crowd {
                 let mut parts = ctx.outputs("out")?;
                 for byte in 0..2 {
                     parts.iter_mut().try_for_each(|part| part.write_all(&[byte]))?;
-                    // Until there is an answer, or nobody to give one.
+                    // Until there is an answer, or the store is gone.
                     let _ = wait.recv();
                 }
                 Ok(())
@@ -63,8 +63,8 @@ impl Crowd {
         (1..=runs).map(begin).collect()
     }
 
-    /// Each stream goes on with one more byte, and ends.
-    pub fn go_on(self) {
+    /// Writes one more byte to each stream, and finishes it.
+    pub fn finish(self) {
         drop(self.go_on);
     }
 }
@@ -78,7 +78,7 @@ fn expect(input: &mut Input, bytes: Option<&[u8]>) -> Result<(), Error> {
 pub fn cpu_of_carriers() -> Duration {
     let mut nanos = 0;
     for task in std::fs::read_dir("/proc/self/task").expect("this process").flatten() {
-        // A thread that has ended meanwhile is none of them.
+        // A thread that has ended in between is not counted.
         let read = |file| std::fs::read_to_string(task.path().join(file)).unwrap_or_default();
         if matches!(read("comm").trim_end(), "carrier" | "watch") {
             nanos += read("schedstat").split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(0);

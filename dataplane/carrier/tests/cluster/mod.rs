@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 /// So long a test waits for anything.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What a test waits for: whether it has come to pass.
+/// The condition that a test waits for.
 type Awaited = Box<dyn FnMut(&Node) -> bool + Send>;
 
 pub struct Cluster {
@@ -52,7 +52,7 @@ struct Member {
     reports: Arc<Reports>,
 }
 
-/// What a node's carrier has said.
+/// The reports of a node's carrier.
 #[derive(Default)]
 struct Reports {
     so_far: Mutex<SoFar>,
@@ -406,7 +406,7 @@ impl Cluster {
         result.recv_timeout(PATIENCE).expect("stuck");
     }
 
-    /// Waits until so many bytes have left the first node.
+    /// Waits until the first node has sent this many bytes.
     #[track_caller]
     pub fn until_passed(&self, bytes: u64) {
         let sent = |so_far: &SoFar| so_far.traffic.get(&id(1)).is_some_and(|traffic| traffic.total().sent >= bytes);
@@ -420,7 +420,7 @@ impl Cluster {
         assert!(self.nodes[node].reports.wait(is_there), "no {kind}");
     }
 
-    /// What a node has sent to all others.
+    /// The number of bytes that a node has sent to all others.
     pub fn traffic_of(&self, node: usize) -> u64 {
         self.nodes[node].reports.look(|so_far| so_far.traffic.values().map(|traffic| traffic.total().sent).sum())
     }
@@ -494,7 +494,7 @@ impl Member {
     }
 
     fn carrier(&self) -> &Carrier {
-        self.carrier.as_ref().expect("the test goes on")
+        self.carrier.as_ref().expect("the carrier is running")
     }
 
     fn tell(&self, command: Command) {

@@ -62,7 +62,7 @@ pub enum Source {
     /// A regular file, read where it is.
     File(File),
     /// Anything else, read as it comes. What is not kept is held back after 1 MiB; what is kept goes to an unnamed file in
-    /// the folder for temporary files.
+    /// the directory for temporary files.
     Live(Box<dyn Read + Send>),
 }
 

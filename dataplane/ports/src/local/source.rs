@@ -168,7 +168,7 @@ impl Stream {
     }
 }
 
-/// A file without a name, in the folder for temporary files.
+/// A file without a name, in the directory for temporary files.
 fn unnamed() -> std::io::Result<File> {
     use rustix::fs::{Mode, OFlags};
     let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;

@@ -1,12 +1,13 @@
-//! Peers that do not keep to the protocol, over every path: they are cut off, it is counted, and nobody else is affected.
+//! Peers that violate the protocol, over every path: they are disconnected and counted, and other peers are not
+//! affected.
 //!
-//! Here is what can be said and written through the end of a path. What a path itself does not let through is sent to each
-//! kind of path by a peer that is made of what lies beneath it:
+//! Here is what can be said and written through the end of a path. What a path itself does not let through is sent to
+//! each kind of path by a peer that is made of what lies beneath it:
 //! - messages that are none, of a wrong length, cut short: `sim.rs`, `quic_peers.rs`, `rdma`;
-//! - bytes outside of a window, for one that was withdrawn or is another peer's: `quic_peers.rs`, `rdma`; in the simulated
-//!   network bytes go where the window is and nowhere else;
-//! - floods: of subscriptions in the protocol's own tests, of messages and connections `quic_peers.rs`, of messages `rdma`;
-//!   the simulated network has room for everything.
+//! - bytes outside of a window, for one that was withdrawn or is another peer's: `quic_peers.rs`, `rdma`; in the
+//!   simulated network bytes go where the window is and nowhere else;
+//! - floods: of subscriptions in the protocol's own tests, of messages and connections `quic_peers.rs`, of messages
+//!   `rdma`; the simulated network has room for everything.
 
 use super::node::{Layout, Node};
 use super::pattern;
@@ -18,9 +19,9 @@ use dflow_shm::{Access, Segment, SegmentKind};
 use dflow_transport::{Chunk, Link, LinkEvent, Path, PathEvent};
 use std::sync::Arc;
 
-/// What the attacked node reads of the attacker.
+/// The stream that the attacked node reads from the attacker.
 const READ: FlowId = FlowId(1);
-/// What the attacker reads, with credit for 1000 bytes.
+/// The stream that the attacker reads, with credit for 1000 bytes.
 const WRITTEN: FlowId = FlowId(5);
 /// The incarnation of the path between the two.
 const INCARNATION: u64 = 1;
@@ -48,7 +49,7 @@ impl<N: Network> Attack<N> {
         Self { bystanders, node, link, hostile, seen: Vec::new() }
     }
 
-    /// With an attacker that has begun as everybody does, and has sent so many bytes of its stream.
+    /// A world with an attacker that has connected correctly and has sent this many bytes of its stream.
     fn begun(network: N, sent: u64) -> Self {
         let mut attack = Self::new(network);
         attack.say(&begin());
@@ -77,7 +78,7 @@ impl<N: Network> Attack<N> {
         }
     }
 
-    /// The path is closed and the violation counted; the streams wait for the next path. What is between others goes on.
+    /// The path is closed and the violation counted; the streams wait for the next path. Other nodes are not affected.
     #[track_caller]
     fn assert_cut_off(mut self, what: &dyn std::fmt::Debug) {
         self.until(|attack| attack.link.path_kind().is_none());
@@ -148,7 +149,7 @@ pub fn a_peer_that_begins_badly_is_cut_off<N: Network>(mut make: impl FnMut() ->
     }
 }
 
-/// The reader has stopped; its window is full, and what comes would overwrite what it has not read.
+/// The reader has stopped and its window is full, so that further bytes would overwrite unread ones.
 pub fn bytes_past_the_credit_are_cut_off(network: impl Network) {
     let mut attack = Attack::begun(network, ARENA_SLOT);
     attack.node.sinks.get_mut(&READ).expect("it is read").limit = ARENA_SLOT;

@@ -1,4 +1,4 @@
-//! One suite for all paths: what a stream between two nodes must be, whatever carries it.
+//! One suite for all paths: the guarantees of a stream between two nodes, whatever carries it.
 
 pub mod hostile;
 pub mod node;

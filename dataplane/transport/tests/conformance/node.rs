@@ -1,4 +1,4 @@
-//! A node whose streams are in memory of its own: what DStore is to a link, as small as it can be.
+//! A node whose streams are in plain memory: a minimal replacement of DStore for a link.
 
 use super::pattern;
 use dflow_protocol::SegmentId;
@@ -23,9 +23,9 @@ pub struct Node {
     pub readers: BTreeMap<FlowId, StreamKey>,
     /// Flows that the peer gave up, or that ended, in order.
     pub unsubscribed: Vec<StreamKey>,
-    /// What the peer says of its readers.
+    /// The peer's state of its readers.
     pub stuck: BTreeMap<StreamKey, bool>,
-    /// Subscriptions that have to be told what there is.
+    /// Subscriptions that must be told how much has been written.
     news: VecDeque<FlowId>,
     /// Sources and sinks of which something has come.
     moved: (BTreeSet<StreamKey>, BTreeSet<FlowId>),
@@ -90,7 +90,7 @@ impl Source {
         Self { stream, length, written: 0, released, limit: u64::MAX, memory, ring, aborted: None }
     }
 
-    /// Writes what the ring has room for; whether it was something. Bytes that nobody reads yet stay.
+    /// Writes as much as the ring has room for, and returns whether that was anything. Unread bytes stay.
     fn produce(&mut self) -> bool {
         let held = self.released.values().min().copied().unwrap_or(0);
         let end = self.length.min(held + self.ring).min(self.limit);
@@ -160,7 +160,7 @@ impl Node {
         }
     }
 
-    /// Producers write, readers read, where something has come for them; whether anybody could.
+    /// Lets producers write and readers read, and returns whether any of them did.
     pub fn work(&mut self, link: &mut Link) -> bool {
         let (sources, sinks) = std::mem::take(&mut self.moved);
         self.work_on(link, sources, sinks)
@@ -205,7 +205,7 @@ impl Node {
 }
 
 impl Sink {
-    /// Reads and checks what has arrived, and makes room.
+    /// Reads and checks the bytes that have arrived, and makes room.
     fn work(&mut self, flow: FlowId, link: &mut Link) -> bool {
         let end = self.arrived.min(self.limit);
         let mut busy = false;
@@ -279,7 +279,7 @@ impl Local for Node {
     }
 }
 
-/// What happens to flows.
+/// The events of flows.
 impl Node {
     fn subscribed(&mut self, flow: FlowId, stream: StreamKey, from: u64) {
         if let Some(source) = self.sources.get_mut(&stream) {
@@ -294,8 +294,8 @@ impl Node {
         let Some(source) = self.readers.get(&flow).and_then(|key| self.sources.get_mut(key)) else { return };
         self.moved.0.insert(source.stream);
         let before = source.released.insert(flow, upto);
-        assert!(before.is_none_or(|before| before < upto), "what was released stays so");
-        assert!(upto <= source.written, "what was never written cannot have arrived");
+        assert!(before.is_none_or(|before| before < upto), "released bytes stay released");
+        assert!(upto <= source.written, "bytes that were never written cannot have arrived");
     }
 
     fn stuck(&mut self, flow: FlowId, stuck: bool) {

@@ -1,4 +1,4 @@
-//! What holds over every path, as long as both ends keep to the protocol; [`super::hostile`] is about those that do not.
+//! The guarantees over every path if both ends follow the protocol; [`super::hostile`] tests peers that violate it.
 
 use super::node::Layout;
 use super::world::{Network, World, epoch, stream};
@@ -40,9 +40,9 @@ pub fn a_large_stream_passes_through_small_windows(network: impl Network) {
     world.assert_undisturbed();
 }
 
-pub fn it_does_not_matter_who_comes_first(network: impl Network) {
+pub fn the_order_of_reader_and_writer_does_not_matter(network: impl Network) {
     let mut world = World::new(network);
-    // Written before anybody reads.
+    // Written before there is a reader.
     world.nodes[0].write(stream(1), 100 * KIB);
     world.rest();
     let (node, link) = (&mut world.nodes[1], &mut world.links[1]);
@@ -71,7 +71,7 @@ pub fn a_reader_that_stops_holds_its_own_stream_alone(network: impl Network) {
     world.rest();
     let sink = &world.nodes[1].sinks[&slow];
     assert_eq!(sink.read, 100 * KIB);
-    assert!(sink.arrived <= 100 * KIB + 512 * KIB, "what is not read is not sent: {}", sink.arrived);
+    assert!(sink.arrived <= 100 * KIB + 512 * KIB, "unread bytes are not sent: {}", sink.arrived);
     assert!(sink.ended.is_none());
     world.nodes[1].sinks.get_mut(&slow).expect("it is there").limit = u64::MAX;
     world.until_done();
@@ -157,7 +157,7 @@ pub fn a_new_epoch_is_a_new_stream(network: impl Network) {
     assert!(world.nodes[0].readers.is_empty());
 }
 
-pub fn a_reader_that_leaves_is_missed_by_nobody(network: impl Network) {
+pub fn a_reader_that_leaves_does_not_affect_others(network: impl Network) {
     let mut world = World::new(network);
     world.nodes[0].write(stream(1), 64 * MIB);
     world.nodes[0].write(stream(2), 2 * MIB);
@@ -191,7 +191,7 @@ pub fn a_lost_path_loses_and_doubles_nothing(network: impl Network) {
         world.until(|world| world.nodes[1].sinks.values().any(|sink| sink.read >= enough));
         world.network.cut();
         if cut % 2 == 0 {
-            // Both sides know before there is another path; otherwise neither has to.
+            // Both sides know before there is another path; otherwise neither needs to.
             world.until(|world| world.links.iter().all(|link| link.path_kind().is_none()));
         }
         world.connect();
@@ -204,7 +204,7 @@ pub fn a_lost_path_loses_and_doubles_nothing(network: impl Network) {
     assert!(sent >= 4 * length, "everything was sent at least once");
 }
 
-pub fn what_was_under_way_is_sent_again_without_harm(network: impl Network) {
+pub fn bytes_in_transit_are_sent_again_without_duplicates(network: impl Network) {
     let mut world = World::new(network);
     let length = 3 * MIB;
     world.nodes[0].write(stream(1), length).limit = 100 * KIB;
@@ -212,7 +212,7 @@ pub fn what_was_under_way_is_sent_again_without_harm(network: impl Network) {
     let flow = node.read(link, stream(1), Layout::Ring);
     world.until(|world| world.nodes[1].sinks[&flow].read == 100 * KIB);
     world.rest();
-    // The reading side, which has given credit for more, looks at nothing: what comes from here on comes in vain.
+    // The reading side has granted more credit but processes nothing: bytes that arrive from here on are lost.
     world.nodes[0].sources.get_mut(&stream(1)).expect("it is there").limit = u64::MAX;
     while world.links[0].stats().total().sent < 200 * KIB {
         let (node, link) = (&mut world.nodes[0], &mut world.links[0]);
@@ -225,7 +225,7 @@ pub fn what_was_under_way_is_sent_again_without_harm(network: impl Network) {
     world.connect();
     world.until_done();
     assert_eq!(world.nodes[1].sinks[&flow].read, length);
-    assert!(world.links[0].stats().total().sent >= length + 100 * KIB, "what came in vain was to be sent again");
+    assert!(world.links[0].stats().total().sent >= length + 100 * KIB, "the lost bytes were to be sent again");
 }
 
 pub fn a_path_that_is_silent_is_lost(network: impl Network) {
@@ -239,7 +239,7 @@ pub fn a_path_that_is_silent_is_lost(network: impl Network) {
         world.links[0].tick(start + Duration::from_secs(second), limit);
         assert!(world.links[0].path_kind().is_some());
     }
-    // This side was stopped in between: nobody knows whether something would have come.
+    // This side was stopped in between: it is unknown whether anything would have arrived.
     world.links[0].tick(start + Duration::from_secs(3604), limit);
     assert!(world.links[0].path_kind().is_some());
     world.links[0].tick(start + Duration::from_secs(3606), limit);
@@ -334,15 +334,15 @@ macro_rules! conformance {
             $network;
             streams_of_every_length_arrive_as_they_are,
             a_large_stream_passes_through_small_windows,
-            it_does_not_matter_who_comes_first,
+            the_order_of_reader_and_writer_does_not_matter,
             a_reader_that_stops_holds_its_own_stream_alone,
             thousands_of_streams_at_once,
             hundreds_of_windows_at_once,
             a_stream_that_is_given_up_ends_there_and_nowhere_else,
             a_new_epoch_is_a_new_stream,
-            a_reader_that_leaves_is_missed_by_nobody,
+            a_reader_that_leaves_does_not_affect_others,
             a_lost_path_loses_and_doubles_nothing,
-            what_was_under_way_is_sent_again_without_harm,
+            bytes_in_transit_are_sent_again_without_duplicates,
             a_path_that_is_silent_is_lost,
             a_peer_that_answers_is_not_lost,
             a_restarted_peer_does_not_know_its_streams,

@@ -1,4 +1,4 @@
-//! Two nodes and what is between them.
+//! Two nodes and the path between them.
 
 use super::node::Node;
 use dflow_protocol::wire::StreamKey;
@@ -6,7 +6,7 @@ use dflow_protocol::{Epoch, RunId, StreamId};
 use dflow_transport::{Link, LinkEvent, Path};
 use std::time::Instant;
 
-/// What a kind of path needs for the tests.
+/// The operations of a kind of path that the tests need.
 pub trait Network {
     /// Both ends of a new connection.
     fn connect(&mut self) -> [Box<dyn Path>; 2];
@@ -31,7 +31,7 @@ pub struct World<N> {
     pub nodes: [Node; 2],
     pub links: [Link; 2],
     incarnation: u64,
-    /// What became of the paths of each side.
+    /// The path events of each side.
     pub events: [Vec<LinkEvent>; 2],
 }
 
@@ -60,7 +60,7 @@ impl<N: Network> World<N> {
         }
     }
 
-    /// Everybody does what there is to do, once; whether it was something.
+    /// Runs each side once, and returns whether any of them did anything.
     pub fn step(&mut self) -> bool {
         let mut busy = false;
         for side in 0..2 {
@@ -69,7 +69,7 @@ impl<N: Network> World<N> {
             busy |= link.step(node);
             self.events[side].extend(link.take_events());
         }
-        // A test may have changed what a source or a reader may do.
+        // A test may have changed the permissions of a source or a reader.
         busy || (0..2).any(|side| self.nodes[side].work_on_all(&mut self.links[side]))
     }
 
@@ -97,7 +97,7 @@ impl<N: Network> World<N> {
             if self.step() || self.network.idle() {
                 continue;
             }
-            // What has been put off is still to come.
+            // Delayed work is still pending.
             let Some(due) = due else { return };
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
         }
@@ -109,7 +109,7 @@ impl<N: Network> World<N> {
         self.until(|world| world.nodes.iter().all(Node::is_done));
     }
 
-    /// Fails if a path was lost or somebody complained.
+    /// Fails if a path was lost or a violation was reported.
     #[track_caller]
     pub fn assert_undisturbed(&self) {
         assert!(self.events.iter().all(Vec::is_empty), "{:?}", self.events);

@@ -27,7 +27,7 @@ pub fn wait_for<T>(bell: &Bell, mut look: impl FnMut() -> Option<T>) -> T {
 /// A peer made of bare quinn, with a certificate, connected to a node that has a path to it.
 pub struct Hostile {
     pub runtime: Handle,
-    /// What runs it, until the other is dropped.
+    /// The runtime that runs it until the other field is dropped.
     pub thread: Option<(JoinHandle<()>, Sender<()>)>,
     pub quic: quinn::Connection,
     pub management: Option<(quinn::SendStream, quinn::RecvStream)>,
@@ -133,7 +133,7 @@ impl Hostile {
         }
     }
 
-    /// The path is lost for this reason, the peer is told, it is counted, and others are not affected.
+    /// The path is lost for this reason, the peer is informed, the violation is counted, and others are not affected.
     pub fn assert_cut_off(mut self, why: &str) {
         let error = self.lost();
         assert!(error.is_violation() && error.to_string().contains(why), "{error}");
@@ -158,7 +158,7 @@ impl Hostile {
         self.assert_others_unaffected();
     }
 
-    /// The path that there was is still there, and new connections are accepted.
+    /// The existing path still works, and new connections are accepted.
     pub fn assert_others_unaffected(&mut self) {
         for from in 0..2 {
             self.bystander[from].1.send(&PeerMessage::Ping(from as u64)).expect("it is there");

@@ -32,15 +32,18 @@ impl Bell {
 
     /// Waits until it has been rung since the last call; `false` if it was not within this time.
     pub fn wait(&self, limit: Duration) -> bool {
-        let rung = self.rung.lock().expect("nobody panics with it");
-        let (mut rung, _) = self.changed.wait_timeout_while(rung, limit, |rung| !*rung).expect("nobody panics with it");
+        let rung = self.rung.lock().expect("no thread panics while it holds the lock");
+        let (mut rung, _) = self
+            .changed
+            .wait_timeout_while(rung, limit, |rung| !*rung)
+            .expect("no thread panics while it holds the lock");
         std::mem::take(&mut *rung)
     }
 }
 
 impl Wake for Bell {
     fn wake(self: Arc<Self>) {
-        *self.rung.lock().expect("nobody panics with it") = true;
+        *self.rung.lock().expect("no thread panics while it holds the lock") = true;
         self.changed.notify_all();
     }
 }
@@ -107,7 +110,7 @@ pub fn log() -> &'static Log {
     })
 }
 
-/// What was logged, and who waits for more of it.
+/// The log, and a condition variable for more of it.
 #[derive(Default)]
 pub struct Log {
     text: Mutex<Vec<u8>>,
@@ -116,7 +119,7 @@ pub struct Log {
 
 impl Log {
     fn text(&self) -> MutexGuard<'_, Vec<u8>> {
-        self.text.lock().expect("nobody panics with it")
+        self.text.lock().expect("no thread panics while it holds the lock")
     }
 }
 
@@ -130,7 +133,7 @@ pub fn lines_about(address: SocketAddr) -> Vec<String> {
 pub fn lines_about_once(address: SocketAddr, holds: impl Fn(&[String]) -> bool) -> Vec<String> {
     let not_yet = |text: &mut Vec<u8>| !holds(&lines(text, address));
     let waited = log().written.wait_timeout_while(log().text(), PATIENCE, not_yet);
-    let (text, time) = waited.expect("nobody panics with it");
+    let (text, time) = waited.expect("no thread panics while it holds the lock");
     let lines = lines(&text, address);
     drop(text);
     assert!(!time.timed_out(), "{lines:?}");
@@ -146,7 +149,7 @@ fn lines(text: &[u8], address: SocketAddr) -> Vec<String> {
 pub fn until_refused(node: &QuicNode) {
     let start = Instant::now();
     while node.counters().refused == 0 {
-        assert!(start.elapsed() < PATIENCE, "nobody was refused");
+        assert!(start.elapsed() < PATIENCE, "no connection was refused");
         std::thread::yield_now();
     }
     assert_eq!(node.counters().refused, 1);

@@ -43,7 +43,7 @@ fn a_link_that_goes_down_is_said_at_once() {
     );
 }
 
-/// soft-RoCE has no surprise removal: its device goes when nobody has it any more.
+/// soft-RoCE has no surprise removal: its device disappears when it is no longer in use.
 #[test]
 fn a_device_that_is_to_go_away_is_let_go_of() {
     let mut paths = Rdma::new(strict()).pair();

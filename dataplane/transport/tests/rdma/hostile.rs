@@ -1,4 +1,4 @@
-//! A peer that keeps no rule, and a device that repeats what it has done.
+//! A peer that follows no rule, and a device that repeats operations.
 
 use super::{FLOW, GRANT, PATIENCE, Rdma, SIZE, landing, small, strict, works};
 use dflow_protocol::wire::PeerMessage;
@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What has come before the end is looked at first, whatever the end looks like.
+/// Everything that arrived before the end is processed first, whatever the end is.
 #[test]
 fn a_violation_is_one_also_where_the_connection_ends_behind_it() {
     let mut hostile = Hostile::new(strict());
@@ -31,9 +31,9 @@ fn a_violation_is_one_also_where_the_connection_ends_behind_it() {
     );
 }
 
-/// The peer does not wait for credit, and its device tries again as often as it can be told to, or for ever.
+/// The peer does not wait for credit, and its device retries as often as it can be configured to, or forever.
 #[test]
-fn a_flood_waits_for_the_reader_and_disturbs_nobody() {
+fn a_flood_waits_for_the_reader_and_does_not_disturb_others() {
     const FOR_EVER: u8 = 7;
     for receiver_retries in [Connection::default().receiver_retries, FOR_EVER] {
         let connection = Connection { receiver_retries, ..strict().connection };
@@ -62,7 +62,7 @@ fn a_flood_waits_for_the_reader_and_disturbs_nobody() {
         for (number, event) in (0..expected).zip(&seen) {
             assert!(matches!(event, PathEvent::Message(PeerMessage::Ping(said)) if *said == number), "{seen:?}");
         }
-        // That the peer has not waited for credit cannot be told: if anything becomes of the path, it is what becomes of one
+        // It cannot be detected that the peer has not waited for credit: if the path ends, it ends like one
         // whose peer is gone.
         if receiver_retries == FOR_EVER {
             hostile.path.send(&PeerMessage::Ping(1)).expect("the path is there");
@@ -128,7 +128,7 @@ impl Hostile {
         let deadline = Instant::now() + PATIENCE;
         let mut done = [Completion::default(); 32];
         loop {
-            assert!(Instant::now() < deadline, "nobody stops it");
+            assert!(Instant::now() < deadline, "it is not stopped");
             let count = self.completions.poll(&mut done).expect("polled");
             if let Some(failed) = done[..count].iter().find(|completion| completion.status != Status::Success) {
                 return *failed;
@@ -136,7 +136,8 @@ impl Hostile {
         }
     }
 
-    /// Waits until so many of its requests have arrived, and as long again as that took; those that have.
+    /// Waits until this many of its requests have arrived, and as long again as that took; returns the number that
+    /// have.
     fn completed(&self, enough: u64) -> Vec<u64> {
         let start = Instant::now();
         let (mut arrived, mut took) = (Vec::new(), PATIENCE);
@@ -154,7 +155,7 @@ impl Hostile {
         arrived
     }
 
-    /// What the path makes of what was sent, up to its end.
+    /// The events of the path up to its end.
     fn end(&mut self) -> Vec<PathEvent> {
         let deadline = Instant::now() + PATIENCE;
         let mut seen = Vec::new();
@@ -187,7 +188,7 @@ fn messages_that_no_path_sends_are_violations() {
 
 /// As soft-RoCE does when it sends packets again of which the acknowledgement is only late.
 #[test]
-fn what_a_device_repeats_or_makes_up_is_not_taken_for_bytes_of_a_stream() {
+fn repeated_or_invented_messages_of_a_device_are_not_taken_for_bytes() {
     let is_loss = |event: &PathEvent| matches!(event, PathEvent::Lost(error) if !error.is_violation());
     let mut hostile = Hostile::new(strict());
     hostile.pair.send(1, Data::Empty, true).expect("posted");

@@ -104,7 +104,8 @@ impl Network for Rdma {
         woken
     }
 
-    /// 1 GiB once: that takes an emulated processor most of a minute. Else many times what fits into the windows and queues.
+    /// 1 GiB once: that takes an emulated processor most of a minute. Else many times what fits into the windows and
+    /// queues.
     fn large(&self) -> u64 {
         self.large
     }
@@ -118,11 +119,11 @@ mod small_queues {
     conformance! {
         Rdma::new(small());
         streams_of_every_length_arrive_as_they_are,
-        it_does_not_matter_who_comes_first,
+        the_order_of_reader_and_writer_does_not_matter,
         a_reader_that_stops_holds_its_own_stream_alone,
         thousands_of_streams_at_once,
         a_stream_that_is_given_up_ends_there_and_nowhere_else,
-        a_reader_that_leaves_is_missed_by_nobody,
+        a_reader_that_leaves_does_not_affect_others,
         a_lost_path_loses_and_doubles_nothing,
     }
 }
@@ -142,7 +143,7 @@ fn landing(size: u64) -> Arc<Landing> {
     let segment = Segment::create("test", 4 * size as usize, SegmentKind::FunctionWritten).expect("a segment");
     let memory = Arc::new(segment.map(Access::Write).expect("a mapping"));
     let window = Window { segment: SegmentId(0), segment_offset: 0, base: 0, size, ring: false };
-    // In the middle of its memory, of which the rest is nobody else's.
+    // In the middle of its memory; the rest is not granted to any peer.
     Arc::new(Landing::new(&window, memory, size as usize))
 }
 

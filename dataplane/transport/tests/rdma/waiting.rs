@@ -1,4 +1,4 @@
-//! A path that rests has its driver woken; one that looks for completions keeps it awake.
+//! An idle path lets its driver sleep until an event; a path that polls for completions keeps it awake.
 
 use super::{PATIENCE, Rdma, idle, look_until};
 use dflow_protocol::wire::PeerMessage;
@@ -7,7 +7,7 @@ use dflow_transport::{Path, PathEvent};
 use std::time::{Duration, Instant};
 
 #[test]
-fn whoever_rests_is_woken() {
+fn an_idle_driver_is_woken() {
     let mut network = Rdma::new(idle(Idle::SLEEP));
     let mut paths = network.pair();
     for number in 0..20 {
@@ -23,7 +23,7 @@ fn whoever_rests_is_woken() {
     }
 }
 
-/// The device wakes nobody then, so the driver must not fall asleep.
+/// The device sends no event then, so the driver must not sleep.
 #[test]
 fn a_path_that_looks_for_completions_keeps_its_driver_awake() {
     let mut network = Rdma::new(idle(Idle::SPIN));

@@ -46,9 +46,9 @@ fn memory_that_can_only_be_read_is_sent_too() {
     assert!(bytes[start + 4000..start + 8000].iter().all(|&byte| byte == 8));
 }
 
-/// The device says it to the attacked side with the receive that a write of one packet uses up. Of the first packet of a
-/// longer one soft-RoCE says nothing there but that the queue pair is at its end: the path is lost like one whose peer is
-/// gone.
+/// The device says it to the attacked side with the receive that a write of one packet uses up. Of the first packet of
+/// a longer one soft-RoCE says nothing there but that the queue pair is at its end: the path is lost like one whose
+/// peer is gone.
 #[test]
 fn a_write_outside_of_its_window_is_refused_and_ends_the_connection() {
     let outside = [(SIZE, 64, true), (SIZE - 10, 64, true), (0u64.wrapping_sub(64), 64, true), (0, SIZE + 1, false)];
@@ -60,7 +60,8 @@ fn a_write_outside_of_its_window_is_refused_and_ends_the_connection() {
         let mut remote = paths[0].offer(FLOW, GRANT, &landing).expect("offered");
         remote.address = remote.address.wrapping_add(from);
         paths[1].write(&order(remote, 0), chunk(7, length as usize)).expect("posted");
-        // The connection is over for the attacked side, too. One that is not told learns it with its next message.
+        // The connection has ended for the attacked side, too. A side that gets no event learns it with its next
+        // message.
         let [attacked, attacker] = &mut paths;
         let (start, mut told, mut seen, mut asked) = (Instant::now(), Vec::new(), Vec::new(), false);
         let error = loop {
@@ -77,7 +78,7 @@ fn a_write_outside_of_its_window_is_refused_and_ends_the_connection() {
         assert!(format!("{told:?}").contains("refused the access"), "{told:?}");
         assert_eq!(error.is_violation(), is_told, "from {from}, {length} bytes: {error}");
         assert_eq!(seen.len(), 1, "{seen:?}");
-        assert!(bytes(landing.memory()).iter().all(|&byte| byte == 0), "nothing of it has landed");
+        assert!(bytes(landing.memory()).iter().all(|&byte| byte == 0), "none of its bytes have landed");
         bystander[1].send(&PeerMessage::Ping(2)).expect("sent");
         look_until(&mut bystander, |event| matches!(event, PathEvent::Message(PeerMessage::Ping(2))));
     }
@@ -156,7 +157,7 @@ fn nothing_lands_when_the_path_is_gone() {
 }
 
 #[test]
-fn source_memory_is_let_go_when_it_is_sent_and_nobody_has_it() {
+fn source_memory_is_released_when_it_is_sent_and_unused() {
     let mut paths = Rdma::new(strict()).pair();
     let landing = landing(SIZE);
     landing.open(0..SIZE);
