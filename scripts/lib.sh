@@ -92,7 +92,7 @@ venv_libclang() {
       python3 -m venv --clear "$folder"
     }
     "$folder/bin/pip" --quiet install libclang==14.0.6 ||
-      die "no libclang from 11 to 15 is available; install one and set LIBCLANG_PATH to its folder, then run $0 again"
+      die "no libclang from 11 to 15 is available; install one and set LIBCLANG_PATH to its directory, then run $0 again"
   fi
   LIBCLANG_PATH=$(dirname "$(compgen -G "$folder/lib/python*/site-packages/clang/native/libclang.so")")
   BINDGEN_EXTRA_CLANG_ARGS=-I$(cc -print-file-name=include)

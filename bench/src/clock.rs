@@ -41,7 +41,7 @@ fn ticks_of(stat: &str) -> Option<u64> {
 
 /// Waits until [`now`] is `time`: sleeps for most of the time, then spins, which is accurate to a microsecond.
 pub fn wait_until(time: u64) {
-    /// The most by which a sleep overruns.
+    /// The maximum overrun of a sleep.
     const MARGIN: u64 = 100_000;
     loop {
         let now = now();

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A message that says what failed and why. It is sent between processes and included in the report.
+/// A failure and its reason as text. It is sent between processes and included in the report.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Failure(String);
 

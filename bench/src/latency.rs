@@ -28,7 +28,7 @@ pub fn histogram() -> Histogram<u64> {
 pub struct Recorded(Vec<(u64, u64)>);
 
 impl Recorded {
-    /// What was recorded.
+    /// The recorded values.
     pub fn of(histogram: &Histogram<u64>) -> Recorded {
         let seen = histogram.iter_recorded();
         Recorded(seen.map(|at| (at.value_iterated_to(), at.count_at_value())).collect())
@@ -106,7 +106,7 @@ pub struct Repeat {
 /// Writes the repeats of one measurement as the intervals of a `.hlog` file.
 pub fn write_log(dir: &Path, name: &str, repeats: &[Repeat]) -> Result<(), Failure> {
     let Some(first) = repeats.first() else { return Ok(()) };
-    std::fs::create_dir_all(dir).trying(format_args!("create the folder {}", dir.display()))?;
+    std::fs::create_dir_all(dir).trying(format_args!("create the directory {}", dir.display()))?;
     let path = dir.join(format!("{name}.hlog"));
     let failed = || format!("write {}", path.display());
     let mut file = BufWriter::new(File::create(&path).trying(failed())?);

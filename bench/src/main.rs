@@ -2,7 +2,7 @@
 //!
 //! Each topic compares subjects of three roles: *limits* (minimal code that shows what the machine can do), *peers*
 //! (other systems), and *ours*. A subject is one implementation of the topic's trait (`Handoff`, `Stream`, `Fanout`,
-//! …), so one loop measures all of them. They run in processes of their own ([`process`]), pinned to cores. One process
+//! …), so one loop measures all of them. They run in separate processes ([`process`]), pinned to cores. One process
 //! writes the payload; the other reads and checks every word ([`payload`]). The repeats of all subjects are
 //! interleaved, because machines are noisy ([`settings`]).
 //!

@@ -69,7 +69,7 @@ impl Mapping {
     /// # Safety
     /// No thread of any process may write them while the slice is alive.
     pub unsafe fn words(&self, offset: usize, len: usize) -> &[u64] {
-        // SAFETY: `at` checks range and alignment; the caller guarantees that nobody writes.
+        // SAFETY: `at` checks range and alignment; the caller guarantees that there is no concurrent writer.
         unsafe { std::slice::from_raw_parts(self.at(offset, len).cast(), len / WORD) }
     }
 

@@ -1,4 +1,4 @@
-//! A real daemon for a measurement: `dflow_worker::run` on a generated workflow, in a process of its own, with real
+//! A real daemon for a measurement: `dflow_worker::run` on a generated workflow, in a separate process, with real
 //! processes as functions. The functions run `dflow-bench-function`.
 
 use std::collections::BTreeMap;

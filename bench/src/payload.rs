@@ -17,7 +17,7 @@ pub fn fill(words: &mut [u64], first: u64) {
     fill_words(words, first);
 }
 
-/// What a reader computed from a payload.
+/// The values that a reader computed from a payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seen {
     /// The first word.
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_filled_checks_and_what_was_changed_does_not() {
+    fn a_filled_payload_passes_and_a_changed_one_fails() {
         for count in [1, 2, 7, 8, 512] {
             let mut words = vec![0; count];
             fill(&mut words, u64::MAX - 3);

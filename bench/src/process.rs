@@ -23,7 +23,7 @@ use crate::{clock, fanout, handoff, invoke, quic, stream};
 /// The time limit of a round, after which the measurement is aborted.
 const ROUND_LIMIT: Duration = Duration::from_secs(120);
 
-/// How long an actor may take to exit by itself.
+/// How long an actor may take to exit on its own.
 const END_GRACE: Duration = Duration::from_secs(2);
 
 /// The task of an actor.

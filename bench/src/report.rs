@@ -25,11 +25,11 @@ pub struct Report {
 
 /// One table: a comparison of subjects.
 pub struct Table {
-    /// What is compared.
+    /// The compared quantity.
     pub title: String,
     /// The topic's name on the command line.
     pub topic: &'static str,
-    /// How it was measured: what a reader must know to interpret the figures.
+    /// How it was measured, for the interpretation of the figures.
     pub notes: Vec<String>,
     /// The figures reported for each subject.
     pub columns: &'static [Column],

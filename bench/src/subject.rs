@@ -1,4 +1,4 @@
-//! The subjects of a comparison (limits, peers, ours), and what they have in common.
+//! The subjects of a comparison (limits, peers, ours), and their common interface.
 
 use std::any::Any;
 use std::path::{Path, PathBuf};
@@ -36,7 +36,7 @@ pub enum Waiting {
 pub struct Card {
     /// Its name in tables, on the command line (`--only`) and in file names: lower case with hyphens.
     pub name: &'static str,
-    /// What it does, for readers of the report.
+    /// A description for readers of the report.
     pub about: &'static str,
     /// Its role.
     pub role: Role,

@@ -92,7 +92,7 @@ pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> 
             (subject, medians)
         })
         .collect();
-    // The reference is the limit of the kernel: like streams, its objects have names and lifetimes of their own, which
+    // The reference is the limit of the kernel: like streams, its objects have names and independent lifetimes, which
     // bare slots do not.
     let limit = found.iter().find(|(subject, _)| subject.card().name == tmpfs::Files.card().name);
     let limit = limit.and_then(|(_, figures)| figures.as_ref().ok()).map(|found| found.nanoseconds);

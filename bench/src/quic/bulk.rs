@@ -48,7 +48,7 @@ pub fn carry(subject: &str, message: usize, net: &Net, bytes: u64) -> Result<Bul
     carry_between(subject, message, &[keeper.rendezvous()], bytes)
 }
 
-/// Carries as many streams of `bytes` at once as there are rendezvous, each between two processes of its own.
+/// Transfers one stream of `bytes` for each rendezvous, all at the same time, each between two separate processes.
 pub fn carry_between(subject: &str, message: usize, rendezvous: &[&Rendezvous], bytes: u64) -> Result<Bulk, Failure> {
     let task = |rendezvous: &Rendezvous, side| {
         let task = Task { subject: subject.to_owned(), work: Work::Stream, side, rendezvous: rendezvous.clone() };

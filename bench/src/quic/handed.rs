@@ -57,7 +57,7 @@ async fn read(pipe: &mut Pipe, numbers: Range<u64>) -> Result<(), Failure> {
     let reader = std::thread::spawn(move || {
         for (number, words) in filled {
             check(&words, first_word(number, MESSAGE))?;
-            // Who receives and needs no more has ended.
+            // A receiver that needs no more messages has ended.
             let _ = give_back.blocking_send(words);
         }
         Ok::<_, Failure>(())

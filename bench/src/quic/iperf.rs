@@ -46,7 +46,7 @@ impl Transfer for Iperf {
     }
 
     fn join(&self, _: Work, _: Side, _: &Rendezvous) -> Result<Box<dyn Party>, Failure> {
-        Err(Failure::new("iperf3 has processes of its own"))
+        Err(Failure::new("iperf3 runs in its own processes"))
     }
 
     fn stream(&self, net: &Net, bytes: u64) -> Result<Bulk, Failure> {

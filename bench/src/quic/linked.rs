@@ -314,7 +314,8 @@ fn window_memory(size: usize, ring: bool) -> Result<Arc<Memory>, Failure> {
 /// Nobody may write them while the slice is alive.
 unsafe fn words(memory: &Memory, start: usize, length: usize) -> &[u64] {
     assert_within(memory, start, length);
-    // SAFETY: just checked to be within the mapping and aligned; the caller guarantees that nobody writes.
+    // SAFETY: just checked to be within the mapping and aligned; the caller guarantees that there is no concurrent
+    // writer.
     unsafe { std::slice::from_raw_parts(memory.start().add(start).cast().as_ptr(), length / WORD) }
 }
 

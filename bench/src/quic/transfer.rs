@@ -40,7 +40,7 @@ pub trait Transfer: Subject {
     /// Whether this kind of measurement is supported.
     fn does(&self, work: Work) -> bool;
 
-    /// Creates one end, in a process of its own. In a stream, the first side writes.
+    /// Creates one end in a separate process. In a stream, the first side writes.
     fn join(&self, work: Work, side: Side, rendezvous: &Rendezvous) -> Result<Box<dyn Party>, Failure>;
 
     /// Sends a stream of `bytes` once.

@@ -93,7 +93,7 @@ impl Bare {
         let (source, target) = (ring(length)?, Arc::new(window(&ring(length)?)));
         target.open(0..length as u64);
         let offered = path.offer(FLOW, GRANT, &target).trying("offer a window")?;
-        // All room is granted at once: the other machine may overwrite chunks, because nobody reads them later.
+        // All room is granted at once: the other machine may overwrite chunks, because no one reads them later.
         target.open(1 << 60..u64::MAX);
         let theirs: (u64, u32) = machine.line.swap(&(offered.address, offered.key))?;
         let (address, key) = theirs;

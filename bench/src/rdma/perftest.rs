@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_programs_print_is_understood() {
+    fn the_output_of_the_programs_is_parsed() {
         let said =
             " #bytes #iterations    t_min[usec]\n#, usec\n1, 240.5\n2, 1.25\n------\n 64      2          240.0\n";
         assert_eq!(latencies(said).collect::<Vec<_>>(), [240_500, 1250]);

@@ -17,7 +17,7 @@ const BUDGET: u64 = 2;
 /// The first stream of a run.
 static COLD: Ours = Ours {
     name: "dflow-node-fresh",
-    about: "a whole kept stream under a real daemon, in memory that the daemon allocates from the system meanwhile",
+    about: "a whole kept stream under a real daemon, in memory that the daemon allocates from the system during the run",
     waiting: Waiting::Sleeping,
 };
 

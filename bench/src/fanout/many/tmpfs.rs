@@ -1,4 +1,4 @@
-//! A file in memory for each stream: what the kernel needs for the same number of small named objects.
+//! A file in memory for each stream: the kernel's cost for the same number of small named objects.
 
 use std::fs::File;
 use std::hint::spin_loop;
@@ -45,12 +45,12 @@ impl Ends for Files {
         // A name common to both sides and unique to this measurement.
         let name = place.path("").file_name().map_or_else(Default::default, ToOwned::to_owned);
         let dir = Path::new(TMPFS).join(name);
-        std::fs::create_dir_all(&dir).trying("create a folder in memory")?;
+        std::fs::create_dir_all(&dir).trying("create a directory in memory")?;
         Ok(Box::new(End { memory: place.map()?, dir: Dir(dir), side, open: Vec::new() }))
     }
 }
 
-/// The folder. Both sides try to remove it, so that the last one succeeds.
+/// The directory. Both sides try to remove it, so that the last one succeeds.
 struct Dir(PathBuf);
 
 impl Drop for Dir {
