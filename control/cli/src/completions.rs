@@ -101,7 +101,7 @@ pub fn inputs(current: &OsStr) -> Vec<CompletionCandidate> {
         return candidates.into_iter().map(|candidate| candidate.add_prefix(format!("{name}="))).collect();
     }
     let mut candidates = named(current, names.iter().map(|name| (*name, None)));
-    // A workflow with one input, and one that cannot be read, take a path without a name.
+    // A path without a name is valid if the workflow has one input; a workflow that cannot be read may have one.
     if names.len() <= 1 {
         candidates.extend(paths.complete(current));
     }

@@ -95,7 +95,7 @@ fn lines(findings: &[Finding], look: &Look) -> String {
     text
 }
 
-/// The text in lines of at most this width; a longer word gets a line of its own.
+/// The text in lines of at most this width; a longer word gets a separate line.
 fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     let mut used = 0;

@@ -65,7 +65,7 @@ pub enum CallError {
     /// The thread that draws the progress cannot be started.
     #[error("cannot start the thread that draws on the terminal: {0}")]
     Screen(std::io::Error),
-    /// There is no directory of records.
+    /// No directory of records is known.
     #[error("no directory of records: --logs is none, or neither XDG_STATE_HOME nor HOME is set")]
     NoRecordDirectory,
     /// The records cannot be read.

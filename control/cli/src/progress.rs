@@ -39,7 +39,7 @@ impl<W: Write> Live<W> {
         self.drawn_at = progress.elapsed_ns;
         self.rate.add(progress.elapsed_ns, progress.bytes);
         let panel = panel(&self.workflow, progress, self.rate.per_second(), &(self.look)());
-        // A single write, so that a half-drawn panel is never visible. A closed terminal is no reason to end the run.
+        // A single write, so that a half-drawn panel is never visible. A closed terminal does not end the run.
         let text = self.home() + &panel.join("\x1b[K\n") + "\x1b[J";
         self.lines = panel.len();
         let _ = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush());
@@ -112,7 +112,7 @@ fn panel(workflow: &str, progress: &Progress, bytes_per_second: u64, look: &Look
     lines
 }
 
-/// Says what a run that is being ended waits for.
+/// Describes what a run that is being ended waits for.
 fn stopping_text(stopping: &Stopping, look: &Look) -> String {
     let functions = count(stopping.functions, "function");
     match stopping.functions {

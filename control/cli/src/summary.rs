@@ -99,10 +99,7 @@ fn failed(report: &RunReport, error: &RunError, workflow: &Workflow, untouched: 
     let function = attempt.and_then(|attempt| attempt.function.as_deref());
     match function.and_then(|name| workflow.functions.iter().find(|function| function.name == name)) {
         Some(function) if function.retries.count == 0 => {
-            help.push(format!(
-                "correct the function `{}` or what it reads, then run again; {untouched}",
-                function.name
-            ));
+            help.push(format!("fix the function `{}` or its inputs, then run again; {untouched}", function.name));
             if attempt.is_some_and(|attempt| attempt.transient) {
                 help.push(format!(
                     "if it fails only occasionally, add `retries: 3` to `{}` in the workflow file",
@@ -116,7 +113,7 @@ fn failed(report: &RunReport, error: &RunError, workflow: &Workflow, untouched: 
                 retries => format!("{retries} retries"),
             };
             help.push(format!(
-                "correct the function `{}` or what it reads, then run again; {untouched} ({retries} did not help)",
+                "fix the function `{}` or its inputs, then run again; {untouched} ({retries} did not help)",
                 function.name
             ));
         }
@@ -249,7 +246,7 @@ wordcount succeeded in 100 ms: 10.0 KiB through streams, peak memory 34.0 MiB of
 error: count[3] failed in attempt 2: exit status 101
   thread main panicked at [31mcount.rs:7
   no such word
-help: correct the function `count` or what it reads, then run again; nothing was changed in out (1 retry did not help)
+help: fix the function `count` or its inputs, then run again; nothing was changed in out (1 retry did not help)
 "
         );
         let text = failure(&report, &workflow(""), &directory(), &LOOK);

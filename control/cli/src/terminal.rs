@@ -72,7 +72,7 @@ pub enum Style {
     Cyan,
 }
 
-/// The width: `COLUMNS`, or else that of the terminal, or else 100.
+/// The width: `COLUMNS`, or else the width of the terminal, or else 100.
 pub fn width(stream: &impl AsFd) -> usize {
     let stated = env::var("COLUMNS").ok().and_then(|text| text.parse::<usize>().ok());
     let terminal = || rustix::termios::tcgetwinsize(stream).ok().map(|size| usize::from(size.ws_col));

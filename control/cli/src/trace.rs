@@ -243,7 +243,7 @@ mod tests {
             assert!(from >= *ends.get(&thread).unwrap_or(&0.0), "{event}");
             ends.insert(thread, from + length);
         }
-        assert_eq!(ends.len(), 12, "a retry has no thread of its own");
+        assert_eq!(ends.len(), 12, "a retry has no separate thread");
     }
 
     #[test]

@@ -77,7 +77,7 @@ pub(crate) enum Progress {
 
 impl Attempt {
     /// Starts an attempt. `serial` is the launcher's number for it and is never reused. `fds` are the descriptors of
-    /// the message; if some are missing, this process's descriptor table was full. The error is a text for a person.
+    /// the message; if some are missing, this process's descriptor table was full. The error is a text for users.
     pub(crate) fn start(
         nursery: &Nursery,
         serial: u64,
@@ -244,7 +244,7 @@ impl Attempt {
         }
     }
 
-    /// Reads what the new process reported; the event when it has become the program.
+    /// Reads the report of the new process; returns an event when it has become the program.
     pub(crate) fn read_report(&mut self) -> Option<LauncherEvent> {
         let pipe = self.report.pipe.as_ref()?;
         let mut bytes = [0; 64];

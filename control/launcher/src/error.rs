@@ -25,7 +25,7 @@ pub enum Error {
     #[error("the launcher cannot run here: {0}")]
     Refused(String),
     /// The launcher process did not report itself ready.
-    #[error("the launcher was not ready after {0:?}: is the started program one that calls dflow_launcher::serve?")]
+    #[error("the launcher was not ready after {0:?}: does the started program call dflow_launcher::serve?")]
     NotReady(Duration),
     /// The launcher process has ended unexpectedly. Its attempts have been killed.
     #[error("the launcher process has ended unexpectedly ({0}): its attempts were killed; start a new launcher")]

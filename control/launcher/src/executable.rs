@@ -34,7 +34,7 @@ pub fn explain_exec(program: &Path, error: &io::Error) -> String {
         }
         Some(libc::ETXTBSY) => "it is being written at this moment (by a compiler or a copy?); try again".to_owned(),
         Some(libc::ENOMEM) => format!("there is not enough memory: {error}"),
-        Some(libc::ELOOP) => "its path, or that of its interpreter, has too many symbolic links".to_owned(),
+        Some(libc::ELOOP) => "its path or its interpreter's path has too many symbolic links".to_owned(),
         Some(libc::EAGAIN) => format!(
             "no further process may be created ({error}); the limit of processes (`ulimit -u`, or pids.max of the cgroup) \
              is reached"

@@ -23,7 +23,7 @@ pub(crate) fn take_socket(null: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let stdin = io::stdin();
     if socket_type(&stdin) != Ok(SocketType::SEQPACKET) {
         return Err(io::Error::other(
-            "standard input is not the socket of a daemon: this command is internal, dflow starts it by itself",
+            "standard input is not the socket of a daemon: this command is internal and is started by dflow",
         ));
     }
     let socket = rustix::io::fcntl_dupfd_cloexec(&stdin, libc::STDERR_FILENO + 1)?;

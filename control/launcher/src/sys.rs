@@ -75,7 +75,7 @@ pub(crate) fn exit_now(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
-/// What [`reap`] found.
+/// The result of [`reap`].
 pub(crate) enum Reaped {
     /// This child has ended, and its pid is free again.
     Child { pid: i32, end: End },
@@ -228,7 +228,7 @@ fn bit(signal: i32) -> u64 {
     1 << (signal - 1)
 }
 
-/// The children of this process, orphans that it adopted and ended ones that are not reaped yet included.
+/// The children of this process, including adopted orphans and ended children that are not reaped yet.
 ///
 /// The list is complete if this process has one thread: only [`reap`] removes children, and new ones are appended.
 pub(crate) fn children() -> io::Result<Vec<i32>> {
@@ -276,7 +276,7 @@ pub(crate) fn children_signal() -> io::Result<OwnedFd> {
     }
 }
 
-/// Takes what is readable from a descriptor of [`children_signal`].
+/// Reads everything readable from a descriptor of [`children_signal`].
 pub(crate) fn clear_signal(signals: BorrowedFd<'_>) {
     // Pending SIGCHLDs are merged into one, so one record empties it.
     let mut record = [0u8; size_of::<libc::signalfd_siginfo>()];

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-/// Keeps the last `limit` bytes of what is pushed.
+/// Keeps the last `limit` bytes that are pushed.
 #[derive(Debug)]
 pub(crate) struct Tail {
     limit: usize,

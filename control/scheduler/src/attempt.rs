@@ -214,9 +214,7 @@ impl RunMachine {
             _ if !matches!(phase, Phase::Running { .. }) => "it opened a part before it was started",
             None => "it opened a part of an output that it does not have",
             Some(spec) if !spec.discovered() => "it opened a part of an output whose number of parts is fixed",
-            Some(_) if instance.outputs[port].closed => {
-                "it opened a part after it had announced that there are no more"
-            }
+            Some(_) if instance.outputs[port].closed => "it opened a part after it had announced the last one",
             Some(_) => return Some(port),
         };
         self.fail_living(id, problem);

@@ -7,10 +7,10 @@
 //! made here and nowhere else.
 //!
 //! The rules, one to a file: `expand` (which instances and streams there are), `lists` (the order of parts), `gate`
-//! (when an instance may start), `attach` (what an attempt is given to read), `slots` (who starts first), `attempt` and
-//! `restart` (the life of an attempt, failures, void epochs), `switch` (which functions run at all), `finality` (what
-//! is certain, and which subscriptions can be closed), `unread` (producers without readers) and `race` (candidates of a
-//! k-of-n choice that fail).
+//! (when an instance may start), `attach` (the streams of an attempt), `slots` (which instance starts first), `attempt`
+//! and `restart` (the life of an attempt, failures, void epochs), `switch` (which functions run at all), `finality`
+//! (what is certain, and which subscriptions can be closed), `unread` (producers without readers) and `race`
+//! (candidates of a k-of-n choice that fail).
 //!
 //! A node that several runs share grants them its slots with a [`SlotPool`]. Time limits are kept by the node on which an
 //! attempt runs, because it knows first when the attempt waits: [`Stopwatch`].

@@ -34,8 +34,8 @@ pub(crate) struct Wanted {
 pub enum ProgramError {
     /// The directory in which it would run cannot be used.
     #[error(
-        "its working directory {} cannot be used: {source}; copy the directory to this node under the same path, or name one \
-         that is there with 'dir: /PATH' in the workflow file",
+        "its working directory {} cannot be used: {source}; copy the directory to this node under the same path, or name an \
+         existing one with 'dir: /PATH' in the workflow file",
         dir.display()
     )]
     Directory {

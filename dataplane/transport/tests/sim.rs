@@ -121,7 +121,7 @@ impl Run {
             let (node, link) = (&mut self.world.nodes[survivor], &mut self.world.links[survivor]);
             if let Some((&flow, sink)) = node.sinks.iter().find(|(_, sink)| sink.stream == wanted.key()) {
                 // A peer that never knew the previous incarnation takes the new one for it.
-                assert!(sink.aborted.is_some() || !is_survivor_acquainted, "{} waits for ever", sink.stream);
+                assert!(sink.aborted.is_some() || !is_survivor_acquainted, "{} waits forever", sink.stream);
                 node.close(link, flow);
             }
             wanted.epoch += 1;

@@ -181,7 +181,7 @@ fn status_and_signal_are_reported() {
     assert_eq!(outcomes.reason(status), "`sh -c 'echo oops >&2; exit 3'` ended with exit status 3");
     assert!(outcomes.stderr(status).starts_with("oops\n"), "{}", outcomes.stderr(status));
     assert_eq!(outcomes.reason(signal), "`sh -c 'kill -SEGV $$'` was killed by SIGSEGV");
-    assert!(outcomes.reason(unknown).contains("status 127: a shell says"), "{}", outcomes.reason(unknown));
+    assert!(outcomes.reason(unknown).contains("status 127: a shell reports"), "{}", outcomes.reason(unknown));
     assert_eq!(outcomes.reason(partial), "`sh -c 'echo some; exit 1'` ended with exit status 1");
     assert!(outcomes.is_finished(complete) && !outcomes.is_finished(output));
 }

@@ -12,7 +12,7 @@ pub struct Failure {
 impl Failure {
     /// Reads `fail`, `fail_at` and `fail_attempts`. The ways: `error` (an error with a message), `exit` (status 3
     /// without a word), `panic`, `kill` (SIGKILL to itself), `kill-in-chunk` (the same between filling a room and
-    /// committing it), `abort` (SIGABRT), `hang` (sleeps for ever), `spin` (computes for ever), `orphan` (leaves a
+    /// committing it), `abort` (SIGABRT), `hang` (sleeps forever), `spin` (computes forever), `orphan` (leaves a
     /// background process that ignores signals, then continues).
     pub fn from_params(ctx: &Context) -> Result<Self, Error> {
         let attempts: u32 = ctx.param("fail_attempts")?.unwrap_or(u32::MAX);

@@ -23,7 +23,7 @@ pub struct WorkerArgs {
     /// `--silence` is longer [default: the `--silence` of the run]
     #[arg(long, value_name = "DURATION", value_parser = parse_silence)]
     pub silence: Option<Duration>,
-    /// Serve metrics for Prometheus at http://ADDRESS:PORT/metrics. There is no authentication
+    /// Serve metrics for Prometheus at http://ADDRESS:PORT/metrics, without authentication
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = parse_listen)]
     pub metrics: Option<SocketAddr>,
     /// The resources of each run.

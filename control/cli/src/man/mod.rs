@@ -174,13 +174,13 @@ mod tests {
             let stem = name.rsplit_once('.').unwrap().0;
             assert!(page.contains(".SH NAME") && page.contains(".SH DESCRIPTION"), "{name}: {page}");
             assert!(page.contains("SEE ALSO"), "{name}: {page}");
-            assert!(!page.contains("EXTRA"), "{name}: the help is in sections of their own");
+            assert!(!page.contains("EXTRA"), "{name}: the help is in separate sections");
             let short = ["dflow-completions", "dflow-man"];
             assert_eq!(prose(stem).is_empty(), short.contains(&stem), "{name}");
         }
         let names: Vec<&str> = pages.iter().map(|(name, _)| name.as_str()).collect();
         for (text, _) in TEXTS {
-            assert!(names.iter().any(|name| name.rsplit_once('.').unwrap().0 == text), "{text} is no page");
+            assert!(names.iter().any(|name| name.rsplit_once('.').unwrap().0 == text), "{text} is not a page");
         }
     }
 

@@ -1,6 +1,6 @@
 //! A manual page in roff, made of generated sections and of text in a small markup.
 //!
-//! `# HEADING` begins a section, blank lines separate paragraphs, lines that begin with two spaces stand as they are, a
+//! `# HEADING` begins a section, blank lines separate paragraphs, lines that begin with two spaces are literal, a
 //! line `= TERM` gives the paragraph below it a term in front, and `` `text` `` is bold.
 
 use std::io;
@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 /// A page that is being written.
 pub struct Page {
     out: Vec<u8>,
-    /// What is not in `out` yet: roff puts a preamble before whatever it renders.
+    /// Text that is not in `out` yet: roff writes a preamble before everything that it renders.
     pending: Roff,
 }
 
@@ -70,7 +70,7 @@ impl Page {
         }
     }
 
-    /// Adds the keys of an object of the workflow file, with what the schema says of them.
+    /// Adds the keys of an object of the workflow file, with their descriptions in the schema.
     pub fn keys(&mut self, properties: &Map<String, Value>) {
         for (key, value) in properties {
             self.pending.control("TP", []).text([bold(key)]);
@@ -89,7 +89,7 @@ impl Page {
     }
 }
 
-/// Facts of which several stand in a paragraph of their own line each: `Exit status: …` above `Environment: …`.
+/// Splits a paragraph with several facts, one line each: `Exit status: …` above `Environment: …`.
 fn split_facts(block: &str) -> Vec<&str> {
     match block.find("\nEnvironment: ") {
         Some(at) => vec![&block[..at], &block[at + 1..]],

@@ -29,7 +29,7 @@ pub struct Row<'a> {
     pub lives: Vec<&'a AttemptReport>,
 }
 
-/// The rows for these attempts; `more` stands for what a label leaves out.
+/// The rows for these attempts; `more` marks omissions in labels.
 pub fn rows<'a>(instances: &'a [AttemptReport], more: &str) -> Table<'a> {
     let mut lives: Vec<&AttemptReport> = instances.iter().filter(|life| life.function.is_some()).collect();
     // The sort is stable: attempts that started at the same time, or never, stay in the order of their preparation.

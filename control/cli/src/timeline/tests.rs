@@ -102,7 +102,7 @@ fn failed_attempts_are_not_collapsed() {
         |name: &str| rows.iter().find(|row| row.starts_with(name)).unwrap_or_else(|| panic!("{name}: {rows:#?}"));
     assert!(named("count[5] ").ends_with("failed") && named("count[5] ").contains('✗'));
     assert!(named("count[5] attempt 2").contains(" 20.0 "));
-    // A range would claim the part that is shown by itself.
+    // A range would include the part that has its own row.
     assert!(named("count[…] (4 more)").contains("4.00 MiB"));
 }
 

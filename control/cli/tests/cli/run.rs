@@ -1,4 +1,4 @@
-//! `run`, as far as the command line has a part in it.
+//! The command line of `run`.
 
 use serde_json::{Value, json};
 

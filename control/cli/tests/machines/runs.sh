@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Runs over two machines, with RDMA between them and QUIC on another network beside it: the word count by each of them,
-# streams whose way breaks under them, and nodes that are killed. Runs in both machines that scripts/soft-roce boots: the
-# first drives the runs, the second serves them, and does to itself what the first one asks for.
-# Usage: runs.sh FOLDER-WITH-THE-PROGRAMS
+# Tests runs over two machines, which are connected by RDMA and by another network for QUIC: the word count over each of
+# them, streams whose path breaks, and nodes that are killed. The script runs in both machines that scripts/soft-roce boots:
+# the first drives the runs, the second serves them and executes commands of the first.
+# Usage: runs.sh DIRECTORY-OF-THE-PROGRAMS
 set -euo pipefail
 
 programs=$(realpath "$1")
@@ -13,16 +13,15 @@ exchange=$DFLOW_VM_EXCHANGE
 export PATH=$programs:$PATH DFLOW_LOG=info
 cd /tmp
 
-# How long anything may take until it is there, in tenths of a second.
+# Time limit of every wait, in tenths of a second.
 patience=600
 
-# After so long without a sign of life a node is lost, where one is killed; and what emulated machines take besides to
-# say so and to clean up, in seconds.
+# The silence limit of tests that kill a node, and the time that emulated machines additionally take to report the loss and
+# to clean up, in seconds.
 silence=3
 slack=6
 
-# Nobody writes to it: reading it with a timeout lets time pass without a process, which an emulated processor is slow
-# to start.
+# It has no data: reading it with a timeout sleeps without starting a process, which is slow on an emulated processor.
 mkfifo never
 exec 8<> never
 pause() {
@@ -36,7 +35,7 @@ fail() {
   exit 1
 }
 
-# Says what comes now, and after how many seconds.
+# Prints the name of the next test, and the elapsed time in seconds.
 chapter() {
   echo "== $* (after $SECONDS s)"
 }
@@ -46,26 +45,26 @@ wait_until() {
   local what=$1 turns=0
   shift
   until "$@"; do
-    [[ $turns -lt $patience ]] || fail "in vain: $what"
+    [[ $turns -lt $patience ]] || fail "timed out: $what"
     turns=$((turns + 1))
     pause
   done
 }
 
-# What is open of the RDMA device, by everybody.
+# The resources of the RDMA device that are in use, by all processes.
 held() {
   local text
   text=$(rdma resource show rxe0)
-  # Without the device's number, which is another one each time that it is made.
+  # Without the device's number, which changes each time that the device is created.
   echo "${text#*: }"
 }
 
-# Nothing of a run is open any more.
+# Asserts that no resources of a run are in use any more.
 is_idle() {
   [[ $(held) == "$idle" ]]
 }
 
-# A network that loses packets and is slow, for what this machine sends on it.
+# Makes a network slow and lossy for packets that this machine sends.
 make_lossy() {
   tc qdisc add dev "$1" root netem delay "$2" loss "$3" || fail "no netem"
 }
@@ -76,7 +75,7 @@ has_dropped() {
 
 # ---- The second machine ----
 
-# What the first machine asks for, by and by.
+# Executes the commands of the first machine.
 serve() {
   local number=1 order
   idle=$(held)
@@ -95,7 +94,7 @@ serve() {
   local name
   for name in "${!workers[@]}"; do
     kill "${workers[$name]}"
-    # 128 + SIGTERM: the signal that it was sent.
+    # 128 + SIGTERM, the signal that ended it.
     wait "${workers[$name]}" || [[ $? == 143 ]] || fail "the worker '$name' did not end well"
   done
 }
@@ -126,7 +125,7 @@ kill_worker() {
   kill -KILL "${workers[named]}"
 }
 
-# All that it had is free, so that the device can go; and it is there again.
+# Its resources are free, so the device can be removed and created again.
 start_again() {
   wait_until "the device is let go of" is_idle
   rdma link delete rxe0
@@ -142,7 +141,7 @@ fi
 
 # ---- The first machine ----
 
-# ask COMMAND…: the second machine does that.
+# ask COMMAND…: executes a command on the second machine.
 orders=0
 ask() {
   orders=$((orders + 1))
@@ -164,10 +163,10 @@ has_metrics() {
   done
 }
 
-# Where the node b is.
+# The address of the node b.
 peer=$DFLOW_VM_LAN_PEER:7411
 
-# Prints the device with the place of the own address in its table.
+# Prints the device with the index of this machine's address in its table.
 device_and_address() {
   local index gid
   for index in {0..9}; do
@@ -185,12 +184,12 @@ run() {
     > "$name.json" 2> "$name.log" || fail "the run '$name'"
 }
 
-# count NAME TEXT PATH OPTION…: the word count, whose result is that of one machine.
+# count NAME TEXT PATH OPTION…: the word count, whose result is the same as on one machine.
 count() {
   local name=$1 text=$2 path=$3
   shift 3
   "$dflow" run "$wordcount" --input "text=$text" --output "alone-$name" > /dev/null 2>&1
-  # The second half waits for the path: the run could be over before it is there.
+  # The second half waits for the path: otherwise the run could end before the path exists.
   {
     head -c 500000 "$text"
     wait_until "a path $path" grep -qs "$path" "$name.log"
@@ -209,15 +208,15 @@ says() {
   grep -q -e "$2" "$1.json" || fail "the report of '$1' does not say $2"
 }
 
-# transfer NAME PLOT: a stream there and back that goes on until the plot is over, which happens meanwhile; what comes
-# back is what was sent, and nobody was started again.
+# transfer NAME PLOT: a stream there and back that lasts until the function PLOT, which runs at the same time, has ended. The
+# bytes that come back are those that were sent, and no function was restarted.
 transfer() {
   local name=$1 plot=$2 running
   chapter "$name"
   {
     until [[ -e $name.enough ]]; do
       cat block
-      # So that little piles up while nothing goes through.
+      # Keeps the backlog small while no bytes pass.
       pause
     done
     cat block
@@ -234,19 +233,19 @@ transfer() {
   rm -r "$name.sent" "$name"
 }
 
-# What the functions below look at.
+# Used by the functions below.
 plot_of() {
   log=$1.log
   paths=0
 }
 
-# The next path is by this one.
+# Waits until the next path is of this kind.
 next_by() {
   paths=$((paths + 1))
   wait_until "path $paths of '$log', by $1" has_path "$1"
 }
 
-# The streams go by this one from now on, and bytes have passed.
+# Waits until the streams use a path of this kind, and bytes have passed.
 now_by() {
   next_by "$1"
   local interface=lan0
@@ -279,7 +278,7 @@ link_down_and_up() {
   now_by RDMA
 }
 
-# What arrives is dropped; to drop what leaves would be an error for the sender.
+# Drops arriving packets; dropping outgoing ones would be an error for the sender.
 packets_vanish() {
   now_by RDMA
   nft -f - << END
@@ -296,33 +295,33 @@ END
   now_by RDMA
 }
 
-# As if the device had found something wrong with them: first those of this machine, then those of the other one. Nothing
-# keeps RDMA from coming back before many bytes have gone by QUIC.
+# Fails queue pairs as if the device had detected an error: first those of this machine, then those of the other one. RDMA may
+# be back before many bytes have passed over QUIC.
 queue_pairs_fail() {
   now_by RDMA
   # shellcheck disable=SC2046 # the driver, and its launcher, which has none
   "$programs/examples/fail-queue-pairs" $(pidof dflow) || fail "no queue pair has failed"
   next_by QUIC
-  grep 'a path is lost' "$log" | grep -q 'its queue pair was ended' || fail "it is not said that a queue pair has failed"
+  grep 'a path is lost' "$log" | grep -q 'its queue pair was ended' || fail "the failed queue pair is not reported"
   now_by RDMA
   ask fail_queue_pairs
   next_by QUIC
   now_by RDMA
 }
 
-# This driver has no surprise removal: the device goes when nobody has it any more.
+# This driver has no surprise removal: the device disappears when it is no longer in use.
 device_removed() {
   now_by RDMA
   rdma link delete rxe0 &
   local deleting=$!
   now_by QUIC
-  wait_until "nobody has the device" is_over "$deleting"
+  wait_until "the device is no longer in use" is_over "$deleting"
   wait "$deleting" || fail "the device was not deleted"
   rdma link add rxe0 type rxe netdev rdma0
   now_by RDMA
 }
 
-# Packets are lost by chance and come late, in both directions: over RDMA or beside it, all bytes arrive.
+# Packets are randomly lost and delayed in both directions: over RDMA or QUIC, all bytes arrive.
 rdma_is_lossy() {
   now_by RDMA
   ask make_lossy rdma0 2ms 1%
@@ -335,7 +334,7 @@ is_over() {
   ! kill -0 "$1" 2> /dev/null
 }
 
-# endless NAME: starts a stream there and back by RDMA that does not end; sets `driver`.
+# endless NAME: starts an endless stream there and back over RDMA; sets `driver`.
 endless() {
   local name=$1
   chapter "$name"
@@ -347,14 +346,14 @@ endless() {
   now_by RDMA
 }
 
-# in_time SECONDS: they had not passed yet since `began`, the silence and what everything takes besides.
+# in_time SECONDS: asserts that no more than this time, the silence limit and the slack have passed since `began`.
 in_time() {
   local took=$((SECONDS - began))
   echo "noticed after $took s"
   [[ $took -le $((silence + slack)) ]] || fail "$1 was noticed only after $took s"
 }
 
-# This node says which one is lost, and it has let go of its own part when it ends.
+# This node reports the lost one, and has released its own resources when it exits.
 worker_is_killed() {
   endless "the worker is killed"
   ask kill_worker
@@ -368,7 +367,7 @@ worker_is_killed() {
   ask start_again
 }
 
-# The worker lives on, and lets go of all that it had for the run.
+# The worker continues to run, and releases all resources of the run.
 driver_is_killed() {
   endless "the driver is killed"
   kill -KILL "$driver"

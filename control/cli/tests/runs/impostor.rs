@@ -1,5 +1,5 @@
-//! A node that has a certificate and breaks the protocol: it stands before the worker of a node, passes on what that and
-//! its callers say to each other, and says something of its own in between.
+//! A node that has a certificate and violates the protocol: it is a proxy before the worker of a node, which forwards the
+//! messages between the worker and its callers, and inserts messages of its own.
 
 use crate::nodes::Cluster;
 use dflow_protocol::wire::PeerMessage;
@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::sync::oneshot;
 
-/// Whom it attacks.
+/// The attacked node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Victim {
     /// The driver of a run, which is the first to call.
@@ -26,22 +26,22 @@ pub enum Victim {
     Worker,
 }
 
-/// What it says that nobody else says.
+/// The message that it inserts.
 #[derive(Clone, Debug)]
 pub enum Attack {
-    /// Behind the first message of the path.
+    /// After the first message of the path.
     Message(PeerMessage),
     /// Instead of the first message of the path.
     Beginning(PeerMessage),
     /// On the management channel, as one message.
     Management(Vec<u8>),
-    /// On a stream of its own.
+    /// On a separate stream.
     Stream(Vec<u8>),
-    /// Nothing: it closes each connection as soon as it is there.
+    /// No message: it closes each connection as soon as it is established.
     HangUp,
 }
 
-/// Dropping it ends it.
+/// An impostor; dropping it ends it.
 pub struct Impostor {
     pub address: String,
     calls: Arc<AtomicUsize>,
@@ -51,7 +51,7 @@ pub struct Impostor {
 struct Plan {
     node: String,
     worker: SocketAddr,
-    /// Who the node is, and its callers: the driver, and after it the other worker.
+    /// The identities of the node and of its callers: the driver, then the other worker.
     identity: Identity,
     callers: [Identity; 2],
     victim: Victim,
@@ -65,7 +65,7 @@ const HEADER: usize = 28;
 const FAREWELL: Duration = Duration::from_millis(500);
 
 impl Impostor {
-    /// Stands before the worker of `node`; `caller` is the other node that calls it.
+    /// Starts an impostor before the worker of `node`; `caller` is the other node that calls it.
     pub fn start(cluster: &mut Cluster, node: &str, caller: &str, victim: Victim, attack: Attack) -> Self {
         let identity = |name: &str| Identity::load(&cluster.identity(name)).unwrap();
         let (own, callers) = (identity(node), ["a", caller].map(identity));
@@ -85,14 +85,14 @@ impl Impostor {
                     () = serve(&endpoint, Arc::new(plan), &counted) => {}
                 }
                 endpoint.close(0u32.into(), b"the impostor is gone");
-                // Whoever calls meanwhile is not waited for.
+                // Further callers are not waited for.
                 let _ = tokio::time::timeout(FAREWELL, endpoint.wait_idle()).await;
             });
         });
         Self { address: address.recv().unwrap(), calls, thread: Some((thread, stop)) }
     }
 
-    /// How often it was called.
+    /// The number of calls that it received.
     pub fn calls(&self) -> usize {
         self.calls.load(Ordering::Relaxed)
     }
@@ -112,7 +112,7 @@ fn endpoint(identity: &Identity) -> Endpoint {
     bare_endpoint(SocketAddr::from(([127, 0, 0, 1], 0)), identity, &QuicSettings::default()).unwrap()
 }
 
-/// Whatever is cut off ends what depends on it.
+/// Runs a task in the background. It ends without an error when its connection is closed.
 fn aside(task: impl Future<Output = Option<()>> + Send + 'static) {
     tokio::spawn(task);
 }
@@ -162,7 +162,7 @@ async fn stand_between(plan: Arc<Plan>, caller: Connection, call: usize) -> Opti
             Attack::Message(_) | Attack::Beginning(_) => {}
         }
     }
-    // Whichever hangs up, the other is told.
+    // If one side disconnects, the other is disconnected, too.
     let (other, error) = tokio::select! {
         error = caller.closed() => (worker, error),
         error = worker.closed() => (caller, error),
@@ -172,7 +172,7 @@ async fn stand_between(plan: Arc<Plan>, caller: Connection, call: usize) -> Opti
     Some(())
 }
 
-/// Passes on the streams that one side opens.
+/// Forwards the streams that one side opens.
 async fn pass_streams(from: Connection, to: Connection, attack: Option<Attack>) -> Option<()> {
     loop {
         let (incoming, outgoing) = (from.accept_uni().await.ok()?, to.open_uni().await.ok()?);
@@ -199,7 +199,7 @@ async fn pass_stream(mut from: RecvStream, mut to: SendStream, attack: Option<At
     to.finish().ok()
 }
 
-/// Passes on the management channel, and says when so many messages have passed.
+/// Forwards the management channel, and signals when this many messages have passed.
 async fn pass_management(
     mut from: RecvStream,
     to: Arc<Mutex<SendStream>>,

@@ -173,7 +173,7 @@ fn requests_that_are_not_scrapes() {
     assert!(status.contains("400"), "{status}");
     let (status, ..) = request(&address, &format!("GET /metrics HTTP/1.1\r\nX: {}\r\n\r\n", "y".repeat(100_000)));
     assert!(status.contains("431") || status.is_empty(), "{status}");
-    // Those who say nothing do not keep others out for ever: more than there may be are closed at once.
+    // Silent connections do not lock out others: connections beyond the limit are closed at once.
     let silent: Vec<TcpStream> = (0..40).map(|_| TcpStream::connect(&address).unwrap()).collect();
     drop(silent);
     eventually("nobody is served any more", || {

@@ -276,7 +276,7 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// A small filesystem of its own, which only root can have.
+/// A small temporary filesystem; needs root.
 pub struct SmallDisk(PathBuf);
 
 impl SmallDisk {
@@ -295,7 +295,7 @@ impl Drop for SmallDisk {
     }
 }
 
-/// What `dflow doctor` finds, by topic, after the shell that starts it has done something to its own limits.
+/// The findings of `dflow doctor`, by topic, started by a shell that first changes its own limits.
 pub fn doctor(limits: &str, args: &[&str]) -> Value {
     let output = Command::new("sh")
         .arg("-c")
@@ -309,11 +309,11 @@ pub fn doctor(limits: &str, args: &[&str]) -> Value {
     findings.iter().map(|finding| (finding["topic"].as_str().unwrap().to_owned(), finding.clone())).collect()
 }
 
-/// A cgroup with a limit of memory, of whichever version has the memory controller.
+/// A cgroup with a memory limit, of the version that has the memory controller.
 pub struct MemoryCgroup(PathBuf);
 
 impl MemoryCgroup {
-    /// Where this process may make none, as in many a container, the test fails with the reason.
+    /// If this process may not create one, as in many containers, the test fails with the reason.
     pub fn limited_to(bytes: u64) -> Self {
         Self::make(bytes).unwrap_or_else(|reason| {
             panic!(
@@ -344,12 +344,12 @@ impl MemoryCgroup {
         Ok(cgroup)
     }
 
-    /// What a shell does to enter it.
+    /// The shell command that enters it.
     pub fn enter(&self) -> String {
         format!("echo 0 > '{}/cgroup.procs' || exit 99", self.0.display())
     }
 
-    /// How many processes in it the kernel has killed for want of memory.
+    /// The number of its processes that the kernel has killed because memory ran out.
     pub fn kills(&self) -> u64 {
         let text = ["memory.oom_control", "memory.events"]
             .iter()
@@ -361,7 +361,7 @@ impl MemoryCgroup {
 
 impl Drop for MemoryCgroup {
     fn drop(&mut self) {
-        // Those of a launcher in it are gone; a process may count for a moment after its end.
+        // The cgroups of a launcher in it are gone; a process may be counted for a moment after its end.
         let start = Instant::now();
         while let Err(error) = std::fs::remove_dir(&self.0) {
             if start.elapsed() > Duration::from_secs(5) {
@@ -373,12 +373,12 @@ impl Drop for MemoryCgroup {
     }
 }
 
-/// What the probe writes.
+/// The output of the probe.
 pub fn test_bytes(length: u64) -> Vec<u8> {
     (0..length).map(|offset| (offset ^ (offset >> 8) ^ (offset >> 17)) as u8).collect()
 }
 
-/// A switch on what the function `probe` writes, which is the parameter `mode`.
+/// A switch on the output of the function `probe`, which is the parameter `mode`.
 pub fn switch_on_what_was_written() -> Case {
     Case::with_header(
         "params: { mode: small }",

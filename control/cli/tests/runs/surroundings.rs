@@ -39,7 +39,7 @@ fn a_function_runs_in_the_directory_of_the_workflow_file_on_every_node() {
 
 #[test]
 fn a_missing_working_directory_is_named_before_anything_starts() {
-    let case = Case::new("f: { command: [echo], dir: /no/such/folder }", "{ o: f.out }");
+    let case = Case::new("f: { command: [echo], dir: /no/such/directory }", "{ o: f.out }");
     case.run(&[]).refused(&["function 'f'", "/no/such/directory", "'dir: /PATH'"]);
     let cluster = Cluster::new(&["b"]);
     cluster.run(&case, &["f=b"], &[]).refused(&["node b", "function 'f'", "/no/such/directory", "copy the directory"]);

@@ -13,7 +13,7 @@ pub(super) enum Controller {
     Memory,
 }
 
-/// The directory of this process's cgroup in a hierarchy. The error is text for a person.
+/// The directory of this process's cgroup in a hierarchy. The error is a text for users.
 pub(super) fn locate(controller: Controller) -> Result<PathBuf, String> {
     let cgroups = fs::read_to_string("/proc/self/cgroup").map_err(|error| format!("/proc/self/cgroup: {error}"))?;
     let mounts =
@@ -79,7 +79,7 @@ fn unescape(field: &str) -> PathBuf {
     std::ffi::OsString::from_vec(bytes).into()
 }
 
-/// Enables the memory controller in the cgroups below `tree`. The error is text for a person.
+/// Enables the memory controller in the cgroups below `tree`. The error is a text for users.
 pub(super) fn enable_memory(base: &Path, tree: &Path) -> Result<(), String> {
     let has = |file: PathBuf| fs::read_to_string(file).is_ok_and(|list| list.split_whitespace().any(|c| c == "memory"));
     if !has(base.join("cgroup.controllers")) {

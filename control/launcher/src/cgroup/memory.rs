@@ -51,7 +51,7 @@ pub(crate) struct MemoryCgroup {
 }
 
 impl MemoryTree {
-    /// Creates the launcher's cgroup, and one below it to verify that all of it works. The error is text for a person.
+    /// Creates the launcher's cgroup, and one below it to verify that all of it works. The error is a text for users.
     pub(crate) fn create() -> Result<Self, String> {
         let base = locate(Controller::Memory)?;
         let epoll =

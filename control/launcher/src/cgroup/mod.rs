@@ -43,7 +43,7 @@ pub(crate) struct Cgroup {
 }
 
 impl CgroupTree {
-    /// Creates the launcher's cgroup, after removing those of dead launchers. The error is text for a person.
+    /// Creates the launcher's cgroup, after removing those of dead launchers. The error is a text for users.
     pub(crate) fn create() -> Result<Self, String> {
         let base = locate(Controller::Unified)?;
         remove_stale(&base);

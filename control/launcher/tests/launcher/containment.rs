@@ -7,7 +7,7 @@ use dflow_launcher::{
     ContainmentChoice, ContainmentKind, ExitStatus, Launcher, LauncherEvent, MemoryLimits, SpawnRequest,
 };
 
-use crate::harness::{HOST, assert_nobody_holds, exited, launcher, next, pipe, read_byte, shell};
+use crate::harness::{HOST, assert_closed, exited, launcher, next, pipe, read_byte, shell};
 
 under_each_containment!(
     a_daemonised_grandchild_ends_with_the_attempt,
@@ -40,7 +40,7 @@ fn a_daemonised_grandchild_ends_with_the_attempt(containment: ContainmentChoice)
     let held = start(&mut launcher, 1, request);
     drop(writer);
     assert_eq!(exited(&mut launcher).0, ExitStatus::Exited(7));
-    assert_nobody_holds(held);
+    assert_closed(held);
 }
 
 fn kill_ends_a_loop_that_forks(containment: ContainmentChoice) {
@@ -51,7 +51,7 @@ fn kill_ends_a_loop_that_forks(containment: ContainmentChoice) {
     }
     launcher.kill(1).unwrap();
     assert_eq!(exited(&mut launcher).0, ExitStatus::Signaled(libc::SIGKILL));
-    assert_nobody_holds(held);
+    assert_closed(held);
 }
 
 fn kill_ends_a_chain_of_forks(containment: ContainmentChoice) {
@@ -63,7 +63,7 @@ fn kill_ends_a_chain_of_forks(containment: ContainmentChoice) {
     request.fds.push((writer, 7));
     launcher.spawn(1, request).unwrap();
     assert_eq!(exited(&mut launcher).0, ExitStatus::Exited(0));
-    assert_nobody_holds(held);
+    assert_closed(held);
 }
 
 fn kill_right_after_spawn(containment: ContainmentChoice) {
@@ -75,7 +75,7 @@ fn kill_right_after_spawn(containment: ContainmentChoice) {
         launcher.spawn(id, request).unwrap();
         launcher.kill(id).unwrap();
         assert_eq!(exited(&mut launcher).0, ExitStatus::Signaled(libc::SIGKILL));
-        assert_nobody_holds(held);
+        assert_closed(held);
     }
 }
 
@@ -89,14 +89,14 @@ fn ending_attempts_leave_others_alone(containment: ContainmentChoice) {
         let other = start(&mut launcher, id, shell(&format!("{DAEMONISED}; sleep 1000")));
         launcher.kill(id).unwrap();
         assert_eq!(exited(&mut launcher).0, ExitStatus::Signaled(libc::SIGKILL));
-        assert_nobody_holds(other);
+        assert_closed(other);
     }
     rustix::io::write(&writer, b"\n").unwrap();
     // Both processes of the first attempt are still there.
     read_byte(&held);
     rustix::io::write(&writer, b"\n").unwrap();
     assert_eq!(exited(&mut launcher).0, ExitStatus::Exited(3));
-    assert_nobody_holds(held);
+    assert_closed(held);
 }
 
 fn containment_is_reported(choice: ContainmentChoice) {
@@ -121,7 +121,7 @@ fn containment_is_reported(choice: ContainmentChoice) {
         }
         other => panic!("{other:?}"),
     }
-    assert_nobody_holds(held);
+    assert_closed(held);
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn cgroups_that_a_function_made_are_removed() {
     assert!(attempt.join("a/b").exists());
     drop(writer);
     assert_eq!(exited(&mut launcher), (ExitStatus::Exited(6), String::new()));
-    assert_nobody_holds(held);
+    assert_closed(held);
     assert!(!attempt.exists());
 }
 
@@ -152,11 +152,11 @@ fn a_function_that_kills_its_reaper_ends_with_it() {
     let other = start(&mut launcher, 2, shell("echo >&7; sleep 1000"));
     drop(writer);
     assert_eq!(exited(&mut launcher).0, ExitStatus::Signaled(libc::SIGKILL));
-    assert_nobody_holds(held);
+    assert_closed(held);
     // The other attempt is not affected.
     launcher.kill(2).unwrap();
     assert_eq!(exited(&mut launcher).0, ExitStatus::Signaled(libc::SIGKILL));
-    assert_nobody_holds(other);
+    assert_closed(other);
 }
 
 /// How the only live attempt has ended, and whether because of its memory limit.
@@ -212,8 +212,8 @@ fn a_limit_by_a_cgroup_leaves_others_alone(choice: ContainmentChoice) {
     drop(go);
     let (id, status, out_of_memory) = ended(&mut launcher);
     assert_eq!((id, status, out_of_memory), (2, ExitStatus::Signaled(libc::SIGKILL), true));
-    assert_nobody_holds(greedy);
+    assert_closed(greedy);
     rustix::io::write(&writer, b"\n").unwrap();
     assert_eq!(ended(&mut launcher), (1, ExitStatus::Exited(5), false));
-    assert_nobody_holds(held);
+    assert_closed(held);
 }

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use dflow_launcher::{ContainmentChoice, Error, LauncherEvent, MemoryLimits};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
-use crate::harness::{HOST, assert_nobody_holds, exited, launcher, pipe, read_byte, shell, wait_readable};
+use crate::harness::{HOST, assert_closed, exited, launcher, pipe, read_byte, shell, wait_readable};
 
 under_each_containment!(
     a_drop_ends_everything,
@@ -35,7 +35,7 @@ fn a_drop_ends_everything(containment: ContainmentChoice) {
     }
     let pidfd = pidfd(launcher.pid());
     drop(launcher);
-    held.into_iter().for_each(assert_nobody_holds);
+    held.into_iter().for_each(assert_closed);
     assert!(rustix::process::pidfd_send_signal(pidfd, Signal::TERM).is_err(), "the launcher still exists");
 }
 
@@ -65,7 +65,7 @@ fn where_shutdown_is_forbidden_everything_ends(containment: ContainmentChoice) {
         drop(registered);
         held
     });
-    assert_nobody_holds(sandboxed.join().unwrap());
+    assert_closed(sandboxed.join().unwrap());
 }
 
 /// A daemon in a separate process, with three attempts.
@@ -121,7 +121,7 @@ fn a_killed_daemon_ends_everything(containment: ContainmentChoice) {
         // The launcher is the first one, and ends last.
         wait_readable(pidfd);
     }
-    assert_nobody_holds(output.into_inner().into());
+    assert_closed(output.into_inner().into());
 }
 
 fn a_killed_launcher_ends_everything(containment: ContainmentChoice) {
@@ -143,7 +143,7 @@ fn a_killed_launcher_ends_everything(containment: ContainmentChoice) {
         }
     };
     assert!(matches!(&error, Error::Ended(status) if status.contains("signal: 9")), "{error}");
-    assert_nobody_holds(held);
+    assert_closed(held);
     if let MemoryLimits::Version1 { directory } = memory {
         assert!(!directory.exists());
     }
@@ -162,7 +162,7 @@ fn what_two_killed_processes_leave_ends_at_the_next_start(containment: Containme
     let next = launcher(containment);
     // With cgroups, the next launcher has killed the remaining processes; subreapers do so independently of it.
     if containment == ContainmentChoice::Cgroup {
-        assert_nobody_holds(output.into_inner().into());
+        assert_closed(output.into_inner().into());
     } else {
         pidfds.into_iter().for_each(wait_readable);
         let mut rest = Vec::new();

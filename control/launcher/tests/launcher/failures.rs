@@ -62,7 +62,7 @@ fn programs_that_cannot_run(containment: ContainmentChoice) {
     let mut request = SpawnRequest::new(missing);
     request.fds.push((writer, 3));
     error_of(request);
-    crate::harness::assert_nobody_holds(reader);
+    crate::harness::assert_closed(reader);
     launcher.spawn(1, shell("exit 4")).unwrap();
     assert_eq!(exited(&mut launcher).0, ExitStatus::Exited(4));
 }

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use dflow_launcher::{ContainmentChoice, ExitStatus, Launcher, LauncherEvent, LauncherOptions};
 
-use crate::harness::{HOST, assert_nobody_holds, launcher, next, output, pipe, read_byte, shell};
+use crate::harness::{HOST, assert_closed, launcher, next, output, pipe, read_byte, shell};
 
 under_each_containment!(
     a_program_cleans_up,
-    what_it_has_started_cleans_up_as_well,
+    background_processes_clean_up_as_well,
     what_cleans_up_is_not_asked_to_end,
     what_ignores_it_is_killed_when_the_grace_is_over,
     a_grace_can_be_shortened_but_not_prolonged,
@@ -61,10 +61,10 @@ fn a_program_cleans_up(containment: ContainmentChoice) {
     launcher.stop(1, LONG).unwrap();
     assert_eq!(read_byte(&held), b'c');
     assert_eq!(end(&mut launcher), (ExitStatus::Exited(5), false));
-    assert_nobody_holds(held);
+    assert_closed(held);
 }
 
-fn what_it_has_started_cleans_up_as_well(containment: ContainmentChoice) {
+fn background_processes_clean_up_as_well(containment: ContainmentChoice) {
     // In a separate session, without a parent, and it ends long after the main process.
     let script = format!("trap 'printf c >&7; head -c 1 <&8; printf d >&7; exit' TERM; {WAIT}");
     let request = |launcher: &mut Launcher, held: OwnedFd, input: OwnedFd| {
@@ -79,7 +79,7 @@ fn what_it_has_started_cleans_up_as_well(containment: ContainmentChoice) {
     rustix::io::write(&words, b"w").unwrap();
     assert_eq!(read_byte(&held), b'd');
     assert_eq!(end(&mut launcher), (ExitStatus::Signaled(libc::SIGTERM), false));
-    assert_nobody_holds(held);
+    assert_closed(held);
 }
 
 fn what_cleans_up_is_not_asked_to_end(containment: ContainmentChoice) {
@@ -100,7 +100,7 @@ fn what_ignores_it_is_killed_when_the_grace_is_over(containment: ContainmentChoi
     let (mut launcher, held, _words) = start(containment, DEAF);
     launcher.stop(1, Duration::from_millis(1500)).unwrap();
     assert_eq!(end(&mut launcher), (ExitStatus::Signaled(libc::SIGKILL), true));
-    assert_nobody_holds(held);
+    assert_closed(held);
 }
 
 fn a_grace_can_be_shortened_but_not_prolonged(containment: ContainmentChoice) {
@@ -109,12 +109,12 @@ fn a_grace_can_be_shortened_but_not_prolonged(containment: ContainmentChoice) {
     launcher.stop(1, Duration::from_millis(50)).unwrap();
     launcher.stop(1, LONG).unwrap();
     assert_eq!(end(&mut launcher), (ExitStatus::Signaled(libc::SIGKILL), true));
-    assert_nobody_holds(held);
+    assert_closed(held);
     let (mut launcher, held, _words) = start(containment, DEAF);
     launcher.stop(1, LONG).unwrap();
     launcher.kill(1).unwrap();
     assert_eq!(end(&mut launcher), (ExitStatus::Signaled(libc::SIGKILL), true));
-    assert_nobody_holds(held);
+    assert_closed(held);
 }
 
 fn a_stopped_program_is_continued_so_that_it_can_end(containment: ContainmentChoice) {

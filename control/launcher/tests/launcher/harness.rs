@@ -21,7 +21,7 @@ pub fn options(containment: ContainmentChoice) -> LauncherOptions {
 /// A launcher. Where the machine does not allow this containment, the test fails with the reason.
 pub fn launcher(containment: ContainmentChoice) -> Launcher {
     Launcher::start(&options(containment)).unwrap_or_else(|error| {
-        panic!("{error}\nThis test needs what is missing; DFLOW_TEST_CGROUPS=none has scripts/test leave it out.")
+        panic!("{error}\nThis test needs it; DFLOW_TEST_CGROUPS=none makes scripts/test skip such tests.")
     })
 }
 
@@ -81,7 +81,7 @@ pub fn exited(launcher: &mut Launcher) -> (ExitStatus, String) {
     }
 }
 
-/// Runs a program whose standard output is a file, and returns what it wrote there.
+/// Runs a program whose standard output is a file, and returns the contents of the file.
 pub fn output(launcher: &mut Launcher, mut request: SpawnRequest) -> String {
     let mut file = tempfile::tempfile().unwrap();
     request.fds.push((file.try_clone().unwrap().into(), 1));
@@ -106,7 +106,7 @@ pub fn read_byte(pipe: &OwnedFd) -> u8 {
 }
 
 /// Asserts that at this moment no process holds the other end of the pipe.
-pub fn assert_nobody_holds(pipe: OwnedFd) {
+pub fn assert_closed(pipe: OwnedFd) {
     rustix::io::ioctl_fionbio(&pipe, true).unwrap();
     let mut rest = Vec::new();
     if let Err(error) = File::from(pipe).read_to_end(&mut rest) {

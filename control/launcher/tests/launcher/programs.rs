@@ -11,7 +11,7 @@ under_each_containment!(
     statuses,
     end_of_the_output,
     all_of_the_output,
-    output_that_nobody_takes,
+    output_that_is_not_read,
     usage,
     descriptors,
     nothing_else_is_open,
@@ -89,7 +89,7 @@ fn all_of_the_output(containment: ContainmentChoice) {
 }
 
 /// While the daemon reads nothing, the program blocks; it can be stopped, and others still start.
-fn output_that_nobody_takes(containment: ContainmentChoice) {
+fn output_that_is_not_read(containment: ContainmentChoice) {
     let mut launcher = launcher(containment);
     launcher.spawn(1, shell("exec yes >&2")).unwrap();
     let mut chatty = 0;

@@ -8,7 +8,8 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-/// How long a named pipe may have no writer before a note tells the user. A writer started just before needs less.
+/// How long a named pipe may have no writer before a note tells the user. A writer that was started just before needs
+/// less time.
 const PATIENCE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// Reads several files, one after the other, each to its end.

@@ -15,7 +15,7 @@ pub(super) const MANIFEST: &str = ".dflow-result";
 pub(super) const OLD_MARKER: &str = ".dflow-output";
 /// The prefix of the names of staging directories; the run's id follows.
 pub(super) const STAGING_PREFIX: &str = ".dflow-staging-";
-/// The version that this release writes, and the only one that it trusts.
+/// The version that this release writes, and the only one that it accepts.
 const FORMAT: u32 = 1;
 /// Maximum size of a manifest that is read, in bytes: some hundred thousand files.
 const MAX_BYTES: u64 = 64 << 20;

@@ -1,4 +1,4 @@
-//! What killed runs have left.
+//! Completes, removes or keeps the staging directories of killed runs.
 //!
 //! A staging folder is removed or completed only if all of this holds: its marker names the very folder that it is in,
 //! by path and inode, so that it is neither a copy nor was moved; its run was on this machine and its lock is free, so that
@@ -31,7 +31,7 @@ pub(super) fn recover(target: &Path) -> Vec<String> {
         let Some(_lock) = marker.claim(&folder) else { continue };
         let result = match Journal::read(&folder) {
             None if has_result(&folder) => {
-                // Killed when all was finished and nothing decided.
+                // Killed after all outputs were finished, before the journal was written.
                 if Path::new(&marker.target) == target {
                     let kept = keep(&disk, &folder, target);
                     notes.push(format!(
@@ -61,11 +61,11 @@ pub(super) fn recover(target: &Path) -> Vec<String> {
                 };
                 if finished { clean(&disk, &folder, target) } else { Ok(()) }
             }
-            // For its own output directory to complete.
+            // A run with its own output directory completes it.
             Some(_) => Ok(()),
         };
         if let Err(error) = result {
-            tracing::warn!(%error, "what a killed run has left stays");
+            tracing::warn!(%error, "cannot remove what a killed run has left");
         }
     }
     notes
@@ -75,7 +75,7 @@ fn has_result(staging: &Path) -> bool {
     Manifest::read(&staging.join(NEW)).is_some()
 }
 
-/// The staging directories directly in a directory.
+/// The staging directories in a directory, without subdirectories.
 fn staging_folders(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries

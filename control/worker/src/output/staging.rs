@@ -4,8 +4,8 @@
 //! .dflow-staging-RUN/     beside the output directory, or in it where a rename from beside it does not work
 //!     marker.json         which run, for which output directory, and where; locked while the run lives
 //!     new/                the outputs
-//!     publish.json        once all outputs are finished: what is to be done (`publish`)
-//!     old/                what outputs have replaced, until all of them are in place
+//!     publish.json        the journal, once all outputs are finished (`publish`)
+//!     old/                files that outputs have replaced, until all outputs are in place
 //! ```
 
 use super::disk::{Disk, DiskError};
@@ -25,7 +25,7 @@ pub(super) const NEW: &str = "new";
 pub(super) const OLD: &str = "old";
 pub(super) const JOURNAL: &str = "publish.json";
 
-/// How many digits of a run's id its staging directory shows.
+/// The number of digits of a run's id in the name of its staging directory.
 const RUN_DIGITS: usize = 12;
 
 /// Which run a staging directory belongs to. A copy of the directory, or one that was moved, says something else about
@@ -65,7 +65,7 @@ impl Marker {
     }
 }
 
-/// Where the outputs of a run are until it has succeeded. Dropped before [`Staging::publish`], it vanishes.
+/// The directory of a run's outputs until it has succeeded. Dropping it before [`Staging::publish`] removes it.
 #[derive(Debug)]
 pub(crate) struct Staging {
     pub(super) target: Target,
@@ -76,7 +76,7 @@ pub(crate) struct Staging {
     pub(super) disk: Disk,
     /// Whether its outputs are finished: from then on it is never removed unpublished.
     pub(super) finished: bool,
-    /// Held until the run is over; the lock goes with the process, however that ends.
+    /// Held until the run has ended; the kernel releases the lock when the process ends, however it does.
     _lock: File,
 }
 
@@ -94,7 +94,8 @@ impl Staging {
                 .map_err(OutputError::system(&target.shown, format!("create the directory {}", parent.display())))?;
             return Self::begin(target.clone(), run, &parent, true).map_err(|error| target.unusable(error));
         }
-        // A directory that cannot be replaced from beside it, as a mount point, can still be filled from within.
+        // A directory that cannot be replaced, such as a mount point, can still be filled from a staging directory
+        // within it.
         if let Some(parent) = parent
             && let Ok(staging) = Self::begin(target.clone(), run, &parent, true)
             && staging.try_rename().is_ok()
@@ -130,12 +131,12 @@ impl Staging {
         self.disk.remove_empty(&there)
     }
 
-    /// Where an output is written: a file, or one in a directory of parts.
+    /// The path at which an output is written: a file, or a file in a directory of parts.
     pub(crate) fn path(&self, name: &str, part: Option<u32>) -> PathBuf {
         place(&self.folder.join(NEW), name, part)
     }
 
-    /// Where that output will be.
+    /// The path at which that output will be published.
     pub(crate) fn final_path(&self, name: &str, part: Option<u32>) -> PathBuf {
         place(&self.target.path, name, part)
     }

@@ -146,7 +146,7 @@ fn errors_list_what_was_given_and_what_is_needed() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("does not write the output 'other'"));
     assert_eq!(std::fs::read(dir.path().join("o")).unwrap(), b"");
     let help = succeeded(&run(&dir, COUNT, &["--help"]));
-    assert!(["--in NAME=FILE", "--out NAME=FOLDER", "--param", "--keep"].iter().all(|it| help.contains(it)), "{help}");
+    assert!(["--in NAME=FILE", "--out NAME=DIR", "--param", "--keep"].iter().all(|it| help.contains(it)), "{help}");
 }
 
 /// Files that say they are empty are read to their end.

@@ -224,7 +224,7 @@ Usage: {program} --in NAME=FILE... --out NAME=FILE... [--param NAME=VALUE...]
                       Given several times for a NAME, it is a list of streams (a fan-in).
   --out NAME=FILE     Write the output NAME to a file, or to the standard output: NAME=-.
                       The file is replaced when the function has succeeded.
-  --out NAME=FOLDER   Write each part of the output NAME to a file in this directory: 00000, 00001, ...
+  --out NAME=DIR      Write each part of the output NAME to a file in this directory: 00000, 00001, ...
   --parts NAME=COUNT  The output NAME has this many parts
   --param NAME=VALUE  Set a parameter
   --keep NAME         Keep all bytes of an input that is read from a pipe, for functions that

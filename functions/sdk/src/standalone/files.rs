@@ -25,7 +25,7 @@ impl Sinks for Files {
         Ok(match (place, part) {
             (Place::Standard, None) => Box::new(Direct(Box::new(std::io::stdout()))),
             (Place::Standard, Some(_)) => {
-                let what = format!("it has parts: give it a directory, --out {output}=FOLDER");
+                let what = format!("it has parts: give it a directory, --out {output}=DIR");
                 return Err(std::io::Error::other(what));
             }
             (Place::Path(path), None) => open(path)?,
