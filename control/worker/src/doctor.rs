@@ -34,7 +34,7 @@ pub enum Health {
     Bad,
 }
 
-/// Examines the machine, and what killed runs have left in `output_dir`: an output folder, or a folder of output folders.
+/// Examines the machine, and what killed runs have left in `output_dir`: an output directory, or a directory of output directories.
 #[must_use]
 pub fn doctor(options: &NodeOptions, output_dir: &Path) -> Vec<Finding> {
     vec![

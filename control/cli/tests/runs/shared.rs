@@ -4,7 +4,7 @@ use crate::metrics::scrape;
 use crate::nodes::{Cluster, kill};
 use crate::support::{Case, Running, eventually, test_bytes};
 
-/// Runs a case so often at once; the outputs of run N are in the folder `outN` of the case.
+/// Runs a case so often at once; the outputs of run N are in the directory `outN` of the case.
 fn run_at_once(cluster: &Cluster, case: &Case, places: &[&str], runs: usize, more: &[&str]) {
     let running: Vec<Running> = (0..runs)
         .map(|run| {

@@ -20,7 +20,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// Follows the name of the output folder in that of a finished result that cannot be published.
+/// Follows the name of the output directory in that of a finished result that cannot be published.
 pub(super) const UNPUBLISHED: &str = ".unpublished-";
 
 /// Outputs that are finished and cannot be published.
@@ -130,7 +130,7 @@ impl Staging {
     }
 
     fn try_publish(&self) -> Result<(), Cause> {
-        // An output in parts is a folder even if no part was written.
+        // An output in parts is a directory even if no part was written.
         let in_parts = self.target.planned.iter().filter(|output| output.many);
         in_parts.map(|output| self.path(&output.name, None)).try_for_each(|path| self.disk.create_folder(&path))?;
         let manifest = Manifest::list(&self.folder.join(NEW), &self.run, &self.target.call)?;

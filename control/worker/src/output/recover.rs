@@ -1,8 +1,8 @@
 //! Completes, removes or keeps the staging directories of killed runs.
 //!
-//! A staging folder is removed or completed only if all of this holds: its marker names the very folder that it is in,
+//! A staging directory is removed or completed only if all of this holds: its marker names the very directory that it is in,
 //! by path and inode, so that it is neither a copy nor was moved; its run was on this machine and its lock is free, so that
-//! its run is dead; and it holds no finished result, or one for the output folder at hand, which is then published.
+//! its run is dead; and it holds no finished result, or one for the output directory at hand, which is then published.
 //! Everything else is left alone, and `dflow doctor` names it.
 
 use super::disk::Disk;
@@ -23,7 +23,7 @@ pub(super) fn recover(target: &Path) -> Vec<String> {
         let Some(marker) = Marker::of(&folder) else { continue };
         if marker.is_elsewhere() && Path::new(&marker.target) == target {
             notes.push(format!(
-                "{} belongs to a run on {}; if that run is dead, remove the folder",
+                "{} belongs to a run on {}; if that run is dead, remove the directory",
                 folder.display(),
                 marker.machine.name()
             ));
@@ -84,8 +84,8 @@ fn staging_folders(folder: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// What killed runs have left of `outputs`, which is an output folder or a folder of output folders; a line each, with what
-/// to do. A killed run may not have made its output folder yet.
+/// What killed runs have left of `outputs`, which is an output directory or a directory of output directories; a line each, with what
+/// to do. A killed run may not have made its output directory yet.
 pub(crate) fn leftovers(outputs: &Path) -> Vec<String> {
     let Ok(outputs) = outputs.canonicalize().or_else(|_| resolve_absent(outputs)) else { return Vec::new() };
     let within = folders_in(&outputs);
@@ -105,7 +105,7 @@ pub(crate) fn leftovers(outputs: &Path) -> Vec<String> {
     lines
 }
 
-/// A staging folder that no living run owns, and what will become of it.
+/// A staging directory that no living run owns, and what will become of it.
 fn describe(folder: &Path) -> Option<String> {
     let shown = folder.display();
     let Some(marker) = Marker::of(folder) else {
@@ -113,7 +113,7 @@ fn describe(folder: &Path) -> Option<String> {
     };
     if marker.is_elsewhere() {
         let machine = marker.machine.name();
-        return Some(format!("{shown} belongs to a run on {machine}; if that run is dead, remove the folder"));
+        return Some(format!("{shown} belongs to a run on {machine}; if that run is dead, remove the directory"));
     }
     let _lock = marker.claim(folder)?;
     Some(match Journal::read(folder) {
@@ -121,8 +121,10 @@ fn describe(folder: &Path) -> Option<String> {
             "{shown} is the finished result of a killed run; the next run with --output {} publishes it",
             Path::new(&marker.target).display()
         ),
-        None if has_result(folder) => format!("{shown} is the finished result of a killed run, in the folder new"),
-        None => format!("{shown} is what a killed run has left; the next run with an output folder there removes it"),
+        None if has_result(folder) => format!("{shown} is the finished result of a killed run, in the directory new"),
+        None => {
+            format!("{shown} is what a killed run has left; the next run with an output directory there removes it")
+        }
     })
 }
 

@@ -54,7 +54,7 @@ impl Marker {
         !self.machine.shares_locks_with(&Machine::this())
     }
 
-    /// The lock of a staging folder whose run is dead; `None` if the run lives or may live.
+    /// The lock of a staging directory whose run is dead; `None` if the run lives or may live.
     pub(super) fn claim(&self, staging: &Path) -> Option<File> {
         if self.is_elsewhere() {
             return None;

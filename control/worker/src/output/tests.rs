@@ -312,7 +312,7 @@ fn a_folder_of_parts_that_cannot_be_made_is_said_and_the_outputs_are_kept() {
     let staging = place.staged(target, &[("a", "x")]).unwrap();
     fs::write(staging.path("p", None), "in the way").unwrap();
     let error = staging.publish().unwrap_err();
-    assert!(error.to_string().contains("cannot create the folder"), "{error}");
+    assert!(error.to_string().contains("cannot create the directory"), "{error}");
     assert_eq!(fs::read_to_string(error.kept.join("a")).unwrap(), "x");
     assert!(!place.path("r").exists());
 }
@@ -330,7 +330,7 @@ fn what_a_run_on_another_machine_writes_is_left_alone_and_named() {
     let mut text: serde_json::Value = serde_json::from_slice(&fs::read(&marker).unwrap()).unwrap();
     text["machine"] = serde_json::json!({ "boot": "another", "identity": "id node-b" });
     fs::write(&marker, text.to_string()).unwrap();
-    let named = format!("{} belongs to a run on node-b; if that run is dead, remove the folder", folder.display());
+    let named = format!("{} belongs to a run on node-b; if that run is dead, remove the directory", folder.display());
     assert_eq!(target.check().unwrap(), [named.as_str()]);
     assert_eq!(leftovers(&place.path("r")), [named]);
     place.run("1", &[("a", "done")], false).unwrap();
@@ -342,7 +342,7 @@ fn what_a_run_on_another_machine_writes_is_left_alone_and_named() {
     assert!(folder.exists());
 }
 
-/// Whether it is asked about an output folder or about the folder that holds it.
+/// Whether it is asked about an output directory or about the directory that holds it.
 #[test]
 fn leftovers_are_found_from_the_output_folder_too() {
     let place = Place::new();
@@ -359,7 +359,7 @@ fn leftovers_are_found_from_the_output_folder_too() {
             lines[0].starts_with(folder.to_str().unwrap()) && lines[1].contains("r.unpublished-0123 is a finished")
         );
     }
-    assert_eq!(leftovers(&place.path("other")), Vec::<String>::new(), "those of another output folder");
+    assert_eq!(leftovers(&place.path("other")), Vec::<String>::new(), "those of another output directory");
 }
 
 /// What is published over what, in which way.
