@@ -168,16 +168,15 @@ pub(super) struct Serving {
 
 impl Serving {
     fn metrics(&self) -> String {
-        let (peers, gone) = self.resources.peer_samples();
         let mut ledger = self.ledger.borrow_mut();
-        gone.into_iter().for_each(|(name, counts)| ledger.peer_gone(&name, &counts));
+        self.resources.take_gone_peers().into_iter().for_each(|(name, counts)| ledger.peer_gone(&name, &counts));
         ledger.render(&metrics::Node {
             name: self.options.node.as_str(),
             slots: self.options.slots.max(1),
             memory: self.resources.memory(),
             counters: self.node.counters(),
             certificate_until: self.certificate_until,
-            peers,
+            peers: self.resources.peer_samples(),
         })
     }
 

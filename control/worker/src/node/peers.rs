@@ -323,9 +323,14 @@ impl NodeHandle {
         peers.dial(dial.id, pause);
     }
 
-    /// The state of the links to other nodes, by name, and the counters of those that are gone since the last call.
-    pub(crate) fn peer_samples(&self) -> (Vec<(String, PeerSample)>, Vec<(String, PeerCounts)>) {
-        let mut node = self.node();
+    /// The counters of the links to processes that are gone since the last call, by the names of their nodes.
+    pub(crate) fn take_gone_peers(&self) -> Vec<(String, PeerCounts)> {
+        std::mem::take(&mut self.node().peers.gone)
+    }
+
+    /// The state of the links to other processes, by the names of their nodes.
+    pub(crate) fn peer_samples(&self) -> Vec<(String, PeerSample)> {
+        let node = self.node();
         let samples = node.peers.peers.values().map(|peer| {
             let sample = PeerSample {
                 path: peer.stats.path,
@@ -336,8 +341,7 @@ impl NodeHandle {
             };
             (peer.name.name.clone(), sample)
         });
-        let samples = samples.collect();
-        (samples, std::mem::take(&mut node.peers.gone))
+        samples.collect()
     }
 }
 
