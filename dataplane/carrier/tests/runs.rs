@@ -13,6 +13,7 @@ use dflow_protocol::exchange::Order;
 use dflow_protocol::wire::{FlowId, GrantId, PeerMessage};
 use dflow_shm::Landing;
 use dflow_shm::channel::pair;
+use dflow_store::StoreEvent;
 use dflow_transport::{Chunk, PathError, PathEvent, PathKind, RemoteWindow};
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -219,28 +220,24 @@ fn a_run_whose_store_does_not_answer_holds_up_no_other() {
 }
 
 #[test]
-fn a_carrier_ends_although_it_waits_for_the_stores_of_its_runs() {
+fn a_carrier_ends_although_it_waits_for_the_store_of_a_run() {
     let mut cluster = Cluster::new(1, 64 * MIB);
-    cluster.begin(0, other());
-    cluster.sum(0, other());
-    // It has been announced, so the carrier waits for it.
-    for run in [RUN, other()] {
-        cluster.on(0, move |node| node.ring_in_vain(common::carrier_of(run)));
-    }
-    // The announcement has woken it, so it sleeps again only in that wait.
-    while state_of("carrier") != Some('S') {
-        std::thread::yield_now();
-    }
+    let carrier = common::carrier_of(other());
+    let channel = cluster.on(0, move |node| {
+        node.admit(other());
+        let channel = node.attach(other());
+        // The message that this announces never comes.
+        node.ring_in_vain(carrier);
+        channel
+    });
+    cluster.tell(0, Command::Begin(other(), channel));
+    // Between its hello and that wait, the carrier looks at no command.
+    cluster.until(0, move |node| {
+        node.events.iter().any(|event| matches!(event, StoreEvent::Ready(process) if *process == carrier))
+    });
     cluster.finish();
     let failures = cluster.failures(0);
-    assert!(failures.len() == 2 && failures.iter().all(|report| report.starts_with("RunFailed")), "{failures:?}");
-}
-
-/// The state of the thread with this name, as the kernel says it.
-fn state_of(name: &str) -> Option<char> {
-    let stats = std::fs::read_dir("/proc/self/task").expect("this process").flatten();
-    let mut stats = stats.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
-    stats.find_map(|stat| stat.split_once(&format!("({name}) "))?.1.chars().next())
+    assert!(matches!(&failures[..], [failure] if failure.starts_with("RunFailed")), "{failures:?}");
 }
 
 #[test]
