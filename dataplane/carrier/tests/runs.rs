@@ -365,14 +365,17 @@ impl Held {
     fn now(cluster: &Cluster) -> Self {
         let of_runs = || {
             let maps = std::fs::read_to_string("/proc/self/maps").expect("this process");
-            maps.lines().filter(|line| line.contains("dflow-control") || line.contains("dflow-arena")).count()
+            let kinds = ["dflow-control", "dflow-arena", "dflow-bells"];
+            maps.lines().filter(|line| kinds.iter().any(|kind| line.contains(kind))).count()
         };
-        // The control pages and arenas of the first run, at its carriers and in the stores. Watchers let go of theirs a little
-        // later than the carrier.
+        // On each node the first run's control page and the page of bells, in carrier and store, and its arena. Watchers let
+        // go of theirs a little later than the carrier.
+        const FIRST: usize = 2 * 5;
         let deadline = std::time::Instant::now() + Duration::from_secs(60);
-        while of_runs() > 6 && std::time::Instant::now() < deadline {
+        while of_runs() > FIRST && std::time::Instant::now() < deadline {
             cluster.sum(0, RUN);
         }
+        assert!(of_runs() <= FIRST, "{} mappings are left", of_runs());
         let count = |dir: &str, holds: &dyn Fn(&Path) -> bool| {
             std::fs::read_dir(dir).expect("this process").flatten().filter(|entry| holds(&entry.path())).count()
         };

@@ -274,6 +274,26 @@ mod tests {
     use std::os::fd::AsFd;
 
     #[test]
+    fn pages_of_forgotten_words_are_let_go() {
+        let control = Control::create().expect("a page");
+        let fd = rustix::io::fcntl_dupfd_cloexec(control.segment().as_fd(), 3).expect("a descriptor");
+        let page = Arc::new(PeerControl::adopt(fd).expect("it is a page"));
+        let mut watchers = Watchers::new(Arc::default());
+        let word = |port| PeerWord::of_port(Arc::clone(&page), PortId(port));
+        watchers.watch(&mut (0..3).map(|port| (port.into(), word(port), 0)).collect()).expect("a thread");
+        // The list, and the copy of the thread, which sleeps on it.
+        while Arc::strong_count(&page) < 1 + 2 * 3 {
+            std::thread::yield_now();
+        }
+        (0..3).for_each(|name| watchers.forget(name));
+        watchers.let_go();
+        while Arc::strong_count(&page) > 1 {
+            std::thread::yield_now();
+        }
+        assert!(watchers.is_empty() && watchers.stale.is_empty());
+    }
+
+    #[test]
     fn whatever_moves_is_told_once_among_thousands() {
         const PORTS: u32 = 1000;
         let control = Control::create().expect("a page");
