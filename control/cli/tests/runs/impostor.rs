@@ -182,7 +182,11 @@ async fn pass_streams(from: Connection, to: Connection, attack: Option<Attack>) 
 
 async fn pass_stream(mut from: RecvStream, mut to: SendStream, attack: Option<Attack>) -> Option<()> {
     let mut header = [0; HEADER];
-    from.read_exact(&mut header).await.ok()?;
+    if from.read_exact(&mut header).await.is_err() {
+        // Dropping it would finish it, which is a violation of its own.
+        let _ = to.reset(0u32.into());
+        return None;
+    }
     to.write_all(&header).await.ok()?;
     let carries_messages = header[0] == 1;
     if let (true, Some(Attack::Message(message) | Attack::Beginning(message))) = (carries_messages, &attack) {
