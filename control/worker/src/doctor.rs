@@ -1,8 +1,7 @@
 //! Examines this machine, and describes what it offers to dflow.
 
-use crate::check::LEAST_DESCRIPTORS;
-use crate::cluster::find_device;
-use crate::options::{NodeOptions, cgroup_limit, cores, memory_limit};
+use crate::options::{LEAST_DESCRIPTORS, NodeOptions, cgroup_limit, cores, memory_limit};
+use crate::peer::device::find_device;
 use dflow_disk::SpillDir;
 use dflow_launcher::{Launcher, LauncherOptions};
 use dflow_shm::HUGE_PAGE;

@@ -2,48 +2,57 @@
 //!
 //! The deciders are elsewhere and know no clock: `dflow-scheduler` says which instance starts when, `dflow-store` which
 //! stream gets which memory. This crate is the edge between them and the world: channels to attempts, the launcher,
-//! timers, files. Signals are its caller's, who ends a run with a [`Canceller`]. [`run()`] runs one workflow on this machine; `dflow` is the command line around it.
+//! timers, files. Signals are its caller's, who ends a run with a [`Canceller`]. [`run()`] runs one workflow on this
+//! machine; `dflow` is the command line around it.
+//!
+//! From the ground up, each row using only those above it:
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | `options`, `spec`, `order`, `report`, `logs` | what is asked for, said and written down |
+//! | `input`, `output` | files of a run: which are data, and what a run may replace |
+//! | `peer` | other processes: names, connections, messages |
+//! | `node` | what the node owns, and its guests, the runs |
+//! | `metrics` | what a node has counted, for Prometheus |
+//! | `cluster` | a node that serves runs of others; probes |
+//! | `driver` | a run: checks before it, the loop of it, its report |
 
-mod attempt;
 mod cancel;
-mod check;
 mod cluster;
-mod connection;
 mod doctor;
-mod finish;
+mod driver;
+mod error;
 mod input;
-mod journal;
 pub mod logs;
 mod metrics;
 mod node;
-mod nodes;
 mod options;
 mod order;
 mod output;
-mod parts;
-mod perform;
-mod placement;
-mod preview;
-mod program;
+mod peer;
 pub mod report;
-mod run;
-mod sink;
-mod surroundings;
+mod setup;
+mod spec;
+mod time;
 
 pub use cancel::{Cancellation, Canceller, cancellation};
-pub use check::{Prepared, RunSpec, SetupError, prepare};
-pub use cluster::{
-    ClusterError, ClusterSpec, DEFAULT_SILENCE, Listening, MAX_SILENCE, MIN_SILENCE, PathTrial, PeerRdma, PeerReport,
-    Problem, Rates, ServeOptions, examine_peers, serve,
-};
+
+pub use cluster::{Listening, PathTrial, PeerRdma, PeerReport, Rates, ServeOptions, examine_peers, serve};
 pub use dflow_shm::Idle;
 pub use dflow_transport::RdmaUse;
 pub use doctor::{Finding, Health, doctor};
+pub use driver::journal::{Output, Update};
+pub use driver::preflight::{Prepared, prepare};
+pub use driver::preview::{FunctionPreview, InputPreview, NodePreview, OutputPreview, RunPreview, preview};
+pub use driver::run;
+pub use error::SetupError;
 pub use input::InputError;
-pub use journal::{Output, Update};
 pub use node::AdmissionError;
-pub use options::{DEFAULT_SPIN, NodeOptions, cores, memory_limit};
+pub use node::error::NodeError;
+pub use node::program::ProgramError;
+pub use options::{BudgetError, DEFAULT_SPIN, NodeOptions, cores, memory_limit};
 pub use output::{OutputError, OutputTarget};
-pub use preview::{FunctionPreview, InputPreview, NodePreview, OutputPreview, RunPreview, preview};
-pub use program::ProgramError;
-pub use run::run;
+pub use peer::error::ClusterError;
+pub use peer::problem::Problem;
+pub use peer::spec::{ClusterSpec, DEFAULT_SILENCE, MAX_SILENCE, MIN_SILENCE};
+pub use spec::RunSpec;

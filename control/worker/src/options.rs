@@ -1,6 +1,5 @@
 //! The resources of a node, and their defaults on its machine.
 
-use crate::check::SetupError;
 use dflow_disk::IoChoice;
 use dflow_launcher::ContainmentChoice;
 use dflow_shm::Idle;
@@ -34,8 +33,27 @@ pub struct NodeOptions {
     pub rdma_idle: Option<Idle>,
 }
 
+/// A cgroup leaves too little memory for streams.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "this process's cgroup may use {} KiB of memory, which is too little: dflow and small functions take about 8 MiB, \
+     and streams need 256 KiB at least; raise the limit of the cgroup (memory.max, or memory.limit_in_bytes) to 64 MiB \
+     or more",
+    limit >> 10
+)]
+pub struct BudgetError {
+    /// The least limit of the cgroup and those above, in bytes.
+    pub limit: u64,
+}
+
 /// The default of [`NodeOptions::spin`]: about the cost of waking a sleeping thread on a virtual machine.
 pub const DEFAULT_SPIN: Duration = Duration::from_micros(50);
+
+/// Minimum file size limit of a run: the memory of streams counts against it.
+pub(crate) const LEAST_FILE_SIZE: u64 = 64 << 20;
+
+/// The number of open files of the smallest run: the event loop, the launcher, inputs and outputs, two functions.
+pub(crate) const LEAST_DESCRIPTORS: u64 = 64;
 
 /// `TMPDIR`, or `/tmp` if it is unset or empty.
 fn temporary_dir() -> PathBuf {
@@ -73,11 +91,11 @@ impl NodeOptions {
     ///
     /// # Errors
     /// If the cgroup leaves less than the minimum for streams.
-    pub fn budget(&self) -> Result<u64, SetupError> {
+    pub fn budget(&self) -> Result<u64, BudgetError> {
         let Some(limit) = cgroup_limit() else { return Ok(self.memory) };
         let room = room_for_streams(limit);
         if room < Config::MIN_MEMORY {
-            return Err(SetupError::CgroupMemory { limit });
+            return Err(BudgetError { limit });
         }
         Ok(self.memory.min(room))
     }

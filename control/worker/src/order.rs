@@ -3,7 +3,7 @@
 
 #![allow(missing_docs, reason = "rkyv's derive makes helper types without documentation; all of ours has some")]
 
-use crate::program::Wanted;
+use crate::node::program::Wanted;
 use dflow_protocol::message::Setup;
 use dflow_protocol::{Epoch, InstanceId, StreamId};
 use dflow_scheduler::{Event, Outcome};

@@ -1,6 +1,6 @@
 //! Nodes that a run needs and that have no connection: when the run has to give up.
 
-use crate::nodes::Place;
+use dflow_scheduler::Place;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 

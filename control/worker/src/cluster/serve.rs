@@ -1,16 +1,21 @@
 //! A node that serves runs driven by other nodes.
 
-use super::find_device;
-use super::hello::first_message;
-use super::message::{ManagementMessage, RunMessage, broken};
-use super::probe::{self, Probing};
+use super::probe;
+use super::serving::Serving;
 use super::session::Session;
-use super::{ClusterError, MAX_SILENCE, MIN_SILENCE, Wakeup, certificate};
 use crate::cancel::{Cancellation, Request};
-use crate::check::SetupError;
-use crate::metrics::{self, Ledger, Scrapes};
+use crate::error::SetupError;
+use crate::metrics::Scrapes;
 use crate::node::{Joining, NodeHandle, PeerName, start_launcher};
 use crate::options::{NodeOptions, raise_descriptor_limit};
+use crate::peer::certificate;
+use crate::peer::device::find_device;
+use crate::peer::error::ClusterError;
+use crate::peer::hello::first_message;
+use crate::peer::message::{ManagementMessage, RunMessage, broken};
+use crate::peer::probing::Probing;
+use crate::peer::spec::{MAX_SILENCE, MIN_SILENCE};
+use crate::peer::wakeup::Wakeup;
 use dflow_transport::{Connection, Node, NodeSettings};
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -120,7 +125,7 @@ pub fn serve(
                 Some(connection) = incoming.next() => {
                     spawn_local(introduce(Rc::clone(&place), connection));
                 }
-                Some(joining) = joining.recv() => place.join(joining),
+                Some(joining) = joining.recv() => join(&place, joining),
                 Request { reason, at_once } = cancellation.requested() => {
                     if at_once {
                         return Ok(());
@@ -145,56 +150,20 @@ pub fn serve(
     })
 }
 
-/// What all sessions of a node share.
-pub(super) struct Serving {
-    node: Rc<Node>,
-    /// Its store, launcher, slots and connections.
-    pub(super) resources: NodeHandle,
-    /// The longest silence that it bears.
-    pub(super) silence: Duration,
-    certificate_until: SystemTime,
-    pub(super) options: NodeOptions,
-    /// Connections of nodes that look at this one.
-    probes: Cell<usize>,
-    /// Runs that it takes part in.
-    sessions: Cell<usize>,
-    /// One of them is over.
-    ended: Notify,
-    /// Why the node is to end, once it is.
-    pub(super) stopping: watch::Receiver<Option<String>>,
-    /// What has been counted.
-    pub(super) ledger: RefCell<Ledger>,
-}
-
-impl Serving {
-    fn metrics(&self) -> String {
-        let mut ledger = self.ledger.borrow_mut();
-        self.resources.take_gone_peers().into_iter().for_each(|(name, counts)| ledger.peer_gone(&name, &counts));
-        ledger.render(&metrics::Node {
-            name: self.options.node.as_str(),
-            slots: self.options.slots.max(1),
-            memory: self.resources.memory(),
-            counters: self.node.counters(),
-            certificate_until: self.certificate_until,
-            peers: self.resources.peer_samples(),
-        })
-    }
-
-    /// Takes part in a run.
-    fn join(self: &Rc<Self>, joining: Joining) {
-        let Some(mail) = self.resources.open_mail(joining.run) else {
-            let reason = "the node takes part in this run already".to_owned();
-            return self.resources.send(joining.driver, joining.run, RunMessage::Refused { reason });
-        };
-        tracing::info!(driver = joining.name.name, "a run begins");
-        self.sessions.set(self.sessions.get() + 1);
-        let serving = Rc::clone(self);
-        spawn_local(async move {
-            Session::serve(Rc::clone(&serving), joining, mail).await;
-            serving.sessions.set(serving.sessions.get() - 1);
-            serving.ended.notify_one();
-        });
-    }
+/// Takes part in a run.
+fn join(serving: &Rc<Serving>, joining: Joining) {
+    let Some(mail) = serving.resources.open_mail(joining.run) else {
+        let reason = "the node takes part in this run already".to_owned();
+        return serving.resources.send(joining.driver, joining.run, RunMessage::Refused { reason });
+    };
+    tracing::info!(driver = joining.name.name, "a run begins");
+    serving.sessions.set(serving.sessions.get() + 1);
+    let serving = Rc::clone(serving);
+    spawn_local(async move {
+        Session::serve(Rc::clone(&serving), joining, mail).await;
+        serving.sessions.set(serving.sessions.get() - 1);
+        serving.ended.notify_one();
+    });
 }
 
 /// Says who this process is, and finds out what a connection is for.

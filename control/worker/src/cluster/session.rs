@@ -1,15 +1,15 @@
 //! A run on a node that serves it for another node, the driver.
 
-use super::MIN_SILENCE;
 use super::absence::Absence;
-use super::message::{LinkSummary, Participant, RunMessage};
-use super::serve::Serving;
+use super::serving::Serving;
 use crate::logs::relay::{Chunk, Relay};
 use crate::metrics::RunSample;
 use crate::node::{Guest, Joining, Letter, Mail, NodeId, PeerName};
-use crate::nodes::Place;
 use crate::order::Notice;
+use crate::peer::message::{LinkSummary, Participant, RunMessage};
+use crate::peer::spec::MIN_SILENCE;
 use dflow_protocol::InstanceId;
+use dflow_scheduler::Place;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 

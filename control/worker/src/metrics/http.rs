@@ -1,7 +1,7 @@
 //! The metrics page, the only one that a worker serves over HTTP.
 
 use super::text::Text;
-use crate::check::SetupError;
+use crate::error::SetupError;
 use dflow_transport::LogLimit;
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};

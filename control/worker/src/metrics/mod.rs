@@ -9,7 +9,7 @@ mod text;
 
 pub(crate) use http::Scrapes;
 
-use crate::node::{AttemptCounts, Ended};
+use crate::node::counts::{AttemptCounts, Ended, PeerCounts, PeerSample};
 use crate::report::MemoryReport;
 use dflow_transport::{Cause, LinkBytes, NodeCounters, PathKind};
 use std::collections::BTreeMap;
@@ -30,27 +30,6 @@ pub(crate) struct RunSample {
     pub(crate) attempts: AttemptCounts,
     /// Bytes that functions have written.
     pub(crate) written: u64,
-}
-
-/// The state of the link to another node.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct PeerSample {
-    pub(crate) path: Option<PathKind>,
-    pub(crate) why_not_rdma: Option<String>,
-    pub(crate) streams_in: u64,
-    pub(crate) streams_out: u64,
-    pub(crate) counts: PeerCounts,
-}
-
-/// The counters of a peer.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct PeerCounts {
-    /// By the kind of path, in the order of [`PathKind::ALL`].
-    pub(crate) bytes: [LinkBytes; PathKind::ALL.len()],
-    /// Paths that were lost and replaced by QUIC.
-    pub(crate) failovers: u64,
-    /// The number of its protocol violations.
-    pub(crate) violations: u64,
 }
 
 /// The counters of a node since its start.
@@ -221,14 +200,6 @@ impl Counts {
         let is_told_apart = self.peers.contains_key(name) || self.peers.len() < MAX_PEERS;
         let name = if is_told_apart { name } else { OTHERS };
         self.peers.entry(name.to_owned()).or_default().add(counts);
-    }
-}
-
-impl PeerCounts {
-    fn add(&mut self, other: &Self) {
-        self.bytes.iter_mut().zip(other.bytes).for_each(|(sum, bytes)| sum.add(bytes));
-        self.failovers += other.failovers;
-        self.violations += other.violations;
     }
 }
 

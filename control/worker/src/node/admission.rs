@@ -4,7 +4,7 @@
 //! their order until others have ended; when too many wait, they are refused.
 
 use super::{Guest, GuestState, LauncherSeat, Node, NodeHandle, start_launcher};
-use crate::surroundings::Surroundings;
+use crate::node::surroundings::Surroundings;
 use dflow_protocol::RunId;
 use dflow_store::{Config, Refusal, TenantId};
 use std::collections::VecDeque;

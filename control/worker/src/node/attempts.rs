@@ -1,7 +1,7 @@
 //! The attempts on a node: which of them compute, which wait, and how they are ended.
 
+use super::attempt::Attempt;
 use super::{Node, now};
-use crate::attempt::Attempt;
 use crate::order::Notice;
 use dflow_protocol::{InstanceId, RunId};
 use dflow_store::ProcessId;

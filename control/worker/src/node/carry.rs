@@ -1,8 +1,8 @@
 //! Streams from and to other nodes: the node's side of the carrier.
 
 use super::{Node, now};
-use crate::attempt::carrier_setup;
 use crate::order::Notice;
+use crate::setup::carrier_setup;
 use dflow_carrier::{Command, Report};
 use dflow_protocol::wire::StreamKey;
 use dflow_protocol::{Epoch, InstanceId, RunId, StreamId};

@@ -1,9 +1,9 @@
 //! What the launcher, the store and the threads of a node report, and what follows from it on the node.
 
+use super::connection::{Arrival, Connection};
 use super::{LAUNCHER_EVENTS, Node, now};
-use crate::connection::{Arrival, Connection};
 use crate::order::{Notice, Record};
-use crate::run::nanos;
+use crate::time::nanos;
 use dflow_launcher::LauncherEvent;
 use dflow_protocol::RunId;
 use dflow_scheduler::{Outcome, Stopwatch};

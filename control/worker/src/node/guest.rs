@@ -1,16 +1,16 @@
 //! What one run has on a node.
 
+use super::counts::{AttemptCounts, Ended};
+use super::sink::SinkError;
 use super::{Node, NodeHandle, now};
-use crate::cluster::message::LinkSummary;
-use crate::nodes::Place;
+use crate::node::program::Wanted;
 use crate::order::{Notice, Order};
-use crate::program::Wanted;
+use crate::peer::message::LinkSummary;
 use crate::report::MemoryReport;
-use crate::sink::SinkError;
 use dflow_carrier::{NodeId, RunTraffic};
 use dflow_ports::Session;
 use dflow_protocol::{Epoch, InstanceId, RunId, StreamId};
-use dflow_scheduler::Outcome;
+use dflow_scheduler::Place;
 use dflow_shm::now_nanos;
 use dflow_store::{InputFile, ProcessId};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -60,36 +60,6 @@ pub(super) struct GuestState {
     /// What of the run has passed on the links.
     pub(super) traffic: BTreeMap<NodeId, RunTraffic>,
     pub(super) summed: bool,
-}
-
-/// Attempts of functions on a node.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct AttemptCounts {
-    pub(crate) prepared: u64,
-    pub(crate) running: u64,
-    /// Started, and waiting for data or credit.
-    pub(crate) waiting: u64,
-    /// The slots held by those that run.
-    pub(crate) slots: u64,
-    pub(crate) ended: Ended,
-}
-
-/// Attempts that are over.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Ended {
-    pub(crate) succeeded: u64,
-    pub(crate) unread: u64,
-    pub(crate) failed: u64,
-}
-
-impl Ended {
-    pub(super) fn count(&mut self, outcome: &Outcome) {
-        match outcome {
-            Outcome::Succeeded => self.succeeded += 1,
-            Outcome::Unread => self.unread += 1,
-            Outcome::Failed { .. } => self.failed += 1,
-        }
-    }
 }
 
 impl GuestState {

@@ -1,7 +1,7 @@
 //! The time limits of attempts. Each attempt's [`Stopwatch`](dflow_scheduler::Stopwatch) is told here what the node knows.
 
+use super::attempt::Attempt;
 use super::{Node, TICK, now};
-use crate::attempt::Attempt;
 use crate::order::Notice;
 use dflow_protocol::message::ProgramState;
 use dflow_scheduler::{Stopwatch, Wait};

@@ -9,32 +9,39 @@
 //! the same thread, and borrow the node only between two awaits.
 
 mod admission;
+mod attempt;
 mod attempts;
 mod carry;
+mod connection;
+pub(crate) mod counts;
+pub(crate) mod error;
 mod events;
 mod guest;
 mod limits;
 mod orders;
 mod peers;
+pub(crate) mod program;
+pub(crate) mod sink;
 mod start;
+pub(crate) mod surroundings;
 
 pub use admission::AdmissionError;
 pub(crate) use dflow_carrier::NodeId;
-pub(crate) use guest::{AttemptCounts, Ended, Guest};
+pub(crate) use guest::Guest;
 pub(crate) use peers::{Joining, Letter, Mail, PeerName};
 
-use crate::attempt::Attempt;
-use crate::check::SetupError;
-use crate::connection::{Arrival, Connection};
 use crate::options::{NodeOptions, cores};
 use crate::report::MemoryReport;
 use admission::Admission;
+use attempt::Attempt;
+use connection::{Arrival, Connection};
 use dflow_carrier::Report;
 use dflow_launcher::{Launcher, LauncherEvent, LauncherOptions};
 use dflow_protocol::RunId;
 use dflow_scheduler::SlotPool;
 use dflow_shm::now_nanos;
 use dflow_store::{Completion, Config, ProcessId, Store, TenantId, Threads};
+use error::NodeError;
 use guest::GuestState;
 use peers::Peers;
 use std::cell::{RefCell, RefMut};
@@ -127,7 +134,7 @@ impl NodeHandle {
     ///
     /// # Errors
     /// If the machine lacks what a store needs.
-    pub(crate) fn new(options: &NodeOptions, launcher: Launcher) -> Result<Self, SetupError> {
+    pub(crate) fn new(options: &NodeOptions, launcher: Launcher) -> Result<Self, NodeError> {
         Node::new(options, launcher).map(|node| Self(Rc::new(RefCell::new(node))))
     }
 
@@ -164,9 +171,8 @@ pub(crate) fn start_launcher(options: &NodeOptions) -> Result<Launcher, dflow_la
 }
 
 impl Node {
-    fn new(options: &NodeOptions, launcher: Launcher) -> Result<Self, SetupError> {
-        let launcher =
-            LauncherSeat::new(launcher).map_err(|source| SetupError::System { what: "watch the launcher", source })?;
+    fn new(options: &NodeOptions, launcher: Launcher) -> Result<Self, NodeError> {
+        let launcher = LauncherSeat::new(launcher).map_err(NodeError::Watch)?;
         let (completed, completing) = unbounded_channel();
         let threads = Threads::start(&options.spill_dir, options.spill_io, move |completion| {
             // Fails only when the node is gone, which no longer needs it.

@@ -5,10 +5,15 @@
 //! certificate and a random number that it has chosen at its start, so that one that was restarted is not taken for the one
 //! before it, nor a worker for a `dflow run` with the same identity.
 
+use super::counts::{PeerCounts, PeerSample};
 use super::{Node, NodeHandle};
-use crate::cluster::message::{Join, ManagementMessage, RunMessage, broken};
-use crate::cluster::{Backlog, Backoff, MAX_SILENCE, Route, Wakeup, hello};
-use crate::metrics::{PeerCounts, PeerSample};
+use crate::peer::backlog::Backlog;
+use crate::peer::backoff::Backoff;
+use crate::peer::hello::hello;
+use crate::peer::message::{Join, ManagementMessage, RunMessage, broken};
+use crate::peer::route::Route;
+use crate::peer::spec::MAX_SILENCE;
+use crate::peer::wakeup::Wakeup;
 use dflow_carrier::{Carrier, Command, NodeId};
 use dflow_protocol::RunId;
 use dflow_transport::{Connection, LinkEvent, LinkStats, Node as Endpoint};
@@ -122,7 +127,7 @@ struct MailState {
 impl Peers {
     pub(super) fn new() -> Self {
         Self {
-            life: crate::run::random_u64(),
+            life: crate::time::random_u64(),
             endpoint: None,
             silence: MAX_SILENCE,
             joins: None,

@@ -1,11 +1,12 @@
 //! Starts attempts: a channel, streams, and a process or a thread.
 
+use super::attempt::Attempt;
+use super::connection::Connection;
 use super::{Node, now};
-use crate::attempt::{Attempt, thread_setup};
-use crate::connection::Connection;
+use super::{sink, surroundings};
+use crate::node::program::Wanted;
 use crate::order::Preparation;
-use crate::program::Wanted;
-use crate::{sink, surroundings};
+use crate::setup::thread_setup;
 use dflow_launcher::SpawnRequest;
 use dflow_ports::Session;
 use dflow_protocol::{InstanceId, RunId, StreamId};
@@ -96,7 +97,7 @@ impl Node {
         } = preparation;
         let grace = Duration::from_nanos(limits.grace);
         // A spinning command adapter would only take the core from its program.
-        setup.spin_nanos = if is_command { 0 } else { crate::run::nanos(self.options.spin) };
+        setup.spin_nanos = if is_command { 0 } else { crate::time::nanos(self.options.spin) };
         let (process, now) = (self.new_process(), now());
         let theirs = self.connect(run, process, Some(instance), attempt, &setup.instance.clone(), false)?;
         if let Some(attempt) = self.attempts.get_mut(&process) {

@@ -88,7 +88,7 @@ impl Delivery {
     /// # Errors
     /// If no file can be created there.
     pub(crate) fn create(folder: &Path) -> io::Result<Self> {
-        crate::sink::unnamed_file(folder).map(Self)
+        crate::node::sink::unnamed_file(folder).map(Self)
     }
 
     /// Writes the output to standard output. A reader that stops early is not an error.

@@ -1,21 +1,21 @@
 //! The answering end of a probe: a worker.
 
 use super::trial::{End, Trial};
-use super::{About, Measured, Probing, RELEASE};
-use crate::cluster::Wakeup;
-use crate::cluster::message::{ManagementMessage, broken};
 use crate::options::NodeOptions;
+use crate::peer::message::{ManagementMessage, broken};
+use crate::peer::probing::{About, Measured, Probing, RELEASE};
+use crate::peer::wakeup::Wakeup;
 use dflow_transport::{Connection, Path, Provider, ProviderError, rdma_provider};
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 /// Concurrent probes of a node. Each takes a few megabytes, and they disturb each other's measurements.
-pub(in crate::cluster) const MAX_PROBES: usize = 2;
+pub(crate) const MAX_PROBES: usize = 2;
 /// A probe that takes longer is aborted.
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// Answers until the asking end closes the connection. `has_room`: fewer than [`MAX_PROBES`] are in progress.
-pub(in crate::cluster) async fn answer(options: &NodeOptions, connection: Connection, wakeup: &Wakeup, has_room: bool) {
+pub(crate) async fn answer(options: &NodeOptions, connection: Connection, wakeup: &Wakeup, has_room: bool) {
     if !has_room {
         let reason = format!("{MAX_PROBES} other probes of this node are in progress; try again in a moment");
         let _ = ManagementMessage::Probe(Probing::Busy(reason)).send(&connection);

@@ -3,8 +3,6 @@
 //! Both ends use the paths exactly as runs do: the same connection, the same endpoints, and a [`dflow_transport::Link`]
 //! on its own thread at each end ([`trial`]). The bytes land in a window, and each one is compared with what was sent.
 
-#![allow(missing_docs, reason = "rkyv's derive makes helper types without documentation; all of ours has some")]
-
 mod answer;
 mod peers;
 mod report;
@@ -13,48 +11,9 @@ mod trial;
 pub(super) use answer::{MAX_PROBES, answer};
 pub use peers::examine_peers;
 pub(crate) use peers::reach;
-pub(super) use report::SOON_DAYS;
-pub use report::{PathTrial, PeerRdma, PeerReport, Problem, Rates};
+pub use report::{PathTrial, PeerRdma, PeerReport, Rates};
 
 use dflow_transport::{Description, Provider};
-use rkyv::{Archive, Deserialize, Serialize};
-
-/// This release.
-pub(super) const RELEASE: &str = env!("CARGO_PKG_VERSION");
-
-/// The messages between the two ends of a probe.
-#[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
-pub(crate) enum Probing {
-    /// The asking end begins.
-    Begin,
-    /// The answer to it.
-    About(About),
-    /// The answer if there are too many probes already.
-    Busy(String),
-    Ping(u32),
-    Pong(u32),
-    /// The asking end wants to try QUIC over a path of this number.
-    Quic(u64),
-    /// The other end has begun that path.
-    QuicBegun,
-    /// The asking end has created an endpoint for a path of this number.
-    Rdma(u64, Vec<u8>),
-    /// The answering end has connected its own endpoint with it, or explains why it cannot.
-    RdmaConnected(Result<Vec<u8>, String>),
-    /// The asking end has connected its own endpoint: the path may be used.
-    RdmaBegun,
-    /// What has arrived at the answering end over the current path.
-    Received(Result<Measured, String>),
-}
-
-/// How a node describes itself.
-#[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
-pub(crate) struct About {
-    pub(super) release: String,
-    pub(super) slots: u32,
-    /// The device that it would use towards the other end, and how it protects its windows.
-    pub(super) rdma: Result<(String, String), String>,
-}
 
 /// The device that a kind of path uses, and how it protects its windows.
 ///
@@ -62,19 +21,4 @@ pub(crate) struct About {
 /// Why there is none.
 fn describe(provider: &mut dyn Provider) -> Result<(String, String), String> {
     provider.describe().map(|Description { device, guard }| (device, guard)).map_err(|error| error.to_string())
-}
-
-/// How fast bytes arrived; all of them were correct.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
-pub(crate) struct Measured {
-    pub(super) bytes: u64,
-    pub(super) nanos: u64,
-}
-
-impl Measured {
-    /// Bytes each second.
-    pub(super) fn rate(self) -> u64 {
-        let rate = u128::from(self.bytes) * 1_000_000_000 / u128::from(self.nanos.max(1));
-        u64::try_from(rate).unwrap_or(u64::MAX)
-    }
 }

@@ -1,13 +1,17 @@
 //! The asking end of a probe: `dflow doctor --peer`.
 
-use super::report::{PeerRdma, PeerReport, Problem, Rates};
+use super::report::{PeerRdma, PeerReport, Rates};
 use super::trial::{End, Trial};
-use super::{About, Measured, Probing};
-use crate::check::SetupError;
-use crate::cluster::dial::Dialed;
-use crate::cluster::message::ManagementMessage;
-use crate::cluster::{ClusterError, ClusterSpec, Wakeup, load_identity};
+use crate::error::SetupError;
 use crate::options::NodeOptions;
+use crate::peer::certificate::load as load_identity;
+use crate::peer::dial::Dialed;
+use crate::peer::error::ClusterError;
+use crate::peer::message::ManagementMessage;
+use crate::peer::probing::{About, Measured, Probing};
+use crate::peer::problem::Problem;
+use crate::peer::spec::ClusterSpec;
+use crate::peer::wakeup::Wakeup;
 use dflow_transport::identity::{Identity, Standing, Validity};
 use dflow_transport::{Cause, Connection, Node, NodeSettings, Path, Provider, rdma_provider};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -169,7 +173,7 @@ impl Asking {
             }
         }
         times.sort_unstable();
-        Ok(times.get(times.len() / 2).map_or(0, |time| crate::run::nanos(*time)))
+        Ok(times.get(times.len() / 2).map_or(0, |time| crate::time::nanos(*time)))
     }
 
     async fn try_quic(&self) -> Result<Rates, String> {

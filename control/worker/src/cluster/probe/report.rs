@@ -1,6 +1,8 @@
 //! The findings of a probe, for programs and as text.
 
 use crate::doctor::{Finding, Health};
+use crate::peer::certificate::SOON_DAYS;
+use crate::peer::problem::Problem;
 use serde::Serialize;
 use std::net::SocketAddr;
 
@@ -30,17 +32,6 @@ pub struct PeerReport {
     pub quic: Option<PathTrial>,
     /// Bytes over RDMA.
     pub rdma: Option<PeerRdma>,
-}
-
-/// Why a peer cannot be used.
-#[derive(Clone, Debug, Serialize)]
-pub struct Problem {
-    /// `authority`, `validity`, `name`, `certificate`, `version`, `silence`, `busy` or `closed`.
-    pub cause: &'static str,
-    /// What happened.
-    pub reason: String,
-    /// What to do about it.
-    pub help: String,
 }
 
 /// Throughput; every byte was verified where it arrived.
@@ -93,9 +84,6 @@ impl From<Result<Rates, String>> for PathTrial {
         Self { works, rates, why_not }
     }
 }
-
-/// A certificate with fewer days left should be renewed.
-pub(crate) const SOON_DAYS: u32 = 14;
 
 impl PeerReport {
     pub(super) fn new(node: &str, address: SocketAddr, own_certificate_days: i64) -> Self {

@@ -3,7 +3,7 @@
 //! The asking end reads first and writes once it has read everything; the answering end follows. So each direction has
 //! the link to itself. The amount adapts to the speed of the reader: about [`DURATION`] worth of bytes.
 
-use super::Measured;
+use crate::peer::probing::Measured;
 use dflow_protocol::message::Window;
 use dflow_protocol::wire::{FlowId, StreamKey};
 use dflow_protocol::{Epoch, RunId, SegmentId, StreamId};
@@ -74,7 +74,7 @@ impl Trial {
         let listener = Listener::new(Arc::clone(&self.bell));
         let over = Arc::clone(&self.over);
         let work = move || {
-            let mut link = Link::new(crate::run::random_u64());
+            let mut link = Link::new(crate::time::random_u64());
             link.connect(path, number);
             ends.drive(&mut link, listener, &over, report);
         };
@@ -239,7 +239,7 @@ impl Ends {
     }
 
     fn measured(&self) -> Measured {
-        let nanos = |since: Instant| crate::run::nanos(self.last.saturating_duration_since(since));
+        let nanos = |since: Instant| crate::time::nanos(self.last.saturating_duration_since(since));
         match self.first {
             // The first bytes are not counted: their delay includes the time until the other end began.
             Some((at, bytes)) if self.read > bytes && self.last > at => {

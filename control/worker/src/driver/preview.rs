@@ -1,12 +1,15 @@
 //! `dflow run --dry-run`: determines what a run would do, without starting or creating anything.
 
-use crate::check::{Checked, RunSpec, SetupError, examine};
-use crate::cluster::reach;
+use super::place;
+use super::placement;
+use super::preflight::{Checked, examine};
+use crate::cluster::probe::reach;
+use crate::error::SetupError;
 use crate::input::InputStream;
+use crate::node::error::NodeError;
 use crate::output::check_stdout;
-use crate::placement;
 use crate::report::invocation_name;
-use crate::run::place;
+use crate::spec::RunSpec;
 use dflow_disk::SpillDir;
 use dflow_scheduler::{InstanceKind, InstanceState, Place, RunMachine, RunOptions};
 use dflow_store::Config;
@@ -104,8 +107,10 @@ pub struct OutputPreview {
 /// The first error that would prevent the run from starting.
 pub fn preview(spec: &RunSpec) -> Result<RunPreview, SetupError> {
     let checked = examine(spec)?;
-    Config { window: spec.options.window, ..Config::new(spec.options.budget()?) }.check()?;
-    SpillDir::open(&spec.options.spill_dir).and_then(|_| dflow_disk::choose(spec.options.spill_io))?;
+    let budget = spec.options.budget()?;
+    Config { window: spec.options.window, ..Config::new(budget) }.check().map_err(NodeError::from)?;
+    let spilling = SpillDir::open(&spec.options.spill_dir).and_then(|_| dflow_disk::choose(spec.options.spill_io));
+    spilling.map_err(NodeError::from)?;
     let target = spec.output_folder()?;
     match &target {
         Some(target) => target.verify()?,

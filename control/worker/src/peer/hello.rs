@@ -1,7 +1,7 @@
 //! The first messages on a connection: each end says which process it is.
 
-use super::Wakeup;
 use super::message::{ManagementMessage, broken};
+use super::wakeup::Wakeup;
 use dflow_transport::Connection;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +31,7 @@ pub(crate) async fn hello(connection: &Connection, life: u64, number: u64) -> Re
 ///
 /// # Errors
 /// If it does not come, or is none. The connection is closed then.
-pub(super) async fn first_message(connection: &Connection, wakeup: &Arc<Wakeup>) -> Result<ManagementMessage, String> {
+pub(crate) async fn first_message(connection: &Connection, wakeup: &Arc<Wakeup>) -> Result<ManagementMessage, String> {
     connection.set_waker(wakeup.waker());
     let first = async {
         loop {

@@ -1,11 +1,12 @@
 //! This node's own certificate: whether other nodes will accept it.
 
-use super::ClusterError;
-use super::probe::SOON_DAYS;
+use super::error::ClusterError;
 use dflow_transport::identity::{Identity, Standing};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+/// A certificate with fewer days left should be renewed.
+pub(crate) const SOON_DAYS: u32 = 14;
 /// A certificate should be renewed when less than this fraction of its validity is left, or [`SOON_DAYS`] before its
 /// end, whichever is later.
 const LAST_PART: u32 = 10;

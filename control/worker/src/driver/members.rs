@@ -1,17 +1,20 @@
 //! The other nodes of a run, as seen by the node that drives it.
 
-use super::dial::Dialed;
-use super::hello::hello;
-use super::message::{Join, LinkSummary, Participant, RunMessage};
-use super::probe::Problem;
-use super::{ClusterError, ClusterSpec, certificate};
-use crate::check::{Checked, RunSpec};
+use super::placement;
+use super::preflight::Checked;
+use crate::node::program::Wanted;
+use crate::node::surroundings::Surroundings;
 use crate::node::{Guest, Letter, Mail, NodeHandle, NodeId, PeerName};
-use crate::nodes::Place;
 use crate::order::{Notice, Order};
-use crate::placement;
-use crate::program::Wanted;
-use crate::surroundings::Surroundings;
+use crate::peer::certificate;
+use crate::peer::dial::Dialed;
+use crate::peer::error::ClusterError;
+use crate::peer::hello::hello;
+use crate::peer::message::{Join, LinkSummary, Participant, RunMessage};
+use crate::peer::problem::Problem;
+use crate::peer::spec::ClusterSpec;
+use crate::spec::RunSpec;
+use dflow_scheduler::Place;
 use dflow_transport::{Cause, Node, NodeSettings};
 use dflow_workflow::FunctionId;
 use std::collections::BTreeMap;

@@ -1,15 +1,16 @@
 //! The report of a run.
 
-use crate::cluster::Members;
-use crate::cluster::message::LinkSummary;
-use crate::nodes::Place;
+use super::Driver;
+use super::members::Members;
 use crate::order::Stopped;
 use crate::output::{Destination, PublishError};
+use crate::peer::message::LinkSummary;
 use crate::report::{
     AttemptReport, AttemptState, Ending, LinkReport, NodeReport, OutputReport, RunEnd, RunError, RunReport,
     invocation_name,
 };
-use crate::run::{Driver, nanos};
+use crate::time::nanos;
+use dflow_scheduler::Place;
 use dflow_scheduler::{AttemptEnd, InstanceKind, InstanceView};
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,24 +1,35 @@
 //! The driver of a run: the loop between its scheduler and the nodes that take part.
 
+mod crossing;
+mod finish;
+pub(crate) mod journal;
+mod members;
+mod parts;
+mod perform;
+mod placement;
+pub(crate) mod preflight;
+pub(crate) mod preview;
+mod spool;
+
 use crate::cancel::{Cancellation, Request};
-use crate::check::{Checked, Prepared, RunSpec, SetupError};
-use crate::cluster::{Invitation, Members, News};
-use crate::finish::Unpublished;
+use crate::error::SetupError;
 use crate::input::SeenFile;
-use crate::journal::{Journal, Output, Update};
 use crate::node::{Guest, NodeHandle};
-use crate::nodes::{Nodes, Place};
 use crate::order::{Consequence, Notice, Record};
 use crate::output::{Delivery, Destination, Staging};
-use crate::placement;
 use crate::report::{Progress, RunError, RunReport, Stopping};
-use crate::sink;
+use crate::spec::RunSpec;
+use crate::time::{nanos, random_id};
+use crossing::Nodes;
 use dflow_protocol::{InstanceId, RunId, StreamId};
 use dflow_scheduler::{
-    Event, InstanceKind, InstanceState, InstanceView, Outcome, PlaceOptions, RunMachine, RunOptions, RunState,
+    Event, InstanceKind, InstanceState, InstanceView, Outcome, Place, PlaceOptions, RunMachine, RunOptions, RunState,
 };
-use dflow_shm::now_nanos;
 use dflow_workflow::Workflow;
+use finish::Unpublished;
+use journal::{Journal, Output, Update};
+use members::{Invitation, Members, News};
+use preflight::{Checked, Prepared};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -60,7 +71,7 @@ pub fn run(
         let node = NodeHandle::new(&spec.options, launcher)?;
         tokio::task::spawn_local(node.clone().serve());
         let checked = tokio::select! {
-            spooled = sink::spool_where_needed(spec, checked, &mut observe) => spooled?,
+            spooled = spool::spool_where_needed(spec, checked, &mut observe) => spooled?,
             request = cancellation.requested() => return Err(SetupError::Cancelled { reason: request.reason }),
         };
         let mut host = node.admit(id, &spec.options.node, &checked.surroundings, |_| {}).await?;
@@ -77,21 +88,6 @@ pub fn run(
         };
         Driver::new(spec, checked, id, host, members)?.drive(cancellation, observe).await
     })
-}
-
-/// An unpredictable number.
-pub(crate) fn random_u64() -> u64 {
-    let [low, high] = [0, 64].map(|shift| (random_id().0 >> shift) as u64);
-    low ^ high
-}
-
-fn random_id() -> RunId {
-    let mut bytes = [0; 16];
-    if rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).is_err() {
-        bytes[..8].copy_from_slice(&now_nanos().to_le_bytes());
-        bytes[8..12].copy_from_slice(&std::process::id().to_le_bytes());
-    }
-    RunId(u128::from_le_bytes(bytes))
 }
 
 pub(crate) struct Driver<'a> {
@@ -451,10 +447,6 @@ async fn changed(members: Option<&Members>) {
 pub(crate) fn place(slots: u32) -> PlaceOptions {
     let prepare_ahead = slots.saturating_mul(AHEAD_PER_SLOT).clamp(4, MAX_AHEAD);
     PlaceOptions { slots, prepare_ahead, max_started: MAX_STARTED }
-}
-
-pub(crate) fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The function of an instance.

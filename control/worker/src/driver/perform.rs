@@ -1,13 +1,15 @@
 //! Turns the scheduler's actions into orders for the nodes that they concern.
 
-use crate::attempt::setup;
+use super::crossing::Orders;
+use super::{Driver, function_of};
 use crate::input::{InputStream, LiveFile};
-use crate::nodes::{Orders, Place};
+use crate::node::sink;
 use crate::order::{Limits, Order, Preparation};
-use crate::run::{Driver, function_of, nanos};
-use crate::sink;
+use crate::setup::setup;
+use crate::time::nanos;
 use dflow_ports::Session;
 use dflow_protocol::{Epoch, InstanceId, StreamId};
+use dflow_scheduler::Place;
 use dflow_scheduler::{Action, Event, InstanceKind, Outcome, Producer};
 use dflow_workflow::{Input, Program, Source};
 use std::sync::Arc;

@@ -2,10 +2,10 @@
 
 #![allow(missing_docs, reason = "rkyv's derive makes helper types without documentation; all of ours has some")]
 
-use super::probe::Probing;
+use super::probing::Probing;
+use crate::node::program::Wanted;
+use crate::node::surroundings::Surroundings;
 use crate::order::{Notice, Order};
-use crate::program::Wanted;
-use crate::surroundings::Surroundings;
 use dflow_transport::Connection;
 use dflow_transport::{PathError, PathKind, RunTraffic, Signal};
 use rkyv::{Archive, Deserialize, Serialize, rancor};

@@ -1,7 +1,8 @@
 //! Over which nodes the instances of a run's functions are spread.
 
-use crate::check::RunSpec;
-use crate::cluster::{ClusterError, ClusterSpec};
+use crate::peer::error::ClusterError;
+use crate::peer::spec::ClusterSpec;
+use crate::spec::RunSpec;
 use dflow_scheduler::Place;
 use dflow_transport::identity::check_name;
 use dflow_workflow::FunctionId;

@@ -1,7 +1,8 @@
 //! Opens a connection to another node and explains a failure, in the same words for `dflow run` and `dflow doctor
 //! --peer`.
 
-use super::probe::{Problem, RELEASE};
+use super::probing::RELEASE;
+use super::problem::Problem;
 use dflow_transport::identity::{Standing, Validity};
 use dflow_transport::{Cause, ConnectError, Connection, Node};
 use std::io;
@@ -18,18 +19,18 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// A node to be dialed.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Dialed<'a> {
+pub(crate) struct Dialed<'a> {
     /// Its name.
-    pub(super) node: &'a str,
-    pub(super) address: SocketAddr,
+    pub(crate) node: &'a str,
+    pub(crate) address: SocketAddr,
     /// The validity of this node's certificate.
-    pub(super) own: Validity,
+    pub(crate) own: Validity,
 }
 
 impl Dialed<'_> {
     /// Starts opening a connection; the returned future completes when it is open. Where nothing answers, it is tried
     /// again until `wait` is over.
-    pub(super) fn dial(self, node: &Node, wait: Duration) -> impl Future<Output = Result<Connection, Problem>> {
+    pub(crate) fn dial(self, node: &Node, wait: Duration) -> impl Future<Output = Result<Connection, Problem>> {
         let (start, mut first) = (Instant::now(), Some(node.connect(self.address, self.node)));
         async move {
             loop {
@@ -105,7 +106,7 @@ impl Dialed<'_> {
     }
 
     /// What to do about it.
-    pub(super) fn help(&self, cause: Cause) -> String {
+    pub(crate) fn help(&self, cause: Cause) -> String {
         let (node, address) = (self.node, self.address);
         match cause {
             Cause::Authority => {

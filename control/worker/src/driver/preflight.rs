@@ -1,177 +1,24 @@
 //! Checks everything that can be checked before a run starts.
 
-use crate::cluster::{ClusterError, ClusterSpec, certificate_warning, find_device, load_identity};
+use super::parts::PartNames;
+use super::placement;
+use crate::error::SetupError;
 use crate::input::{InputError, InputStream, Opener, SeenFile};
-use crate::logs::RecordOptions;
-use crate::node::{AdmissionError, start_launcher};
-use crate::options::{NodeOptions, file_size_limit, raise_descriptor_limit};
-use crate::output::{Call, OutputError, OutputTarget, Planned, Target, check_stdout};
-use crate::parts::PartNames;
-use crate::placement;
-use crate::program::{ProgramError, Wanted};
-use crate::surroundings::{MAX_ENVIRONMENT_BYTES, Surroundings};
-use dflow_disk::DiskError;
+use crate::node::program::Wanted;
+use crate::node::start_launcher;
+use crate::node::surroundings::{MAX_ENVIRONMENT_BYTES, Surroundings};
+use crate::options::{LEAST_DESCRIPTORS, LEAST_FILE_SIZE, file_size_limit, raise_descriptor_limit};
+use crate::output::check_stdout;
+use crate::peer::certificate::{load as load_identity, warning as certificate_warning};
+use crate::peer::device::find_device;
+use crate::peer::error::ClusterError;
+use crate::peer::spec::ClusterSpec;
+use crate::spec::RunSpec;
 use dflow_launcher::Launcher;
-use dflow_scheduler::{Invocation, PlanError};
-use dflow_store::StoreError;
-use dflow_workflow::{FunctionId, Workflow};
-use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
+use dflow_workflow::FunctionId;
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::SystemTime;
-
-/// The specification of a run.
-#[derive(Clone, Debug)]
-pub struct RunSpec {
-    /// The workflow.
-    pub workflow: Arc<Workflow>,
-    /// The directory of the workflow file: on every node, functions run there unless the file says otherwise.
-    pub workflow_dir: PathBuf,
-    /// Values of the workflow's parameters, complete.
-    pub params: BTreeMap<String, String>,
-    /// For each input of the workflow, by name, files and directories; `-` is the standard input.
-    pub inputs: Vec<(String, Vec<PathBuf>)>,
-    /// The destination of the outputs.
-    pub output: OutputTarget,
-    /// The resources of this node.
-    pub options: NodeOptions,
-    /// When instances start.
-    pub invocation: Invocation,
-    /// The other nodes of the run.
-    pub cluster: Option<ClusterSpec>,
-    /// The record of the run.
-    pub record: RecordOptions,
-}
-
-impl RunSpec {
-    /// The directory for the outputs; `None` if they go to standard output.
-    pub(crate) fn output_folder(&self) -> Result<Option<Target>, OutputError> {
-        let OutputTarget::Folder { path, overwrite } = &self.output else { return Ok(None) };
-        let call = Call::new(&self.workflow.name, &self.params, &self.inputs);
-        Target::new(path, *overwrite, call, self.planned_outputs()).map(Some)
-    }
-
-    pub(crate) fn planned_outputs(&self) -> Vec<Planned> {
-        let planned =
-            |output: &dflow_workflow::WorkflowOutput| Planned { name: output.name.clone(), many: output.many };
-        self.workflow.outputs.iter().map(planned).collect()
-    }
-}
-
-/// Why a run cannot be started.
-#[derive(Debug, thiserror::Error)]
-pub enum SetupError {
-    /// The run was cancelled before it began.
-    #[error("the run was cancelled before it began: {reason}")]
-    Cancelled {
-        /// Why.
-        reason: String,
-    },
-    /// The data of an input cannot be read.
-    #[error(transparent)]
-    Input(#[from] InputError),
-    /// A function's program does not exist or cannot be executed.
-    #[error("the function '{function}' cannot run: {source}")]
-    Program {
-        /// The function.
-        function: String,
-        /// Why.
-        source: ProgramError,
-    },
-    /// The environment of `dflow run` is too large to be sent to other nodes.
-    #[error(
-        "the environment of this call has {bytes} bytes, and at most {MAX_ENVIRONMENT_BYTES} can be sent to the nodes of a \
-         run: unset what the functions do not need ('env -u NAME dflow run …')"
-    )]
-    Environment {
-        /// The size of its names and values, in bytes.
-        bytes: usize,
-    },
-    /// The outputs cannot be published at their destination.
-    #[error(transparent)]
-    Output(#[from] OutputError),
-    /// The options do not fit the workflow.
-    #[error(transparent)]
-    Plan(#[from] PlanError),
-    /// The store cannot be set up.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The node does not take in the run.
-    #[error(transparent)]
-    Admission(#[from] AdmissionError),
-    /// The spill directory cannot be used.
-    #[error(transparent)]
-    Disk(#[from] DiskError),
-    /// A cgroup leaves too little memory.
-    #[error(
-        "this process's cgroup may use {} KiB of memory, which is too little: dflow and small functions take about 8 MiB, \
-         and streams need 256 KiB at least; raise the limit of the cgroup (memory.max, or memory.limit_in_bytes) to 64 MiB \
-         or more",
-        limit >> 10
-    )]
-    CgroupMemory {
-        /// The lowest limit of the cgroup and its ancestors, in bytes.
-        limit: u64,
-    },
-    /// The limit of open files is too small for any run.
-    #[error(
-        "this process may open {limit} files, which is too little: dflow needs {LEAST_DESCRIPTORS} at least, and about 5 \
-         more for each running instance; raise the limit with 'ulimit -n'"
-    )]
-    Descriptors {
-        /// The hard limit.
-        limit: u64,
-    },
-    /// The limit of the size of files is too small for any run.
-    #[error(
-        "this process may write files of at most {limit} bytes (ulimit -f), which is too little: memory for streams counts \
-         as files, and dflow needs {} MiB at least",
-        LEAST_FILE_SIZE >> 20
-    )]
-    FileSize {
-        /// The limit, in bytes.
-        limit: u64,
-    },
-    /// Another node cannot be used.
-    #[error(transparent)]
-    Cluster(#[from] ClusterError),
-    /// Metrics cannot be served.
-    #[error(
-        "cannot serve metrics on TCP {address}: {source}; choose another address or port, or stop the program that uses it"
-    )]
-    Metrics {
-        /// The address.
-        address: SocketAddr,
-        /// Why not.
-        source: std::io::Error,
-    },
-    /// The launcher cannot be started.
-    #[error(transparent)]
-    Launcher(#[from] dflow_launcher::Error),
-    /// A system call failed.
-    #[error("cannot {what}: {source}")]
-    System {
-        /// The operation.
-        what: &'static str,
-        /// Why it failed.
-        source: std::io::Error,
-    },
-}
-
-impl SetupError {
-    /// What to do about it, if the text does not say so.
-    #[must_use]
-    pub fn help(&self) -> Option<&str> {
-        match self {
-            Self::Cluster(error) => error.help(),
-            Self::Output(error) => error.help(),
-            Self::Input(error) => error.help(),
-            Self::FileSize { .. } => Some("raise the limit with 'ulimit -f', as far as its hard limit allows"),
-            _ => None,
-        }
-    }
-}
 
 /// A run whose inputs and programs have been found.
 #[derive(Debug)]
@@ -254,9 +101,6 @@ pub(crate) fn examine(spec: &RunSpec) -> Result<Checked, SetupError> {
     Ok(Checked { inputs, seen: opener.seen, wanted, programs, surroundings, part_names, notes })
 }
 
-/// Minimum file size limit of a run: the memory of streams counts against it.
-const LEAST_FILE_SIZE: u64 = 64 << 20;
-
 fn check_file_size() -> Result<(), SetupError> {
     dflow_launcher::ignore_file_size_signal();
     match file_size_limit() {
@@ -264,9 +108,6 @@ fn check_file_size() -> Result<(), SetupError> {
         _ => Ok(()),
     }
 }
-
-/// The number of open files of the smallest run: the event loop, the launcher, inputs and outputs, two functions.
-pub(crate) const LEAST_DESCRIPTORS: u64 = 64;
 
 fn check_descriptors() -> Result<(), SetupError> {
     // The soft limit is raised when the run starts; functions keep the original one.

@@ -5,7 +5,7 @@
 
 use crate::order::Order;
 use dflow_protocol::{Epoch, StreamId};
-pub(crate) use dflow_scheduler::Place;
+use dflow_scheduler::Place;
 use std::collections::HashMap;
 
 /// Orders, each with the node that it is for.
