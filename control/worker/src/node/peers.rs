@@ -6,25 +6,25 @@
 //! before it, nor a worker for a `dflow run` with the same identity.
 
 use super::counts::{PeerCounts, PeerSample};
+use super::dial::Dial;
+use super::mail::{Letter, MailState};
 use super::{Node, NodeHandle};
 use crate::peer::backlog::Backlog;
 use crate::peer::backoff::Backoff;
-use crate::peer::hello::hello;
 use crate::peer::message::{Join, ManagementMessage, RunMessage, broken};
+use crate::peer::name::PeerName;
 use crate::peer::route::Route;
 use crate::peer::spec::MAX_SILENCE;
 use crate::peer::wakeup::Wakeup;
 use dflow_carrier::{Carrier, Command, NodeId};
 use dflow_protocol::RunId;
 use dflow_transport::{Connection, LinkEvent, LinkStats, Node as Endpoint};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::task::spawn_local;
 
 /// A connection that no run needs is kept for this long.
 const IDLE: Duration = Duration::from_secs(60);
@@ -33,33 +33,24 @@ const MAX_MAIL: usize = 1 << 16;
 /// Why a connection is closed that no run needs.
 const NOT_NEEDED: &str = "no run needs it";
 
-/// A process of the cluster.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct PeerName {
-    /// The name in its certificate.
-    pub(crate) name: String,
-    /// The number that it has chosen at its start.
-    pub(crate) life: u64,
-}
-
 /// The connections of a node.
 pub(super) struct Peers {
-    life: u64,
-    endpoint: Option<Rc<Endpoint>>,
+    pub(super) life: u64,
+    pub(super) endpoint: Option<Rc<Endpoint>>,
     /// The longest silence that this node bears.
-    silence: Duration,
+    pub(super) silence: Duration,
     /// Gets the runs that other processes ask this node to take part in.
-    joins: Option<UnboundedSender<Joining>>,
+    pub(super) joins: Option<UnboundedSender<Joining>>,
     pub(super) carrier: Option<Carrier>,
     pub(super) wakeup: Arc<Wakeup>,
-    ids: HashMap<PeerName, NodeId>,
-    peers: BTreeMap<NodeId, Peer>,
-    next: u32,
-    mail: HashMap<RunId, MailState>,
+    pub(super) ids: HashMap<PeerName, NodeId>,
+    pub(super) peers: BTreeMap<NodeId, Peer>,
+    pub(super) next: u32,
+    pub(super) mail: HashMap<RunId, MailState>,
     /// Dials that the event loop has to begin.
-    dials: Vec<Dial>,
+    pub(super) dials: Vec<Dial>,
     /// The counters of peers that are gone, for the metrics.
-    gone: Vec<(String, PeerCounts)>,
+    pub(super) gone: Vec<(String, PeerCounts)>,
 }
 
 /// A request to take part in a run.
@@ -71,57 +62,26 @@ pub(crate) struct Joining {
     pub(crate) join: Join,
 }
 
-struct Peer {
-    name: PeerName,
+pub(super) struct Peer {
+    pub(super) name: PeerName,
     /// Where it is dialed, if this end dials.
-    address: Option<SocketAddr>,
-    is_dialed: bool,
-    route: Option<Route>,
+    pub(super) address: Option<SocketAddr>,
+    pub(super) is_dialed: bool,
+    pub(super) route: Option<Route>,
     /// Messages that wait for room on the connection.
-    backlog: Backlog,
-    backoff: Backoff,
+    pub(super) backlog: Backlog,
+    pub(super) backoff: Backoff,
     /// The number of the last path.
-    number: u64,
-    stats: LinkStats,
+    pub(super) number: u64,
+    pub(super) stats: LinkStats,
     /// Fail-overs of earlier connections.
-    failovers: u64,
+    pub(super) failovers: u64,
     /// The runs that need it, each with the silence that it bears.
-    users: BTreeMap<RunId, Duration>,
+    pub(super) users: BTreeMap<RunId, Duration>,
     /// Since when no run needs it.
-    idle_since: Instant,
+    pub(super) idle_since: Instant,
     /// How it has violated the protocol. Then it is let in again only when all runs that needed it are over.
-    expelled: Option<String>,
-}
-
-struct Dial {
-    id: NodeId,
-    name: PeerName,
-    address: SocketAddr,
-    number: u64,
-    pause: Duration,
-    silence: Duration,
-}
-
-/// Something that reaches a run from another process.
-#[derive(Debug)]
-pub(crate) enum Letter {
-    Message(NodeId, RunMessage),
-    /// The connection is lost.
-    Lost(NodeId, String),
-    /// The process has violated the protocol.
-    Expelled(NodeId, String),
-}
-
-/// What other processes send to a run on this node. Dropping it ends the run's need of their connections.
-pub(crate) struct Mail {
-    node: NodeHandle,
-    run: RunId,
-    news: Rc<Notify>,
-}
-
-struct MailState {
-    letters: VecDeque<Letter>,
-    news: Rc<Notify>,
+    pub(super) expelled: Option<String>,
 }
 
 impl Peers {
@@ -142,12 +102,12 @@ impl Peers {
         }
     }
 
-    fn violation(&self, name: &PeerName) -> Option<&str> {
+    pub(super) fn violation(&self, name: &PeerName) -> Option<&str> {
         self.peers.get(self.ids.get(name)?)?.expelled.as_deref()
     }
 
     /// The peer with this name, known from now on.
-    fn id_of(&mut self, name: &PeerName) -> NodeId {
+    pub(super) fn id_of(&mut self, name: &PeerName) -> NodeId {
         if let Some(&id) = self.ids.get(name) {
             return id;
         }
@@ -193,7 +153,7 @@ impl Peers {
     }
 
     /// Begins to dial a peer, after this pause.
-    fn dial(&mut self, id: NodeId, pause: Duration) {
+    pub(super) fn dial(&mut self, id: NodeId, pause: Duration) {
         let silence = self.silence;
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some(address) = peer.address.filter(|_| !peer.is_dialed && peer.route.is_none()) else { return };
@@ -205,7 +165,7 @@ impl Peers {
     }
 
     /// Forgets a peer that no run needs and that has no connection.
-    fn forget(&mut self, id: NodeId) {
+    pub(super) fn forget(&mut self, id: NodeId) {
         let Some(peer) = self.peers.remove(&id) else { return };
         self.ids.remove(&peer.name);
         if let Some(carrier) = &self.carrier {
@@ -272,60 +232,6 @@ impl NodeHandle {
     /// Sends a message about a run to a process.
     pub(crate) fn send(&self, id: NodeId, run: RunId, message: RunMessage) {
         self.node().send(id, &ManagementMessage::Run { run: run.0, message });
-    }
-
-    /// Opens the mailbox of a run; `None` if it has one already.
-    pub(crate) fn open_mail(&self, run: RunId) -> Option<Mail> {
-        let mut node = self.node();
-        if node.peers.mail.contains_key(&run) {
-            return None;
-        }
-        let news = Rc::new(Notify::new());
-        node.peers.mail.insert(run, MailState { letters: VecDeque::new(), news: Rc::clone(&news) });
-        Some(Mail { node: self.clone(), run, news })
-    }
-
-    /// Begins the dials that are due.
-    pub(super) fn begin_dials(&self) {
-        let dials = std::mem::take(&mut self.node().peers.dials);
-        for dial in dials {
-            spawn_local(self.clone().dial(dial));
-        }
-    }
-
-    async fn dial(self, dial: Dial) {
-        tokio::time::sleep(dial.pause).await;
-        let Some(endpoint) = self.node().peers.endpoint.clone() else { return };
-        let reason = match endpoint.connect_within(dial.address, &dial.name.name, dial.silence).await {
-            Ok(connection) => match hello(&connection, self.life(), dial.number).await {
-                Ok(life) if life == dial.name.life => {
-                    let result = {
-                        let mut node = self.node();
-                        if let Some(peer) = node.peers.peers.get_mut(&dial.id) {
-                            peer.is_dialed = false;
-                        }
-                        node.connected(&dial.name, connection, dial.number, true)
-                    };
-                    match result {
-                        Ok(_) => return,
-                        Err(reason) => reason,
-                    }
-                }
-                Ok(_) => "the process there is not the one that takes part in the run: it was restarted".to_owned(),
-                Err(reason) => reason,
-            },
-            Err(error) => error.to_string(),
-        };
-        tracing::warn!(node = dial.name.name, reason, "a node cannot be reached");
-        let mut node = self.node();
-        let peers = &mut node.peers;
-        let Some(peer) = peers.peers.get_mut(&dial.id) else { return };
-        peer.is_dialed = false;
-        if peer.users.is_empty() {
-            return peers.forget(dial.id);
-        }
-        let pause = peer.backoff.disconnected(false, reason);
-        peers.dial(dial.id, pause);
     }
 
     /// The counters of the links to processes that are gone since the last call, by the names of their nodes.
@@ -512,7 +418,7 @@ impl Node {
     }
 
     /// The process with this name is needed by a run.
-    fn need(&mut self, run: RunId, id: NodeId, silence: Duration) {
+    pub(super) fn need(&mut self, run: RunId, id: NodeId, silence: Duration) {
         if let Some(peer) = self.peers.peers.get_mut(&id) {
             peer.users.insert(run, silence);
             self.peers.update_silence(id);
@@ -520,7 +426,7 @@ impl Node {
     }
 
     /// A run needs no process any more.
-    fn release_peers(&mut self, run: RunId) {
+    pub(super) fn release_peers(&mut self, run: RunId) {
         let mut unused = Vec::new();
         let mut changed = Vec::new();
         for (&id, peer) in &mut self.peers.peers {
@@ -556,7 +462,7 @@ impl Node {
 
 impl Peers {
     /// Expels a process that has violated the protocol: the runs that need it fail.
-    fn expel(&mut self, id: NodeId, what: &str) {
+    pub(super) fn expel(&mut self, id: NodeId, what: &str) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if let Some(route) = peer.route.take() {
             peer.failovers += route.failovers();
@@ -567,81 +473,5 @@ impl Peers {
         if self.peers.get(&id).is_some_and(|peer| peer.users.is_empty()) {
             self.forget(id);
         }
-    }
-}
-
-impl Mail {
-    /// Waits until there may be letters.
-    pub(crate) async fn changed(&self) {
-        self.news.notified().await;
-    }
-
-    /// The next letter.
-    pub(crate) fn next(&self) -> Option<Letter> {
-        self.node.node().peers.mail.get_mut(&self.run)?.letters.pop_front()
-    }
-
-    /// Needs the process of this number, with which there is a connection. It is lost after this silence.
-    pub(crate) fn need(&self, id: NodeId, silence: Duration) {
-        self.node.node().need(self.run, id, silence);
-    }
-
-    /// Needs the process that listens there. `dials`: this end opens the connection, if there is none.
-    ///
-    /// # Errors
-    /// If the process has violated the protocol.
-    pub(crate) fn need_at(
-        &self,
-        name: &PeerName,
-        address: SocketAddr,
-        dials: bool,
-        silence: Duration,
-    ) -> Result<NodeId, String> {
-        let mut node = self.node.node();
-        if let Some(what) = node.peers.violation(name) {
-            return Err(what.to_owned());
-        }
-        let id = node.peers.id_of(name);
-        node.need(self.run, id, silence);
-        if dials && let Some(peer) = node.peers.peers.get_mut(&id) {
-            peer.address = Some(address);
-            node.peers.dial(id, Duration::ZERO);
-        }
-        Ok(id)
-    }
-
-    /// Sends a message about the run to a process.
-    pub(crate) fn send(&self, id: NodeId, message: RunMessage) {
-        self.node.node().send(id, &ManagementMessage::Run { run: self.run.0, message });
-    }
-
-    /// Whether a message to this process would go at once.
-    pub(crate) fn has_room(&self, id: NodeId) -> bool {
-        let node = self.node.node();
-        let peer = node.peers.peers.get(&id);
-        peer.and_then(|peer| Some(peer.backlog.has_room(&peer.route.as_ref()?.connection))).unwrap_or(false)
-    }
-
-    /// A process has violated the protocol.
-    pub(crate) fn violated(&self, id: NodeId, what: &str) {
-        self.node.node().violated(id, what);
-    }
-
-    /// Whether there is a connection that has lasted for a while, and otherwise why not, if that is known.
-    pub(crate) fn is_connected(&self, id: NodeId) -> Result<(), Option<String>> {
-        let node = self.node.node();
-        let Some(peer) = node.peers.peers.get(&id) else { return Err(None) };
-        match &peer.route {
-            Some(route) if route.has_settled() => Ok(()),
-            _ => Err(peer.backoff.reason()),
-        }
-    }
-}
-
-impl Drop for Mail {
-    fn drop(&mut self) {
-        let mut node = self.node.node();
-        node.peers.mail.remove(&self.run);
-        node.release_peers(self.run);
     }
 }

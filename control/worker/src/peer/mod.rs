@@ -14,6 +14,7 @@ pub(crate) mod message;
 #[cfg(test)]
 #[path = "../../../../dataplane/protocol/tests/mutation/mod.rs"]
 mod mutation;
+pub(crate) mod name;
 pub(crate) mod probing;
 pub(crate) mod problem;
 pub(crate) mod route;

@@ -213,6 +213,11 @@ impl Connection {
         Ok(Box::new(QuicPath::new(self, number, waker)?))
     }
 
+    /// The connection of quinn.
+    pub(super) fn quic(&self) -> &quinn::Connection {
+        &self.shared.quic
+    }
+
     pub(super) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }

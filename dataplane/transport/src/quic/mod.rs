@@ -8,6 +8,7 @@
 //! queues with the link's thread in `incoming` and `outgoing`, behind locks that are never held across a wait.
 
 mod connection;
+mod farewell;
 mod first_hop;
 mod header;
 mod incoming;

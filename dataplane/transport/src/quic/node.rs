@@ -1,6 +1,7 @@
 //! This node's QUIC endpoints: sockets, threads, and the connections that they accept and dial.
 
 use super::connection::{CLOSED, Connection};
+use super::farewell::Farewell;
 use super::refusal::{Cause, Refusal, Refusals};
 use super::settings::QuicSettings;
 use super::socket::{Socket, bind};
@@ -32,7 +33,7 @@ const BUSY_HANDSHAKES: usize = 64;
 const MAX_HANDSHAKES: usize = 512;
 /// The largest packet that is received, in bytes: what UDP can carry.
 const MAX_PACKET: u16 = 65_527;
-/// How long a node that shuts down waits for its peers to acknowledge.
+/// How long a node that shuts down tries to tell its peers.
 const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Sockets at one address, and the threads that serve them. Dropping it closes all connections.
@@ -132,6 +133,7 @@ struct NodeShared {
     counters: Arc<Counters>,
     handshakes: AtomicUsize,
     accepted: mpsc::Sender<Connection>,
+    farewell: Arc<Farewell>,
 }
 
 struct EndpointThread {
@@ -165,6 +167,7 @@ impl QuicNode {
             settings,
             counters: Arc::default(),
             handshakes: AtomicUsize::new(0),
+            farewell: Arc::default(),
             accepted,
         });
         let mut endpoints = Vec::with_capacity(count);
@@ -301,6 +304,7 @@ impl EndpointThread {
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
         let both = [server.clone(), client.clone()];
+        let farewell = Arc::clone(&shared.farewell);
         let serve = async move {
             tokio::select! {
                 _ = stopped => {}
@@ -309,9 +313,8 @@ impl EndpointThread {
             for endpoint in &both {
                 endpoint.close(CLOSED, b"this node is shutting down");
             }
-            for endpoint in &both {
-                let _ = tokio::time::timeout(FAREWELL, endpoint.wait_idle()).await;
-            }
+            // Not until they have drained, which takes three probe timeouts: the peers are told, that is enough.
+            let _ = tokio::time::timeout(FAREWELL, farewell.all_said()).await;
         };
         let thread = std::thread::Builder::new()
             .name(format!("dflow-quic-{index}"))
@@ -434,6 +437,7 @@ async fn accept_peer(shared: &NodeShared, connecting: quinn::Connecting) -> Resu
     let QuicSettings { in_flight, idle_timeout, .. } = shared.settings;
     let counters = shared.counters.clone();
     let connection = Connection::establish(connection, false, in_flight, idle_timeout, counters).await?;
+    shared.farewell.watch(connection.quic().clone());
     shared.counters.accepted.fetch_add(1, Ordering::Relaxed);
     tracing::debug!(peer = connection.peer(), address = %connection.address(), "a peer has connected");
     if let Err(error) = shared.accepted.try_send(connection) {
@@ -472,6 +476,7 @@ async fn dial_peer(
     });
     match outcome {
         Ok(connection) => {
+            shared.farewell.watch(connection.quic().clone());
             shared.counters.dialed.fetch_add(1, Ordering::Relaxed);
             Ok(connection)
         }
