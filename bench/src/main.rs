@@ -25,6 +25,7 @@ mod quic;
 #[cfg(feature = "rdma")]
 mod rdma;
 mod report;
+mod runs;
 mod settings;
 mod spill;
 mod stream;
@@ -64,6 +65,8 @@ enum Topic {
     Quic(Options),
     /// Streams between functions on different nodes, each with a real daemon, and the paper's put and get
     Nodes(Options),
+    /// Runs that do nothing: from the start of the process to its end, and many at once
+    Runs(Options),
     /// Chunks, streams and connection set-up between two machines over RDMA
     #[cfg(feature = "rdma")]
     Rdma(rdma::Arguments),
@@ -92,6 +95,7 @@ const ALL: &[Measure] = &[
     invoke::measure,
     quic::measure,
     nodes::measure,
+    runs::measure,
 ];
 
 fn main() -> ExitCode {
@@ -112,6 +116,7 @@ fn main() -> ExitCode {
         Topic::Invoke(options) => (options, &[invoke::measure]),
         Topic::Quic(options) => (options, &[quic::measure]),
         Topic::Nodes(options) => (options, &[nodes::measure]),
+        Topic::Runs(options) => (options, &[runs::measure]),
         Topic::All(options) => (options, ALL),
     };
     exit(run(options, topics))

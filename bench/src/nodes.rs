@@ -17,9 +17,7 @@ use crate::quic::{BULK_COLUMNS, Iperf, MESSAGE, TUNED, Transfer, bulk_figures};
 use crate::report::{Column, Report, Row, Table, Unit, size};
 use crate::settings::Settings;
 use crate::subject::{Card, Role, Subject, Waiting};
-use cluster::Cluster;
-
-pub use cluster::{WorkerOptions, serve};
+pub use cluster::{Cluster, WorkerOptions, serve};
 
 /// The default length of a stream in bytes, and in quick runs.
 const LENGTH: [usize; 2] = [512 << 20, 64 << 20];

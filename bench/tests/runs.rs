@@ -56,6 +56,22 @@ fn a_stream_is_compared_with_one_core() {
 }
 
 #[test]
+fn runs_that_do_nothing_are_measured_alone_and_many_at_once() {
+    let report = run(&["runs"]);
+    let rows = rows(&report);
+    let [alone, many] = [6, 4];
+    assert_eq!(rows.len(), alone + many);
+    for row in &rows[..alone] {
+        assert_measured(row, "p50_ns");
+        assert_measured(row, "p50_over_limit");
+        if row["subject"] == "dflow-run" {
+            assert_measured(row, "first_ready_p50_ns");
+        }
+    }
+    rows[alone..].iter().for_each(|row| assert_measured(row, "runs_per_second"));
+}
+
+#[test]
 fn a_fanout_is_measured_paced_and_unpaced() {
     let report = run(&["fanout", "--only", "bare"]);
     assert_eq!(rows(&report).len(), 7);
