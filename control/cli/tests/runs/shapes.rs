@@ -64,7 +64,9 @@ fn an_empty_directory_is_a_foreach_without_instances() {
     std::fs::create_dir(&folder).unwrap();
     let input = format!("files={}", folder.display());
     for way in WAYS {
-        case.run(&[way, &["--input", &input]].concat()).succeeded();
+        let ran = case.run(&[way, &["--input", &input]].concat());
+        ran.succeeded();
+        assert!(ran.stderr.contains("the input 'files' has no files"), "{}", ran.stderr);
         assert_eq!((case.output("all"), case.output("none")), (Vec::new(), b"0\n".to_vec()));
         assert_eq!(std::fs::read_dir(case.path("out/parts")).unwrap().count(), 0);
     }

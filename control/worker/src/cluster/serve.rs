@@ -131,6 +131,7 @@ pub fn serve(
                     if at_once {
                         return Ok(());
                     }
+                    tracing::info!(reason, runs = place.sessions.get(), "the worker ends when its runs have");
                     stop.send_replace(Some(reason));
                     break;
                 }
@@ -157,7 +158,7 @@ fn join(serving: &Rc<Serving>, joining: Joining) {
         let reason = "the node takes part in this run already".to_owned();
         return serving.resources.send(joining.driver, joining.run, RunMessage::Refused { reason });
     };
-    tracing::info!(driver = joining.name.name, "a run begins");
+    tracing::info!(run = %joining.run, driver = joining.name.name, "a run begins");
     serving.sessions.set(serving.sessions.get() + 1);
     let serving = Rc::clone(serving);
     spawn_local(async move {

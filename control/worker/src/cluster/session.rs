@@ -4,6 +4,7 @@ use super::absence::Absence;
 use super::serving::Serving;
 use crate::logs::relay::{Chunk, Relay};
 use crate::metrics::RunSample;
+use crate::node::counts::Ended;
 use crate::node::{Guest, Joining, Letter, Mail, NodeId};
 use crate::order::Notice;
 use crate::peer::message::{LinkSummary, Participant, RunMessage};
@@ -36,7 +37,7 @@ impl Session {
         let host = match Self::enter(&serving, &joining, &mail).await {
             Ok(host) => host,
             Err(reason) => {
-                tracing::warn!(reason, "the node cannot take part in a run");
+                tracing::warn!(run = %joining.run, reason, "the node cannot take part in a run");
                 return mail.send(joining.driver, RunMessage::Refused { reason });
             }
         };
@@ -65,14 +66,15 @@ impl Session {
             }
         }
         session.serving.ledger.borrow_mut().over(run, &session.sample());
-        tracing::info!("a run is over");
+        let Ended { succeeded, unread, failed } = session.host.attempts().ended;
+        tracing::info!(run = %session.joining.run, succeeded, unread, failed, "a run is over");
     }
 
     /// Takes the run in, as soon as the node has room for it.
     async fn enter(serving: &Serving, joining: &Joining, mail: &Mail) -> Result<Guest, String> {
         let Joining { driver, name, run, join } = joining;
         let queued = |runs| {
-            tracing::info!(runs, "a run waits for memory");
+            tracing::info!(run = %run, runs, "a run waits for memory");
             let reason = format!("all memory for streams is promised to {runs} other runs");
             mail.send(*driver, RunMessage::Queued { reason });
         };

@@ -87,6 +87,10 @@ impl Opener {
                 sources.push(self.source(name, path)?);
             }
         }
+        if sources.is_empty() {
+            // It may be meant, or a wrong directory.
+            self.notes.push(format!("the input '{name}' has no files, so nothing runs for its parts"));
+        }
         let (streams, names): (Vec<InputStream>, Vec<PathBuf>) = if partitioned {
             let part = |source: Source| {
                 let name = source.path().to_owned();
