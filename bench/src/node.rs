@@ -10,7 +10,9 @@ use std::sync::Arc;
 
 use dflow_worker::logs::RecordOptions;
 use dflow_worker::report::{RunEnd, RunReport};
-use dflow_worker::{ClusterSpec, DEFAULT_SILENCE, NodeOptions, OutputTarget, RdmaUse, RunSpec};
+use dflow_worker::{
+    Cancellation, ClusterSpec, DEFAULT_SILENCE, LocalNode, NodeOptions, OutputTarget, RdmaUse, RunSpec,
+};
 use dflow_workflow::Workflow;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
@@ -74,6 +76,7 @@ struct Order {
     slots: u32,
     memory: Option<u64>,
     others: Option<Others>,
+    copies: u32,
 }
 
 #[derive(Deserialize)]
@@ -102,12 +105,18 @@ impl Run<'_> {
 
     /// Runs it with a daemon that drives other nodes too.
     pub fn run_with(&self, others: Option<&Others>) -> Result<Ran, Failure> {
+        self.run_copies(1, others)
+    }
+
+    /// Runs it so often at once with one daemon, which has one memory budget and one set of slots for all of them. The report
+    /// and the outputs are those of the first.
+    pub fn run_copies(&self, copies: u32, others: Option<&Others>) -> Result<Ran, Failure> {
         let dir = tempfile::Builder::new().prefix("dflow-bench-").tempdir().trying("make a temporary directory")?;
         let workflow = dir.path().join("workflow.yaml");
         std::fs::write(&workflow, self.text()?).trying("write the workflow")?;
         let output = dir.path().join("out");
         let (slots, memory, others) = (self.slots, self.memory, others.cloned());
-        let order = Order { workflow, output: output.clone(), slots, memory, others };
+        let order = Order { workflow, output: output.clone(), slots, memory, others, copies };
         let Answer { report, peak_rss, cpu } = Daemon::start()?.run(&order)?;
         if report.state != RunEnd::Succeeded {
             let reason = report.error.map_or_else(String::new, |error| {
@@ -182,7 +191,8 @@ pub fn serve() -> Result<(), Failure> {
     set_parent_process_death_signal(Some(Signal::KILL)).trying("tie this process to its parent")?;
     let mut order = String::new();
     std::io::stdin().read_to_string(&mut order).trying("read an order")?;
-    let Order { workflow, output, slots, memory, others } = serde_json::from_str(&order).trying("decode an order")?;
+    let Order { workflow, output, slots, memory, others, copies } =
+        serde_json::from_str(&order).trying("decode an order")?;
     let detected = NodeOptions::detect();
     let memory = memory.unwrap_or(detected.memory);
     let node = others.as_ref().map_or(detected.node, |others| others.driver.0.clone());
@@ -204,12 +214,42 @@ pub fn serve() -> Result<(), Failure> {
         cluster,
         record: RecordOptions::new(None),
     };
-    let never = dflow_worker::Cancellation::never();
-    let report = dflow_worker::prepare(&spec)
-        .and_then(|prepared| dflow_worker::run(&spec, prepared, never, |_| ()))
-        .trying("run the workflow")?;
+    let report = if copies > 1 { run_copies(&spec, copies)? } else { run_once(&spec)? };
     let answer = serde_json::json!({ "report": report, "peak_rss": peak_rss(), "cpu": processor_time() });
     std::io::stdout().write_all(answer.to_string().as_bytes()).trying("report the run")
+}
+
+fn run_once(spec: &RunSpec) -> Result<RunReport, Failure> {
+    let never = Cancellation::never();
+    dflow_worker::prepare(spec)
+        .and_then(|prepared| dflow_worker::run(spec, prepared, never, |_| ()))
+        .trying("run the workflow")
+}
+
+/// Drives so many runs at once on one node. The report of the first, or of one that has failed.
+fn run_copies(spec: &RunSpec, copies: u32) -> Result<RunReport, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().trying("start an event loop")?;
+    let local = tokio::task::LocalSet::new();
+    let reports = local.block_on(&runtime, async {
+        let node = LocalNode::start(&spec.options)?;
+        let run = |copy: u32| {
+            let (node, mut spec) = (node.clone(), spec.clone());
+            if let (OutputTarget::Folder { path, .. }, true) = (&mut spec.output, copy > 0) {
+                path.set_file_name(format!("out-{copy}"));
+            }
+            tokio::task::spawn_local(async move { node.run(&spec, Cancellation::never(), |_| ()).await })
+        };
+        let runs: Vec<_> = (0..copies).map(run).collect();
+        let mut reports = Vec::new();
+        for run in runs {
+            let gone = |error| dflow_worker::SetupError::System { what: "run", source: std::io::Error::other(error) };
+            reports.push(run.await.map_err(gone)??);
+        }
+        Ok::<_, dflow_worker::SetupError>(reports)
+    });
+    let mut reports = reports.trying("run the workflows")?;
+    let failed = reports.iter().position(|report| report.state != RunEnd::Succeeded);
+    Ok(reports.swap_remove(failed.unwrap_or(0)))
 }
 
 /// The largest resident size of this process so far, in bytes.

@@ -17,7 +17,7 @@ use crate::subject::{Card, Role, Subject, Waiting};
 /// The numbers of worker nodes beside the node that drives the run.
 const WORKERS: &[usize] = &[0, 1, 2];
 /// The numbers of runs at once, and in quick runs.
-const AT_ONCE: [&[usize]; 2] = [&[1, 20, 200], &[1, 20]];
+const AT_ONCE: [&[u32]; 2] = [&[1, 20, 200], &[1, 20]];
 
 const COLUMNS: &[Column] = &[
     Column::P50,
@@ -54,6 +54,66 @@ trait Empty: Subject {
 
 const ALL: &[&dyn Empty] = &[&TwoPrograms, &RUNS];
 
+/// Many at once on one node.
+trait Many: Subject {
+    fn run_many(&self, cluster: &Cluster, count: u32) -> Result<(), Failure>;
+}
+
+const MANY: &[&dyn Many] = &[&TwoPrograms, &RUNS, &ONE_NODE];
+
+/// dflow, all runs in one process.
+static ONE_NODE: OneNode = OneNode;
+
+struct OneNode;
+
+impl Subject for OneNode {
+    fn card(&self) -> Card {
+        Card {
+            name: "dflow-one-node",
+            about: "all runs driven by one process, on one node with one budget, one launcher and the slots of the cores",
+            role: Role::Ours,
+            waiting: Waiting::Sleeping,
+        }
+    }
+
+    fn missing(&self) -> Option<String> {
+        node::missing()
+    }
+}
+
+impl Many for OneNode {
+    fn run_many(&self, _: &Cluster, count: u32) -> Result<(), Failure> {
+        let functions = nothing();
+        let slots = u32::try_from(dflow_worker::cores()).unwrap_or(1);
+        Run { functions: &functions, outputs: &[], slots, memory: None }.run_copies(count, None).map(|_| ())
+    }
+}
+
+impl Many for TwoPrograms {
+    fn run_many(&self, cluster: &Cluster, count: u32) -> Result<(), Failure> {
+        side_by_side(self, cluster, count)
+    }
+}
+
+impl Many for Ours {
+    fn run_many(&self, cluster: &Cluster, count: u32) -> Result<(), Failure> {
+        side_by_side(self, cluster, count)
+    }
+}
+
+/// A thread for each.
+fn side_by_side(subject: &dyn Empty, cluster: &Cluster, count: u32) -> Result<(), Failure> {
+    std::thread::scope(|scope| {
+        let all: Vec<_> = (0..count).map(|_| scope.spawn(|| subject.run(cluster, 1))).collect();
+        let gone = |_| Err(Failure::new("a run has panicked"));
+        all.into_iter().try_for_each(|run| run.join().unwrap_or_else(gone).map(|_| ()))
+    })
+}
+
+fn nothing() -> [(&'static str, String); 1] {
+    [("nothing", "params: { does: nothing }".to_owned())]
+}
+
 impl Subject for TwoPrograms {
     fn card(&self) -> Card {
         Card {
@@ -86,7 +146,7 @@ impl Empty for Ours {
         // With workers, the function is on the last one.
         let placement = BTreeMap::from([("nothing".to_owned(), workers.saturating_sub(1))]);
         let others = (workers > 0).then(|| cluster.others(workers, &placement));
-        let functions = [("nothing", "params: { does: nothing }".to_owned())];
+        let functions = nothing();
         let run = Run { functions: &functions, outputs: &[], slots: 1, memory: None };
         let began = Instant::now();
         let ran = run.run_with(others.as_ref())?;
@@ -169,14 +229,10 @@ fn measure_many(settings: &Settings, report: &mut Report, cluster: &Cluster) -> 
     let mut rows = Vec::new();
     for at_once in AT_ONCE[usize::from(settings.quick)].iter().copied() {
         let case = format!("{at_once} at once");
-        let found = settings.in_turns(&format!("runs, {case}"), &settings.wanted(ALL), |subject| {
+        let found = settings.in_turns(&format!("runs, {case}"), &settings.wanted(MANY), |subject| {
             let began = Instant::now();
-            std::thread::scope(|scope| {
-                let all: Vec<_> = (0..at_once).map(|_| scope.spawn(|| subject.run(cluster, 1))).collect();
-                let gone = |_| Err(Failure::new("a run has panicked"));
-                all.into_iter().try_for_each(|run| run.join().unwrap_or_else(gone).map(|_| ()))
-            })?;
-            Ok(at_once as f64 / began.elapsed().as_secs_f64())
+            subject.run_many(cluster, at_once)?;
+            Ok(f64::from(at_once) / began.elapsed().as_secs_f64())
         });
         for (subject, repeats) in found {
             rows.push(Row::new(&case, subject, repeats.map(|repeats| vec![median(repeats)])));
@@ -184,9 +240,11 @@ fn measure_many(settings: &Settings, report: &mut Report, cluster: &Cluster) -> 
     }
     report.add(Table {
         topic: "runs",
-        title: "runs that do nothing at the same time, on one worker".into(),
+        title: "runs that do nothing at the same time, on one node".into(),
         notes: vec![
-            "each is driven by a process of its own; all share the worker's budget, launcher and slots".into(),
+            "dflow-run: each is driven by a process of its own, and its function runs on one worker, whose budget, launcher \
+             and slots all share; dflow-one-node: the start of that one process counts as well"
+                .into(),
             "two programs stand beside each run, without anything else".into(),
         ],
         columns: MANY_COLUMNS,

@@ -59,7 +59,7 @@ fn a_stream_is_compared_with_one_core() {
 fn runs_that_do_nothing_are_measured_alone_and_many_at_once() {
     let report = run(&["runs"]);
     let rows = rows(&report);
-    let [alone, many] = [6, 4];
+    let [alone, many] = [6, 6];
     assert_eq!(rows.len(), alone + many);
     for row in &rows[..alone] {
         assert_measured(row, "p50_ns");

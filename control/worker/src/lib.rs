@@ -42,6 +42,7 @@ pub use dflow_shm::Idle;
 pub use dflow_transport::RdmaUse;
 pub use doctor::{Finding, Health, doctor};
 pub use driver::journal::{Output, Update};
+pub use driver::local::LocalNode;
 pub use driver::preflight::{Prepared, prepare};
 pub use driver::preview::{FunctionPreview, InputPreview, NodePreview, OutputPreview, RunPreview, preview};
 pub use driver::run;

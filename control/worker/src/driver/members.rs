@@ -13,7 +13,7 @@ use crate::peer::hello::hello;
 use crate::peer::message::{Join, LinkSummary, Participant, RunMessage};
 use crate::peer::name::PeerName;
 use crate::peer::problem::Problem;
-use crate::peer::spec::ClusterSpec;
+use crate::peer::spec::{ClusterSpec, MAX_SILENCE};
 use crate::spec::RunSpec;
 use dflow_scheduler::Place;
 use dflow_transport::{Cause, Node, NodeSettings};
@@ -36,6 +36,13 @@ const FIRST_PATH: u64 = 1;
 pub(crate) struct Members {
     members: Vec<Member>,
     mail: Mail,
+}
+
+/// A node that a run needs.
+enum Contact<D> {
+    /// There is a connection already.
+    Known((NodeId, u64)),
+    Dialed(D),
 }
 
 struct Member {
@@ -110,32 +117,54 @@ impl Members {
         let identity = certificate::load(&spec.identity)?;
         let is_v6 = spec.nodes.iter().any(|(_, address)| address.is_ipv6());
         let any = if is_v6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
-        let settings = NodeSettings { idle_timeout: spec.silence, ..NodeSettings::default() };
-        let (node, _) = Node::bind(SocketAddr::new(any, 0), &identity, settings)?;
-        let node = Rc::new(node);
-        resources.set_endpoint(Rc::clone(&node), spec.silence, None);
+        // One run after the other, so that two that begin at once share a connection.
+        let turn = resources.turn_to_dial();
+        let turn = turn.lock().await;
+        let node = match resources.endpoint() {
+            Some(node) => node,
+            None => {
+                let settings = NodeSettings { idle_timeout: spec.silence, ..NodeSettings::default() };
+                let (node, _) = Node::bind(SocketAddr::new(any, 0), &identity, settings)?;
+                let node = Rc::new(node);
+                resources.set_endpoint(Rc::clone(&node), MAX_SILENCE, None);
+                node
+            }
+        };
         let refused = |name: &str, reason: String| ClusterError::Refused { node: name.to_owned(), reason };
         let run = host.run();
         let mail = resources.open_mail(run).ok_or_else(|| refused(own_name, "the run is here already".to_owned()))?;
         let own = identity.validity();
-        let dialed = spec.nodes.iter().map(|(node, address)| Dialed { node, address: *address, own });
         // All are dialed at once.
-        let dials: Vec<_> = dialed.map(|dialed| dialed.dial(&node, spec.wait)).collect();
+        let mut contacts = Vec::new();
+        for (name, address) in &spec.nodes {
+            contacts.push(match resources.connected_to(name, *address) {
+                Some(known) => Contact::Known(known),
+                None => Contact::Dialed(Dialed { node: name, address: *address, own }.dial(&node, spec.wait)),
+            });
+        }
         let mut joined = Self { members: Vec::new(), mail };
         let mut nodes = vec![Participant { name: own_name.to_owned(), address: String::new(), life: resources.life() }];
-        for ((place, (name, address)), dial) in (1..).zip(&spec.nodes).zip(dials) {
-            let connection =
-                dial.await.map_err(|problem| ClusterError::Unreachable(advise_waiting(problem, spec.wait)))?;
-            let refused = |reason| refused(name, reason);
-            let life = hello(&connection, resources.life(), FIRST_PATH).await.map_err(refused)?;
-            let peer = PeerName { name: name.clone(), life };
-            let id = resources.connected(&peer, connection, FIRST_PATH, true).map_err(refused)?;
+        for ((place, (name, address)), contact) in (1..).zip(&spec.nodes).zip(contacts) {
+            let (id, life) = match contact {
+                Contact::Known(known) => known,
+                Contact::Dialed(dial) => {
+                    let unreachable = |problem| ClusterError::Unreachable(advise_waiting(problem, spec.wait));
+                    let connection = dial.await.map_err(unreachable)?;
+                    let refused = |reason| refused(name, reason);
+                    let life = hello(&connection, resources.life(), FIRST_PATH).await.map_err(refused)?;
+                    let peer = PeerName { name: name.clone(), life };
+                    let id = resources.connected(&peer, connection, FIRST_PATH, true).map_err(refused)?;
+                    resources.listens_at(id, *address);
+                    (id, life)
+                }
+            };
             joined.mail.need(id, spec.silence);
             host.set_place(place, id);
             nodes.push(Participant { name: name.clone(), address: address.to_string(), life });
             let member = Member { name: name.clone(), id, slots: 0, queued: false, lost: false, routes: None };
             joined.members.push(member);
         }
+        drop(turn);
         host.carry().map_err(|reason| refused(own_name, reason))?;
         for (place, (member, programs)) in (1..).zip(joined.members.iter().zip(invitation.programs)) {
             let join = Join {

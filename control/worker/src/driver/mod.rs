@@ -3,6 +3,7 @@
 mod crossing;
 mod finish;
 pub(crate) mod journal;
+pub(crate) mod local;
 mod members;
 mod parts;
 mod perform;
@@ -14,12 +15,12 @@ mod spool;
 use crate::cancel::{Cancellation, Request};
 use crate::error::SetupError;
 use crate::input::SeenFile;
-use crate::node::{Guest, NodeHandle};
+use crate::node::Guest;
 use crate::order::{Consequence, Notice, Record};
 use crate::output::{Delivery, Destination, Staging};
 use crate::report::{Progress, RunError, RunReport, Stopping};
 use crate::spec::RunSpec;
-use crate::time::{nanos, random_id};
+use crate::time::nanos;
 use crossing::Nodes;
 use dflow_protocol::{InstanceId, RunId, StreamId};
 use dflow_scheduler::{
@@ -28,7 +29,8 @@ use dflow_scheduler::{
 use dflow_workflow::Workflow;
 use finish::Unpublished;
 use journal::{Journal, Output, Update};
-use members::{Invitation, Members, News};
+use local::LocalNode;
+use members::{Members, News};
 use preflight::{Checked, Prepared};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, mpsc};
@@ -57,36 +59,16 @@ const MAX_STARTED: u32 = 1024;
 pub fn run(
     spec: &RunSpec,
     prepared: Prepared,
-    mut cancellation: Cancellation,
-    mut observe: impl FnMut(Update<'_>),
+    cancellation: Cancellation,
+    observe: impl FnMut(Update<'_>),
 ) -> Result<RunReport, SetupError> {
     let Prepared { checked, launcher } = prepared;
     let system = |what| move |source| SetupError::System { what, source };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("start the event loop"))?;
     let local = tokio::task::LocalSet::new();
-    cancellation.listen();
     local.block_on(&runtime, async {
-        let id = random_id();
-        let node = NodeHandle::new(&spec.options, launcher)?;
-        tokio::task::spawn_local(node.clone().serve());
-        let checked = tokio::select! {
-            spooled = spool::spool_where_needed(spec, checked, &mut observe) => spooled?,
-            request = cancellation.requested() => return Err(SetupError::Cancelled { reason: request.reason }),
-        };
-        let mut host = node.admit(id, &spec.options.node, &checked.surroundings, |_| {}).await?;
-        let members = match &spec.cluster {
-            Some(cluster) => {
-                let invitation = Invitation::of(spec, &checked);
-                let note = |note: String| observe(Update::Note(&note));
-                tokio::select! {
-                    joined = Members::join(cluster, &spec.options.node, (&node, &mut host), invitation, note) => Some(joined?),
-                    request = cancellation.requested() => return Err(SetupError::Cancelled { reason: request.reason }),
-                }
-            }
-            None => None,
-        };
-        Driver::new(spec, checked, id, host, members)?.drive(cancellation, observe).await
+        LocalNode::with_launcher(&spec.options, launcher)?.drive(spec, checked, cancellation, observe).await
     })
 }
 

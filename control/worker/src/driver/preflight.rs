@@ -67,26 +67,42 @@ impl Prepared {
 /// # Errors
 /// The first error.
 pub fn prepare(spec: &RunSpec) -> Result<Prepared, SetupError> {
+    let (found, notes) = check(spec)?;
+    // Starting the launcher is cheap while this process is small and has no threads. Functions inherit the present
+    // limit of open files.
+    let launcher = start_launcher(&spec.options)?;
+    Ok(Prepared { checked: open(spec, found, notes)?, launcher })
+}
+
+/// Like [`prepare`], for a node that has a launcher.
+///
+/// # Errors
+/// The first error.
+pub(super) fn check_and_open(spec: &RunSpec) -> Result<Checked, SetupError> {
+    let (found, notes) = check(spec)?;
+    open(spec, found, notes)
+}
+
+fn check(spec: &RunSpec) -> Result<(Found, Vec<String>), SetupError> {
     check_file_size()?;
-    let Found { wanted, programs, surroundings, mut notes } = find(spec)?;
+    let mut found = find(spec)?;
+    let mut notes = std::mem::take(&mut found.notes);
     spec.options.budget()?;
     match spec.output_folder()? {
         Some(target) => notes.extend(target.check()?),
         None => check_stdout(&spec.planned_outputs())?,
     }
-    // Starting the launcher is cheap while this process is small and has no threads. Functions inherit the present
-    // limit of open files.
-    let launcher = start_launcher(&spec.options)?;
-    let limit = raise_descriptor_limit();
-    // Last, because the writer of a named pipe continues as soon as it is open. The other half of the descriptors is
-    // for the run itself.
-    let mut opener = Opener::new(limit / 2);
+    Ok((found, notes))
+}
+
+/// Last of all, because the writer of a named pipe continues as soon as it is open.
+fn open(spec: &RunSpec, found: Found, mut notes: Vec<String>) -> Result<Checked, SetupError> {
+    let Found { wanted, programs, surroundings, .. } = found;
+    // The other half of the descriptors is for the run itself.
+    let mut opener = Opener::new(raise_descriptor_limit() / 2);
     let (inputs, part_names) = open_inputs(spec, &mut opener)?;
     notes.append(&mut opener.notes);
-    Ok(Prepared {
-        checked: Checked { inputs, seen: opener.seen, wanted, programs, surroundings, part_names, notes },
-        launcher,
-    })
+    Ok(Checked { inputs, seen: opener.seen, wanted, programs, surroundings, part_names, notes })
 }
 
 /// Like [`prepare`], but without opening, starting or changing anything.

@@ -37,6 +37,8 @@ const NOT_NEEDED: &str = "no run needs it";
 pub(super) struct Peers {
     pub(super) life: u64,
     pub(super) endpoint: Option<Rc<Endpoint>>,
+    /// Held while the nodes of a run are dialed.
+    pub(super) turn: Rc<tokio::sync::Mutex<()>>,
     /// The longest silence that this node bears.
     pub(super) silence: Duration,
     /// Gets the runs that other processes ask this node to take part in.
@@ -64,6 +66,8 @@ pub(crate) struct Joining {
 
 pub(super) struct Peer {
     pub(super) name: PeerName,
+    /// Where it is known to listen, if it was dialed for a run that is driven here.
+    pub(super) listens_at: Option<SocketAddr>,
     /// Where it is dialed, if this end dials.
     pub(super) address: Option<SocketAddr>,
     pub(super) is_dialed: bool,
@@ -89,6 +93,7 @@ impl Peers {
         Self {
             life: crate::time::random_u64(),
             endpoint: None,
+            turn: Rc::default(),
             silence: MAX_SILENCE,
             joins: None,
             carrier: None,
@@ -116,6 +121,7 @@ impl Peers {
         self.ids.insert(name.clone(), id);
         let peer = Peer {
             name: name.clone(),
+            listens_at: None,
             address: None,
             is_dialed: false,
             route: None,
@@ -201,6 +207,35 @@ impl NodeHandle {
     /// The number that tells this process from others with the same identity.
     pub(crate) fn life(&self) -> u64 {
         self.node().peers.life
+    }
+
+    /// The node's end of all connections, if it has one.
+    pub(crate) fn endpoint(&self) -> Option<Rc<Endpoint>> {
+        self.node().peers.endpoint.clone()
+    }
+
+    /// To be locked while the nodes of a run are dialed.
+    pub(crate) fn turn_to_dial(&self) -> Rc<tokio::sync::Mutex<()>> {
+        Rc::clone(&self.node().peers.turn)
+    }
+
+    /// The process of this node that listens there, and its number, if there is a connection.
+    pub(crate) fn connected_to(&self, name: &str, address: SocketAddr) -> Option<(NodeId, u64)> {
+        let node = self.node();
+        let is_it = |peer: &Peer| {
+            peer.name.name == name
+                && peer.listens_at == Some(address)
+                && peer.expelled.is_none()
+                && peer.route.is_some()
+        };
+        node.peers.peers.iter().find(|(_, peer)| is_it(peer)).map(|(&id, peer)| (id, peer.name.life))
+    }
+
+    /// A process listens at this address.
+    pub(crate) fn listens_at(&self, id: NodeId, address: SocketAddr) {
+        if let Some(peer) = self.node().peers.peers.get_mut(&id) {
+            peer.listens_at = Some(address);
+        }
     }
 
     /// Gives the node its end of all connections. `silence`: the longest that it bears; `joins` gets the runs that it is asked
