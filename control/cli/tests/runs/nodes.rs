@@ -212,6 +212,13 @@ impl Cluster {
         std::fs::read_to_string(self.path(node)).unwrap()
     }
 
+    /// Waits until the log of a worker has all these words, which it writes when it likes.
+    #[track_caller]
+    pub fn logs(&self, node: &str, words: &[&str]) {
+        let all = || words.iter().all(|word| self.log(node).contains(word));
+        eventually(&format!("{words:?} are not logged by {node}"), all);
+    }
+
     pub fn worker(&mut self, node: &str) -> &mut Worker {
         self.workers.iter_mut().find(|worker| worker.name == node).unwrap()
     }
