@@ -26,7 +26,7 @@ pub struct WorkerArgs {
     /// Serve metrics for Prometheus at http://ADDRESS:PORT/metrics, without authentication
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = parse_listen)]
     pub metrics: Option<SocketAddr>,
-    /// The resources of each run.
+    /// The resources of the node, which all of its runs share.
     #[command(flatten)]
     pub node: NodeArgs,
 }

@@ -16,11 +16,11 @@ use super::values::{parse_idle, parse_rdma, parse_spin};
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Resources")]
 pub struct NodeArgs {
-    /// Maximum number of instances of a run that compute on this node at the same time. Instances that wait for data do
-    /// not count [default: the number of processors that dflow may use]
+    /// Maximum number of instances that compute on this node at the same time, over all of its runs. Instances that wait
+    /// for data do not count [default: the number of processors that dflow may use]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub slots: Option<u32>,
-    /// Memory for streams, at least 256KiB, reduced if the cgroup's limit requires it. Data that does not fit is
+    /// Memory for the streams of all runs on this node, at least 256KiB, reduced if the cgroup's limit requires it. Data that does not fit is
     /// spilled to disk [default: a quarter of the memory available to dflow under its cgroup's limit]
     #[arg(long, value_name = "SIZE", value_parser = units::parse_size)]
     pub memory: Option<u64>,
