@@ -264,12 +264,16 @@ functions:
     assert_eq!(workflow.switches[0].on, workflow.switches[1].on);
 }
 
-/// The workflow in README.md.
+/// The workflow in README.md, and its functions with a switch and a race.
 #[test]
-fn the_example_of_the_readme_is_valid() {
+fn the_examples_of_the_readme_are_valid() {
     let readme = include_str!("../../../README.md");
-    let (_, rest) = readme.split_once("```yaml\n").unwrap();
-    let (text, _) = rest.split_once("```\n").unwrap();
-    let workflow = parse(text);
+    let mut examples = readme.split("```yaml\n").skip(1).map(|rest| rest.split_once("```\n").unwrap().0);
+    let workflow = parse(examples.next().unwrap());
     assert_eq!(names(&workflow), ["unpack", "errors", "top"]);
+    let functions = examples.next().unwrap();
+    let text = format!("workflow: w\ninputs: [file]\n{functions}outputs: {{ count: count.out, index: index.out }}\n");
+    let workflow = parse(&text);
+    assert_eq!(names(&workflow), ["probe", "unzip", "plain", "count", "one", "two", "index"]);
+    assert_eq!(examples.next(), None);
 }
