@@ -75,6 +75,9 @@ impl<W: Write> Drop for Live<W> {
     }
 }
 
+/// The state of instances that could compute if their node were not busy with other runs.
+const FOR_SLOTS: &str = "waiting for other runs' slots";
+
 /// The lines of the panel.
 fn panel(workflow: &str, progress: &Progress, bytes_per_second: u64, look: &Look) -> Vec<String> {
     let (dot, more) = (if look.unicode { "·" } else { "-" }, look.more());
@@ -82,11 +85,14 @@ fn panel(workflow: &str, progress: &Progress, bytes_per_second: u64, look: &Look
     let width = look.width.saturating_sub(1);
     let states = [
         (progress.running, "computing"),
+        (progress.queued, FOR_SLOTS),
         (progress.parked, "waiting"),
         (progress.waiting, "not started"),
         (progress.ended, "ended"),
     ];
-    let states: Vec<String> = states.iter().map(|(number, state)| format!("{number} {state}")).collect();
+    // Usually there is none, and the line is short.
+    let states = states.into_iter().filter(|(number, state)| *number > 0 || *state != FOR_SLOTS);
+    let states: Vec<String> = states.map(|(number, state)| format!("{number} {state}")).collect();
     let head = format!("{workflow}  {}", look.duration(progress.elapsed_ns));
     let head = fit(&head, width, more);
     let rest = fit(&states.join(&format!(" {dot} ")), width.saturating_sub(head.chars().count() + 2), more);
@@ -170,6 +176,7 @@ mod tests {
             elapsed_ns,
             waiting: 4,
             running: 3,
+            queued: 0,
             parked: 2,
             ended: 7,
             bytes,
@@ -196,6 +203,14 @@ mod tests {
                 assert!(line.is_ascii(), "{line}");
             }
         }
+    }
+
+    #[test]
+    fn instances_that_wait_for_other_runs_are_told_apart() {
+        let progress = Progress { queued: 5, ..progress(1_000_000_000, 0) };
+        let line = panel("w", &progress, 0, &Look { width: 120, ..LOOK }).swap_remove(0);
+        let expected = "w  1.00 s  3 computing · 5 waiting for other runs' slots · 2 waiting · 4 not started · 7 ended";
+        assert_eq!(line, expected);
     }
 
     #[test]

@@ -160,6 +160,11 @@ pub(crate) enum Notice {
         instance: InstanceId,
         attempt: u32,
     },
+    /// An attempt waits for its slots, which other runs hold.
+    Queued {
+        instance: InstanceId,
+        attempt: u32,
+    },
     /// An attempt that had to wait for its slots has started.
     Started {
         instance: InstanceId,
@@ -232,6 +237,8 @@ pub(crate) enum Consequence {
     Ended { instance: InstanceId, attempt: u32, outcome: Outcome, record: Record },
     /// The program of an attempt has ended, and these processes hold its outputs open.
     HeldOpen { instance: InstanceId, attempt: u32, by: String },
+    /// An attempt waits for its slots, which other runs hold.
+    Queued { instance: InstanceId, attempt: u32 },
     /// An attempt has printed something.
     Printed { instance: InstanceId, attempt: u32, bytes: Vec<u8>, lost: u64 },
 }
@@ -243,6 +250,7 @@ impl Notice {
                 return Consequence::Ended { instance, attempt, outcome: end.into(), record };
             }
             Self::HeldOpen { instance, attempt, by } => return Consequence::HeldOpen { instance, attempt, by },
+            Self::Queued { instance, attempt } => return Consequence::Queued { instance, attempt },
             Self::Printed { instance, attempt, bytes, lost } => {
                 return Consequence::Printed { instance, attempt, bytes, lost };
             }

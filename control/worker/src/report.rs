@@ -266,6 +266,8 @@ pub struct Progress {
     pub waiting: usize,
     /// Instances that compute.
     pub running: usize,
+    /// Instances that wait for slots, which other runs on their node hold.
+    pub queued: usize,
     /// Instances that wait for data or credit.
     pub parked: usize,
     /// Instances that have ended.

@@ -32,7 +32,7 @@ use journal::{Journal, Output, Update};
 use local::LocalNode;
 use members::{Members, News};
 use preflight::{Checked, Prepared};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -89,6 +89,8 @@ pub(crate) struct Driver<'a> {
     pub(crate) records: HashMap<(InstanceId, u32), Record>,
     /// Processes that held the outputs of an attempt open.
     pub(crate) held_open: HashMap<(InstanceId, u32), String>,
+    /// Attempts that wait for slots which other runs hold.
+    queued: BTreeSet<(InstanceId, u32)>,
     /// The streams of every output of an instance, by part.
     pub(crate) outputs: HashMap<(InstanceId, u32), Vec<StreamId>>,
     pub(crate) pending: VecDeque<Event>,
@@ -154,6 +156,7 @@ impl<'a> Driver<'a> {
             members,
             records: HashMap::new(),
             held_open: HashMap::new(),
+            queued: BTreeSet::new(),
             outputs: HashMap::new(),
             pending: VecDeque::new(),
             cancelled: None,
@@ -309,9 +312,16 @@ impl<'a> Driver<'a> {
 
     fn noticed(&mut self, notice: Notice) {
         match notice.into_consequence() {
-            Consequence::Event(event) => self.pending.push_back(event),
+            Consequence::Event(event) => {
+                if let Event::Started { instance, attempt } = event {
+                    self.queued.remove(&(instance, attempt));
+                }
+                self.pending.push_back(event);
+            }
+            Consequence::Queued { instance, attempt } => _ = self.queued.insert((instance, attempt)),
             Consequence::Ended { instance, attempt, outcome, record } => {
                 self.records.insert((instance, attempt), record);
+                self.queued.remove(&(instance, attempt));
                 if let Some(view) = self.machine.view(instance) {
                     tracing::debug!(
                         instance = view.name,
@@ -365,7 +375,8 @@ impl<'a> Driver<'a> {
             stopping,
             elapsed_ns: nanos(self.host.elapsed()),
             waiting: counts.waiting + counts.preparing + counts.ready + counts.pausing,
-            running: counts.running,
+            running: counts.running.saturating_sub(self.queued.len()),
+            queued: self.queued.len(),
             parked: counts.parked,
             ended: counts.ended + counts.unread + counts.lost + counts.skipped,
             bytes: self.host.written(),

@@ -52,8 +52,11 @@ impl Node {
                 self.slots.request(run, process, attempt.slots);
                 attempt.is_queued = false;
                 self.grant_slots();
-                if let Some(attempt) = self.attempts.get_mut(&process) {
-                    attempt.is_queued = !attempt.started;
+                let Some(attempt) = self.attempts.get_mut(&process).filter(|attempt| !attempt.started) else { return };
+                attempt.is_queued = true;
+                if let Some(instance) = attempt.instance {
+                    let attempt = attempt.number;
+                    self.notify(run, Notice::Queued { instance, attempt });
                 }
             }
             Some(attempt) if attempt.is_thread => self.start(process),
