@@ -54,11 +54,17 @@ fn finding(topic: &'static str, good: bool, text: String) -> Finding {
     Finding { topic, state: if good { Health::Good } else { Health::Fair }, text }
 }
 
-fn kernel() -> Finding {
+/// The kernel's release, and its first two numbers.
+fn kernel_release() -> (String, (u32, u32)) {
     let name = rustix::system::uname();
     let release = name.release().to_string_lossy().into_owned();
     let mut numbers = release.split(['.', '-']).map(|number| number.parse::<u32>().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    (release, version)
+}
+
+fn kernel() -> Finding {
+    let (release, version) = kernel_release();
     let text = if version >= (5, 16) {
         format!("Linux {release}: functions sleep on many streams at once (futex_waitv)")
     } else {
@@ -107,12 +113,12 @@ fn memory(options: &NodeOptions) -> Finding {
 fn huge_pages(options: &NodeOptions) -> Finding {
     let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let setting = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/shmem_enabled").unwrap_or_default();
-    let (good, text) = huge_pages_in(&info, &setting, options.memory);
+    let (good, text) = huge_pages_in(&info, &setting, kernel_release().1, options.memory);
     finding("huge pages", good, text)
 }
 
-/// Describes what `/proc/meminfo` and the kernel's setting for shared memory mean for a budget.
-fn huge_pages_in(info: &str, setting: &str, budget: u64) -> (bool, String) {
+/// Describes what `/proc/meminfo`, and the setting for shared memory and the version of the kernel mean for a budget.
+fn huge_pages_in(info: &str, setting: &str, version: (u32, u32), budget: u64) -> (bool, String) {
     let value = |name: &str| {
         let line = info.lines().find_map(|line| line.strip_prefix(name));
         line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok()).unwrap_or(0)
@@ -131,6 +137,13 @@ fn huge_pages_in(info: &str, setting: &str, budget: u64) -> (bool, String) {
              up; {more}"
         );
         return (true, text);
+    }
+    // MADV_COLLAPSE ignores the setting, except deny. A kernel without transparent huge pages has no such file.
+    if version >= (6, 1) && !matches!(chosen, "deny" | "unknown") {
+        return (
+            true,
+            "none are reserved, and none need to be: the pages of kept streams are collapsed into huge ones".into(),
+        );
     }
     if matches!(chosen, "always" | "within_size" | "force") {
         return (true, format!("none are reserved, but the kernel uses them for shared memory on its own ({chosen})"));
@@ -232,7 +245,7 @@ mod tests {
             )
         };
         let never = "always within_size advise [never] deny force";
-        let told = |info: &str, setting| huge_pages_in(info, setting, 64 << 20);
+        let told = |info: &str, setting| huge_pages_in(info, setting, (5, 10), 64 << 20);
         assert!(told(&info(64, 0), never).1.starts_with("64 of 2 MiB are reserved"));
         assert!(!told(&info(64, 0), never).1.contains("sysctl"));
         let (good, text) = told(&info(10, 2), never);
@@ -241,5 +254,9 @@ mod tests {
         assert!(!good && text.contains("4 KiB") && text.contains("vm.nr_hugepages=32"), "{text}");
         assert!(told("", "always [within_size] advise never deny force").0);
         assert!(!told("HugePages_Free: 9\nHugepagesize: 1048576 kB\n", never).0);
+        let (good, text) = huge_pages_in(&info(0, 0), never, (6, 1), 64 << 20);
+        assert!(good && text.contains("collapsed"), "{text}");
+        assert!(!huge_pages_in(&info(0, 0), "always never [deny]", (6, 1), 64 << 20).0);
+        assert!(!huge_pages_in(&info(0, 0), "", (6, 1), 64 << 20).0);
     }
 }
