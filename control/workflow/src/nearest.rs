@@ -8,6 +8,9 @@ const MAX_COST: usize = 24_000_000;
 /// The cost of looking at a name, whatever its length.
 const NAME: usize = 32;
 
+/// Minimum length of an abbreviation, in bytes.
+const MIN_ABBREVIATION: usize = 3;
+
 /// Searches, which together take a limited time: once that is used up, errors have no suggestion.
 pub(crate) struct Search {
     left: usize,
@@ -20,7 +23,8 @@ impl Default for Search {
 }
 
 impl Search {
-    /// The known name that was probably meant by `given`: the first of those that differ least, without regard to case.
+    /// The known name that was probably meant by `given`: the first of those that differ least, without regard to
+    /// case. If none is near, the only one that `given` abbreviates.
     pub(crate) fn nearest<'k>(&mut self, given: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
         if given.len() > 2 * MAX_NAME_BYTES {
             return None;
@@ -28,12 +32,19 @@ impl Search {
         let given = given.to_lowercase();
         let allowed = (given.chars().count() / 3).max(1);
         let mut best: Option<(usize, &str)> = None;
+        // The names of which `given` is an abbreviation: the first, and whether there is another.
+        let mut longer: Option<(&str, bool)> = None;
         let mut lower = String::new();
         for name in known {
             if self.left == 0 {
                 break;
             }
             self.left = self.left.saturating_sub(NAME);
+            if given.len() >= MIN_ABBREVIATION
+                && name.get(..given.len()).is_some_and(|start| start.eq_ignore_ascii_case(&given))
+            {
+                longer = Some(longer.map_or((name, false), |(first, _)| (first, true)));
+            }
             // A character has up to four bytes.
             if name.len().abs_diff(given.len()) > 4 * allowed {
                 continue;
@@ -54,7 +65,8 @@ impl Search {
                 }
             }
         }
-        best.map(|(_, name)| name)
+        let abbreviated = longer.and_then(|(name, others)| (!others).then_some(name));
+        best.map(|(_, name)| name).or(abbreviated)
     }
 }
 
@@ -89,6 +101,9 @@ mod tests {
         assert_eq!(nearest("Count", known.into_iter()), Some("count"));
         assert_eq!(nearest("mereg", known.into_iter()), Some("merge"));
         assert_eq!(nearest("sort", known.into_iter()), None);
+        assert_eq!(nearest("mem", ["cpu", "memory"].into_iter()), Some("memory"));
+        assert_eq!(nearest("par", ["partition", "parameters"].into_iter()), None);
+        assert_eq!(nearest("me", ["memory"].into_iter()), None);
         assert_eq!(nearest("x", ["y"].into_iter()), None);
         assert_eq!(nearest(&"a".repeat(1000), known.into_iter()), None);
         assert_eq!(nearest("wörtr", ["würter", "wörter"].into_iter()), Some("wörter"));

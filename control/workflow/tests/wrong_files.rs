@@ -652,3 +652,28 @@ fn a_pipe_cannot_be_read_twice() {
         Workflow::parse("w.yaml", &text).unwrap_or_else(|errors| panic!("{errors}"));
     }
 }
+
+/// Mistakes of people who know other formats, or who have mixed up two levels of the file.
+#[test]
+fn what_was_meant_is_shown() {
+    for (key, help) in [
+        ("keep: true", "`keep` is a key of an input: `inputs: { NAME: { from: SOURCE, keep: true } }`"),
+        ("need: 1", "`need` is a key of an input"),
+        ("stdout: true", "`stdout` is a key of an output"),
+    ] {
+        expect_in(&format!("  a: {{ program: x, {key} }}\n"), "5:20", &["unknown key", help]);
+    }
+    expect_in("  a: { program: x, resources: { mem: 1GiB } }\n", "5:33", &["did you mean `memory`?"]);
+    expect_in("  a: { program: x, inputs: { i: input.text } }\n", "5:33", &["did you mean `inputs.text`?"]);
+    // What is no input of the workflow gets no such hint.
+    let other = errors(&functions("  a: { program: x, inputs: { i: input.txet } }\n")).to_string();
+    assert!(other.contains("there is no function `input`") && !other.contains("inputs.txet"), "{other}");
+    expect_in("  a: { program: x, env: [A=1, B=2] }\n", "5:25", &["found a list", "write `env: { A: \"1\" }`"]);
+    expect_in("  a: { program: x, params: [n=1] }\n", "5:28", &["write `params: { n: \"1\" }`"]);
+    expect_in(
+        "  a: { command: [x] }\noutputs: [a.out, table: a.out]\n",
+        "6:18",
+        &["expected a source, found a map", "`outputs: { table: a.out }`"],
+    );
+    expect_in("  a: { command: [x], inputs: [t: inputs.text] }\n", "5:31", &["`inputs: { t: inputs.text }`"]);
+}

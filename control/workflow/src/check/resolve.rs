@@ -2,7 +2,7 @@
 
 use super::scope::{Scope, Step};
 use crate::diagnostics::{Diagnostic, Span};
-use crate::file::{Name, Reference, Referent, Wired, Wires, given_twice};
+use crate::file::{INPUTS, Name, Reference, Referent, Wired, Wires, given_twice};
 use crate::model::{FunctionId, Source};
 use crate::report::{Report, quoted};
 use std::collections::HashMap;
@@ -134,6 +134,13 @@ impl Scope<'_> {
                 )),
             Some((Step::Broken, ..)) => {}
             None => {
+                if let Some(name) = self.misspelled_input(text, report) {
+                    let first = &text[..text.len() - name.len() - 1];
+                    let message = format!("there is no function {}", quoted(first));
+                    let diagnostic = Diagnostic::at(span, message).with_label("unknown function");
+                    report.push(diagnostic.with_help(format!("did you mean `{INPUTS}.{name}`?")));
+                    return;
+                }
                 let known = || self.steps.keys().copied();
                 let mut guesses = divisions().map(|(owner, _)| owner).take(MAX_GUESSES);
                 let misspelled = guesses.find(|owner| report.nearest(owner, known()).is_some());
@@ -141,6 +148,13 @@ impl Scope<'_> {
                 self.no_function(misspelled.unwrap_or(first), span, report);
             }
         }
+    }
+
+    /// The workflow input that a reference names if its first word is a misspelled `inputs`, as in `input.log`.
+    fn misspelled_input<'r>(&self, text: &'r str, report: &mut Report) -> Option<&'r str> {
+        let (first, name) = text.split_once('.')?;
+        report.nearest(first, std::iter::once(INPUTS))?;
+        self.input_of(name).map(|_| name)
     }
 
     fn no_such_output(&self, id: FunctionId, owner: &str, port: Option<&str>, span: Span, report: &mut Report) {

@@ -6,11 +6,14 @@ use std::collections::HashMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::record::pairs;
-use super::values::{NAME_PATTERN, inline_schema};
+use super::values::{NAME_PATTERN, inline_schema, is_name};
 use super::{FromNode, Name, Reference};
 use crate::diagnostics::{Diagnostic, Span};
 use crate::report::{Report, quoted};
 use crate::yaml::{Key, Node, Value};
+
+/// The longest text of a file that an example in an error repeats, in bytes.
+const MAX_SHOWN: usize = 80;
 
 /// A value whose name the author of the file chooses.
 pub(crate) trait Declared: FromNode {
@@ -22,6 +25,8 @@ pub(crate) trait Declared: FromNode {
     const LIMIT: usize;
     /// The hint for too many.
     const TOO_MANY: &'static str = "put them into a file, and make that file an input";
+    /// The key of the file under which they stand, with a colon; empty if there are several or none.
+    const KEY: &'static str = "";
     /// The pattern of its name in JSON Schema.
     const KEY_PATTERN: &'static str = NAME_PATTERN;
 
@@ -47,7 +52,14 @@ impl<T: Declared> FromNode for Entries<T> {
     fn read(node: &Node, report: &mut Report) -> Option<Self> {
         // Duplicate keys are reported here and not by `pairs`, because here the noun for them is known.
         let Value::Map(all) = &node.value else {
-            pairs(node, &format!("a map from the name of each {} to what it is", T::NOUN), report)?;
+            let expected = format!("a map from the name of each {} to what it is", T::NOUN);
+            match assignment(node) {
+                Some((name, value)) => report.push(
+                    Diagnostic::at(node.span, format!("expected {expected}, found {}", node.describe()))
+                        .with_help(format!("write `{}{{ {name}: \"{value}\" }}`", T::KEY)),
+                ),
+                None => drop(pairs(node, &expected, report)),
+            }
             return None;
         };
         let mut list = NameList::new(all.len(), node.span, report)?;
@@ -142,7 +154,17 @@ impl<T: Wired> FromNode for Wires<T> {
         match &node.value {
             Value::List(items) => {
                 within_limit::<T>(items.len(), node.span, report)?;
-                let sources = items.iter().filter_map(|item| Reference::read(item, report));
+                let sources = items.iter().filter_map(|item| match named_source(item) {
+                    Some((name, source)) => {
+                        let message = format!("expected a source, found {}", item.describe());
+                        report.push(Diagnostic::at(item.span, message).with_help(format!(
+                            "a list has no names: write all of them as a map, as in `{}{{ {name}: {source} }}`",
+                            T::KEY
+                        )));
+                        None
+                    }
+                    None => Reference::read(item, report),
+                });
                 let entries = sources.map(|source| Entry {
                     name: Name { text: source.text().into(), span: source.span },
                     value: Some(T::from(source)),
@@ -173,6 +195,23 @@ inline_schema!(Wires<T>, |generator| json_schema!({
         { "type": "array", "items": generator.subschema_for::<Reference>(), "uniqueItems": true, "maxItems": T::LIMIT },
     ]
 }), T: DeclaredSchema);
+
+/// The name and the source of an item of a list that is written like an entry of a map: `table: count.out`.
+fn named_source(item: &Node) -> Option<(&str, &str)> {
+    let Value::Map(pairs) = &item.value else { return None };
+    let [(name, source)] = &pairs[..] else { return None };
+    let Value::Scalar(source) = &source.value else { return None };
+    (!source.text.is_empty() && name.text.len() + source.text.len() <= MAX_SHOWN).then_some((&name.text, &source.text))
+}
+
+/// The name and the value of the first item of a list that is written as for a shell: `LC_ALL=C`.
+fn assignment(node: &Node) -> Option<(&str, &str)> {
+    let Value::List(items) = &node.value else { return None };
+    let Value::Scalar(first) = &items.first()?.value else { return None };
+    let (name, value) = first.text.split_once('=')?;
+    let is_plain = !value.contains(['"', '\\', '\n']) && first.text.len() <= MAX_SHOWN;
+    (is_plain && is_name(name)).then_some((name, value))
+}
 
 /// One value, or a list of values.
 #[derive(Debug)]

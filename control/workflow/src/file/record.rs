@@ -82,10 +82,22 @@ fn duplicate_key(key: &Key, first: Span, noun: &str) -> Diagnostic {
         .with_help("remove one of the two")
 }
 
+/// Keys that belong one level further down: what they were given to, their name, and where they belong.
+const ELSEWHERE: [(&str, &str, &str); 5] = [
+    ("a function", "keep", "`keep` is a key of an input: `inputs: { NAME: { from: SOURCE, keep: true } }`"),
+    ("a function", "need", "`need` is a key of an input: `inputs: { NAME: { from: [a.out, b.out], need: 1 } }`"),
+    ("a function", "stdin", "`stdin` is a key of an input: `inputs: { NAME: { from: SOURCE, stdin: true } }`"),
+    ("a function", "stdout", "`stdout` is a key of an output: `outputs: { NAME: { stdout: true } }`"),
+    ("a function", "partition", "`partition` is a key of an output: `outputs: { NAME: { partition: 8 } }`"),
+];
+
 /// Reports a key that a record does not have. Returns the key that was probably meant.
 pub(crate) fn unknown_key(key: &Key, noun: &str, known: &[&'static str], report: &mut Report) -> Option<&'static str> {
-    let diagnostic = Diagnostic::at(key.span, format!("unknown key {}", quoted(&key.text)))
+    let mut diagnostic = Diagnostic::at(key.span, format!("unknown key {}", quoted(&key.text)))
         .with_label(format!("not a key of {noun}"));
+    if let Some((_, _, help)) = ELSEWHERE.iter().find(|(of, name, _)| *of == noun && *name == key.text) {
+        diagnostic = diagnostic.with_help(*help);
+    }
     if key.text == "<<" {
         report.push(
             diagnostic.with_help(

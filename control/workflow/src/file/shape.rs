@@ -413,6 +413,7 @@ impl Declared for WorkflowInputFile {
 
 impl Declared for ParamDefault {
     const NOUN: &'static str = "parameter";
+    const KEY: &'static str = "params: ";
     const TWICE: &'static str = "remove one of the two";
     const LIMIT: usize = MAX_PARAMS;
 }
@@ -436,6 +437,7 @@ impl Wired for OneOrMany<Reference> {
 impl Declared for OneOrMany<Reference> {
     const TOO_MANY: &'static str = "list many sources under one name: they become the files of one directory";
     const NOUN: &'static str = "workflow output";
+    const KEY: &'static str = "outputs: ";
     const TWICE: &'static str = "an output cannot have two writers: give them names of their own, as in \
                                  `outputs: { first: a.x, second: b.x }`, or list both under one name";
     const LIMIT: usize = MAX_PORTS;
@@ -450,6 +452,7 @@ impl Wired for InputFile {
 impl Declared for InputFile {
     const TOO_MANY: &'static str = "list many sources under one name: `{ from: [a.x, b.x] }`";
     const NOUN: &'static str = "input";
+    const KEY: &'static str = "inputs: ";
     const TWICE: &'static str =
         "give each input a different name, or list both sources under one name: `{ from: [a.x, b.x] }`";
     const LIMIT: usize = MAX_PORTS;
@@ -464,12 +467,14 @@ impl Declared for OutputFile {
 
 impl Declared for ParamText {
     const NOUN: &'static str = "parameter";
+    const KEY: &'static str = "params: ";
     const TWICE: &'static str = "remove one of the two";
     const LIMIT: usize = MAX_PARAMS;
 }
 
 impl Declared for EnvText {
     const NOUN: &'static str = "environment variable";
+    const KEY: &'static str = "env: ";
     const TWICE: &'static str = "remove one of the two";
     const LIMIT: usize = MAX_PARAMS;
     const KEY_PATTERN: &'static str = "^(?!DFLOW_)[A-Za-z_][A-Za-z0-9_]*$";
