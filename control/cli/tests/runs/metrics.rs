@@ -73,6 +73,21 @@ fn parse(text: &str) -> BTreeMap<String, f64> {
 }
 
 #[test]
+fn attempts_that_a_cancelled_run_ends_have_not_failed() {
+    let cluster = Cluster::with_options(&["b"], &["--metrics", "127.0.0.1:0"]);
+    let case =
+        Case::new("s: { program: dflow-probe, outputs: [o], params: { bytes: 100000000000, pause_us: 1000 } }", "{}");
+    let running = cluster.spawn(&case, &["s=b"]);
+    eventually("it does not start", || cluster.probes() == 1);
+    crate::nodes::kill("-INT", running.id());
+    assert_eq!(case.finish(running.wait()).code, Some(130));
+    cluster.assert_idle();
+    let now = scrape(&cluster.metrics("b"));
+    let ended = |outcome: &str| now[&format!("dflow_attempts_ended_total{{outcome=\"{outcome}\"}}")];
+    assert_eq!((ended("stopped"), ended("failed")), (1.0, 0.0), "{now:?}");
+}
+
+#[test]
 fn a_scrape_during_a_run() {
     const LENGTH: u64 = 2_000_000;
     let cluster = Cluster::with_options(&["b"], &["--metrics", "127.0.0.1:0", "--slots", "3", "--memory", "64MiB"]);

@@ -66,8 +66,8 @@ impl Session {
             }
         }
         session.serving.ledger.borrow_mut().over(run, &session.sample());
-        let Ended { succeeded, unread, failed } = session.host.attempts().ended;
-        tracing::info!(run = %session.joining.run, succeeded, unread, failed, "a run is over");
+        let Ended { succeeded, unread, failed, stopped } = session.host.attempts().ended;
+        tracing::info!(run = %session.joining.run, succeeded, unread, failed, stopped, "a run is over");
     }
 
     /// Takes the run in, as soon as the node has room for it.

@@ -115,7 +115,8 @@ impl Ledger {
         text.counter("dflow_attempts_ended_total", "Ended attempts of instances, by outcome.")
             .sample(&[("outcome", "succeeded")], counts.ended.succeeded)
             .sample(&[("outcome", "unread")], counts.ended.unread)
-            .sample(&[("outcome", "failed")], counts.ended.failed);
+            .sample(&[("outcome", "failed")], counts.ended.failed)
+            .sample(&[("outcome", "stopped")], counts.ended.stopped);
         text.counter("dflow_written_bytes_total", "Bytes that functions have written to streams.")
             .sample(&[], counts.written);
         text.gauge("dflow_memory_budget_bytes", "Memory budget of streams, for all runs together.")
@@ -189,10 +190,11 @@ fn render_connections(text: &mut Text, counters: &NodeCounters) {
 
 impl Counts {
     fn add(&mut self, run: &RunSample) {
-        let Ended { succeeded, unread, failed } = run.attempts.ended;
+        let Ended { succeeded, unread, failed, stopped } = run.attempts.ended;
         self.ended.succeeded += succeeded;
         self.ended.unread += unread;
         self.ended.failed += failed;
+        self.ended.stopped += stopped;
         self.written = self.written.saturating_add(run.written);
     }
 

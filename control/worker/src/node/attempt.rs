@@ -42,6 +42,8 @@ pub(crate) struct Attempt {
     pub(crate) grace: Duration,
     /// For each input the outputs that it reads.
     pub(crate) sources: Vec<String>,
+    /// Its run's driver has told it to end.
+    pub(crate) is_stopped: bool,
     /// Why it was told to end.
     pub(crate) killed: Option<String>,
     /// Its protocol violation.
@@ -69,6 +71,7 @@ impl Attempt {
             watch: None,
             grace: Duration::ZERO,
             sources: Vec::new(),
+            is_stopped: false,
             killed: None,
             misbehaved: None,
         }

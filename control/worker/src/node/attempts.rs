@@ -139,6 +139,14 @@ impl Node {
         self.end_process(process, grace);
     }
 
+    /// The same, because the driver of its run says so.
+    pub(super) fn stop_for_driver(&mut self, process: ProcessId, reason: String) {
+        if let Some(attempt) = self.attempts.get_mut(&process) {
+            attempt.is_stopped = true;
+        }
+        self.stop(process, reason);
+    }
+
     /// Kills every process of a run.
     pub(super) fn kill_all(&mut self, run: RunId, reason: &str) {
         let processes: Vec<ProcessId> =
@@ -147,7 +155,7 @@ impl Node {
             if let Some(attempt) = self.attempts.get_mut(&process) {
                 attempt.grace = Duration::ZERO;
             }
-            self.stop(process, reason.to_owned());
+            self.stop_for_driver(process, reason.to_owned());
         }
     }
 

@@ -21,13 +21,17 @@ pub(crate) struct Ended {
     pub(crate) succeeded: u64,
     pub(crate) unread: u64,
     pub(crate) failed: u64,
+    /// Ended by their run's driver: it was cancelled, has failed, or starts them again.
+    pub(crate) stopped: u64,
 }
 
 impl Ended {
-    pub(crate) fn count(&mut self, outcome: &Outcome) {
+    /// `is_stopped`: the run's driver has told it to end.
+    pub(crate) fn count(&mut self, outcome: &Outcome, is_stopped: bool) {
         match outcome {
             Outcome::Succeeded => self.succeeded += 1,
             Outcome::Unread => self.unread += 1,
+            Outcome::Failed { .. } if is_stopped => self.stopped += 1,
             Outcome::Failed { .. } => self.failed += 1,
         }
     }

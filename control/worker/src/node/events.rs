@@ -151,7 +151,7 @@ impl Node {
             Some(instance) => {
                 guest.processes.remove(&(instance, attempt.number));
                 if !attempt.is_thread {
-                    guest.ended.count(&outcome);
+                    guest.ended.count(&outcome, attempt.is_stopped);
                 }
                 guest.written = guest.written.saturating_add(record.written);
                 let (attempt, run, end) = (attempt.number, attempt.run, outcome.into());

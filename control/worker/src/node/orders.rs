@@ -69,7 +69,7 @@ impl Node {
             }
             Order::Kill { instance, attempt, reason } => {
                 if let Some(process) = self.process_of(run, instance, attempt) {
-                    self.stop(process, reason);
+                    self.stop_for_driver(process, reason);
                 }
             }
             Order::Abort { stream, epoch } => {
