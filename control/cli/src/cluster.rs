@@ -75,9 +75,12 @@ pub fn cluster(command: &ClusterCommand) -> Result<io::Result<Exit>, CallError> 
 /// The other nodes of a run, if there are any.
 ///
 /// # Errors
-/// If an address cannot be resolved, or a function is placed twice.
+/// If there are other nodes but no identity, an address cannot be resolved, or a function is placed twice.
 pub fn spec(args: &RunClusterArgs) -> Result<Option<ClusterSpec>, CallError> {
-    let Some(identity) = args.identity.clone().filter(|_| !args.nodes.is_empty()) else { return Ok(None) };
+    if args.nodes.is_empty() {
+        return Ok(None);
+    }
+    let identity = args.identity.clone().ok_or(CallError::NoIdentity { option: "--with" })?;
     let nodes = addresses(&args.nodes)?;
     let mut placement = BTreeMap::new();
     for (function, nodes) in &args.placement {
@@ -91,10 +94,13 @@ pub fn spec(args: &RunClusterArgs) -> Result<Option<ClusterSpec>, CallError> {
 /// Sets the node's name: in a cluster, it is the name in the certificate.
 ///
 /// # Errors
-/// If the identity cannot be read.
+/// If the identity cannot be read, or is that of one of the other nodes.
 pub fn named(options: NodeOptions, args: &RunClusterArgs) -> Result<NodeOptions, CallError> {
     let Some(directory) = args.identity.as_ref().filter(|_| !args.nodes.is_empty()) else { return Ok(options) };
     let identity = Identity::load(directory).map_err(|error| SetupError::Cluster(ClusterError::Identity(error)))?;
+    if args.nodes.iter().any(|(node, _)| node == identity.name()) {
+        return Err(CallError::OwnName { node: identity.name().to_owned(), identity: directory.clone() });
+    }
     Ok(NodeOptions { node: identity.name().to_owned(), ..options })
 }
 

@@ -18,16 +18,15 @@ const MIN_TEXT: usize = 30;
 /// Examines the machine or other nodes and prints the findings. The inner result is the result of printing.
 ///
 /// # Errors
-/// If the address of a node or this node's identity cannot be used.
+/// If the address of a node or this node's identity cannot be used, or there is no identity.
 pub fn doctor(args: &DoctorArgs) -> Result<io::Result<Exit>, CallError> {
-    match &args.identity {
-        Some(identity) if !args.peers.is_empty() => {
-            let peers = cluster::addresses(&args.peers)?;
-            let reports = dflow_worker::examine_peers(identity, &peers, &node_options(&args.node))?;
-            Ok(show_peers(&reports, args.format))
-        }
-        _ => Ok(machine(args)),
+    if args.peers.is_empty() {
+        return Ok(machine(args));
     }
+    let identity = args.identity.as_ref().ok_or(CallError::NoIdentity { option: "--peer" })?;
+    let peers = cluster::addresses(&args.peers)?;
+    let reports = dflow_worker::examine_peers(identity, &peers, &node_options(&args.node))?;
+    Ok(show_peers(&reports, args.format))
 }
 
 fn machine(args: &DoctorArgs) -> io::Result<Exit> {

@@ -53,6 +53,20 @@ pub enum CallError {
         /// Why not.
         source: std::io::Error,
     },
+    /// Other nodes are named, but not this node's identity.
+    #[error("{option} needs --identity DIR")]
+    NoIdentity {
+        /// The option that names other nodes.
+        option: &'static str,
+    },
+    /// `--with` names the node of `dflow run` itself.
+    #[error("--with names {node}, but --identity {identity} makes this node {node} too")]
+    OwnName {
+        /// The node.
+        node: String,
+        /// The directory of its identity.
+        identity: PathBuf,
+    },
     /// `--place` names a function twice.
     #[error("--place names the function '{function}' twice")]
     PlacedTwice {
@@ -96,6 +110,24 @@ pub enum CallError {
         /// The number of runs.
         count: usize,
     },
+    /// The directory of the records does not exist.
+    #[error("there is no directory {path}, so there is no record of a run")]
+    NoSuchDirectory {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// No function or instance that the command line names had such an attempt.
+    #[error("no attempt {attempt} was made of {of} in the run {run}")]
+    UnknownAttempt {
+        /// The run.
+        run: String,
+        /// The function or instance on the command line, or any function.
+        of: String,
+        /// The attempt on the command line.
+        attempt: u32,
+        /// The last attempt that was made.
+        last: u32,
+    },
     /// The run has no such function or instance.
     #[error("the run {run} has no logs of a function or instance '{instance}'")]
     UnknownInstance {
@@ -124,12 +156,18 @@ impl CallError {
             }
             Self::Address { .. } => vec!["write it as ADDRESS:PORT, as in 10.0.0.2:7411 or [fe80::2]:7411".into()],
             Self::TwoDocuments => vec!["name a directory with --output, or leave out --format json".into()],
+            Self::NoIdentity { .. } => vec!["`dflow cluster create` makes it".into()],
+            Self::OwnName { .. } => vec!["give each node an identity of its own: `dflow cluster add`".into()],
             Self::PlacedTwice { function } => {
                 vec![format!("name all its nodes in one option, as in --place {function}=a,b")]
             }
             Self::NoRecordDirectory => vec!["name the directory of the records with --logs DIR".into()],
-            Self::NoRecords { .. } => vec!["`dflow run` writes one; name another directory with --logs DIR".into()],
+            Self::NoSuchDirectory { .. } | Self::NoRecords { .. } => {
+                vec!["`dflow run` writes one; name another directory with --logs DIR".into()]
+            }
             Self::UnknownRun { .. } | Self::ManyRuns { .. } => vec!["`dflow logs --list` lists all runs".into()],
+            Self::UnknownAttempt { last: 1, .. } => vec!["there was one: --attempt 1".into()],
+            Self::UnknownAttempt { last, .. } => vec![format!("there were {last}: --attempt 1 to --attempt {last}")],
             Self::UnknownInstance { .. } => vec!["`dflow logs RUN` shows all logs of the run".into()],
             Self::Setup(error) => error.help().map(str::to_owned).into_iter().collect(),
             Self::Workflow(_)

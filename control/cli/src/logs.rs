@@ -29,10 +29,14 @@ const POLL: Duration = Duration::from_millis(200);
 /// Lists the recorded runs, or prints the logs of one. The inner result is the result of printing.
 ///
 /// # Errors
-/// If there is no such run or function, or the records cannot be read.
+/// If there is no such run, function or attempt, or the records cannot be read.
 pub fn logs(args: &LogsArgs) -> Result<io::Result<Exit>, CallError> {
     let directory = record::directory(args.logs.as_deref()).ok_or(CallError::NoRecordDirectory)?;
     let unreadable = |source| CallError::Records { path: directory.clone(), source };
+    // Only a directory that is named must exist: without any run, there is no default one yet.
+    if args.logs.is_some() && !directory.try_exists().map_err(unreadable)? {
+        return Err(CallError::NoSuchDirectory { path: directory });
+    }
     let records = list(&directory).map_err(unreadable)?;
     if args.list {
         return Ok(show_list(&records, args.format));
@@ -53,6 +57,12 @@ pub fn logs(args: &LogsArgs) -> Result<io::Result<Exit>, CallError> {
             && !known.iter().any(|attempt| is_of(&attempt.name, wanted))
         {
             return Err(CallError::UnknownInstance { run: record.name.clone(), instance: wanted.to_owned() });
+        }
+        let made = known.iter().filter(|attempt| wanted.is_none_or(|wanted| is_of(&attempt.name, wanted)));
+        let last = made.map(|attempt| attempt.attempt).max().unwrap_or_default();
+        if let Some(attempt) = args.attempt.filter(|attempt| last > 0 && *attempt > last) {
+            let of = wanted.unwrap_or("any function").to_owned();
+            return Err(CallError::UnknownAttempt { run: record.name.clone(), of, attempt, last });
         }
         print_error(&error::render_note(&Look::of(&io::stderr()), "nothing was printed on standard error"));
         return Ok(Ok(Exit::Success));

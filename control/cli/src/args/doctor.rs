@@ -17,8 +17,9 @@ pub struct DoctorArgs {
     /// Where to look for the leftovers of killed runs: an output directory, or a directory of output directories
     #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath, default_value = "dflow-out")]
     pub output: PathBuf,
-    /// Examine the connection to another node instead: its name and the address of its `dflow worker`. May be repeated
-    #[arg(long = "peer", value_name = "NAME=ADDRESS:PORT", value_parser = parse_node, requires = "identity")]
+    /// Examine the connection to another node instead: its name and the address of its `dflow worker`. Needs
+    /// `--identity`. May be repeated
+    #[arg(long = "peer", value_name = "NAME=ADDRESS:PORT", value_parser = parse_node)]
     pub peers: Vec<(String, String)>,
     /// The directory with this node's identity, which `dflow cluster` creates
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, env = "DFLOW_IDENTITY")]

@@ -149,8 +149,9 @@ pub struct RecordArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Other nodes")]
 pub struct RunClusterArgs {
-    /// Use another node for the run: its name and the address of its `dflow worker`. May be repeated
-    #[arg(long = "with", value_name = "NAME=ADDRESS:PORT", value_parser = parse_node, requires = "identity")]
+    /// Use another node for the run: its name and the address, or the host name, of its `dflow worker`. Needs
+    /// `--identity`. May be repeated
+    #[arg(long = "with", value_name = "NAME=ADDRESS:PORT", value_parser = parse_node)]
     pub nodes: Vec<(String, String)>,
     /// The directory with this node's identity, which `dflow cluster` creates
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, env = "DFLOW_IDENTITY")]

@@ -32,3 +32,22 @@ fn an_invalid_name_leaves_nothing_behind() {
     let call = directory.call(&["cluster", "create", "lab", "--node", "a", "--validity", "0s"]);
     assert!(call.status == Some(2) && call.err.contains("at least 1s"), "{}", call.err);
 }
+
+#[test]
+fn other_nodes_need_an_identity_of_this_one() {
+    let workflow = "workflow: w\nfunctions: { a: { command: [\"true\"] } }\n";
+    let directory = Directory::with(&[("w.yaml", workflow)]);
+    for (args, option) in [
+        (&["run", "w.yaml", "--with", "b=127.0.0.1:1"][..], "--with"),
+        (&["doctor", "--peer", "b=127.0.0.1:1"], "--peer"),
+    ] {
+        let call = directory.call(args);
+        assert_eq!((call.status, call.out.as_str()), (Some(2), ""), "{call:?}");
+        assert!(call.err.contains(&format!("{option} needs --identity DIR")), "{}", call.err);
+        assert!(call.err.contains("`dflow cluster create` makes it"), "{}", call.err);
+    }
+    assert_eq!(directory.call(&["cluster", "create", "lab", "--node", "b"]).status, Some(0));
+    let call = directory.call(&["run", "w.yaml", "--identity", "lab/b", "--with", "b=127.0.0.1:1"]);
+    assert_eq!(call.status, Some(2), "{call:?}");
+    assert!(call.err.contains("--with names b, but --identity lab/b makes this node b too"), "{}", call.err);
+}

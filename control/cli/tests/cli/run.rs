@@ -137,3 +137,17 @@ fn the_doctor() {
     assert_eq!(call.status, Some(1), "{}", call.out);
     assert!(call.out.contains("bad"), "{}", call.out);
 }
+
+#[test]
+fn logs_that_do_not_exist_are_errors() {
+    let workflow = "workflow: w\nfunctions: { f: { command: [sh, -c, 'echo x >&2'] } }\noutputs: [f.out]\n";
+    let directory = Directory::with(&[("w.yaml", workflow)]);
+    let call = directory.call(&["logs", "--list", "--logs", "nodir"]);
+    assert_eq!(call.status, Some(2), "{call:?}");
+    assert!(call.err.contains("there is no directory nodir"), "{}", call.err);
+    assert_eq!(directory.call(&["run", "w.yaml", "--logs", "runs"]).status, Some(0));
+    let call = directory.call(&["logs", "--logs", "runs", "f", "--attempt", "9"]);
+    assert_eq!(call.status, Some(2), "{call:?}");
+    assert!(call.err.contains("no attempt 9 was made of f") && call.err.contains("--attempt 1"), "{}", call.err);
+    assert_eq!(directory.call(&["logs", "--logs", "runs", "f", "--attempt", "1"]).out, "x\n");
+}
