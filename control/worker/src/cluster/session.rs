@@ -199,6 +199,8 @@ impl Session {
                 match notice {
                     Notice::Printed { instance, attempt, bytes, lost } => {
                         self.relay.push((instance, attempt), &bytes, lost);
+                        // At once, as far as there is room: of many megabytes in one batch only the end would be kept.
+                        self.report_output();
                         continue;
                     }
                     Notice::Ended { instance, attempt, .. } => {
