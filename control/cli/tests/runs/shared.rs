@@ -60,6 +60,32 @@ fn twenty_runs_in_a_budget_that_is_too_small_for_all_of_them() {
 }
 
 #[test]
+fn a_run_waits_for_memory_that_one_that_is_over_cannot_return_yet() {
+    // The budget is the minimum of one run.
+    let options = ["--memory", "256KiB", "--metrics", "127.0.0.1:0"];
+    let mut cluster = Cluster::with_options(&["b", "c"], &options).with_silence("5s");
+    let endless = Case::new(
+        "s: { program: dflow-probe, outputs: [o], params: { bytes: 100000000000, pause_us: 1000 } }
+         r: { program: dflow-probe, inputs: { i: s.o }, params: { pause_us: 1000 } }",
+        "{}",
+    );
+    let first = cluster.spawn(&endless, &["s=c", "r=b"]);
+    let received = "dflow_peer_received_bytes_total{peer=\"c\",path=\"quic\"}";
+    // More than what travels inside messages, so that c may write into windows of b.
+    eventually("nothing comes", || scrape(&cluster.metrics("b")).get(received).is_some_and(|bytes| *bytes > 200_000.0));
+    cluster.worker("c").signal("-STOP");
+    (0..2).for_each(|_| kill("-INT", first.id()));
+    assert_eq!(endless.finish(first.wait()).code, Some(130));
+    // The run is over, and c has not said that it writes no more.
+    eventually("the run does not end on b", || scrape(&cluster.metrics("b"))["dflow_runs"] == 0.0);
+    let stopped = cluster.take("c");
+    let next = chain(1000);
+    next.finish(cluster.spawn(&next, &["s=b", "r=b"]).wait()).succeeded();
+    stopped.signal("-KILL");
+    assert_eq!(stopped.exit_code(), None, "it was killed");
+}
+
+#[test]
 fn two_hundred_runs_at_once() {
     let cluster = Cluster::with_options(&["b"], &["--slots", "2", "--memory", "64MiB"]);
     let case = Case::new("f: { command: [echo, hello] }", "{ o: f }");

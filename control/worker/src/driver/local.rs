@@ -92,7 +92,7 @@ impl LocalNode {
             request = cancellation.requested() => return cancelled(request.reason),
         };
         let queued = |runs| {
-            tracing::info!(run = %id, runs, "the run waits for memory");
+            observe(Update::Note(&format!("waiting: all memory for streams is promised to {runs} other runs")));
         };
         let mut host = tokio::select! {
             admitted = self.node.admit(id, &spec.options.node, &checked.surroundings, queued) => admitted?,

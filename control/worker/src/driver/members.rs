@@ -29,8 +29,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const SUMMING: Duration = Duration::from_secs(1);
 /// How many bytes of programs a node is asked for before a run begins.
 const MAX_PROGRAM_BYTES: usize = 64 * 1024;
-/// The number of the first path between two nodes.
-const FIRST_PATH: u64 = 1;
 
 /// The other nodes of a run. Dropping it ends the run there.
 pub(crate) struct Members {
@@ -151,9 +149,10 @@ impl Members {
                     let unreachable = |problem| ClusterError::Unreachable(advise_waiting(problem, spec.wait));
                     let connection = dial.await.map_err(unreachable)?;
                     let refused = |reason| refused(name, reason);
-                    let life = hello(&connection, resources.life(), FIRST_PATH).await.map_err(refused)?;
+                    let path = resources.next_path(name);
+                    let life = hello(&connection, resources.life(), path).await.map_err(refused)?;
                     let peer = PeerName { name: name.clone(), life };
-                    let id = resources.connected(&peer, connection, FIRST_PATH, true).map_err(refused)?;
+                    let id = resources.connected(&peer, connection, path, true).map_err(refused)?;
                     resources.listens_at(id, *address);
                     (id, life)
                 }

@@ -94,8 +94,10 @@ impl NodeHandle {
                 if is_next {
                     match node.try_admit(run, tenant) {
                         Ok(()) => break,
-                        // Without other runs it never fits.
-                        Err(AdmissionError::Refused(Refusal::NoRoom { .. })) if !node.guests.is_empty() => {}
+                        // Without other runs it never fits. Those that are over keep their memory until no other node can write
+                        // into it.
+                        Err(AdmissionError::Refused(Refusal::NoRoom { .. }))
+                            if !node.guests.is_empty() || !node.leaving.is_empty() => {}
                         Err(error) => return Err(error),
                     }
                 }

@@ -167,8 +167,26 @@ impl Node {
                 connection.hang_up(self.store.bells());
             }
         } else {
-            let result = self.launcher.launcher.stop(process.0, grace);
-            self.note_launcher(result);
+            self.stop_process(process, grace);
+        }
+    }
+
+    /// Tells the launcher to end a process.
+    pub(super) fn stop_process(&mut self, process: ProcessId, grace: Duration) {
+        self.launcher.stops.push_back((process, grace));
+        self.send_stops();
+    }
+
+    /// Tells the launcher which processes to end, as far as its queue has room: none may be forgotten.
+    pub(super) fn send_stops(&mut self) {
+        while let Some(&(process, grace)) = self.launcher.stops.front() {
+            match self.launcher.launcher.stop(process.0, grace) {
+                Err(dflow_launcher::Error::QueueFull) => return,
+                result => {
+                    self.launcher.stops.pop_front();
+                    self.note_launcher(result);
+                }
+            }
         }
     }
 }

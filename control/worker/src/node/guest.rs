@@ -321,8 +321,7 @@ impl Node {
             if attempt.is_thread {
                 continue;
             }
-            let result = self.launcher.launcher.kill(process.0);
-            self.note_launcher(result);
+            self.stop_process(process, Duration::ZERO);
         }
         self.comparing.retain(|exit| self.attempts.contains_key(&ProcessId(exit.id())));
         self.slots.end_run(run);

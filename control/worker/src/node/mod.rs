@@ -48,7 +48,7 @@ use error::NodeError;
 use guest::GuestState;
 use peers::Peers;
 use std::cell::{RefCell, RefMut};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::future::poll_fn;
 use std::os::fd::AsFd;
 use std::rc::Rc;
@@ -118,12 +118,14 @@ struct LauncherSeat {
     is_ahead: bool,
     /// It has ended, and another is started when the next run is admitted.
     is_gone: bool,
+    /// Attempts to be ended that its queue has no room for yet, each with its grace.
+    stops: VecDeque<(ProcessId, Duration)>,
 }
 
 impl LauncherSeat {
     fn new(launcher: Launcher) -> std::io::Result<Self> {
         let socket = UnixDatagram::from_std(launcher.as_fd().try_clone_to_owned()?.into())?;
-        Ok(Self { launcher, socket, is_ahead: false, is_gone: false })
+        Ok(Self { launcher, socket, is_ahead: false, is_gone: false, stops: VecDeque::new() })
     }
 }
 
@@ -151,6 +153,11 @@ impl NodeHandle {
             }
             self.node().settle();
             self.begin_dials();
+            let is_ahead = self.node().launcher.is_ahead;
+            if is_ahead {
+                // Otherwise a program that prints without end would keep the drivers from taking what it has printed.
+                tokio::task::yield_now().await;
+            }
         }
     }
 
@@ -278,6 +285,7 @@ impl Node {
         self.grant_slots();
         self.send_outgoing();
         self.resume_parked();
+        self.send_stops();
         if self.launcher.launcher.wants_write() {
             let result = self.launcher.launcher.flush();
             self.note_launcher(result);

@@ -51,8 +51,8 @@ pub(super) struct Peers {
     pub(super) mail: HashMap<RunId, MailState>,
     /// Dials that the event loop has to begin.
     pub(super) dials: Vec<Dial>,
-    /// The counters of peers that are gone, for the metrics.
-    pub(super) gone: Vec<(String, PeerCounts)>,
+    /// The counters of processes that are gone, by the names of their nodes, until the metrics have them.
+    pub(super) gone: BTreeMap<String, PeerCounts>,
 }
 
 /// A request to take part in a run.
@@ -103,7 +103,7 @@ impl Peers {
             next: 1,
             mail: HashMap::new(),
             dials: Vec::new(),
-            gone: Vec::new(),
+            gone: BTreeMap::new(),
         }
     }
 
@@ -141,7 +141,8 @@ impl Peers {
     /// Puts something into the mail of a run. What comes for a run that is over is of no interest.
     fn deliver(&mut self, run: RunId, letter: Letter) -> Result<(), &'static str> {
         let Some(mail) = self.mail.get_mut(&run) else { return Ok(()) };
-        if mail.letters.len() >= MAX_MAIL {
+        // What has become of the process itself comes once, and is all that still ends the run after a flood.
+        if mail.letters.len() >= MAX_MAIL && matches!(letter, Letter::Message(..)) {
             return Err("it has flooded a run with messages");
         }
         mail.letters.push_back(letter);
@@ -153,7 +154,7 @@ impl Peers {
     fn tell_users(&mut self, id: NodeId, letter: impl Fn() -> Letter) {
         let users: Vec<RunId> = self.peers.get(&id).into_iter().flat_map(|peer| peer.users.keys().copied()).collect();
         for run in users {
-            // A run with a full mailbox fails at the silence of the peer.
+            // Only messages are refused.
             let _ = self.deliver(run, letter());
         }
     }
@@ -178,7 +179,7 @@ impl Peers {
             carrier.tell(Command::Forget(id));
         }
         let counts = peer.counts();
-        self.gone.push((peer.name.name, counts));
+        self.gone.entry(peer.name.name).or_default().add(&counts);
     }
 
     /// Applies the shortest silence that the users of a peer bear.
@@ -231,6 +232,13 @@ impl NodeHandle {
         node.peers.peers.iter().find(|(_, peer)| is_it(peer)).map(|(&id, peer)| (id, peer.name.life))
     }
 
+    /// The number of the first path on a new connection with a process of this node: higher than any before.
+    pub(crate) fn next_path(&self, name: &str) -> u64 {
+        let node = self.node();
+        let of_node = node.peers.peers.values().filter(|peer| peer.name.name == name);
+        of_node.map(|peer| peer.route.as_ref().map_or(0, Route::number).max(peer.number)).max().unwrap_or(0) + 1
+    }
+
     /// A process listens at this address.
     pub(crate) fn listens_at(&self, id: NodeId, address: SocketAddr) {
         if let Some(peer) = self.node().peers.peers.get_mut(&id) {
@@ -270,7 +278,7 @@ impl NodeHandle {
     }
 
     /// The counters of the links to processes that are gone since the last call, by the names of their nodes.
-    pub(crate) fn take_gone_peers(&self) -> Vec<(String, PeerCounts)> {
+    pub(crate) fn take_gone_peers(&self) -> BTreeMap<String, PeerCounts> {
         std::mem::take(&mut self.node().peers.gone)
     }
 
@@ -328,6 +336,8 @@ impl Node {
                 if let Some(what) = connection.violation() {
                     let what = what.to_owned();
                     self.peers.expel(id, &what);
+                } else if self.peers.peers.get(&id).is_some_and(|peer| peer.users.is_empty() && peer.route.is_none()) {
+                    self.peers.forget(id);
                 }
                 Err(reason)
             }
@@ -508,5 +518,45 @@ impl Peers {
         if self.peers.get(&id).is_some_and(|peer| peer.users.is_empty()) {
             self.forget(id);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::VecDeque;
+    use tokio::sync::Notify;
+
+    const RUN: RunId = RunId(7);
+
+    fn name(life: u64) -> PeerName {
+        PeerName { name: "b".to_owned(), life }
+    }
+
+    #[test]
+    fn a_flooded_run_still_learns_that_a_process_is_lost() {
+        let mut peers = Peers::new();
+        let id = peers.id_of(&name(1));
+        peers.peers.get_mut(&id).expect("it is known").users.insert(RUN, MAX_SILENCE);
+        peers.mail.insert(RUN, MailState { letters: VecDeque::new(), news: Rc::new(Notify::new()) });
+        for _ in 0..MAX_MAIL {
+            assert_eq!(peers.deliver(RUN, Letter::Message(id, RunMessage::Over)), Ok(()));
+        }
+        peers.deliver(RUN, Letter::Message(id, RunMessage::Over)).expect_err("that is too much");
+        peers.tell_users(id, || Letter::Lost(id, "gone".to_owned()));
+        let last = peers.mail.get_mut(&RUN).and_then(|mail| mail.letters.pop_back());
+        assert!(matches!(last, Some(Letter::Lost(lost, _)) if lost == id), "{last:?}");
+    }
+
+    #[test]
+    fn processes_of_a_node_that_are_gone_are_counted_together() {
+        let mut peers = Peers::new();
+        for life in 0..1000 {
+            let id = peers.id_of(&name(life));
+            peers.peers.get_mut(&id).expect("it is known").failovers = 2;
+            peers.forget(id);
+        }
+        assert_eq!((peers.gone.len(), peers.gone["b"].failovers), (1, 2000));
+        assert!(peers.peers.is_empty() && peers.ids.is_empty());
     }
 }
