@@ -33,7 +33,9 @@ pub(super) struct Session {
 impl Session {
     /// Serves a run until it is over or its driver is gone.
     pub(super) async fn serve(serving: Rc<Serving>, joining: Joining, mail: Mail) {
-        mail.need(joining.driver, silence(&serving, &joining));
+        if !mail.need(joining.driver, silence(&serving, &joining)) {
+            return tracing::info!(run = %joining.run, "the driver of a run is gone before it has begun");
+        }
         let host = match Self::enter(&serving, &joining, &mail).await {
             Ok(host) => host,
             Err(reason) => {

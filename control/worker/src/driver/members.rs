@@ -157,7 +157,9 @@ impl Members {
                     (id, life)
                 }
             };
-            joined.mail.need(id, spec.silence);
+            if !joined.mail.need(id, spec.silence) {
+                return Err(refused(name, "its connection was lost before the run began".to_owned()));
+            }
             host.set_place(place, id);
             nodes.push(Participant { name: name.clone(), address: address.to_string(), life });
             let member = Member { name: name.clone(), id, slots: 0, queued: false, lost: false, routes: None };

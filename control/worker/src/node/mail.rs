@@ -58,9 +58,12 @@ impl Mail {
         self.node.node().peers.mail.get_mut(&self.run)?.letters.pop_front()
     }
 
-    /// Needs the process of this number, with which there is a connection. It is lost after this silence.
-    pub(crate) fn need(&self, id: NodeId, silence: Duration) {
-        self.node.node().need(self.run, id, silence);
+    /// Needs the process of this number, with which there was a connection. It is lost after this silence. False if it is lost
+    /// already: then no letter says so.
+    #[must_use]
+    pub(crate) fn need(&self, id: NodeId, silence: Duration) -> bool {
+        let mut node = self.node.node();
+        node.peers.is_connected(id) && node.peers.need(self.run, id, silence)
     }
 
     /// Needs the process that listens there. `dials`: this end opens the connection, if there is none.
@@ -79,7 +82,7 @@ impl Mail {
             return Err(what.to_owned());
         }
         let id = node.peers.id_of(name);
-        node.need(self.run, id, silence);
+        node.peers.need(self.run, id, silence);
         if dials && let Some(peer) = node.peers.peers.get_mut(&id) {
             peer.address = Some(address);
             node.peers.dial(id, Duration::ZERO);

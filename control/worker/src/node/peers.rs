@@ -138,6 +138,20 @@ impl Peers {
         id
     }
 
+    /// A run needs a process, and is told from now on what becomes of it. False if the process is gone already, so that nothing
+    /// more can be told.
+    pub(super) fn need(&mut self, run: RunId, id: NodeId, silence: Duration) -> bool {
+        let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.expelled.is_none()) else { return false };
+        peer.users.insert(run, silence);
+        self.update_silence(id);
+        true
+    }
+
+    /// Whether there is a connection with a process now.
+    pub(super) fn is_connected(&self, id: NodeId) -> bool {
+        self.peers.get(&id).is_some_and(|peer| peer.route.is_some())
+    }
+
     /// Puts something into the mail of a run. What comes for a run that is over is of no interest.
     fn deliver(&mut self, run: RunId, letter: Letter) -> Result<(), &'static str> {
         let Some(mail) = self.mail.get_mut(&run) else { return Ok(()) };
@@ -462,14 +476,6 @@ impl Node {
         self.take_messages();
     }
 
-    /// The process with this name is needed by a run.
-    pub(super) fn need(&mut self, run: RunId, id: NodeId, silence: Duration) {
-        if let Some(peer) = self.peers.peers.get_mut(&id) {
-            peer.users.insert(run, silence);
-            self.peers.update_silence(id);
-        }
-    }
-
     /// A run needs no process any more.
     pub(super) fn release_peers(&mut self, run: RunId) {
         let mut unused = Vec::new();
@@ -546,6 +552,17 @@ mod tests {
         peers.tell_users(id, || Letter::Lost(id, "gone".to_owned()));
         let last = peers.mail.get_mut(&RUN).and_then(|mail| mail.letters.pop_back());
         assert!(matches!(last, Some(Letter::Lost(lost, _)) if lost == id), "{last:?}");
+    }
+
+    #[test]
+    fn a_process_that_is_gone_already_cannot_be_needed() {
+        let mut peers = Peers::new();
+        let [gone, violates] = [1, 2].map(|life| peers.id_of(&name(life)));
+        peers.forget(gone);
+        assert!(!peers.need(RUN, gone, MAX_SILENCE), "its loss has been told, before the run was there");
+        assert!(peers.need(RunId(8), violates, MAX_SILENCE));
+        peers.expel(violates, "nonsense");
+        assert!(!peers.need(RUN, violates, MAX_SILENCE));
     }
 
     #[test]
