@@ -1,5 +1,7 @@
 //! The actions that the run state machine emits.
 
+use crate::fact::Fact;
+use crate::options::Place;
 use dflow_protocol::{Epoch, InstanceId, StreamId};
 use std::time::Duration;
 
@@ -134,6 +136,13 @@ pub enum Action {
     /// Report [`crate::Event::TimerFired`] at this time since the run's start. Replaces the time of the previous such
     /// action.
     WakeAt(Duration),
+    /// Tell other nodes of the run: each of them gets it as [`crate::Event::Fact`], once, in the order of these actions.
+    Tell {
+        /// Their places, without the machine's own.
+        to: Vec<Place>,
+        /// What they are told.
+        fact: Fact,
+    },
     /// The run has succeeded and all of its processes have ended: make its outputs visible. The last action of a run.
     Committed,
     /// The run has failed and all of its processes have ended: release everything. The last action of a run.

@@ -12,6 +12,10 @@ impl RunMachine {
     pub(crate) fn look_at(&mut self, id: InstanceId) {
         let instance = self.instance(id);
         let node = instance.node;
+        if !self.owns(id) {
+            self.foresee_first_attempt(id);
+            return;
+        }
         if instance.dropped || !(self.plan.nodes[node].is_function() || self.plan.nodes[node].is_sink()) {
             return;
         }

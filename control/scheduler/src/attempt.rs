@@ -1,12 +1,13 @@
 //! The life of an attempt: it begins, its program reports, it succeeds or fails.
 
-use crate::event::Outcome;
+use crate::event::{Event, Outcome};
+use crate::fact::Fact;
 use crate::limits::MAX_PARTS;
 use crate::machine::RunMachine;
-use crate::report::AttemptEnd;
+use crate::record::AttemptEnd;
 use crate::state::{Phase, StreamState};
+use crate::table::lane_of;
 use dflow_protocol::{Epoch, InstanceId, StreamId};
-use std::sync::Arc;
 
 impl RunMachine {
     /// Begins the next attempt and opens its streams. The previous attempt is dead.
@@ -24,14 +25,11 @@ impl RunMachine {
         } else {
             self.set_phase(id, Phase::Waiting);
         }
-        let plan = Arc::clone(&self.plan);
-        for (port, spec) in plan.nodes[self.instance(id).node].outputs.iter().enumerate() {
-            if !spec.discovered() {
-                for stream in self.instance(id).outputs[port].streams.clone() {
-                    self.open_stream(stream);
-                }
-            }
+        let attempt = self.instance(id).attempt;
+        if attempt > 1 {
+            self.tell(id, || Fact::Began { instance: id, attempt });
         }
+        self.open_fixed_streams(id);
         self.todo.settle.insert(id);
     }
 
@@ -57,6 +55,10 @@ impl RunMachine {
                 });
                 self.update_signal(stream);
             }
+            StreamState::Suspended { bytes: false } if !self.owns(producer) => {
+                self.stream_mut(stream).state = StreamState::Suspended { bytes: true };
+                self.update_signal(stream);
+            }
             StreamState::Open { bytes: true }
             | StreamState::Finished
             | StreamState::Suspended { .. }
@@ -65,7 +67,7 @@ impl RunMachine {
     }
 
     pub(crate) fn on_finished(&mut self, stream: StreamId, epoch: Epoch, length: u64) {
-        if let Some(state) = self.streams.get_mut(stream.0 as usize)
+        if let Some(state) = self.streams.get_mut(stream)
             && state.epoch == epoch
             && state.state == StreamState::Finished
         {
@@ -73,7 +75,11 @@ impl RunMachine {
             state.length.get_or_insert(length);
             return;
         }
-        if self.writer(stream, epoch).is_some() && matches!(self.stream(stream).state, StreamState::Open { .. }) {
+        let Some(producer) = self.writer(stream, epoch) else { return };
+        if !self.owns(producer) && matches!(self.stream(stream).state, StreamState::Suspended { .. }) {
+            // The next attempt writes the same bytes, and all of them are here.
+            self.stream_mut(stream).was_finished = true;
+        } else if matches!(self.stream(stream).state, StreamState::Open { .. }) {
             let state = self.stream_mut(stream);
             state.state = StreamState::Finished;
             state.length = Some(length);
@@ -85,7 +91,8 @@ impl RunMachine {
     pub(crate) fn on_part_opened(&mut self, id: InstanceId, attempt: u32, output: u32) {
         let Some(port) = self.discovering(id, attempt, output) else { return };
         let state = &self.instance(id).outputs[port];
-        let part = state.opened;
+        let (part, known) = (state.opened, state.streams.len());
+        let mut first = None;
         if part >= MAX_PARTS {
             self.fail_living(
                 id,
@@ -98,8 +105,14 @@ impl RunMachine {
                 self.diverge(id, false);
                 return;
             }
+            if let Some(here) = self.here().filter(|_| part as usize == known) {
+                self.instances.continue_lane(lane_of(here));
+                self.streams.continue_lane(lane_of(here));
+                first = Some((self.instances.next_id(), self.streams.next_id()));
+            }
             self.list_part(id, port);
         }
+        self.tell(id, || Fact::PartOpened { instance: id, attempt, output, first });
         let state = &mut self.instance_mut(id).outputs[port];
         state.opened += 1;
         // There is no stream if the run has outgrown its limits and is about to fail.
@@ -110,20 +123,19 @@ impl RunMachine {
 
     pub(crate) fn on_parts_complete(&mut self, id: InstanceId, attempt: u32, output: u32) {
         let Some(port) = self.discovering(id, attempt, output) else { return };
-        let state = &mut self.instance_mut(id).outputs[port];
+        let state = &self.instance(id).outputs[port];
         if state.opened < state.listed {
             self.diverge(id, false);
             return;
         }
-        state.closed = true;
-        state.complete = true;
-        self.extend_lists(self.instance(id).node);
-        self.todo.unread.insert(id);
+        self.tell(id, || Fact::PartsComplete { instance: id, attempt, output });
+        self.close_port(id, port);
     }
 
     pub(crate) fn on_diverged(&mut self, stream: StreamId, epoch: Epoch) {
         if let Some(producer) = self.writer(stream, epoch)
             && self.instance(producer).continuing
+            && !self.set_aside(producer, || Event::Diverged { stream, epoch })
         {
             self.diverge(producer, false);
         }
@@ -142,11 +154,16 @@ impl RunMachine {
     }
 
     pub(crate) fn on_ended(&mut self, id: InstanceId, attempt: u32, outcome: Outcome) {
-        let Some(instance) = self.instances.get(id.0 as usize).filter(|instance| instance.attempt == attempt) else {
+        let Some(instance) = self.instances.get(id).filter(|instance| instance.attempt == attempt) else {
             return;
         };
         let phase = instance.phase;
-        if !phase.lives() && !matches!(phase, Phase::Stopping { .. }) {
+        if !self.owns(id) || (!phase.lives() && !matches!(phase, Phase::Stopping { .. })) {
+            return;
+        }
+        // Success undoes nothing, unless it may have opened fewer parts than the attempt that it continues.
+        let is_harmless = outcome == Outcome::Succeeded && !self.instance(id).continuing;
+        if !is_harmless && self.set_aside(id, || Event::Ended { instance: id, attempt, outcome: outcome.clone() }) {
             return;
         }
         self.record(id, |record, now| record.ended = Some(now));
@@ -160,10 +177,23 @@ impl RunMachine {
                 self.fail_dead(id, "it ended because it had no reader, but a reader may restart");
             }
         }
+        self.tell_record(id);
+    }
+
+    /// Tells the coordinator the times of the attempt that has just ended.
+    fn tell_record(&mut self, id: InstanceId) {
+        if self.leads() {
+            return;
+        }
+        let instance = self.instance(id);
+        let retries_used = instance.retries_used;
+        if let Some(record) = instance.records.last().cloned() {
+            self.tell_coordinator(Fact::Recorded { instance: id, record, retries_used });
+        }
     }
 
     pub(crate) fn ended_while_failing(&mut self, id: InstanceId, attempt: u32, outcome: Outcome) {
-        let Some(instance) = self.instances.get(id.0 as usize) else { return };
+        let Some(instance) = self.instances.get(id) else { return };
         if instance.attempt != attempt || !matches!(instance.phase, Phase::Stopping { .. }) {
             return;
         }
@@ -175,6 +205,7 @@ impl RunMachine {
         } else {
             self.set_phase(id, Phase::Idle);
         }
+        self.tell_record(id);
     }
 
     pub(crate) fn on_timer(&mut self) {
@@ -193,8 +224,12 @@ impl RunMachine {
     /// The producer of a stream, if it is running the attempt that writes this epoch. A producer that writes before it
     /// was started fails.
     fn writer(&mut self, stream: StreamId, epoch: Epoch) -> Option<InstanceId> {
-        let state = self.streams.get(stream.0 as usize).filter(|state| state.epoch == epoch)?;
+        let state = self.streams.get(stream).filter(|state| state.epoch == epoch)?;
         let producer = state.instance;
+        if !self.owns(producer) {
+            // The node's store reports what it has received of the stream.
+            return Some(producer);
+        }
         match self.living(producer, epoch.0)? {
             Phase::Running { .. } => Some(producer),
             _ => {
@@ -239,17 +274,20 @@ impl RunMachine {
     }
 
     /// An attempt has succeeded: its streams are finished as they are.
-    fn end(&mut self, id: InstanceId, unread: bool) {
+    pub(crate) fn end(&mut self, id: InstanceId, unread: bool) {
         self.set_phase(id, Phase::Ended { unread });
         let instance = self.instance_mut(id);
         instance.continuing = false;
         for port in &mut instance.outputs {
             (port.closed, port.complete) = (true, true);
         }
+        if self.owns(id) {
+            let attempt = self.instance(id).attempt;
+            self.tell(id, || Fact::Ended { instance: id, attempt, unread });
+        }
         for stream in self.streams_of(id) {
-            let state = self.stream_mut(stream);
-            if state.state != StreamState::Absent {
-                state.state = StreamState::Finished;
+            if self.stream(stream).state != StreamState::Absent && !self.is_awaited(stream) {
+                self.stream_mut(stream).state = StreamState::Finished;
             }
             self.update_signal(stream);
         }

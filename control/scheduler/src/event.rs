@@ -1,5 +1,7 @@
 //! The events that the run state machine receives.
 
+use crate::fact::Fact;
+use crate::options::Place;
 use dflow_protocol::{Epoch, InstanceId, StreamId};
 
 /// Something that has happened in a run. Events of an attempt or an epoch that is no longer current are ignored,
@@ -103,6 +105,21 @@ pub enum Event {
         instance: InstanceId,
         /// Its attempt.
         attempt: u32,
+    },
+    /// Another node has told this one something with [`crate::Action::Tell`]. Facts from one node arrive in order. A fact
+    /// about an instance that the sender does not decide for is ignored.
+    Fact {
+        /// The node that told it.
+        from: Place,
+        /// What it told.
+        fact: Fact,
+    },
+    /// A node of the run is gone, with everything that it had. The coordinator alone is told.
+    NodeLost {
+        /// The node.
+        place: Place,
+        /// Why, for the report.
+        reason: String,
     },
     /// The time of the last [`crate::Action::WakeAt`] has come.
     TimerFired,

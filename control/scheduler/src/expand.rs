@@ -57,14 +57,20 @@ impl RunMachine {
         match state.streams.get(part as usize).copied() {
             // An earlier attempt opened this part already.
             Some(stream) => {
-                for (_, child) in self.stream(stream).children.clone() {
-                    self.set_present(child, true);
+                if self.instance(instance).present {
+                    for (_, child) in self.stream(stream).children.clone() {
+                        self.set_present(child, true);
+                    }
                 }
                 self.update_signal(stream);
             }
             None => {
                 let created = self.create_stream(instance, port, part);
                 self.connect_all(created.into_iter().collect());
+                if !self.instance(instance).present {
+                    let children = created.map(|stream| self.stream(stream).children.clone()).unwrap_or_default();
+                    children.into_iter().for_each(|(_, child)| self.set_present(child, false));
+                }
             }
         }
         if self.excess.is_none() {
@@ -108,8 +114,20 @@ impl RunMachine {
             }
             self.todo.nodes.insert(node);
             self.mark_dirty(id);
+            let is_own = self.owns(id);
             for (port, spec) in plan.nodes[node].outputs.iter().enumerate() {
                 let state = &mut self.instance_mut(id).outputs[port];
+                if !is_own && spec.discovered() {
+                    // Its node tells which parts there are. It may have heard before this one, or after it, that the instance
+                    // is part of the run or no longer is.
+                    let listed = if present { state.listed as usize } else { state.streams.len() };
+                    let streams = state.streams[..listed].to_owned();
+                    for stream in streams {
+                        pending.extend(self.stream(stream).children.iter().map(|(_, child)| *child));
+                        self.update_signal(stream);
+                    }
+                    continue;
+                }
                 state.listed = if present { spec.fixed_parts().unwrap_or(0) } else { 0 };
                 if spec.discovered() {
                     state.opened = 0;
@@ -145,7 +163,8 @@ impl RunMachine {
             let node = self.instance(producer).node;
             for edge in &plan.nodes[node].outputs[port].consumers {
                 let reader = &self.nodes[edge.node];
-                if reader.status == Status::Skipped && reader.status_settled {
+                // Nodes hear of a decision at different times, and must number what exists alike.
+                if self.here().is_none() && reader.status == Status::Skipped && reader.status_settled {
                     continue;
                 }
                 if edge.each {
@@ -168,14 +187,19 @@ impl RunMachine {
         }
         let plan = Arc::clone(&self.plan);
         let spec = &plan.nodes[node];
-        let id = InstanceId(self.instances.len() as u32);
         let mut outputs: Vec<PortState> = Vec::new();
         outputs.resize_with(spec.outputs.len(), PortState::default);
         let mut inputs: Vec<InputState> = Vec::new();
         inputs.resize_with(spec.inputs.len(), InputState::default);
+        let is_skipped = self.nodes[node].status == Status::Skipped && self.nodes[node].status_settled;
+        let will_not_run = is_skipped
+            || each.is_some_and(|stream| {
+                let parent = self.instance(self.stream(stream).instance);
+                parent.retired && !parent.phase.ended()
+            });
         let part = path.as_slice().last().copied().unwrap_or(0) as usize;
         let place = spec.places.get(part % spec.places.len().max(1)).copied().unwrap_or(0);
-        self.instances.push(Instance {
+        let added = self.instances.push(Instance {
             node,
             path,
             place,
@@ -183,6 +207,7 @@ impl RunMachine {
             present: true,
             phase: Phase::Idle,
             attempt: 0,
+            voided: 0,
             retries_used: 0,
             not_before: Duration::ZERO,
             continuing: false,
@@ -201,10 +226,15 @@ impl RunMachine {
             lost: None,
             released: false,
             settled: false,
-            retired: false,
+            retired: will_not_run,
             queued: false,
             records: Vec::new(),
         });
+        let Some(id) = added else {
+            self.excess = Some(Excess::Instances);
+            return VecDeque::new();
+        };
+        self.take_early_facts(id);
         self.nodes[node].instances.push(id);
         self.nodes[node].present += 1;
         for (index, input) in spec.inputs.iter().enumerate() {
@@ -247,8 +277,7 @@ impl RunMachine {
             Partition::Single => owner.path.clone(),
             Partition::Fixed(_) | Partition::Discovered => owner.path.child(part),
         };
-        let id = StreamId(self.streams.len() as u32);
-        self.streams.push(Stream {
+        let added = self.streams.push(Stream {
             instance,
             port,
             part,
@@ -263,6 +292,10 @@ impl RunMachine {
             announced: false,
             held: false,
         });
+        let Some(id) = added else {
+            self.excess = Some(Excess::Streams);
+            return None;
+        };
         self.instance_mut(instance).outputs[port].streams.push(id);
         Some(id)
     }
@@ -278,9 +311,12 @@ impl RunMachine {
             return;
         }
         self.subscriptions += 1;
+        if self.owns(consumer) {
+            self.await_stream(stream);
+        }
         let reader = self.instance(consumer);
         let lost = self.instance(self.stream(stream).instance).lost.is_some();
-        let closed = if lost || reader.dropped || reader.inputs[input].choice_settled {
+        let closed = if lost || reader.dropped || self.has_lost_choice(stream, consumer, input) {
             Some(Closed::Lost)
         } else if reader.retired {
             Some(if reader.phase.ended() { Closed::Done } else { Closed::Gone })
@@ -304,6 +340,12 @@ impl RunMachine {
         }
         self.offer(consumer, input, stream);
         self.mark_input(consumer, input);
+    }
+
+    /// Whether the reader has finally chosen other streams.
+    fn has_lost_choice(&self, stream: StreamId, consumer: InstanceId, input: usize) -> bool {
+        let input = &self.instance(consumer).inputs[input];
+        input.choice_settled && !input.winners.contains(&stream)
     }
 
     pub(crate) fn announce_subscription(&mut self, stream: StreamId, index: usize) {
@@ -330,7 +372,9 @@ impl RunMachine {
         self.set_phase(instance, Phase::Ended { unread: false });
         for stream in self.streams_of(instance) {
             self.open_stream(stream);
-            self.stream_mut(stream).state = StreamState::Finished;
+            if !self.is_awaited(stream) {
+                self.stream_mut(stream).state = StreamState::Finished;
+            }
             self.update_signal(stream);
         }
     }

@@ -6,6 +6,7 @@
 //! to instance exactly once. A settled instance that has ended is final and closes its subscriptions.
 
 use crate::action::Action;
+use crate::fact::Fact;
 use crate::machine::RunMachine;
 use crate::plan::{InputPort, NodeId, PortRef};
 use crate::state::{Closed, Decision, Phase, Status};
@@ -15,7 +16,14 @@ use std::sync::Arc;
 impl RunMachine {
     /// Checks whether an instance, or one of its k-of-n choices, has become settled.
     pub(crate) fn settle(&mut self, id: InstanceId) {
-        self.settle_choices(id);
+        let is_own = self.owns(id);
+        if is_own {
+            self.settle_choices(id);
+        }
+        if self.is_promised(id) {
+            // What would undo it may have been set aside.
+            return;
+        }
         let instance = self.instance(id);
         if !instance.settled {
             let retries = self.plan.nodes[instance.node].retries.count;
@@ -28,7 +36,7 @@ impl RunMachine {
                         && !self.is_proven_by_its_end(instance.node)
                 }
             };
-            if !own || !self.is_wanted(id) || !self.depends_on_settled(id) {
+            if !is_own || !own || !self.is_wanted(id) || !self.depends_on_settled(id) {
                 // It may become settled together with others.
                 self.todo.unread.insert(id);
                 return;
@@ -44,6 +52,9 @@ impl RunMachine {
         if std::mem::replace(&mut self.instance_mut(id).settled, true) {
             return;
         }
+        if self.owns(id) {
+            self.tell(id, || Fact::Settled { instance: id });
+        }
         let plan = Arc::clone(&self.plan);
         let node = self.instance(id).node;
         if self.instance(id).present {
@@ -51,8 +62,8 @@ impl RunMachine {
         }
         self.todo.nodes.insert(node);
         for stream in self.streams_of(id) {
-            for subscription in &self.streams[stream.0 as usize].subscriptions {
-                let reader = &plan.nodes[self.instances[subscription.consumer.0 as usize].node];
+            for subscription in &self.streams[stream].subscriptions {
+                let reader = &plan.nodes[self.instances[subscription.consumer].node];
                 let port = &reader.inputs[subscription.input];
                 if subscription.closed.is_none() && (port.each || port.need.is_some()) {
                     self.todo.settle.insert(subscription.consumer);
@@ -78,7 +89,7 @@ impl RunMachine {
             self.update_holds_of(node);
             self.todo.nodes.extend(spec.outputs.iter().flat_map(|output| &output.consumers).map(|edge| edge.node));
         }
-        if let Some((instance, reason)) = self.too_few_streams(node, |port| self.list_is_settled(port)) {
+        if let Some((instance, reason)) = self.too_few_streams(node, false, |port| self.list_is_settled(port)) {
             self.fail_run(instance, reason);
             return;
         }
@@ -149,10 +160,11 @@ impl RunMachine {
         }
     }
 
-    /// An instance of which an input needs more streams than there are, where these are all.
+    /// An instance, of this node or of any, of which an input needs more streams than there are, where these are all.
     pub(crate) fn too_few_streams(
         &self,
         node: NodeId,
+        everywhere: bool,
         complete: impl Fn(&InputPort) -> bool,
     ) -> Option<(Option<InstanceId>, String)> {
         let spec = &self.plan.nodes[node];
@@ -163,7 +175,8 @@ impl RunMachine {
             let Some(need) = port.need.filter(|_| complete(port)) else { continue };
             for &id in &self.nodes[node].instances {
                 let input = &self.instance(id).inputs[index];
-                if self.is_wanted(id) && input.winners.len() < need && input.tally.listed < need {
+                let decides = everywhere || self.owns(id);
+                if decides && self.is_wanted(id) && input.winners.len() < need && input.tally.listed < need {
                     let reason = self.why_too_few(id, port, need, input.tally.listed);
                     return Some((Some(id), reason));
                 }
@@ -185,12 +198,19 @@ impl RunMachine {
             if input.winners.len() < need || !certain {
                 continue;
             }
-            let winners = input.winners.clone();
-            self.instance_mut(id).inputs[index].choice_settled = true;
-            for (stream, place) in self.places(id, index) {
-                if !winners.contains(&stream) {
-                    self.close(stream, place, Closed::Lost);
-                }
+            self.finish_choice(id, index);
+            self.tell_choice(id, index);
+        }
+    }
+
+    /// The choice of an input is final: its other streams are not needed.
+    pub(crate) fn finish_choice(&mut self, id: InstanceId, index: usize) {
+        let input = &mut self.instance_mut(id).inputs[index];
+        input.choice_settled = true;
+        let winners = input.winners.clone();
+        for (stream, place) in self.places(id, index) {
+            if !winners.contains(&stream) {
+                self.close(stream, place, Closed::Lost);
             }
         }
     }

@@ -1,5 +1,6 @@
 //! When the inputs of an instance allow it to start: signals of streams, gates, and k-of-n choices.
 
+use crate::fact::Fact;
 use crate::machine::RunMachine;
 use crate::options::Invocation;
 use crate::plan::InputPort;
@@ -78,6 +79,9 @@ impl RunMachine {
     /// Offers a stream to the k-of-n choice of an input, if it makes one; the first k to qualify win.
     pub(crate) fn offer(&mut self, consumer: InstanceId, input: usize, stream: StreamId) {
         let port = &self.plan.nodes[self.instance(consumer).node].inputs[input];
+        if !self.owns(consumer) {
+            return;
+        }
         let Some(need) = port.need.filter(|_| self.satisfies(port, self.stream(stream).signal)) else { return };
         let winners = &mut self.instance_mut(consumer).inputs[input].winners;
         if winners.len() < need && !winners.contains(&stream) {
@@ -86,6 +90,7 @@ impl RunMachine {
             self.note_input(consumer, input);
             if chosen {
                 self.todo.settle.insert(consumer);
+                self.tell_choice(consumer, input);
             }
         }
     }
@@ -106,6 +111,9 @@ impl RunMachine {
 
     /// Withdraws a void winner from a k-of-n choice; the next candidates take its place.
     pub(crate) fn withdraw(&mut self, consumer: InstanceId, input: usize, stream: StreamId) {
+        if !self.owns(consumer) {
+            return;
+        }
         let winners = &mut self.instance_mut(consumer).inputs[input].winners;
         let before = winners.len();
         winners.retain(|winner| *winner != stream);
@@ -113,11 +121,19 @@ impl RunMachine {
             return;
         }
         self.note_input(consumer, input);
+        self.tell_choice(consumer, input);
         for (candidate, place) in self.places(consumer, input) {
             if candidate != stream && self.stream(candidate).subscriptions[place].closed.is_none() {
                 self.offer(consumer, input, candidate);
             }
         }
+    }
+
+    pub(crate) fn tell_choice(&mut self, consumer: InstanceId, input: usize) {
+        let state = &self.instance(consumer).inputs[input];
+        let (winners, is_final) = (state.winners.clone(), state.choice_settled);
+        let input = input as u32;
+        self.tell(consumer, || Fact::Chose { instance: consumer, input, winners, is_final });
     }
 
     /// `complete`: whether all sources of the input are.
@@ -157,8 +173,8 @@ impl RunMachine {
     fn signal(&self, id: StreamId) -> Signal {
         let stream = self.stream(id);
         let producer = self.instance(stream.instance);
-        let listed =
-            stream.part < producer.outputs[stream.port].listed && self.nodes[producer.node].status == Status::Active;
+        let is_part = producer.present && stream.part < producer.outputs[stream.port].listed;
+        let listed = is_part && self.nodes[producer.node].status == Status::Active;
         if !listed {
             return Signal::default();
         }

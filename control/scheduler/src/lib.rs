@@ -12,38 +12,53 @@
 //! (what is certain, and which subscriptions can be closed), `unread` (producers without readers) and `race`
 //! (candidates of a k-of-n choice that fail).
 //!
+//! One machine can decide a whole run, or each node decides its part ([`Scope`]): then the machines keep the same state of
+//! all instances, each decides for those of its own node (`scope`) and tells the others what they have to know
+//! ([`Fact`], `audience`), and replays what it hears (`mirror`). The first node is the coordinator too: it decides when
+//! the run is over (`commit`), and what depends on instances of several nodes at once (`release`).
+//!
 //! A node that several runs share grants them its slots with a [`SlotPool`]. Time limits are kept by the node on which an
 //! attempt runs, because it knows first when the attempt waits: [`Stopwatch`].
 
 mod action;
 mod attach;
 mod attempt;
+mod audience;
+mod commit;
 mod event;
 mod expand;
+mod fact;
 mod finality;
 mod gate;
 pub mod limits;
 mod lists;
 mod machine;
+mod mirror;
 mod options;
 mod part;
 mod plan;
 mod race;
+mod record;
+mod release;
 mod report;
 mod restart;
+mod scope;
 mod slot_pool;
 mod slots;
 mod state;
 mod stopwatch;
 mod switch;
+mod table;
 mod unread;
 
 pub use action::{Action, Producer};
 pub use dflow_protocol::{Epoch, InstanceId, StreamId};
 pub use event::{Event, Outcome};
+pub use fact::{Fact, Standing};
 pub use machine::{RunMachine, RunState};
-pub use options::{Invocation, Place, PlaceOptions, PlanError, RunOptions};
+pub use options::{Invocation, Place, PlaceOptions, PlanError, RunOptions, Scope};
 pub use part::PartPath;
-pub use report::{AttemptEnd, AttemptRecord, Counts, InstanceKind, InstanceState, InstanceView, OutputStream};
+pub use record::{AttemptEnd, AttemptRecord};
+pub use report::{Counts, InstanceKind, InstanceState, InstanceView, OutputStream};
 pub use slot_pool::SlotPool;
 pub use stopwatch::{Overrun, Spent, Stopwatch, TimeLimits, Wait};

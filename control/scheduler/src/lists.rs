@@ -125,7 +125,7 @@ impl RunMachine {
                 break;
             };
             let end = list.streams.len();
-            let parts = &mut self.instances[instance.0 as usize].outputs[port];
+            let parts = &mut self.instances[instance].outputs[port];
             let offset = *parts.offset.get_or_insert(end);
             let list = &mut self.nodes[node].ports[port];
             list.streams.extend_from_slice(&parts.streams[end - offset..parts.listed as usize]);

@@ -2,10 +2,14 @@
 
 use crate::action::Action;
 use crate::event::Event;
-use crate::options::{Excess, PlanError, RunOptions};
+use crate::fact::Fact;
+use crate::options::{Excess, Place, PlanError, RunOptions};
 use crate::plan::{Edge, NodeId, NodeKind, Plan, SwitchPlan};
+use crate::release::Proposals;
+use crate::scope::Others;
 use crate::slots::Slots;
 use crate::state::{Changed, Decision, Instance, NodeState, Phase, PortList, Status, Stream, SwitchState};
+use crate::table::Table;
 use dflow_protocol::{InstanceId, StreamId};
 use dflow_workflow::Workflow;
 use std::collections::{BTreeSet, VecDeque};
@@ -22,14 +26,19 @@ pub struct RunMachine {
     pub(crate) now: Duration,
     pub(crate) state: RunState,
     pub(crate) nodes: Vec<NodeState>,
-    pub(crate) instances: Vec<Instance>,
-    pub(crate) streams: Vec<Stream>,
+    pub(crate) instances: Table<InstanceId, Instance>,
+    pub(crate) streams: Table<StreamId, Stream>,
     pub(crate) switches: Vec<SwitchState>,
     pub(crate) subscriptions: usize,
     pub(crate) excess: Option<Excess>,
     pub(crate) slots: Slots,
     pub(crate) timers: BTreeSet<(Duration, InstanceId)>,
     announced_timer: Option<Duration>,
+    /// Every instance before this index is final.
+    pub(crate) final_until: usize,
+    /// If the machine decides for one node: what it keeps of the others.
+    pub(crate) others: Option<Others>,
+    pub(crate) proposals: Proposals,
     pub(crate) todo: Todo,
     pub(crate) actions: Vec<Action>,
 }
@@ -60,6 +69,8 @@ pub enum RunState {
 /// The work that an event has caused and that must be done before the machine returns.
 #[derive(Debug, Default)]
 pub(crate) struct Todo {
+    /// What other nodes have told of instances that are known only now. It was said before anything that follows.
+    pub(crate) facts: VecDeque<(Place, Fact)>,
     /// Instances that have read a void epoch. Always handled first, so that no other decision depends on outdated
     /// lists.
     pub(crate) restarts: VecDeque<(InstanceId, String)>,
@@ -92,23 +103,31 @@ impl RunMachine {
             now: Duration::ZERO,
             state: RunState::Running,
             nodes: plan.nodes.iter().map(NodeState::new).collect(),
-            instances: Vec::new(),
-            streams: Vec::new(),
+            instances: Table::new(),
+            streams: Table::new(),
             switches: plan.switches.iter().map(|switch| SwitchState::new(&plan, switch)).collect(),
             subscriptions: 0,
             excess: None,
             timers: BTreeSet::new(),
             announced_timer: None,
+            final_until: 0,
+            others: None,
+            proposals: Proposals::default(),
             todo: Todo::default(),
             actions: Vec::new(),
             plan,
         };
+        if machine.here().is_some() {
+            let places = machine.options.places.len();
+            machine.others = Some(Others::new(machine.plan.audiences(places), places));
+        }
         machine.expand_statically();
         if let Some(excess) = machine.excess {
             return Err(PlanError::TooLarge { what: excess.what(), limit: excess.limit() });
         }
         machine.bring_in_order();
         machine.finish_failing();
+        machine.say_quiet();
         let actions = std::mem::take(&mut machine.actions);
         Ok((machine, actions))
     }
@@ -125,14 +144,18 @@ impl RunMachine {
                     self.bring_in_order();
                 }
             }
-            RunState::Failing { .. } => {
-                if let Event::Ended { instance, attempt, outcome } = event {
-                    self.ended_while_failing(instance, attempt, outcome);
+            RunState::Failing { .. } => match event {
+                Event::Ended { instance, attempt, outcome } => self.ended_while_failing(instance, attempt, outcome),
+                Event::Fact { from, fact: Fact::Emptied } | Event::NodeLost { place: from, .. } => {
+                    self.on_emptied(from)
                 }
-            }
+                Event::Fact { from, fact: fact @ Fact::Recorded { .. } } => self.on_fact(from, fact),
+                _ => {}
+            },
             RunState::Failed { .. } | RunState::Committed => {}
         }
         self.finish_failing();
+        self.say_quiet();
         std::mem::take(&mut self.actions)
     }
 
@@ -142,7 +165,7 @@ impl RunMachine {
         &self.state
     }
 
-    fn dispatch(&mut self, event: Event) {
+    pub(crate) fn dispatch(&mut self, event: Event) {
         match event {
             Event::Ready { instance, attempt } => self.on_ready(instance, attempt),
             Event::FirstBytes { stream, epoch } => self.on_first_bytes(stream, epoch),
@@ -155,6 +178,11 @@ impl RunMachine {
             Event::Parked { instance, attempt } => self.on_parked(instance, attempt, true),
             Event::Resumed { instance, attempt } => self.on_parked(instance, attempt, false),
             Event::Started { instance, attempt } => self.on_started(instance, attempt),
+            Event::Fact { from, fact } => self.on_fact(from, fact),
+            Event::NodeLost { place, reason } => {
+                self.on_emptied(place);
+                self.fail_run(None, reason);
+            }
             Event::TimerFired => {
                 self.announced_timer = None;
                 self.on_timer();
@@ -171,6 +199,8 @@ impl RunMachine {
                 let reason =
                     format!("the run has grown to more than {} {}; open fewer parts", excess.limit(), excess.what());
                 self.fail_run(None, reason);
+            } else if let Some((from, fact)) = self.todo.facts.pop_front() {
+                self.apply(from, fact);
             } else if let Some((instance, reason)) = self.todo.restarts.pop_front() {
                 self.restart(instance, &reason);
             } else if std::mem::take(&mut self.todo.statuses) {
@@ -178,7 +208,7 @@ impl RunMachine {
             } else if let Some(node) = self.todo.nodes.pop_first() {
                 self.settle_node(node);
             } else if let Some(instance) = self.todo.dirty.pop_front() {
-                self.instances[instance.0 as usize].queued = false;
+                self.instances[instance].queued = false;
                 self.look_at(instance);
             } else if let Some(instance) = self.todo.settle.pop_first() {
                 self.settle(instance);
@@ -202,6 +232,10 @@ impl RunMachine {
 
     /// Commits the run if nothing is left to do, and fails it if it can make no progress.
     fn check_end(&mut self) {
+        if self.here().is_some() {
+            self.check_end_everywhere();
+            return;
+        }
         if self.switches.iter().any(|switch| switch.decision == Decision::Reading) {
             return;
         }
@@ -212,11 +246,32 @@ impl RunMachine {
         } else if !self.slots.busy() {
             let open = self.switches.iter().any(|switch| switch.decision == Decision::Open);
             if self.slots.nothing_waits() && !open {
+                debug_assert!(self.is_complete(), "nothing is left to do, but not everything is final");
                 self.state = RunState::Committed;
                 self.actions.push(Action::Committed);
             } else {
                 self.fail_run(None, self.why_stuck());
             }
+        }
+    }
+
+    /// The same for the coordinator of a run that several nodes decide.
+    fn check_end_everywhere(&mut self) {
+        if !self.leads() {
+            return;
+        }
+        if self.slots.still()
+            && let Some((instance, reason)) = self.dead_end()
+        {
+            self.watch();
+            if self.is_still() {
+                self.fail_run(instance, reason);
+                return;
+            }
+        }
+        if self.slots.live() == 0 && self.is_complete() {
+            self.state = RunState::Committed;
+            self.actions.push(Action::Committed);
         }
     }
 
@@ -231,7 +286,7 @@ impl RunMachine {
         let mut needy = self.plan.choosers.iter().copied();
         no_case.or_else(|| {
             needy.find_map(|node| {
-                self.too_few_streams(node, |port| port.sources.iter().all(|source| self.source_complete(*source)))
+                self.too_few_streams(node, true, |port| port.sources.iter().all(|source| self.source_complete(*source)))
             })
         })
     }
@@ -255,22 +310,48 @@ impl RunMachine {
         if !matches!(self.state, RunState::Running) {
             return;
         }
+        match self.leads() {
+            true => self.tell_all(Fact::Stop { reason: reason.clone() }),
+            false => self.tell_coordinator(Fact::Failed { instance, reason: reason.clone() }),
+        }
+        self.end_run(instance, reason);
+    }
+
+    /// Ends the machine's part of a run that has failed.
+    pub(crate) fn end_run(&mut self, instance: Option<InstanceId>, reason: String) {
+        if !matches!(self.state, RunState::Running) {
+            return;
+        }
+        let ends = self.take_ends_set_aside();
         for other in self.instance_ids() {
-            if self.instance(other).phase.lives() {
+            if ends.iter().any(|(id, ..)| *id == other) {
+                self.set_phase(other, Phase::Stopping { started: true, parked: false });
+            } else if self.owns(other) && self.instance(other).phase.lives() {
                 self.kill(other, "the run has failed");
             }
         }
         self.timers.clear();
         self.todo = Todo::default();
         self.state = RunState::Failing { instance, reason };
+        for (id, attempt, outcome) in ends {
+            self.ended_while_failing(id, attempt, outcome);
+        }
     }
 
     fn finish_failing(&mut self) {
+        let others_left = match &self.others {
+            Some(others) if self.leads() => self.options.places.len() - 1 > others.emptied.len(),
+            Some(_) | None => false,
+        };
         if let RunState::Failing { instance, reason } = &self.state
             && self.slots.live() == 0
+            && !others_left
         {
             let (instance, reason) = (*instance, reason.clone());
-            self.actions.push(Action::RunFailed { instance, reason: reason.clone() });
+            match self.leads() {
+                true => self.actions.push(Action::RunFailed { instance, reason: reason.clone() }),
+                false => self.tell_coordinator(Fact::Emptied),
+            }
             self.state = RunState::Failed { instance, reason };
         }
     }
@@ -308,26 +389,26 @@ impl RunMachine {
     }
 
     fn queue(&mut self, instance: InstanceId) {
-        let state = &mut self.instances[instance.0 as usize];
+        let state = &mut self.instances[instance];
         if !std::mem::replace(&mut state.queued, true) {
             self.todo.dirty.push_back(instance);
         }
     }
 
     pub(crate) fn instance(&self, id: InstanceId) -> &Instance {
-        &self.instances[id.0 as usize]
+        &self.instances[id]
     }
 
     pub(crate) fn instance_mut(&mut self, id: InstanceId) -> &mut Instance {
-        &mut self.instances[id.0 as usize]
+        &mut self.instances[id]
     }
 
     pub(crate) fn stream(&self, id: StreamId) -> &Stream {
-        &self.streams[id.0 as usize]
+        &self.streams[id]
     }
 
     pub(crate) fn stream_mut(&mut self, id: StreamId) -> &mut Stream {
-        &mut self.streams[id.0 as usize]
+        &mut self.streams[id]
     }
 
     /// Whether the instance is part of the run: it exists, and no switch has skipped it or the stream that it exists
@@ -341,7 +422,7 @@ impl RunMachine {
     }
 
     pub(crate) fn instance_ids(&self) -> impl Iterator<Item = InstanceId> + use<> {
-        (0..self.instances.len() as u32).map(InstanceId)
+        self.instances.ids()
     }
 
     /// All streams of an instance that ever existed.
@@ -352,8 +433,8 @@ impl RunMachine {
     /// The phase of an attempt, if it is the present one and has not been asked to end. Every report of a process
     /// passes through here, because ids from outside may have any value.
     pub(crate) fn living(&self, id: InstanceId, attempt: u32) -> Option<Phase> {
-        let instance = self.instances.get(id.0 as usize)?;
-        (instance.attempt == attempt && instance.phase.lives()).then_some(instance.phase)
+        let instance = self.instances.get(id)?;
+        (instance.attempt == attempt && instance.phase.lives() && self.owns(id)).then_some(instance.phase)
     }
 }
 

@@ -33,9 +33,31 @@ pub struct PlaceOptions {
     pub max_started: u32,
 }
 
+/// For which instances a machine decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Scope {
+    /// For all of them, on every place.
+    #[default]
+    WholeRun,
+    /// For those of one place. The machines of all places decide a run together: they exchange [`crate::Fact`]s. The one
+    /// at place 0 is the coordinator as well: it decides when the run is over.
+    Node(Place),
+}
+
+impl Scope {
+    pub(crate) fn place(self) -> Option<Place> {
+        match self {
+            Self::WholeRun => None,
+            Self::Node(place) => Some(place),
+        }
+    }
+}
+
 /// The options of a run.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
+    /// For which instances the machine decides.
+    pub scope: Scope,
     /// The nodes that take part, at least one. The first supplies the workflow's inputs and receives its outputs.
     pub places: Vec<PlaceOptions>,
     /// The places of a function's instances: of part 0, of part 1 and so on, repeating from the first. Functions
@@ -55,6 +77,14 @@ pub enum PlanError {
     /// There is no node, or one without slots.
     #[error("a run needs at least one slot on each of its nodes, but one has 0; set --slots to 1 or more")]
     NoSlots,
+    /// The machine is to decide for a node that does not exist.
+    #[error("node {place} is to decide for its part of a run, but there are only {places} nodes, counted from 0")]
+    UnknownScope {
+        /// The place.
+        place: Place,
+        /// How many places there are.
+        places: usize,
+    },
     /// A function is placed on a node that does not exist.
     #[error("function `{function}` is placed on node {place}, but there are only {places} nodes, counted from 0")]
     UnknownPlace {

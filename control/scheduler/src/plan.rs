@@ -4,6 +4,7 @@
 //! subscriptions exist once. An input is a node that has ended before the run starts; an output is a node with one
 //! instance (a sink) for each stream.
 
+use crate::limits::MAX_PLACES;
 use crate::options::{Invocation, Place, PlanError, RunOptions};
 use dflow_workflow::{
     Causes, Function, FunctionId, Gate, Partition, Program, Retention, Retries, Source, SwitchOn, Workflow,
@@ -345,6 +346,10 @@ impl OutputPort {
 fn check_options(workflow: &Workflow, options: &RunOptions) -> Result<(), PlanError> {
     if options.places.is_empty() || options.places.iter().any(|place| place.slots == 0) {
         return Err(PlanError::NoSlots);
+    }
+    let places = options.places.len();
+    if let Some(place) = options.scope.place().filter(|place| *place as usize >= places || places > MAX_PLACES) {
+        return Err(PlanError::UnknownScope { place, places });
     }
     for (index, function) in workflow.functions.iter().enumerate() {
         let chosen = options.placement.get(&FunctionId(index as u32)).map_or(&[][..], Vec::as_slice);

@@ -2,6 +2,7 @@
 //! sources of these fan-ins. If it fails for good before it was chosen, the run continues without it. The run fails
 //! only when too few candidates are left for a fan-in.
 
+use crate::fact::Fact;
 use crate::machine::RunMachine;
 use crate::plan::{InputPort, NodeId};
 use crate::restart::cut;
@@ -20,6 +21,17 @@ impl RunMachine {
         if !self.may_lose(id) {
             return false;
         }
+        self.tell(id, || Fact::Lost { instance: id, reason: reason.to_owned() });
+        self.mark_lost(id, reason);
+        // A killed instance ends when its process is dead.
+        if self.instance(id).phase == Phase::Idle {
+            self.end_unread(id);
+        }
+        true
+    }
+
+    /// The run continues without the instance.
+    pub(crate) fn mark_lost(&mut self, id: InstanceId, reason: &str) {
         let plan = Arc::clone(&self.plan);
         let node = self.instance(id).node;
         let why = format!("`{}` failed: {reason}", self.name(id));
@@ -37,14 +49,9 @@ impl RunMachine {
         }
         self.mark_settled(id);
         self.retire(id, Closed::Lost);
-        // A killed instance ends when its process is dead.
-        if self.instance(id).phase == Phase::Idle {
-            self.end_unread(id);
-        }
         self.todo
             .nodes
             .extend(plan.nodes[node].outputs.iter().flat_map(|output| &output.consumers).map(|edge| edge.node));
-        true
     }
 
     /// Whether an instance in its last attempt may still drop out of the race: it is chosen when its streams are whole,

@@ -1,11 +1,12 @@
 //! The instances of a run with their states and times, for progress and for the final report.
 
-use crate::limits::MAX_RECORDS;
 use crate::machine::{RunMachine, RunState};
 use crate::options::Place;
 use crate::part::PartPath;
 use crate::plan::NodeKind;
+use crate::record::AttemptRecord;
 use crate::state::{Instance, Phase, Status};
+use crate::table::Id;
 use dflow_protocol::{Epoch, InstanceId, StreamId};
 use dflow_workflow::FunctionId;
 use std::time::Duration;
@@ -76,46 +77,8 @@ pub struct InstanceView<'a> {
     pub attempt: u32,
     /// How many of its retries are spent.
     pub retries_used: u32,
-    /// The attempts so far, at most the last [`MAX_RECORDS`].
+    /// The attempts so far, at most the last [`MAX_RECORDS`](crate::limits::MAX_RECORDS).
     pub attempts: &'a [AttemptRecord],
-}
-
-/// The times of one attempt since the start of the run.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AttemptRecord {
-    /// Its number, counted from 1.
-    pub attempt: u32,
-    /// When the preparation of its program began (for a sink: when it was started).
-    pub prepared: Duration,
-    /// When its program was ready.
-    pub ready: Option<Duration>,
-    /// When it was started, that is, its gate was open and it had a slot.
-    pub started: Option<Duration>,
-    /// When the first bytes of any of its outputs were reported.
-    pub first_output: Option<Duration>,
-    /// When all of its processes had ended.
-    pub ended: Option<Duration>,
-    /// How it ended; may be set before it is dead.
-    pub end: Option<AttemptEnd>,
-}
-
-/// How an attempt ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AttemptEnd {
-    /// It succeeded.
-    Succeeded,
-    /// It ended because its outputs have no reader.
-    Unread,
-    /// It failed.
-    Failed {
-        /// Why.
-        reason: String,
-    },
-    /// It was ended, or its result was discarded, through no fault of its own.
-    Superseded {
-        /// Why.
-        reason: String,
-    },
 }
 
 /// The number of instances in each state.
@@ -170,7 +133,7 @@ impl RunMachine {
     /// One instance; `None` if there never was one with this id.
     #[must_use]
     pub fn view(&self, id: InstanceId) -> Option<InstanceView<'_>> {
-        let instance = self.instances.get(id.0 as usize)?;
+        let instance = self.instances.get(id)?;
         let kind = match self.plan.nodes[instance.node].kind {
             NodeKind::Input(_) => return None,
             NodeKind::Function(function) => InstanceKind::Function(function),
@@ -189,11 +152,24 @@ impl RunMachine {
         })
     }
 
+    /// Whether the instance is part of the plan, so that all nodes know of it from the start. Others exist because of parts
+    /// that are discovered, of which nodes hear at different times.
+    #[must_use]
+    pub fn is_planned(&self, id: InstanceId) -> bool {
+        id.lane() == 0
+    }
+
+    /// The present epoch of a stream; `None` if there never was one with this id.
+    #[must_use]
+    pub fn epoch(&self, stream: StreamId) -> Option<Epoch> {
+        self.streams.get(stream).map(|stream| stream.epoch)
+    }
+
     /// The number of [`Self::instances`] in each state.
     #[must_use]
     pub fn counts(&self) -> Counts {
         let mut counts = Counts::default();
-        for instance in &self.instances {
+        for instance in self.instances.iter() {
             if matches!(self.plan.nodes[instance.node].kind, NodeKind::Input(_)) {
                 continue;
             }
@@ -301,9 +277,14 @@ impl RunMachine {
         if self.nodes[instance.node].status == Status::Skipped || source == Some(Status::Skipped) {
             return InstanceState::Skipped;
         }
+        if !instance.present && self.here().is_some_and(|here| here != instance.place) {
+            // Its node may not have heard of it yet.
+            return InstanceState::Gone;
+        }
         let over = matches!(self.state, RunState::Failing { .. } | RunState::Failed { .. });
         let dead = instance.records.last().is_some_and(|record| record.ended.is_some());
         match instance.phase {
+            Phase::Idle if instance.lost.is_some() => InstanceState::Lost,
             Phase::Idle if over && dead => InstanceState::Stopped,
             Phase::Idle if !instance.present => InstanceState::Gone,
             Phase::Idle | Phase::Waiting => InstanceState::Waiting,
@@ -317,19 +298,5 @@ impl RunMachine {
             Phase::Ended { .. } if instance.lost.is_some() => InstanceState::Lost,
             Phase::Ended { unread: true } => InstanceState::Unread,
         }
-    }
-}
-
-impl AttemptRecord {
-    pub(crate) fn new(attempt: u32, prepared: Duration) -> Self {
-        Self { attempt, prepared, ready: None, started: None, first_output: None, ended: None, end: None }
-    }
-
-    /// Appends a record and drops the oldest when there are too many.
-    pub(crate) fn push(records: &mut Vec<Self>, record: Self) {
-        if records.len() >= MAX_RECORDS {
-            records.remove(0);
-        }
-        records.push(record);
     }
 }

@@ -5,9 +5,10 @@
 //! readers: its streams are suspended, and the next attempt continues them.
 
 use crate::action::{Action, Producer};
+use crate::fact::Fact;
 use crate::machine::RunMachine;
 use crate::plan::NodeKind;
-use crate::report::AttemptEnd;
+use crate::record::AttemptEnd;
 use crate::state::{Phase, StreamState};
 use dflow_protocol::{Epoch, InstanceId, StreamId};
 use std::sync::Arc;
@@ -16,6 +17,9 @@ impl RunMachine {
     /// The machine fails a living attempt (time limit, protocol violation): it is killed, but its process is not dead
     /// yet.
     pub(crate) fn fail_living(&mut self, id: InstanceId, reason: &str) {
+        if self.set_failure_aside(id, reason) {
+            return;
+        }
         let ran = matches!(self.instance(id).phase, Phase::Running { .. });
         self.kill(id, reason);
         self.record(id, |record, _| record.end = Some(AttemptEnd::Failed { reason: reason.to_owned() }));
@@ -76,9 +80,10 @@ impl RunMachine {
     /// Undoes an instance because what its present attempt has read, or its very existence, is void.
     pub(crate) fn restart(&mut self, id: InstanceId, reason: &str) {
         let instance = self.instance(id);
-        if instance.settled || instance.dropped {
+        if instance.settled || instance.dropped || !self.owns(id) || self.set_restart_aside(id, reason) {
             return;
         }
+        let instance = self.instance(id);
         let wanted = self.is_wanted(id);
         match instance.phase {
             Phase::Idle | Phase::Stopping { .. } => {}
@@ -127,9 +132,10 @@ impl RunMachine {
             NodeKind::Input(input) => Producer::WorkflowInput { input, part },
             NodeKind::Function(_) | NodeKind::Sink(_) => Producer::Instance { instance, output: port as u32, part },
         };
+        let is_whole = continues && !self.owns(instance) && self.stream(id).was_finished;
         let stream = self.stream_mut(id);
         stream.epoch = epoch;
-        stream.state = StreamState::Open { bytes };
+        stream.state = if is_whole { StreamState::Finished } else { StreamState::Open { bytes } };
         stream.length = None;
         self.actions.push(Action::OpenStream { stream: id, epoch, producer, keep, read, continues });
         if !std::mem::replace(&mut self.stream_mut(id).announced, true) {
@@ -142,6 +148,10 @@ impl RunMachine {
     }
 
     pub(crate) fn abort_outputs(&mut self, id: InstanceId, reason: &str) {
+        let attempt = self.instance(id).attempt;
+        if self.owns(id) && std::mem::replace(&mut self.instance_mut(id).voided, attempt) < attempt {
+            self.tell(id, || Fact::Voided { instance: id, attempt, reason: reason.to_owned() });
+        }
         self.instance_mut(id).continuing = false;
         for stream in self.streams_of(id) {
             self.abort_stream(stream, reason);
@@ -173,7 +183,7 @@ impl RunMachine {
             let attached = std::mem::take(&mut subscription.attached);
             let (consumer, input) = (subscription.consumer, subscription.input);
             self.withdraw(consumer, input, id);
-            if attached || self.instance(consumer).continuing {
+            if self.owns(consumer) && (attached || self.instance(consumer).continuing) {
                 let reason = format!("it has read from {}, which is void: {reason}", self.stream_name(id));
                 self.todo.restarts.push_back((consumer, cut(reason)));
             }
@@ -204,7 +214,11 @@ impl RunMachine {
         }
     }
 
-    fn suspend_outputs(&mut self, id: InstanceId) {
+    pub(crate) fn suspend_outputs(&mut self, id: InstanceId) {
+        if self.owns(id) {
+            let attempt = self.instance(id).attempt;
+            self.tell(id, || Fact::Suspended { instance: id, attempt });
+        }
         self.instance_mut(id).continuing = true;
         for stream in self.streams_of(id) {
             let state = self.stream_mut(stream);

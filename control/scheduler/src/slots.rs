@@ -5,10 +5,11 @@
 //! ones; it starts at the latest when all others are parked or have ended.
 
 use crate::action::Action;
+use crate::fact::Fact;
 use crate::machine::RunMachine;
 use crate::options::Place;
 use crate::plan::NodeId;
-use crate::report::AttemptRecord;
+use crate::record::AttemptRecord;
 use crate::state::Phase;
 use dflow_protocol::InstanceId;
 use std::cmp::Reverse;
@@ -94,13 +95,14 @@ impl RunMachine {
             self.start(sink);
             done = true;
         }
-        for place in 0..self.slots.places.len() {
+        let places = self.here().map_or(0..self.slots.places.len(), |here| here as usize..here as usize + 1);
+        for place in places.clone() {
             while let Some(instance) = self.next_start(place) {
                 self.start(instance);
                 done = true;
             }
         }
-        for place in 0..self.slots.places.len() {
+        for place in places {
             while let Some(instance) = self.next_gated(place).or_else(|| self.next_ahead(place)) {
                 self.prepare(instance);
                 done = true;
@@ -150,6 +152,9 @@ impl RunMachine {
             self.todo.unread.insert(id);
         }
         let attempt = self.instance(id).attempt;
+        if !self.leads() {
+            self.tell_coordinator(Fact::Started { instance: id, attempt });
+        }
         self.actions.push(Action::Start { instance: id, attempt });
     }
 
@@ -221,7 +226,10 @@ impl RunMachine {
 
     /// Adds an instance to the counters and sets, or removes it before something about it changes.
     fn count(&mut self, id: InstanceId, add: bool) {
-        let instance = &self.instances[id.0 as usize];
+        if !self.owns(id) {
+            return;
+        }
+        let instance = &self.instances[id];
         let node = &self.plan.nodes[instance.node];
         let need = self.need(id);
         let slots = &mut self.slots;

@@ -3,7 +3,7 @@
 use crate::options::Place;
 use crate::part::PartPath;
 use crate::plan::NodeId;
-use crate::report::AttemptRecord;
+use crate::record::AttemptRecord;
 use dflow_protocol::{Epoch, InstanceId, StreamId};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -98,6 +98,8 @@ pub(crate) struct Instance {
     pub(crate) phase: Phase,
     /// The present attempt; 0 before the first.
     pub(crate) attempt: u32,
+    /// The last attempt of which others were told that it is void.
+    pub(crate) voided: u32,
     pub(crate) retries_used: u32,
     /// The next attempt does not begin before this time.
     pub(crate) not_before: Duration,

@@ -4,6 +4,7 @@
 //! their subscriptions, so that the decision can be made again without losing a byte.
 
 use crate::action::Action;
+use crate::fact::Fact;
 use crate::machine::RunMachine;
 use crate::options::Invocation;
 use crate::plan::{NodeId, Plan, SwitchPlan};
@@ -21,7 +22,7 @@ impl RunMachine {
             Invocation::Dataflow => signal.finished,
             Invocation::ControlFlow => signal.ended,
         };
-        if !ready {
+        if !ready || !self.owns(self.stream(id).instance) {
             return;
         }
         let mut ask = false;
@@ -37,7 +38,7 @@ impl RunMachine {
     }
 
     pub(crate) fn on_value(&mut self, id: StreamId, epoch: Epoch, text: Result<String, String>) {
-        let Some(stream) = self.streams.get(id.0 as usize) else { return };
+        let Some(stream) = self.streams.get(id) else { return };
         if stream.epoch != epoch || stream.state != StreamState::Finished {
             return;
         }
@@ -63,8 +64,15 @@ impl RunMachine {
                 return;
             }
         };
-        for switch in asked {
-            self.switches[switch].decision = match self.plan.choose(switch, &text) {
+        let instance = self.stream(id).instance;
+        self.tell(instance, || Fact::Value { stream: id, epoch, text: text.clone() });
+        self.decide(id, asked, &text);
+    }
+
+    /// The value of a stream decides these switches.
+    pub(crate) fn decide(&mut self, id: StreamId, switches: Vec<usize>, text: &str) {
+        for switch in switches {
+            self.switches[switch].decision = match self.plan.choose(switch, text) {
                 Ok(functions) => Decision::Chosen(functions.iter().map(|f| self.plan.node_of(*f)).collect()),
                 Err(reason) => Decision::NoCase(reason),
             };
@@ -110,7 +118,9 @@ impl RunMachine {
         match &self.switches[switch].decision {
             Decision::NoCase(reason) => {
                 let reason = reason.clone();
-                self.fail_run(None, reason);
+                if self.owns(self.nodes[port.node].instances[0]) {
+                    self.fail_run(None, reason);
+                }
             }
             Decision::Chosen(_) => {
                 self.switches[switch].settled = true;
@@ -242,7 +252,7 @@ impl RunMachine {
         }
     }
 
-    fn switches_on(&self, id: StreamId) -> Vec<usize> {
+    pub(crate) fn switches_on(&self, id: StreamId) -> Vec<usize> {
         let stream = self.stream(id);
         self.plan.nodes[self.instance(stream.instance).node].outputs[stream.port].switches.clone()
     }

@@ -8,6 +8,7 @@
 //! settled: a failure could affect no reader any more. Its running members are *released*: they continue, but any
 //! outcome counts as a success.
 
+use crate::fact::{Fact, Standing};
 use crate::machine::RunMachine;
 use crate::plan::{NodeId, SwitchPlan};
 use crate::state::{Closed, Decision, Instance, Phase, Status, StreamState, Subscription};
@@ -19,13 +20,10 @@ impl RunMachine {
     pub(crate) fn look_for_readers(&mut self, id: InstanceId) {
         if self.has_lost(id) {
             self.drop_instance(id, "other candidates were first, and it has no other reader");
-        } else if let Some(members) = self.unread_set(id) {
-            for member in members {
-                let instance = self.instance_mut(member);
-                instance.released = !instance.phase.ended();
-                self.mark_settled(member);
-                self.todo.settle.insert(member);
-            }
+        } else if self.leads()
+            && let Some(members) = self.unread_set(id)
+        {
+            self.release(members);
         }
     }
 
@@ -38,7 +36,9 @@ impl RunMachine {
                 let state = self.stream(stream);
                 let unread = state.subscriptions.iter().all(|subscription| {
                     let (consumer, input) = (subscription.consumer, subscription.input);
-                    subscription.closed.is_some() || !self.reads_again(stream, consumer, input)
+                    // A reader on another node keeps what it may read again there. It has let the stream go before its
+                    // node has told.
+                    subscription.closed.is_some() || !self.owns(consumer) || !self.reads_again(stream, consumer, input)
                 });
                 state.state == StreamState::Finished || (unread && !state.held)
             })
@@ -48,7 +48,12 @@ impl RunMachine {
     fn has_lost(&self, id: InstanceId) -> bool {
         let instance = self.instance(id);
         let spec = &self.plan.nodes[instance.node];
-        if !spec.is_function() || instance.dropped || instance.phase.ended() || instance.open_readers > 0 {
+        if !self.owns(id)
+            || !spec.is_function()
+            || instance.dropped
+            || instance.phase.ended()
+            || instance.open_readers > 0
+        {
             return false;
         }
         let known = spec.outputs.iter().zip(&instance.outputs).all(|(output, port)| {
@@ -78,6 +83,11 @@ impl RunMachine {
                 .map(|subscription| subscription.consumer)
                 .filter(|reader| !self.instance(*reader).dropped)
                 .collect();
+            let (readers, others): (BTreeSet<_>, BTreeSet<_>) =
+                readers.into_iter().partition(|reader| self.owns(*reader));
+            if self.owns(id) && !others.is_empty() {
+                self.tell(id, || Fact::Cut { instance: id });
+            }
             for &reader in &readers {
                 self.drop_instance(reader, "its producer has failed, and it has no reader");
             }
@@ -88,10 +98,13 @@ impl RunMachine {
     /// Ends an instance that is not needed, or never starts it.
     fn drop_instance(&mut self, id: InstanceId, reason: &str) {
         self.instance_mut(id).dropped = true;
+        self.tell(id, || Fact::Dropped { instance: id });
         self.mark_settled(id);
         self.retire(id, Closed::Lost);
         let phase = self.instance(id).phase;
-        if phase.lives() {
+        if self.take_end_set_aside(id) {
+            self.end_unread(id);
+        } else if phase.lives() {
             self.kill(id, reason);
         } else if matches!(phase, Phase::Idle | Phase::Pausing | Phase::Waiting) {
             self.end_unread(id);
@@ -99,13 +112,25 @@ impl RunMachine {
     }
 
     /// The smallest set with this instance that satisfies the condition above, if there is one.
-    fn unread_set(&self, start: InstanceId) -> Option<BTreeSet<InstanceId>> {
-        let mut search =
-            Search { machine: self, members: BTreeSet::new(), nodes: BTreeSet::new(), pending: vec![(start, false)] };
+    fn unread_set(&self, start: InstanceId) -> Option<Vec<Standing>> {
+        let mut search = Search {
+            machine: self,
+            members: BTreeSet::new(),
+            idle: BTreeSet::new(),
+            nodes: BTreeSet::new(),
+            pending: vec![(start, false)],
+        };
         while let Some((id, written)) = search.pending.pop() {
             search.visit(id, written)?;
         }
-        (!search.members.is_empty()).then_some(search.members)
+        let standing = |instance: InstanceId, has_started| Standing {
+            instance,
+            attempt: self.instance(instance).attempt,
+            has_started,
+        };
+        let idle = search.idle.into_iter().map(|id| standing(id, false));
+        let members = search.members.iter().map(|id| standing(*id, true));
+        (!search.members.is_empty()).then(|| members.chain(idle).collect())
     }
 }
 
@@ -113,6 +138,8 @@ impl RunMachine {
 struct Search<'a> {
     machine: &'a RunMachine,
     members: BTreeSet<InstanceId>,
+    /// Instances that have not affected the members, because they had not started.
+    idle: BTreeSet<InstanceId>,
     /// Nodes whose status depends only on members or on settled decisions.
     nodes: BTreeSet<NodeId>,
     /// Instances that must be in the set; if marked, only when they can have written anything yet.
@@ -124,7 +151,16 @@ impl Search<'_> {
         let instance = self.machine.instance(id);
         let runs = matches!(instance.phase, Phase::Running { .. }) || instance.continuing;
         let active = runs || instance.phase.ended();
-        if instance.settled || self.members.contains(&id) || (written && !active) {
+        if instance.settled || self.members.contains(&id) {
+            return Some(());
+        }
+        if written && !active {
+            let is_unclear = instance.phase == Phase::Idle && instance.attempt > 0;
+            if is_unclear && !self.machine.owns(id) {
+                // Its void attempt may have written. Its node is about to tell of the next one.
+                return None;
+            }
+            self.idle.insert(id);
             return Some(());
         }
         self.add_status(instance.node)?;
@@ -187,6 +223,8 @@ impl Search<'_> {
             match port.need {
                 _ if port.each => self.pending.extend(instance.each.iter().map(writer)),
                 Some(need) if input.winners.len() < need => return None,
+                // The coordinator has heard of the choice before it has heard of the stream.
+                Some(_) if input.winners.iter().any(|stream| machine.streams.get(*stream).is_none()) => return None,
                 Some(_) => self.pending.extend(input.winners.iter().map(writer)),
                 None => {
                     for source in &port.sources {

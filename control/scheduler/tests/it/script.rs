@@ -8,7 +8,7 @@
 
 use dflow_scheduler::{
     Action, Epoch, Event, InstanceId, InstanceState, Invocation, Outcome, PlaceOptions, Producer, RunMachine,
-    RunOptions, StreamId,
+    RunOptions, Scope, StreamId,
 };
 use dflow_workflow::Workflow;
 use std::collections::BTreeMap;
@@ -26,6 +26,7 @@ pub struct Script {
 
 pub fn options(workflow: &Workflow) -> RunOptions {
     RunOptions {
+        scope: Scope::WholeRun,
         places: vec![PlaceOptions { slots: 100, prepare_ahead: 0, max_started: 100 }],
         placement: BTreeMap::new(),
         invocation: Invocation::Dataflow,
@@ -208,6 +209,7 @@ impl Script {
             Action::Abort { stream: id, epoch, .. } => format!("abort {}@{epoch}", stream(id)),
             Action::Suspend { stream: id, epoch } => format!("suspend {}@{epoch}", stream(id)),
             Action::ReadValue { stream: id, epoch } => format!("read {}@{epoch}", stream(id)),
+            Action::Tell { fact, .. } => format!("tell {fact:?}"),
             Action::WakeAt(at) => format!("wake {at:?}"),
             Action::Committed => "committed".to_owned(),
             Action::RunFailed { .. } => "failed".to_owned(),

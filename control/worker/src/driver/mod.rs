@@ -125,6 +125,7 @@ impl<'a> Driver<'a> {
         let of_others: Vec<String> = of_others.collect();
         checked.notes.extend(of_others);
         let options = RunOptions {
+            scope: dflow_scheduler::Scope::WholeRun,
             places: std::iter::once(spec.options.slots).chain(slots).map(place).collect(),
             placement: placement::places(spec),
             invocation: spec.invocation,

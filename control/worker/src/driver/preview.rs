@@ -118,6 +118,7 @@ pub fn preview(spec: &RunSpec) -> Result<RunPreview, SetupError> {
     }
     let nodes = nodes(spec)?;
     let options = RunOptions {
+        scope: dflow_scheduler::Scope::WholeRun,
         places: nodes.iter().map(|node| place(node.slots)).collect(),
         placement: placement::places(spec),
         invocation: spec.invocation,

@@ -119,6 +119,7 @@ fn one_slot_is_enough_for_a_chain_that_waits() {
 fn run_on(flow: Flow, slots: &[u32], placement: &[(u32, &[Place])]) -> Script {
     let place = |&slots: &u32| PlaceOptions { slots, prepare_ahead: 9, max_started: 9 };
     let options = RunOptions {
+        scope: dflow_scheduler::Scope::WholeRun,
         places: slots.iter().map(place).collect(),
         placement: placement.iter().map(|(function, places)| (FunctionId(*function), places.to_vec())).collect(),
         ..options(&flow.0)

@@ -17,7 +17,8 @@ impl Checks for Node<'_> {
             }
             Action::Subscribe { stream, consumer, input, .. } => {
                 let state = &self.streams[stream];
-                assert!(!state.released, "a new reader of released bytes\n{}", self.story());
+                let concerns = self.writes(*stream) || self.owns(*consumer);
+                assert!(!concerns || !state.released, "a new reader of released bytes\n{}", self.story());
                 assert!(!state.readers.contains_key(&(*consumer, *input)), "subscribed twice\n{}", self.story());
             }
             Action::Unsubscribe { stream, consumer, input } => {
@@ -27,7 +28,8 @@ impl Checks for Node<'_> {
             Action::Hold { stream } => {
                 let state = &self.streams[stream];
                 let late = state.released && state.state != StreamState::Aborted;
-                assert!(!state.held && !late, "held twice or too late\n{}", self.story());
+                let concerns = self.writes(*stream);
+                assert!(!concerns || (!state.held && !late), "held twice or too late\n{}", self.story());
             }
             Action::Unhold { stream } => assert!(self.streams[stream].held, "not held\n{}", self.story()),
             Action::Prepare { instance, .. } => {
@@ -74,13 +76,14 @@ impl Checks for Node<'_> {
                 assert!(state.state == StreamState::Finished && !state.released, "{}", self.story());
                 assert!(self.decides(state.producer), "{}", self.story());
             }
-            Action::WakeAt(_) => {}
+            Action::WakeAt(_) | Action::Tell { .. } => {}
+            // With other places, once all of them can be looked at.
+            Action::Committed if self.here().is_some() => {}
             Action::Committed => self.check_commit(),
             Action::RunFailed { reason, .. } => {
                 assert!(self.processes.is_empty(), "failed while something runs\n{}", self.story());
                 assert!(!reason.contains("internal error"), "{reason}\n{}", self.story());
-                let lost = self.machine.instances().any(|view| view.state == InstanceState::Lost);
-                let short = reason.contains("lower `need`") || (lost && reason.contains(" left: "));
+                let short = reason.contains("lower `need`") || (self.loses && reason.contains(" left: "));
                 assert!(self.excused || short, "failed without a cause: {reason}\n{}", self.story());
             }
         }
@@ -93,6 +96,10 @@ impl Node<'_> {
         let own = |stream: &&Stream| matches!(stream.producer, Producer::Instance { instance, .. } if instance == id);
         let cut = |stream: &&Stream| matches!(stream.state, StreamState::Open | StreamState::Suspended);
         for ((reader, _), _) in self.streams.values().filter(own).filter(cut).flat_map(|stream| &stream.readers) {
+            if !self.owns(*reader) {
+                // It is told, or it has let the stream go.
+                continue;
+            }
             let state = self.machine.view(*reader).map(|view| view.state);
             let idle = matches!(state, Some(InstanceState::Skipped | InstanceState::Gone | InstanceState::Stopping));
             assert!(idle || self.has_ended(*reader), "{reader} reads what {id} has cut short\n{}", self.story());
@@ -203,6 +210,14 @@ impl Node<'_> {
     }
 
     fn check_commit(&self) {
+        self.check_states();
+        for view in self.machine.instances().filter(|view| view.state == InstanceState::Ended) {
+            self.check_final_inputs(view.id, view.attempt, self.finished.get(&view.id));
+        }
+    }
+
+    /// Everything has ended, and nothing is read any more.
+    pub fn check_states(&self) {
         assert!(self.processes.is_empty(), "committed while something runs\n{}", self.story());
         for (id, stream) in &self.streams {
             assert!(stream.readers.is_empty() && !stream.held, "stream {id} is still read\n{}", self.story());
@@ -213,15 +228,12 @@ impl Node<'_> {
                 InstanceState::Ended | InstanceState::Unread | InstanceState::Lost | InstanceState::Skipped
             );
             assert!(done, "{} is {:?}\n{}", view.name, view.state, self.story());
-            if view.state == InstanceState::Ended {
-                self.check_final_inputs(view.id, view.attempt);
-            }
         }
     }
 
     /// The last attempt has read exactly the bytes that its producers finally wrote.
-    fn check_final_inputs(&self, id: InstanceId, attempt: u32) {
-        let Some(process) = self.finished.get(&id) else { panic!("{id} has ended without running\n{}", self.story()) };
+    pub fn check_final_inputs(&self, id: InstanceId, attempt: u32, finished: Option<&Process>) {
+        let Some(process) = finished else { panic!("{id} has ended without running\n{}", self.story()) };
         assert_eq!(process.attempt, attempt, "{}", self.story());
         for (stream, base) in process.inputs.values().flatten().filter(|(_, base)| *base != Epoch(0)) {
             let state = &self.streams[stream];
@@ -252,7 +264,7 @@ impl Node<'_> {
                     if output == of && stream.state != StreamState::Aborted =>
                 {
                     let Some(view) = self.machine.view(instance) else { continue };
-                    if view.kind == InstanceKind::Function(function) {
+                    if view.kind == InstanceKind::Function(function) && view.state != InstanceState::Gone {
                         let path = view.part.map_or(Vec::new(), |part| part.as_slice().to_vec());
                         found.insert((path, part), *id);
                     }

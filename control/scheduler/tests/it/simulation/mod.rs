@@ -1,7 +1,9 @@
 //! Random workflows on simulated nodes, with failures, hostile timing and everything checked at every step.
 
 mod check;
+mod cluster;
 mod generate;
+mod hostile;
 mod node;
 
 use dflow_scheduler::Invocation;
@@ -57,6 +59,45 @@ proptest! {
         let case = generate::workflow(&mut Choices::new(tape, 0), invocation);
         let machine = node::Machine { slots, prepare_ahead, max_started, failures, rarely };
         node::Node::run(&case, Choices::new(Vec::new(), seed), &machine);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_fact_of_another_node_harms_a_machine(
+        tape in proptest::collection::vec(any::<u16>(), 0..400),
+        facts in proptest::collection::vec((0_u32..4, any::<[u16; 6]>()), 1..60),
+        here in 0_u32..3,
+    ) {
+        let case = generate::workflow(&mut Choices::new(tape, 0), Invocation::Dataflow);
+        let machine = node::Machine { slots: vec![1; 3], prepare_ahead: 2, max_started: 4, failures: 0, rarely: 60 };
+        let options = node::options(&case, &mut Choices::new(Vec::new(), 1), &machine);
+        let options = dflow_scheduler::RunOptions { scope: dflow_scheduler::Scope::Node(here), ..options };
+        let workflow = std::sync::Arc::new(case.flow.0.clone());
+        let (mut machine, _) = dflow_scheduler::RunMachine::new(workflow, options).expect("the options fit");
+        for (from, numbers) in facts {
+            let fact = hostile::fact(&mut Choices::new(numbers.to_vec(), 3));
+            machine.handle(std::time::Duration::ZERO, dflow_scheduler::Event::Fact { from, fact });
+        }
+    }
+
+    #[test]
+    fn machines_that_decide_a_run_together_keep_every_rule(
+        tape in proptest::collection::vec(any::<u16>(), 0..400),
+        seed in any::<u64>(),
+        slots in proptest::collection::vec(1_u32..5, 1..5),
+        prepare_ahead in 0_u32..5,
+        max_started in 1_u32..8,
+        control_flow in any::<bool>(),
+        failures in 0_usize..8,
+        rarely in prop_oneof![Just(15_usize), Just(60)],
+    ) {
+        let invocation = if control_flow { Invocation::ControlFlow } else { Invocation::Dataflow };
+        let case = generate::workflow(&mut Choices::new(tape, 0), invocation);
+        let machine = node::Machine { slots, prepare_ahead, max_started, failures, rarely };
+        cluster::Cluster::run(&case, Choices::new(Vec::new(), seed), &machine);
     }
 }
 

@@ -5,11 +5,11 @@ use super::Choices;
 use super::check::Checks;
 use super::generate::{Case, Style};
 use dflow_scheduler::{
-    Action, Epoch, Event, InstanceId, InstanceKind, InstanceState, Outcome, Place, PlaceOptions, Producer, RunMachine,
-    RunOptions, StreamId,
+    Action, Epoch, Event, Fact, InstanceId, InstanceKind, InstanceState, Outcome, Place, PlaceOptions, Producer,
+    RunMachine, RunOptions, Scope, StreamId,
 };
 use dflow_workflow::{FunctionId, Partition, SwitchOn, Workflow};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,11 +17,18 @@ pub struct Node<'a> {
     pub case: &'a Case,
     pub workflow: Arc<Workflow>,
     pub machine: RunMachine,
+    scope: Scope,
     /// Of each place.
     pub slots: Vec<u32>,
-    choices: Choices,
-    now: Duration,
+    pub choices: Choices,
+    pub now: Duration,
     timer: Option<Duration>,
+    /// What the machine tells other places, in order.
+    pub outbox: VecDeque<(Place, Fact)>,
+    /// Readers on other places that have let a stream go.
+    pub gone: BTreeSet<(StreamId, InstanceId, u32)>,
+    /// Every subscription that there ever was.
+    pub subscribed: BTreeSet<(StreamId, InstanceId, u32)>,
     pub processes: BTreeMap<InstanceId, Process>,
     /// The last attempt of each instance that has ended well; of its streams, the epoch with which the bytes begin.
     pub finished: BTreeMap<InstanceId, Process>,
@@ -34,10 +41,34 @@ pub struct Node<'a> {
     rarely: usize,
     /// Parks and resumptions for no reason.
     whims: usize,
+    /// Attempts that have ended, and of which the machine has not taken notice.
+    ending: BTreeMap<InstanceId, u32>,
+    /// A candidate of a choice has failed.
+    pub loses: bool,
     /// Something has happened for which a run may fail.
     pub excused: bool,
     pub over: bool,
     log: Vec<String>,
+}
+
+/// Random options for a run of this workflow on these nodes.
+pub fn options(case: &Case, choices: &mut Choices, node: &Machine) -> RunOptions {
+    let workflow = &case.flow.0;
+    let (prepare_ahead, max_started) = (node.prepare_ahead, node.max_started);
+    let place = |&slots: &u32| PlaceOptions { slots, prepare_ahead, max_started };
+    let count = node.slots.len();
+    let placement = (0..workflow.functions.len() as u32).filter_map(|function| {
+        let places: Vec<Place> = (0..choices.below(4)).map(|_| choices.below(count) as Place).collect();
+        (!places.is_empty()).then_some((FunctionId(function), places))
+    });
+    RunOptions {
+        scope: Scope::WholeRun,
+        places: node.slots.iter().map(place).collect(),
+        placement: placement.collect(),
+        invocation: case.invocation,
+        params: BTreeMap::new(),
+        input_parts: case.input_parts.clone(),
+    }
 }
 
 /// The parameters of the simulated node of a run.
@@ -80,6 +111,8 @@ pub struct Stream {
     pub base: Epoch,
     pub state: StreamState,
     pub bytes: bool,
+    /// It has been finished since the epoch with which the bytes begin.
+    pub whole: bool,
     pub held: bool,
     /// Reader, its input, and whether it may be started again.
     pub readers: BTreeMap<(InstanceId, u32), bool>,
@@ -98,7 +131,7 @@ pub enum StreamState {
 }
 
 #[derive(Clone, Debug)]
-enum Move {
+pub enum Move {
     Tell(Event),
     Fire,
     End(InstanceId, Outcome),
@@ -107,48 +140,12 @@ enum Move {
     CompleteParts(InstanceId, u32),
 }
 
-const MOST_STEPS: usize = 60_000;
+pub const MOST_STEPS: usize = 60_000;
 
 impl<'a> Node<'a> {
-    pub fn run(case: &'a Case, choices: Choices, node: &Machine) {
-        let workflow = Arc::new(case.flow.0.clone());
-        let mut choices = choices;
-        let (prepare_ahead, max_started) = (node.prepare_ahead, node.max_started);
-        let place = |&slots: &u32| PlaceOptions { slots, prepare_ahead, max_started };
-        let count = node.slots.len();
-        let placement = (0..workflow.functions.len() as u32).filter_map(|function| {
-            let places: Vec<Place> = (0..choices.below(4)).map(|_| choices.below(count) as Place).collect();
-            (!places.is_empty()).then_some((FunctionId(function), places))
-        });
-        let options = RunOptions {
-            places: node.slots.iter().map(place).collect(),
-            placement: placement.collect(),
-            invocation: case.invocation,
-            params: BTreeMap::new(),
-            input_parts: case.input_parts.clone(),
-        };
-        let (machine, actions) = RunMachine::new(Arc::clone(&workflow), options).expect("the options fit");
-        let mut node = Node {
-            case,
-            workflow,
-            machine,
-            slots: node.slots.clone(),
-            choices,
-            now: Duration::ZERO,
-            timer: None,
-            processes: BTreeMap::new(),
-            finished: BTreeMap::new(),
-            streams: BTreeMap::new(),
-            given: BTreeMap::new(),
-            values: BTreeSet::new(),
-            failures: node.failures,
-            rarely: node.rarely,
-            whims: 20,
-            excused: false,
-            over: false,
-            log: Vec::new(),
-        };
-        node.take(actions);
+    pub fn run(case: &'a Case, mut choices: Choices, node: &Machine) {
+        let options = options(case, &mut choices, node);
+        let mut node = Node::new(case, options, choices, node);
         let mut steps = 0;
         while !node.over {
             steps += 1;
@@ -162,6 +159,40 @@ impl<'a> Node<'a> {
         assert!(silent.is_empty(), "after the end: {silent:?}");
     }
 
+    pub fn new(case: &'a Case, options: RunOptions, choices: Choices, node: &Machine) -> Self {
+        let workflow = Arc::new(case.flow.0.clone());
+        let scope = options.scope;
+        let (machine, actions) = RunMachine::new(Arc::clone(&workflow), options).expect("the options fit");
+        let mut node = Node {
+            case,
+            workflow,
+            machine,
+            scope,
+            slots: node.slots.clone(),
+            choices,
+            now: Duration::ZERO,
+            timer: None,
+            outbox: VecDeque::new(),
+            gone: BTreeSet::new(),
+            subscribed: BTreeSet::new(),
+            processes: BTreeMap::new(),
+            finished: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            given: BTreeMap::new(),
+            values: BTreeSet::new(),
+            failures: node.failures,
+            rarely: node.rarely,
+            whims: 20,
+            ending: BTreeMap::new(),
+            loses: false,
+            excused: false,
+            over: false,
+            log: Vec::new(),
+        };
+        node.take(actions);
+        node
+    }
+
     /// The history, for the message of a failed check.
     pub fn story(&self) -> String {
         let views: Vec<String> = self
@@ -173,7 +204,7 @@ impl<'a> Node<'a> {
         format!("{}\n{}\n{}", self.case, self.log[from..].join("\n"), views.join("\n"))
     }
 
-    fn make(&mut self, next: Move) {
+    pub fn make(&mut self, next: Move) {
         let excused_before = self.excused;
         let event = match next {
             Move::Tell(event) => event,
@@ -231,7 +262,10 @@ impl<'a> Node<'a> {
             Event::Finished { stream, epoch, .. } => {
                 if let Some(stream) = self.streams.get_mut(stream).filter(|stream| stream.epoch == *epoch) {
                     stream.bytes = true;
-                    stream.state = StreamState::Finished;
+                    stream.whole = true;
+                    if stream.state == StreamState::Open {
+                        stream.state = StreamState::Finished;
+                    }
                 }
             }
             Event::Value { stream, epoch, text } => {
@@ -256,15 +290,20 @@ impl<'a> Node<'a> {
         if let Some((instance, _)) = ended
             && self.machine.view(instance).is_some_and(|view| view.state == InstanceState::Lost)
         {
-            // The run continues without it, so this does not fail the run.
-            self.excused = excused_before;
+            // The run continues without it, so this does not fail the run; unless a fan-in on another place has already
+            // chosen it for good.
+            self.excused = excused_before || self.here().is_some();
+            self.loses = true;
             self.check_lost(instance);
         }
-        if let Some((instance, attempt)) = ended
-            && let Some(view) = self.machine.view(instance)
-            && view.attempt == attempt
-            && matches!(view.state, InstanceState::Ended | InstanceState::Unread)
-        {
+        // A machine that has promised to leave an instance as it is sets its end aside for a while.
+        self.ending.extend(ended);
+        for (instance, attempt) in std::mem::take(&mut self.ending) {
+            let Some(view) = self.machine.view(instance).filter(|view| view.attempt == attempt) else { continue };
+            if !matches!(view.state, InstanceState::Ended | InstanceState::Unread) {
+                self.ending.insert(instance, attempt);
+                continue;
+            }
             if view.state == InstanceState::Unread {
                 // It may even have failed, if no reader is affected.
                 self.check_unread(instance);
@@ -280,11 +319,12 @@ impl<'a> Node<'a> {
             if own && stream.state != StreamState::Aborted {
                 stream.state = StreamState::Finished;
                 stream.bytes = true;
+                stream.whole = true;
             }
         }
     }
 
-    fn moves(&mut self) -> Vec<Move> {
+    pub fn moves(&mut self) -> Vec<Move> {
         let mut moves = Vec::new();
         let ids: Vec<InstanceId> = self.processes.keys().copied().collect();
         for id in ids {
@@ -411,17 +451,53 @@ impl<'a> Node<'a> {
             })
     }
 
+    /// The place for whose instances the machine decides, if not for all.
+    pub fn here(&self) -> Option<Place> {
+        match self.scope {
+            Scope::WholeRun => None,
+            Scope::Node(place) => Some(place),
+        }
+    }
+
+    pub fn place_of(&self, id: InstanceId) -> Place {
+        self.machine.view(id).map_or(0, |view| view.place)
+    }
+
+    /// Whether the instance is one of this place.
+    pub fn owns(&self, id: InstanceId) -> bool {
+        self.here().is_none_or(|here| self.place_of(id) == here)
+    }
+
+    /// Whether the stream is written on this place.
+    pub fn writes(&self, stream: StreamId) -> bool {
+        match self.streams[&stream].producer {
+            Producer::WorkflowInput { .. } => self.here().is_none_or(|here| here == 0),
+            Producer::Instance { instance, .. } => self.owns(instance),
+        }
+    }
+
     /// As the store sees it: every reader of every open output is unsubscribed, or cannot come back and is dead.
     fn is_reported_unread(&self, id: InstanceId, open: &[StreamId]) -> bool {
         !open.is_empty()
-            && open.iter().all(|stream| {
-                let stream = &self.streams[stream];
-                let gone = |(reader, _): &(InstanceId, u32)| self.has_ended(*reader);
+            && open.iter().all(|id| {
+                let stream = &self.streams[id];
+                let gone = |(reader, _): &(InstanceId, u32)| self.is_through(*reader, *id);
+                let let_go = |(reader, input): &(InstanceId, u32)| self.gone.contains(&(*id, *reader, *input));
                 !stream.held
                     && stream.read
-                    && stream.readers.iter().all(|(reader, restartable)| !restartable && gone(reader))
+                    && stream
+                        .readers
+                        .iter()
+                        .all(|(reader, restartable)| (!restartable && gone(reader)) || let_go(reader))
             })
             && self.processes[&id].parts.values().all(Option::is_none)
+    }
+
+    /// Whether the reader has ended, and not because of an earlier epoch that is void now.
+    pub fn is_through(&self, reader: InstanceId, stream: StreamId) -> bool {
+        let base = self.streams[&stream].base;
+        let read = self.given.get(&reader).and_then(|given| given.get(&stream));
+        self.has_ended(reader) && read.is_none_or(|read| *read == base)
     }
 
     pub fn has_ended(&self, id: InstanceId) -> bool {
@@ -464,6 +540,7 @@ impl<'a> Node<'a> {
                 self.open(stream, epoch, producer, continues, read)
             }
             Action::Subscribe { stream, consumer, input, restartable } => {
+                self.subscribed.insert((stream, consumer, input));
                 let stream = self.streams.get_mut(&stream).expect("it is open");
                 stream.readers.insert((consumer, input), restartable);
             }
@@ -507,6 +584,7 @@ impl<'a> Node<'a> {
             Action::ReadValue { stream, epoch } => {
                 self.values.insert((stream, epoch));
             }
+            Action::Tell { to, fact } => self.outbox.extend(to.into_iter().map(|place| (place, fact.clone()))),
             Action::WakeAt(at) => self.timer = Some(at),
             Action::Committed | Action::RunFailed { .. } => self.over = true,
         }
@@ -514,14 +592,16 @@ impl<'a> Node<'a> {
 
     fn open(&mut self, id: StreamId, epoch: Epoch, producer: Producer, continues: bool, read: bool) {
         let old = self.streams.remove(&id);
-        let given = matches!(producer, Producer::WorkflowInput { .. });
+        let given = matches!(producer, Producer::WorkflowInput { .. }) && self.here().is_none_or(|here| here == 0);
         let base = if continues { old.as_ref().map_or(epoch, |old| old.base) } else { epoch };
         let kept = old.as_ref().filter(|_| continues);
-        let (bytes, released) = kept.map_or((given, false), |old| (old.bytes, old.released));
-        let state = if given { StreamState::Finished } else { StreamState::Open };
+        let (bytes, whole, released) = kept.map_or((given, given, false), |old| (old.bytes, old.whole, old.released));
+        // What has come from another place stays here.
+        let has_come = whole && matches!(producer, Producer::Instance { instance, .. } if !self.owns(instance));
+        let state = if given || has_come { StreamState::Finished } else { StreamState::Open };
         let held = old.as_ref().is_some_and(|old| old.held);
         let readers = old.map(|old| old.readers).unwrap_or_default();
-        self.streams.insert(id, Stream { producer, epoch, base, state, bytes, held, readers, released, read });
+        self.streams.insert(id, Stream { producer, epoch, base, state, bytes, whole, held, readers, released, read });
     }
 
     fn spawn(&mut self, instance: InstanceId, attempt: u32, state: State) {
@@ -565,7 +645,7 @@ impl<'a> Node<'a> {
                     matches!(process.state, State::Running { .. })
                         && list.is_some_and(|list| list.iter().any(|(stream, _)| stream == id))
                 };
-                let ended = self.has_ended(*reader);
+                let ended = self.is_through(*reader, *id);
                 !restartable && (ended || self.processes.get(reader).is_some_and(has_it))
             });
             if stream.bytes && !stream.held && read && stream.state != StreamState::Aborted {
