@@ -5,7 +5,7 @@ use crate::fact::Fact;
 use crate::limits::MAX_PARTS;
 use crate::machine::RunMachine;
 use crate::record::AttemptEnd;
-use crate::state::{Phase, StreamState};
+use crate::state::{Instance, Phase, StreamState};
 use crate::table::lane_of;
 use dflow_protocol::{Epoch, InstanceId, StreamId};
 
@@ -142,7 +142,12 @@ impl RunMachine {
     }
 
     pub(crate) fn on_parked(&mut self, id: InstanceId, attempt: u32, parked: bool) {
-        if let Some(Phase::Running { .. }) = self.living(id, attempt) {
+        let on_other_node = |instance: &Instance| instance.attempt == attempt && !self.owns(id);
+        let phase = match self.instances.get(id) {
+            Some(instance) if on_other_node(instance) => Some(instance.phase),
+            _ => self.living(id, attempt),
+        };
+        if let Some(Phase::Running { .. }) = phase {
             self.set_phase(id, Phase::Running { parked });
         }
     }
@@ -177,7 +182,9 @@ impl RunMachine {
                 self.fail_dead(id, "it ended because it had no reader, but a reader may restart");
             }
         }
-        self.tell_record(id);
+        if !self.instance(id).phase.ended() {
+            self.tell_record(id);
+        }
     }
 
     /// Tells the coordinator the times of the attempt that has just ended.
@@ -282,6 +289,8 @@ impl RunMachine {
             (port.closed, port.complete) = (true, true);
         }
         if self.owns(id) {
+            // Before its end, which may be the end of the run.
+            self.tell_record(id);
             let attempt = self.instance(id).attempt;
             self.tell(id, || Fact::Ended { instance: id, attempt, unread });
         }

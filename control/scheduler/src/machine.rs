@@ -146,9 +146,9 @@ impl RunMachine {
             }
             RunState::Failing { .. } => match event {
                 Event::Ended { instance, attempt, outcome } => self.ended_while_failing(instance, attempt, outcome),
-                Event::Fact { from, fact: Fact::Emptied } | Event::NodeLost { place: from, .. } => {
-                    self.on_emptied(from)
-                }
+                Event::Fact { from, fact: Fact::Emptied } => self.on_emptied(from),
+                Event::NodeLost { place, reason } => self.on_node_lost(place, &reason),
+
                 Event::Fact { from, fact: fact @ Fact::Recorded { .. } } => self.on_fact(from, fact),
                 _ => {}
             },
@@ -180,7 +180,7 @@ impl RunMachine {
             Event::Started { instance, attempt } => self.on_started(instance, attempt),
             Event::Fact { from, fact } => self.on_fact(from, fact),
             Event::NodeLost { place, reason } => {
-                self.on_emptied(place);
+                self.on_node_lost(place, &reason);
                 self.fail_run(None, reason);
             }
             Event::TimerFired => {
@@ -329,6 +329,9 @@ impl RunMachine {
             } else if self.owns(other) && self.instance(other).phase.lives() {
                 self.kill(other, "the run has failed");
             }
+        }
+        if self.leads() {
+            self.stop_others();
         }
         self.timers.clear();
         self.todo = Todo::default();

@@ -55,6 +55,9 @@ impl RunMachine {
                 if self.is_of(instance, from) {
                     self.catch_up(instance, attempt);
                     self.set_phase(instance, Phase::Running { parked: false });
+                    let now = self.now;
+                    let record = AttemptRecord { started: Some(now), ..AttemptRecord::new(attempt, now) };
+                    self.put_record(instance, record);
                     self.todo.unread.insert(instance);
                 }
             }
@@ -126,9 +129,13 @@ impl RunMachine {
             }
             Fact::Recorded { instance, record, retries_used } => {
                 if self.is_of(instance, from) {
-                    let state = self.instance_mut(instance);
-                    state.retries_used = retries_used;
-                    AttemptRecord::push(&mut state.records, record);
+                    self.instance_mut(instance).retries_used = retries_used;
+                    let succeeded = record.end == Some(AttemptEnd::Succeeded);
+                    self.put_record(instance, record);
+                    if matches!(self.instance(instance).phase, Phase::Stopping { .. }) {
+                        let phase = if succeeded { Phase::Ended { unread: false } } else { Phase::Idle };
+                        self.set_phase(instance, phase);
+                    }
                 }
             }
             Fact::Failed { instance, reason } => {
@@ -169,6 +176,49 @@ impl RunMachine {
     pub(crate) fn on_emptied(&mut self, from: Place) {
         if let Some(others) = &mut self.others {
             others.emptied.insert(from);
+        }
+    }
+
+    /// The node is gone, with everything that it had.
+    pub(crate) fn on_node_lost(&mut self, place: Place, reason: &str) {
+        self.on_emptied(place);
+        for id in self.instance_ids() {
+            let instance = self.instance(id);
+            let at_work = matches!(instance.phase, Phase::Running { .. } | Phase::Stopping { .. });
+            if instance.place == place && at_work && !self.owns(id) {
+                let end = AttemptEnd::Failed { reason: reason.to_owned() };
+                self.record(id, |record, now| {
+                    record.ended.get_or_insert(now);
+                    record.end = Some(end);
+                });
+                self.set_phase(id, Phase::Idle);
+            }
+        }
+    }
+
+    /// Whether nothing of the run, which has ended, is left on that node.
+    #[must_use]
+    pub fn is_emptied(&self, place: Place) -> bool {
+        self.others.as_ref().is_some_and(|others| others.emptied.contains(&place))
+    }
+
+    /// The run ends, and with it the attempts on other nodes.
+    pub(crate) fn stop_others(&mut self) {
+        for id in self.instance_ids() {
+            if let Phase::Running { parked } = self.instance(id).phase
+                && !self.owns(id)
+            {
+                self.set_phase(id, Phase::Stopping { started: true, parked });
+            }
+        }
+    }
+
+    /// Keeps a record, instead of the one that there is of this attempt.
+    fn put_record(&mut self, id: InstanceId, record: AttemptRecord) {
+        let records = &mut self.instance_mut(id).records;
+        match records.iter_mut().rfind(|known| known.attempt == record.attempt) {
+            Some(known) => *known = record,
+            None => AttemptRecord::push(records, record),
         }
     }
 

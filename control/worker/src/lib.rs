@@ -14,6 +14,7 @@
 //! | `peer` | other processes: names, connections, messages |
 //! | `node` | what the node owns, and its guests, the runs |
 //! | `metrics` | what a node has counted, for Prometheus |
+//! | `part` | the part of a run on one node: its scheduler, and what follows from its decisions |
 //! | `cluster` | a node that serves runs of others; probes |
 //! | `driver` | a run: checks before it, the loop of it, its report |
 
@@ -29,6 +30,7 @@ mod node;
 mod options;
 mod order;
 mod output;
+mod part;
 mod peer;
 pub mod report;
 mod setup;

@@ -1,16 +1,16 @@
-//! The orders of a run's driver to the nodes that take part, and the nodes' notices. They are the same for the driver's
-//! own node and for nodes across the network.
+//! What a run's scheduler orders from its node, and what the node notices. Of the notices, some are sent to the driver of the
+//! run, for its user.
 
 #![allow(missing_docs, reason = "rkyv's derive makes helper types without documentation; all of ours has some")]
 
 use crate::node::program::Wanted;
 use dflow_protocol::message::Setup;
 use dflow_protocol::{Epoch, InstanceId, StreamId};
-use dflow_scheduler::{Event, Outcome};
+use dflow_scheduler::Outcome;
 use rkyv::{Archive, Deserialize, Serialize};
 
 /// An order to a node. Orders are carried out in sequence.
-#[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Order {
     /// Open a stream that is written on this node.
     OpenStream {
@@ -86,7 +86,7 @@ pub(crate) enum Order {
 }
 
 /// Everything that a node needs to prepare the program of an attempt.
-#[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Preparation {
     pub(crate) instance: InstanceId,
     pub(crate) attempt: u32,
@@ -110,7 +110,7 @@ pub(crate) struct Preparation {
 }
 
 /// The time that an attempt has, in nanoseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Archive, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Limits {
     /// Until it is ready.
     pub(crate) start: u64,
@@ -226,46 +226,6 @@ pub(crate) enum Stopped {
     ByItself,
     /// It was killed when its grace was over, or at once.
     Killed,
-}
-
-/// What follows from a notice for the driver of a run.
-#[derive(Debug)]
-pub(crate) enum Consequence {
-    /// The scheduler has to know.
-    Event(Event),
-    /// An attempt is over.
-    Ended { instance: InstanceId, attempt: u32, outcome: Outcome, record: Record },
-    /// The program of an attempt has ended, and these processes hold its outputs open.
-    HeldOpen { instance: InstanceId, attempt: u32, by: String },
-    /// An attempt waits for its slots, which other runs hold.
-    Queued { instance: InstanceId, attempt: u32 },
-    /// An attempt has printed something.
-    Printed { instance: InstanceId, attempt: u32, bytes: Vec<u8>, lost: u64 },
-}
-
-impl Notice {
-    pub(crate) fn into_consequence(self) -> Consequence {
-        Consequence::Event(match self {
-            Self::Ended { instance, attempt, end, record } => {
-                return Consequence::Ended { instance, attempt, outcome: end.into(), record };
-            }
-            Self::HeldOpen { instance, attempt, by } => return Consequence::HeldOpen { instance, attempt, by },
-            Self::Queued { instance, attempt } => return Consequence::Queued { instance, attempt },
-            Self::Printed { instance, attempt, bytes, lost } => {
-                return Consequence::Printed { instance, attempt, bytes, lost };
-            }
-            Self::Ready { instance, attempt } => Event::Ready { instance, attempt },
-            Self::FirstBytes { stream, epoch } => Event::FirstBytes { stream, epoch },
-            Self::Finished { stream, epoch, length } => Event::Finished { stream, epoch, length },
-            Self::Diverged { stream, epoch } => Event::Diverged { stream, epoch },
-            Self::PartWanted { instance, attempt, output } => Event::PartOpened { instance, attempt, output },
-            Self::Value { stream, epoch, text } => Event::Value { stream, epoch, text },
-            Self::Parked { instance, attempt } => Event::Parked { instance, attempt },
-            Self::Resumed { instance, attempt } => Event::Resumed { instance, attempt },
-            Self::Started { instance, attempt } => Event::Started { instance, attempt },
-            Self::Failed { reason } => Event::StoreFailed { reason },
-        })
-    }
 }
 
 impl From<End> for Outcome {

@@ -34,6 +34,11 @@ pub struct RunSpec {
 }
 
 impl RunSpec {
+    /// The directory of the workflow file, absolute.
+    pub(crate) fn absolute_workflow_dir(&self) -> PathBuf {
+        std::path::absolute(&self.workflow_dir).unwrap_or_else(|_| self.workflow_dir.clone())
+    }
+
     /// The directory for the outputs; `None` if they go to standard output.
     pub(crate) fn output_folder(&self) -> Result<Option<Target>, OutputError> {
         let OutputTarget::Folder { path, overwrite } = &self.output else { return Ok(None) };

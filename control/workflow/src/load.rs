@@ -50,7 +50,7 @@ impl Workflow {
         let mut report = Report::new(text);
         let workflow = read(text, &mut report);
         match workflow {
-            Some(workflow) if report.is_empty() => Ok(workflow),
+            Some(workflow) if report.is_empty() => Ok(Workflow { text: text.into(), ..workflow }),
             _ => Err(report.finish(name)),
         }
     }

@@ -4,6 +4,7 @@
 //! writer, durations and sizes are numbers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::streams::Streams;
@@ -15,6 +16,8 @@ pub struct FunctionId(pub u32);
 /// A checked workflow. Functions are in a topological order: every producer comes before its consumers.
 #[derive(Clone, Debug)]
 pub struct Workflow {
+    /// The text of the file, from which another node can make the same workflow.
+    pub text: Arc<str>,
     /// Its name in the file.
     pub name: String,
     /// Streams that the caller provides.

@@ -3,6 +3,7 @@
 mod cluster;
 mod cluster_faults;
 mod deterministic;
+mod distributed;
 mod faults;
 mod hostile;
 mod impostor;

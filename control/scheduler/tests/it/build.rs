@@ -17,6 +17,7 @@ pub struct Fun(pub Function);
 
 pub fn flow() -> Flow {
     Flow(Workflow {
+        text: "".into(),
         name: "test".to_owned(),
         inputs: Vec::new(),
         params: BTreeMap::new(),

@@ -1,4 +1,4 @@
-//! A run on a node that serves it for another node, the driver.
+//! A run on a node that takes part in it for another node, the driver.
 
 use super::absence::Absence;
 use super::serving::Serving;
@@ -7,27 +7,36 @@ use crate::metrics::RunSample;
 use crate::node::counts::Ended;
 use crate::node::{Guest, Joining, Letter, Mail, NodeId};
 use crate::order::Notice;
+use crate::part::fact_link::{FactLink, Facts};
+use crate::part::plan::RunPlan;
+use crate::part::{Effect, Part};
 use crate::peer::message::{LinkSummary, Participant, RunMessage};
 use crate::peer::name::PeerName;
 use crate::peer::spec::MIN_SILENCE;
 use dflow_protocol::InstanceId;
-use dflow_scheduler::Place;
+use dflow_scheduler::{Event, Fact, Place};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// The least time for two nodes to connect, even with a shorter silence limit.
 const MIN_CONNECT_TIME: Duration = Duration::from_secs(2);
+/// How long the loop sleeps when no timer is set.
+const FAR: Duration = Duration::from_secs(3600);
 /// The interval at which the metrics are updated and unreachable nodes are checked.
 const OBSERVE_INTERVAL: Duration = Duration::from_millis(100);
 
 pub(super) struct Session {
     serving: Rc<Serving>,
     joining: Joining,
-    host: Guest,
+    part: Part,
     mail: Mail,
+    /// The facts between this node and the others, by place.
+    links: BTreeMap<Place, FactLink>,
     /// What functions have printed and the driver has not got yet.
     relay: Relay<(InstanceId, u32)>,
-    absence: Absence,
+    absent_sources: Absence,
+    absent_hearers: Absence,
 }
 
 impl Session {
@@ -36,44 +45,108 @@ impl Session {
         if !mail.need(joining.driver, silence(&serving, &joining)) {
             return tracing::info!(run = %joining.run, "the driver of a run is gone before it has begun");
         }
-        let host = match Self::enter(&serving, &joining, &mail).await {
-            Ok(host) => host,
+        let entered = match Self::enter(&serving, &joining, &mail).await {
+            Ok(entered) => entered,
             Err(reason) => {
                 tracing::warn!(run = %joining.run, reason, "the node cannot take part in a run");
                 return mail.send(joining.driver, RunMessage::Refused { reason });
             }
         };
-        mail.send(joining.driver, RunMessage::Joined { slots: serving.options.slots.max(1) });
-        let run = joining.run.0;
-        let (relay, absence) = (Relay::new(), Absence::default());
-        let mut session = Self { serving, joining, host, mail, relay, absence };
+        let Some(mut session) = Self::begin(serving, joining, mail, entered).await else { return };
+        let run = session.joining.run.0;
         session.serving.ledger.borrow_mut().begun();
         session.observe();
         let mut tick = tokio::time::interval(OBSERVE_INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut stopping = session.serving.stopping.clone();
         while !session.take_letters() {
-            if session.host.has_summed() {
+            if session.part.guest.has_summed() {
                 session.sum_up();
             }
-            session.report();
+            session.settle();
+            let alarm = session.part.wake_at.map_or(FAR, |at| at.saturating_sub(session.part.guest.elapsed()));
             tokio::select! {
-                () = session.host.changed() => {}
+                () = session.part.guest.changed() => {}
                 () = session.mail.changed() => {}
+                () = tokio::time::sleep(alarm) => {
+                    if session.part.wake_at.take().is_some() {
+                        session.part.push(Event::TimerFired);
+                    }
+                }
                 _ = tick.tick() => {
                     session.observe();
                     session.check_absence();
+                    session.acknowledge();
                 }
                 Ok(()) = stopping.changed() => session.stop(),
             }
         }
         session.serving.ledger.borrow_mut().over(run, &session.sample());
-        let Ended { succeeded, unread, failed, stopped } = session.host.attempts().ended;
+        let Ended { succeeded, unread, failed, stopped } = session.part.guest.attempts().ended;
         tracing::info!(run = %session.joining.run, succeeded, unread, failed, stopped, "a run is over");
     }
 
+    /// Says that the node takes part, and waits until all others do. `None` if the run is over before it has begun.
+    async fn begin(serving: Rc<Serving>, joining: Joining, mail: Mail, (host, plan): (Guest, RunPlan)) -> Option<Self> {
+        mail.send(joining.driver, RunMessage::Joined { slots: serving.options.slots.max(1) });
+        let mut links: BTreeMap<Place, FactLink> = BTreeMap::new();
+        // Nodes that have begun already may have told something.
+        let mut early = Vec::new();
+        loop {
+            while let Some(letter) = mail.next() {
+                let from = letter.from();
+                match letter {
+                    Letter::Message(_, RunMessage::Begin { slots }) if from == joining.driver => {
+                        let count = joining.join.nodes.len();
+                        if slots.len() != count || slots.contains(&0) {
+                            mail.violated(from, "it began a run with other nodes than those that joined");
+                            return None;
+                        }
+                        let mut part = match Part::new(plan, &slots, host) {
+                            Ok(part) => part,
+                            Err(error) => {
+                                let reason = error.to_string();
+                                tracing::warn!(run = %joining.run, reason, "a run cannot begin");
+                                mail.violated(from, "it began a run that cannot be");
+                                return None;
+                            }
+                        };
+                        early.into_iter().for_each(|event| part.push(event));
+                        let (relay, absent_sources, absent_hearers) =
+                            (Relay::new(), Absence::default(), Absence::default());
+                        return Some(Self {
+                            serving,
+                            joining,
+                            part,
+                            mail,
+                            links,
+                            relay,
+                            absent_sources,
+                            absent_hearers,
+                        });
+                    }
+                    Letter::Message(_, RunMessage::Facts(facts)) => {
+                        let Some(place) = host.place_of(from) else { continue };
+                        match links.entry(place).or_default().receive(facts) {
+                            Ok(facts) => {
+                                early.extend(facts.into_iter().map(|fact| Event::Fact { from: place, fact }));
+                            }
+                            Err(what) => mail.violated(from, what),
+                        }
+                    }
+                    Letter::Message(..) | Letter::Lost(..) | Letter::Expelled(..) if from == joining.driver => {
+                        return None;
+                    }
+                    Letter::Message(..) => mail.violated(from, "only the driver of a run begins it"),
+                    Letter::Connected(..) | Letter::Lost(..) | Letter::Expelled(..) => {}
+                }
+            }
+            mail.changed().await;
+        }
+    }
+
     /// Takes the run in, as soon as the node has room for it.
-    async fn enter(serving: &Serving, joining: &Joining, mail: &Mail) -> Result<Guest, String> {
+    async fn enter(serving: &Serving, joining: &Joining, mail: &Mail) -> Result<(Guest, RunPlan), String> {
         let Joining { driver, name, run, join } = joining;
         let queued = |runs| {
             tracing::info!(run = %run, runs, "a run waits for memory");
@@ -91,10 +164,13 @@ impl Session {
             admitted = admitted => admitted.map_err(|error| error.to_string())?,
             () = driver_left => return Err("its driver is gone".to_owned()),
         };
-        for (function, wanted) in &join.programs {
-            host.find_program(wanted)
-                .map_err(|error| format!("the function '{function}' cannot run there: {error}"))?;
-        }
+        // A workflow of many functions takes a while to check, and programs may be on a slow filesystem.
+        let (plan, id, place) = (join.plan.clone(), run.to_string(), join.place);
+        let nodes = join.nodes.iter().map(|node| node.name.clone()).collect();
+        let read = tokio::task::spawn_blocking(move || plan.read(id, place, nodes));
+        let read = read.await.map_err(|_| "its plan cannot be read".to_owned())?;
+        let (plan, programs) = read.map_err(|refused| refused.to_string())?;
+        host.set_programs(programs);
         host.carry()?;
         host.set_place(0, *driver);
         let silence = silence(serving, joining);
@@ -108,13 +184,13 @@ impl Session {
                 .map_err(|what| format!("node {name} has violated the protocol: {what}"))?;
             host.set_place(place, id);
         }
-        Ok(host)
+        Ok((host, plan))
     }
 
     /// The node is to end, and the run cannot go on without it: its driver has everything end.
     fn stop(&mut self) {
         let reason = self.serving.stopping.borrow().clone().unwrap_or_default();
-        self.host.fail(format!("its worker was stopped ({reason})"));
+        self.part.guest.fail(format!("its worker was stopped ({reason})"));
     }
 
     /// Updates the metrics of the run.
@@ -123,46 +199,73 @@ impl Session {
     }
 
     fn sample(&self) -> RunSample {
-        RunSample { attempts: self.host.attempts(), written: self.host.written() }
+        RunSample { attempts: self.part.guest.attempts(), written: self.part.guest.written() }
     }
 
     fn name(&self, place: Place) -> &str {
         self.joining.join.nodes.get(place as usize).map_or("", |node| node.name.as_str())
     }
 
-    /// Fails the run if a node that a stream has to come from stays unreachable for the silence limit.
+    /// Fails the run if a node that a stream has to come from stays unreachable for the silence limit, or one that has to be
+    /// told something for twice as long: with the former, its reason is the better one.
     fn check_absence(&mut self) {
-        let awaited = self.host.awaited().into_iter();
-        let absent: Vec<(Place, Option<String>)> =
-            awaited.filter_map(|(place, id)| Some((place, self.mail.is_connected(id).err()?))).collect();
         let limit = silence(&self.serving, &self.joining).max(MIN_CONNECT_TIME);
-        let places: Vec<Place> = absent.iter().map(|(place, _)| *place).collect();
-        let Some(place) = self.absence.overdue(&places, Instant::now(), limit) else { return };
-        let reason = absent.into_iter().find(|(absent, _)| *absent == place).and_then(|(_, reason)| reason);
+        let awaited = self.part.guest.awaited();
+        let told = self.links.iter().filter(|(_, link)| link.is_waiting());
+        let told = told.filter_map(|(place, _)| Some((*place, self.part.guest.id_of(*place)?))).collect();
+        let now = Instant::now();
+        let missed = match self.missed(awaited, |session| &mut session.absent_sources, now, limit) {
+            Some(missed) => Some((missed, "from which a stream has to come")),
+            None => {
+                let missed = self.missed(told, |session| &mut session.absent_hearers, now, 2 * limit);
+                missed.map(|missed| (missed, "which has to hear what happens here"))
+            }
+        };
+        let Some(((place, reason), which)) = missed else { return };
         let reason = reason.unwrap_or_else(|| format!("it has not connected for {limit:?}"));
-        self.host.fail(format!(
-            "node {}, from which a stream has to come, is unreachable: {reason}. The nodes of a run must reach each other at \
-             the addresses that its driver gives with --with",
+        self.part.guest.fail(format!(
+            "node {}, {which}, is unreachable: {reason}. The nodes of a run must reach each other at the addresses that its \
+             driver gives with --with",
             self.name(place)
         ));
     }
 
-    /// Carries out the driver's orders. Returns whether the run is over.
+    /// One of these nodes that has been unreachable for all of `limit`, and why, if that is known.
+    fn missed(
+        &mut self,
+        nodes: Vec<(Place, NodeId)>,
+        absence: impl Fn(&mut Self) -> &mut Absence,
+        now: Instant,
+        limit: Duration,
+    ) -> Option<(Place, Option<String>)> {
+        let absent: Vec<(Place, Option<String>)> =
+            nodes.into_iter().filter_map(|(place, id)| Some((place, self.mail.is_connected(id).err()?))).collect();
+        let places: Vec<Place> = absent.iter().map(|(place, _)| *place).collect();
+        let overdue = absence(self).overdue(&places, now, limit)?;
+        absent.into_iter().find(|(place, _)| *place == overdue)
+    }
+
+    /// Takes what other nodes have sent. Returns whether the run is over.
     fn take_letters(&mut self) -> bool {
         let driver = self.joining.driver;
         while let Some(letter) = self.mail.next() {
+            let from = letter.from();
             match letter {
-                Letter::Message(from, message) if from == driver => match message {
-                    RunMessage::Order(order) => self.host.obey(*order),
-                    RunMessage::Sum => self.host.sum(),
-                    RunMessage::Over => return true,
-                    _ => {
-                        self.mail.violated(from, "the driver may only send orders");
+                Letter::Message(_, RunMessage::Facts(facts)) => self.take_facts(from, facts),
+                Letter::Message(_, RunMessage::Sum) if from == driver => self.part.guest.sum(),
+                Letter::Message(_, RunMessage::Over) if from == driver => return true,
+                Letter::Message(..) => {
+                    self.mail.violated(from, "it sent a message that has no place between these nodes of a run");
+                    if from == driver {
                         return true;
                     }
-                },
-                Letter::Message(from, _) => self.mail.violated(from, "only the driver of a run gives orders"),
-                Letter::Lost(id, _) | Letter::Expelled(id, _) if id == driver => return true,
+                }
+                Letter::Connected(_) => {
+                    if let Some(link) = self.part.guest.place_of(from).and_then(|place| self.links.get_mut(&place)) {
+                        link.reconnected();
+                    }
+                }
+                Letter::Lost(..) | Letter::Expelled(..) if from == driver => return true,
                 // It is dialed again, and missed if a stream has to come from it.
                 Letter::Lost(..) => {}
                 Letter::Expelled(id, what) => self.expelled(id, &what),
@@ -171,53 +274,84 @@ impl Session {
         false
     }
 
+    fn take_facts(&mut self, from: NodeId, facts: Facts) {
+        let Some(place) = self.part.guest.place_of(from) else { return };
+        match self.links.entry(place).or_default().receive(facts) {
+            Ok(facts) => facts.into_iter().for_each(|fact| self.part.push(Event::Fact { from: place, fact })),
+            Err(what) => self.mail.violated(from, what),
+        }
+    }
+
     /// A node of the run has violated the protocol, and is not let in again.
     fn expelled(&mut self, id: NodeId, what: &str) {
-        let place = self.host.place_of(id).unwrap_or_default();
-        self.host.fail(format!("node {} is lost: {what}", self.name(place)));
+        let place = self.part.guest.place_of(id).unwrap_or_default();
+        self.part.guest.fail(format!("node {} is lost: {what}", self.name(place)));
     }
 
     /// Reports the links to the later nodes to the driver: each pair of nodes is reported once, and the driver knows its own.
     fn sum_up(&mut self) {
         let own = self.joining.join.place;
         let behind: Vec<LinkSummary> =
-            self.host.links().into_iter().filter(|link| link.place > own && link.paths > 0).collect();
+            self.part.guest.links().into_iter().filter(|link| link.place > own && link.paths > 0).collect();
         self.say(RunMessage::Summed(behind));
     }
 
-    /// Sends notices to the driver.
-    fn report(&mut self) {
-        loop {
-            let mut notices = Vec::new();
-            notices.extend(std::iter::from_fn(|| self.host.next_notice()));
-            if notices.is_empty() {
-                self.host.settle();
-                notices.extend(self.host.next_notice());
+    /// Processes everything that has happened, and tells the other nodes.
+    fn settle(&mut self) {
+        while let Some(effect) = self.part.next() {
+            match effect {
+                Effect::Tell { to, fact } => to.into_iter().for_each(|place| self.tell(place, &fact)),
+                Effect::Notice(notice) => self.report(notice),
+                // These are the driver's. A plan that has them elsewhere is not one of ours.
+                Effect::OpenInput { .. } | Effect::BeginSink { .. } => {}
+                Effect::Over => {}
             }
-            if notices.is_empty() {
-                return self.report_output();
+        }
+        for (&place, link) in &mut self.links {
+            let Some(id) = self.part.guest.id_of(place) else { continue };
+            while let Some(facts) = link.message() {
+                self.mail.send(id, RunMessage::Facts(facts));
             }
-            for notice in notices {
-                match notice {
-                    Notice::Printed { instance, attempt, bytes, lost } => {
-                        self.relay.push((instance, attempt), &bytes, lost);
-                        // At once, as far as there is room: of many megabytes in one batch only the end would be kept.
-                        self.report_output();
-                        continue;
-                    }
-                    Notice::Ended { instance, attempt, .. } => {
-                        self.relay.end(&(instance, attempt)).into_iter().for_each(|chunk| self.say(printed(chunk)));
-                    }
-                    _ => {}
-                }
-                self.say(RunMessage::Notice(Box::new(notice)));
+        }
+        self.report_output();
+    }
+
+    fn tell(&mut self, place: Place, fact: &Fact) {
+        if !self.links.entry(place).or_default().push(fact.clone())
+            && let Some(id) = self.part.guest.id_of(place)
+        {
+            self.mail.violated(id, "it does not acknowledge what it is told");
+        }
+    }
+
+    /// Tells the other nodes what has arrived, even if that is little.
+    fn acknowledge(&mut self) {
+        for (&place, link) in &mut self.links {
+            if let (Some(id), Some(facts)) = (self.part.guest.id_of(place), link.tick()) {
+                self.mail.send(id, RunMessage::Facts(facts));
             }
         }
     }
 
+    /// Tells the driver what has happened.
+    fn report(&mut self, notice: Notice) {
+        match notice {
+            Notice::Printed { instance, attempt, bytes, lost } => {
+                self.relay.push((instance, attempt), &bytes, lost);
+                // At once, as far as there is room: of many megabytes in one batch only the end would be kept.
+                return self.report_output();
+            }
+            Notice::Ended { instance, attempt, .. } => {
+                self.relay.end(&(instance, attempt)).into_iter().for_each(|chunk| self.say(printed(chunk)));
+            }
+            _ => {}
+        }
+        self.say(RunMessage::Notice(Box::new(notice)));
+    }
+
     /// Tells the driver what functions print, as far as nothing else waits.
     fn report_output(&mut self) {
-        let now = self.host.elapsed();
+        let now = self.part.guest.elapsed();
         while self.mail.has_room(self.joining.driver)
             && let Some(chunk) = self.relay.next(now)
         {

@@ -55,9 +55,9 @@ impl Driver<'_> {
     fn output_reports(&self, destination: &Destination) -> Result<Vec<OutputReport>, (String, io::Error)> {
         let mut reports = Vec::new();
         for (index, output) in (0u32..).zip(&self.workflow.outputs) {
-            for (part, stream) in (0u32..).zip(self.machine.output_streams(index)) {
+            for (part, stream) in (0u32..).zip(self.part.machine.output_streams(index)) {
                 let part = output.many.then(|| {
-                    let view = self.machine.view(stream.sink);
+                    let view = self.part.machine.view(stream.sink);
                     view.and_then(|view| view.part?.as_slice().last().copied()).unwrap_or(part)
                 });
                 let bytes = destination.length(&output.name, part).map_err(|error| (output.name.clone(), error))?;
@@ -84,10 +84,10 @@ impl Driver<'_> {
             invocation: invocation_name(self.spec.invocation).to_owned(),
             slots: self.spec.options.slots,
             nodes: self.node_reports(),
-            monotonic_start_ns: self.host.start_nanos(),
+            monotonic_start_ns: self.part.guest.start_nanos(),
             duration_ns: nanos(took),
             links: self.link_reports(),
-            memory: self.host.memory(),
+            memory: self.part.guest.memory(),
             instances: self.attempt_reports(state != RunEnd::Succeeded),
             outputs,
             unpublished: None,
@@ -104,11 +104,11 @@ impl Driver<'_> {
     fn node_reports(&self) -> Vec<NodeReport> {
         let slots = self.members.as_ref().map(Members::slots).unwrap_or_default();
         let slots = std::iter::once(self.spec.options.slots).chain(slots);
-        self.nodes.names().iter().zip(slots).map(|(name, slots)| NodeReport { name: name.clone(), slots }).collect()
+        self.part.plan().nodes.iter().zip(slots).map(|(name, slots)| NodeReport { name: name.clone(), slots }).collect()
     }
 
     fn link_reports(&self) -> Vec<LinkReport> {
-        let own = self.host.links();
+        let own = self.part.guest.links();
         let own = own.iter().map(|link| self.link_report(0, link));
         let others = self.members.iter().flat_map(Members::routes);
         own.chain(others.map(|(place, link)| self.link_report(place, link))).collect()
@@ -116,8 +116,8 @@ impl Driver<'_> {
 
     fn link_report(&self, from: Place, link: &LinkSummary) -> LinkReport {
         LinkReport {
-            from: self.nodes.name_of(from).to_owned(),
-            node: self.nodes.name_of(link.place).to_owned(),
+            from: self.part.name_of(from).to_owned(),
+            node: self.part.name_of(link.place).to_owned(),
             path: link.path.map(|path| path.to_string()),
             why_not_rdma: link.why_not_rdma.clone(),
             paths: link.paths,
@@ -129,7 +129,7 @@ impl Driver<'_> {
 
     fn attempt_reports(&self, over: bool) -> Vec<AttemptReport> {
         let mut reports = Vec::new();
-        for view in self.machine.instances() {
+        for view in self.part.machine.instances() {
             let function = match view.kind {
                 InstanceKind::Function(id) => Some(self.workflow.function(id).name.clone()),
                 InstanceKind::Sink { .. } => None,
@@ -153,7 +153,7 @@ impl Driver<'_> {
                     part: view.part.map(ToString::to_string),
                     part_name: self.part_name(&view),
                     attempt: attempt.attempt,
-                    node: self.nodes.name_of(view.place).to_owned(),
+                    node: self.part.name_of(view.place).to_owned(),
                     end,
                     reason,
                     transient: record.transient,

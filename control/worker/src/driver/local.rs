@@ -98,9 +98,11 @@ impl LocalNode {
             admitted = self.node.admit(id, &spec.options.node, &checked.surroundings, queued) => admitted?,
             request = cancellation.requested() => return cancelled(request.reason),
         };
+        let plan = super::plan::of(spec, &checked, id);
         let members = match &spec.cluster {
             Some(cluster) => {
-                let invitation = Invitation::of(spec, &checked);
+                let dir = spec.absolute_workflow_dir();
+                let invitation = Invitation { surroundings: checked.surroundings.clone(), plan: plan.message(&dir) };
                 let note = |note: String| observe(Update::Note(&note));
                 let guest = (&self.node, &mut host);
                 tokio::select! {
@@ -110,6 +112,6 @@ impl LocalNode {
             }
             None => None,
         };
-        Driver::new(spec, checked, id, host, members)?.drive(cancellation, observe).await
+        Driver::new(spec, checked, id, plan, host, members)?.drive(cancellation, observe).await
     }
 }

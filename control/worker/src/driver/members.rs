@@ -1,11 +1,10 @@
 //! The other nodes of a run, as seen by the node that drives it.
 
-use super::placement;
-use super::preflight::Checked;
-use crate::node::program::Wanted;
 use crate::node::surroundings::Surroundings;
 use crate::node::{Guest, Letter, Mail, NodeHandle, NodeId};
-use crate::order::{Notice, Order};
+use crate::order::Notice;
+use crate::part::fact_link::FactLink;
+use crate::part::plan::PlanMessage;
 use crate::peer::certificate;
 use crate::peer::dial::Dialed;
 use crate::peer::error::ClusterError;
@@ -14,11 +13,8 @@ use crate::peer::message::{Join, LinkSummary, Participant, RunMessage};
 use crate::peer::name::PeerName;
 use crate::peer::problem::Problem;
 use crate::peer::spec::{ClusterSpec, MAX_SILENCE};
-use crate::spec::RunSpec;
-use dflow_scheduler::Place;
+use dflow_scheduler::{Fact, Place};
 use dflow_transport::{Cause, Node, NodeSettings};
-use dflow_workflow::FunctionId;
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -27,8 +23,6 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The time limit for nodes to report their links at the end of a run.
 const SUMMING: Duration = Duration::from_secs(1);
-/// How many bytes of programs a node is asked for before a run begins.
-const MAX_PROGRAM_BYTES: usize = 64 * 1024;
 
 /// The other nodes of a run. Dropping it ends the run there.
 pub(crate) struct Members {
@@ -52,49 +46,25 @@ struct Member {
     /// It has no room for the run yet.
     queued: bool,
     lost: bool,
+    facts: FactLink,
     /// Its links to the nodes after it in the list, known once the run is over.
     routes: Option<Vec<LinkSummary>>,
 }
 
 /// What the other nodes are told of a run before they take part in it.
 pub(crate) struct Invitation {
-    surroundings: Surroundings,
-    /// For each of them the programs that it has to have, each with a function that it is of.
-    programs: Vec<Vec<(String, Wanted)>>,
+    pub(crate) surroundings: Surroundings,
+    pub(crate) plan: PlanMessage,
 }
 
-impl Invitation {
-    pub(crate) fn of(spec: &RunSpec, checked: &Checked) -> Self {
-        let count = spec.cluster.as_ref().map_or(0, |cluster| cluster.nodes.len());
-        let mut programs: Vec<BTreeMap<&Wanted, &str>> = vec![BTreeMap::new(); count];
-        let places = placement::places(spec);
-        for (id, (function, wanted)) in (0..).map(FunctionId).zip(spec.workflow.functions.iter().zip(&checked.wanted)) {
-            for &place in places.get(&id).into_iter().flatten().filter(|place| **place > 0) {
-                if let Some(programs) = programs.get_mut(place as usize - 1) {
-                    programs.entry(wanted).or_insert(&function.name);
-                }
-            }
-        }
-        let of_node = |programs: BTreeMap<&Wanted, &str>| {
-            let mut bytes = 0;
-            // What does not fit into the message is looked for when it is needed.
-            let fits = |(wanted, function): &(&Wanted, &str)| {
-                bytes += wanted.size() + function.len();
-                bytes <= MAX_PROGRAM_BYTES
-            };
-            programs.into_iter().take_while(fits).map(|(wanted, name)| (name.to_owned(), wanted.clone())).collect()
-        };
-        let programs = programs.into_iter().map(of_node).collect();
-        Self { surroundings: checked.surroundings.clone(), programs }
-    }
-}
-
-/// A notice from a member, or its loss.
+/// What a member has said, or its loss.
 pub(crate) enum News {
-    Notice(Notice),
+    Facts(Place, Vec<Fact>),
+    Notice(Place, Notice),
     /// The node is lost.
     Lost {
         node: String,
+        place: Place,
         reason: String,
     },
 }
@@ -162,18 +132,19 @@ impl Members {
             }
             host.set_place(place, id);
             nodes.push(Participant { name: name.clone(), address: address.to_string(), life });
-            let member = Member { name: name.clone(), id, slots: 0, queued: false, lost: false, routes: None };
+            let facts = FactLink::default();
+            let member = Member { name: name.clone(), id, slots: 0, queued: false, lost: false, facts, routes: None };
             joined.members.push(member);
         }
         drop(turn);
         host.carry().map_err(|reason| refused(own_name, reason))?;
-        for (place, (member, programs)) in (1..).zip(joined.members.iter().zip(invitation.programs)) {
+        for (place, member) in (1..).zip(&joined.members) {
             let join = Join {
                 place,
                 nodes: nodes.clone(),
                 silence: u64::try_from(spec.silence.as_millis()).unwrap_or(u64::MAX),
                 surroundings: invitation.surroundings.clone(),
-                programs,
+                plan: invitation.plan.clone(),
             };
             joined.mail.send(member.id, RunMessage::Join(join));
         }
@@ -185,8 +156,7 @@ impl Members {
         let late = Instant::now() + PATIENCE;
         loop {
             while let Some(letter) = self.mail.next() {
-                let (Letter::Message(id, _) | Letter::Lost(id, _) | Letter::Expelled(id, _)) = &letter;
-                let id = *id;
+                let id = letter.from();
                 let Some(member) = self.members.iter_mut().find(|member| member.id == id) else { continue };
                 let refused = |reason| ClusterError::Refused { node: member.name.clone(), reason };
                 match letter {
@@ -198,6 +168,7 @@ impl Members {
                     Letter::Message(_, RunMessage::Refused { reason })
                     | Letter::Lost(_, reason)
                     | Letter::Expelled(_, reason) => return Err(refused(reason)),
+                    Letter::Connected(_) => {}
                     Letter::Message(..) => {
                         let what = "it sent an unexpected answer";
                         self.mail.violated(id, what);
@@ -250,7 +221,7 @@ impl Members {
                             member.routes = Some(routes);
                         }
                     }
-                    Letter::Message(..) => {}
+                    Letter::Message(..) | Letter::Connected(_) => {}
                     Letter::Lost(id, _) | Letter::Expelled(id, _) => {
                         self.members.iter_mut().filter(|member| member.id == id).for_each(|member| member.lost = true);
                     }
@@ -274,10 +245,42 @@ impl Members {
         said.flat_map(|(place, member)| member.routes.iter().flatten().map(move |route| (place, route)))
     }
 
-    /// Gives an order to a member. A failure to do so shows up as news.
-    pub(crate) fn order(&mut self, place: Place, order: Order) {
-        if let Some(member) = self.members.get(place as usize - 1) {
-            self.mail.send(member.id, RunMessage::Order(Box::new(order)));
+    /// Every member has joined: they begin. `slots`: those of all nodes, by place.
+    pub(crate) fn begin(&mut self, slots: &[u32]) {
+        for member in &self.members {
+            self.mail.send(member.id, RunMessage::Begin { slots: slots.to_vec() });
+        }
+    }
+
+    /// The places of all members.
+    pub(crate) fn places(&self) -> impl Iterator<Item = Place> + use<> {
+        1..self.members.len() as Place + 1
+    }
+
+    /// Tells a member something. It is sent with the next [`Members::flush`].
+    pub(crate) fn tell(&mut self, place: Place, fact: Fact) {
+        if let Some(member) = self.members.get_mut(place as usize - 1).filter(|member| !member.lost)
+            && !member.facts.push(fact)
+        {
+            self.mail.violated(member.id, "it does not acknowledge what it is told");
+        }
+    }
+
+    /// Sends what is to be told.
+    pub(crate) fn flush(&mut self) {
+        for member in self.members.iter_mut().filter(|member| !member.lost) {
+            while let Some(facts) = member.facts.message() {
+                self.mail.send(member.id, RunMessage::Facts(facts));
+            }
+        }
+    }
+
+    /// To be called now and then.
+    pub(crate) fn tick(&mut self) {
+        for member in self.members.iter_mut().filter(|member| !member.lost) {
+            if let Some(facts) = member.facts.tick() {
+                self.mail.send(member.id, RunMessage::Facts(facts));
+            }
         }
     }
 
@@ -290,22 +293,23 @@ impl Members {
     pub(crate) fn take_news(&mut self) -> Vec<News> {
         let mut news = Vec::new();
         while let Some(letter) = self.mail.next() {
-            let (Letter::Message(id, _) | Letter::Lost(id, _) | Letter::Expelled(id, _)) = &letter;
-            let id = *id;
-            let Some(member) = self.members.iter_mut().find(|member| member.id == id) else { continue };
+            let id = letter.from();
+            let Some((place, member)) = (1..).zip(&mut self.members).find(|(_, member)| member.id == id) else {
+                continue;
+            };
             match letter {
-                Letter::Message(_, RunMessage::Notice(mut notice)) => {
-                    if let Notice::Failed { reason } = &mut *notice {
-                        *reason = format!("node {}: {reason}", member.name);
-                    }
-                    news.push(News::Notice(*notice));
-                }
+                Letter::Message(_, RunMessage::Notice(notice)) => news.push(News::Notice(place, *notice)),
+                Letter::Message(_, RunMessage::Facts(facts)) => match member.facts.receive(facts) {
+                    Ok(facts) => news.push(News::Facts(place, facts)),
+                    Err(what) => self.mail.violated(id, what),
+                },
                 Letter::Message(..) => {
-                    self.mail.violated(id, "it sent a message that only the driver of a run may send")
+                    self.mail.violated(id, "it sent a message that only the driver of a run may send");
                 }
+                Letter::Connected(_) => member.facts.reconnected(),
                 Letter::Lost(_, reason) | Letter::Expelled(_, reason) => {
                     if !std::mem::replace(&mut member.lost, true) {
-                        news.push(News::Lost { node: member.name.clone(), reason });
+                        news.push(News::Lost { node: member.name.clone(), place, reason });
                     }
                 }
             }

@@ -1,13 +1,13 @@
 //! The driver of a run: the loop between its scheduler and the nodes that take part.
 
-mod crossing;
+mod ends;
 mod finish;
 pub(crate) mod journal;
 pub(crate) mod local;
 mod members;
 mod parts;
-mod perform;
 mod placement;
+mod plan;
 pub(crate) mod preflight;
 pub(crate) mod preview;
 mod spool;
@@ -16,38 +16,33 @@ use crate::cancel::{Cancellation, Request};
 use crate::error::SetupError;
 use crate::input::SeenFile;
 use crate::node::Guest;
-use crate::order::{Consequence, Notice, Record};
+use crate::order::{Notice, Record};
 use crate::output::{Delivery, Destination, Staging};
+use crate::part::plan::RunPlan;
+use crate::part::{Effect, Part};
 use crate::report::{Progress, RunError, RunReport, Stopping};
 use crate::spec::RunSpec;
 use crate::time::nanos;
-use crossing::Nodes;
-use dflow_protocol::{InstanceId, RunId, StreamId};
-use dflow_scheduler::{
-    Event, InstanceKind, InstanceState, InstanceView, Outcome, Place, PlaceOptions, RunMachine, RunOptions, RunState,
-};
+use dflow_protocol::{InstanceId, RunId};
+use dflow_scheduler::{Event, InstanceKind, InstanceState, InstanceView, Place, RunState};
 use dflow_workflow::Workflow;
 use finish::Unpublished;
 use journal::{Journal, Output, Update};
 use local::LocalNode;
 use members::{Members, News};
 use preflight::{Checked, Prepared};
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 /// How often progress is reported.
 const TICK: Duration = Duration::from_millis(100);
-/// Programs that are prepared ahead of their gates: per slot, and at most.
-const AHEAD_PER_SLOT: u32 = 2;
-const MAX_AHEAD: u32 = 64;
 /// How long the loop sleeps when no timer is set.
 const FAR: Duration = Duration::from_secs(3600);
+/// The most notices that are kept until their instance is known.
+const MAX_EARLY: usize = 4096;
 /// How long other nodes are waited for to end what a cancelled run has there, once its functions have had their grace.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// The number of started processes, and of output streams being written to files, at the same time.
-const MAX_STARTED: u32 = 1024;
-
 /// Runs a workflow that was prepared with the same `spec`, and waits for its end. `observe` is called for each [`Update`],
 /// and the run waits for it.
 ///
@@ -79,11 +74,8 @@ pub(crate) struct Driver<'a> {
     pub(crate) id: RunId,
     /// Until the run is over.
     pub(crate) destination: Option<Destination>,
-    pub(crate) machine: RunMachine,
     /// The part of the run on this node.
-    pub(crate) host: Guest,
-    /// Where streams are written and read.
-    pub(crate) nodes: Nodes,
+    pub(crate) part: Part,
     /// The other nodes, if there are any.
     pub(crate) members: Option<Members>,
     pub(crate) records: HashMap<(InstanceId, u32), Record>,
@@ -91,9 +83,8 @@ pub(crate) struct Driver<'a> {
     pub(crate) held_open: HashMap<(InstanceId, u32), String>,
     /// Attempts that wait for slots which other runs hold.
     queued: BTreeSet<(InstanceId, u32)>,
-    /// The streams of every output of an instance, by part.
-    pub(crate) outputs: HashMap<(InstanceId, u32), Vec<StreamId>>,
-    pub(crate) pending: VecDeque<Event>,
+    /// Notices about instances that are not known here yet.
+    early: Vec<(Place, Notice)>,
     /// Why the run was cancelled, if it was.
     pub(crate) cancelled: Option<String>,
     /// When the last function has had its grace, once the run is to end.
@@ -105,7 +96,6 @@ pub(crate) struct Driver<'a> {
     lost: Option<(String, String)>,
     /// When a cancelled run stops waiting for other nodes.
     leave_at: Option<Duration>,
-    pub(crate) wake_at: Option<Duration>,
     pub(crate) over: bool,
     pub(crate) journal: Journal,
 }
@@ -115,8 +105,9 @@ impl<'a> Driver<'a> {
         spec: &'a RunSpec,
         mut checked: Checked,
         id: RunId,
+        plan: RunPlan,
         host: Guest,
-        members: Option<Members>,
+        mut members: Option<Members>,
     ) -> Result<Self, SetupError> {
         let workflow = Arc::clone(&spec.workflow);
         let slots = members.as_ref().map(Members::slots).unwrap_or_default();
@@ -124,19 +115,7 @@ impl<'a> Driver<'a> {
         let of_others = placement::slot_notes(spec, &all).into_iter().filter(|note| !checked.notes.contains(note));
         let of_others: Vec<String> = of_others.collect();
         checked.notes.extend(of_others);
-        let options = RunOptions {
-            scope: dflow_scheduler::Scope::WholeRun,
-            places: std::iter::once(spec.options.slots).chain(slots).map(place).collect(),
-            placement: placement::places(spec),
-            invocation: spec.invocation,
-            params: spec.params.clone(),
-            input_parts: checked.input_parts(),
-        };
-        let mut names = vec![spec.options.node.clone()];
-        if let Some(cluster) = &spec.cluster {
-            names.extend(cluster.nodes.iter().map(|(name, _)| name.clone()));
-        }
-        let (machine, actions) = RunMachine::new(Arc::clone(&workflow), options)?;
+        let part = Part::new(plan, &all, host)?;
         // The last step that can fail, so that a refused run creates no directory.
         let destination = match spec.output_folder()? {
             Some(target) => Destination::Folder(Box::new(Staging::create(target, &id.to_string())?)),
@@ -144,39 +123,35 @@ impl<'a> Driver<'a> {
                 SetupError::System { what: "create a file in the spill directory for the output", source }
             })?),
         };
+        if let Some(members) = &mut members {
+            members.begin(&all);
+        }
         let (notes_from, notes) = mpsc::channel();
-        let mut driver = Self {
+        let driver = Self {
             spec,
             workflow,
             checked,
             id,
             destination: Some(destination),
-            machine,
-            host,
-            nodes: Nodes::new(names),
+            part,
             members,
             records: HashMap::new(),
             held_open: HashMap::new(),
             queued: BTreeSet::new(),
-            outputs: HashMap::new(),
-            pending: VecDeque::new(),
+            early: Vec::new(),
             cancelled: None,
             ends_by: None,
             notes,
             notes_from,
             lost: None,
             leave_at: None,
-            wake_at: None,
             over: false,
             journal: Journal::begin(&spec.record, &id.to_string(), &spec.workflow.name),
         };
         tracing::info!(
-            run = %id, workflow = driver.workflow.name, nodes = driver.nodes.names().len(),
+            run = %id, workflow = driver.workflow.name, nodes = driver.part.plan().nodes.len(),
             slots = spec.options.slots, output = ?spec.output, "the run begins"
         );
-        for action in actions {
-            driver.perform(action);
-        }
         Ok(driver)
     }
 
@@ -190,15 +165,15 @@ impl<'a> Driver<'a> {
         self.settle();
         self.journal.hand_on(&mut observe);
         while !self.over {
-            let elapsed = self.host.elapsed();
+            let elapsed = self.part.guest.elapsed();
             let [alarm, leave] =
-                [self.wake_at, self.leave_at].map(|at| at.map_or(FAR, |at| at.saturating_sub(elapsed)));
+                [self.part.wake_at, self.leave_at].map(|at| at.map_or(FAR, |at| at.saturating_sub(elapsed)));
             tokio::select! {
-                () = self.host.changed() => {}
+                () = self.part.guest.changed() => {}
                 () = changed(self.members.as_ref()) => {}
                 () = tokio::time::sleep(alarm) => {
-                    if self.wake_at.take().is_some() {
-                        self.pending.push_back(Event::TimerFired);
+                    if self.part.wake_at.take().is_some() {
+                        self.part.push(Event::TimerFired);
                     }
                 }
                 () = tokio::time::sleep(leave) => {
@@ -208,6 +183,7 @@ impl<'a> Driver<'a> {
                 }
                 _ = tick.tick() => {
                     self.take_notes(&mut observe);
+                    self.members.iter_mut().for_each(Members::tick);
                     observe(Update::Progress(&self.progress()));
                 }
                 request = cancellation.requested() => self.cancel(request),
@@ -222,23 +198,23 @@ impl<'a> Driver<'a> {
         let Request { reason, at_once } = request;
         tracing::info!(reason, at_once, "the run is cancelled");
         if self.cancelled.is_none() {
-            self.pending.push_back(Event::Cancel { reason: reason.clone() });
+            self.part.push(Event::Cancel { reason: reason.clone() });
             self.cancelled = Some(reason.clone());
             // Now, so that it is known what was told to end.
             self.settle();
-            let grace = self.ends_by.map_or(Duration::ZERO, |at| at.saturating_sub(self.host.elapsed()));
-            self.leave_at = Some(self.host.elapsed() + grace + FAREWELL);
+            let grace = self.ends_by.map_or(Duration::ZERO, |at| at.saturating_sub(self.part.guest.elapsed()));
+            self.leave_at = Some(self.part.guest.elapsed() + grace + FAREWELL);
         }
         if at_once {
             self.leave_at = None;
-            self.host.kill_all(&reason);
+            self.part.guest.kill_all(&reason);
             self.leave_late_nodes();
         }
     }
 
     /// How long the functions that are being ended may take at the most.
     fn longest_grace(&self) -> Duration {
-        let stopping = self.machine.instances().filter(|view| view.state == InstanceState::Stopping);
+        let stopping = self.part.machine.instances().filter(|view| view.state == InstanceState::Stopping);
         let grace = |view: InstanceView<'_>| match view.kind {
             InstanceKind::Function(function) => Some(self.workflow.function(function).grace),
             InstanceKind::Sink { .. } => None,
@@ -249,29 +225,40 @@ impl<'a> Driver<'a> {
     /// Processes everything that has happened, and its consequences, until there are none left.
     fn settle(&mut self) {
         loop {
-            while let Some(notice) = self.host.next_notice() {
-                self.noticed(notice);
-            }
             for news in self.news() {
                 match news {
-                    News::Notice(notice) => self.noticed(notice),
-                    News::Lost { node, reason } => self.node_lost(&node, &reason),
+                    News::Facts(from, facts) => {
+                        facts.into_iter().for_each(|fact| self.part.push(Event::Fact { from, fact }));
+                    }
+                    News::Notice(place, notice) => self.heard(place, notice),
+                    News::Lost { node, place, reason } => self.node_lost(&node, place, &reason),
                 }
             }
-            if self.ends_by.is_none() && matches!(self.machine.state(), RunState::Failing { .. }) {
-                self.ends_by = Some(self.host.elapsed() + self.longest_grace());
+            if self.ends_by.is_none() && matches!(self.part.machine.state(), RunState::Failing { .. }) {
+                self.ends_by = Some(self.part.guest.elapsed() + self.longest_grace());
             }
-            if let Some(event) = self.pending.pop_front() {
-                for action in self.machine.handle(self.host.elapsed(), event) {
-                    self.perform(action);
+            match self.part.next() {
+                Some(effect) => self.take(effect),
+                None => break,
+            }
+        }
+        for (place, notice) in std::mem::take(&mut self.early) {
+            self.heard(place, notice);
+        }
+        self.members.iter_mut().for_each(Members::flush);
+    }
+
+    fn take(&mut self, effect: Effect) {
+        match effect {
+            Effect::Tell { to, fact } => {
+                if let Some(members) = &mut self.members {
+                    to.into_iter().for_each(|place| members.tell(place, fact.clone()));
                 }
-                continue;
             }
-            self.host.settle();
-            match self.host.next_notice() {
-                Some(notice) => self.noticed(notice),
-                None => return,
-            }
+            Effect::Notice(notice) => self.heard(0, notice),
+            Effect::OpenInput { stream, epoch, input, part, keep } => self.open_input(stream, epoch, input, part, keep),
+            Effect::BeginSink { instance, attempt } => self.begin_sink(instance, attempt),
+            Effect::Over => self.over = true,
         }
     }
 
@@ -282,75 +269,71 @@ impl<'a> Driver<'a> {
     }
 
     /// A node is lost, with its attempts and streams.
-    fn node_lost(&mut self, node: &str, reason: &str) {
+    fn node_lost(&mut self, node: &str, place: Place, reason: &str) {
         let reason = format!("node {node} is lost: {reason}");
         self.lost.get_or_insert_with(|| (node.to_owned(), reason.clone()));
-        // The reason comes first, because the first failure is the one that is reported. The ends of the attempts let
-        // the run finish.
-        self.pending.push_back(Event::StoreFailed { reason: reason.clone() });
-        let gone: Vec<Place> = self.nodes.place_of(node).into_iter().collect();
-        self.attempts_are_over(&gone, &reason);
+        self.part.push(Event::NodeLost { place, reason });
     }
 
     /// Stops waiting for nodes on which a cancelled run still has attempts. They have been told, and end their part
     /// when they read that, or when they find that this node is gone.
     fn leave_late_nodes(&mut self) {
-        let is_late = |view: &InstanceView<'_>| view.place > 0 && view.state == InstanceState::Stopping;
-        let late: Vec<Place> = self.machine.instances().filter(is_late).map(|view| view.place).collect();
-        if let Some(members) = &mut self.members {
-            late.iter().for_each(|&place| members.leave(place));
-        }
-        self.attempts_are_over(&late, "its node has not reported its end in time");
-    }
-
-    /// Treats all attempts on these nodes as failed.
-    fn attempts_are_over(&mut self, places: &[Place], reason: &str) {
-        for view in self.machine.instances().filter(|view| places.contains(&view.place)) {
-            let outcome = Outcome::Failed { reason: reason.to_owned() };
-            self.pending.push_back(Event::Ended { instance: view.id, attempt: view.attempt, outcome });
+        let Some(members) = &mut self.members else { return };
+        let late = members.places().filter(|place| !self.part.machine.is_emptied(*place));
+        for place in late.collect::<Vec<_>>() {
+            members.leave(place);
+            let reason = "its node has not reported its end in time".to_owned();
+            self.part.push(Event::NodeLost { place, reason });
         }
     }
 
-    fn noticed(&mut self, notice: Notice) {
-        match notice.into_consequence() {
-            Consequence::Event(event) => {
-                if let Event::Started { instance, attempt } = event {
-                    self.queued.remove(&(instance, attempt));
-                }
-                self.pending.push_back(event);
-            }
-            Consequence::Queued { instance, attempt } => _ = self.queued.insert((instance, attempt)),
-            Consequence::Ended { instance, attempt, outcome, record } => {
+    /// Takes note of what has happened on a node.
+    fn heard(&mut self, place: Place, notice: Notice) {
+        if let Notice::Ended { instance, .. } | Notice::HeldOpen { instance, .. } | Notice::Printed { instance, .. } =
+            &notice
+            && self.part.machine.view(*instance).is_none()
+            && self.early.len() < MAX_EARLY
+        {
+            // The node that has discovered the instance is yet to be heard.
+            return self.early.push((place, notice));
+        }
+        match notice {
+            Notice::Queued { instance, attempt } => _ = self.queued.insert((instance, attempt)),
+            Notice::Started { instance, attempt } => _ = self.queued.remove(&(instance, attempt)),
+            Notice::Parked { instance, attempt } if place > 0 => self.part.push(Event::Parked { instance, attempt }),
+            Notice::Resumed { instance, attempt } if place > 0 => self.part.push(Event::Resumed { instance, attempt }),
+            Notice::Ended { instance, attempt, end, record } => {
                 self.records.insert((instance, attempt), record);
                 self.queued.remove(&(instance, attempt));
-                if let Some(view) = self.machine.view(instance) {
+                if let Some(view) = self.part.machine.view(instance) {
                     tracing::debug!(
                         instance = view.name,
                         attempt,
-                        node = self.nodes.name_of(view.place),
-                        ?outcome,
+                        node = self.part.name_of(place),
+                        ?end,
                         read = record.read,
                         written = record.written,
                         "the attempt has ended"
                     );
                     self.journal.ended(view.name, attempt);
                 }
-                self.pending.push_back(Event::Ended { instance, attempt, outcome });
             }
-            Consequence::HeldOpen { instance, attempt, by } => {
-                if let Some(view) = self.machine.view(instance).filter(|view| view.attempt == attempt) {
+            Notice::HeldOpen { instance, attempt, by } => {
+                if let Some(view) = self.part.machine.view(instance).filter(|view| view.attempt == attempt) {
                     self.journal.note(format!("`{}` has ended; {by} holds its output", view.name));
                     self.held_open.insert((instance, attempt), by);
                 }
             }
-            Consequence::Printed { instance, attempt, bytes, lost } => {
+            Notice::Printed { instance, attempt, bytes, lost } => {
                 // A node that misbehaves may name attempts that there never were.
-                if let Some(view) = self.machine.view(instance)
-                    && (1..=view.attempt).contains(&attempt)
+                if let Some(view) = self.part.machine.view(instance)
+                    && (1..=view.attempt.max(1)).contains(&attempt)
                 {
                     self.journal.printed(Output { instance: view.name, attempt, bytes, lost });
                 }
             }
+            // The part itself has taken note of the rest.
+            _ => {}
         }
     }
 
@@ -363,26 +346,26 @@ impl<'a> Driver<'a> {
     }
 
     fn progress(&self) -> Progress {
-        let counts = self.machine.counts();
-        let now = self.host.elapsed();
+        let counts = self.part.machine.counts();
+        let now = self.part.guest.elapsed();
         let stopping = self.ends_by.map(|at| {
             let is_stopping = |view: &InstanceView<'_>| {
                 view.state == InstanceState::Stopping && matches!(view.kind, InstanceKind::Function(_))
             };
-            let functions = self.machine.instances().filter(is_stopping).count();
+            let functions = self.part.machine.instances().filter(is_stopping).count();
             Stopping { functions, left_ns: nanos(at.saturating_sub(now)) }
         });
         Progress {
             stopping,
-            elapsed_ns: nanos(self.host.elapsed()),
+            elapsed_ns: nanos(self.part.guest.elapsed()),
             waiting: counts.waiting + counts.preparing + counts.ready + counts.pausing,
             running: counts.running.saturating_sub(self.queued.len()),
             queued: self.queued.len(),
             parked: counts.parked,
             ended: counts.ended + counts.unread + counts.lost + counts.skipped,
-            bytes: self.host.written(),
-            memory: self.host.memory(),
-            active: self.host.active(),
+            bytes: self.part.guest.written(),
+            memory: self.part.guest.memory(),
+            active: self.part.guest.active(),
         }
     }
 
@@ -394,11 +377,11 @@ impl<'a> Driver<'a> {
             self.checked.notes.push(note);
         }
         let destination = self.destination.take();
-        let mut failure = match self.machine.state() {
+        let mut failure = match self.part.machine.state() {
             RunState::Failed { instance, reason } => {
-                let view = instance.and_then(|id| self.machine.view(id));
+                let view = instance.and_then(|id| self.part.machine.view(id));
                 let node = match &view {
-                    Some(view) => self.members.is_some().then(|| self.nodes.name_of(view.place).to_owned()),
+                    Some(view) => self.members.is_some().then(|| self.part.name_of(view.place).to_owned()),
                     None => self.lost.take().filter(|(_, why)| why == reason).map(|(node, _)| node),
                 };
                 let part_name = view.as_ref().and_then(|view| self.part_name(view));
@@ -418,10 +401,10 @@ impl<'a> Driver<'a> {
                 }
             }
         }
-        let took = self.host.elapsed();
+        let took = self.part.guest.elapsed();
         // Nobody waits for the outputs meanwhile. The routes still exist, so no member has lost one that it is asked about.
         if let Some(members) = &mut self.members {
-            members.sum_up(&mut self.host).await;
+            members.sum_up(&mut self.part.guest).await;
         }
         let report = RunReport { unpublished, ..self.report(failure, outputs, took) };
         tracing::info!(run = %self.id, state = ?report.state, ?took, outputs = report.outputs.len(), "the run has ended");
@@ -435,15 +418,4 @@ async fn changed(members: Option<&Members>) {
         Some(members) => members.changed().await,
         None => std::future::pending().await,
     }
-}
-
-/// The limits of a run on a node with so many slots.
-pub(crate) fn place(slots: u32) -> PlaceOptions {
-    let prepare_ahead = slots.saturating_mul(AHEAD_PER_SLOT).clamp(4, MAX_AHEAD);
-    PlaceOptions { slots, prepare_ahead, max_started: MAX_STARTED }
-}
-
-/// The function of an instance.
-pub(crate) fn function_of(machine: &RunMachine, instance: InstanceId) -> Option<InstanceKind> {
-    machine.view(instance).map(|view| view.kind)
 }

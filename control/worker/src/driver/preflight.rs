@@ -189,7 +189,7 @@ fn surroundings(spec: &RunSpec) -> Result<Surroundings, SetupError> {
 /// The program of each function, and its file if the function runs on this node. Other nodes search for their programs
 /// when they join the run.
 fn find_programs(spec: &RunSpec) -> Result<(Vec<Wanted>, Vec<Option<PathBuf>>), SetupError> {
-    let workflow_dir = std::path::absolute(&spec.workflow_dir).unwrap_or_else(|_| spec.workflow_dir.clone());
+    let workflow_dir = spec.absolute_workflow_dir();
     let places = placement::places(spec);
     let mut found: HashMap<Wanted, PathBuf> = HashMap::new();
     let mut all = (Vec::new(), Vec::new());

@@ -1,6 +1,5 @@
 //! `dflow run --dry-run`: determines what a run would do, without starting or creating anything.
 
-use super::place;
 use super::placement;
 use super::preflight::{Checked, examine};
 use crate::cluster::probe::reach;
@@ -8,6 +7,7 @@ use crate::error::SetupError;
 use crate::input::InputStream;
 use crate::node::error::NodeError;
 use crate::output::check_stdout;
+use crate::part::plan::place;
 use crate::report::invocation_name;
 use crate::spec::RunSpec;
 use dflow_disk::SpillDir;

@@ -212,14 +212,6 @@ impl Guest {
         self.node.node().begin_thread(self.run, instance, attempt, name, outputs, work)
     }
 
-    /// The file of a program on this node. What was found is not looked for again in this run.
-    ///
-    /// # Errors
-    /// Why there is none.
-    pub(crate) fn find_program(&mut self, wanted: &Wanted) -> Result<PathBuf, String> {
-        self.node.node().find_program(self.run, wanted)
-    }
-
     /// The run.
     pub(crate) fn run(&self) -> RunId {
         self.run
@@ -243,6 +235,16 @@ impl Guest {
             guest.places.insert(place, id);
             guest.before.insert(id, (paths, stats.violations));
         }
+    }
+
+    /// The process of the node with this place.
+    pub(crate) fn id_of(&self, place: Place) -> Option<NodeId> {
+        self.state(|guest| guest.places.get(&place).copied()).flatten()
+    }
+
+    /// The files of programs that were found on this node.
+    pub(crate) fn set_programs(&mut self, programs: HashMap<Wanted, PathBuf>) {
+        self.state(|guest| guest.programs.extend(programs));
     }
 
     /// The place of a process in the run.

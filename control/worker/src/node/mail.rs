@@ -15,10 +15,20 @@ use tokio::sync::Notify;
 #[derive(Debug)]
 pub(crate) enum Letter {
     Message(NodeId, RunMessage),
+    /// There is a new connection. What was sent on the one before may not have arrived.
+    Connected(NodeId),
     /// The connection is lost.
     Lost(NodeId, String),
     /// The process has violated the protocol.
     Expelled(NodeId, String),
+}
+
+impl Letter {
+    /// The process that it is from.
+    pub(crate) fn from(&self) -> NodeId {
+        let (Self::Message(id, _) | Self::Connected(id) | Self::Lost(id, _) | Self::Expelled(id, _)) = self;
+        *id
+    }
 }
 
 /// What other processes send to a run on this node. Dropping it ends the run's need of their connections.

@@ -342,6 +342,7 @@ impl Node {
                 peer.route = Some(route);
                 peer.idle_since = Instant::now();
                 self.peers.update_silence(id);
+                self.peers.tell_users(id, || Letter::Connected(id));
                 // Messages may have come before there was a waker.
                 self.peers.wakeup.wake_up();
                 Ok(id)

@@ -112,22 +112,9 @@ impl Wanted {
         }
     }
 
-    /// For tests of messages.
-    #[cfg(test)]
-    pub(crate) fn from_parts(name: String, links_sdk: bool, dir: Vec<u8>) -> Self {
-        Self { name, links_sdk, workflow_dir: dir.clone(), dir, path: None }
-    }
-
     /// The directory in which it runs.
     pub(crate) fn dir(&self) -> &Path {
         Path::new(OsStr::from_bytes(&self.dir))
-    }
-
-    /// Its approximate size in a message, in bytes.
-    pub(crate) fn size(&self) -> usize {
-        const FIXED: usize = 64;
-        let path = self.path.as_ref().map_or(0, String::len);
-        FIXED + self.name.len() + self.dir.len() + self.workflow_dir.len() + path
     }
 
     /// Finds the program on this node.

@@ -3,9 +3,10 @@
 #![allow(missing_docs, reason = "rkyv's derive makes helper types without documentation; all of ours has some")]
 
 use super::probing::Probing;
-use crate::node::program::Wanted;
 use crate::node::surroundings::Surroundings;
-use crate::order::{Notice, Order};
+use crate::order::Notice;
+use crate::part::fact_link::Facts;
+use crate::part::plan::PlanMessage;
 use dflow_transport::Connection;
 use dflow_transport::{PathError, PathKind, RunTraffic, Signal};
 use rkyv::{Archive, Deserialize, Serialize, rancor};
@@ -24,24 +25,22 @@ pub(crate) enum ManagementMessage {
     Probe(Probing),
 }
 
-/// A message about a run, between its driver and another node.
+/// A message about a run, between two of its nodes.
 #[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
 pub(crate) enum RunMessage {
     /// From the driver, first: take part in this run.
     Join(Join),
     /// The answer to a join: the node takes part, with this many slots.
-    Joined {
-        slots: u32,
-    },
+    Joined { slots: u32 },
     /// Before the answer to a join: the node has no room for the run yet.
-    Queued {
-        reason: String,
-    },
+    Queued { reason: String },
     /// The answer to a join: the node cannot take part.
-    Refused {
-        reason: String,
-    },
-    Order(Box<Order>),
+    Refused { reason: String },
+    /// From the driver, when all nodes have joined: the run begins. `slots`: those of all nodes, by place.
+    Begin { slots: Vec<u32> },
+    /// Between any two nodes of the run.
+    Facts(Facts),
+    /// To the driver: what its user may want to know.
     Notice(Box<Notice>),
     /// From the driver, at the end: report the links to the later nodes.
     Sum,
@@ -88,8 +87,7 @@ pub(crate) struct Join {
     pub(crate) silence: u64,
     /// What surrounds the functions of the run.
     pub(crate) surroundings: Surroundings,
-    /// Programs that the node is to have, each with a function that it is of.
-    pub(crate) programs: Vec<(String, Wanted)>,
+    pub(crate) plan: PlanMessage,
 }
 
 impl ManagementMessage {
@@ -133,9 +131,9 @@ pub(crate) fn broken(what: &str) -> String {
 mod tests {
     use super::super::mutation::{Random, Verdict, fuzz};
     use super::*;
-    use crate::order::{End, Limits, Preparation, Record};
-    use dflow_protocol::message::{InputSpec, OutputSpec, OutputStreams, Setup};
-    use dflow_protocol::{Epoch, InstanceId, PortId, SegmentId, StreamId};
+    use crate::order::{End, Record};
+    use dflow_protocol::{Epoch, InstanceId, StreamId};
+    use dflow_scheduler::Fact;
 
     fn stream(random: &mut Random) -> StreamId {
         StreamId(random.number() as u32)
@@ -149,70 +147,13 @@ mod tests {
         Epoch(random.number() as u32)
     }
 
-    fn preparation(random: &mut Random) -> Preparation {
-        let output = |random: &mut Random| OutputSpec {
-            name: random.text(9),
-            streams: OutputStreams::Fixed(PortId(random.number() as u32), random.number() as u32),
-            stdout: random.flag(),
-        };
-        let setup = Setup {
-            version: random.number() as u32,
-            run: random.text(32),
-            instance: random.text(9),
-            part: random.option(|random| random.number() as u32),
-            attempt: 1,
-            params: random.list(3, |random| (random.text(9), random.text(9))),
-            inputs: random.list(3, |random| InputSpec {
-                name: random.text(9),
-                many: random.flag(),
-                keep: random.flag(),
-                stdin: random.flag(),
-            }),
-            outputs: random.list(3, output),
-            bell: random.number() as u32,
-            arena: SegmentId(random.number()),
-            spin_nanos: random.number(),
-            command: None,
-        };
-        Preparation {
-            instance: instance(random),
-            attempt: random.number() as u32,
-            setup,
-            outputs: random.list(3, |random| random.list(3, stream)),
-            program: Wanted::from_parts(random.text(9), random.flag(), random.bytes(20)),
-            is_command: random.flag(),
-            success: random.bytes(4),
-            env: random.list(3, |random| (random.text(9), random.text(9))),
-            memory_limit: random.option(Random::number),
-            slots: random.number() as u32,
-            limits: Limits {
-                start: random.number(),
-                computing: random.option(Random::number),
-                total: random.option(Random::number),
-                grace: random.number(),
-            },
-            sources: random.list(3, |random| random.text(9)),
-        }
-    }
-
-    fn order(random: &mut Random) -> Order {
+    fn fact(random: &mut Random) -> Fact {
+        let (instance, attempt) = (instance(random), random.number() as u32);
         match random.below(4) {
-            0 => Order::OpenStream {
-                stream: stream(random),
-                epoch: epoch(random),
-                producer: (instance(random), random.number() as u32),
-                keep: random.flag(),
-                continues: random.flag(),
-                remember: random.flag(),
-            },
-            1 => Order::Prepare(Box::new(preparation(random))),
-            2 => Order::Kill { instance: instance(random), attempt: 1, reason: random.text(30) },
-            _ => Order::Import {
-                stream: stream(random),
-                epoch: epoch(random),
-                from: random.number() as u32,
-                keep: random.flag(),
-            },
+            0 => Fact::Voided { instance, attempt, reason: random.text(30) },
+            1 => Fact::Chose { instance, input: 1, winners: random.list(3, stream), is_final: random.flag() },
+            2 => Fact::Value { stream: stream(random), epoch: epoch(random), text: random.text(30) },
+            _ => Fact::Settled { instance },
         }
     }
 
@@ -246,7 +187,7 @@ mod tests {
     }
 
     fn of_run(random: &mut Random) -> RunMessage {
-        match random.below(9) {
+        match random.below(10) {
             0 => RunMessage::Join(Join {
                 place: random.number() as u32,
                 nodes: random.list(4, |random| Participant {
@@ -256,14 +197,22 @@ mod tests {
                 }),
                 silence: random.number(),
                 surroundings: Surroundings::from_pairs(random.list(3, |random| (random.bytes(9), random.bytes(9)))),
-                programs: random.list(3, |random| {
-                    (random.text(9), Wanted::from_parts(random.text(9), random.flag(), random.bytes(20)))
-                }),
+                plan: PlanMessage {
+                    workflow: random.text(30),
+                    workflow_dir: random.bytes(9),
+                    params: random.list(3, |random| (random.text(9), random.text(9))),
+                    placement: random.list(3, |random| (random.number() as u32, vec![random.number() as u32])),
+                    control_flow: random.flag(),
+                    input_parts: random.list(3, |random| random.number() as u32),
+                },
             }),
             1 => RunMessage::Queued { reason: random.text(30) },
             2 => RunMessage::Joined { slots: random.number() as u32 },
             3 => RunMessage::Refused { reason: random.text(30) },
-            4 => RunMessage::Order(Box::new(order(random))),
+            4 => {
+                RunMessage::Facts(Facts { first: random.number(), facts: random.list(3, fact), heard: random.number() })
+            }
+            8 => RunMessage::Begin { slots: random.list(3, |random| random.number() as u32) },
             5 => RunMessage::Notice(Box::new(notice(random))),
             6 => RunMessage::Sum,
             7 => RunMessage::Summed(random.list(3, |random| LinkSummary {

@@ -62,6 +62,7 @@ pub(crate) fn check(file: &WorkflowFile, report: &mut Report) -> Option<Workflow
     }
 
     Some(Workflow {
+        text: std::sync::Arc::default(),
         name: file.workflow.get()?.text.clone(),
         inputs: scope.inputs,
         params: scope.params,

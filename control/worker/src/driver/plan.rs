@@ -1,0 +1,27 @@
+//! The plan of a run, as its driver makes it.
+
+use super::placement;
+use super::preflight::Checked;
+use crate::part::plan::RunPlan;
+use crate::spec::RunSpec;
+use dflow_protocol::RunId;
+use std::sync::Arc;
+
+/// The plan of this run.
+pub(super) fn of(spec: &RunSpec, checked: &Checked, id: RunId) -> RunPlan {
+    let mut nodes = vec![spec.options.node.clone()];
+    if let Some(cluster) = &spec.cluster {
+        nodes.extend(cluster.nodes.iter().map(|(name, _)| name.clone()));
+    }
+    RunPlan {
+        id: id.to_string(),
+        workflow: Arc::clone(&spec.workflow),
+        params: spec.params.clone(),
+        place: 0,
+        nodes,
+        placement: placement::places(spec),
+        invocation: spec.invocation,
+        input_parts: checked.input_parts(),
+        wanted: checked.wanted.clone(),
+    }
+}

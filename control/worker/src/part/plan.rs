@@ -1,0 +1,136 @@
+//! What a node has to know of a run to take its part in it.
+
+#![allow(missing_docs, reason = "rkyv's derive makes helper types without documentation; all of ours has some")]
+
+use crate::node::program::{ProgramError, Wanted};
+use dflow_scheduler::{Invocation, Place, PlaceOptions, RunOptions, Scope};
+use dflow_workflow::{Diagnostics, FunctionId, Workflow};
+use rkyv::{Archive, Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Programs that are prepared ahead of their gates: per slot, and at most.
+const AHEAD_PER_SLOT: u32 = 2;
+const MAX_AHEAD: u32 = 64;
+/// The number of started processes, and of output streams being written to files, at the same time.
+const MAX_STARTED: u32 = 1024;
+
+/// A run, as one of its nodes sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct RunPlan {
+    /// The run.
+    pub(crate) id: String,
+    pub(crate) workflow: Arc<Workflow>,
+    /// Values of the workflow's parameters, complete.
+    pub(crate) params: BTreeMap<String, String>,
+    /// The place of this node.
+    pub(crate) place: Place,
+    /// The names of all nodes, by place.
+    pub(crate) nodes: Vec<String>,
+    pub(crate) placement: BTreeMap<FunctionId, Vec<Place>>,
+    pub(crate) invocation: Invocation,
+    /// The number of streams of each workflow input.
+    pub(crate) input_parts: Vec<u32>,
+    /// The program of each function.
+    pub(crate) wanted: Vec<Wanted>,
+}
+
+/// A plan on its way to another node.
+#[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
+pub(crate) struct PlanMessage {
+    /// The text of the workflow file. Each node checks it, so that no node has to believe another one's graph.
+    pub(crate) workflow: String,
+    /// The directory of the workflow file, absolute.
+    pub(crate) workflow_dir: Vec<u8>,
+    pub(crate) params: Vec<(String, String)>,
+    /// The places of the functions that have any, by their index.
+    pub(crate) placement: Vec<(u32, Vec<u32>)>,
+    pub(crate) control_flow: bool,
+    pub(crate) input_parts: Vec<u32>,
+}
+
+/// A plan that a node cannot take part in.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PlanRefused {
+    #[error("its workflow file has errors on this node; install the same release on all nodes: {0}")]
+    Workflow(Diagnostics),
+    #[error("the function '{function}' cannot run there: {source}")]
+    Program { function: String, source: ProgramError },
+}
+
+impl RunPlan {
+    /// The options of the machine of this node; `slots` are those of all nodes, by place.
+    pub(crate) fn options(&self, slots: &[u32]) -> RunOptions {
+        RunOptions {
+            scope: if self.nodes.len() > 1 { Scope::Node(self.place) } else { Scope::WholeRun },
+            places: slots.iter().copied().map(place).collect(),
+            placement: self.placement.clone(),
+            invocation: self.invocation,
+            params: self.params.clone(),
+            input_parts: self.input_parts.clone(),
+        }
+    }
+
+    /// The message to another node.
+    pub(crate) fn message(&self, workflow_dir: &std::path::Path) -> PlanMessage {
+        PlanMessage {
+            workflow: self.workflow.text.to_string(),
+            workflow_dir: workflow_dir.as_os_str().as_bytes().to_vec(),
+            params: self.params.clone().into_iter().collect(),
+            placement: self.placement.iter().map(|(function, places)| (function.0, places.clone())).collect(),
+            control_flow: self.invocation == Invocation::ControlFlow,
+            input_parts: self.input_parts.clone(),
+        }
+    }
+}
+
+impl PlanMessage {
+    /// The plan, with the files of the programs that run at this place. Reads the file system.
+    ///
+    /// # Errors
+    /// If the workflow is not one, or a program is missing.
+    pub(crate) fn read(
+        self,
+        id: String,
+        place: Place,
+        nodes: Vec<String>,
+    ) -> Result<(RunPlan, HashMap<Wanted, PathBuf>), PlanRefused> {
+        let workflow = Workflow::parse("the workflow", &self.workflow).map_err(PlanRefused::Workflow)?;
+        let params: BTreeMap<String, String> = self.params.into_iter().collect();
+        let placement: BTreeMap<FunctionId, Vec<Place>> =
+            self.placement.into_iter().map(|(function, places)| (FunctionId(function), places)).collect();
+        let dir = PathBuf::from(OsString::from_vec(self.workflow_dir));
+        let (mut wanted, mut found) = (Vec::new(), HashMap::new());
+        for (id, function) in (0..).map(FunctionId).zip(&workflow.functions) {
+            let program = Wanted::of(function, &workflow.env, &dir, &params);
+            let is_here = placement.get(&id).is_some_and(|places| places.contains(&place));
+            if is_here && !found.contains_key(&program) {
+                let refused = |source| PlanRefused::Program { function: function.name.clone(), source };
+                let file = program.find().map_err(refused)?;
+                found.insert(program.clone(), file);
+            }
+            wanted.push(program);
+        }
+        let plan = RunPlan {
+            id,
+            workflow: Arc::new(workflow),
+            params,
+            place,
+            nodes,
+            placement,
+            invocation: if self.control_flow { Invocation::ControlFlow } else { Invocation::Dataflow },
+            input_parts: self.input_parts,
+            wanted,
+        };
+        Ok((plan, found))
+    }
+}
+
+/// The limits of a run on a node with so many slots.
+pub(crate) fn place(slots: u32) -> PlaceOptions {
+    let prepare_ahead = slots.saturating_mul(AHEAD_PER_SLOT).clamp(4, MAX_AHEAD);
+    PlaceOptions { slots, prepare_ahead, max_started: MAX_STARTED }
+}
