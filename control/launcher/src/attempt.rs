@@ -104,7 +104,7 @@ impl Attempt {
                 subject,
                 report,
                 captured,
-                tail: Tail::new(message.stderr_tail),
+                tail: Tail::new(message.stderr_tail as usize),
                 end: None,
                 out_of_memory: false,
                 grace_until: None,

@@ -18,10 +18,9 @@ use rustix::net::{
     SendFlags,
 };
 
-use crate::message::RESERVED;
 use crate::{MAX_DESCRIPTORS, MAX_QUEUED, MAX_REQUEST_BYTES};
 
-/// The longest message that travels in a packet; well below every default of `net.core.wmem_default`.
+/// The longest packet: a message and the byte before it; well below every default of `net.core.wmem_default`.
 const MAX_PACKET: usize = 64 << 10;
 /// First byte of a packet that is the message itself.
 const INLINE: u8 = 0;
@@ -40,6 +39,8 @@ pub(crate) struct Channel {
 
 #[derive(Debug)]
 struct Packet {
+    /// [`INLINE`] or [`IN_MEMFD`], the first byte of the packet.
+    kind: u8,
     bytes: Vec<u8>,
     fds: Vec<OwnedFd>,
 }
@@ -72,19 +73,18 @@ impl Channel {
         self.queue.len() >= MAX_QUEUED
     }
 
-    /// Sends a message, or queues it until [`Self::flush`]. The first [`RESERVED`] bytes are overwritten.
-    pub(crate) fn send(&mut self, mut message: Vec<u8>, mut fds: Vec<OwnedFd>) -> io::Result<()> {
-        let bytes = if message.len() <= MAX_PACKET {
-            message[0] = INLINE;
-            message
+    /// Sends a message, or queues it until [`Self::flush`].
+    pub(crate) fn send(&mut self, message: Vec<u8>, mut fds: Vec<OwnedFd>) -> io::Result<()> {
+        let (kind, bytes) = if message.len() < MAX_PACKET {
+            (INLINE, message)
         } else {
             let memfd = rustix::fs::memfd_create(c"dflow-launcher-request", MemfdFlags::CLOEXEC)?;
             let file = File::from(memfd);
-            file.write_all_at(&message[RESERVED..], 0)?;
+            file.write_all_at(&message, 0)?;
             fds.insert(0, file.into());
-            vec![IN_MEMFD]
+            (IN_MEMFD, Vec::new())
         };
-        self.queue.push_back(Packet { bytes, fds });
+        self.queue.push_back(Packet { kind, bytes, fds });
         self.flush()
     }
 
@@ -129,7 +129,7 @@ impl Channel {
             return Err(io::Error::other("a packet is longer than the limit"));
         }
         let bytes = match self.buffer[0] {
-            INLINE => self.buffer[RESERVED..received.bytes].to_vec(),
+            INLINE => self.buffer[1..received.bytes].to_vec(),
             _ if fds.is_empty() => {
                 return Err(io::Error::other(
                     "the memfd of a long message did not arrive: the limit of open files is reached",
@@ -154,7 +154,7 @@ fn send_packet(socket: BorrowedFd<'_>, packet: &Packet) -> Result<(), Errno> {
     if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&fds)) {
         return Err(Errno::TOOMANYREFS);
     }
-    let parts = [IoSlice::new(&packet.bytes)];
+    let parts = [IoSlice::new(std::slice::from_ref(&packet.kind)), IoSlice::new(&packet.bytes)];
     rustix::net::sendmsg(socket, &parts, &mut control, SendFlags::NOSIGNAL)?;
     Ok(())
 }
@@ -182,12 +182,6 @@ mod tests {
         (Channel::new(a), Channel::new(b))
     }
 
-    fn message(fill: u8, length: usize) -> Vec<u8> {
-        let mut message = vec![fill; RESERVED + length];
-        message[..RESERVED].fill(0);
-        message
-    }
-
     fn receive(channel: &mut Channel) -> Option<(Vec<u8>, Vec<OwnedFd>)> {
         match channel.receive().unwrap() {
             Incoming::Nothing => None,
@@ -199,9 +193,9 @@ mod tests {
     #[test]
     fn short_and_long_messages_arrive_with_their_descriptors() {
         let (mut a, mut b) = pair();
-        for length in [1, MAX_PACKET - RESERVED, MAX_PACKET, 3 << 20] {
+        for length in [1, MAX_PACKET - 1, MAX_PACKET, 3 << 20] {
             let (reader, mut writer) = io::pipe().unwrap();
-            a.send(message(7, length), vec![reader.into()]).unwrap();
+            a.send(vec![7; length], vec![reader.into()]).unwrap();
             let (bytes, mut fds) = receive(&mut b).unwrap();
             assert_eq!(bytes, vec![7; length]);
             assert_eq!(fds.len(), 1);
@@ -217,7 +211,7 @@ mod tests {
     fn what_does_not_fit_is_queued_in_order() {
         let (mut a, mut b) = pair();
         for number in 0..200 {
-            a.send(message(number, 20_000), Vec::new()).unwrap();
+            a.send(vec![number; 20_000], Vec::new()).unwrap();
         }
         assert!(a.queued() > 0, "the socket took everything: the test shows nothing");
         for number in 0..200 {
@@ -237,16 +231,16 @@ mod tests {
         let (mut a, mut b) = pair();
         let null = File::open("/dev/null").unwrap();
         let fds = (0..MAX_DESCRIPTORS).map(|_| null.try_clone().unwrap().into()).collect();
-        a.send(message(1, MAX_PACKET + 1), fds).unwrap();
+        a.send(vec![1; MAX_PACKET], fds).unwrap();
         assert_eq!(receive(&mut b).unwrap().1.len(), MAX_DESCRIPTORS);
     }
 
     #[test]
     fn a_closed_end_is_noticed() {
         let (mut a, b) = pair();
-        a.send(message(1, 1), Vec::new()).unwrap();
+        a.send(vec![1], Vec::new()).unwrap();
         drop(b);
         assert!(matches!(a.receive().unwrap(), Incoming::Closed));
-        assert!(a.send(message(1, 1), Vec::new()).is_err());
+        assert!(a.send(vec![1], Vec::new()).is_err());
     }
 }

@@ -15,8 +15,8 @@ use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType};
 use crate::channel::{Channel, Incoming};
 use crate::message::{ToDaemon, ToLauncher};
 use crate::{
-    ARGUMENT, Containment, ContainmentChoice, ContainmentKind, Error, LauncherEvent, MAX_ATTEMPTS, MAX_REQUEST_BYTES,
-    MemoryLimits, SpawnRequest, cgroup,
+    ARGUMENT, Containment, ContainmentChoice, ContainmentKind, Error, LauncherEvent, MAX_ATTEMPTS, MemoryLimits,
+    MessageError, SpawnRequest, cgroup,
 };
 
 /// How long [`Launcher::start`] waits for the launcher.
@@ -95,7 +95,6 @@ impl Launcher {
             ended: false,
             process,
             lifeline: lifeline.into(),
-            // Replaced by the launcher's first message.
             // Until the launcher has reported it.
             containment: Containment {
                 kind: ContainmentKind::Subreaper { reason: String::new() },
@@ -104,7 +103,7 @@ impl Launcher {
             alive: HashSet::new(),
         };
         let containment = options.containment;
-        launcher.send(ToLauncher::Configure { containment }.encode(), Vec::new())?;
+        launcher.send(ToLauncher::Configure { containment }.encode()?, Vec::new())?;
         launcher.containment = launcher.await_ready()?;
         Ok(launcher)
     }
@@ -124,10 +123,10 @@ impl Launcher {
             return Err(Error::TooManyAttempts);
         }
         let (message, fds) = request.into_message(id)?;
-        let bytes = ToLauncher::Spawn(message).encode();
-        if bytes.len() > MAX_REQUEST_BYTES {
-            return Err(Error::RequestTooLarge(bytes.len()));
-        }
+        let bytes = ToLauncher::Spawn(message).encode().map_err(|error| match error {
+            MessageError::TooLong(size) => Error::RequestTooLarge(size),
+            error => Error::Message(error),
+        })?;
         self.send(bytes, fds)?;
         self.alive.insert(id);
         Ok(())
@@ -146,7 +145,7 @@ impl Launcher {
         if !self.alive.contains(&id) {
             return Ok(());
         }
-        self.send(ToLauncher::Stop { id, grace }.encode(), Vec::new())
+        self.send(ToLauncher::Stop { id, grace }.encode()?, Vec::new())
     }
 
     /// Kills all processes of an attempt with SIGKILL: [`Self::stop`] without a grace.
@@ -161,7 +160,7 @@ impl Launcher {
     ///
     /// # Errors
     /// [`Error::Ended`] if the launcher process has died; its attempts are then dead as well (the call waits for that,
-    /// a few seconds at most) and get no further events. [`Error::Socket`] and [`Error::Malformed`].
+    /// a few seconds at most) and get no further events. [`Error::Socket`], [`Error::Message`] and [`Error::Unexpected`].
     pub fn recv(&mut self) -> Result<Option<LauncherEvent>, Error> {
         if self.wants_write() {
             self.flush()?;
@@ -174,7 +173,7 @@ impl Launcher {
                 }
                 Ok(Some(event))
             }
-            Some(ToDaemon::Ready(_) | ToDaemon::Refused(_)) => Err(Error::Malformed("it reports ready twice")),
+            Some(ToDaemon::Ready(_) | ToDaemon::Refused(_)) => Err(Error::Unexpected("it reports ready twice")),
         }
     }
 
@@ -246,7 +245,7 @@ impl Launcher {
             match self.receive()? {
                 Some(ToDaemon::Ready(containment)) => return Ok(containment),
                 Some(ToDaemon::Refused(reason)) => return Err(Error::Refused(reason)),
-                Some(ToDaemon::Event(_)) => return Err(Error::Malformed("an event before it is ready")),
+                Some(ToDaemon::Event(_)) => return Err(Error::Unexpected("an event before it is ready")),
                 None => {}
             }
             match wait_readable(self.channel.as_fd(), deadline) {
@@ -276,10 +275,7 @@ impl Launcher {
         }
         match self.channel.receive() {
             Ok(Incoming::Nothing) => Ok(None),
-            Ok(Incoming::Message { bytes, .. }) => match ToDaemon::decode(&bytes) {
-                Ok(message) => Ok(Some(message)),
-                Err(malformed) => Err(Error::Malformed(malformed.0)),
-            },
+            Ok(Incoming::Message { bytes, .. }) => Ok(Some(ToDaemon::decode(&bytes)?)),
             Ok(Incoming::Closed) => Err(self.bury()),
             Err(source) => Err(self.lost("receiving", source)),
         }

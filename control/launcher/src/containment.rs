@@ -3,8 +3,12 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use rkyv::{Archive, Deserialize, Serialize};
+
+use crate::message::PathBytes;
+
 /// Which containment the launcher is to use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Archive, Serialize, Deserialize)]
 pub enum ContainmentChoice {
     /// A cgroup where the machine allows it, else a subreaper.
     #[default]
@@ -19,7 +23,7 @@ pub enum ContainmentChoice {
 ///
 /// With either kind, every process that an attempt starts belongs to it for good: it cannot escape by a new session, a
 /// double fork or an ignored signal.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct Containment {
     /// How the processes of an attempt are contained.
     pub kind: ContainmentKind,
@@ -28,11 +32,12 @@ pub struct Containment {
 }
 
 /// How the processes of an attempt are contained.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub enum ContainmentKind {
     /// Each attempt is created inside its own version 2 cgroup, which the kernel kills as a whole.
     Cgroup {
         /// The launcher's cgroup, the parent of the cgroups of the attempts.
+        #[rkyv(with = PathBytes)]
         directory: PathBuf,
     },
     /// Each attempt has its own reaper process above it. The kernel reparents all orphans of the attempt to the reaper,
@@ -45,13 +50,14 @@ pub enum ContainmentKind {
 }
 
 /// How the memory of an attempt is limited.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub enum MemoryLimits {
     /// By the version 2 cgroup that contains the attempt.
     Unified,
     /// By a cgroup of the version 1 memory controller.
     Version1 {
         /// The launcher's cgroup there, the parent of the cgroups of the attempts.
+        #[rkyv(with = PathBytes)]
         directory: PathBuf,
     },
     /// Not at all.

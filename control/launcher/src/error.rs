@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::{MAX_ATTEMPTS, MAX_DESCRIPTORS, MAX_QUEUED, MAX_REQUEST_BYTES, MAX_TARGET};
+use crate::{MAX_ATTEMPTS, MAX_DESCRIPTORS, MAX_QUEUED, MAX_REQUEST_BYTES, MAX_TARGET, MessageError};
 
 /// An error of [`Launcher`](crate::Launcher).
 ///
@@ -38,9 +38,12 @@ pub enum Error {
         /// Why it failed.
         source: io::Error,
     },
-    /// The launcher sent a message that this version cannot read.
-    #[error("the launcher sent a message that cannot be read ({0}): do both processes run the same program?")]
-    Malformed(&'static str),
+    /// A message cannot be sent, or the launcher sent one that cannot be read.
+    #[error("daemon and launcher cannot talk to each other: {0}; do both processes run the same program?")]
+    Message(#[from] MessageError),
+    /// The launcher sent a message at a time at which it must not.
+    #[error("the launcher sent an unexpected message ({0}): do both processes run the same program?")]
+    Unexpected(&'static str),
     /// An attempt with this id has not ended yet.
     #[error("attempt {0} has not ended yet: an id can be used again only after its Exited or SpawnFailed event")]
     IdInUse(u64),

@@ -3,13 +3,15 @@
 use std::fmt;
 use std::time::Duration;
 
+use rkyv::{Archive, Deserialize, Serialize};
+
 use crate::sys::signal_name;
 
 /// What happened to an attempt.
 ///
 /// Each attempt yields either one `SpawnFailed`, or at most one `Spawned`, any number of `Output` and one `Exited`,
 /// which is the last. `Spawned` is missing when the attempt was killed before its program ran.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub enum LauncherEvent {
     /// The program is running: `execve` has succeeded.
     Spawned {
@@ -72,7 +74,7 @@ impl LauncherEvent {
 }
 
 /// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub enum ExitStatus {
     /// It exited with this status (0..=255).
     Exited(i32),
@@ -104,7 +106,7 @@ impl fmt::Display for ExitStatus {
 }
 
 /// The resources used by a process and by the children that it has waited for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Archive, Serialize, Deserialize)]
 pub struct Usage {
     /// Processor time in user mode.
     pub user: Duration,

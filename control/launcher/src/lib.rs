@@ -53,7 +53,6 @@ mod attempt;
 mod cgroup;
 mod channel;
 mod client;
-mod codec;
 mod containment;
 mod diagnose;
 mod error;
@@ -77,6 +76,7 @@ pub use containment::{Containment, ContainmentChoice, ContainmentKind, MemoryLim
 pub use error::Error;
 pub use event::{ExitStatus, LauncherEvent, Usage};
 pub use executable::{explain_exec, explain_line_ends};
+pub use message::MessageError;
 pub use request::SpawnRequest;
 pub use server::serve;
 pub use sys::ignore_file_size_signal;

@@ -14,9 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
-use crate::codec::{Decoder, Encoder};
 use crate::exec::{Failure, Plan, Step};
-use crate::message;
 use crate::sys::{self, End, Fork, Reaped};
 
 /// The descriptor of the socket to the launcher in the reaper: the first after the standard ones.
@@ -26,8 +24,6 @@ const MAX_PAUSE: Duration = Duration::from_millis(64);
 /// A request of the launcher.
 const KILL: u8 = b'k';
 const TERMINATE: u8 = b't';
-/// Length of the report about the main process.
-const REPORT_LENGTH: usize = 29;
 
 /// The launcher's end.
 #[derive(Debug)]
@@ -66,9 +62,9 @@ impl Reaper {
     /// How the main process ended, as reported by the reaper before it exited. `None` if the reaper was killed; its
     /// children have then become the launcher's, which must kill them.
     pub(crate) fn report(&self) -> Option<End> {
-        let mut bytes = [0; REPORT_LENGTH];
+        let mut bytes = [0; End::ENCODED_LENGTH];
         let (length, _) = rustix::net::recv(&self.socket, &mut bytes, RecvFlags::empty()).ok()?;
-        message::take_end(&mut Decoder::new(&bytes[..length])).ok()
+        End::decode(&bytes[..length]).ok()
     }
 }
 
@@ -141,10 +137,8 @@ fn supervise(main: i32, socket: &OwnedFd, signals: &OwnedFd) {
                 }
                 Ok(Reaped::None) => break,
                 Ok(Reaped::NoChildren) | Err(_) => {
-                    if let Some(end) = ended {
-                        let mut report = Encoder::after(0);
-                        message::put_end(&mut report, end);
-                        let _ = rustix::net::send(socket, &report.finish(), SendFlags::NOSIGNAL);
+                    if let Some(report) = ended.and_then(|end: End| end.encode().ok()) {
+                        let _ = rustix::net::send(socket, &report, SendFlags::NOSIGNAL);
                     }
                     return;
                 }

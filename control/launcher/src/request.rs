@@ -86,7 +86,7 @@ impl SpawnRequest {
             env,
             cwd,
             targets,
-            stderr_tail: self.stderr_tail.min(MAX_STDERR_TAIL),
+            stderr_tail: self.stderr_tail.min(MAX_STDERR_TAIL) as u32,
             memory_limit: self.memory_limit,
             oom_score_adj: self.oom_score_adj,
         };

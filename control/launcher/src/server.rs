@@ -111,11 +111,11 @@ impl Server {
         let Cages { containment, cgroups, memory } = match contain(choice) {
             Ok(cages) => cages,
             Err(reason) => {
-                channel.send(ToDaemon::Refused(reason).encode(), Vec::new())?;
+                channel.send(encoded(&ToDaemon::Refused(reason))?, Vec::new())?;
                 return Ok(None);
             }
         };
-        channel.send(ToDaemon::Ready(containment).encode(), Vec::new())?;
+        channel.send(encoded(&ToDaemon::Ready(containment))?, Vec::new())?;
 
         let epoll = Rc::new(epoll::create(CreateFlags::CLOEXEC)?);
         epoll::add(&*epoll, &channel, EventData::new_u64(CHANNEL), EventFlags::IN)?;
@@ -225,7 +225,7 @@ impl Server {
                     }
                 }
                 Ok(ToLauncher::Configure { .. }) => return Err(io::Error::other("the daemon configures it twice")),
-                Err(malformed) => return Err(io::Error::other(format!("malformed request: {}", malformed.0))),
+                Err(error) => return Err(io::Error::other(error)),
             }
         }
         Ok(true)
@@ -337,7 +337,7 @@ impl Server {
     }
 
     fn send(&mut self, event: LauncherEvent) -> io::Result<()> {
-        self.channel.send(ToDaemon::Event(event).encode(), Vec::new())
+        self.channel.send(encoded(&ToDaemon::Event(event))?, Vec::new())
     }
 
     /// Waits for room in the socket while messages are queued; accepts no requests while too many are.
@@ -397,6 +397,10 @@ impl Server {
             pause = (pause * 2).min(MAX_PAUSE);
         }
     }
+}
+
+fn encoded(message: &ToDaemon) -> io::Result<Vec<u8>> {
+    message.encode().map_err(io::Error::other)
 }
 
 fn timespec(duration: Duration) -> Timespec {

@@ -86,7 +86,7 @@ pub(crate) enum Reaped {
 }
 
 /// How a process has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub(crate) struct End {
     pub(crate) status: ExitStatus,
     pub(crate) usage: Usage,
