@@ -222,6 +222,8 @@ impl Plan {
     /// Computes what depends on other nodes: edges, depth, and whether a node may restart.
     fn connect_nodes(&mut self, invocation: Invocation) {
         let retention = Retention::of(&self.workflow);
+        // Each reader starts after its producers have ended.
+        let late = invocation == Invocation::ControlFlow;
         for node in 0..self.nodes.len() {
             let spec = &self.nodes[node];
             let before: Vec<NodeId> = spec.inputs.iter().flat_map(|input| &input.sources).map(|s| s.node).collect();
@@ -235,7 +237,6 @@ impl Plan {
             (spec.depth, spec.restartable) = (depth.unwrap_or(0), restartable);
             let causes = self.causes(node);
             for input in 0..self.nodes[node].inputs.len() {
-                let late = self.comes_late(node, input, invocation);
                 let each = self.nodes[node].inputs[input].each;
                 for source in self.nodes[node].inputs[input].sources.clone() {
                     let reader = &self.nodes[node];
@@ -250,11 +251,6 @@ impl Plan {
                 }
             }
         }
-    }
-
-    /// Whether a reader may start after most of the stream has been written.
-    fn comes_late(&self, node: NodeId, input: usize, invocation: Invocation) -> bool {
-        invocation == Invocation::ControlFlow || self.nodes[node].inputs[input].gate == Gate::Whole
     }
 
     /// Whether only k-of-n choices read a node.

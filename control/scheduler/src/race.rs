@@ -60,7 +60,7 @@ impl RunMachine {
         let outputs = &self.plan.nodes[node].outputs;
         let mut gates =
             outputs.iter().flat_map(|output| &output.consumers).map(|edge| self.reader(edge.node, edge.input).gate);
-        self.plan.nodes[node].races && gates.all(|gate| gate == Gate::Whole)
+        self.plan.nodes[node].races && gates.all(Gate::needs_whole_stream)
     }
 
     /// Why a fan-in cannot get the streams that it needs if only this many are left.

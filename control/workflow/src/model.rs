@@ -162,7 +162,7 @@ impl Input {
     /// pipe.
     #[must_use]
     pub fn is_kept(&self) -> bool {
-        self.keep || self.gate == Gate::Whole
+        self.keep || self.gate.needs_whole_stream()
     }
 }
 
@@ -191,6 +191,18 @@ pub enum Gate {
     Whole,
     /// At once.
     Start,
+}
+
+impl Gate {
+    /// Whether a stream lets its reader start only when it is finished.
+    ///
+    /// The reader comes after all bytes of the stream. So the stream is kept until then, an input that can be read only
+    /// once is stored first, and the stream must still be valid at its end: a producer that ends badly after its last
+    /// byte does not satisfy the gate.
+    #[must_use]
+    pub fn needs_whole_stream(self) -> bool {
+        self == Self::Whole
+    }
 }
 
 /// One output port of a function.

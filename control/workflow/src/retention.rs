@@ -31,7 +31,7 @@ impl Retention {
             });
             let causes = Causes::of(producers);
             for input in &function.inputs {
-                let all = all || input.keep || input.need.is_some() || (late && !input.each);
+                let all = all || input.is_kept() || input.need.is_some() || (late && !input.each);
                 let sources = input.sources.iter();
                 kept.extend(sources.filter(|source| all || causes.beside(producer(source))));
             }
@@ -54,7 +54,7 @@ impl Retention {
     /// - has retries of its own,
     /// - may restart because of another stream that it reads, while this stream continues (another instance of the same
     ///   `foreach` counts as another producer),
-    /// - has asked to `keep` it,
+    /// - has asked to `keep` it, or starts only when it is finished ([`Gate::needs_whole_stream`](crate::Gate::needs_whole_stream)),
     /// - appears only later: it belongs to a switch that a stream decides, its fan-in is k-of-n, or it is a `foreach`
     ///   over parts that are still being discovered and all its instances read this input.
     ///
@@ -173,6 +173,8 @@ mod tests {
         // The new attempt of `b` writes its output anew.
         assert!(!kept(&CHAIN.replace("program: b,", "program: b, retries: 1,"), "b"));
         assert!(kept(&CHAIN.replace("{ x: b.y }", "{ x: { from: b.y, keep: true } }"), "b"));
+        // It comes after the last byte.
+        assert!(kept(&CHAIN.replace("{ x: b.y }", "{ x: { from: b.y, gate: whole } }"), "b"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::input::{InputStream, LiveFile, LiveReader};
 use crate::node::sink::unnamed_file;
 use crate::spec::RunSpec;
 use dflow_store::InputFile;
-use dflow_workflow::{Gate, Source};
+use dflow_workflow::Source;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -28,7 +28,7 @@ pub(crate) async fn spool_where_needed(
     let control_flow = spec.invocation == dflow_scheduler::Invocation::ControlFlow;
     let is_whole = |source: Source| {
         let mut inputs = spec.workflow.functions.iter().flat_map(|function| &function.inputs);
-        control_flow || inputs.any(|input| input.sources.contains(&source) && input.gate == Gate::Whole)
+        control_flow || inputs.any(|input| input.sources.contains(&source) && input.gate.needs_whole_stream())
     };
     let needed: Vec<bool> =
         (0..).zip(&checked.inputs).map(|(index, _)| is_whole(Source::WorkflowInput(index))).collect();
