@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::{now, wait_until};
 use crate::failure::Failure;
 use crate::latency::{Recorded, Repeat, Summary, histogram, median, write_log};
-use crate::process::{self, Actor, Crew, Findings, Round};
+use crate::process::{Actor, Crew, Findings, Round, Task};
 use crate::report::{Column, LATENCY_COLUMNS, Report, Row, Table, Unit, latency_figures, size};
 use crate::settings::Settings;
 use crate::subject::{End, Place, PlaceKeeper, Role, Subject};
@@ -149,7 +149,7 @@ fn one_repeat(settings: &Settings, subject: &dyn Fanout, shape: Shape) -> Result
     let _service = subject.service(keeper.place())?;
     let task = |reader| {
         let (subject, place) = (subject.card().name.into(), keeper.place().clone());
-        process::Task::Fanout(Task { subject, place, shape, reader })
+        FanoutTask { subject, place, shape, reader }
     };
     let mut tasks = vec![(task(None), Some(first))];
     tasks.extend((0..shape.readers).map(|reader| (task(Some(reader)), None)));
@@ -173,7 +173,7 @@ fn one_repeat(settings: &Settings, subject: &dyn Fanout, shape: Shape) -> Result
 
 /// The task of one process of a fan-out.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Task {
+pub struct FanoutTask {
     subject: String,
     place: Place,
     shape: Shape,
@@ -181,9 +181,10 @@ pub struct Task {
     reader: Option<usize>,
 }
 
-impl Task {
-    /// Runs as that process.
-    pub fn actor(self) -> Result<Box<dyn Actor>, Failure> {
+impl Task for FanoutTask {
+    const TOPIC: &str = "fanout";
+
+    fn actor(self) -> Result<Box<dyn Actor>, Failure> {
         let subjects = subjects();
         let subject = subjects.iter().find(|subject| subject.card().name == self.subject);
         let subject = subject.ok_or_else(|| Failure::new(format!("there is no fan-out subject {}", self.subject)))?;

@@ -19,7 +19,7 @@ use crate::clock::{Ticks, now};
 use crate::failure::Failure;
 use crate::latency::{Recorded, Repeat, Summary, histogram, write_log};
 use crate::payload::Seen;
-use crate::process::{self, Actor, Crew, Findings, Round};
+use crate::process::{Actor, Crew, Findings, Round, Task};
 use crate::report::{LATENCY_COLUMNS, Report, Row, Table, latency_figures, size};
 use crate::settings::Settings;
 use crate::subject::{End, Place, PlaceKeeper, Role, Side, Subject, Waiting};
@@ -115,9 +115,7 @@ fn one_repeat(settings: &Settings, subject: &dyn Handoff, size: usize) -> Result
     let (first, second) = settings.two_cores()?;
     let keeper = PlaceKeeper::new(subject.memory(size))?;
     let _service = subject.service(keeper.place())?;
-    let task = |side| {
-        process::Task::Handoff(Task { subject: subject.card().name.into(), side, place: keeper.place().clone(), size })
-    };
+    let task = |side| HandoffTask { subject: subject.card().name.into(), side, place: keeper.place().clone(), size };
     let mut crew = Crew::start(vec![(task(Side::First), Some(first)), (task(Side::Second), Some(second))])?;
     let count = crew.calibrate(settings.budget, TRIPS)?;
     let began = SystemTime::now();
@@ -129,16 +127,17 @@ fn one_repeat(settings: &Settings, subject: &dyn Handoff, size: usize) -> Result
 
 /// The task of one process of a hand-off.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Task {
+pub struct HandoffTask {
     subject: String,
     side: Side,
     place: Place,
     size: usize,
 }
 
-impl Task {
-    /// Runs as that process.
-    pub fn actor(self) -> Result<Box<dyn Actor>, Failure> {
+impl Task for HandoffTask {
+    const TOPIC: &str = "handoff";
+
+    fn actor(self) -> Result<Box<dyn Actor>, Failure> {
         let subjects = subjects();
         let subject = subjects.iter().find(|subject| subject.card().name == self.subject);
         let subject = subject.ok_or_else(|| Failure::new(format!("there is no hand-off subject {}", self.subject)))?;

@@ -15,7 +15,7 @@ use crate::report::{Column, LATENCY_COLUMNS, Report, Row, Table, Unit, latency_f
 use crate::settings::Settings;
 use crate::subject::{Role, Subject};
 
-pub use wake::Task;
+pub use wake::WakeTask;
 
 /// The pause before each start whose latency is measured. By its end, all activity of the previous start is over and
 /// the waiting processes sleep.

@@ -37,6 +37,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::failure::Failure;
+use crate::process::Skill;
 use crate::report::Report;
 use crate::settings::{Options, Settings};
 use crate::topology::Topology;
@@ -98,13 +99,23 @@ const ALL: &[Measure] = &[
     runs::measure,
 ];
 
+/// What an actor can do.
+const SKILLS: &[Skill] = &[
+    Skill::of::<handoff::HandoffTask>(),
+    Skill::of::<stream::StreamTask>(),
+    Skill::of::<fanout::FanoutTask>(),
+    Skill::of::<fanout::many::ManyTask>(),
+    Skill::of::<invoke::WakeTask>(),
+    Skill::of::<quic::QuicTask>(),
+];
+
 fn main() -> ExitCode {
     // The launcher of a daemon must start before this process has threads and memory, because it forks.
     if std::env::args_os().nth(1).is_some_and(|word| word == dflow_launcher::ARGUMENT) {
         return dflow_launcher::serve();
     }
     let (options, topics): (Options, &[Measure]) = match Arguments::parse().topic {
-        Topic::Actor => return exit(process::act()),
+        Topic::Actor => return exit(process::act(SKILLS)),
         Topic::Node => return exit(node::serve()),
         Topic::Worker(options) => return exit(nodes::serve(options)),
         #[cfg(feature = "rdma")]

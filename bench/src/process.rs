@@ -16,9 +16,9 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::clock;
 use crate::failure::{Failure, Trying};
 use crate::latency::Recorded;
-use crate::{clock, fanout, handoff, invoke, quic, stream};
 
 /// The time limit of a round, after which the measurement is aborted.
 const ROUND_LIMIT: Duration = Duration::from_secs(120);
@@ -26,33 +26,25 @@ const ROUND_LIMIT: Duration = Duration::from_secs(120);
 /// How long an actor may take to exit on its own.
 const END_GRACE: Duration = Duration::from_secs(2);
 
-/// The task of an actor.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub enum Task {
-    /// One side of a hand-off.
-    Handoff(handoff::Task),
-    /// One side of a stream.
-    Stream(stream::Task),
-    /// The writer or a reader of a fan-out.
-    Fanout(fanout::Task),
-    /// One side of many small streams.
-    Many(fanout::many::Task),
-    /// The process that wakes another, or the woken process.
-    Wake(invoke::Task),
-    /// One side of a transfer between nodes.
-    Quic(quic::Task),
+/// The task of an actor. Each topic has its own.
+pub trait Task: Serialize + DeserializeOwned + 'static {
+    /// Tells it from the tasks of other topics.
+    const TOPIC: &str;
+
+    /// Runs in the actor's process: prepares its part of the measurement.
+    fn actor(self) -> Result<Box<dyn Actor>, Failure>;
 }
 
-impl Task {
-    fn actor(self) -> Result<Box<dyn Actor>, Failure> {
-        match self {
-            Task::Handoff(task) => task.actor(),
-            Task::Stream(task) => task.actor(),
-            Task::Fanout(task) => task.actor(),
-            Task::Many(task) => task.actor(),
-            Task::Wake(task) => task.actor(),
-            Task::Quic(task) => task.actor(),
-        }
+/// A kind of task that an actor of this program can execute.
+pub struct Skill {
+    topic: &'static str,
+    actor: fn(serde_json::Value) -> Result<Box<dyn Actor>, Failure>,
+}
+
+impl Skill {
+    /// To execute tasks of this kind.
+    pub const fn of<T: Task>() -> Skill {
+        Skill { topic: T::TOPIC, actor: |task| serde_json::from_value::<T>(task).trying("decode a task")?.actor() }
     }
 }
 
@@ -86,7 +78,8 @@ pub struct Findings {
 
 #[derive(Serialize, Deserialize)]
 struct Order {
-    task: Task,
+    topic: String,
+    task: serde_json::Value,
     core: Option<usize>,
 }
 
@@ -111,11 +104,13 @@ struct Member {
 
 impl Crew {
     /// Starts an actor for each task, pinned to the given core if any, and waits until all are ready.
-    pub fn start(tasks: Vec<(Task, Option<usize>)>) -> Result<Crew, Failure> {
+    pub fn start<T: Task>(tasks: Vec<(T, Option<usize>)>) -> Result<Crew, Failure> {
         let (say, said) = channel();
         let mut crew = Crew { members: Vec::new(), said, failed: true };
         for (index, (task, core)) in tasks.into_iter().enumerate() {
-            crew.members.push(Member::start(index, &Order { task, core }, say.clone())?);
+            let task = serde_json::to_value(task).trying("encode a task")?;
+            let order = Order { topic: T::TOPIC.to_owned(), task, core };
+            crew.members.push(Member::start(index, &order, say.clone())?);
         }
         for answer in crew.answers()? {
             if !matches!(answer, Said::Ready) {
@@ -224,14 +219,14 @@ impl Member {
     }
 }
 
-/// Runs this program as an actor: executes the orders from the socket on its standard input.
-pub fn act() -> Result<(), Failure> {
+/// Runs this program as an actor with these skills: executes the orders from the socket on its standard input.
+pub fn act(skills: &[Skill]) -> Result<(), Failure> {
     set_parent_process_death_signal(Some(Signal::KILL)).trying("tie this process to its parent")?;
     let line = std::io::stdin().as_fd().try_clone_to_owned().trying("take over standard input")?;
     let mut line = UnixStream::from(line);
     let mut orders = BufReader::new(line.try_clone().trying("share a socket")?);
-    let Some(Order { task, core }) = hear(&mut orders)? else { return Ok(()) };
-    let outcome = obey(task, core, &mut line, &mut orders);
+    let Some(order) = hear(&mut orders)? else { return Ok(()) };
+    let outcome = obey(skills, order, &mut line, &mut orders);
     if let Err(failure) = outcome {
         tell(&mut line, &Said::Failed(failure))?;
     }
@@ -239,15 +234,17 @@ pub fn act() -> Result<(), Failure> {
 }
 
 fn obey(
-    task: Task,
-    core: Option<usize>,
+    skills: &[Skill],
+    order: Order,
     line: &mut UnixStream,
     orders: &mut BufReader<UnixStream>,
 ) -> Result<(), Failure> {
-    if let Some(core) = core {
+    if let Some(core) = order.core {
         pin(core)?;
     }
-    let mut actor = task.actor()?;
+    let skill = skills.iter().find(|skill| skill.topic == order.topic);
+    let skill = skill.ok_or_else(|| Failure::new(format!("an actor has no skill for {}", order.topic)))?;
+    let mut actor = (skill.actor)(order.task)?;
     tell(line, &Said::Ready)?;
     while let Some(round) = hear(orders)? {
         let before = clock::processor_time();

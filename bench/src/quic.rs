@@ -20,7 +20,7 @@ use std::time::SystemTime;
 use crate::failure::Failure;
 use crate::latency::{Repeat, Summary, histogram, write_log};
 use crate::memory::PAGE;
-use crate::process::{self, Crew, Round};
+use crate::process::{Crew, Round};
 use crate::quic::bulk::Bulk;
 use crate::quic::net::Net;
 use crate::quic::rendezvous::RendezvousKeeper;
@@ -30,7 +30,7 @@ use crate::subject::{Role, Side, Subject};
 
 pub use bare::TUNED;
 pub use iperf::Iperf;
-pub use transfer::{MESSAGE, Task, Transfer};
+pub use transfer::{MESSAGE, QuicTask, Transfer};
 use transfer::{PART, Work};
 
 /// The default length of a stream in bytes, and in quick runs.
@@ -201,7 +201,7 @@ fn steps(settings: &Settings, subject: &dyn Transfer, work: Work, net: &Net) -> 
     let keeper = RendezvousKeeper::new(net, PAGE)?;
     let task = |side| {
         let rendezvous = keeper.rendezvous().clone();
-        (process::Task::Quic(Task { subject: subject.card().name.into(), work, side, rendezvous }), None)
+        (QuicTask { subject: subject.card().name.into(), work, side, rendezvous }, None)
     };
     let mut crew = Crew::start(vec![task(Side::First), task(Side::Second)])?;
     let count = crew.calibrate(settings.budget, STEPS)?;

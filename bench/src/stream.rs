@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::now;
 use crate::failure::Failure;
 use crate::latency::{Recorded, median};
-use crate::process::{self, Actor, Crew, Findings, Round};
+use crate::process::{Actor, Crew, Findings, Round, Task};
 use crate::report::{Column, Report, Row, Table, Unit, size};
 use crate::settings::Settings;
 use crate::subject::{End, Place, PlaceKeeper, Role, Side, Subject};
@@ -150,9 +150,7 @@ fn one_repeat(settings: &Settings, subject: &dyn Stream, layout: Layout, count: 
     let (first, second) = settings.two_cores()?;
     let keeper = PlaceKeeper::new(subject.memory(layout))?;
     let _service = subject.service(keeper.place())?;
-    let task = |side| {
-        process::Task::Stream(Task { subject: subject.card().name.into(), side, place: keeper.place().clone(), layout })
-    };
+    let task = |side| StreamTask { subject: subject.card().name.into(), side, place: keeper.place().clone(), layout };
     let mut tasks = vec![(task(Side::First), Some(first))];
     if !subject.is_one_process() {
         tasks.push((task(Side::Second), Some(second)));
@@ -182,16 +180,17 @@ fn kept_length(quick: bool) -> usize {
 
 /// The task of one process of a stream.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Task {
+pub struct StreamTask {
     subject: String,
     side: Side,
     place: Place,
     layout: Layout,
 }
 
-impl Task {
-    /// Runs as that process.
-    pub fn actor(self) -> Result<Box<dyn Actor>, Failure> {
+impl Task for StreamTask {
+    const TOPIC: &str = "stream";
+
+    fn actor(self) -> Result<Box<dyn Actor>, Failure> {
         let subjects = subjects();
         let subject = subjects.iter().find(|subject| subject.card().name == self.subject);
         let subject = subject.ok_or_else(|| Failure::new(format!("there is no stream subject {}", self.subject)))?;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::now;
 use crate::failure::{Failure, Trying};
 use crate::latency::{Recorded, median};
-use crate::process::{self, Actor, Crew, Findings, Round};
+use crate::process::{Actor, Crew, Findings, Round, Task};
 use crate::report::{Column, Report, Row, Table, Unit, size};
 use crate::settings::Settings;
 use crate::subject::{Place, PlaceKeeper, Side, Subject};
@@ -121,9 +121,7 @@ impl<T: Ends> Many for T {
         let before = available_memory();
         let keeper = PlaceKeeper::new(self.memory(streams))?;
         let _service = self.service(keeper.place())?;
-        let task = |side| {
-            process::Task::Many(Task { subject: self.card().name.into(), side, place: keeper.place().clone(), streams })
-        };
+        let task = |side| ManyTask { subject: self.card().name.into(), side, place: keeper.place().clone(), streams };
         let mut crew = Crew::start(vec![(task(Side::First), Some(first)), (task(Side::Second), Some(second))])?;
         let findings = crew.round(Round { count: streams as u64, interval: 0 })?;
         let memory = before.saturating_sub(available_memory());
@@ -135,16 +133,17 @@ impl<T: Ends> Many for T {
 
 /// The task of one process of many streams.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Task {
+pub struct ManyTask {
     subject: String,
     side: Side,
     place: Place,
     streams: usize,
 }
 
-impl Task {
-    /// Runs as that process.
-    pub fn actor(self) -> Result<Box<dyn Actor>, Failure> {
+impl Task for ManyTask {
+    const TOPIC: &str = "many";
+
+    fn actor(self) -> Result<Box<dyn Actor>, Failure> {
         let limit = getrlimit(Resource::Nofile);
         setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
             .trying("raise the limit on open descriptors")?;

@@ -13,7 +13,7 @@ use crate::invoke::{From, Invoke, REST};
 use crate::latency::{Recorded, Repeat, histogram};
 use crate::payload::{Seen, WORD};
 use crate::peers::unix_socket::{connect, listen};
-use crate::process::{self, Actor, Crew, Findings, Round};
+use crate::process::{Actor, Crew, Findings, Round, Task};
 use crate::subject::{Card, End, Place, PlaceKeeper, Role, Side, Subject, Waiting};
 
 /// The size of the message that wakes the process, in bytes.
@@ -53,7 +53,7 @@ impl Invoke for Wake {
 
     fn starts(&self, count: u32) -> Result<Repeat, Failure> {
         let keeper = PlaceKeeper::new(bare::FUTEX.memory(NOTICE))?;
-        let task = |side| process::Task::Wake(Task { wake: self.name.into(), side, place: keeper.place().clone() });
+        let task = |side| WakeTask { wake: self.name.into(), side, place: keeper.place().clone() };
         let mut crew = Crew::start(vec![(task(Side::First), None), (task(Side::Second), None)])?;
         let began = SystemTime::now();
         let findings = crew.round(Round { count: count.into(), interval: 0 })?;
@@ -65,15 +65,16 @@ impl Invoke for Wake {
 
 /// The task of the waking or of the woken process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Task {
+pub struct WakeTask {
     wake: String,
     side: Side,
     place: Place,
 }
 
-impl Task {
-    /// Runs as that process.
-    pub fn actor(self) -> Result<Box<dyn Actor>, Failure> {
+impl Task for WakeTask {
+    const TOPIC: &str = "wake";
+
+    fn actor(self) -> Result<Box<dyn Actor>, Failure> {
         let wake = [&FUTEX, &PACKET].into_iter().find(|wake| wake.name == self.wake);
         let wake = wake.ok_or_else(|| Failure::new(format!("there is no subject {} for wake-ups", self.wake)))?;
         Ok(Box::new(Player { end: (wake.join)(self.side, &self.place)?, side: self.side }))

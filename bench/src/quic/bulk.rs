@@ -3,10 +3,10 @@
 use crate::failure::Failure;
 use crate::latency::median;
 use crate::memory::PAGE;
-use crate::process::{self, Crew, Round};
+use crate::process::{Crew, Round};
 use crate::quic::net::Net;
 use crate::quic::rendezvous::{Rendezvous, RendezvousKeeper};
-use crate::quic::transfer::{Task, Work};
+use crate::quic::transfer::{QuicTask, Work};
 use crate::subject::Side;
 
 /// The bytes sent before a measurement, so that congestion windows, pages and caches are in the state of the middle of
@@ -51,9 +51,9 @@ pub fn carry(subject: &str, message: usize, net: &Net, bytes: u64) -> Result<Bul
 /// Transfers one stream of `bytes` for each rendezvous, all at the same time, each between two separate processes.
 pub fn carry_between(subject: &str, message: usize, rendezvous: &[&Rendezvous], bytes: u64) -> Result<Bulk, Failure> {
     let task = |rendezvous: &Rendezvous, side| {
-        let task = Task { subject: subject.to_owned(), work: Work::Stream, side, rendezvous: rendezvous.clone() };
+        let task = QuicTask { subject: subject.to_owned(), work: Work::Stream, side, rendezvous: rendezvous.clone() };
         // Not pinned: each process has several threads, or works while the kernel works on the other core.
-        (process::Task::Quic(task), None)
+        (task, None)
     };
     let both = |rendezvous: &&Rendezvous| [Side::First, Side::Second].map(|side| task(rendezvous, side));
     let mut crew = Crew::start(rendezvous.iter().flat_map(both).collect())?;

@@ -9,7 +9,7 @@ use crate::clock::{Ticks, now};
 use crate::failure::Failure;
 use crate::latency::{Recorded, histogram};
 use crate::payload::WORD;
-use crate::process::{Actor, Findings, Round};
+use crate::process::{Actor, Findings, Round, Task};
 use crate::quic::bulk::{self, Bulk};
 use crate::quic::net::Net;
 use crate::quic::rendezvous::Rendezvous;
@@ -58,7 +58,7 @@ pub trait Party {
 
 /// The task of one process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Task {
+pub struct QuicTask {
     /// The subject's name.
     pub subject: String,
     /// The kind of measurement.
@@ -69,9 +69,10 @@ pub struct Task {
     pub rendezvous: Rendezvous,
 }
 
-impl Task {
-    /// Runs as that process.
-    pub fn actor(self) -> Result<Box<dyn Actor>, Failure> {
+impl Task for QuicTask {
+    const TOPIC: &str = "quic";
+
+    fn actor(self) -> Result<Box<dyn Actor>, Failure> {
         let subjects = subjects();
         let subject = subjects.iter().find(|subject| subject.card().name == self.subject);
         let subject =
