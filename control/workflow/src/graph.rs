@@ -1,7 +1,6 @@
 //! The graph of a workflow as text for Mermaid or Graphviz.
 
-use crate::model::{Gate, Source, SwitchOn, Workflow};
-use crate::streams::Streams;
+use crate::model::{Gate, Source, Streams, SwitchOn, Workflow};
 
 /// The graph as a Mermaid flowchart.
 ///

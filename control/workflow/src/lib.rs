@@ -28,7 +28,7 @@
 //! | `check` | names resolved, rules checked, functions sorted |
 //! | `schema` | the JSON Schema of the file, from the types in `file` |
 //! | `graph` | the workflow as a picture |
-//! | `streams`, `retention`, `params` | questions that later floors ask of a workflow |
+//! | `streams`, `retention`, `params` | questions about a workflow, for the scheduler and the worker |
 
 mod check;
 pub mod diagnostics;
@@ -53,4 +53,3 @@ pub use model::*;
 pub use params::ParamError;
 pub use retention::{Causes, Retention};
 pub use schema::schema;
-pub use streams::Streams;

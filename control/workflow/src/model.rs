@@ -7,8 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::streams::Streams;
-
 /// A function of the workflow: its index in [`Workflow::functions`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FunctionId(pub u32);
@@ -178,6 +176,19 @@ pub enum Source {
         /// Index in its [`Function::outputs`].
         output: u32,
     },
+}
+
+/// The number of streams of a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Streams {
+    /// One stream.
+    One,
+    /// A collection of this many streams.
+    Fixed(u32),
+    /// One stream per file that the caller gives; known when the run starts.
+    Files,
+    /// A number that is known only during the run.
+    Discovered,
 }
 
 /// When an input lets its instance start. For a fan-in, any of its streams (with `need: k`, k of them) opens `Stream`;

@@ -6,8 +6,7 @@ use std::ops::Range;
 
 use proptest::prelude::*;
 
-use crate::model::{ArgPiece, Partition, Program, Source, SwitchOn, Workflow};
-use crate::streams::Streams;
+use crate::model::{ArgPiece, Partition, Program, Source, Streams, SwitchOn, Workflow};
 use crate::{Diagnostics, Retention, graph};
 
 /// The good files.

@@ -5,8 +5,7 @@
 use std::collections::HashSet;
 use std::hash::Hash;
 
-use crate::model::{Function, FunctionId, Source, SwitchOn, Workflow};
-use crate::streams::Streams;
+use crate::model::{Function, FunctionId, Source, Streams, SwitchOn, Workflow};
 
 /// Which streams of a workflow must be kept, computed in one pass over all inputs.
 #[derive(Clone, Debug)]

@@ -1,19 +1,6 @@
-//! The number of streams of a source.
+//! Questions about a workflow: its functions by id, and the number of streams of a source.
 
-use crate::model::{Function, FunctionId, Partition, Source, Workflow};
-
-/// The number of streams of a source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Streams {
-    /// One stream.
-    One,
-    /// A collection of this many streams.
-    Fixed(u32),
-    /// One stream per file that the caller gives; known when the run starts.
-    Files,
-    /// A number that is known only during the run.
-    Discovered,
-}
+use crate::model::{Function, FunctionId, Partition, Source, Streams, Workflow};
 
 impl Workflow {
     /// The function with this id.

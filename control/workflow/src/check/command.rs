@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::function::stdout_marks;
 use super::inputs::Checked;
 use super::scope::{Declaration, Scope};
 use crate::diagnostics::{Diagnostic, Span};
@@ -66,6 +65,16 @@ pub(super) fn check(
         outputs[index].stdout = true;
     }
     arguments
+}
+
+/// The outputs that the file marks as standard output.
+fn stdout_marks(declaration: &Declaration, outputs: &[Output]) -> Vec<Option<(bool, Span)>> {
+    let entries = declaration.file.outputs.get().map_or(&[][..], |outputs| &outputs.0);
+    let marks = entries.iter().map(|entry| {
+        let stdout = entry.value.as_ref().and_then(|output| output.stdout.get());
+        stdout.map(|stdout| (stdout.value.0, stdout.span))
+    });
+    marks.chain(std::iter::repeat(None)).take(outputs.len()).collect()
 }
 
 /// A port of a command, with everything that determines whether it is a standard stream.

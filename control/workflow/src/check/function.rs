@@ -1,23 +1,16 @@
-//! A function: its program, its ports, its settings.
+//! A function: its program, its ports, its parameters, environment and directory.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::collections::BTreeMap;
 
 use super::order::Edge;
 use super::scope::{Declaration, Scope};
 use super::text::template;
-use super::{command, inputs};
-use crate::diagnostics::{Diagnostic, Span};
-use crate::file::{Entries, EnvText, Field, FunctionFile, ParamText, PartitionFile, Spanned, Text, Time, Words};
-use crate::limits::{DEFAULT_START_TIMEOUT, MAX_GRACE};
-use crate::model::{Function, FunctionId, Output, Program, Resources, Retries, Template};
+use super::{command, inputs, settings};
+use crate::diagnostics::Diagnostic;
+use crate::file::{Entries, EnvText, Field, FunctionFile, ParamText, PartitionFile, Text, Words};
+use crate::limits::DEFAULT_START_TIMEOUT;
+use crate::model::{Function, FunctionId, Program, Template};
 use crate::report::Report;
-
-/// The pause before the first retry, if the file does not say.
-const DEFAULT_BACKOFF: Duration = Duration::from_millis(100);
-
-/// The longest pause between retries, if the file does not say.
-const DEFAULT_MAX_BACKOFF: Duration = Duration::from_secs(10);
 
 /// Checks the function with this index in the file and adds its dependencies to `edges`.
 pub(super) fn check(scope: &Scope, index: usize, edges: &mut Vec<Edge>, report: &mut Report) -> Function {
@@ -64,14 +57,14 @@ pub(super) fn check(scope: &Scope, index: usize, edges: &mut Vec<Edge>, report: 
         params,
         env: env(scope, &file.env, report),
         dir: dir(scope, file.dir.get().or(scope.dir), report),
-        timeout: limit(&file.timeout, "a time-out", report),
-        deadline: limit(&file.deadline, "a deadline", report),
-        start_timeout: limit(&file.start_timeout, "a time-out", report).unwrap_or(DEFAULT_START_TIMEOUT),
-        grace: grace(&file.grace, report).unwrap_or(scope.grace),
-        retries: retries(file, report),
+        timeout: settings::limit(&file.timeout, "a time-out", report),
+        deadline: settings::limit(&file.deadline, "a deadline", report),
+        start_timeout: settings::limit(&file.start_timeout, "a time-out", report).unwrap_or(DEFAULT_START_TIMEOUT),
+        grace: settings::grace(&file.grace, report).unwrap_or(scope.grace),
+        retries: settings::retries(file, report),
         deterministic: file.deterministic.get().is_some_and(|it| it.0),
-        success: success(file, report),
-        resources: resources(file, report),
+        success: settings::success(file, report),
+        resources: settings::resources(file, report),
         conditional: None,
     }
 }
@@ -162,77 +155,4 @@ fn dir(scope: &Scope, dir: Option<&Words>, report: &mut Report) -> Option<Templa
         return None;
     }
     template(scope, &Text { text: text.clone(), span: *span }, report)
-}
-
-fn success(file: &FunctionFile, report: &mut Report) -> BTreeSet<u8> {
-    let Some(statuses) = file.success.get() else { return BTreeSet::from([0]) };
-    if !file.program.is_absent() && file.command.is_absent() {
-        report.push(
-            Diagnostic::at(statuses.span, "`success` is only for a `command`")
-                .with_help("a program that links the SDK reports success or failure itself: remove this key"),
-        );
-    }
-    statuses.value.0.clone()
-}
-
-fn limit(field: &Field<Spanned<Time>>, what: &str, report: &mut Report) -> Option<Duration> {
-    let limit = field.get()?;
-    if limit.value.0.is_zero() {
-        report.push(
-            Diagnostic::at(limit.span, format!("{what} of zero ends every attempt at once"))
-                .with_help("leave the key out, or write a duration such as `30s`"),
-        );
-    }
-    Some(limit.value.0)
-}
-
-/// The grace; zero means that functions are killed at once.
-pub(super) fn grace(field: &Field<Spanned<Time>>, report: &mut Report) -> Option<Duration> {
-    let grace = field.get()?;
-    if grace.value.0 > MAX_GRACE {
-        report.push(
-            Diagnostic::at(grace.span, "a grace of more than a day")
-                .with_help("a run that is cancelled or fails waits this long for its functions: write at most `1d`"),
-        );
-    }
-    Some(grace.value.0)
-}
-
-fn retries(file: &FunctionFile, report: &mut Report) -> Retries {
-    let details = file.retries.get().map(|retries| &retries.0);
-    let backoff = details.and_then(|it| it.backoff.get()).map_or(DEFAULT_BACKOFF, |it| it.0);
-    let max_backoff = match details.and_then(|it| it.max_backoff.get()) {
-        Some(max) if max.value.0 < backoff => {
-            report.push(
-                Diagnostic::at(max.span, "`max_backoff` is shorter than the first pause, `backoff`")
-                    .with_help("make it at least as long, or leave it out"),
-            );
-            backoff
-        }
-        Some(max) => max.value.0,
-        None => DEFAULT_MAX_BACKOFF.max(backoff),
-    };
-    Retries { count: details.and_then(|it| it.count.get()).map_or(0, |it| it.0), backoff, max_backoff }
-}
-
-fn resources(file: &FunctionFile, report: &mut Report) -> Resources {
-    let file = file.resources.get();
-    let memory = file.and_then(|it| it.memory.get());
-    if let Some(memory) = memory.filter(|memory| memory.value.0 == 0) {
-        report.push(
-            Diagnostic::at(memory.span, "a function cannot run without memory")
-                .with_help("leave the key out for no limit, or write a size such as `512MiB`"),
-        );
-    }
-    Resources { slots: file.and_then(|it| it.cpu.get()).map_or(1, |it| it.0), memory: memory.map(|it| it.value.0) }
-}
-
-/// The outputs that the file marks as standard output.
-pub(super) fn stdout_marks(declaration: &Declaration, outputs: &[Output]) -> Vec<Option<(bool, Span)>> {
-    let entries = declaration.file.outputs.get().map_or(&[][..], |outputs| &outputs.0);
-    let marks = entries.iter().map(|entry| {
-        let stdout = entry.value.as_ref().and_then(|output| output.stdout.get());
-        stdout.map(|stdout| (stdout.value.0, stdout.span))
-    });
-    marks.chain(std::iter::repeat(None)).take(outputs.len()).collect()
 }

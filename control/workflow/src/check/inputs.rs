@@ -7,9 +7,8 @@ use super::scope::Scope;
 use crate::diagnostics::{Diagnostic, Span};
 use crate::file::{Field, FunctionFile, InputDetails, InputFile, PART, Reference};
 use crate::limits::MAX_SOURCES;
-use crate::model::{FunctionId, Gate, Input, Source};
+use crate::model::{FunctionId, Gate, Input, Source, Streams};
 use crate::report::Report;
-use crate::streams::Streams;
 
 /// An input, with details that only the checks need.
 pub(super) struct Checked {

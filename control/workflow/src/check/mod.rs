@@ -8,6 +8,7 @@ mod order;
 mod outputs;
 mod resolve;
 mod scope;
+mod settings;
 mod switch;
 mod text;
 

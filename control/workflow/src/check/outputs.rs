@@ -8,9 +8,8 @@ use super::scope::Scope;
 use crate::diagnostics::Diagnostic;
 use crate::file::WorkflowFile;
 use crate::limits::MAX_SOURCES;
-use crate::model::{Source, WorkflowOutput};
+use crate::model::{Source, Streams, WorkflowOutput};
 use crate::report::Report;
-use crate::streams::Streams;
 
 /// Resolves the outputs. Without `branches` (there is a cycle) only references are checked.
 pub(super) fn check(

@@ -8,9 +8,8 @@ use crate::file::{
     DEFAULT_OUTPUT, Field, FunctionFile, INPUTS, Name, PARAMS, PartitionFile, StepFile, SwitchFile, Words, WorkflowFile,
 };
 use crate::limits::{DEFAULT_GRACE, MAX_SWITCHES};
-use crate::model::{FunctionId, Output, Partition, Source, WorkflowInput};
+use crate::model::{FunctionId, Output, Partition, Source, Streams, WorkflowInput};
 use crate::report::{Report, quoted};
-use crate::streams::Streams;
 
 /// The declarations of a file. Functions have their index in the file, which differs from their index in the workflow.
 pub(super) struct Scope<'f> {
@@ -83,7 +82,7 @@ impl<'f> Scope<'f> {
             functions_known: !file.functions.is_broken(),
             steps: HashMap::new(),
             output_names: HashMap::new(),
-            grace: super::function::grace(&file.grace, report).unwrap_or(DEFAULT_GRACE),
+            grace: super::settings::grace(&file.grace, report).unwrap_or(DEFAULT_GRACE),
         };
         for entry in file.inputs.get().map_or(&[][..], |inputs| &inputs.0) {
             let partitioned = entry.value.as_ref().is_some_and(|input| input.parts.get().is_some());

@@ -6,9 +6,8 @@ use super::order::Edge;
 use super::scope::{Scope, Step};
 use crate::diagnostics::{Diagnostic, Span};
 use crate::file::{Field, Name, Reference, Referent, SwitchFile};
-use crate::model::{Function, FunctionId, Source, Switch, SwitchOn};
+use crate::model::{Function, FunctionId, Source, Streams, Switch, SwitchOn};
 use crate::report::Report;
-use crate::streams::Streams;
 
 /// Checks all switches, and marks the functions that they choose.
 pub(super) fn check(
