@@ -10,7 +10,6 @@ use dflow_worker::{ClusterError, ClusterSpec, NodeOptions, ServeOptions, SetupEr
 use crate::args::{ClusterCommand, RunClusterArgs, WorkerArgs};
 use crate::error::{self, CallError};
 use crate::exit::Exit;
-use crate::run::node_options;
 use crate::signals;
 use crate::terminal::{Look, print, print_error};
 
@@ -27,7 +26,7 @@ pub fn worker(args: &WorkerArgs) -> Result<io::Result<Exit>, CallError> {
         identity: args.identity.clone(),
         silence: args.silence,
         metrics: args.metrics,
-        node: node_options(&args.node),
+        node: args.node.options(),
     };
     let mut printed = Ok(());
     let (canceller, cancellation) = dflow_worker::cancellation();

@@ -9,12 +9,11 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{self, Path, PathBuf};
 
-use clap::{Args, CommandFactory, ValueEnum};
+use clap::ValueEnum;
 use clap_complete::engine::{CompletionCandidate, PathCompleter, ValueCompleter};
 use clap_complete::env::{Bash, CompleteEnv, EnvCompleter, Fish, Shells, Zsh};
 use dflow_workflow::Workflow;
 
-use crate::args::Cli;
 use crate::exit::Exit;
 use crate::terminal::print;
 
@@ -27,26 +26,6 @@ const SHELLS: Shells<'static> = Shells(&[&Bash, &Zsh, &Fish]);
 
 /// Undoes the splitting of words at `=` by bash.
 const JOIN_WORDS: &str = include_str!("completions.bash");
-
-/// The arguments of `dflow completions`.
-#[derive(Debug, Args)]
-#[command(after_help = HELP)]
-pub struct CompletionsArgs {
-    /// The shell that the script is for
-    #[arg(value_enum)]
-    pub shell: Shell,
-}
-
-const HELP: &str = "\
-The script calls dflow for each completion. Load it when the shell starts; a saved copy might not match the next release. \
-After `dflow run FILE`, the names of the inputs and parameters of FILE are completed too.
-
-Examples:
-  bash, in ~/.bashrc:                       source <(dflow completions bash)
-  zsh, in ~/.zshrc, after compinit:         source <(dflow completions zsh)
-  fish, in ~/.config/fish/config.fish:      dflow completions fish | source
-
-Exit status: 0.";
 
 /// A shell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -63,22 +42,22 @@ pub enum Shell {
 ///
 /// # Errors
 /// If standard output cannot be written.
-pub fn completions(args: &CompletionsArgs) -> io::Result<Exit> {
-    let shell: &dyn EnvCompleter = match args.shell {
+pub fn completions(shell: Shell) -> io::Result<Exit> {
+    let completer: &dyn EnvCompleter = match shell {
         Shell::Bash => &Bash,
         Shell::Zsh => &Zsh,
         Shell::Fish => &Fish,
     };
     let mut script = Vec::new();
-    shell.write_registration(VARIABLE, "dflow", "dflow", &own_command(), &mut script)?;
-    let more = if args.shell == Shell::Bash { JOIN_WORDS } else { "" };
+    completer.write_registration(VARIABLE, "dflow", "dflow", &own_command(), &mut script)?;
+    let more = if shell == Shell::Bash { JOIN_WORDS } else { "" };
     print(&format!("{}{more}", String::from_utf8_lossy(&script)))?;
     Ok(Exit::Success)
 }
 
-/// Answers a call of the script and exits; returns at once if the script did not make the call.
-pub fn answer() {
-    CompleteEnv::with_factory(Cli::command).var(VARIABLE).shells(SHELLS).complete();
+/// Answers a call of the script for this command line and exits; returns at once if the script did not make the call.
+pub fn answer(command_line: fn() -> clap::Command) {
+    CompleteEnv::with_factory(command_line).var(VARIABLE).shells(SHELLS).complete();
 }
 
 /// How the script calls this binary: as the user did, but independent of the current directory.

@@ -9,7 +9,6 @@ use crate::args::{DoctorArgs, Format};
 use crate::cluster;
 use crate::error::CallError;
 use crate::exit::Exit;
-use crate::run::node_options;
 use crate::terminal::{Look, Style, print};
 
 /// Minimum width of wrapped text. On a terminal that is too narrow for it, lines overflow.
@@ -25,12 +24,12 @@ pub fn doctor(args: &DoctorArgs) -> Result<io::Result<Exit>, CallError> {
     }
     let identity = args.identity.as_ref().ok_or(CallError::NoIdentity { option: "--peer" })?;
     let peers = cluster::addresses(&args.peers)?;
-    let reports = dflow_worker::examine_peers(identity, &peers, &node_options(&args.node))?;
+    let reports = dflow_worker::examine_peers(identity, &peers, &args.node.options())?;
     Ok(show_peers(&reports, args.format))
 }
 
 fn machine(args: &DoctorArgs) -> io::Result<Exit> {
-    let findings = dflow_worker::doctor(&node_options(&args.node), &args.output);
+    let findings = dflow_worker::doctor(&args.node.options(), &args.output);
     let bad = findings.iter().any(|finding| finding.state == Health::Bad);
     match args.format {
         Format::Human => print(&render(&findings, &Look::of(&io::stdout())))?,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use dflow_worker::SetupError;
-use dflow_workflow::{Diagnostics, ParamError};
+use dflow_workflow::Diagnostics;
 use serde_json::{Value, json};
 
 use crate::inputs::InputError;
@@ -15,12 +15,9 @@ pub enum CallError {
     /// The workflow file has errors.
     #[error("{} in the workflow file {}", crate::units::count(.0.iter().count() + .0.omitted(), "error"), .0.file())]
     Workflow(Diagnostics),
-    /// The inputs do not fit the workflow.
+    /// The inputs or parameters do not fit the workflow.
     #[error(transparent)]
     Input(#[from] InputError),
-    /// The parameters do not fit the workflow.
-    #[error(transparent)]
-    Param(#[from] ParamError),
     /// The run cannot start.
     #[error(transparent)]
     Setup(#[from] SetupError),
@@ -103,7 +100,7 @@ pub enum CallError {
         run: String,
     },
     /// Several recorded runs have this prefix.
-    #[error("the names of {} begin with '{run}'", crate::logs::runs(*count))]
+    #[error("the names of {} begin with '{run}'", crate::units::count(*count, "run"))]
     ManyRuns {
         /// The prefix on the command line.
         run: String,
@@ -170,12 +167,9 @@ impl CallError {
             Self::UnknownAttempt { last, .. } => vec![format!("there were {last}: --attempt 1 to --attempt {last}")],
             Self::UnknownInstance { .. } => vec!["`dflow logs RUN` shows all logs of the run".into()],
             Self::Setup(error) => error.help().map(str::to_owned).into_iter().collect(),
-            Self::Workflow(_)
-            | Self::Param(_)
-            | Self::Identity(_)
-            | Self::Records { .. }
-            | Self::Screen(_)
-            | Self::Signals(_) => Vec::new(),
+            Self::Workflow(_) | Self::Identity(_) | Self::Records { .. } | Self::Screen(_) | Self::Signals(_) => {
+                Vec::new()
+            }
         }
     }
 

@@ -7,7 +7,6 @@ use std::path::PathBuf;
 
 use dflow_workflow::{ParamError, Workflow, WorkflowInput};
 
-use crate::error::CallError;
 use crate::units::count;
 
 /// The inputs and parameters of a run.
@@ -86,6 +85,9 @@ pub enum InputError {
     /// A parameter has no `=`.
     #[error("`--param {0}` has no value")]
     NoValue(String),
+    /// The parameters do not fit the workflow.
+    #[error(transparent)]
+    Param(#[from] ParamError),
 }
 
 impl InputError {
@@ -118,6 +120,7 @@ impl InputError {
             Self::NoPath(_) => vec!["write --input NAME=PATH, with - as PATH for standard input".into()],
             Self::StdinTwice => vec!["save one of them to a file first".into()],
             Self::NoValue(name) => vec![format!("write --param {name}=VALUE")],
+            Self::Param(_) => Vec::new(),
         }
     }
 }
@@ -126,7 +129,7 @@ impl InputError {
 ///
 /// # Errors
 /// If the workflow does not have one of them, or needs more; all that are missing are listed.
-pub fn resolve(workflow: &Workflow, inputs: &[OsString], params: &[String]) -> Result<Given, CallError> {
+pub fn resolve(workflow: &Workflow, inputs: &[OsString], params: &[String]) -> Result<Given, InputError> {
     let mut given: Vec<(String, Vec<PathBuf>)> =
         workflow.inputs.iter().map(|input| (input.name.clone(), Vec::new())).collect();
     for argument in inputs {
@@ -135,7 +138,7 @@ pub fn resolve(workflow: &Workflow, inputs: &[OsString], params: &[String]) -> R
     }
     let stdins = given.iter().flat_map(|(_, paths)| paths).filter(|path| path.as_os_str() == "-").count();
     if stdins > 1 {
-        return Err(InputError::StdinTwice.into());
+        return Err(InputError::StdinTwice);
     }
 
     let params = params
@@ -160,7 +163,7 @@ pub fn resolve(workflow: &Workflow, inputs: &[OsString], params: &[String]) -> R
     if missing_inputs.is_empty() && missing_params.is_empty() {
         return Ok(Given { inputs: given, params });
     }
-    Err(InputError::Missing { workflow: workflow.name.clone(), inputs: missing_inputs, params: missing_params }.into())
+    Err(InputError::Missing { workflow: workflow.name.clone(), inputs: missing_inputs, params: missing_params })
 }
 
 /// Whether a value of `--input` names standard input.
@@ -250,11 +253,7 @@ mod tests {
 
     fn resolved(inputs: &str, given: &[&str]) -> Result<Vec<(String, Vec<PathBuf>)>, InputError> {
         let given: Vec<OsString> = given.iter().map(Into::into).collect();
-        match resolve(&workflow(inputs), &given, &["mode=fast".into()]) {
-            Ok(given) => Ok(given.inputs),
-            Err(CallError::Input(error)) => Err(error),
-            Err(error) => panic!("{error}"),
-        }
+        resolve(&workflow(inputs), &given, &["mode=fast".into()]).map(|given| given.inputs)
     }
 
     #[test]

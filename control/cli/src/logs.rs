@@ -15,7 +15,7 @@ use crate::error::{self, CallError};
 use crate::exit::Exit;
 use crate::record;
 use crate::terminal::{Look, Style, clean, print, print_error};
-use crate::units::{count, size};
+use crate::units::size;
 
 /// Stands for the latest run.
 const LAST: &str = "last";
@@ -263,11 +263,6 @@ fn follow(record: &RunRecord, matches: &impl Fn(&str, u32) -> bool, printer: &mu
         }
         std::thread::sleep(POLL);
     }
-}
-
-/// A number of runs, for errors.
-pub fn runs(number: usize) -> String {
-    count(number, "run")
 }
 
 #[cfg(test)]

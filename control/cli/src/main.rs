@@ -50,7 +50,7 @@ use std::io;
 use std::process::ExitCode;
 
 use args::{Cli, Command, Format};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use error::CallError;
 use exit::Exit;
 use terminal::{Look, print, print_error};
@@ -65,7 +65,7 @@ fn main() -> ExitCode {
             return dflow_command::main();
         }
     }
-    completions::answer();
+    completions::answer(Cli::command);
     let args: Vec<OsString> = std::env::args_os().collect();
     let exit = match Cli::try_parse_from(&args) {
         Ok(cli) => dispatch(cli.command),
@@ -118,7 +118,7 @@ fn dispatch(command: Command) -> io::Result<Exit> {
         Command::Check(args) => check::check(&args),
         Command::Graph(args) => graph::graph(&args),
         Command::Schema => graph::schema(),
-        Command::Completions(args) => completions::completions(&args),
+        Command::Completions(args) => completions::completions(args.shell),
         Command::Man(args) => match man::man(&args) {
             Ok(exit) => exit,
             Err(error) => refuse(&error, format),

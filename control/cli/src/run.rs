@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dflow_worker::report::{RunEnd, RunReport};
-use dflow_worker::{NodeOptions, OutputTarget, RunSpec, SetupError, Update};
+use dflow_worker::{OutputTarget, RunSpec, SetupError, Update};
 
-use crate::args::{Format, NodeArgs, RunArgs};
+use crate::args::{Format, RunArgs};
 use crate::cluster;
 use crate::dry_run::dry_run;
 use crate::error::{self, CallError};
@@ -49,7 +49,7 @@ pub fn run(args: &RunArgs) -> Result<io::Result<Exit>, CallError> {
         params: given.params,
         inputs: given.inputs,
         output: output.clone(),
-        options: node_options(&args.node),
+        options: args.node.options(),
         invocation: args.invocation.into(),
         cluster: cluster::spec(&args.cluster)?,
         record: record::options(&args.record),
@@ -125,23 +125,6 @@ impl Notes {
         for note in self.0.drain(..) {
             print_error(&error::render_note(&Look::of(&io::stderr()), &note));
         }
-    }
-}
-
-/// The resources of a node: those of the options, and otherwise what is detected on the machine.
-pub fn node_options(args: &NodeArgs) -> NodeOptions {
-    let detected = NodeOptions::detect();
-    NodeOptions {
-        slots: args.slots.unwrap_or(detected.slots),
-        memory: args.memory.unwrap_or(detected.memory),
-        window: args.window.unwrap_or(detected.window),
-        spill_dir: args.spill_dir.clone().unwrap_or(detected.spill_dir),
-        spill_io: args.spill_io.into(),
-        containment: args.containment.into(),
-        spin: args.spin.unwrap_or(detected.spin),
-        node: detected.node,
-        rdma: args.rdma.clone(),
-        rdma_idle: args.rdma_idle,
     }
 }
 

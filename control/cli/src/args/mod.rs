@@ -3,14 +3,16 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `run` | `dflow run`: options of the run, of its record, of the other nodes |
-//! | `logs`, `check`, `doctor`, `cluster` | the options of the other commands; `check` has `graph` too, `cluster` has `worker` |
+//! | `logs`, `check`, `doctor`, `cluster`, `completions`, `man` | the options of the other commands; `check` has `graph` too, `cluster` has `worker` |
 //! | `node` | the resources of a node, which several commands share |
 //! | `values` | parsers of option values |
 
 mod check;
 mod cluster;
+mod completions;
 mod doctor;
 mod logs;
+mod man;
 mod node;
 mod run;
 #[cfg(test)]
@@ -23,13 +25,12 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 pub use check::{CheckArgs, GraphArgs, GraphFormat};
 pub use cluster::{ClusterArgs, ClusterCommand, WorkerArgs};
+pub use completions::CompletionsArgs;
 pub use doctor::DoctorArgs;
 pub use logs::LogsArgs;
+pub use man::ManArgs;
 pub use node::NodeArgs;
 pub use run::{RecordArgs, RunArgs, RunClusterArgs};
-
-use crate::completions::CompletionsArgs;
-use crate::man::ManArgs;
 
 /// Runs workflows of functions by their data: a function starts as soon as the first bytes of its input exist.
 #[derive(Debug, Parser)]

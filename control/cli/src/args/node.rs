@@ -7,7 +7,7 @@ use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum, ValueHint};
 use dflow_disk::IoChoice;
 use dflow_launcher::ContainmentChoice;
-use dflow_worker::{Idle, RdmaUse};
+use dflow_worker::{Idle, NodeOptions, RdmaUse};
 use dflow_workflow::units;
 
 use super::values::{parse_idle, parse_rdma, parse_spin};
@@ -51,6 +51,25 @@ pub struct NodeArgs {
     /// [default: 50us; 0 on a single processor]
     #[arg(long, value_name = "DURATION", value_parser = parse_spin)]
     pub spin: Option<Duration>,
+}
+
+impl NodeArgs {
+    /// The resources of the options, and otherwise what is detected on the machine.
+    pub fn options(&self) -> NodeOptions {
+        let detected = NodeOptions::detect();
+        NodeOptions {
+            slots: self.slots.unwrap_or(detected.slots),
+            memory: self.memory.unwrap_or(detected.memory),
+            window: self.window.unwrap_or(detected.window),
+            spill_dir: self.spill_dir.clone().unwrap_or(detected.spill_dir),
+            spill_io: self.spill_io.into(),
+            containment: self.containment.into(),
+            spin: self.spin.unwrap_or(detected.spin),
+            node: detected.node,
+            rdma: self.rdma.clone(),
+            rdma_idle: self.rdma_idle,
+        }
+    }
 }
 
 /// [`IoChoice`] on the command line.
