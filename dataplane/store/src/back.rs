@@ -1,7 +1,7 @@
 //! Backing windows with memory, and zeroing them between tenants. Both are jobs: the kernel finds and zeroes fresh
 //! pages at 1.6 GB/s, so backing 32 MiB in the event loop would stall every other stream for 20 ms.
 
-use crate::backend::{Completion, Job, Outcome, backed_segment};
+use crate::backend::{Completion, Outcome, backed_segment};
 use crate::error::{RunFailure, StoreError};
 use crate::memory::{Owner, WindowMemory};
 use crate::{ProcessId, RunStream, Store};
@@ -22,6 +22,11 @@ pub struct BackJob {
 }
 
 impl BackJob {
+    /// The stream whose window it is.
+    pub(crate) fn stream(&self) -> RunStream {
+        self.stream
+    }
+
     /// The window's size in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
@@ -99,17 +104,17 @@ impl Store {
         if let Some(memory) = self.memory.warm(owner, writer, size, huge) {
             return Ok(Offer::Now(memory));
         }
-        if self.backing.contains(&stream) {
+        if self.jobs.is_backing(stream) {
             return Ok(Offer::Later);
         }
         if !self.memory.reserve(stream.run, size) {
             return Ok(Offer::No);
         }
         if size >= LEAST {
-            self.back_aside(BackJob { stream, owner, writer, size, huge });
+            self.jobs.submit_back(BackJob { stream, owner, writer, size, huge });
             return Ok(Offer::Later);
         }
-        match self.backend.allocate(size, huge) {
+        match self.jobs.allocate(size, huge) {
             Ok(segment) => Ok(Offer::Now(Arc::new(WindowMemory { segment, size, owner, writer }))),
             Err(error) => {
                 self.memory.discharge(owner, size);
@@ -120,24 +125,19 @@ impl Store {
 
     /// Backs the window that a stream will want after its present one, unless memory is short.
     pub(crate) fn back_ahead(&mut self, writer: ProcessId, stream: RunStream, size: u64, huge: bool) {
-        if size < LEAST || self.backing.contains(&stream) || self.would_be_short(stream.run, size) {
+        if size < LEAST || self.jobs.is_backing(stream) || self.would_be_short(stream.run, size) {
             return;
         }
         let Some(owner) = self.memory.owner(stream.run) else { return };
         if !self.memory.has_warm(owner, writer, size, huge) && self.memory.reserve(stream.run, size) {
-            self.back_aside(BackJob { stream, owner, writer, size, huge });
+            self.jobs.submit_back(BackJob { stream, owner, writer, size, huge });
         }
-    }
-
-    fn back_aside(&mut self, job: BackJob) {
-        self.backing.insert(job.stream);
-        self.backend.submit(Job::Back(job));
     }
 
     /// A window has its memory, or cannot have it.
     pub(crate) fn backed(&mut self, done: Backed) {
+        self.jobs.complete_back(&done.job);
         let Backed { job: BackJob { stream, owner, writer, size, .. }, result } = done;
-        self.backing.remove(&stream);
         let has_come = result.is_ok();
         match result {
             Ok(segment) => {
@@ -170,18 +170,17 @@ impl Store {
     /// Starts to zero the next idle window of a tenant that has no runs here any more. One at a time: while a window is
     /// zeroed, its memory counts as used.
     pub(crate) fn clean_next(&mut self) {
-        if self.cleaning {
+        if self.jobs.is_cleaning() {
             return;
         }
         if let Some(memory) = self.memory.take_unclean() {
-            self.cleaning = true;
-            self.backend.submit(Job::Clean(CleanJob { memory }));
+            self.jobs.submit_clean(CleanJob { memory });
         }
     }
 
     /// A window is zeroed, or could not be.
     pub(crate) fn cleaned(&mut self, done: Cleaned) {
-        self.cleaning = false;
+        self.jobs.complete_clean();
         if let Err(error) = &done.result {
             tracing::debug!(%error, "a window cannot be zeroed and goes back to the system");
         }

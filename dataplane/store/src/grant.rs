@@ -79,7 +79,7 @@ impl Store {
         let granted = may && self.grant(process, port, stream, want, held)?;
         if !granted && let Some(run) = self.runs.get_mut(stream.run) {
             run.starve((process, port), want);
-            run.refused |= may && !self.backing.contains(&stream);
+            run.refused |= may && !self.jobs.is_backing(stream);
         }
         Ok(())
     }
@@ -132,7 +132,7 @@ impl Store {
             return Ok(Fed::Served);
         }
         // A window that is being backed has its memory reserved, so others need not wait behind it.
-        Ok(if self.backing.contains(&stream) { Fed::Waits } else { Fed::NoMemory })
+        Ok(if self.jobs.is_backing(stream) { Fed::Waits } else { Fed::NoMemory })
     }
 
     /// Whether this port of an attempt writes the present epoch of a stream.
@@ -237,7 +237,7 @@ impl Store {
         // so it may exceed the budget: at once if it is of the smallest size, and after a while if the function writes
         // more at once.
         let disk_is_full = self.runs.get(id.run).is_none_or(|run| run.disk.is_full());
-        let hopeless = self.spilling == 0 && self.hashing == 0 && !disk_is_full;
+        let hopeless = !self.jobs.will_free_memory() && !disk_is_full;
         let must = least == MIN_WINDOW || self.since(want.since) >= STUCK_AFTER;
         if hopeless && must { self.window_beyond(process, id.run, least) } else { Ok(None) }
     }
@@ -350,7 +350,7 @@ impl Store {
             self.fail_most_above(Some((run, size)));
             return Ok(None);
         }
-        let segment = self.backend.allocate(size, false)?;
+        let segment = self.jobs.allocate(size, false)?;
         let Some(owner) = self.memory.owner(run) else { return Ok(None) };
         self.memory.charge(run, size);
         Ok(Some(Arc::new(WindowMemory { segment, size, owner, writer })))

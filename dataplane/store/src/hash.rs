@@ -1,6 +1,6 @@
 //! Hashing of streams whose next attempts will be compared with the bytes of earlier ones.
 
-use crate::backend::{Completion, Job, Outcome};
+use crate::backend::{Completion, Outcome};
 use crate::fingerprint::{BLOCK, Fingerprint};
 use crate::memory::WindowMemory;
 use crate::pieces::{Piece, Place};
@@ -107,14 +107,13 @@ impl HashJob {
 impl Store {
     pub(crate) fn submit_hash(&mut self, job: Option<HashJob>) {
         if let Some(job) = job {
-            self.hashing += job.bytes();
-            self.backend.submit(Job::Hash(job));
+            self.jobs.submit_hash(job);
         }
     }
 
     /// Whether producers of hashed streams should wait until hashing has caught up.
     pub(crate) fn hash_is_behind(&self) -> bool {
-        self.hashing > self.memory.limit() / 100 * IN_FLIGHT
+        self.jobs.hashing() > self.memory.limit() / 100 * IN_FLIGHT
     }
 }
 

@@ -28,6 +28,7 @@ mod fingerprint;
 mod grant;
 mod hash;
 mod input;
+mod jobs;
 mod memory;
 mod observe;
 mod outbox;

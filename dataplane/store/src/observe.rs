@@ -93,7 +93,7 @@ impl Store {
         let run = self.runs.get(process.run)?;
         let asleep = |port: &PortId| process.sleeps_at(*port);
         // A window that is being backed comes soon enough for the attempt to keep its slot.
-        let starved = |port: PortId| !process.outputs.get(&port).is_some_and(|stream| self.backing.contains(stream));
+        let starved = |port: PortId| !process.outputs.get(&port).is_some_and(|stream| self.jobs.is_backing(*stream));
         if run.starved_of(id).any(starved) || process.outputs.keys().any(asleep) {
             return Some(Waiting::Room);
         }

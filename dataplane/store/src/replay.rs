@@ -100,7 +100,7 @@ impl Store {
     pub(crate) fn hashed(&mut self, done: Hashed) {
         let Hashed { job, result } = done;
         let id = job.stream;
-        self.hashing -= job.bytes();
+        self.jobs.complete_hash(&job);
         let found = self.runs.stream_mut(id).and_then(|stream| {
             let replayed = stream.epoch.replay.iter_mut().flat_map(|replay| &mut replay.pieces);
             stream

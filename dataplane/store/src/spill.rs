@@ -1,6 +1,6 @@
 //! Spilling: cold windows go to disk while memory in use is above the high mark.
 
-use crate::backend::{Completion, Job, Outcome};
+use crate::backend::{Completion, Outcome};
 use crate::error::{RunFailure, StoreError};
 use crate::memory::WindowMemory;
 use crate::pieces::Place;
@@ -81,7 +81,7 @@ impl Store {
         };
         self.spill_of(run, most, of_run);
         let high = high_mark(self.memory.limit());
-        let of_all = |store: &Self| (store.memory.busy() + wanted).saturating_sub(high + store.spilling);
+        let of_all = |store: &Self| (store.memory.busy() + wanted).saturating_sub(high + store.jobs.spilling());
         if of_all(self) == 0 {
             return;
         }
@@ -101,7 +101,7 @@ impl Store {
         // The newest streams first: the readers of older ones are more likely to run soon.
         let streams: Vec<StreamId> = state.spillable.iter().rev().copied().collect();
         for stream in streams {
-            while excess(self) > 0 && self.spilling < most {
+            while excess(self) > 0 && self.jobs.spilling() < most {
                 match self.spill_one(RunStream { run, stream }) {
                     Ok(true) => {}
                     Ok(false) => break,
@@ -128,15 +128,14 @@ impl Store {
         let (base, length, memory) = (piece.base, end - piece.base, Arc::clone(memory));
         let file = match &stream.epoch.spill {
             Some(file) => Arc::clone(file),
-            None => Arc::clone(stream.epoch.spill.insert(Arc::new(self.backend.spill_file()?))),
+            None => Arc::clone(stream.epoch.spill.insert(Arc::new(self.jobs.spill_file()?))),
         };
         if let Some(piece) = stream.epoch.pieces.with_memory(base, &memory) {
             piece.lent = true;
         }
         run.spilling += length;
-        self.spilling += length;
         tracing::trace!(stream = %id.stream, base, length, "a window is being written to disk");
-        self.backend.submit(Job::Spill(SpillJob { stream: id, base, length, memory, file }));
+        self.jobs.submit_spill(SpillJob { stream: id, base, length, memory, file });
         Ok(true)
     }
 
@@ -144,7 +143,7 @@ impl Store {
     pub(crate) fn spilled(&mut self, done: Spilled) {
         let Spilled { job, result } = done;
         let id = job.stream;
-        self.spilling -= job.length;
+        self.jobs.complete_spill(&job);
         let now = self.now;
         let run = self.runs.get_mut(id.run).and_then(|run| {
             run.spilling -= job.length;

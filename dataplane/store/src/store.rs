@@ -3,6 +3,7 @@
 use crate::backend::{Backend, Completion, Outcome};
 use crate::error::{Refusal, RunFailure, StoreError};
 use crate::input::{InputFile, InputFiles};
+use crate::jobs::Jobs;
 use crate::memory::Memory;
 use crate::outbox::{Outbox, Outgoing};
 use crate::pieces::{Piece, Place};
@@ -15,7 +16,6 @@ use dflow_protocol::limits::{ARENA_SLOT, MIN_WINDOW};
 use dflow_protocol::message::{ProgramState, ToFunction};
 use dflow_protocol::{PortId, RunId};
 use dflow_shm::Bells;
-use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
@@ -67,21 +67,14 @@ impl Config {
 /// DStore on one node, shared by all runs on it.
 pub struct Store {
     pub(crate) config: Config,
-    pub(crate) backend: Box<dyn Backend>,
     /// The latest time that a call has told.
     pub(crate) now: Duration,
     pub(crate) memory: Memory,
     pub(crate) runs: Runs,
     pub(crate) processes: Processes,
     pub(crate) outbox: Outbox,
-    /// Bytes that wait to be hashed.
-    pub(crate) hashing: u64,
-    /// Bytes on their way to disk.
-    pub(crate) spilling: u64,
-    /// Streams for which a window is being backed.
-    pub(crate) backing: BTreeSet<RunStream>,
-    /// A window is being zeroed for another tenant.
-    pub(crate) cleaning: bool,
+    pub(crate) jobs: Jobs,
+    /// Bytes written to disk so far, for all runs.
     pub(crate) spilled: u64,
     bells: Bells,
 }
@@ -122,15 +115,11 @@ impl Store {
         Ok(Self {
             memory: Memory::new(config.memory, config.overrun),
             config,
-            backend,
             now: Duration::ZERO,
             runs: Runs::default(),
             processes: Processes::new(),
             outbox: Outbox::default(),
-            hashing: 0,
-            spilling: 0,
-            backing: BTreeSet::new(),
-            cleaning: false,
+            jobs: Jobs::new(backend),
             spilled: 0,
             bells: Bells::create()?,
         })
@@ -183,7 +172,7 @@ impl Store {
             self.memory.abandon(id);
         }
         self.outbox.forget(&alive);
-        self.backing.retain(|stream| stream.run != run);
+        self.jobs.forget(run);
         self.memory.close(run, alive.is_empty());
         self.clean_next();
         self.feed_starved(None);
