@@ -250,8 +250,13 @@ impl Memory {
         account.peak = account.peak.max(account.used);
         self.committed += account.committed();
         self.busy += bytes;
-        while self.busy + self.idle.bytes() > self.limit && self.idle.drop_one() {}
+        self.trim_idle();
         self.peak = self.peak.max(self.busy + self.idle.bytes());
+    }
+
+    /// Gives idle windows back to the system until all bytes in use or idle are within the limit.
+    fn trim_idle(&mut self) {
+        while self.busy + self.idle.bytes() > self.limit && self.idle.drop_one() {}
     }
 
     /// The opposite of [`Memory::charge`], for runs that have ended, too.
@@ -275,6 +280,8 @@ impl Memory {
             let tenant = window.owner.tenant;
             self.pool(window, Some(tenant), now);
         }
+        // If more than the limit is in use, a window that was just freed must not stay idle.
+        self.trim_idle();
     }
 
     fn pool(&mut self, memory: Arc<WindowMemory>, tenant: Option<TenantId>, now: Duration) {

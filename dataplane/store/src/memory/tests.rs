@@ -89,6 +89,19 @@ fn windows_of_a_tenant_that_has_left_are_zeroed_for_others() {
     }
 }
 
+#[test]
+fn no_window_stays_idle_while_more_than_the_budget_is_in_use() {
+    let writer = ProcessId(1);
+    let mut memory = Memory::new(10 * MIB, 10 * MIB);
+    let own = open(&mut memory, 1, 1, MIB, 20 * MIB);
+    memory.admit(writer);
+    let window = window(&mut memory, own, writer, MIB).unwrap();
+    assert!(memory.allows_beyond(own.run, 11 * MIB));
+    memory.charge(own.run, 11 * MIB);
+    memory.free(window, NOW);
+    assert_eq!((memory.busy(), memory.idle()), (11 * MIB, 0));
+}
+
 /// One step of a random history, of a run and a writer of it.
 #[derive(Clone, Copy, Debug)]
 enum Step {
