@@ -20,12 +20,7 @@ impl Store {
         let Some(stream) = self.processes.output(process, port) else {
             return false;
         };
-        let is_room = self.runs.stream(stream).is_some_and(|stream| {
-            stream.epoch.replay.is_none()
-                && stream.epoch.room() == at
-                && stream.epoch.pieces.live().is_some_and(|piece| !piece.is_ring())
-                && stream.epoch.ahead.as_ref().is_none_or(|ahead| !ahead.is_ring())
-        });
+        let is_room = self.runs.stream(stream).is_some_and(|stream| stream.epoch.may_ask_ahead(at));
         is_room && self.processes.is_carrier(process) && word.offset <= at
     }
 
@@ -35,10 +30,8 @@ impl Store {
             return Ok(());
         };
         self.enter_ahead(id);
-        let may = self
-            .runs
-            .stream(id)
-            .is_some_and(|stream| stream.epoch.ahead.is_none() && stream.epoch.fingerprint.is_none());
+        let may =
+            self.runs.stream(id).is_some_and(|stream| stream.epoch.ahead().is_none() && !stream.epoch.is_remembered());
         if !may || self.is_held_back(process, id, want) {
             self.send(process, ToFunction::Stay { port }, None);
             return Ok(());
@@ -74,7 +67,7 @@ impl Store {
 
     /// The window that a carrier waits for has been backed, or could not be.
     pub(crate) fn grant_backed_ahead(&mut self, id: RunStream, has_come: bool) -> Result<(), StoreError> {
-        let producer = self.runs.stream(id).and_then(|stream| stream.epoch.producer);
+        let producer = self.runs.stream(id).and_then(|stream| stream.epoch.producer());
         let Some((process, port)) = producer else { return Ok(()) };
         let carrier = self.processes.carrier_mut(process);
         match carrier.and_then(|carrier| carrier.ahead.remove(&id)) {
@@ -88,28 +81,25 @@ impl Store {
     /// Makes the window ahead the live one, if the producer has reached it.
     pub(crate) fn enter_ahead(&mut self, id: RunStream) {
         let Some(stream) = self.runs.stream(id) else { return };
-        let Some(base) = stream.epoch.ahead.as_ref().map(|ahead| ahead.base) else { return };
+        let Some(base) = stream.epoch.ahead().map(|ahead| ahead.base) else { return };
         if self.producer_watermark(id) < base {
             return;
         }
         self.end_live(id, base);
         if let Some(stream) = self.runs.stream_mut(id) {
-            stream.epoch.watermark = stream.epoch.watermark.max(base);
-            if let Some(piece) = stream.epoch.ahead.take() {
-                stream.epoch.pieces.push(piece);
-            }
+            stream.epoch.enter_ahead();
         }
     }
 
     /// Frees the window ahead: the producer will not reach it, and no bytes can land there any more.
     pub(crate) fn drop_ahead(&mut self, id: RunStream) {
         let Some(stream) = self.runs.stream_mut(id) else { return };
-        if let Some((process, _)) = stream.epoch.producer
+        if let Some((process, _)) = stream.epoch.producer()
             && let Some(carrier) = self.processes.carrier_mut(process)
         {
             carrier.ahead.remove(&id);
         }
-        if let Some(piece) = stream.epoch.ahead.take() {
+        if let Some(piece) = stream.epoch.take_ahead() {
             self.free(piece);
         }
     }

@@ -223,9 +223,9 @@ impl Store {
             self.drop_replay(stream);
             self.close_live(stream);
             self.runs.set_producer(stream, None);
-            if let Some(stream) = self.runs.stream_mut(stream) {
+            if condemned && let Some(stream) = self.runs.stream_mut(stream) {
                 // Its words lied, so what its readers have seen is unknown.
-                stream.epoch.overread |= condemned;
+                stream.epoch.note_overread();
             }
             let served = self.serve_waiting_readers(stream);
             self.attribute(run, finished.and(served));
@@ -242,7 +242,7 @@ impl Store {
             if let Some(subscription) = stream.close_reader(subscriber, (id, port)) {
                 subscription.reader = None;
             }
-            if let (Some((producer, out)), Some(control)) = (stream.epoch.producer, &process.control) {
+            if let (Some((producer, out)), Some(control)) = (stream.epoch.producer(), &process.control) {
                 let message = ToFunction::DropReader { port: out, control: control.id, reader: port };
                 if self.processes.get(producer).is_some_and(|producer| producer.known.contains(&control.id)) {
                     self.send(producer, message, None);
@@ -286,7 +286,7 @@ impl Store {
         }
         self.runs.set_producer(stream, None);
         if let Some(stream) = self.runs.stream_mut(stream) {
-            stream.epoch.carried_by = Some((id, port));
+            stream.epoch.leave_port((id, port));
         }
         self.retire_output(stream);
     }

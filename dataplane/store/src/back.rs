@@ -163,7 +163,7 @@ impl Store {
 
     /// Whether the producer of a stream waits for a window.
     fn is_waited_for(&self, id: RunStream) -> bool {
-        let producer = self.runs.stream(id).and_then(|stream| stream.epoch.producer);
+        let producer = self.runs.stream(id).and_then(|stream| stream.epoch.producer());
         producer.is_some_and(|producer| self.runs.get(id.run).is_some_and(|run| run.is_starved(producer)))
     }
 

@@ -87,7 +87,7 @@ impl Store {
     pub(crate) fn retire_input(&mut self, id: ProcessId, port: PortId, stream: RunStream, subscriber: Subscriber) {
         let reader = (id, port);
         let producer = self.runs.stream_mut(stream).and_then(|stream| {
-            let producer = stream.epoch.producer.filter(|_| stream.epoch.finished.is_none());
+            let producer = stream.epoch.producer().filter(|_| stream.epoch.finished().is_none());
             let subscription = stream.subscribers.get_mut(&subscriber).filter(|it| it.reader == Some(reader))?;
             subscription.reader = None;
             producer.filter(|_| std::mem::take(&mut subscription.registered))
@@ -107,7 +107,7 @@ impl Store {
     pub(crate) fn retire_output(&mut self, id: RunStream) {
         if let Some(stream) = self.runs.stream_mut(id)
             && !stream.epoch.pieces.is_used()
-            && let Some(port) = stream.epoch.carried_by.take()
+            && let Some(port) = stream.epoch.take_port()
         {
             self.retire(port);
         }

@@ -62,7 +62,7 @@ impl Store {
     fn has_no_credit(&mut self, id: RunStream, want: Want) -> bool {
         self.sample_readers(id);
         let Some(stream) = self.runs.stream(id) else { return false };
-        if stream.epoch.fingerprint.is_some() && self.hash_is_behind() {
+        if stream.epoch.is_remembered() && self.hash_is_behind() {
             return true;
         }
         if stream.keep || stream.holds > 0 || stream.epoch.replay.is_some() {
@@ -140,8 +140,8 @@ impl Store {
     /// The watermark of a stream: that of its producer's words, or a larger one that was observed before.
     pub(crate) fn producer_watermark(&self, id: RunStream) -> u64 {
         let Some(stream) = self.runs.stream(id) else { return 0 };
-        let word = stream.epoch.producer.and_then(|producer| self.processes.progress(producer));
-        word.map_or(0, |word| word.offset).max(stream.epoch.watermark)
+        let word = stream.epoch.producer().and_then(|producer| self.processes.progress(producer));
+        word.map_or(0, |word| word.offset).max(stream.epoch.watermark())
     }
 
     /// Reads the positions of a stream's readers from their control pages.
@@ -165,8 +165,8 @@ impl Store {
         let is_replayed = epoch.replay.is_some();
         let bounds = ReaderBounds {
             watermark,
-            granted: epoch.granted.max(epoch.watermark),
-            is_left: epoch.fingerprint.is_some() && (epoch.producer.is_none() || is_replayed),
+            granted: epoch.granted(),
+            is_left: epoch.is_remembered() && (epoch.producer().is_none() || is_replayed),
             is_replayed,
         };
         let mut liars = Vec::new();
@@ -174,7 +174,7 @@ impl Store {
             let Some((reader, words)) = words else { continue };
             match subscription.observe(words, bounds, now) {
                 Observation::Plausible => {}
-                Observation::Overread => epoch.overread = true,
+                Observation::Overread => epoch.note_overread(),
                 Observation::Lie(what) => liars.push((reader, what)),
             }
         }

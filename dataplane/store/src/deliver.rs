@@ -66,7 +66,7 @@ impl Store {
         let Some((stream, piece)) = self.runs.stream(id).and_then(|it| Some((it, it.epoch.pieces.get(index)?))) else {
             return false;
         };
-        let Some((writer, port)) = stream.epoch.producer else { return false };
+        let Some((writer, port)) = stream.epoch.producer() else { return false };
         let (is_live, is_ring, size) = (piece.end.is_none(), piece.is_ring(), piece.capacity());
         let Some(word) = self.sample_output(writer, port) else { return false };
         if is_live && is_ring && word.offset.saturating_sub(at) > size {
@@ -106,7 +106,7 @@ impl Store {
         let (Some(question), Some((process, port))) = (state.question, state.reader) else { return Ok(()) };
         let at = question.at;
         let Some(index) = stream.epoch.pieces.position(at) else {
-            if stream.epoch.finished.is_some_and(|length| at >= length) {
+            if stream.epoch.finished().is_some_and(|length| at >= length) {
                 let end = ToFunction::StreamEnd { port, end: Ok(at) };
                 self.send(process, end, None);
                 self.answered(id, subscriber);
@@ -116,7 +116,7 @@ impl Store {
         let Some(piece) = stream.epoch.pieces.get(index) else { return Ok(()) };
         let is_silent =
             |(writer, _): Endpoint| self.processes.get(writer).is_some_and(|process| process.control.is_none());
-        if piece.end.is_none() && stream.epoch.producer.is_some_and(is_silent) {
+        if piece.end.is_none() && stream.epoch.producer().is_some_and(is_silent) {
             // Served when the producer has sent its control page.
             return Ok(());
         }
@@ -135,7 +135,7 @@ impl Store {
             self.spill_cold(id.run, 0);
             return Ok(());
         }
-        let (base, end, producer) = (piece.base, piece.end, stream.epoch.producer);
+        let (base, end, producer) = (piece.base, piece.end, stream.epoch.producer());
         let place = piece.place.clone();
         let capacity = piece.capacity();
         let message = match place {
@@ -271,7 +271,7 @@ impl Store {
 
     fn register_reader(&mut self, id: RunStream, subscriber: Subscriber) -> Result<(), StoreError> {
         let Some(stream) = self.runs.stream_mut(id) else { return Ok(()) };
-        let producer = stream.epoch.producer;
+        let producer = stream.epoch.producer();
         let Some(state) = stream.subscribers.get_mut(&subscriber) else { return Ok(()) };
         let (Some((producer, out)), Some((reader, port))) = (producer, state.reader) else { return Ok(()) };
         if state.registered || state.closed {

@@ -137,7 +137,7 @@ impl Store {
 
     /// Whether this port of an attempt writes the present epoch of a stream.
     pub(crate) fn is_written_by(&self, id: RunStream, producer: Endpoint) -> bool {
-        self.runs.stream(id).is_some_and(|stream| stream.epoch.producer == Some(producer))
+        self.runs.stream(id).is_some_and(|stream| stream.epoch.is_written_by(producer))
     }
 
     /// Grants the producer its next window; `false` if there is no memory for it now.
@@ -209,7 +209,7 @@ impl Store {
             subscription.reader.is_some_and(runs) && subscription.position >= caught_up_from
         };
         !stream.is_kept()
-            && stream.epoch.fingerprint.is_none()
+            && !stream.epoch.is_remembered()
             && stream.subscribers.values().all(|subscription| subscription.is_done() || keeps_up(subscription))
     }
 
@@ -284,9 +284,9 @@ impl Store {
         self.enter_ahead(id);
         self.drop_ahead(id);
         let Some(stream) = self.runs.stream(id) else { return };
-        let word = stream.epoch.producer.and_then(|producer| self.processes.progress(producer));
+        let word = stream.epoch.producer().and_then(|producer| self.processes.progress(producer));
         let watermark = word.map_or(0, |word| word.offset);
-        let end = watermark.min(stream.epoch.room()).max(stream.epoch.watermark);
+        let end = watermark.min(stream.epoch.room()).max(stream.epoch.watermark());
         self.end_live(id, end);
     }
 
@@ -295,8 +295,11 @@ impl Store {
         let Some(run) = self.runs.get_mut(id.run) else { return };
         let Some(stream) = run.streams.get_mut(&id.stream) else { return };
         let epoch = &mut stream.epoch;
+        if epoch.pieces.live().is_none() {
+            return;
+        }
+        epoch.reach(end);
         let Some(piece) = epoch.pieces.live_mut() else { return };
-        epoch.watermark = epoch.watermark.max(end);
         let natural = piece.base + piece.capacity();
         piece.end = Some(end.max(piece.base));
         let told: Vec<Endpoint> =

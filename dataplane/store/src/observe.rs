@@ -132,7 +132,7 @@ impl Store {
     #[must_use]
     pub fn read_small(&self, id: RunStream, most: usize) -> Option<Vec<u8>> {
         let epoch = &self.runs.stream(id)?.epoch;
-        let length = usize::try_from(epoch.finished?).ok()?.min(most);
+        let length = usize::try_from(epoch.finished()?).ok()?.min(most);
         let mut bytes = vec![0; length];
         if length == 0 {
             return Some(bytes);

@@ -179,7 +179,7 @@ impl Store {
                     return Err(format!("it asked for {least} bytes at {at}, which is not where it writes"));
                 }
                 let stream = self.runs.stream(output(port)?);
-                if stream.is_some_and(|stream| stream.epoch.fingerprint.is_some() && *at != stream.epoch.room()) {
+                if stream.is_some_and(|stream| stream.epoch.is_remembered() && *at != stream.epoch.room()) {
                     return Err(format!("it asked for {least} bytes at {at}, before its window was full"));
                 }
                 Ok(word.map(|word| (*port, word)))
@@ -195,7 +195,7 @@ impl Store {
             ToDaemon::NextPiece { port, at, .. } | ToDaemon::Verify { port, at } => {
                 let word = process.control.as_ref().map(|control| control.words.port(*port).progress().offset);
                 let stream = process.inputs.get(port).and_then(|(stream, _)| self.runs.stream(*stream));
-                let granted = stream.map_or(0, |stream| stream.epoch.granted.max(stream.epoch.watermark));
+                let granted = stream.map_or(0, |stream| stream.epoch.granted());
                 // A reader with views of earlier bytes, as the carrier has, publishes an older position than it reads
                 // at.
                 let may_be_ahead = match message {
@@ -216,7 +216,7 @@ impl Store {
     /// Reads and checks a producer's words, by [`crate::epoch::Epoch::check`]. `None` if the stream is not, or no
     /// longer, written through this port.
     fn check_words(&self, id: ProcessId, port: PortId, stream: RunStream) -> Result<Option<Progress>, String> {
-        let stream = self.runs.stream(stream).filter(|stream| stream.epoch.producer == Some((id, port)));
+        let stream = self.runs.stream(stream).filter(|stream| stream.epoch.is_written_by((id, port)));
         let (Some(stream), Some(word)) = (stream, self.processes.progress((id, port))) else { return Ok(None) };
         stream.epoch.check(word)?;
         Ok(Some(word))
@@ -257,7 +257,7 @@ impl Store {
             if let Some(progress) = self.sample_output(id, port)
                 && let Some(stream) = self.runs.stream_mut(stream)
             {
-                stream.epoch.ended = Some(progress);
+                stream.epoch.note_last(progress);
             }
         }
     }
@@ -299,9 +299,8 @@ impl Store {
 
     fn note_first_bytes(&mut self, id: RunStream) {
         if let Some(stream) = self.runs.stream_mut(id)
-            && !stream.epoch.first_bytes
+            && stream.epoch.announce_first_bytes()
         {
-            stream.epoch.first_bytes = true;
             self.outbox.tell(StoreEvent::FirstBytes(id));
         }
     }
@@ -310,11 +309,11 @@ impl Store {
     pub(crate) fn finish(&mut self, id: ProcessId, port: PortId, stream_id: RunStream) -> Result<(), StoreError> {
         let Some(word) = self.processes.progress((id, port)) else { return Ok(()) };
         let Some(stream) = self.runs.stream_mut(stream_id) else { return Ok(()) };
-        if stream.epoch.finished.is_some() || stream.epoch.producer != Some((id, port)) {
+        if stream.epoch.finished().is_some() || !stream.epoch.is_written_by((id, port)) {
             return Ok(());
         }
         let replayed = stream.epoch.replay.is_some();
-        let ended = stream.epoch.ended.map_or(word.offset, |ended| ended.offset);
+        let ended = stream.epoch.ended_at(word.offset);
         let length = stream.epoch.length(word.offset);
         // A carrier asks for room before it knows whether more bytes will come.
         self.unstarve(stream_id.run, (id, port));
@@ -322,8 +321,7 @@ impl Store {
             return self.finish_replay(stream_id, ended);
         }
         let Some(stream) = self.runs.stream_mut(stream_id) else { return Ok(()) };
-        stream.epoch.watermark = length;
-        stream.epoch.finished = Some(length);
+        stream.epoch.finish(length);
         if length > 0 {
             self.note_first_bytes(stream_id);
         }

@@ -58,7 +58,7 @@ impl Store {
     /// Hashes what is written to this stream, which is empty and open, so that a later attempt may continue it.
     pub fn remember(&mut self, id: RunStream) {
         if let Some(stream) = self.runs.stream_mut(id) {
-            stream.epoch.fingerprint = Some(Arc::default());
+            stream.epoch.remember();
         }
     }
 
@@ -81,7 +81,7 @@ impl Store {
     /// Reports a stream that cannot be continued because its readers have read other bytes than it has. Called when the
     /// new attempt runs, so that it can be ended.
     pub(crate) fn check_readers(&mut self, id: RunStream) {
-        if self.runs.stream(id).is_some_and(|stream| stream.epoch.overread) {
+        if self.runs.stream(id).is_some_and(|stream| stream.epoch.is_overread()) {
             self.diverge(id, "its readers have read something else than the attempt before had written".into());
         }
     }
@@ -139,18 +139,8 @@ impl Store {
 
     /// Hashes the last piece, which the producer has just left.
     pub(crate) fn record(&mut self, id: RunStream) {
-        let Some(stream) = self.runs.stream_mut(id) else { return };
-        let (Some(fingerprint), Some(piece)) = (&stream.epoch.fingerprint, stream.epoch.pieces.last_mut()) else {
-            return;
-        };
-        let end = piece.end.unwrap_or(piece.base);
-        if end > stream.epoch.hashed.max(piece.base) {
-            // An incomplete block is hashed again as a whole.
-            let start = (stream.epoch.hashed / BLOCK * BLOCK).max(piece.base);
-            stream.epoch.hashed = end;
-            let job = HashJob::new(id, piece, start..end, Task::Record, fingerprint);
-            self.submit_hash(job);
-        }
+        let job = self.runs.stream_mut(id).and_then(|stream| stream.epoch.next_to_hash(id));
+        self.submit_hash(job);
     }
 
     /// Grants an attempt that continues a stream the part of its arena slot that lies before the old watermark. Sent
@@ -220,7 +210,7 @@ impl Store {
     /// Reports a stream that becomes longer than the length with which an earlier attempt has finished it.
     pub(crate) fn check_promise(&mut self, id: RunStream, end: u64) {
         if let Some(promised) =
-            self.runs.stream(id).and_then(|stream| stream.epoch.promised.filter(|&length| length < end))
+            self.runs.stream(id).and_then(|stream| stream.epoch.promised().filter(|&length| length < end))
         {
             self.diverge(id, format!("it wrote {end} bytes, but the attempt before had finished with {promised}"));
         }
@@ -229,7 +219,8 @@ impl Store {
     /// Ends the live window of a replaying attempt at `end`, and has it compared.
     pub(crate) fn close_replay(&mut self, id: RunStream, end: u64) {
         let Some(stream) = self.runs.stream_mut(id) else { return };
-        let (Some(replay), Some(fingerprint)) = (&mut stream.epoch.replay, &stream.epoch.fingerprint) else { return };
+        let fingerprint = stream.epoch.fingerprint();
+        let (Some(replay), Some(fingerprint)) = (&mut stream.epoch.replay, &fingerprint) else { return };
         let end = end.min(replay.room());
         let Some(piece) = replay.pieces.last_mut().filter(|piece| piece.end.is_none()) else { return };
         piece.end = Some(end);
@@ -262,7 +253,7 @@ impl Store {
     fn end_replay(&mut self, id: RunStream) -> Result<(), StoreError> {
         let Some(stream) = self.runs.stream_mut(id) else { return Ok(()) };
         let Some(mut replay) = stream.epoch.replay.take_if(|replay| !replay.diverged) else { return Ok(()) };
-        let producer = stream.epoch.producer;
+        let producer = stream.epoch.producer();
         let goes_on = |piece: &Piece| !replay.finishing && piece.base + piece.capacity() > replay.until;
         let last = replay.pieces.pop_if(|piece| goes_on(piece));
         for piece in replay.pieces {
@@ -281,7 +272,7 @@ impl Store {
     /// bytes a second time. So a tiny stream stays in its arena slot, and every piece begins at a multiple of a block.
     fn graft(&mut self, id: RunStream, piece: Piece) -> Result<(), StoreError> {
         let Some(stream) = self.runs.stream_mut(id) else { return Ok(()) };
-        let (base, producer) = (piece.base, stream.epoch.producer);
+        let (base, producer) = (piece.base, stream.epoch.producer());
         let mut covered = Vec::new();
         for mut old in stream.epoch.pieces.take() {
             if let Some(former) = old.former.take_if(|_| old.base >= base) {

@@ -173,7 +173,7 @@ impl Runs {
     pub(crate) fn set_producer(&mut self, id: RunStream, producer: Option<Endpoint>) -> Option<Option<Endpoint>> {
         let run = self.0.get_mut(&id.run)?;
         let stream = run.streams.get_mut(&id.stream)?;
-        let before = std::mem::replace(&mut stream.epoch.producer, producer);
+        let before = stream.epoch.replace_producer(producer);
         run.producing = run.producing + u64::from(producer.is_some()) - u64::from(before.is_some());
         Some(before)
     }
@@ -188,12 +188,10 @@ impl Runs {
         }
     }
 
-    /// Begins a new epoch of a stream. Returns the one that is void now.
-    pub(crate) fn begin_epoch(&mut self, id: RunStream) -> Option<Epoch> {
-        self.set_producer(id, None).map(|producer| {
-            let epoch = self.stream_mut(id).map(Stream::begin_epoch).unwrap_or_default();
-            Epoch { producer, ..epoch }
-        })
+    /// Begins a new epoch of a stream. Returns the one that is void now, and its producer.
+    pub(crate) fn begin_epoch(&mut self, id: RunStream) -> Option<(Epoch, Option<Endpoint>)> {
+        let producer = self.set_producer(id, None)?;
+        Some((self.stream_mut(id)?.begin_epoch(), producer))
     }
 
     /// A reader of the stream waits for an answer.

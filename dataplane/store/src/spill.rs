@@ -126,10 +126,7 @@ impl Store {
         };
         let (Place::Window { memory, .. }, Some(end)) = (&piece.place, piece.end) else { return Ok(false) };
         let (base, length, memory) = (piece.base, end - piece.base, Arc::clone(memory));
-        let file = match &stream.epoch.spill {
-            Some(file) => Arc::clone(file),
-            None => Arc::clone(stream.epoch.spill.insert(Arc::new(self.jobs.spill_file()?))),
-        };
+        let file = stream.epoch.spill_file(|| self.jobs.spill_file())?;
         if let Some(piece) = stream.epoch.pieces.with_memory(base, &memory) {
             piece.lent = true;
         }

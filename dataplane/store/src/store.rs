@@ -1,6 +1,7 @@
 //! The store itself: runs are admitted and ended, streams opened and aborted.
 
 use crate::backend::{Backend, Completion, Outcome};
+use crate::epoch::Epoch;
 use crate::error::{Refusal, RunFailure, StoreError};
 use crate::input::{InputFile, InputFiles};
 use crate::jobs::Jobs;
@@ -17,7 +18,6 @@ use dflow_protocol::message::{ProgramState, ToFunction};
 use dflow_protocol::{PortId, RunId};
 use dflow_shm::Bells;
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
 use std::time::Duration;
 
 /// The store's settings.
@@ -267,7 +267,7 @@ impl Store {
     fn is_all_unread(&self, process: &Process) -> bool {
         let mut streams = process.outputs.values().filter_map(|&id| self.runs.stream(id));
         self.first_read_output(process).is_none()
-            && streams.any(|stream| stream.is_subscribed() && stream.epoch.unread_told)
+            && streams.any(|stream| stream.is_subscribed() && stream.epoch.was_told_unread())
     }
 
     /// An unfinished output that has readers. The search starts where the last one was found, because an attempt may
@@ -281,17 +281,8 @@ impl Store {
 
     /// Opens a finished stream that consists of these files, each with its length.
     pub fn open_files(&mut self, id: RunStream, files: Vec<(InputFile, u64)>) {
-        let mut stream = Stream::default();
-        let epoch = &mut stream.epoch;
-        let files = InputFiles::new(files);
-        let length = files.length();
-        if length > 0 {
-            epoch.pieces.push(Piece::new(0, Some(length), Place::Input(Rc::new(files))));
-        }
-        epoch.first_bytes = true;
-        epoch.finished = Some(length);
-        epoch.watermark = length;
-        self.insert_stream(id, stream);
+        let epoch = Epoch::of_files(InputFiles::new(files));
+        self.insert_stream(id, Stream { epoch, ..Stream::default() });
     }
 
     /// Subscribes an input of an instance to a stream. `keep`: it may read the stream more than once, or as one slice.
@@ -329,9 +320,8 @@ impl Store {
 
     /// Aborts the epoch of a stream: its bytes are void. Its subscriptions stay.
     pub fn abort(&mut self, id: RunStream) {
-        let Some(mut epoch) = self.runs.begin_epoch(id) else { return };
-        let producer = epoch.producer;
-        if let Some(port) = epoch.carried_by.take() {
+        let Some((mut epoch, producer)) = self.runs.begin_epoch(id) else { return };
+        if let Some(port) = epoch.take_port() {
             // The attempts that have read void bytes are being killed.
             self.retire(port);
         }
@@ -451,11 +441,8 @@ impl Store {
     pub(crate) fn tell_unread(&mut self, id: RunStream) {
         let Some(stream) = self.runs.stream_mut(id) else { return };
         if stream.is_unread()
-            && !stream.epoch.unread_told
-            && stream.epoch.finished.is_none()
-            && let Some((process, port)) = stream.epoch.producer
+            && let Some((process, port)) = stream.epoch.tell_unread()
         {
-            stream.epoch.unread_told = true;
             if let Some(process) = self.processes.get_mut(process) {
                 process.unread_told = true;
             }

@@ -50,14 +50,14 @@ impl Stream {
     /// finished is not unread: its readers have left because they have read all of it.
     pub(crate) fn is_unread(&self) -> bool {
         self.holds == 0
-            && self.epoch.promised.is_none()
+            && self.epoch.promised().is_none()
             && !self.subscribers.is_empty()
             && self.subscribers.values().all(Subscription::is_done)
     }
 
     /// Whether it is unfinished and has, or will have, a reader.
     pub(crate) fn is_read(&self) -> bool {
-        self.is_subscribed() && self.epoch.finished.is_none() && !self.epoch.unread_told
+        self.is_subscribed() && self.epoch.finished().is_none() && !self.epoch.was_told_unread()
     }
 
     /// Whether it has subscriptions, or may get some.
