@@ -13,9 +13,6 @@ use crate::{DiskError, SpillFile};
 /// The most names that are tried on a filesystem without unnamed files.
 const NAME_ATTEMPTS: usize = 1024;
 
-/// The type of tmpfs in `statfs`.
-const TMPFS_MAGIC: u64 = 0x0102_1994;
-
 /// A directory for spill files. It stays empty, because the files have no names.
 #[derive(Debug)]
 pub struct SpillDir {
@@ -58,32 +55,10 @@ impl SpillDir {
         }
     }
 
-    /// How many bytes this user may still write to the filesystem.
-    ///
-    /// # Errors
-    /// [`DiskError::Io`] if the filesystem cannot be examined.
-    pub fn free_bytes(&self) -> Result<u64, DiskError> {
-        let stat = rustix::fs::fstatvfs(&self.dir).map_err(|errno| self.examine_failed(errno))?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
-    }
-
-    /// Whether the directory is itself in memory (tmpfs), so that spilling to it frees none.
-    ///
-    /// # Errors
-    /// [`DiskError::Io`] if the filesystem cannot be examined.
-    pub fn is_in_memory(&self) -> Result<bool, DiskError> {
-        let stat = rustix::fs::fstatfs(&self.dir).map_err(|errno| self.examine_failed(errno))?;
-        Ok(u64::try_from(stat.f_type).is_ok_and(|kind| kind == TMPFS_MAGIC))
-    }
-
     /// The directory's path, as it was opened.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    fn examine_failed(&self, errno: Errno) -> DiskError {
-        DiskError::Io { op: "examine the filesystem of", path: self.path.to_path_buf(), source: errno.into() }
     }
 }
 
