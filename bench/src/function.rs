@@ -43,7 +43,7 @@ fn tell_first_instruction() -> ExitCode {
 
 fn work(ctx: &mut Context) -> Result<(), Error> {
     let began = now();
-    match ctx.param_text("does") {
+    match ctx.param_text("does")? {
         Some("nothing") => Ok(()),
         Some("open") => open(ctx),
         Some("clock") => clock(ctx, began),

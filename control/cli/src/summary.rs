@@ -69,7 +69,10 @@ pub fn failure(report: &RunReport, workflow: &Workflow, output: &OutputTarget, l
             format!("{}: {untouched}\n", look.paint(Style::Yellow, "cancelled"))
         }
         (RunEnd::Failed, Some(error)) => failed(report, error, workflow, &untouched, look),
-        (RunEnd::Failed, None) => error::render(look, "the run failed", &[untouched, log_help()]),
+        (RunEnd::Failed, None) => {
+            let log = "DFLOW_LOG=info dflow run … logs the details".into();
+            error::render(look, "the run failed", &[untouched, log])
+        }
     }
 }
 
@@ -88,7 +91,7 @@ fn failed(report: &RunReport, error: &RunError, workflow: &Workflow, untouched: 
             );
             return error::render(look, &error.reason, &[help, more]);
         }
-        return error::render(look, &error.reason, &[untouched.into(), log_help()]);
+        return error::render(look, &error.reason, &[untouched.into()]);
     };
     let attempt = failed_attempt(report, instance);
     let number = match attempt.map(|attempt| attempt.attempt) {
@@ -117,7 +120,7 @@ fn failed(report: &RunReport, error: &RunError, workflow: &Workflow, untouched: 
                 function.name
             ));
         }
-        None => help.extend([untouched.to_owned(), log_help()]),
+        None => help.push(untouched.to_owned()),
     }
     if let (Some(record), Some(attempt)) = (&report.record, attempt)
         && log_path(record, instance, attempt.attempt).exists()
@@ -158,10 +161,6 @@ pub fn retried(report: &RunReport, look: &Look) -> String {
 /// The attempt that made the run fail: the last one of the instance that failed.
 fn failed_attempt<'a>(report: &'a RunReport, instance: &str) -> Option<&'a AttemptReport> {
     report.instances.iter().rev().find(|attempt| attempt.name == instance && attempt.end == AttemptState::Failed)
-}
-
-fn log_help() -> String {
-    "DFLOW_LOG=info dflow run … logs the details".into()
 }
 
 /// An output in the list.
@@ -289,7 +288,7 @@ help: fix the function `count` or its inputs, then run again; nothing was change
         report.error =
             Some(RunError { instance: None, part_name: None, node: None, reason: "the disk is full".into() });
         let text = failure(&report, &workflow(""), &directory(), &LOOK);
-        assert!(text.starts_with("error: the disk is full\nhelp: nothing was changed in out\n"), "{text}");
+        assert_eq!(text, "error: the disk is full\nhelp: nothing was changed in out\n");
         report.state = RunEnd::Cancelled;
         let text = failure(&report, &workflow(""), &directory(), &LOOK);
         assert_eq!(text, "cancelled: nothing was changed in out\n");

@@ -6,6 +6,8 @@ use dflow_protocol::limits::PROTOCOL_VERSION;
 use dflow_protocol::{PortId, SegmentId};
 use dflow_workflow::{ArgPiece as FileArgPiece, Function, Partition, Program};
 use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::Duration;
 
 /// The name of a sink's input and of a source's output.
@@ -17,7 +19,7 @@ pub(crate) fn setup(
     run_params: &BTreeMap<String, String>,
     function: &Function,
     instance: &str,
-    part: Option<u32>,
+    (part, part_file): (Option<u32>, Option<&Path>),
     number: u32,
 ) -> Setup {
     let params: Vec<(String, String)> =
@@ -57,6 +59,7 @@ pub(crate) fn setup(
         run: run.into(),
         instance: instance.into(),
         part,
+        part_file: part_file.map(|file| file.as_os_str().as_bytes().to_vec()),
         attempt: number,
         inputs: inputs.collect(),
         outputs: outputs.collect(),
@@ -78,6 +81,7 @@ pub(crate) fn thread_setup(run: &str, name: &str, number: u32, reads: bool) -> S
         run: run.into(),
         instance: name.into(),
         part: None,
+        part_file: None,
         attempt: number,
         params: Vec::new(),
         inputs: if reads { vec![input] } else { Vec::new() },

@@ -153,6 +153,9 @@ pub struct Setup {
     pub instance: String,
     /// In a `foreach`, the part that this instance processes.
     pub part: Option<u32>,
+    /// In a `foreach` over files, the path of the part's file as the caller has named it, in bytes. It need not exist on
+    /// the attempt's node.
+    pub part_file: Option<Vec<u8>>,
     /// 1 for the first attempt.
     pub attempt: u32,
     /// The function's parameters.
@@ -495,6 +498,7 @@ mod tests {
             run: "run".into(),
             instance: "f".into(),
             part: None,
+            part_file: None,
             attempt: 1,
             params: Vec::new(),
             inputs: (0..inputs).map(input).collect(),

@@ -142,6 +142,7 @@ fn setup(random: &mut Random) -> Setup {
         run: random.text(32),
         instance: random.text(20),
         part: random.option(|random| random.number() as u32),
+        part_file: random.option(|random| random.bytes(9)),
         attempt: random.number() as u32,
         params: random.list(4, |random| (random.text(12), random.text(12))),
         inputs: random.list(4, |random| InputSpec {

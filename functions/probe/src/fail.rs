@@ -16,7 +16,7 @@ impl Failure {
     /// background process that ignores signals, then continues).
     pub fn from_params(ctx: &Context) -> Result<Self, Error> {
         let attempts: u32 = ctx.param("fail_attempts")?.unwrap_or(u32::MAX);
-        let how = ctx.param_text("fail").filter(|_| ctx.attempt() <= attempts).map(str::to_owned);
+        let how = ctx.param_text("fail")?.filter(|_| ctx.attempt() <= attempts).map(str::to_owned);
         Ok(Self { how, at: ctx.param("fail_at")?.unwrap_or(0) })
     }
 

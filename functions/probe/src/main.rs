@@ -49,7 +49,7 @@ fn probe(ctx: &mut Context) -> Result<(), Error> {
     let mut settings = Settings {
         bytes: ctx.param("bytes")?,
         chunk: ctx.param("chunk")?.unwrap_or(65_536).max(1),
-        one_by_one: ctx.param_text("order") == Some("one-by-one"),
+        one_by_one: ctx.param_text("order")? == Some("one-by-one"),
         pause: Duration::from_micros(ctx.param("pause_us")?.unwrap_or(0)),
         vary: ctx.param("vary")?,
         attempt: ctx.attempt(),

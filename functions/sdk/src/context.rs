@@ -4,10 +4,14 @@ use crate::error::Error;
 use crate::input::Input;
 use crate::inputs::Inputs;
 use crate::output::Output;
+use crate::params::{Asked, is_misspelling};
 use dflow_ports::local::{Declarer, LocalOutput, LocalStreams};
 use dflow_ports::{Available, FanIn, OutPort, OutputStreams, Parts, Port, PortId, Session, Setup};
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// So many inputs are polled as fast one by one.
 const FEW_INPUTS: usize = 8;
 
-/// How many ports an error lists.
+/// How many ports or parameters an error lists.
 const MAX_LISTED: usize = 20;
 
 /// The environment variable in which a function finds the number of its socket to the daemon.
@@ -75,11 +79,24 @@ pub(crate) fn serve_from(
     let mut context = Context::new(Arc::clone(&session), origin);
     let result = work(&mut context);
     if result.is_ok() {
+        context.note_unread_params();
         context.finish_outputs()?;
     }
     let unread = result.as_ref().is_err_and(Error::is_unread);
     session.end(result.as_ref().map(|_| ()).map_err(ToString::to_string), unread)?;
     result
+}
+
+/// Names, for an error.
+fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let mut names: Vec<&str> = names.collect();
+    let more = names.len().saturating_sub(MAX_LISTED);
+    names.truncate(MAX_LISTED);
+    match (&names[..], more) {
+        ([], _) => "none".to_owned(),
+        (names, 0) => names.join(", "),
+        (names, more) => format!("{} and {more} more", names.join(", ")),
+    }
 }
 
 fn inherited_socket() -> Result<OwnedFd, String> {
@@ -105,6 +122,8 @@ pub struct Context {
     taken: HashSet<(bool, String)>,
     /// Outputs that the function has declared by taking them.
     declared: Vec<(String, u32, OutputStreams)>,
+    /// The parameters that the function has asked for.
+    asked: Asked,
     parts: Arc<Mutex<Vec<PortId>>>,
 }
 
@@ -150,6 +169,7 @@ impl Context {
             origin,
             taken: HashSet::new(),
             declared: Vec::new(),
+            asked: Asked::default(),
             parts: Arc::default(),
         }
     }
@@ -180,27 +200,49 @@ impl Context {
         self.session.setup().part
     }
 
+    /// In a `foreach` over files, the path of this instance's file, as the command line names it or as it was found in a
+    /// directory there. It says what the part is, for a label or a name in the output. Read its bytes from the input
+    /// `part`: on another node there may be no such file. Programs without the SDK find it in the environment variable
+    /// `DFLOW_PART_FILE`.
+    #[must_use]
+    pub fn part_file(&self) -> Option<&Path> {
+        self.session.setup().part_file.as_ref().map(|file| Path::new(OsStr::from_bytes(file)))
+    }
+
     /// 1 for the first attempt of this instance.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.session.setup().attempt
     }
 
-    /// The text of a parameter.
-    #[must_use]
-    pub fn param_text(&self, name: &str) -> Option<&str> {
-        self.session.setup().params.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    /// The text of a parameter; `None` if the workflow file does not set it.
+    ///
+    /// # Errors
+    /// If it is not set, but one is that the function has not asked for and whose name differs by one slip: one of the
+    /// two is misspelt.
+    pub fn param_text(&self, name: &str) -> Result<Option<&str>, Error> {
+        self.asked.note(name);
+        let params = &self.session.setup().params;
+        if let Some((_, value)) = params.iter().find(|(key, _)| key == name) {
+            return Ok(Some(value));
+        }
+        let unasked = self.asked.missing_from(params.iter().map(|(key, _)| key.as_str()));
+        match unasked.into_iter().find(|set| is_misspelling(name, set)) {
+            None => Ok(None),
+            Some(meant) => Err(self.misspelt_param(name, meant)),
+        }
     }
 
     /// The value of a parameter; `None` if the workflow file does not set it.
     ///
     /// # Errors
-    /// If its text cannot be parsed as a `T`.
+    /// If its text cannot be parsed as a `T`, or its name is misspelt here or in the workflow file
+    /// ([`Context::param_text`]).
     pub fn param<T: FromStr>(&self, name: &str) -> Result<Option<T>, Error>
     where
         T::Err: std::fmt::Display,
     {
-        let Some(text) = self.param_text(name) else { return Ok(None) };
+        let Some(text) = self.param_text(name)? else { return Ok(None) };
         match text.parse() {
             Ok(value) => Ok(Some(value)),
             Err(error) => Err(Error::new(format!(
@@ -398,14 +440,7 @@ impl Context {
 
     /// The error for a port that does not exist: the existing ports, and how to add this one.
     fn missing<'a>(&self, what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> Error {
-        let mut known: Vec<&str> = known.collect();
-        let more = known.len().saturating_sub(MAX_LISTED);
-        known.truncate(MAX_LISTED);
-        let list = match (&known[..], more) {
-            ([], _) => "none".to_owned(),
-            (known, 0) => known.join(", "),
-            (known, more) => format!("{} and {more} more", known.join(", ")),
-        };
+        let list = listed(known);
         let instance = self.instance();
         Error::new(match &self.origin {
             Origin::Workflow => {
@@ -417,6 +452,43 @@ impl Context {
             }
             Origin::Test(..) => format!("the test gives no {what} '{name}' to its function; it gives: {list}"),
         })
+    }
+
+    /// The error for a parameter that is not set, while one with nearly the same name is.
+    fn misspelt_param(&self, name: &str, meant: &str) -> Error {
+        let instance = self.instance();
+        let set = listed(self.session.setup().params.iter().map(|(key, _)| key.as_str()));
+        Error::new(match &self.origin {
+            Origin::Workflow => format!(
+                "'{instance}' has no parameter '{name}'; did you mean '{meant}'? Its parameters in the workflow file: {set}"
+            ),
+            Origin::Arguments(..) => {
+                format!(
+                    "'{instance}' asks for the parameter '{name}'; did you mean --param {name}=… instead of {meant}=…? Given: {set}"
+                )
+            }
+            Origin::Test(..) => {
+                format!("the test sets no parameter '{name}' of its function; did you mean '{meant}'? It sets: {set}")
+            }
+        })
+    }
+
+    /// Says which parameters are set that the function has not asked for. They may be of use with other inputs, so this
+    /// is no error. Of the instances of a `foreach`, the first says it for all.
+    fn note_unread_params(&self) {
+        let setup = self.session.setup();
+        // The daemon has put the parameters of a command into its arguments.
+        if setup.command.is_some() || setup.part.is_some_and(|part| part > 0) {
+            return;
+        }
+        let unread = self.asked.missing_from(setup.params.iter().map(|(key, _)| key.as_str()));
+        if !unread.is_empty() {
+            let (instance, unread, asked) = (self.instance(), listed(unread.into_iter()), self.asked.list());
+            let asked = if asked.is_empty() { "none".to_owned() } else { asked };
+            eprintln!(
+                "{instance}: note: it has not read its parameter {unread}; the parameters that it has read: {asked}"
+            );
+        }
     }
 
     fn take(&mut self, is_input: bool, name: &str) -> Result<Arc<str>, Error> {

@@ -85,6 +85,7 @@ mod framing;
 mod input;
 mod inputs;
 mod output;
+mod params;
 mod standalone;
 pub mod testing;
 

@@ -37,6 +37,7 @@ use rustix::fs::MemfdFlags;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The default of [`Test::limit`]: the maximum size of all outputs of a test together.
@@ -53,6 +54,7 @@ pub struct Test<F> {
     params: Vec<(String, String)>,
     parts: Vec<(String, u32)>,
     part: Option<u32>,
+    part_file: Option<PathBuf>,
     attempt: u32,
     piece: Option<u64>,
     limit: usize,
@@ -67,6 +69,7 @@ impl<F: FnOnce(&mut Context) -> Result<(), Error>> Test<F> {
             params: Vec::new(),
             parts: Vec::new(),
             part: None,
+            part_file: None,
             attempt: 1,
             piece: None,
             limit: MAX_OUTPUT,
@@ -101,6 +104,12 @@ impl<F: FnOnce(&mut Context) -> Result<(), Error>> Test<F> {
     /// Sets [`Context::part`], as in a `foreach`.
     pub fn part(mut self, part: u32) -> Self {
         self.part = Some(part);
+        self
+    }
+
+    /// Sets [`Context::part_file`], as in a `foreach` over files.
+    pub fn part_file(mut self, file: impl Into<PathBuf>) -> Self {
+        self.part_file = Some(file.into());
         self
     }
 
@@ -142,6 +151,7 @@ impl<F: FnOnce(&mut Context) -> Result<(), Error>> Test<F> {
         let run = LocalRun {
             instance: "test".into(),
             part: self.part,
+            part_file: self.part_file,
             attempt: self.attempt,
             params: self.params,
             inputs,

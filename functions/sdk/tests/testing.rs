@@ -3,6 +3,7 @@
 use dflow_function::testing::{Test, record};
 use dflow_function::{Context, Error, View};
 use std::io::{Read, Write};
+use std::path::Path;
 
 fn copy(ctx: &mut Context) -> Result<(), Error> {
     let (mut from, mut to) = (ctx.input("from")?, ctx.output("to")?);
@@ -159,12 +160,14 @@ fn hundreds_of_parts() {
 fn parameters_part_and_attempt_of_a_test() {
     Test::new(|ctx: &mut Context| {
         assert_eq!((ctx.part(), ctx.attempt()), (Some(3), 2));
+        assert_eq!(ctx.part_file(), Some(Path::new("reads/a.fq")));
         assert_eq!(ctx.param::<u32>("top")?, Some(7));
         assert!(ctx.param::<u8>("name").unwrap_err().to_string().contains("'name'"));
-        assert_eq!(ctx.param_text("none"), None);
+        assert_eq!(ctx.param_text("none")?, None);
         Ok(())
     })
     .part(3)
+    .part_file("reads/a.fq")
     .attempt(2)
     .param("top", 7)
     .param("name", "x")
@@ -173,6 +176,20 @@ fn parameters_part_and_attempt_of_a_test() {
 }
 
 type Work = fn(&mut Context) -> Result<(), Error>;
+
+#[test]
+fn a_misspelt_parameter_is_an_error_that_names_the_known_ones() {
+    let asks: Work = |ctx| ctx.param::<u32>("tpo").map(drop);
+    let error = Test::new(asks).param("top", 7).param("name", "x").run().unwrap_err().to_string();
+    assert_eq!(error, "the test sets no parameter 'tpo' of its function; did you mean 'top'? It sets: top, name");
+    // A parameter that the function knows, too, is not meant; one that is not set at all is optional.
+    let knows_both: Work = |ctx| {
+        assert_eq!(ctx.param::<u32>("row")?, Some(1));
+        assert_eq!((ctx.param::<u32>("rows")?, ctx.param::<u32>("other")?), (None, None));
+        Ok(())
+    };
+    Test::new(knows_both).param("row", 1).run().unwrap();
+}
 
 #[test]
 fn errors_are_those_of_the_function_or_name_what_the_test_lacks() {

@@ -313,3 +313,12 @@ fn head_ends_an_endless_producer() {
     case.run(&[]).succeeded();
     assert_eq!(case.output("o"), b"dflow\n".repeat(1000));
 }
+
+#[test]
+fn a_misspelt_parameter_of_a_function_is_named() {
+    let case = Case::new("s: { program: dflow-probe, outputs: [o], params: { byte: 1000 } }", "{ o: s.o }");
+    let ran = case.run(&[]);
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    let expected = "'s' has no parameter 'bytes'; did you mean 'byte'? Its parameters in the workflow file: byte";
+    assert!(ran.stderr.contains(expected), "{}", ran.stderr);
+}

@@ -73,6 +73,28 @@ fn an_empty_directory_is_a_foreach_without_instances() {
 }
 
 #[test]
+fn each_instance_of_a_foreach_over_files_knows_its_file() {
+    let case = Case::with_header(
+        "inputs: { files: { parts: files } }",
+        "each: { command: [sh, -c, 'cat >/dev/null; echo $DFLOW_PART ${DFLOW_PART_FILE##*/}'], foreach: inputs.files }
+         next: { command: [sh, -c, 'cat; echo ${DFLOW_PART_FILE##*/}'], foreach: each }
+         all: { command: [sh, -c, 'cat; echo none $DFLOW_PART$DFLOW_PART_FILE'], inputs: [next] }",
+        "{ all: all.out }",
+    );
+    let folder = case.path("reads");
+    std::fs::create_dir(&folder).unwrap();
+    for name in ["b.fq", "a 1.fq"] {
+        std::fs::write(folder.join(name), "x").unwrap();
+    }
+    let input = format!("files={}", folder.display());
+    for way in WAYS {
+        case.run(&[way, &["--input", &input]].concat()).succeeded();
+        let text = String::from_utf8(case.output("all")).unwrap();
+        assert_eq!(text, "0 a 1.fq\na 1.fq\n1 b.fq\nb.fq\nnone\n");
+    }
+}
+
+#[test]
 fn names_as_published_workflows_have_them() {
     let long = "x".repeat(255);
     let case = Case::new(

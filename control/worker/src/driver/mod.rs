@@ -5,7 +5,6 @@ mod finish;
 pub(crate) mod journal;
 pub(crate) mod local;
 mod members;
-mod parts;
 mod placement;
 mod plan;
 pub(crate) mod preflight;

@@ -22,6 +22,7 @@ pub(super) fn of(spec: &RunSpec, checked: &Checked, id: RunId) -> RunPlan {
         placement: placement::places(spec),
         invocation: spec.invocation,
         input_parts: checked.input_parts(),
+        part_names: Arc::clone(&checked.part_names),
         wanted: checked.wanted.clone(),
     }
 }

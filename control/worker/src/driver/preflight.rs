@@ -1,6 +1,5 @@
 //! Checks everything that can be checked before a run starts.
 
-use super::parts::PartNames;
 use super::placement;
 use crate::error::SetupError;
 use crate::input::{InputError, InputStream, Opener, SeenFile};
@@ -9,6 +8,7 @@ use crate::node::start_launcher;
 use crate::node::surroundings::{MAX_ENVIRONMENT_BYTES, Surroundings};
 use crate::options::{LEAST_DESCRIPTORS, LEAST_FILE_SIZE, file_size_limit, raise_descriptor_limit};
 use crate::output::check_stdout;
+use crate::part::names::PartNames;
 use crate::peer::certificate::{load as load_identity, warning as certificate_warning};
 use crate::peer::device::find_device;
 use crate::peer::error::ClusterError;
@@ -18,6 +18,7 @@ use dflow_launcher::Launcher;
 use dflow_workflow::FunctionId;
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 /// A run whose inputs and programs have been found.
@@ -34,7 +35,7 @@ pub(crate) struct Checked {
     /// The environment that functions get.
     pub(crate) surroundings: Surroundings,
     /// The names of the parts of each `foreach`.
-    pub(crate) part_names: PartNames,
+    pub(crate) part_names: Arc<PartNames>,
     /// Notes for the user.
     pub(crate) notes: Vec<String>,
 }
@@ -102,7 +103,7 @@ fn open(spec: &RunSpec, found: Found, mut notes: Vec<String>) -> Result<Checked,
     let mut opener = Opener::new(raise_descriptor_limit() / 2);
     let (inputs, part_names) = open_inputs(spec, &mut opener)?;
     notes.append(&mut opener.notes);
-    Ok(Checked { inputs, seen: opener.seen, wanted, programs, surroundings, part_names, notes })
+    Ok(Checked { inputs, seen: opener.seen, wanted, programs, surroundings, part_names: Arc::new(part_names), notes })
 }
 
 /// Like [`prepare`], but without opening, starting or changing anything.
@@ -114,7 +115,7 @@ pub(crate) fn examine(spec: &RunSpec) -> Result<Checked, SetupError> {
     let mut opener = Opener::looking();
     let (inputs, part_names) = open_inputs(spec, &mut opener)?;
     notes.append(&mut opener.notes);
-    Ok(Checked { inputs, seen: opener.seen, wanted, programs, surroundings, part_names, notes })
+    Ok(Checked { inputs, seen: opener.seen, wanted, programs, surroundings, part_names: Arc::new(part_names), notes })
 }
 
 fn check_file_size() -> Result<(), SetupError> {

@@ -8,11 +8,13 @@ use crate::node::program::Wanted;
 use crate::order::Preparation;
 use crate::setup::thread_setup;
 use dflow_launcher::SpawnRequest;
-use dflow_ports::Session;
+use dflow_ports::{Session, Setup};
 use dflow_protocol::{InstanceId, RunId, StreamId};
 use dflow_shm::channel;
 use dflow_store::ProcessId;
+use std::ffi::OsString;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -99,6 +101,7 @@ impl Node {
         // A spinning command adapter would only take the core from its program.
         setup.spin_nanos = if is_command { 0 } else { crate::time::nanos(self.options.spin) };
         let (process, now) = (self.new_process(), now());
+        let part = part_variables(&setup);
         let theirs = self.connect(run, process, Some(instance), attempt, &setup.instance.clone(), false)?;
         if let Some(attempt) = self.attempts.get_mut(&process) {
             attempt.slots = slots;
@@ -124,6 +127,7 @@ impl Node {
                 let environment = &self.guests.get(&run).ok_or("its run is over")?.environment;
                 request.env = surroundings::of_attempt(environment, &env, program.dir()).into_iter().collect();
                 request.cwd = Some(program.dir().to_owned());
+                request.env.extend(part);
                 request.env.push(("DFLOW_SOCKET".into(), CHANNEL.to_string().into()));
                 request.memory_limit = memory_limit;
                 request.oom_score_adj = crate::options::oom_score_of_functions();
@@ -152,4 +156,11 @@ impl Node {
         guest.programs.insert(wanted.clone(), file.clone());
         Ok(file)
     }
+}
+
+/// The variables by which any program learns which part of a `foreach` it works on.
+fn part_variables(setup: &Setup) -> Vec<(OsString, OsString)> {
+    let number = setup.part.map(|part| ("DFLOW_PART".into(), part.to_string().into()));
+    let file = setup.part_file.as_ref().map(|file| ("DFLOW_PART_FILE".into(), OsString::from_vec(file.clone())));
+    number.into_iter().chain(file).collect()
 }

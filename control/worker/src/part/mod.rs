@@ -6,6 +6,7 @@
 
 mod crossing;
 pub(crate) mod fact_link;
+pub(crate) mod names;
 mod perform;
 pub(crate) mod plan;
 

@@ -185,8 +185,9 @@ impl Part {
     fn preparation(&self, instance: InstanceId, attempt: u32) -> Option<Preparation> {
         let view = self.machine.view(instance)?;
         let InstanceKind::Function(id) = view.kind else { return None };
-        let part = view.part.and_then(|part| part.as_slice().last().copied());
+        let path = view.part.map(|part| part.as_slice()).unwrap_or_default();
         let function = self.plan.workflow.function(id);
+        let part = (path.last().copied(), self.plan.part_names.file(&self.plan.workflow, id, path));
         let setup = setup(&self.plan.id, &self.plan.params, function, &view.name, part, attempt);
         let outputs: Vec<Vec<StreamId>> = (0u32..)
             .zip(&function.outputs)

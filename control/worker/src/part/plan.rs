@@ -2,6 +2,7 @@
 
 #![allow(missing_docs, reason = "rkyv's derive makes helper types without documentation; all of ours has some")]
 
+use super::names::PartNames;
 use crate::node::program::{ProgramError, Wanted};
 use dflow_scheduler::{Invocation, Place, PlaceOptions, RunOptions, Scope};
 use dflow_workflow::{Diagnostics, FunctionId, Workflow};
@@ -34,6 +35,7 @@ pub(crate) struct RunPlan {
     pub(crate) invocation: Invocation,
     /// The number of streams of each workflow input.
     pub(crate) input_parts: Vec<u32>,
+    pub(crate) part_names: Arc<PartNames>,
     /// The program of each function.
     pub(crate) wanted: Vec<Wanted>,
 }
@@ -50,6 +52,8 @@ pub(crate) struct PlanMessage {
     pub(crate) placement: Vec<(u32, Vec<u32>)>,
     pub(crate) control_flow: bool,
     pub(crate) input_parts: Vec<u32>,
+    /// For each input the files of its parts, as the caller has named them.
+    pub(crate) part_files: Vec<Vec<Vec<u8>>>,
 }
 
 /// A plan that a node cannot take part in.
@@ -83,6 +87,7 @@ impl RunPlan {
             placement: self.placement.iter().map(|(function, places)| (function.0, places.clone())).collect(),
             control_flow: self.invocation == Invocation::ControlFlow,
             input_parts: self.input_parts.clone(),
+            part_files: self.part_names.to_bytes(),
         }
     }
 }
@@ -123,6 +128,7 @@ impl PlanMessage {
             placement,
             invocation: if self.control_flow { Invocation::ControlFlow } else { Invocation::Dataflow },
             input_parts: self.input_parts,
+            part_names: Arc::new(PartNames::from_bytes(self.part_files)),
             wanted,
         };
         Ok((plan, found))

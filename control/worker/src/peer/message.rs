@@ -204,6 +204,7 @@ mod tests {
                     placement: random.list(3, |random| (random.number() as u32, vec![random.number() as u32])),
                     control_flow: random.flag(),
                     input_parts: random.list(3, |random| random.number() as u32),
+                    part_files: random.list(2, |random| random.list(2, |random| random.bytes(9))),
                 },
             }),
             1 => RunMessage::Queued { reason: random.text(30) },

@@ -9,6 +9,7 @@ use dflow_protocol::{PortId, SegmentId};
 use dflow_shm::{Access, Bells, Control, Memory, MemoryPiece, PeerControl, Reader, Segment, SegmentKind, channel};
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -153,6 +154,7 @@ fn setup(run: &LocalRun, outputs: &Outputs) -> ToFunction {
         run: "alone".into(),
         instance: run.instance.clone(),
         part: run.part,
+        part_file: run.part_file.as_ref().map(|file| file.as_os_str().as_bytes().to_vec()),
         attempt: run.attempt,
         params: run.params.clone(),
         inputs: run

@@ -21,6 +21,7 @@ use dflow_shm::SegmentError;
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{Read, Write};
+use std::path::PathBuf;
 
 /// The most input streams of a function that runs alone.
 pub const MAX_SOURCES: usize = 16_384;
@@ -33,6 +34,8 @@ pub struct LocalRun {
     pub instance: String,
     /// In a `foreach`, the number of the part that it works on.
     pub part: Option<u32>,
+    /// In a `foreach` over files, the path of the part's file.
+    pub part_file: Option<PathBuf>,
     /// Which attempt it is, from 1 on.
     pub attempt: u32,
     /// Parameters.

@@ -399,6 +399,7 @@ pub fn setup(process: ProcessId, function: &Function) -> Setup {
         run: "test".into(),
         instance: format!("f{}", process.0),
         part: None,
+        part_file: None,
         attempt: 1,
         params: Vec::new(),
         inputs: function

@@ -32,6 +32,7 @@ pub fn setup(inputs: Vec<InputSpec>, outputs: Vec<OutputSpec>) -> Setup {
         run: "test".into(),
         instance: "f".into(),
         part: None,
+        part_file: None,
         attempt: 1,
         params: Vec::new(),
         inputs,

@@ -352,6 +352,7 @@ impl Node {
             run: "test".into(),
             instance: format!("f{id}"),
             part: None,
+            part_file: None,
             attempt: 1,
             params: Vec::new(),
             inputs: function.inputs.iter().map(|(spec, _)| spec.clone()).collect(),

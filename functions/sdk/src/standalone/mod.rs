@@ -5,7 +5,7 @@ mod files;
 
 use crate::context::{Context, Origin, serve_from};
 use crate::error::Error;
-use arguments::{Arguments, Call, Place};
+use arguments::{Arguments, Call, Input, Place};
 use dflow_ports::local::{Local, LocalInput, LocalRun, Source};
 use files::Files;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -13,6 +13,9 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::process::ExitCode;
 use std::sync::Arc;
+
+/// The name of the input with the part of a `foreach`.
+const PART: &str = "part";
 
 /// Runs `work` as the arguments say; the first of them is the program.
 pub(crate) fn run(
@@ -49,6 +52,12 @@ fn perform(
     work: impl FnOnce(&mut Context) -> Result<(), Error>,
 ) -> Result<(), Error> {
     allow_descriptors();
+    // A part that is one file has its name, as in a `foreach` over files.
+    let of_part = |input: &&Input| input.name == PART;
+    let part_file = arguments.inputs.iter().find(of_part).and_then(|input| match &input.places[..] {
+        [Place::Path(path)] => Some(path.clone()),
+        _ => None,
+    });
     let mut inputs = Vec::new();
     for input in arguments.inputs {
         let failed = |place: &Place, error: std::io::Error| {
@@ -68,6 +77,7 @@ fn perform(
     let run = LocalRun {
         instance,
         part: arguments.part,
+        part_file,
         attempt: 1,
         params: arguments.params,
         inputs,

@@ -1,7 +1,9 @@
 //! What the parts of a `foreach` are called: the file, or the output, that each comes from.
 
 use dflow_workflow::{FunctionId, Partition, Source, Workflow};
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 
 /// The names of the parts of a run.
 #[derive(Debug, Default)]
@@ -23,19 +25,41 @@ impl PartNames {
         Self { files }
     }
 
+    /// The names as bytes, for a message.
+    pub(crate) fn to_bytes(&self) -> Vec<Vec<Vec<u8>>> {
+        let bytes = |file: &PathBuf| file.as_os_str().as_bytes().to_vec();
+        self.files.iter().map(|files| files.iter().map(bytes).collect()).collect()
+    }
+
+    /// The names from a message.
+    pub(crate) fn from_bytes(files: Vec<Vec<Vec<u8>>>) -> Self {
+        let path = |bytes: Vec<u8>| PathBuf::from(OsString::from_vec(bytes));
+        Self { files: files.into_iter().map(|files| files.into_iter().map(path).collect()).collect() }
+    }
+
     /// What an instance of a function works on, as `reads/a.fq`, or `reads/a.fq, part 3 of split.parts`. `path`: the numbers
     /// of its part, outermost first. `None` without a `foreach`.
     pub(crate) fn name(&self, workflow: &Workflow, function: FunctionId, path: &[u32]) -> Option<String> {
         let levels = levels(workflow, function);
         let names = levels.iter().zip(path).filter_map(|(level, part)| match level {
-            Level::File(input) => {
-                let file = self.files.get(*input as usize)?.get(*part as usize)?;
-                Some(file.display().to_string())
-            }
+            Level::File(input) => Some(self.file_of(*input, *part)?.display().to_string()),
             Level::Part(output) => Some(format!("part {part} of {output}")),
         });
         let names: Vec<String> = names.collect();
         (!names.is_empty()).then(|| names.join(", "))
+    }
+
+    /// The file of an instance's part, as the caller has named it. `path`: as for [`PartNames::name`]. `None` if its parts
+    /// are not files.
+    pub(crate) fn file(&self, workflow: &Workflow, function: FunctionId, path: &[u32]) -> Option<&Path> {
+        levels(workflow, function).iter().zip(path).find_map(|(level, part)| match level {
+            Level::File(input) => self.file_of(*input, *part),
+            Level::Part(_) => None,
+        })
+    }
+
+    fn file_of(&self, input: u32, part: u32) -> Option<&Path> {
+        self.files.get(input as usize)?.get(part as usize).map(PathBuf::as_path)
     }
 }
 
@@ -90,5 +114,8 @@ functions:
         assert_eq!(name("trim", &[0]).as_deref(), Some("d/a.fq"), "a foreach over a foreach");
         assert_eq!(name("count", &[3]).as_deref(), Some("part 3 of split.parts"));
         assert_eq!((name("sum", &[]), name("qc", &[7])), (None, None));
+        let file = |function: u32, path: &[u32]| names.file(&workflow, FunctionId(function), path);
+        let index = |name: &str| workflow.functions.iter().position(|it| it.name == name).unwrap() as u32;
+        assert_eq!((file(index("trim"), &[1]), file(index("count"), &[1])), (Some(Path::new("d/b.fq")), None));
     }
 }
