@@ -5,6 +5,7 @@ use crate::node::AdmissionError;
 use crate::node::error::NodeError;
 use crate::node::program::ProgramError;
 use crate::node::surroundings::MAX_ENVIRONMENT_BYTES;
+use crate::node::unusable::UnusablePrograms;
 use crate::options::{BudgetError, LEAST_DESCRIPTORS, LEAST_FILE_SIZE};
 use crate::output::OutputError;
 use crate::peer::error::ClusterError;
@@ -23,14 +24,9 @@ pub enum SetupError {
     /// The data of an input cannot be read.
     #[error(transparent)]
     Input(#[from] InputError),
-    /// A function's program does not exist or cannot be executed.
-    #[error("the function '{function}' cannot run: {source}")]
-    Program {
-        /// The function.
-        function: String,
-        /// Why.
-        source: ProgramError,
-    },
+    /// Programs of functions do not exist or cannot be executed.
+    #[error(transparent)]
+    Programs(#[from] UnusablePrograms<ProgramError>),
     /// The environment of `dflow run` is too large to be sent to other nodes.
     #[error(
         "the environment of this call has {bytes} bytes, and at most {MAX_ENVIRONMENT_BYTES} can be sent to the nodes of a \

@@ -53,6 +53,7 @@ pub use input::InputError;
 pub use node::AdmissionError;
 pub use node::error::NodeError;
 pub use node::program::ProgramError;
+pub use node::unusable::UnusablePrograms;
 pub use options::{BudgetError, DEFAULT_SPIN, NodeOptions, cores, memory_limit};
 pub use output::{OutputError, OutputTarget};
 pub use peer::error::ClusterError;

@@ -85,11 +85,18 @@ fn finds_errors_that_would_prevent_a_run() {
     let directory = Directory::with(&[
         ("sorted.yaml", SORTED),
         ("text", ""),
+        (
+            "nothing.yaml",
+            "workflow: none\nfunctions:\n  n: { command: [no-such-program] }\n  m: { command: [no-such-program, -x] }\n  \
+             o: { command: [nor-this] }\n",
+        ),
         ("none.yaml", "workflow: none\nfunctions: { n: { command: [no-such-program] } }\noutputs: { n: n.out }\n"),
     ]);
     let sorted = "run sorted.yaml -p order=-r --dry-run";
     for (args, expected) in [
         ("run none.yaml --dry-run", "no program 'no-such-program'"),
+        ("run nothing.yaml --dry-run", "2 programs cannot run:\n  'n', 'm': there is no program 'no-such-program'"),
+        ("run nothing.yaml --dry-run", "\n  'o': there is no program 'nor-this'"),
         ("run sorted.yaml -i text --dry-run", "--param order=VALUE"),
         (&format!("{sorted} -i none"), "none"),
         (&format!("{sorted} -i text --memory 1KiB"), "too small"),

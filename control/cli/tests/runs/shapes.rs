@@ -95,6 +95,27 @@ fn each_instance_of_a_foreach_over_files_knows_its_file() {
 }
 
 #[test]
+fn an_output_that_no_chosen_function_writes_is_noted() {
+    let case = Case::with_header(
+        "params: { mode: a }",
+        "route: { switch: '${params.mode}', cases: { a: [a], b: [b] } }
+         a: { command: [echo, a] }
+         b: { command: [echo, b] }
+         after: { command: [cat], inputs: [b] }",
+        "{ one: a.out, other: after.out, both: [a.out, b.out] }",
+    );
+    for way in WAYS {
+        let ran = case.run(way);
+        ran.succeeded();
+        let note = "the output 'other' was not written: no switch has chosen a function that writes it (after.out)";
+        assert!(ran.stderr.contains(&format!("note: {note}")), "{}", ran.stderr);
+        assert_eq!(ran.report["notes"].as_array().unwrap().len(), 1, "{}", ran.report["notes"]);
+        assert!(!case.path("out/other").exists());
+        assert_eq!((case.output("one"), case.output("both")), (b"a\n".to_vec(), b"a\n".to_vec()));
+    }
+}
+
+#[test]
 fn names_as_published_workflows_have_them() {
     let long = "x".repeat(255);
     let case = Case::new(

@@ -10,6 +10,7 @@ mod plan;
 pub(crate) mod preflight;
 pub(crate) mod preview;
 mod spool;
+mod unwritten;
 
 use crate::cancel::{Cancellation, Request};
 use crate::error::SetupError;
@@ -393,7 +394,13 @@ impl<'a> Driver<'a> {
             && let Some(destination) = destination
         {
             match self.publish(destination) {
-                Ok(published) => outputs = published,
+                Ok(published) => {
+                    outputs = published;
+                    for note in self.unwritten_outputs() {
+                        observe(Update::Note(&note));
+                        self.checked.notes.push(note);
+                    }
+                }
                 Err(Unpublished { reason, kept }) => {
                     unpublished = kept;
                     failure = Some(RunError { instance: None, part_name: None, node: None, reason });

@@ -6,6 +6,7 @@ use crate::input::{InputError, InputStream, Opener, SeenFile};
 use crate::node::program::Wanted;
 use crate::node::start_launcher;
 use crate::node::surroundings::{MAX_ENVIRONMENT_BYTES, Surroundings};
+use crate::node::unusable::UnusablePrograms;
 use crate::options::{LEAST_DESCRIPTORS, LEAST_FILE_SIZE, file_size_limit, raise_descriptor_limit};
 use crate::output::check_stdout;
 use crate::part::names::PartNames;
@@ -193,6 +194,7 @@ fn find_programs(spec: &RunSpec) -> Result<(Vec<Wanted>, Vec<Option<PathBuf>>), 
     let workflow_dir = spec.absolute_workflow_dir();
     let places = placement::places(spec);
     let mut found: HashMap<Wanted, PathBuf> = HashMap::new();
+    let mut unusable = UnusablePrograms::default();
     let mut all = (Vec::new(), Vec::new());
     for (id, function) in (0..).map(FunctionId).zip(&spec.workflow.functions) {
         let wanted = Wanted::of(function, &spec.workflow.env, &workflow_dir, &spec.params);
@@ -201,15 +203,15 @@ fn find_programs(spec: &RunSpec) -> Result<(Vec<Wanted>, Vec<Option<PathBuf>>), 
             _ if !is_here => None,
             Some(file) => Some(file.clone()),
             None => {
-                let program = |source| SetupError::Program { function: function.name.clone(), source };
-                let file = wanted.find().map_err(program)?;
-                found.insert(wanted.clone(), file.clone());
-                Some(file)
+                let file = unusable.find(&function.name, &wanted, Wanted::find);
+                found.extend(file.iter().map(|file| (wanted.clone(), file.clone())));
+                file
             }
         };
         all.0.push(wanted);
         all.1.push(file);
     }
+    unusable.check()?;
     Ok(all)
 }
 

@@ -225,7 +225,7 @@ fn functions(spec: &RunSpec, checked: &Checked, machine: &RunMachine, nodes: &[N
 }
 
 /// The name of a source in the workflow file.
-fn name_of(workflow: &Workflow, source: Source) -> String {
+pub(super) fn name_of(workflow: &Workflow, source: Source) -> String {
     match source {
         Source::WorkflowInput(input) => format!("inputs.{}", workflow.inputs[input as usize].name),
         Source::Output { function, output } => {

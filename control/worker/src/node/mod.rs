@@ -26,6 +26,7 @@ pub(crate) mod program;
 pub(crate) mod sink;
 mod start;
 pub(crate) mod surroundings;
+pub(crate) mod unusable;
 
 pub use admission::AdmissionError;
 pub(crate) use dflow_carrier::NodeId;
