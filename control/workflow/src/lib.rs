@@ -44,6 +44,7 @@ mod params;
 mod report;
 pub mod retention;
 mod schema;
+mod seen;
 mod streams;
 pub mod units;
 mod yaml;

@@ -39,9 +39,9 @@ mod tests {
         fn convert(node: &Node) -> Value {
             match &node.value {
                 yaml::Value::List(items) => items.iter().map(|item| convert(item)).collect(),
-                yaml::Value::Map(pairs) => {
-                    Value::Object(pairs.iter().map(|(key, value)| (key.text.clone(), convert(value))).collect())
-                }
+                yaml::Value::Map(pairs) => Value::Object(
+                    pairs.iter().map(|(key, value)| (key.text.clone().into_owned(), convert(value))).collect(),
+                ),
                 yaml::Value::Scalar(scalar) => match scalar.kind() {
                     ScalarKind::Null => Value::Null,
                     ScalarKind::Bool(value) => value.into(),
@@ -50,7 +50,7 @@ mod tests {
                         // Any fraction will do for a number that is not a decimal integer.
                         Err(_) => scalar.text.parse().unwrap_or(0.5).into(),
                     },
-                    ScalarKind::Text => scalar.text.as_str().into(),
+                    ScalarKind::Text => (*scalar.text).into(),
                 },
             }
         }

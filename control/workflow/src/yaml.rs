@@ -1,8 +1,9 @@
 //! YAML text as a tree whose values carry their places.
 //!
-//! granit-parser handles the syntax. This file adds aliases that share their target instead of copying it, a limit on
+//! granit-parser handles the syntax. Texts are slices of the source wherever it writes them as they are. This file adds aliases that share their target instead of copying it, a limit on
 //! the expanded size, and errors in our own form. Any input gives a tree or an error.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -14,8 +15,8 @@ use crate::report::Report;
 
 /// A value and its place.
 #[derive(Debug)]
-pub(crate) struct Node {
-    pub(crate) value: Value,
+pub(crate) struct Node<'s> {
+    pub(crate) value: Value<'s>,
     /// For a list or map of several lines, the part on its first line.
     pub(crate) span: Span,
     /// The number of values in it, including itself, with aliases counted in full.
@@ -24,25 +25,25 @@ pub(crate) struct Node {
 
 /// The kinds of values that YAML has.
 #[derive(Debug)]
-pub(crate) enum Value {
-    Scalar(Scalar),
-    List(Vec<Rc<Node>>),
+pub(crate) enum Value<'s> {
+    Scalar(Scalar<'s>),
+    List(Vec<Rc<Node<'s>>>),
     /// Keys and values in the order of the file. A key may occur twice; the code that reads the map reports it.
-    Map(Vec<(Key, Rc<Node>)>),
+    Map(Vec<(Key<'s>, Rc<Node<'s>>)>),
 }
 
 /// The text of a scalar, without quotes.
 #[derive(Clone, Debug)]
-pub(crate) struct Scalar {
-    pub(crate) text: String,
+pub(crate) struct Scalar<'s> {
+    pub(crate) text: Cow<'s, str>,
     /// It is not quoted, so that `true`, `null` and numbers have their special meaning.
     plain: bool,
 }
 
 /// A key of a map.
 #[derive(Clone, Debug)]
-pub(crate) struct Key {
-    pub(crate) text: String,
+pub(crate) struct Key<'s> {
+    pub(crate) text: Cow<'s, str>,
     pub(crate) span: Span,
 }
 
@@ -55,12 +56,12 @@ pub(crate) enum ScalarKind {
     Text,
 }
 
-impl Scalar {
+impl Scalar<'_> {
     pub(crate) fn kind(&self) -> ScalarKind {
         if !self.plain {
             return ScalarKind::Text;
         }
-        match self.text.as_str() {
+        match &*self.text {
             "" | "~" | "null" | "Null" | "NULL" => ScalarKind::Null,
             "true" | "True" | "TRUE" => ScalarKind::Bool(true),
             "false" | "False" | "FALSE" => ScalarKind::Bool(false),
@@ -83,7 +84,7 @@ fn is_number(text: &str) -> bool {
     }
 }
 
-impl Node {
+impl Node<'_> {
     /// A description for "expected …, found …".
     pub(crate) fn describe(&self) -> String {
         match &self.value {
@@ -104,7 +105,7 @@ impl Node {
 }
 
 /// Reads the only document of a text.
-pub(crate) fn parse(source: &str, report: &mut Report) -> Option<Rc<Node>> {
+pub(crate) fn parse<'s>(source: &'s str, report: &mut Report) -> Option<Rc<Node<'s>>> {
     let options = granit_parser::options! {
         flow_nesting_limit: MAX_YAML_DEPTH,
         block_nesting_limit: MAX_YAML_DEPTH,
@@ -124,10 +125,10 @@ pub(crate) fn parse(source: &str, report: &mut Report) -> Option<Rc<Node>> {
 }
 
 /// A list or map whose end has not been reached yet.
-struct Open {
-    value: Value,
+struct Open<'s> {
+    value: Value<'s>,
     /// The key whose value comes next.
-    key: Option<Key>,
+    key: Option<Key<'s>>,
     anchor: usize,
     start: usize,
     size: usize,
@@ -135,14 +136,14 @@ struct Open {
 
 struct Builder<'s> {
     source: &'s str,
-    open: Vec<Open>,
-    anchors: HashMap<usize, Rc<Node>>,
-    root: Option<Rc<Node>>,
+    open: Vec<Open<'s>>,
+    anchors: HashMap<usize, Rc<Node<'s>>>,
+    root: Option<Rc<Node<'s>>>,
     documents: usize,
 }
 
-impl Builder<'_> {
-    fn take(&mut self, event: Event, span: &granit_parser::Span) -> Result<(), Box<Diagnostic>> {
+impl<'s> Builder<'s> {
+    fn take(&mut self, event: Event<'s>, span: &granit_parser::Span) -> Result<(), Box<Diagnostic>> {
         if event.tag().is_some() {
             let tag = span.tag_span().unwrap_or(*span);
             return Err(Box::new(
@@ -163,7 +164,7 @@ impl Builder<'_> {
                 Ok(())
             }
             Event::Scalar(text, style, anchor, _) => {
-                let scalar = Scalar { text: text.into_owned(), plain: style == ScalarStyle::Plain };
+                let scalar = Scalar { text, plain: style == ScalarStyle::Plain };
                 self.add(Rc::new(Node { value: Value::Scalar(scalar), span: here, size: 1 }), anchor, here)
             }
             Event::SequenceStart(_, anchor, _) => {
@@ -193,13 +194,13 @@ impl Builder<'_> {
         }
     }
 
-    fn start(&mut self, value: Value, anchor: usize, here: Span) {
+    fn start(&mut self, value: Value<'s>, anchor: usize, here: Span) {
         self.open.push(Open { value, key: None, anchor, start: here.start, size: 1 });
     }
 
     /// Adds a complete value to its parent. `here` is where it is used, which for an alias differs from where it is
     /// defined.
-    fn add(&mut self, node: Rc<Node>, anchor: usize, here: Span) -> Result<(), Box<Diagnostic>> {
+    fn add(&mut self, node: Rc<Node<'s>>, anchor: usize, here: Span) -> Result<(), Box<Diagnostic>> {
         if anchor != 0 {
             self.anchors.insert(anchor, Rc::clone(&node));
         }

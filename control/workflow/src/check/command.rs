@@ -175,7 +175,8 @@ impl Arguments<'_, '_, '_> {
     /// The pieces of an argument. Braces without a port or parameter in them are text, as in `awk '{print $1}'`.
     /// `${in.NAME}` and the like are the same as `{in.NAME}`: no shell has variables with dots in their names.
     fn read(&mut self, argument: &Text) -> Vec<ArgPiece> {
-        let mut pieces = Vec::new();
+        // Most arguments are one piece, and a large file has a million of them.
+        let mut pieces = Vec::with_capacity(1);
         let mut literal = String::new();
         let mut rest = argument.text.as_str();
         while let Some(start) = rest.find('{') {

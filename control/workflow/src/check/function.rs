@@ -47,20 +47,24 @@ pub(super) fn check(scope: &Scope, index: usize, edges: &mut Vec<Edge>, report: 
             Program::Sdk(String::new())
         }
     };
+    // Collecting in place would keep the memory of what only the checks need.
+    let mut ports = Vec::with_capacity(inputs.len());
+    ports.extend(inputs.into_iter().map(|checked| checked.input));
     Function {
         name: declaration.name.text.clone(),
         program,
         foreach: declaration.foreach,
         instances: declaration.instances.streams,
-        inputs: inputs.into_iter().map(|checked| checked.input).collect(),
+        inputs: ports,
         outputs,
         params,
-        env: env(scope, &file.env, report),
-        dir: dir(scope, file.dir.get().or(scope.dir), report),
-        timeout: settings::limit(&file.timeout, "a time-out", report),
-        deadline: settings::limit(&file.deadline, "a deadline", report),
-        start_timeout: settings::limit(&file.start_timeout, "a time-out", report).unwrap_or(DEFAULT_START_TIMEOUT),
-        grace: settings::grace(&file.grace, report).unwrap_or(scope.grace),
+        env: env(scope, file.env.rare(), report),
+        dir: dir(scope, file.dir.rare().or(scope.dir), report),
+        timeout: settings::limit(file.timeout.rare(), "a time-out", report),
+        deadline: settings::limit(file.deadline.rare(), "a deadline", report),
+        start_timeout: settings::limit(file.start_timeout.rare(), "a time-out", report)
+            .unwrap_or(DEFAULT_START_TIMEOUT),
+        grace: settings::grace(file.grace.rare(), report).unwrap_or(scope.grace),
         retries: settings::retries(file, report),
         deterministic: file.deterministic.get().is_some_and(|it| it.0),
         success: settings::success(file, report),
@@ -138,8 +142,8 @@ fn params(scope: &Scope, file: &FunctionFile, report: &mut Report) -> BTreeMap<S
 }
 
 /// The environment variables of a function or of the file.
-pub(super) fn env(scope: &Scope, env: &Field<Entries<EnvText>>, report: &mut Report) -> BTreeMap<String, Template> {
-    let values = env.get().map_or(&[][..], |env| &env.0).iter().filter_map(|entry| {
+pub(super) fn env(scope: &Scope, env: Option<&Entries<EnvText>>, report: &mut Report) -> BTreeMap<String, Template> {
+    let values = env.map_or(&[][..], |env| &env.0).iter().filter_map(|entry| {
         let EnvText(text) = entry.value.as_ref()?;
         Some((entry.name.text.clone(), template(scope, text, report)?))
     });

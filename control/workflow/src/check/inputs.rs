@@ -26,11 +26,11 @@ pub(super) fn check(scope: &Scope, id: FunctionId, edges: &mut Vec<Edge>, report
     let declaration = scope.function(id);
     let wires = declaration.file.inputs.get();
     let (entries, names) = wires.map_or((&[][..], Vec::new()), |wires| (&wires.entries, scope.names(wires, report)));
-    let mut inputs = Vec::with_capacity(entries.len() + 1);
+    let mut inputs = Vec::with_capacity(entries.len() + usize::from(declaration.foreach.is_some()));
     inputs.extend(part(scope, id, edges, report));
     for (entry, name) in entries.iter().zip(&names) {
-        let Some((InputFile(details), name)) = entry.value.as_ref().zip(name.as_ref()) else { continue };
-        if name.text == PART && !declaration.file.foreach.is_absent() {
+        let Some((InputFile(details), &(name, span))) = entry.value.as_ref().zip(name.as_ref()) else { continue };
+        if name == PART && !declaration.file.foreach.is_absent() {
             if let Field::Given(from) = &details.from {
                 report.push(
                     Diagnostic::at(from.span, "the input `part` has its source from `foreach`")
@@ -42,13 +42,13 @@ pub(super) fn check(scope: &Scope, id: FunctionId, edges: &mut Vec<Edge>, report
             }
             continue;
         }
-        let mut checked = Checked::new(declaration.file, &name.text, name.span, details);
+        let mut checked = Checked::new(declaration.file, name, span, details);
         match &details.from {
             Field::Given(from) => {
                 let count = from.values.len();
                 if count == 0 || count > MAX_SOURCES {
                     report.push(
-                        Diagnostic::at(from.span, format!("the input `{}` has {count} sources", name.text)).with_help(
+                        Diagnostic::at(from.span, format!("the input `{name}` has {count} sources")).with_help(
                             format!("list from 1 to {MAX_SOURCES} sources, such as `FUNCTION.OUTPUT` or `inputs.NAME`"),
                         ),
                     );
@@ -57,7 +57,7 @@ pub(super) fn check(scope: &Scope, id: FunctionId, edges: &mut Vec<Edge>, report
                 }
             }
             Field::Absent => report.push(
-                Diagnostic::at(name.span, format!("the input `{}` has no source", name.text))
+                Diagnostic::at(span, format!("the input `{name}` has no source"))
                     .with_label("where does it come from?")
                     .with_help("add `from: FUNCTION.OUTPUT` or `from: inputs.NAME`"),
             ),
@@ -141,6 +141,7 @@ fn sources(
     edges: &mut Vec<Edge>,
     report: &mut Report,
 ) {
+    checked.input.sources.reserve_exact(references.len());
     let mut seen = HashSet::with_capacity(references.len());
     for reference in references {
         match scope.source(reference, report) {

@@ -19,12 +19,12 @@ use crate::report::Report;
 /// Resolves every name and checks every rule. `None` if something was reported, here or before.
 pub(crate) fn check(file: &WorkflowFile, report: &mut Report) -> Option<Workflow> {
     let scope = scope::Scope::new(file, report);
-    let env = function::env(&scope, &file.env, report);
+    let env = function::env(&scope, file.env.get(), report);
     let mut edges = Vec::new();
     let mut functions: Vec<Function> =
         (0..scope.functions.len()).map(|index| function::check(&scope, index, &mut edges, report)).collect();
     let mut switches = switch::check(&scope, &mut functions, &mut edges, report);
-    let order = order::sort(&scope, &edges, report);
+    let order = order::sort(&scope, edges, report);
     let branches = order.as_ref().map(|order| branches::of(&functions, &switches, order));
     // Skipped after errors: a source that could not be resolved would make its reader look unreachable.
     if let Some(branches) = branches.as_ref().filter(|_| report.is_empty()) {

@@ -25,21 +25,47 @@ pub(super) struct Edge {
     pub(super) switch: Option<usize>,
 }
 
+/// The edges by their first function: one list, because most functions have one or two.
+struct Consumers {
+    edges: Vec<Edge>,
+    /// Where the edges of each function begin, and the end of all.
+    starts: Vec<usize>,
+}
+
+impl Consumers {
+    fn new(mut edges: Vec<Edge>, functions: usize) -> Self {
+        let mut starts = vec![0; functions + 1];
+        for edge in &edges {
+            starts[edge.from.0 as usize + 1] += 1;
+        }
+        for function in 0..functions {
+            starts[function + 1] += starts[function];
+        }
+        // Stable: the edges of a function stay in the order of the file.
+        edges.sort_by_key(|edge| edge.from);
+        Self { edges, starts }
+    }
+
+    /// The edges that begin at this function.
+    fn of(&self, function: usize) -> &[Edge] {
+        &self.edges[self.starts[function]..self.starts[function + 1]]
+    }
+}
+
 /// Functions in the order in which they become the functions of the workflow. `None` if there is a cycle, which is
 /// reported.
-pub(super) fn sort(scope: &Scope, edges: &[Edge], report: &mut Report) -> Option<Vec<FunctionId>> {
+pub(super) fn sort(scope: &Scope, edges: Vec<Edge>, report: &mut Report) -> Option<Vec<FunctionId>> {
     let count = scope.functions.len();
-    let mut consumers = vec![Vec::new(); count];
     let mut missing = vec![0_usize; count];
-    for edge in edges {
-        consumers[edge.from.0 as usize].push(*edge);
+    for edge in &edges {
         missing[edge.to.0 as usize] += 1;
     }
+    let consumers = Consumers::new(edges, count);
     let mut ready: BinaryHeap<Reverse<usize>> = (0..count).filter(|&index| missing[index] == 0).map(Reverse).collect();
     let mut order = Vec::with_capacity(count);
     while let Some(Reverse(index)) = ready.pop() {
         order.push(FunctionId(u32::try_from(index).unwrap_or(u32::MAX)));
-        for edge in &consumers[index] {
+        for edge in consumers.of(index) {
             let to = edge.to.0 as usize;
             missing[to] -= 1;
             if missing[to] == 0 {
@@ -61,16 +87,16 @@ pub(super) fn sort(scope: &Scope, edges: &[Edge], report: &mut Report) -> Option
 /// The strongly connected components (Tarjan) of the functions that could not be sorted: each is one cycle or several
 /// connected ones, or a single function. Every function and edge is visited once, so that reporting a large file with
 /// cycles is as fast as sorting a correct one.
-fn components(consumers: &[Vec<Edge>], missing: &[usize]) -> Vec<Vec<usize>> {
+fn components(consumers: &Consumers, missing: &[usize]) -> Vec<Vec<usize>> {
     const UNSEEN: usize = usize::MAX;
-    let count = consumers.len();
+    let count = missing.len();
     let (mut index, mut low, mut on_path) = (vec![UNSEEN; count], vec![0; count], vec![false; count]);
     let mut components = Vec::new();
     let mut path = Vec::new();
     let mut next = 0;
     for start in (0..count).filter(|&start| missing[start] > 0) {
         // An explicit stack of functions, each with the edge to follow next: recursion along a long chain would
-        // overflow\n        // the thread's stack.
+        // overflow the thread's stack.
         let mut open = vec![(start, 0)];
         while let Some((at, edge)) = open.pop() {
             if edge == 0 {
@@ -81,12 +107,12 @@ fn components(consumers: &[Vec<Edge>], missing: &[usize]) -> Vec<Vec<usize>> {
                 next += 1;
                 path.push(at);
             } else {
-                let before = consumers[at][edge - 1].to.0 as usize;
+                let before = consumers.of(at)[edge - 1].to.0 as usize;
                 if on_path[before] {
                     low[at] = low[at].min(low[before]);
                 }
             }
-            if let Some(follow) = consumers[at].get(edge) {
+            if let Some(follow) = consumers.of(at).get(edge) {
                 open.push((at, edge + 1));
                 let to = follow.to.0 as usize;
                 if missing[to] > 0 && index[to] == UNSEEN {
@@ -108,12 +134,12 @@ fn components(consumers: &[Vec<Edge>], missing: &[usize]) -> Vec<Vec<usize>> {
 }
 
 /// The shortest path from the first of these functions back to itself, if there is one within them.
-fn shortest_cycle(members: &[usize], consumers: &[Vec<Edge>]) -> Option<Vec<Edge>> {
+fn shortest_cycle(members: &[usize], consumers: &Consumers) -> Option<Vec<Edge>> {
     let start = *members.first()?;
     let mut reached_by: HashMap<usize, Edge> = HashMap::new();
     let mut queue = VecDeque::from([start]);
     while let Some(index) = queue.pop_front() {
-        for edge in &consumers[index] {
+        for edge in consumers.of(index) {
             let to = edge.to.0 as usize;
             if reached_by.contains_key(&to) || members.binary_search(&to).is_err() {
                 continue;

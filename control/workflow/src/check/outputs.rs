@@ -22,14 +22,11 @@ pub(super) fn check(
     let wires = file.outputs.get();
     let (entries, names) = wires.map_or((&[][..], Vec::new()), |wires| (&wires.entries, scope.names(wires, report)));
     for (entry, name) in entries.iter().zip(names) {
-        let Some((references, name)) = entry.value.as_ref().zip(name) else { continue };
+        let Some((references, (name, _))) = entry.value.as_ref().zip(name) else { continue };
         if references.values.is_empty() || references.values.len() > MAX_SOURCES {
             report.push(
-                Diagnostic::at(
-                    references.span,
-                    format!("the output `{}` has {} sources", name.text, references.values.len()),
-                )
-                .with_help(format!("list from 1 to {MAX_SOURCES} sources, such as `FUNCTION.OUTPUT`")),
+                Diagnostic::at(references.span, format!("the output `{name}` has {} sources", references.values.len()))
+                    .with_help(format!("list from 1 to {MAX_SOURCES} sources, such as `FUNCTION.OUTPUT`")),
             );
             continue;
         }
@@ -52,7 +49,7 @@ pub(super) fn check(
         }
         let many = sources.iter().any(|&source| scope.streams(source) != Streams::One)
             || branches.is_some_and(|branches| any_two_together(&sources, branches));
-        outputs.push(WorkflowOutput { name: name.text, sources, many });
+        outputs.push(WorkflowOutput { name: name.into(), sources, many });
     }
     outputs
 }

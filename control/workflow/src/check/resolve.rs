@@ -5,7 +5,7 @@ use crate::diagnostics::{Diagnostic, Span};
 use crate::file::{INPUTS, Name, Reference, Referent, Wired, Wires, given_twice};
 use crate::model::{FunctionId, Source};
 use crate::report::{Report, quoted};
-use std::collections::HashMap;
+use crate::seen::Seen;
 
 /// Maximum number of ways to split a misspelled reference when searching for similar names.
 const MAX_GUESSES: usize = 3;
@@ -42,19 +42,21 @@ impl Scope<'_> {
 
     /// The names of the entries: the keys of a map, or the names that listed sources pass on. `None` for a duplicate,
     /// which is reported.
-    pub(super) fn names<T: Wired>(&self, wires: &Wires<T>, report: &mut Report) -> Vec<Option<Name>> {
+    pub(super) fn names<'w, T: Wired>(&self, wires: &'w Wires<T>, report: &mut Report) -> Vec<Option<(&'w str, Span)>> {
         if !wires.listed {
-            return wires.entries.iter().map(|entry| Some(entry.name.clone())).collect();
+            return wires.entries.iter().map(|entry| Some((entry.name.text.as_str(), entry.name.span))).collect();
         }
-        let mut first: HashMap<String, Span> = HashMap::with_capacity(wires.entries.len());
-        let mut name = |wired: &T| {
+        let mut seen = Seen::new(wires.entries.len());
+        let mut different: Vec<(&str, Span)> = Vec::with_capacity(wires.entries.len());
+        let mut name = |wired: &'w T| {
             let reference = wired.reference()?;
-            let name = Name { text: self.port_name(reference).into(), span: reference.span };
-            if let Some(&first) = first.get(&name.text) {
-                report.push(given_twice::<T>(&name, first));
+            let name = (self.port_name(reference), reference.span);
+            if let Some(first) = seen.add(name.0, |index| different[index].0) {
+                let twice = Name { text: name.0.into(), span: name.1 };
+                report.push(given_twice::<T>(&twice, different[first].1));
                 return None;
             }
-            first.insert(name.text.clone(), name.span);
+            different.push(name);
             Some(name)
         };
         wires.entries.iter().map(|entry| entry.value.as_ref().and_then(&mut name)).collect()

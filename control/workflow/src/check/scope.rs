@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
+
 use crate::diagnostics::{Diagnostic, Span};
 use crate::file::{
     DEFAULT_OUTPUT, Field, FunctionFile, INPUTS, Name, PARAMS, PartitionFile, StepFile, SwitchFile, Words, WorkflowFile,
@@ -25,8 +27,8 @@ pub(super) struct Scope<'f> {
     pub(super) switches: Vec<(&'f Name, &'f SwitchFile)>,
     /// `false` if `functions` could not be read.
     pub(super) functions_known: bool,
-    pub(super) steps: HashMap<&'f str, Step>,
-    output_names: HashMap<(FunctionId, &'f str), u32>,
+    pub(super) steps: HashMap<&'f str, Step, RandomState>,
+    output_names: HashMap<(FunctionId, &'f str), u32, RandomState>,
     /// The default grace.
     pub(super) grace: Duration,
 }
@@ -80,9 +82,9 @@ impl<'f> Scope<'f> {
             functions: Vec::new(),
             switches: Vec::new(),
             functions_known: !file.functions.is_broken(),
-            steps: HashMap::new(),
-            output_names: HashMap::new(),
-            grace: super::settings::grace(&file.grace, report).unwrap_or(DEFAULT_GRACE),
+            steps: HashMap::default(),
+            output_names: HashMap::default(),
+            grace: super::settings::grace(file.grace.get(), report).unwrap_or(DEFAULT_GRACE),
         };
         for entry in file.inputs.get().map_or(&[][..], |inputs| &inputs.0) {
             let partitioned = entry.value.as_ref().is_some_and(|input| input.parts.get().is_some());

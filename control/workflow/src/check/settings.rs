@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::diagnostics::Diagnostic;
-use crate::file::{Field, FunctionFile, Spanned, Time};
+use crate::file::{FunctionFile, Spanned, Time};
 use crate::limits::MAX_GRACE;
 use crate::model::{Resources, Retries};
 use crate::report::Report;
@@ -28,8 +28,8 @@ pub(super) fn success(file: &FunctionFile, report: &mut Report) -> BTreeSet<u8> 
 }
 
 /// A limit on time, which is not zero.
-pub(super) fn limit(field: &Field<Spanned<Time>>, what: &str, report: &mut Report) -> Option<Duration> {
-    let limit = field.get()?;
+pub(super) fn limit(limit: Option<&Spanned<Time>>, what: &str, report: &mut Report) -> Option<Duration> {
+    let limit = limit?;
     if limit.value.0.is_zero() {
         report.push(
             Diagnostic::at(limit.span, format!("{what} of zero ends every attempt at once"))
@@ -40,8 +40,8 @@ pub(super) fn limit(field: &Field<Spanned<Time>>, what: &str, report: &mut Repor
 }
 
 /// The grace; zero means that functions are killed at once.
-pub(super) fn grace(field: &Field<Spanned<Time>>, report: &mut Report) -> Option<Duration> {
-    let grace = field.get()?;
+pub(super) fn grace(grace: Option<&Spanned<Time>>, report: &mut Report) -> Option<Duration> {
+    let grace = grace?;
     if grace.value.0 > MAX_GRACE {
         report.push(
             Diagnostic::at(grace.span, "a grace of more than a day")

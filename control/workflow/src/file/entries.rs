@@ -1,7 +1,6 @@
 //! Maps and lists of named things, in all the forms in which they may be written.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
@@ -10,6 +9,7 @@ use super::values::{NAME_PATTERN, inline_schema, is_name};
 use super::{FromNode, Name, Reference};
 use crate::diagnostics::{Diagnostic, Span};
 use crate::report::{Report, quoted};
+use crate::seen::Seen;
 use crate::yaml::{Key, Node, Value};
 
 /// The longest text of a file that an example in an error repeats, in bytes.
@@ -165,11 +165,14 @@ impl<T: Wired> FromNode for Wires<T> {
                     }
                     None => Reference::read(item, report),
                 });
-                let entries = sources.map(|source| Entry {
+                let listed = sources.map(|source| Entry {
                     name: Name { text: source.text().into(), span: source.span },
                     value: Some(T::from(source)),
                 });
-                Some(Self { entries: entries.collect(), listed: true })
+                // An iterator that may leave items out does not say how many come: a list of one would get room for four.
+                let mut entries = Vec::with_capacity(items.len());
+                entries.extend(listed);
+                Some(Self { entries, listed: true })
             }
             Value::Map(all) => {
                 let mut list = NameList::new(all.len(), node.span, report)?;
@@ -197,7 +200,7 @@ inline_schema!(Wires<T>, |generator| json_schema!({
 }), T: DeclaredSchema);
 
 /// The name and the source of an item of a list that is written like an entry of a map: `table: count.out`.
-fn named_source(item: &Node) -> Option<(&str, &str)> {
+fn named_source<'n>(item: &'n Node<'n>) -> Option<(&'n str, &'n str)> {
     let Value::Map(pairs) = &item.value else { return None };
     let [(name, source)] = &pairs[..] else { return None };
     let Value::Scalar(source) = &source.value else { return None };
@@ -205,7 +208,7 @@ fn named_source(item: &Node) -> Option<(&str, &str)> {
 }
 
 /// The name and the value of the first item of a list that is written as for a shell: `LC_ALL=C`.
-fn assignment(node: &Node) -> Option<(&str, &str)> {
+fn assignment<'n>(node: &'n Node<'n>) -> Option<(&'n str, &'n str)> {
     let Value::List(items) = &node.value else { return None };
     let Value::Scalar(first) = &items.first()?.value else { return None };
     let (name, value) = first.text.split_once('=')?;
@@ -230,9 +233,9 @@ impl<T: FromNode> FromNode for OneOrMany<T> {
     fn read(node: &Node, report: &mut Report) -> Option<Self> {
         let values = match &node.value {
             Value::List(items) => {
-                let before = items.len();
-                let values: Vec<T> = items.iter().filter_map(|item| T::read(item, report)).collect();
-                if values.len() < before {
+                let mut values = Vec::with_capacity(items.len());
+                values.extend(items.iter().filter_map(|item| T::read(item, report)));
+                if values.len() < items.len() {
                     return None;
                 }
                 values
@@ -251,22 +254,21 @@ inline_schema!(OneOrMany<T>, |generator| {
 /// Collects entries with different names.
 struct NameList<T> {
     entries: Vec<Entry<T>>,
-    first: HashMap<String, Span>,
+    seen: Seen,
 }
 
 impl<T: Declared> NameList<T> {
     /// Reserves space for this many entries; reports too many once, with the limit, and returns `None`.
     fn new(count: usize, span: Span, report: &mut Report) -> Option<Self> {
         within_limit::<T>(count, span, report)?;
-        Some(Self { entries: Vec::with_capacity(count), first: HashMap::with_capacity(count) })
+        Some(Self { entries: Vec::with_capacity(count), seen: Seen::new(count) })
     }
 
     fn push(&mut self, name: Name, report: &mut Report, read: impl FnOnce(&mut Report) -> Option<T>) {
-        if let Some(&first) = self.first.get(&name.text) {
-            report.push(given_twice::<T>(&name, first));
+        if let Some(first) = self.seen.add(&name.text, |index| &self.entries[index].name.text) {
+            report.push(given_twice::<T>(&name, self.entries[first].name.span));
             return;
         }
-        self.first.insert(name.text.clone(), name.span);
         self.entries.push(Entry { name, value: read(report) });
     }
 }

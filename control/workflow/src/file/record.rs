@@ -3,6 +3,7 @@
 use crate::diagnostics::{Diagnostic, Span};
 use crate::nearest::nearest;
 use crate::report::{Report, quoted};
+use crate::seen::Seen;
 use crate::yaml::{Key, Node, Value};
 
 /// Read from the YAML tree.
@@ -46,6 +47,13 @@ impl<T> Field<T> {
     }
 }
 
+impl<T> Field<Box<T>> {
+    /// The value of a key that most entries do not have. It is boxed, so that the others are smaller.
+    pub(crate) fn rare(&self) -> Option<&T> {
+        self.get().map(Box::as_ref)
+    }
+}
+
 impl<T: FromNode> Field<T> {
     pub(crate) fn read(node: &Node, report: &mut Report) -> Self {
         T::read(node, report).map_or(Field::Broken, Field::Given)
@@ -53,7 +61,11 @@ impl<T: FromNode> Field<T> {
 }
 
 /// The pairs of a map, each key once. Reports anything that is not a map. `noun` is what the map describes.
-pub(crate) fn pairs<'n>(node: &'n Node, noun: &str, report: &mut Report) -> Option<Vec<(&'n Key, &'n Node)>> {
+pub(crate) fn pairs<'n>(
+    node: &'n Node<'n>,
+    noun: &str,
+    report: &mut Report,
+) -> Option<Vec<(&'n Key<'n>, &'n Node<'n>)>> {
     let Value::Map(all) = &node.value else {
         report.push(
             Diagnostic::at(node.span, format!("expected {noun}, found {}", node.describe()))
@@ -61,15 +73,12 @@ pub(crate) fn pairs<'n>(node: &'n Node, noun: &str, report: &mut Report) -> Opti
         );
         return None;
     };
-    let mut first = std::collections::HashMap::with_capacity(all.len());
-    let mut unique = Vec::with_capacity(all.len());
+    let mut seen = Seen::new(all.len());
+    let mut unique: Vec<(&Key, &Node)> = Vec::with_capacity(all.len());
     for (key, value) in all {
-        match first.entry(key.text.as_str()) {
-            std::collections::hash_map::Entry::Vacant(entry) => {
-                entry.insert(key.span);
-                unique.push((key, &**value));
-            }
-            std::collections::hash_map::Entry::Occupied(entry) => report.push(duplicate_key(key, *entry.get(), noun)),
+        match seen.add(&key.text, |index| &unique[index].0.text) {
+            None => unique.push((key, &**value)),
+            Some(first) => report.push(duplicate_key(key, unique[first].0.span, noun)),
         }
     }
     Some(unique)
@@ -142,7 +151,7 @@ macro_rules! record {
                 const KEYS: &[&str] = &[$(stringify!($key)),+];
                 let mut record = Self::default();
                 for (key, value) in $crate::file::record::pairs(node, $noun, report)? {
-                    match key.text.as_str() {
+                    match &*key.text {
                         $( stringify!($key) => record.$key = $crate::file::Field::read(value, report), )+
                         _ => record.misspelled.extend($crate::file::record::unknown_key(key, $noun, KEYS, report)),
                     }

@@ -71,7 +71,7 @@ record! {
         /// Run one instance for each part of this source: a partitioned output, an output of another `foreach`, or a
         /// workflow input with `parts: files`. The part is the input named `part`. The environment variable `DFLOW_PART`
         /// is its number, and `DFLOW_PART_FILE` its file, as the command line names it.
-        foreach: Reference,
+        foreach: Box<Reference>,
         /// The inputs: a map from names to sources or options, or a list of sources that pass on their own names.
         inputs: Wires<InputFile>,
         /// The outputs: a list of names, or a map from names to options. A command without this key has one, `out`.
@@ -79,24 +79,24 @@ record! {
         /// The default `gate` of the inputs: when an input lets an instance start.
         gate: Gate,
         /// Parameters for the function. In their texts, `${params.NAME}` stands for a parameter of the workflow.
-        params: Entries<ParamText>,
+        params: Box<Entries<ParamText>>,
         /// Environment variables for the function; they override those of the file and of the caller.
-        env: Entries<EnvText>,
+        env: Box<Entries<EnvText>>,
         /// The working directory, relative to the directory of the workflow file. It must exist on every node that runs
         /// the function.
-        dir: Words,
+        dir: Box<Words>,
         /// How long one attempt may compute, such as `30s` or `5m`. Time spent waiting for bytes of an input, or for
         /// room in an output, does not count.
-        timeout: Spanned<Time>,
+        timeout: Box<Spanned<Time>>,
         /// How long one attempt may take from its start, including all waiting.
-        deadline: Spanned<Time>,
+        deadline: Box<Spanned<Time>>,
         /// How long a program may take until it is ready to start; 60s if not given.
-        start_timeout: Spanned<Time>,
+        start_timeout: Box<Spanned<Time>>,
         /// The time to clean up from SIGTERM until an attempt is killed: when the run is cancelled or fails, when its
         /// time is up, or when it must restart. `0s` kills at once.
-        grace: Spanned<Time>,
+        grace: Box<Spanned<Time>>,
         /// How often a failed attempt is retried: a number, or a number with pauses.
-        retries: RetriesFile,
+        retries: Box<RetriesFile>,
         /// A new attempt writes the same bytes as the previous one, so functions that read them need not restart. Do
         /// not set this for a function that reads several inputs, or the streams of a fan-in, in the order in which
         /// bytes arrive, or that depends on the time, on random numbers or on the order of threads. If the bytes
@@ -104,9 +104,9 @@ record! {
         deterministic: Switched,
         /// For a command: the exit statuses that count as success, such as `[0, 1]` for `grep`, which exits with 1 if
         /// no line matches. Only 0 if not given.
-        success: Spanned<StatusesFile>,
+        success: Box<Spanned<StatusesFile>>,
         /// The resources of one instance.
-        resources: ResourcesFile,
+        resources: Box<ResourcesFile>,
     }
 }
 
@@ -260,7 +260,8 @@ impl FromNode for CommandFile {
             report.push(Diagnostic::at(node.span, message).with_help("the list holds the program, then its arguments"));
             return None;
         }
-        let arguments: Vec<Text> = items.iter().filter_map(|item| Text::read(item, report)).collect();
+        let mut arguments = Vec::with_capacity(items.len());
+        arguments.extend(items.iter().filter_map(|item| Text::read(item, report)));
         (arguments.len() == items.len()).then_some(Self { arguments, span: node.span })
     }
 }
@@ -481,7 +482,7 @@ impl Declared for EnvText {
     const KEY_PATTERN: &'static str = "^(?!DFLOW_)[A-Za-z_][A-Za-z0-9_]*$";
 
     fn key(key: &Key, report: &mut Report) -> Name {
-        let text = key.text.as_str();
+        let text = &*key.text;
         if text.starts_with("DFLOW_") {
             let message = format!("{} is reserved", quoted(text));
             report.push(
@@ -506,7 +507,7 @@ impl Declared for CaseTargets {
     const KEY_PATTERN: &'static str = "";
 
     fn key(key: &Key, report: &mut Report) -> Name {
-        let text = key.text.as_str();
+        let text = &*key.text;
         let unreachable = format!("the case {} can never be reached", quoted(text));
         if text.trim() != text {
             report.push(

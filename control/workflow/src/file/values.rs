@@ -206,7 +206,7 @@ impl FromNode for Text {
             report.push(Diagnostic::at(node.span, message).with_help("put it into a file and make that an input"));
             return None;
         }
-        Some(Self { text: scalar.text.clone(), span: node.span })
+        Some(Self { text: scalar.text.clone().into_owned(), span: node.span })
     }
 }
 
@@ -351,7 +351,7 @@ pub(super) trait Keyword: Copy + 'static {
     fn read_word(node: &Node, report: &mut Report) -> Option<Self> {
         let words = Self::WORDS.iter().map(|(word, ..)| *word);
         let given = match &node.value {
-            Value::Scalar(scalar) if scalar.kind() != ScalarKind::Null => scalar.text.as_str(),
+            Value::Scalar(scalar) if scalar.kind() != ScalarKind::Null => &*scalar.text,
             _ => "",
         };
         if let Some((_, value, _)) = Self::WORDS.iter().find(|(word, ..)| *word == given) {
@@ -406,7 +406,7 @@ impl FromNode for Files {
 inline_schema!(Files, |_generator| <Files as Keyword>::schema());
 
 /// A scalar that is not null.
-pub(super) fn scalar<'n>(node: &'n Node, expected: &str, report: &mut Report) -> Option<&'n Scalar> {
+pub(super) fn scalar<'n>(node: &'n Node<'n>, expected: &str, report: &mut Report) -> Option<&'n Scalar<'n>> {
     match &node.value {
         Value::Scalar(scalar) if scalar.kind() != ScalarKind::Null => Some(scalar),
         other => {
@@ -428,7 +428,7 @@ pub(super) fn scalar<'n>(node: &'n Node, expected: &str, report: &mut Report) ->
 }
 
 /// A scalar that is text and neither a number nor a truth value.
-pub(super) fn string<'n>(node: &'n Node, expected: &str, report: &mut Report) -> Option<&'n str> {
+pub(super) fn string<'n>(node: &'n Node<'n>, expected: &str, report: &mut Report) -> Option<&'n str> {
     let scalar = scalar(node, expected, report)?;
     if scalar.kind() == ScalarKind::Text {
         return Some(&scalar.text);
