@@ -5,7 +5,6 @@ use super::serving::Serving;
 use crate::logs::relay::{Chunk, Relay};
 use crate::metrics::RunSample;
 use crate::node::counts::Ended;
-use crate::node::unusable::UnusablePrograms;
 use crate::node::{Guest, Joining, Letter, Mail, NodeId};
 use crate::order::Notice;
 use crate::part::fact_link::{FactLink, Facts};

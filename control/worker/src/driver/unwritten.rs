@@ -10,13 +10,13 @@ impl Driver<'_> {
     /// A note for each output none of whose functions has run, because switches have chosen others. An output that is a
     /// directory may as well be empty because there were no parts.
     pub(crate) fn unwritten_outputs(&self) -> Vec<String> {
-        let is_empty = |index: &u32| self.machine.output_streams(*index).is_empty();
+        let is_empty = |index: &u32| self.part.machine.output_streams(*index).is_empty();
         let empty: Vec<u32> = (0u32..).zip(&self.workflow.outputs).map(|(index, _)| index).filter(is_empty).collect();
         if empty.is_empty() {
             return Vec::new();
         }
         let mut states: HashMap<_, HashSet<bool>> = HashMap::new();
-        for view in self.machine.instances() {
+        for view in self.part.machine.instances() {
             if let InstanceKind::Function(function) = view.kind {
                 states.entry(function).or_default().insert(view.state == InstanceState::Skipped);
             }

@@ -112,6 +112,12 @@ impl Wanted {
         }
     }
 
+    /// For tests of messages.
+    #[cfg(test)]
+    pub(crate) fn from_parts(name: String, links_sdk: bool, dir: Vec<u8>) -> Self {
+        Self { name, links_sdk, workflow_dir: dir.clone(), dir, path: None }
+    }
+
     /// The directory in which it runs.
     pub(crate) fn dir(&self) -> &Path {
         Path::new(OsStr::from_bytes(&self.dir))

@@ -4,6 +4,7 @@
 
 use super::names::PartNames;
 use crate::node::program::{ProgramError, Wanted};
+use crate::node::unusable::UnusablePrograms;
 use dflow_scheduler::{Invocation, Place, PlaceOptions, RunOptions, Scope};
 use dflow_workflow::{Diagnostics, FunctionId, Workflow};
 use rkyv::{Archive, Deserialize, Serialize};
@@ -61,8 +62,8 @@ pub(crate) struct PlanMessage {
 pub(crate) enum PlanRefused {
     #[error("its workflow file has errors on this node; install the same release on all nodes: {0}")]
     Workflow(Diagnostics),
-    #[error("the function '{function}' cannot run there: {source}")]
-    Program { function: String, source: ProgramError },
+    #[error(transparent)]
+    Programs(#[from] UnusablePrograms<ProgramError>),
 }
 
 impl RunPlan {
@@ -109,16 +110,17 @@ impl PlanMessage {
             self.placement.into_iter().map(|(function, places)| (FunctionId(function), places)).collect();
         let dir = PathBuf::from(OsString::from_vec(self.workflow_dir));
         let (mut wanted, mut found) = (Vec::new(), HashMap::new());
+        let mut unusable = UnusablePrograms::default();
         for (id, function) in (0..).map(FunctionId).zip(&workflow.functions) {
             let program = Wanted::of(function, &workflow.env, &dir, &params);
             let is_here = placement.get(&id).is_some_and(|places| places.contains(&place));
             if is_here && !found.contains_key(&program) {
-                let refused = |source| PlanRefused::Program { function: function.name.clone(), source };
-                let file = program.find().map_err(refused)?;
-                found.insert(program.clone(), file);
+                let file = unusable.find(&function.name, &program, Wanted::find);
+                found.extend(file.map(|file| (program.clone(), file)));
             }
             wanted.push(program);
         }
+        unusable.check()?;
         let plan = RunPlan {
             id,
             workflow: Arc::new(workflow),
