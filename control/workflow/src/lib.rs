@@ -22,7 +22,7 @@
 //!
 //! | file | holds |
 //! | --- | --- |
-//! | `model` | the checked workflow |
+//! | `model`, `expect` | the checked workflow; the run times and sizes that its author expects |
 //! | `yaml` | YAML text as a tree with places |
 //! | `file` | the shape of the file: every key, its type and its documentation |
 //! | `check` | names resolved, rules checked, functions sorted |
@@ -32,6 +32,7 @@
 
 mod check;
 pub mod diagnostics;
+mod expect;
 mod file;
 pub mod graph;
 pub mod limits;
@@ -50,6 +51,7 @@ pub mod units;
 mod yaml;
 
 pub use diagnostics::{Diagnostic, Diagnostics, Location};
+pub use expect::{Amount, Expect, ExpectInput};
 pub use model::*;
 pub use params::ParamError;
 pub use retention::{Causes, Retention};

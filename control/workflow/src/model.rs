@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::expect::{Expect, ExpectInput};
+
 /// A function of the workflow: its index in [`Workflow::functions`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FunctionId(pub u32);
@@ -40,6 +42,8 @@ pub struct WorkflowInput {
     /// `true`: each file that the caller names is a separate part (a directory's files in the order of their names),
     /// so that a `foreach` can run over them. `false`: the files are concatenated into one stream.
     pub partitioned: bool,
+    /// What it is expected to hold.
+    pub expect: ExpectInput,
 }
 
 /// A function: a program, its inputs and its outputs.
@@ -82,6 +86,8 @@ pub struct Function {
     pub resources: Resources,
     /// `Some`: runs only if this switch (an index in [`Workflow::switches`]) chooses it.
     pub conditional: Option<u32>,
+    /// What one instance is expected to take and to write, if the file says anything about it.
+    pub expect: Option<Box<Expect>>,
 }
 
 /// The program that a function runs.

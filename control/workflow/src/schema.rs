@@ -82,7 +82,7 @@ mod tests {
             };
             own.count() + children.into_iter().map(|(path, value)| check(value, &path)).sum::<usize>()
         }
-        assert_eq!(check(&schema, "#"), 42, "the number of keys");
+        assert_eq!(check(&schema, "#"), 51, "the number of keys");
     }
 
     #[test]
@@ -134,6 +134,10 @@ mod tests {
             function("{ program: x, resources: { memory: 1 Gig } }"),
             function("{ program: x, resources: { cpu: 0 } }"),
             function("{ program: x, deterministic: yes }"),
+            function("{ program: x, expect: { time: 1 } }"),
+            function("{ program: x, outputs: [o], expect: { output: half } }"),
+            function("{ program: x, expect: { parts: 0 } }"),
+            "workflow: w\nfunctions: {}\ninputs: { a: { expect: { size: big } } }\n".to_owned(),
             function("{ command: [x], success: 1 }"),
             function("{ command: [x], success: [] }"),
             function("{ command: [x], success: [256] }"),

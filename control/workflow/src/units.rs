@@ -103,6 +103,13 @@ pub fn parse_size(text: &str) -> Result<u64, UnitError> {
         .ok_or_else(|| UnitError::TooLarge(text.into()))
 }
 
+/// Reads a percentage such as `50%` or `0.5 %` as a share: 0.5 or 0.005. `None` if the text is not one.
+#[must_use]
+pub fn parse_percent(text: &str) -> Option<f64> {
+    let (number, unit) = Decimal::split(text.trim())?;
+    (unit.trim() == "%").then(|| number.digits as f64 / 10_f64.powi(number.decimals.cast_signed()) / 100.0)
+}
+
 /// A number such as `12` or `1.5`: `digits` divided by ten to the power of `decimals`.
 struct Decimal {
     digits: u128,
@@ -168,6 +175,16 @@ mod tests {
         }
         for text in ["", "GiB", "1gib", "1 X", "-1", "1.", "99999999TiB"] {
             assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn percentages() {
+        for (text, share) in [("50%", 0.5), (" 2.5 % ", 0.025), ("0%", 0.0), ("300%", 3.0)] {
+            assert_eq!(parse_percent(text), Some(share), "{text}");
+        }
+        for text in ["", "%", "50", "50 MB", "-1%", "1.%", "5%%"] {
+            assert_eq!(parse_percent(text), None, "{text}");
         }
     }
 

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use dflow_workflow::{ArgPiece, FunctionId, Gate, Partition, Program, Source, Streams, SwitchOn, Template, Workflow};
+use dflow_workflow::{
+    Amount, ArgPiece, ExpectInput, FunctionId, Gate, Partition, Program, Source, Streams, SwitchOn, Template, Workflow,
+};
 
 fn load(name: &str) -> Workflow {
     let path = format!("{}/tests/good/{name}", env!("CARGO_MANIFEST_DIR"));
@@ -106,6 +108,18 @@ fn everything() {
     let count = &workflow.functions[0];
     assert!(count.inputs[0].keep && count.inputs.iter().all(|input| input.gate == Gate::Whole));
     assert_eq!((count.retries.count, count.retries.max_backoff), (2, Duration::from_secs(10)));
+
+    let expected = merge.expect.as_deref().unwrap();
+    assert_eq!(expected.time, Some(Duration::from_millis(1200)));
+    assert_eq!(
+        (expected.first_output, expected.tail),
+        (Some(Duration::from_secs(1)), Some(Duration::from_millis(900)))
+    );
+    assert_eq!(expected.outputs, [Some(Amount::Bytes(12_000_000)), Some(Amount::OfInput(0.005))]);
+    assert_eq!(workflow.functions[2].expect.as_ref().unwrap().outputs, [Some(Amount::OfInput(0.5))]);
+    assert_eq!(workflow.functions[4].expect.as_ref().unwrap().parts, Some(30));
+    assert_eq!(count.expect, None);
+    assert_eq!(workflow.inputs[0].expect, ExpectInput { size: Some(2_000_000_000), parts: Some(40) });
 
     let [route, tune] = &workflow.switches[..] else { panic!() };
     assert_eq!(route.on, SwitchOn::Value(Source::Output { function: id(&workflow, "probe"), output: 0 }));

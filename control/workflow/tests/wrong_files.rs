@@ -677,3 +677,24 @@ fn what_was_meant_is_shown() {
     );
     expect_in("  a: { command: [x], inputs: [t: inputs.text] }\n", "5:31", &["`inputs: { t: inputs.text }`"]);
 }
+
+#[test]
+fn expectations() {
+    let a = |expect: &str| format!("  a: {{ program: x, outputs: [o, p], expect: {{ {expect} }} }}\n");
+    expect_in(&a("tail: 1s"), "5:53", &["`tail` is a part of `time`, which is missing", "add `time"]);
+    expect_in(&a("time: 1s, first_output: 2s"), "5:71", &["`first_output` is longer than `time`"]);
+    expect_in(&a("output: 1MB"), "5:55", &["`a` has 2 outputs", "output: { o: 12MB }"]);
+    expect_in(&a("output: { q: 1MB }"), "5:57", &["`a` has no output `q`", "outputs of `a`: o, p"]);
+    expect_in(&a("output: { o: lots }"), "5:60", &["`lots` is neither a size nor a share", "`50%`"]);
+    expect_in(&a("parts: 3"), "5:54", &["`a` has no output with parts that it discovers"]);
+    expect_in(
+        "  a: { command: [x], expect: { output: 1MB } }\n  b: { program: x, expect: { output: 1MB } }\n",
+        "6:38",
+        &["`b` has 0 outputs", "remove `output`"],
+    );
+    expect(
+        "workflow: w\ninputs: { i: { expect: { size: 1MB, parts: 3 } } }\nfunctions: {}\n",
+        "2:44",
+        &["the input `i` has no parts", "`parts: files`"],
+    );
+}

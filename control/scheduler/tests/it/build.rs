@@ -1,8 +1,8 @@
 //! Workflows written by hand, without a file.
 
 use dflow_workflow::{
-    Function, FunctionId, Gate, Input, Output, Partition, Program, Resources, Retries, Source, Streams, Switch,
-    SwitchOn, Workflow, WorkflowInput, WorkflowOutput,
+    ExpectInput, Function, FunctionId, Gate, Input, Output, Partition, Program, Resources, Retries, Source, Streams,
+    Switch, SwitchOn, Workflow, WorkflowInput, WorkflowOutput,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -48,6 +48,7 @@ pub fn fun(name: &str) -> Fun {
         success: BTreeSet::from([0]),
         resources: Resources { slots: 1, memory: None },
         conditional: None,
+        expect: None,
     })
 }
 
@@ -62,7 +63,7 @@ pub fn out_of(function: u32, output: u32) -> Source {
 
 impl Flow {
     pub fn input(mut self, name: &str, partitioned: bool) -> Self {
-        self.0.inputs.push(WorkflowInput { name: name.to_owned(), partitioned });
+        self.0.inputs.push(WorkflowInput { name: name.to_owned(), partitioned, expect: ExpectInput::default() });
         self
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::order::Edge;
 use super::scope::{Declaration, Scope};
 use super::text::template;
-use super::{command, inputs, settings};
+use super::{command, expect, inputs, settings};
 use crate::diagnostics::Diagnostic;
 use crate::file::{Entries, EnvText, Field, FunctionFile, ParamText, PartitionFile, Text, Words};
 use crate::limits::DEFAULT_START_TIMEOUT;
@@ -70,6 +70,7 @@ pub(super) fn check(scope: &Scope, index: usize, edges: &mut Vec<Edge>, report: 
         success: settings::success(file, report),
         resources: settings::resources(file, report),
         conditional: None,
+        expect: expect::function(scope, id, report),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod branches;
 mod command;
+mod expect;
 mod function;
 mod inputs;
 mod order;

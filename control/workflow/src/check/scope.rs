@@ -89,7 +89,8 @@ impl<'f> Scope<'f> {
         for entry in file.inputs.get().map_or(&[][..], |inputs| &inputs.0) {
             let partitioned = entry.value.as_ref().is_some_and(|input| input.parts.get().is_some());
             scope.input_names.insert(&entry.name.text, index_of(&scope.inputs));
-            scope.inputs.push(WorkflowInput { name: entry.name.text.clone(), partitioned });
+            let expect = super::expect::input(&entry.name, entry.value.as_ref(), report);
+            scope.inputs.push(WorkflowInput { name: entry.name.text.clone(), partitioned, expect });
         }
         for entry in file.params.get().map_or(&[][..], |params| &params.0) {
             let default = entry.value.as_ref().and_then(|param| param.0.as_ref()).map(|text| text.text.clone());

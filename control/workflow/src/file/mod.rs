@@ -6,16 +6,18 @@
 //! later checks ignore.
 
 mod entries;
+mod expect;
 mod record;
 mod shape;
 mod shell;
 mod values;
 
 pub(crate) use entries::{Entries, OneOrMany, Ports, Wired, Wires, given_twice};
+pub(crate) use expect::{ExpectFile, ExpectInputFile, ExpectedOutput, value};
 pub(crate) use record::{Field, FromNode};
 pub(crate) use shape::{
     CommandFile, EnvText, FunctionFile, InputDetails, InputFile, ParamText, PartitionFile, StepFile, SwitchFile,
-    WorkflowFile,
+    WorkflowFile, WorkflowInputFile,
 };
 pub(crate) use values::{Name, Reference, Referent, Spanned, Text, Time, Words};
 

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::entries::Declared;
+use super::expect::{ExpectFile, ExpectInputFile};
 use super::record::record;
 use super::shell;
 use super::values::{Count, Files, Size, Switched, Text, Time, Words, inline_schema};
@@ -55,6 +56,8 @@ record! {
         /// `files`: every file that the caller names is a separate part, so that a `foreach` can run over them.
         /// Without it, the files are one stream, one after the other.
         parts: Files,
+        /// What the input is expected to hold. Plans without its files use it.
+        expect: ExpectInputFile,
     }
 }
 
@@ -107,6 +110,8 @@ record! {
         success: Box<Spanned<StatusesFile>>,
         /// The resources of one instance.
         resources: Box<ResourcesFile>,
+        /// What an instance is expected to take and to write. Plans use it; a run does not enforce it.
+        expect: ExpectFile,
     }
 }
 
