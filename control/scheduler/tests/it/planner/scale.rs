@@ -1,0 +1,74 @@
+//! Large workflows: time and memory in proportion to their size.
+
+use super::{flaw, problem, workflow};
+use dflow_scheduler::planner::{Policy, plan};
+use std::fmt::Write;
+use std::time::Instant;
+
+/// A layered workflow: each function reads three of the layer before.
+fn layered(layers: usize, width: usize) -> String {
+    let mut text = String::new();
+    let mut seed = 1_u64;
+    let mut random = |most: u64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % most
+    };
+    for layer in 0..layers {
+        for index in 0..width {
+            let inputs = match layer {
+                0 => "data: inputs.data".to_owned(),
+                _ => (0..3)
+                    .map(|input| format!("i{input}: f{}_{}.out", layer - 1, random(width as u64)))
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            };
+            writeln!(
+                text,
+                "  f{layer}_{index}: {{ program: x, inputs: {{ {inputs} }}, outputs: [out], expect: {{ time: {}ms, output: {}kB }} }}",
+                100 + random(900),
+                random(1000)
+            )
+            .unwrap();
+        }
+    }
+    text
+}
+
+/// Debug builds and busy machines are slow, so only a blow-up is caught here: `dflow-bench plan` measures.
+#[test]
+fn two_thousand_functions_on_fifty_nodes() {
+    let workflow = workflow(&layered(20, 100));
+    let problem = problem(&workflow, &[4; 50]);
+    let begin = Instant::now();
+    let ours = plan(&problem, Policy::Dflow).unwrap();
+    let took = begin.elapsed();
+    assert_eq!(flaw(&problem, &ours.timeline), None);
+    assert_eq!(ours.timeline.instances.len(), 2000);
+    assert!(took.as_secs() < 20, "{took:?}");
+    let alone = plan(&problem, Policy::OneNode).unwrap();
+    assert!(ours.timeline.end * 10 < alone.timeline.end, "{:?} of {:?}", ours.timeline.end, alone.timeline.end);
+}
+
+/// Many readers of many streams are one connection of the workflow file.
+#[test]
+fn wide_fan_ins_take_no_memory_for_each_pair() {
+    let text = "
+  each: { program: x, foreach: inputs.files, outputs: [out], expect: { time: 1s } }
+  join: { program: x, inputs: { all: each.out }, outputs: { parts: { partition: 300 } }, expect: { time: 1s } }
+  again: { program: x, foreach: join.parts, inputs: { part: {}, all: inputs.files }, outputs: [out], expect: { time: 1s } }
+";
+    let workflow = workflow(text);
+    let mut problem = problem(&workflow, &[8, 8]);
+    problem.inputs[1] = vec![1; 300];
+    let plan = plan(&problem, Policy::Dflow).unwrap();
+    assert_eq!((plan.timeline.instances.len(), flaw(&problem, &plan.timeline)), (601, None));
+}
+
+#[test]
+fn too_many_instances_are_refused() {
+    let workflow = workflow("  each: { program: x, foreach: inputs.files }\n");
+    let mut problem = problem(&workflow, &[1]);
+    problem.inputs[1] = vec![0; (1 << 20) + 1];
+    let error = plan(&problem, Policy::Dflow).unwrap_err().to_string();
+    assert!(error.contains("1048576 streams"), "{error}");
+}
