@@ -9,7 +9,7 @@
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | `options`, `spec`, `order`, `report`, `logs` | what is asked for, said and written down |
+//! | `options`, `spec`, `order`, `report`, `logs`, `profiles` | what is asked for, said and written down |
 //! | `input`, `output` | files of a run: which are data, and what a run may replace |
 //! | `peer` | other processes: names, connections, messages |
 //! | `node` | what the node owns, and its guests, the runs |
@@ -32,6 +32,7 @@ mod order;
 mod output;
 mod part;
 mod peer;
+pub mod profiles;
 pub mod report;
 mod setup;
 mod spec;

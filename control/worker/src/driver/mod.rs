@@ -20,6 +20,7 @@ use crate::order::{Notice, Record};
 use crate::output::{Delivery, Destination, Staging};
 use crate::part::plan::RunPlan;
 use crate::part::{Effect, Part};
+use crate::profiles;
 use crate::report::{Progress, RunError, RunReport, Stopping};
 use crate::spec::RunSpec;
 use crate::time::nanos;
@@ -414,6 +415,9 @@ impl<'a> Driver<'a> {
         }
         let report = RunReport { unpublished, ..self.report(failure, outputs, took) };
         tracing::info!(run = %self.id, state = ?report.state, ?took, outputs = report.outputs.len(), "the run has ended");
+        if let Some(records) = &self.spec.record.folder {
+            profiles::learn(records, &self.workflow, &report);
+        }
         self.journal.finish(&report, &mut observe);
         Ok(report)
     }

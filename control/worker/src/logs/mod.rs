@@ -35,6 +35,7 @@ mod retention;
 mod tails;
 
 pub use catalog::{LogFile, RecordState, RunRecord, list};
+pub(crate) use names::escape;
 pub(crate) use recorder::{Recorder, Recording};
 
 use std::env;

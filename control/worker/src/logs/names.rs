@@ -1,4 +1,4 @@
-//! File names of instances.
+//! File names of instances and workflows.
 
 use std::fmt::Write;
 
@@ -16,11 +16,11 @@ pub(super) fn parse_log_file(file: &str) -> Option<(&str, u32)> {
     (!name.is_empty()).then_some((name, attempt.parse().ok()?))
 }
 
-/// Escapes the name of an instance for a file name. Different names stay different.
+/// Escapes the name of an instance or a workflow for a file name. Different names stay different.
 ///
 /// Letters, digits and `_ - . [ ]` are unchanged, everything else is written as `%XX`. A name that gets too long is
 /// truncated, and ends with `~` and a hash of the whole name.
-pub(super) fn escape(instance: &str) -> String {
+pub(crate) fn escape(instance: &str) -> String {
     let mut escaped = String::with_capacity(instance.len());
     for (index, byte) in instance.bytes().enumerate() {
         // A file whose name begins with a dot would be hidden.
