@@ -70,6 +70,23 @@ pub enum CallError {
         /// The function.
         function: String,
     },
+    /// A node is planned twice.
+    #[error("--nodes names the node '{node}' twice")]
+    NodeTwice {
+        /// The node.
+        node: String,
+    },
+    /// A link of a node that does not exist.
+    #[error("--link names the node '{node}'; the nodes of this plan are {known}")]
+    LinkNode {
+        /// The node.
+        node: String,
+        /// The nodes that there are.
+        known: String,
+    },
+    /// The run cannot be planned.
+    #[error(transparent)]
+    Plan(#[from] dflow_scheduler::planner::ProblemError),
     /// A certificate cannot be created, read or written.
     #[error(transparent)]
     Identity(#[from] dflow_transport::identity::IdentityError),
@@ -158,6 +175,7 @@ impl CallError {
             Self::PlacedTwice { function } => {
                 vec![format!("name all its nodes in one option, as in --place {function}=a,b")]
             }
+            Self::NodeTwice { .. } => vec!["give each node a name of its own, as in --nodes a=4,b=4".into()],
             Self::NoRecordDirectory => vec!["name the directory of the records with --logs DIR".into()],
             Self::NoSuchDirectory { .. } | Self::NoRecords { .. } => {
                 vec!["`dflow run` writes one; name another directory with --logs DIR".into()]
@@ -170,6 +188,14 @@ impl CallError {
             Self::Workflow(_) | Self::Identity(_) | Self::Records { .. } | Self::Screen(_) | Self::Signals(_) => {
                 Vec::new()
             }
+            Self::Workflow(_)
+            | Self::Param(_)
+            | Self::Identity(_)
+            | Self::LinkNode { .. }
+            | Self::Plan(_)
+            | Self::Records { .. }
+            | Self::Screen(_)
+            | Self::Signals(_) => Vec::new(),
         }
     }
 

@@ -130,6 +130,32 @@ impl InputError {
 /// # Errors
 /// If the workflow does not have one of them, or needs more; all that are missing are listed.
 pub fn resolve(workflow: &Workflow, inputs: &[OsString], params: &[String]) -> Result<Given, InputError> {
+pub fn resolve(workflow: &Workflow, inputs: &[OsString], params: &[String]) -> Result<Given, CallError> {
+    let (given, missing_params) = assign_all(workflow, inputs, params)?;
+    let partitioned = |input: &WorkflowInput| (input.name.clone(), input.partitioned);
+    let missing_inputs: Vec<(String, bool)> = workflow
+        .inputs
+        .iter()
+        .zip(&given.inputs)
+        .filter(|(_, (_, paths))| paths.is_empty())
+        .map(|(input, _)| partitioned(input))
+        .collect();
+    if missing_inputs.is_empty() && missing_params.is_empty() {
+        return Ok(given);
+    }
+    Err(InputError::Missing { workflow: workflow.name.clone(), inputs: missing_inputs, params: missing_params }.into())
+}
+
+/// Like [`resolve`], but inputs and parameters may be missing.
+///
+/// # Errors
+/// If the workflow does not have one of them.
+pub fn available(workflow: &Workflow, inputs: &[OsString], params: &[String]) -> Result<Given, CallError> {
+    assign_all(workflow, inputs, params).map(|(given, _)| given)
+}
+
+/// What is given, and the parameters that are missing.
+fn assign_all(workflow: &Workflow, inputs: &[OsString], params: &[String]) -> Result<(Given, Vec<String>), CallError> {
     let mut given: Vec<(String, Vec<PathBuf>)> =
         workflow.inputs.iter().map(|input| (input.name.clone(), Vec::new())).collect();
     for argument in inputs {
@@ -146,9 +172,9 @@ pub fn resolve(workflow: &Workflow, inputs: &[OsString], params: &[String]) -> R
         .map(|param| param.split_once('=').ok_or_else(|| InputError::NoValue(param.clone())))
         .map(|pair| pair.map(|(name, value)| (name.to_owned(), value.to_owned())))
         .collect::<Result<Vec<_>, _>>()?;
-    let (params, missing_params) = match workflow.resolve_params(&params) {
+    let (params, missing) = match workflow.resolve_params(&params) {
         Ok(values) => (values, Vec::new()),
-        Err(ParamError::Missing { names, .. }) => (BTreeMap::new(), names),
+        Err(ParamError::Missing { names, .. }) => (params.into_iter().collect(), names),
         Err(error) => return Err(error.into()),
     };
 
@@ -164,6 +190,7 @@ pub fn resolve(workflow: &Workflow, inputs: &[OsString], params: &[String]) -> R
         return Ok(Given { inputs: given, params });
     }
     Err(InputError::Missing { workflow: workflow.name.clone(), inputs: missing_inputs, params: missing_params })
+    Ok((Given { inputs: given, params }, missing))
 }
 
 /// Whether a value of `--input` names standard input.

@@ -9,6 +9,7 @@
 //! | `args` | commands, options, units, defaults, help |
 //! | `run`, `check`, `graph`, `doctor`, `cluster` | one command each (`cluster` also has `dflow worker`) |
 //! | `dry_run` | `dflow run --dry-run` |
+//! | `plan` | `dflow plan` |
 //! | `completions`, `man` | completions for shells, manual pages |
 //! | `logs`, `record` | `dflow logs`; the options for the record of a run |
 //! | `file`, `inputs` | the workflow file; `--input` and `--param` |
@@ -33,6 +34,7 @@ mod inputs;
 mod log;
 mod logs;
 mod man;
+mod plan;
 mod progress;
 mod record;
 mod run;
@@ -85,6 +87,7 @@ fn main() -> ExitCode {
 fn dispatch(command: Command) -> io::Result<Exit> {
     let format = match &command {
         Command::Run(args) => args.format,
+        Command::Plan(args) => args.format(),
         Command::Check(args) => args.format,
         Command::Logs(args) => args.format,
         Command::Doctor(args) => args.format,
@@ -112,6 +115,10 @@ fn dispatch(command: Command) -> io::Result<Exit> {
             Err(error) => refuse(&error, format),
         },
         Command::Cluster(args) => match cluster::cluster(&args.command) {
+            Ok(exit) => exit,
+            Err(error) => refuse(&error, format),
+        },
+        Command::Plan(args) => match plan::plan(&args) {
             Ok(exit) => exit,
             Err(error) => refuse(&error, format),
         },

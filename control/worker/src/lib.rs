@@ -50,7 +50,7 @@ pub use driver::preflight::{Prepared, prepare};
 pub use driver::preview::{FunctionPreview, InputPreview, NodePreview, OutputPreview, RunPreview, preview};
 pub use driver::run;
 pub use error::SetupError;
-pub use input::InputError;
+pub use input::{InputError, input_sizes};
 pub use node::AdmissionError;
 pub use node::error::NodeError;
 pub use node::program::ProgramError;

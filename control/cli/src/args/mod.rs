@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `run` | `dflow run`: options of the run, of its record, of the other nodes |
 //! | `logs`, `check`, `doctor`, `cluster`, `completions`, `man` | the options of the other commands; `check` has `graph` too, `cluster` has `worker` |
+//! | `plan`, `logs`, `check`, `doctor`, `cluster` | the options of the other commands; `check` has `graph` too, `cluster` has `worker` |
 //! | `node` | the resources of a node, which several commands share |
 //! | `values` | parsers of option values |
 
@@ -14,6 +15,7 @@ mod doctor;
 mod logs;
 mod man;
 mod node;
+mod plan;
 mod run;
 #[cfg(test)]
 mod tests;
@@ -30,6 +32,7 @@ pub use doctor::DoctorArgs;
 pub use logs::LogsArgs;
 pub use man::ManArgs;
 pub use node::NodeArgs;
+pub use plan::PlanArgs;
 pub use run::{RecordArgs, RunArgs, RunClusterArgs};
 
 /// Runs workflows of functions by their data: a function starts as soon as the first bytes of its input exist.
@@ -45,6 +48,7 @@ const AFTER_HELP: &str = "\
 Examples:
   dflow check wordcount.yaml
   dflow run wordcount.yaml --input text=book.txt
+  dflow plan wordcount.yaml --nodes a=4,b=4
   dflow graph wordcount.yaml --format dot | dot -Tsvg > wordcount.svg
   dflow doctor
 
@@ -62,6 +66,8 @@ pub enum Command {
     Logs(LogsArgs),
     /// Check a workflow file for errors without running it
     Check(CheckArgs),
+    /// Show where the functions of a workflow should run, and what the run will look like
+    Plan(Box<PlanArgs>),
     /// Print the graph of a workflow for Mermaid or Graphviz
     Graph(GraphArgs),
     /// Print the JSON Schema of the workflow file, for editors
@@ -98,6 +104,6 @@ pub enum Format {
 
 /// Whether arguments that cannot be parsed ask for JSON, so that the error is printed as JSON too.
 pub fn asks_for_json(args: &[OsString]) -> bool {
-    args.iter().any(|arg| arg == "--format=json")
+    args.iter().any(|arg| arg == "--format=json" || arg == "--json")
         || args.windows(2).any(|pair| pair[0] == "--format" && pair[1] == "json")
 }

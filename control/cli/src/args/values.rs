@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use dflow_scheduler::planner::{Link, Policy};
 use dflow_worker::{Idle, MAX_SILENCE, MIN_SILENCE, RdmaUse};
 use dflow_workflow::units;
 
@@ -47,6 +48,39 @@ pub fn parse_placement(text: &str) -> Result<(String, Vec<String>), String> {
         return Err(wrong());
     }
     Ok((function.to_owned(), nodes.split(',').map(str::to_owned).collect()))
+}
+
+/// A node of a plan: its name and its slots.
+pub fn parse_plan_node(text: &str) -> Result<(String, u32), String> {
+    let wrong = || "a node is NAME=SLOTS with at least one slot, as in a=4".to_owned();
+    let (name, slots) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(wrong)?;
+    let slots = slots.parse().ok().filter(|slots| *slots > 0).ok_or_else(wrong)?;
+    Ok((name.to_owned(), slots))
+}
+
+/// Bytes per second; `/s` may be left out.
+pub fn parse_bandwidth(text: &str) -> Result<u64, String> {
+    let size = units::parse_size(text.trim().strip_suffix("/s").unwrap_or(text)).map_err(|error| error.to_string())?;
+    (size > 0).then_some(size).ok_or_else(|| "a link without bandwidth carries nothing: write at least 1B/s".into())
+}
+
+pub fn parse_latency(text: &str) -> Result<Duration, String> {
+    if text == "0" { Ok(Duration::ZERO) } else { units::parse_duration(text).map_err(|error| error.to_string()) }
+}
+
+/// A link between two nodes.
+pub fn parse_link(text: &str) -> Result<((String, String), Link), String> {
+    let wrong = || "a link is NAME:NAME=BANDWIDTH,LATENCY, as in a:b=10MB/s,20ms".to_owned();
+    let (ends, link) = text.split_once('=').ok_or_else(wrong)?;
+    let (one, other) =
+        ends.split_once(':').filter(|(one, other)| !one.is_empty() && !other.is_empty()).ok_or_else(wrong)?;
+    let (bandwidth, latency) = link.split_once(',').ok_or_else(wrong)?;
+    let link = Link { bandwidth: parse_bandwidth(bandwidth)?, latency: parse_latency(latency)? };
+    Ok(((one.to_owned(), other.to_owned()), link))
+}
+
+pub fn parse_policy(text: &str) -> Result<Policy, String> {
+    text.parse().map_err(|error: dflow_scheduler::planner::UnknownPolicy| error.to_string())
 }
 
 /// How long to wait for a node that does not answer yet.

@@ -21,10 +21,11 @@ use crate::terminal::print;
 use page::Page;
 
 /// The prose of each page. A command that is missing here has only its one-line description.
-const TEXTS: [(&str, &str); 12] = [
+const TEXTS: [(&str, &str); 13] = [
     ("dflow", include_str!("dflow.txt")),
     ("dflow-run", include_str!("run.txt")),
     ("dflow-check", include_str!("check.txt")),
+    ("dflow-plan", include_str!("plan.txt")),
     ("dflow-graph", include_str!("graph.txt")),
     ("dflow-logs", include_str!("logs.txt")),
     ("dflow-schema", include_str!("schema.txt")),

@@ -4,7 +4,7 @@
 mod bar;
 mod rows;
 
-use dflow_worker::report::RunReport;
+use dflow_worker::report::{AttemptReport, RunReport};
 
 use crate::terminal::{Look, Style};
 use crate::units::{Clock, size};
@@ -26,16 +26,39 @@ const GAP: &str = "  ";
 /// The space between two entries of the legend.
 const LEGEND_GAP: &str = "   ";
 
-/// The timeline, with a line feed after each line; empty if nothing was started.
+/// What a timeline shows.
+pub struct Chart<'a> {
+    /// The instances, and the outputs of the workflow.
+    pub attempts: &'a [AttemptReport],
+    /// Whether they run on several nodes.
+    pub several_nodes: bool,
+    /// The end of the run, in nanoseconds since its start.
+    pub end_ns: u64,
+    /// Where instances that are left out can be seen.
+    pub complete: &'static str,
+}
+
+/// The timeline of a run, with a line feed after each line; empty if nothing was started.
 pub fn render(report: &RunReport, look: &Look) -> String {
-    let table = rows::rows(&report.instances, look.more());
+    let chart = Chart {
+        attempts: &report.instances,
+        several_nodes: report.nodes.len() > 1,
+        end_ns: report.duration_ns,
+        complete: "--format json and --trace have them all",
+    };
+    draw(&chart, look)
+}
+
+/// A timeline, with a line feed after each line; empty without attempts.
+pub fn draw(chart: &Chart<'_>, look: &Look) -> String {
+    let table = rows::rows(chart.attempts, look.more());
     if table.rows.is_empty() {
         return String::new();
     }
     let glyphs = Glyphs::of(look.unicode);
-    let clock = Clock::up_to(report.duration_ns);
+    let clock = Clock::up_to(chart.end_ns);
     // Where a run has one node, a column that repeats its name would only make the bars shorter.
-    let several = report.nodes.len() > 1;
+    let several = chart.several_nodes;
     let cells: Vec<Cells> = table.rows.iter().map(|row| Cells::of(row, several, &clock, look)).collect();
     let heads = Cells::heads(several, &clock);
 
@@ -53,20 +76,20 @@ pub fn render(report: &RunReport, look: &Look) -> String {
     };
     let bar = widths.bar(look.width);
 
-    let total = look.duration(report.duration_ns);
+    let total = look.duration(chart.end_ns);
     let scale = format!("0{total:>rest$}", rest = bar.saturating_sub(1));
     let mut text = look.paint(Style::Dim, widths.line(&heads, &scale).trim_end()) + "\n";
     for (row, cells) in table.rows.iter().zip(&cells) {
         // The row of the outputs is dimmed as a whole.
         let colors = Look { color: look.color && !row.is_outputs(), ..*look };
-        let line = widths.line(cells, &bar::draw(row, report.duration_ns, bar, glyphs, &colors));
+        let line = widths.line(cells, &bar::draw(row, chart.end_ns, bar, glyphs, &colors));
         let line = line.trim_end();
         text.push_str(&if row.is_outputs() { look.paint(Style::Dim, line) } else { line.into() });
         text.push('\n');
     }
     if table.hidden > 0 {
         let more = look.more();
-        let note = format!("{more} {} more instances; --format json and --trace have them all", table.hidden);
+        let note = format!("{more} {} more instances; {}", table.hidden, chart.complete);
         text.push_str(&(look.paint(Style::Dim, &note) + "\n"));
     }
     for line in legend(glyphs, look.width) {

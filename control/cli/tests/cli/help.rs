@@ -5,7 +5,9 @@ use crate::harness::Directory;
 #[test]
 fn every_command_has_help_with_examples_and_exit_status() {
     let directory = Directory::with(&[]);
-    for command in [&[][..], &["run"], &["check"], &["graph"], &["schema"], &["doctor"], &["completions"], &["man"]] {
+    for command in
+        [&[][..], &["run"], &["check"], &["plan"], &["graph"], &["schema"], &["doctor"], &["completions"], &["man"]]
+    {
         let call = directory.call(&[command, &["--help"]].concat());
         assert_eq!(call.status, Some(0), "{call:#?}");
         assert!(call.out.contains("Examples:") && call.out.contains("Exit status:"), "{}", call.out);

@@ -4,7 +4,7 @@ use super::placement::Placement;
 use super::profile::Profile;
 use crate::limits::{MAX_INSTANCES, MAX_STREAMS};
 use crate::options::{Invocation, Place};
-use dflow_workflow::Workflow;
+use dflow_workflow::{Workflow, WorkflowInput};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -139,7 +139,24 @@ impl ProblemError {
     }
 }
 
+/// The size that is assumed of an input that nothing is known about: small, so that functions stay beside it.
+const UNKNOWN_INPUT: u64 = 1_000_000;
+
 impl Problem<'_> {
+    /// The bytes of each stream of an input: those that are known, or else what the workflow file expects. If that is
+    /// nothing, there is one part for each of these slots, so that all nodes can work.
+    #[must_use]
+    pub fn input_sizes(input: &WorkflowInput, known: Option<&[Option<u64>]>, slots: u32) -> Vec<u64> {
+        let parts = match (known, input.partitioned) {
+            (Some(known), _) => known.len(),
+            (None, true) => input.expect.parts.unwrap_or(slots.max(1)) as usize,
+            (None, false) => 1,
+        };
+        let all = input.expect.size.unwrap_or(UNKNOWN_INPUT);
+        let each = all.checked_div(parts as u64).unwrap_or(0);
+        (0..parts).map(|part| known.and_then(|known| known[part]).unwrap_or(each)).collect()
+    }
+
     pub(super) fn check(&self) -> Result<(), ProblemError> {
         if self.nodes.is_empty() {
             return Err(ProblemError::NoSlots { node: "there is no node, and so it".into() });

@@ -5,6 +5,7 @@
 //! | `open` | opens a path: a file of a known size, or a file that is read to its end |
 //! | `directory` | the files of a directory that are data |
 //! | `live` | reads files without a size: pipes, devices, files of `/proc` |
+//! | `sizes` | the sizes of an input, for plans |
 //! | `changes` | detects files that were changed while a run read them |
 //!
 //! A regular file is passed to functions without a copy, with the size that it has when it is opened. A file without a
@@ -14,12 +15,14 @@ mod changes;
 mod directory;
 mod live;
 mod open;
+mod sizes;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use changes::SeenFile;
 pub(crate) use live::{LiveError, LiveReader};
 pub(crate) use open::{LiveFile, Opener};
+pub use sizes::input_sizes;
 
 use dflow_store::InputFile;
 use std::path::PathBuf;

@@ -15,7 +15,7 @@ use crate::units::{parse_percent, parse_size};
 use crate::yaml::{Node, Value};
 
 record! {
-    /// What one instance of a function is expected to take and to write. Plans use it; a run does not enforce it.
+    /// An expectation: what one instance of a function takes and writes. Plans use it; a run does not enforce it.
     ExpectFile: "an expectation" {
         /// How long an instance computes, such as `1.2s`, without the time that it waits for data or for a slot.
         time: Spanned<Time>,
@@ -33,7 +33,7 @@ record! {
 }
 
 record! {
-    /// What an input of the workflow is expected to hold. Plans without its files use it.
+    /// An expectation of an input: what it holds. Plans without its files use it.
     ExpectInputFile: "an expectation" {
         /// The size of all files together, such as `2GB`.
         size: Size,

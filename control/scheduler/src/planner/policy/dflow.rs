@@ -6,7 +6,7 @@
 //!    in which they can start; everything on the first node.
 //! 3. Each is improved by moving instances, as long as the budget for that lasts. The best result is the plan.
 //!
-//! So no plan is predicted to end later than one on the first node alone, except for pins and for step 1.
+//! So no plan is predicted to end later than one on the first node alone, except because of step 1.
 
 use super::improve::improve;
 use super::{fixed_places, one_node};
@@ -23,7 +23,8 @@ use std::collections::BTreeSet;
 const FEW_NODES: usize = 8;
 /// With more, the nodes of so many inputs and the ones that are free first.
 const MAX_CANDIDATES: usize = 4;
-/// An instance leaves its data only if it ends earlier by more than this share of its work: 1/64.
+/// An instance leaves its data only if it ends earlier by more than this share of its work: 1/64. A placement is better
+/// only if its end is earlier by more than this share of the average time that the run has for an instance.
 const WORTH: u64 = 64;
 
 pub(super) fn assign(problem: &Problem<'_>, graph: &Graph) -> Vec<Place> {
@@ -33,16 +34,38 @@ pub(super) fn assign(problem: &Problem<'_>, graph: &Graph) -> Vec<Place> {
     }
     deal(problem, graph, &mut fixed);
     let local = fixed.iter().map(|fixed| fixed.unwrap_or(0)).collect();
+    let mut best = improve(problem, graph, &fixed, local);
     // Different beginnings end in different local optima.
-    let candidates = [by_rank(problem, graph, &fixed), by_start(problem, graph, &fixed), local];
-    let improved = candidates.map(|places| improve(problem, graph, &fixed, places));
-    improved.into_iter().min_by_key(|(score, _)| *score).map(|(_, places)| places).unwrap_or_default()
+    for places in [by_rank(problem, graph, &fixed), by_start(problem, graph, &fixed)] {
+        let other = improve(problem, graph, &fixed, places);
+        if other.0.is_better_than(best.0, graph) {
+            best = other;
+        }
+    }
+    best.1
 }
 
-/// The predicted end, then the bytes over the network.
-pub(super) fn score(problem: &Problem<'_>, graph: &Graph, places: &[Place]) -> (Time, u64) {
-    let schedule = simulate(problem, graph, places);
-    (schedule.end, schedule.loads.values().copied().fold(0, u64::saturating_add))
+/// What a placement is worth.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Score {
+    /// The predicted end.
+    end: Time,
+    /// Bytes over the network.
+    moved: u64,
+}
+
+impl Score {
+    pub(super) fn of(problem: &Problem<'_>, graph: &Graph, places: &[Place]) -> Self {
+        let schedule = simulate(problem, graph, places);
+        Self { end: schedule.end, moved: schedule.loads.values().copied().fold(0, u64::saturating_add) }
+    }
+
+    /// Whether the run ends earlier, or as early with fewer bytes over the network. A gain that is small against the run
+    /// and the number of its instances is less than what a prediction is worth, and does not count.
+    pub(super) fn is_better_than(self, other: Self, graph: &Graph) -> bool {
+        let small = other.end / (WORTH * graph.tasks.len().max(1) as u64);
+        self.end < other.end - small || self.end <= other.end && self.moved < other.moved
+    }
 }
 
 /// Fixes the instances of each `foreach` whose run time is not known.

@@ -1,8 +1,7 @@
 //! Improves a placement step by step.
 
-use super::dflow::score;
+use super::dflow::Score;
 use crate::options::Place;
-use crate::planner::capacity::Time;
 use crate::planner::graph::{Graph, TaskId};
 use crate::planner::problem::Problem;
 
@@ -13,8 +12,7 @@ const FEW_NODES: usize = 8;
 /// With more instances than this, no two are exchanged: there are too many pairs.
 const FEW_TASKS: usize = 64;
 
-/// Changes places as long as that lets the run end earlier, or as early with fewer bytes over the network. Returns the
-/// predicted end and these bytes with the result.
+/// Changes places as long as that is better. Returns the score of the result with it.
 ///
 /// A step moves an instance, alone or together with one of its producers, or exchanges two instances of different nodes.
 pub(super) fn improve(
@@ -22,8 +20,8 @@ pub(super) fn improve(
     graph: &Graph,
     fixed: &[Option<Place>],
     places: Vec<Place>,
-) -> ((Time, u64), Vec<Place>) {
-    let best = score(problem, graph, &places);
+) -> (Score, Vec<Place>) {
+    let best = Score::of(problem, graph, &places);
     let movable: Vec<TaskId> = (0..graph.tasks.len()).filter(|task| fixed[*task].is_none()).collect();
     let mut search = Search { problem, graph, places, best, left: BUDGET / graph.tasks.len().max(1) };
     let mut since_improved = 0;
@@ -49,7 +47,7 @@ struct Search<'a> {
     problem: &'a Problem<'a>,
     graph: &'a Graph,
     places: Vec<Place>,
-    best: (Time, u64),
+    best: Score,
     /// How many steps may still be tried.
     left: usize,
 }
@@ -79,8 +77,8 @@ impl Search<'_> {
         self.left -= 1;
         let before: Step = changes.iter().map(|(task, _)| (*task, self.places[*task])).collect();
         self.apply(&changes);
-        let now = score(self.problem, self.graph, &self.places);
-        let is_better = now < self.best;
+        let now = Score::of(self.problem, self.graph, &self.places);
+        let is_better = now.is_better_than(self.best, self.graph);
         if is_better {
             self.best = now;
         } else {
