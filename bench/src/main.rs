@@ -20,6 +20,7 @@ mod nodes;
 mod ours;
 mod payload;
 mod peers;
+mod plan;
 mod process;
 mod quic;
 #[cfg(feature = "rdma")]
@@ -68,6 +69,8 @@ enum Topic {
     Nodes(Options),
     /// Runs that do nothing: from the start of the process to its end, and many at once
     Runs(Options),
+    /// Plans: the predicted end, the bytes over the network and the planning time of every policy
+    Plan(Options),
     /// Chunks, streams and connection set-up between two machines over RDMA
     #[cfg(feature = "rdma")]
     Rdma(rdma::Arguments),
@@ -97,6 +100,7 @@ const ALL: &[Measure] = &[
     quic::measure,
     nodes::measure,
     runs::measure,
+    plan::measure,
 ];
 
 /// What an actor can do.
@@ -128,6 +132,7 @@ fn main() -> ExitCode {
         Topic::Quic(options) => (options, &[quic::measure]),
         Topic::Nodes(options) => (options, &[nodes::measure]),
         Topic::Runs(options) => (options, &[runs::measure]),
+        Topic::Plan(options) => (options, &[plan::measure]),
         Topic::All(options) => (options, ALL),
     };
     exit(run(options, topics))

@@ -196,3 +196,21 @@ fn a_wrong_size_is_rejected() {
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("multiple of 8"));
 }
+
+#[test]
+fn plans_are_compared_by_policy() {
+    let report = run(&["plan"]);
+    let rows = rows(&report);
+    assert_eq!(rows.len(), 5 * 6, "four workflows of the paper and a generated one, five policies and the bound");
+    let end = |row: &Value| row["figures"]["end_ns"].as_f64().unwrap();
+    for rows in rows.chunks(6) {
+        let bound = rows.iter().find(|row| row["subject"] == "bound").unwrap();
+        let ours = rows.iter().find(|row| row["subject"] == "dflow").unwrap();
+        for row in rows {
+            assert_measured(row, "planning_ns");
+            assert!(end(row) >= end(bound), "{row}");
+            // A plan that is worse by less than a prediction is worth would be no fault.
+            assert!(end(ours) <= end(row) * 1.01 || row["subject"] == "bound", "{ours} {row}");
+        }
+    }
+}

@@ -2,14 +2,14 @@
 //!
 //! 1. Instances of a `foreach` whose run time is not known are dealt over all slots; one that reads the part of another
 //!    `foreach` is beside it. Nothing else can be said about them, and their author asked for many.
-//! 2. Three placements are made: instances in the order of their ranks, each where it ends first; the same in the order
-//!    in which they can start; everything on the first node.
+//! 2. Placements are made: everything on the first node; instances in the order of their ranks, each where it ends first;
+//!    the same in the order in which they can start; those of HEFT and of FaaSFlow, unless the workflow is large.
 //! 3. Each is improved by moving instances, as long as the budget for that lasts. The best result is the plan.
 //!
 //! So no plan is predicted to end later than one on the first node alone, except because of step 1.
 
 use super::improve::improve;
-use super::{fixed_places, one_node};
+use super::{faasflow, fixed_places, heft, one_node};
 use crate::options::Place;
 use crate::planner::capacity::Time;
 use crate::planner::graph::{Graph, TaskId};
@@ -26,6 +26,8 @@ const MAX_CANDIDATES: usize = 4;
 /// An instance leaves its data only if it ends earlier by more than this share of its work: 1/64. A placement is better
 /// only if its end is earlier by more than this share of the average time that the run has for an instance.
 const WORTH: u64 = 64;
+/// HEFT looks at each node for each instance. Beyond so many pairs, that takes longer than it is worth.
+const MAX_PAIRS: usize = 20_000;
 
 pub(super) fn assign(problem: &Problem<'_>, graph: &Graph) -> Vec<Place> {
     let mut fixed = fixed_places(problem, graph);
@@ -36,7 +38,14 @@ pub(super) fn assign(problem: &Problem<'_>, graph: &Graph) -> Vec<Place> {
     let local = fixed.iter().map(|fixed| fixed.unwrap_or(0)).collect();
     let mut best = improve(problem, graph, &fixed, local);
     // Different beginnings end in different local optima.
-    for places in [by_rank(problem, graph, &fixed), by_start(problem, graph, &fixed)] {
+    let mut beginnings = vec![by_rank(problem, graph, &fixed), by_start(problem, graph, &fixed)];
+    if graph.tasks.len().saturating_mul(problem.nodes.len()) <= MAX_PAIRS {
+        for mut places in [heft::assign(problem, graph), faasflow::assign(problem, graph)] {
+            places.iter_mut().zip(&fixed).for_each(|(place, fixed)| *place = fixed.unwrap_or(*place));
+            beginnings.push(places);
+        }
+    }
+    for places in beginnings {
         let other = improve(problem, graph, &fixed, places);
         if other.0.is_better_than(best.0, graph) {
             best = other;
