@@ -185,11 +185,7 @@ impl CallError {
             Self::UnknownAttempt { last, .. } => vec![format!("there were {last}: --attempt 1 to --attempt {last}")],
             Self::UnknownInstance { .. } => vec!["`dflow logs RUN` shows all logs of the run".into()],
             Self::Setup(error) => error.help().map(str::to_owned).into_iter().collect(),
-            Self::Workflow(_) | Self::Identity(_) | Self::Records { .. } | Self::Screen(_) | Self::Signals(_) => {
-                Vec::new()
-            }
             Self::Workflow(_)
-            | Self::Param(_)
             | Self::Identity(_)
             | Self::LinkNode { .. }
             | Self::Plan(_)

@@ -130,7 +130,6 @@ impl InputError {
 /// # Errors
 /// If the workflow does not have one of them, or needs more; all that are missing are listed.
 pub fn resolve(workflow: &Workflow, inputs: &[OsString], params: &[String]) -> Result<Given, InputError> {
-pub fn resolve(workflow: &Workflow, inputs: &[OsString], params: &[String]) -> Result<Given, CallError> {
     let (given, missing_params) = assign_all(workflow, inputs, params)?;
     let partitioned = |input: &WorkflowInput| (input.name.clone(), input.partitioned);
     let missing_inputs: Vec<(String, bool)> = workflow
@@ -143,19 +142,19 @@ pub fn resolve(workflow: &Workflow, inputs: &[OsString], params: &[String]) -> R
     if missing_inputs.is_empty() && missing_params.is_empty() {
         return Ok(given);
     }
-    Err(InputError::Missing { workflow: workflow.name.clone(), inputs: missing_inputs, params: missing_params }.into())
+    Err(InputError::Missing { workflow: workflow.name.clone(), inputs: missing_inputs, params: missing_params })
 }
 
 /// Like [`resolve`], but inputs and parameters may be missing.
 ///
 /// # Errors
 /// If the workflow does not have one of them.
-pub fn available(workflow: &Workflow, inputs: &[OsString], params: &[String]) -> Result<Given, CallError> {
+pub fn available(workflow: &Workflow, inputs: &[OsString], params: &[String]) -> Result<Given, InputError> {
     assign_all(workflow, inputs, params).map(|(given, _)| given)
 }
 
 /// What is given, and the parameters that are missing.
-fn assign_all(workflow: &Workflow, inputs: &[OsString], params: &[String]) -> Result<(Given, Vec<String>), CallError> {
+fn assign_all(workflow: &Workflow, inputs: &[OsString], params: &[String]) -> Result<(Given, Vec<String>), InputError> {
     let mut given: Vec<(String, Vec<PathBuf>)> =
         workflow.inputs.iter().map(|input| (input.name.clone(), Vec::new())).collect();
     for argument in inputs {
@@ -177,19 +176,6 @@ fn assign_all(workflow: &Workflow, inputs: &[OsString], params: &[String]) -> Re
         Err(ParamError::Missing { names, .. }) => (params.into_iter().collect(), names),
         Err(error) => return Err(error.into()),
     };
-
-    let partitioned = |input: &WorkflowInput| (input.name.clone(), input.partitioned);
-    let missing_inputs: Vec<(String, bool)> = workflow
-        .inputs
-        .iter()
-        .zip(&given)
-        .filter(|(_, (_, paths))| paths.is_empty())
-        .map(|(input, _)| partitioned(input))
-        .collect();
-    if missing_inputs.is_empty() && missing_params.is_empty() {
-        return Ok(Given { inputs: given, params });
-    }
-    Err(InputError::Missing { workflow: workflow.name.clone(), inputs: missing_inputs, params: missing_params })
     Ok((Given { inputs: given, params }, missing))
 }
 

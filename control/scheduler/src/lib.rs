@@ -16,6 +16,7 @@
 //! all instances, each decides for those of its own node (`scope`) and tells the others what they have to know
 //! ([`Fact`], `audience`), and replays what it hears (`mirror`). The first node is the coordinator too: it decides when
 //! the run is over (`commit`), and what depends on instances of several nodes at once (`release`).
+//!
 //! Before a run, the [`planner`] decides which node each instance should run on.
 //!
 //! A node that several runs share grants them its slots with a [`SlotPool`]. Time limits are kept by the node on which an
