@@ -4,6 +4,7 @@
 //! | `does` | inputs, outputs | what |
 //! | --- | --- | --- |
 //! | `nothing` | any | exits at once |
+//! | `hop` | in `times` if it has one, out `times` | copies its input and adds the times of its first instruction and of its commit |
 //! | `open` | out `parts` | writes the time to one part after the other, `pause_us` apart, after the first `rest_us` |
 //! | `clock` | in `part`, out `times` | writes its part, the time in its input and the time of its first instruction |
 //! | `collect` | in and out `times` | copies one input after the other |
@@ -45,6 +46,7 @@ fn work(ctx: &mut Context) -> Result<(), Error> {
     let began = now();
     match ctx.param_text("does")? {
         Some("nothing") => Ok(()),
+        Some("hop") => hop(ctx, began),
         Some("open") => open(ctx),
         Some("clock") => clock(ctx, began),
         Some("collect") => collect(ctx),
@@ -77,6 +79,18 @@ fn open(ctx: &mut Context) -> Result<(), Error> {
         tell(parts.open()?)?;
     }
     Ok(())
+}
+
+fn hop(ctx: &mut Context, began: u64) -> Result<(), Error> {
+    std::thread::sleep(Duration::from_micros(ctx.param("rest_us")?.unwrap_or(0)));
+    let mut times = Vec::new();
+    if !ctx.setup().inputs.is_empty() {
+        std::io::Read::read_to_end(&mut ctx.input("times")?, &mut times)?;
+    }
+    let mut output = ctx.output("times")?;
+    times.extend(began.to_ne_bytes());
+    times.extend(now().to_ne_bytes());
+    output.write_all(&times)
 }
 
 fn clock(ctx: &mut Context, began: u64) -> Result<(), Error> {

@@ -70,6 +70,11 @@ const STARTS: &[&dyn Invoke] = &[
 /// All subjects for the rate.
 const RATES: &[&dyn Rate] = &[&spawn::SMALLEST_PROGRAM, &spawn::RUST_PROGRAM, &ours::NOTHING];
 
+/// Starts of a ready program of dflow's, one at a time.
+pub fn ready_starts(count: u32) -> Result<Repeat, Failure> {
+    ours::READY.starts(count)
+}
+
 /// Measures the topic.
 pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> {
     let count = u32::try_from((settings.budget * PATIENCE).as_nanos() / REST.as_nanos()).unwrap_or(u32::MAX);

@@ -12,6 +12,7 @@ mod clock;
 mod failure;
 mod fanout;
 mod handoff;
+mod hop;
 mod invoke;
 mod latency;
 mod memory;
@@ -67,6 +68,8 @@ enum Topic {
     Quic(Options),
     /// Streams between functions on different nodes, each with a real daemon, and the paper's put and get
     Nodes(Options),
+    /// A chain of small functions: each hop from one to the next, on one node and between two
+    Hop(Options),
     /// Runs that do nothing: from the start of the process to its end, and many at once
     Runs(Options),
     /// Plans: the predicted end, the bytes over the network and the planning time of every policy
@@ -99,6 +102,7 @@ const ALL: &[Measure] = &[
     invoke::measure,
     quic::measure,
     nodes::measure,
+    hop::measure,
     runs::measure,
     plan::measure,
 ];
@@ -131,6 +135,7 @@ fn main() -> ExitCode {
         Topic::Invoke(options) => (options, &[invoke::measure]),
         Topic::Quic(options) => (options, &[quic::measure]),
         Topic::Nodes(options) => (options, &[nodes::measure]),
+        Topic::Hop(options) => (options, &[hop::measure]),
         Topic::Runs(options) => (options, &[runs::measure]),
         Topic::Plan(options) => (options, &[plan::measure]),
         Topic::All(options) => (options, ALL),

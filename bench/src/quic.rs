@@ -192,6 +192,11 @@ fn measure_steps(settings: &Settings, nets: &[Net], work: Work) -> Result<Vec<Ro
     Ok(rows)
 }
 
+/// One repeat of round trips of [`PART`](transfer::PART) bytes over bare quinn.
+pub fn bare_round_trips(settings: &Settings, net: &Net) -> Result<Repeat, Failure> {
+    steps(settings, &TUNED, Work::RoundTrip, net)
+}
+
 fn wanted(settings: &Settings, work: Work) -> Vec<&'static dyn Transfer> {
     settings.wanted(&subjects()).into_iter().filter(|subject| subject.does(work)).collect()
 }

@@ -119,7 +119,7 @@ pub fn preview(spec: &RunSpec) -> Result<RunPreview, SetupError> {
     let nodes = nodes(spec)?;
     let options = RunOptions {
         scope: dflow_scheduler::Scope::WholeRun,
-        places: nodes.iter().map(|node| place(node.slots)).collect(),
+        places: nodes.iter().map(|node| place(node.slots, 1)).collect(),
         placement: placement::places(spec),
         invocation: spec.invocation,
         params: spec.params.clone(),

@@ -237,6 +237,11 @@ impl Guest {
         }
     }
 
+    /// The number of runs on the node.
+    pub(crate) fn runs(&self) -> u32 {
+        u32::try_from(self.node.node().guests.len()).unwrap_or(u32::MAX)
+    }
+
     /// The process of the node with this place.
     pub(crate) fn id_of(&self, place: Place) -> Option<NodeId> {
         self.state(|guest| guest.places.get(&place).copied()).flatten()

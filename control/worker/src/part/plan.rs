@@ -14,9 +14,12 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Programs that are prepared ahead of their gates: per slot, and at most.
+/// Programs that are prepared ahead of their gates: per slot, and at most. A chain of short functions starts one every hundred
+/// microseconds, and a process takes a millisecond to begin; so on a node that has few runs, many are prepared.
 const AHEAD_PER_SLOT: u32 = 2;
 const MAX_AHEAD: u32 = 64;
+/// The programs that are prepared ahead on a node for all its runs, if each of them is to have the same number.
+const AHEAD_ON_NODE: u32 = 32;
 /// The number of started processes, and of output streams being written to files, at the same time.
 const MAX_STARTED: u32 = 1024;
 
@@ -67,11 +70,11 @@ pub(crate) enum PlanRefused {
 }
 
 impl RunPlan {
-    /// The options of the machine of this node; `slots` are those of all nodes, by place.
-    pub(crate) fn options(&self, slots: &[u32]) -> RunOptions {
+    /// The options of the machine of this node, which is to have so many runs; `slots` are those of all nodes, by place.
+    pub(crate) fn options(&self, slots: &[u32], runs: u32) -> RunOptions {
         RunOptions {
             scope: if self.nodes.len() > 1 { Scope::Node(self.place) } else { Scope::WholeRun },
-            places: slots.iter().copied().map(place).collect(),
+            places: slots.iter().map(|&slots| place(slots, runs)).collect(),
             placement: self.placement.clone(),
             invocation: self.invocation,
             params: self.params.clone(),
@@ -137,8 +140,8 @@ impl PlanMessage {
     }
 }
 
-/// The limits of a run on a node with so many slots.
-pub(crate) fn place(slots: u32) -> PlaceOptions {
-    let prepare_ahead = slots.saturating_mul(AHEAD_PER_SLOT).clamp(4, MAX_AHEAD);
+/// The limits of a run on a node with so many slots, as one of so many runs.
+pub(crate) fn place(slots: u32, runs: u32) -> PlaceOptions {
+    let prepare_ahead = slots.saturating_mul(AHEAD_PER_SLOT).clamp(4, MAX_AHEAD).max(AHEAD_ON_NODE / runs.max(1));
     PlaceOptions { slots, prepare_ahead, max_started: MAX_STARTED }
 }
