@@ -9,7 +9,7 @@
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | `options`, `spec`, `order`, `report`, `logs`, `profiles` | what is asked for, said and written down |
+//! | `options`, `spec`, `order`, `notice`, `report`, `logs`, `profiles` | what is asked for, said and written down |
 //! | `input`, `output` | files of a run: which are data, and what a run may replace |
 //! | `peer` | other processes: names, connections, messages |
 //! | `node` | what the node owns, and its guests, the runs |
@@ -27,6 +27,7 @@ mod input;
 pub mod logs;
 mod metrics;
 mod node;
+mod notice;
 mod options;
 mod order;
 mod output;

@@ -6,7 +6,7 @@ use crate::logs::relay::{Chunk, Relay};
 use crate::metrics::RunSample;
 use crate::node::counts::Ended;
 use crate::node::{Guest, Joining, Letter, Mail, NodeId};
-use crate::order::Notice;
+use crate::notice::Remark;
 use crate::part::fact_link::{FactLink, Facts};
 use crate::part::plan::RunPlan;
 use crate::part::{Effect, Part};
@@ -301,7 +301,7 @@ impl Session {
         while let Some(effect) = self.part.next() {
             match effect {
                 Effect::Tell { to, fact } => to.into_iter().for_each(|place| self.tell(place, &fact)),
-                Effect::Notice(notice) => self.report(notice),
+                Effect::Remark(remark) => self.report(remark),
                 // These are the driver's. A plan that has them elsewhere is not one of ours.
                 Effect::OpenInput { .. } | Effect::BeginSink { .. } => {}
                 Effect::Over => {}
@@ -334,19 +334,19 @@ impl Session {
     }
 
     /// Tells the driver what has happened.
-    fn report(&mut self, notice: Notice) {
-        match notice {
-            Notice::Printed { instance, attempt, bytes, lost } => {
+    fn report(&mut self, remark: Remark) {
+        match remark {
+            Remark::Printed { instance, attempt, bytes, lost } => {
                 self.relay.push((instance, attempt), &bytes, lost);
                 // At once, as far as there is room: of many megabytes in one batch only the end would be kept.
                 return self.report_output();
             }
-            Notice::Ended { instance, attempt, .. } => {
+            Remark::Ended { instance, attempt, .. } => {
                 self.relay.end(&(instance, attempt)).into_iter().for_each(|chunk| self.say(printed(chunk)));
             }
             _ => {}
         }
-        self.say(RunMessage::Notice(Box::new(notice)));
+        self.say(RunMessage::Remark(remark));
     }
 
     /// Tells the driver what functions print, as far as nothing else waits.
@@ -366,7 +366,7 @@ impl Session {
 }
 
 fn printed(Chunk { key: (instance, attempt), bytes, lost }: Chunk<(InstanceId, u32)>) -> RunMessage {
-    RunMessage::Notice(Box::new(Notice::Printed { instance, attempt, bytes, lost }))
+    RunMessage::Remark(Remark::Printed { instance, attempt, bytes, lost })
 }
 
 /// The silence limit of the run: the driver's, or this node's if that is shorter.

@@ -2,7 +2,7 @@
 
 use super::Driver;
 use super::members::Members;
-use crate::order::Stopped;
+use crate::notice::Stopped;
 use crate::output::{Destination, PublishError};
 use crate::peer::message::LinkSummary;
 use crate::report::{

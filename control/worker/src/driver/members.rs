@@ -2,7 +2,7 @@
 
 use crate::node::surroundings::Surroundings;
 use crate::node::{Guest, Letter, Mail, NodeHandle, NodeId};
-use crate::order::Notice;
+use crate::notice::Remark;
 use crate::part::fact_link::FactLink;
 use crate::part::plan::PlanMessage;
 use crate::peer::certificate;
@@ -60,7 +60,7 @@ pub(crate) struct Invitation {
 /// What a member has said, or its loss.
 pub(crate) enum News {
     Facts(Place, Vec<Fact>),
-    Notice(Place, Notice),
+    Remark(Place, Remark),
     /// The node is lost.
     Lost {
         node: String,
@@ -298,7 +298,7 @@ impl Members {
                 continue;
             };
             match letter {
-                Letter::Message(_, RunMessage::Notice(notice)) => news.push(News::Notice(place, *notice)),
+                Letter::Message(_, RunMessage::Remark(remark)) => news.push(News::Remark(place, remark)),
                 Letter::Message(_, RunMessage::Facts(facts)) => match member.facts.receive(facts) {
                     Ok(facts) => news.push(News::Facts(place, facts)),
                     Err(what) => self.mail.violated(id, what),

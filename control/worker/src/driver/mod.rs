@@ -16,7 +16,7 @@ use crate::cancel::{Cancellation, Request};
 use crate::error::SetupError;
 use crate::input::SeenFile;
 use crate::node::Guest;
-use crate::order::{Notice, Record};
+use crate::notice::{Record, Remark};
 use crate::output::{Delivery, Destination, Staging};
 use crate::part::plan::RunPlan;
 use crate::part::{Effect, Part};
@@ -40,7 +40,7 @@ use std::time::Duration;
 const TICK: Duration = Duration::from_millis(100);
 /// How long the loop sleeps when no timer is set.
 const FAR: Duration = Duration::from_secs(3600);
-/// The most notices that are kept until their instance is known.
+/// The most remarks that are kept until their instance is known.
 const MAX_EARLY: usize = 4096;
 /// How long other nodes are waited for to end what a cancelled run has there, once its functions have had their grace.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -84,8 +84,8 @@ pub(crate) struct Driver<'a> {
     pub(crate) held_open: HashMap<(InstanceId, u32), String>,
     /// Attempts that wait for slots which other runs hold.
     queued: BTreeSet<(InstanceId, u32)>,
-    /// Notices about instances that are not known here yet.
-    early: Vec<(Place, Notice)>,
+    /// Remarks about instances that are not known here yet.
+    early: Vec<(Place, Remark)>,
     /// Why the run was cancelled, if it was.
     pub(crate) cancelled: Option<String>,
     /// When the last function has had its grace, once the run is to end.
@@ -231,7 +231,7 @@ impl<'a> Driver<'a> {
                     News::Facts(from, facts) => {
                         facts.into_iter().for_each(|fact| self.part.push(Event::Fact { from, fact }));
                     }
-                    News::Notice(place, notice) => self.heard(place, notice),
+                    News::Remark(place, remark) => self.heard(place, remark),
                     News::Lost { node, place, reason } => self.node_lost(&node, place, &reason),
                 }
             }
@@ -243,8 +243,8 @@ impl<'a> Driver<'a> {
                 None => break,
             }
         }
-        for (place, notice) in std::mem::take(&mut self.early) {
-            self.heard(place, notice);
+        for (place, remark) in std::mem::take(&mut self.early) {
+            self.heard(place, remark);
         }
         self.members.iter_mut().for_each(Members::flush);
     }
@@ -256,7 +256,7 @@ impl<'a> Driver<'a> {
                     to.into_iter().for_each(|place| members.tell(place, fact.clone()));
                 }
             }
-            Effect::Notice(notice) => self.heard(0, notice),
+            Effect::Remark(remark) => self.heard(0, remark),
             Effect::OpenInput { stream, epoch, input, part, keep } => self.open_input(stream, epoch, input, part, keep),
             Effect::BeginSink { instance, attempt } => self.begin_sink(instance, attempt),
             Effect::Over => self.over = true,
@@ -289,21 +289,17 @@ impl<'a> Driver<'a> {
     }
 
     /// Takes note of what has happened on a node.
-    fn heard(&mut self, place: Place, notice: Notice) {
-        if let Notice::Ended { instance, .. } | Notice::HeldOpen { instance, .. } | Notice::Printed { instance, .. } =
-            &notice
-            && self.part.machine.view(*instance).is_none()
-            && self.early.len() < MAX_EARLY
-        {
+    fn heard(&mut self, place: Place, remark: Remark) {
+        if self.part.machine.view(remark.instance()).is_none() && self.early.len() < MAX_EARLY {
             // The node that has discovered the instance is yet to be heard.
-            return self.early.push((place, notice));
+            return self.early.push((place, remark));
         }
-        match notice {
-            Notice::Queued { instance, attempt } => _ = self.queued.insert((instance, attempt)),
-            Notice::Started { instance, attempt } => _ = self.queued.remove(&(instance, attempt)),
-            Notice::Parked { instance, attempt } if place > 0 => self.part.push(Event::Parked { instance, attempt }),
-            Notice::Resumed { instance, attempt } if place > 0 => self.part.push(Event::Resumed { instance, attempt }),
-            Notice::Ended { instance, attempt, end, record } => {
+        match remark {
+            Remark::Queued { instance, attempt } => _ = self.queued.insert((instance, attempt)),
+            Remark::Started { instance, attempt } => _ = self.queued.remove(&(instance, attempt)),
+            Remark::Parked { instance, attempt } if place > 0 => self.part.push(Event::Parked { instance, attempt }),
+            Remark::Resumed { instance, attempt } if place > 0 => self.part.push(Event::Resumed { instance, attempt }),
+            Remark::Ended { instance, attempt, record } => {
                 self.records.insert((instance, attempt), record);
                 self.queued.remove(&(instance, attempt));
                 if let Some(view) = self.part.machine.view(instance) {
@@ -311,7 +307,6 @@ impl<'a> Driver<'a> {
                         instance = view.name,
                         attempt,
                         node = self.part.name_of(place),
-                        ?end,
                         read = record.read,
                         written = record.written,
                         "the attempt has ended"
@@ -319,13 +314,13 @@ impl<'a> Driver<'a> {
                     self.journal.ended(view.name, attempt);
                 }
             }
-            Notice::HeldOpen { instance, attempt, by } => {
+            Remark::HeldOpen { instance, attempt, by } => {
                 if let Some(view) = self.part.machine.view(instance).filter(|view| view.attempt == attempt) {
                     self.journal.note(format!("`{}` has ended; {by} holds its output", view.name));
                     self.held_open.insert((instance, attempt), by);
                 }
             }
-            Notice::Printed { instance, attempt, bytes, lost } => {
+            Remark::Printed { instance, attempt, bytes, lost } => {
                 // A node that misbehaves may name attempts that there never were.
                 if let Some(view) = self.part.machine.view(instance)
                     && (1..=view.attempt.max(1)).contains(&attempt)
@@ -333,8 +328,7 @@ impl<'a> Driver<'a> {
                     self.journal.printed(Output { instance: view.name, attempt, bytes, lost });
                 }
             }
-            // The part itself has taken note of the rest.
-            _ => {}
+            Remark::Parked { .. } | Remark::Resumed { .. } => {}
         }
     }
 

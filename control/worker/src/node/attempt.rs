@@ -1,7 +1,8 @@
 //! One attempt on this node: its set-up, its reports and its end.
 
 use crate::logs::excerpt::{Printed, excerpt, seek_advice};
-use crate::order::{Limits, Stopped};
+use crate::notice::Stopped;
+use crate::order::Limits;
 use dflow_launcher::{ExitStatus, LauncherEvent};
 use dflow_protocol::{InstanceId, RunId};
 use dflow_scheduler::{Outcome, Overrun, Stopwatch, TimeLimits, Wait};

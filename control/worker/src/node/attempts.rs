@@ -2,8 +2,9 @@
 
 use super::attempt::Attempt;
 use super::{Node, now};
-use crate::order::Notice;
+use crate::notice::Remark;
 use dflow_protocol::{InstanceId, RunId};
+use dflow_scheduler::Event;
 use dflow_store::ProcessId;
 use std::time::Duration;
 
@@ -56,7 +57,7 @@ impl Node {
                 attempt.is_queued = true;
                 if let Some(instance) = attempt.instance {
                     let attempt = attempt.number;
-                    self.notify(run, Notice::Queued { instance, attempt });
+                    self.notify(run, Remark::Queued { instance, attempt });
                 }
             }
             Some(attempt) if attempt.is_thread => self.start(process),
@@ -72,7 +73,9 @@ impl Node {
                 && attempt.is_queued
                 && let Some(instance) = attempt.instance
             {
-                self.notify(run, Notice::Started { instance, attempt: attempt.number });
+                let attempt = attempt.number;
+                self.notify(run, Event::Started { instance, attempt });
+                self.notify(run, Remark::Started { instance, attempt });
             }
         }
     }
@@ -88,7 +91,8 @@ impl Node {
         self.parked.insert(process);
         self.slots.park(run, process);
         if let Some(instance) = instance {
-            self.notify(run, Notice::Parked { instance, attempt: number });
+            self.notify(run, Event::Parked { instance, attempt: number });
+            self.notify(run, Remark::Parked { instance, attempt: number });
         }
     }
 
@@ -108,7 +112,8 @@ impl Node {
             let (run, instance, number) = (attempt.run, attempt.instance, attempt.number);
             self.slots.resume(run, process);
             if let Some(instance) = instance {
-                self.notify(run, Notice::Resumed { instance, attempt: number });
+                self.notify(run, Event::Resumed { instance, attempt: number });
+                self.notify(run, Remark::Resumed { instance, attempt: number });
             }
         }
         let carrying = if self.peers.carrier.is_some() { CARRIER_THREADS } else { 0 };

@@ -1,11 +1,11 @@
 //! Streams from and to other nodes: the node's side of the carrier.
 
 use super::{Node, now};
-use crate::order::Notice;
 use crate::setup::carrier_setup;
 use dflow_carrier::{Command, Report};
 use dflow_protocol::wire::StreamKey;
 use dflow_protocol::{Epoch, InstanceId, RunId, StreamId};
+use dflow_scheduler::Event;
 use dflow_store::{ProcessId, RunStream, StoreError, Subscriber};
 
 impl Node {
@@ -81,22 +81,22 @@ impl Node {
                 // Of an epoch that is over it is of no interest.
                 if self.guests.get(&run).and_then(|guest| guest.epochs.get(&stream.stream)) == Some(&stream.epoch) {
                     let reason = format!("the transfer of {stream} to this node failed: {reason}");
-                    self.notify(run, Notice::Failed { reason });
+                    self.notify(run, Event::StoreFailed { reason });
                 }
             }
             Report::ExportFailed(stream, reason) => {
                 let reason = format!("{stream} cannot be sent to another node: {reason}");
-                self.notify(stream.run(), Notice::Failed { reason });
+                self.notify(stream.run(), Event::StoreFailed { reason });
             }
             Report::RunFailed(run, reason) => {
                 let reason = format!("its streams from and to other nodes cannot go on: {reason}");
-                self.notify(run, Notice::Failed { reason });
+                self.notify(run, Event::StoreFailed { reason });
             }
             Report::Failed(reason) => {
                 let reason = format!("no stream comes from other nodes or goes to them any more: {reason}");
                 let runs = self.guests.iter().filter(|(_, guest)| guest.carrier.is_some()).map(|(run, _)| *run);
                 for run in runs.collect::<Vec<_>>() {
-                    self.notify(run, Notice::Failed { reason: reason.clone() });
+                    self.notify(run, Event::StoreFailed { reason: reason.clone() });
                 }
             }
             Report::Path(peer, number, event) => {

@@ -2,18 +2,18 @@
 
 use super::connection::{Arrival, Connection};
 use super::{LAUNCHER_EVENTS, Node, now};
-use crate::order::{Notice, Record};
+use crate::notice::{Record, Remark};
 use crate::time::nanos;
 use dflow_launcher::LauncherEvent;
 use dflow_protocol::RunId;
-use dflow_scheduler::{Outcome, Stopwatch};
+use dflow_scheduler::{Event, Outcome, Stopwatch};
 use dflow_store::{ProcessId, RunStream, StoreError, StoreEvent};
 
 impl Node {
     /// A failure of the store fails the run that it concerns, not the node.
     pub(super) fn note(&mut self, run: RunId, result: Result<(), StoreError>) {
         if let Err(error) = result {
-            self.notify(run, Notice::Failed { reason: error.to_string() });
+            self.notify(run, Event::StoreFailed { reason: error.to_string() });
         }
     }
 
@@ -28,7 +28,7 @@ impl Node {
         self.launcher.is_gone = is_gone;
         let runs: Vec<RunId> = self.guests.keys().copied().collect();
         for run in runs {
-            self.notify(run, Notice::Failed { reason: error.to_string() });
+            self.notify(run, Event::StoreFailed { reason: error.to_string() });
         }
         if is_gone {
             let dead: Vec<ProcessId> =
@@ -89,7 +89,7 @@ impl Node {
         attempt.printed.push(&bytes);
         if let Some(instance) = attempt.instance {
             let (run, attempt) = (attempt.run, attempt.number);
-            self.notify(run, Notice::Printed { instance, attempt, bytes, lost: 0 });
+            self.notify(run, Remark::Printed { instance, attempt, bytes, lost: 0 });
         }
     }
 
@@ -154,12 +154,14 @@ impl Node {
                     guest.ended.count(&outcome, attempt.is_stopped);
                 }
                 guest.written = guest.written.saturating_add(record.written);
-                let (attempt, run, end) = (attempt.number, attempt.run, outcome.into());
-                self.notify(run, Notice::Ended { instance, attempt, end, record });
+                let (attempt, run) = (attempt.number, attempt.run);
+                // Its record comes first: its end may be the end of the run.
+                self.notify(run, Remark::Ended { instance, attempt, record });
+                self.notify(run, Event::Ended { instance, attempt, outcome });
             }
             None => {
                 if let Outcome::Failed { reason } = outcome {
-                    self.notify(attempt.run, Notice::Failed { reason });
+                    self.notify(attempt.run, Event::StoreFailed { reason });
                 }
             }
         }
@@ -193,30 +195,30 @@ impl Node {
                     // Sinks and sources have no gates: they start as soon as they exist.
                     self.watch(process, Stopwatch::ready);
                     if !self.attempts.get(&process).is_some_and(|attempt| attempt.is_thread) {
-                        self.notify(run, Notice::Ready { instance, attempt });
+                        self.notify(run, Event::Ready { instance, attempt });
                     }
                 }
                 None => self.store.start(process),
             },
             StoreEvent::FirstBytes(RunStream { run, stream }) => {
                 let epoch = self.epoch(run, stream);
-                self.notify(run, Notice::FirstBytes { stream, epoch });
+                self.notify(run, Event::FirstBytes { stream, epoch });
             }
             StoreEvent::Finished(RunStream { run, stream }, length) => {
                 let epoch = self.epoch(run, stream);
-                self.notify(run, Notice::Finished { stream, epoch, length });
+                self.notify(run, Event::Finished { stream, epoch, length });
             }
             StoreEvent::Diverged(RunStream { run, stream }, what) => {
                 let epoch = self.epoch(run, stream);
                 tracing::warn!(%stream, what, "a function that is declared deterministic is not");
-                self.notify(run, Notice::Diverged { stream, epoch });
+                self.notify(run, Event::Diverged { stream, epoch });
             }
             StoreEvent::PartWanted(process, output) => {
                 if let Some((run, instance, attempt)) = self.name_of(process) {
                     if let Some(guest) = self.guests.get_mut(&run) {
                         guest.wanted_parts.entry((instance, output)).or_default().push_back(process);
                     }
-                    self.notify(run, Notice::PartWanted { instance, attempt, output });
+                    self.notify(run, Event::PartOpened { instance, attempt, output });
                 }
             }
             StoreEvent::Parked(process) => {
@@ -237,7 +239,7 @@ impl Node {
                 self.has_to_end(process);
             }
             StoreEvent::Misbehaved(process, what) => self.misbehaved(process, what),
-            StoreEvent::Failed(run, failure) => self.notify(run, Notice::Failed { reason: failure.to_string() }),
+            StoreEvent::Failed(run, failure) => self.notify(run, Event::StoreFailed { reason: failure.to_string() }),
         }
     }
 }

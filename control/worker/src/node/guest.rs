@@ -4,13 +4,14 @@ use super::counts::{AttemptCounts, Ended};
 use super::sink::SinkError;
 use super::{Node, NodeHandle, now};
 use crate::node::program::Wanted;
-use crate::order::{Notice, Order};
+use crate::notice::Notice;
+use crate::order::Order;
 use crate::peer::message::LinkSummary;
 use crate::report::MemoryReport;
 use dflow_carrier::{NodeId, RunTraffic};
 use dflow_ports::Session;
 use dflow_protocol::{Epoch, InstanceId, RunId, StreamId};
-use dflow_scheduler::Place;
+use dflow_scheduler::{Event, Place};
 use dflow_shm::now_nanos;
 use dflow_store::{InputFile, ProcessId};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -121,7 +122,7 @@ impl Guest {
     /// The node cannot continue the run.
     pub(crate) fn fail(&mut self, reason: String) {
         let mut node = self.node.node();
-        node.notify(self.run, Notice::Failed { reason });
+        node.notify(self.run, Event::StoreFailed { reason });
         node.settle();
     }
 
@@ -310,9 +311,9 @@ impl Drop for Guest {
 
 impl Node {
     /// Tells the run's driver what has happened.
-    pub(super) fn notify(&mut self, run: RunId, notice: Notice) {
+    pub(super) fn notify(&mut self, run: RunId, notice: impl Into<Notice>) {
         if let Some(guest) = self.guests.get_mut(&run) {
-            guest.notices.push_back(notice);
+            guest.notices.push_back(notice.into());
             self.noticed.insert(run);
         }
     }

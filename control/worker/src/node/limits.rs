@@ -2,7 +2,7 @@
 
 use super::attempt::Attempt;
 use super::{Node, TICK, now};
-use crate::order::Notice;
+use crate::notice::Remark;
 use dflow_protocol::message::ProgramState;
 use dflow_scheduler::{Stopwatch, Wait};
 use dflow_store::{ProcessId, Waiting};
@@ -60,7 +60,7 @@ impl Node {
                 self.watch(process, |watch, now| watch.park(now, Wait::Helpers));
                 self.park(process);
                 if let Some((run, instance, attempt)) = name {
-                    self.notify(run, Notice::HeldOpen { instance, attempt, by });
+                    self.notify(run, Remark::HeldOpen { instance, attempt, by });
                 }
             }
             ProgramState::HeldOpen { .. } => {}

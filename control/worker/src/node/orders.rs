@@ -1,10 +1,11 @@
 //! Carries out orders about streams, subscriptions and attempts.
 
 use super::{Node, now};
-use crate::order::{End, Notice, Order, Record};
+use crate::order::Order;
 use dflow_carrier::Command;
 use dflow_protocol::wire::StreamKey;
 use dflow_protocol::{Epoch, RunId, StreamId};
+use dflow_scheduler::{Event, Outcome};
 use dflow_store::{InputFile, RunStream, Subscriber};
 use dflow_workflow::MAX_SWITCH_VALUE;
 
@@ -44,8 +45,7 @@ impl Node {
             Order::Prepare(preparation) => {
                 let (instance, attempt) = (preparation.instance, preparation.attempt);
                 if let Err(reason) = self.prepare(run, *preparation) {
-                    let (end, record) = (End::Failed(reason), Record::default());
-                    self.notify(run, Notice::Ended { instance, attempt, end, record });
+                    self.notify(run, Event::Ended { instance, attempt, outcome: Outcome::Failed { reason } });
                 }
             }
             Order::AddInput { instance, attempt, input, stream } => {
@@ -78,7 +78,7 @@ impl Node {
             }
             Order::ReadValue { stream, epoch } => {
                 let text = self.value(of_run(stream));
-                self.notify(run, Notice::Value { stream, epoch, text });
+                self.notify(run, Event::Value { stream, epoch, text });
             }
         }
     }

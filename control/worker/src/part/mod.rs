@@ -11,7 +11,8 @@ mod perform;
 pub(crate) mod plan;
 
 use crate::node::Guest;
-use crate::order::{Notice, Order};
+use crate::notice::{Notice, Remark};
+use crate::order::Order;
 use crossing::{Crossings, Local};
 use dflow_protocol::{Epoch, InstanceId, StreamId};
 use dflow_scheduler::{Action, Event, Fact, Outcome, Place, PlanError, RunMachine};
@@ -43,8 +44,8 @@ enum Step {
 pub(crate) enum Effect {
     /// Tell these nodes.
     Tell { to: Vec<Place>, fact: Fact },
-    /// Something has happened that the driver's user may want to know. The scheduler knows it.
-    Notice(Notice),
+    /// Tell the driver, for its user.
+    Remark(Remark),
     /// Open a stream of a workflow input.
     OpenInput { stream: StreamId, epoch: Epoch, input: u32, part: u32, keep: bool },
     /// Begin a sink: the thread that writes an output. [`Part::sink_failed`] if it cannot be.
@@ -130,46 +131,24 @@ impl Part {
     }
 
     fn noticed(&mut self, notice: Notice) -> Option<Effect> {
-        let event = match &notice {
-            Notice::Printed { .. } | Notice::HeldOpen { .. } | Notice::Queued { .. } => None,
-            &Notice::Ready { instance, attempt } => Some(Event::Ready { instance, attempt }),
-            &Notice::FirstBytes { stream, epoch } => {
+        let event = match notice {
+            Notice::Remark(remark) => return Some(Effect::Remark(remark)),
+            Notice::Event(Event::FirstBytes { stream, epoch }) => {
                 let epoch = self.present_epoch(stream, epoch);
-                Some(Event::FirstBytes { stream, epoch })
+                Event::FirstBytes { stream, epoch }
             }
-            &Notice::Finished { stream, epoch, length } => {
+            Notice::Event(Event::Finished { stream, epoch, length }) => {
                 let epoch = self.present_epoch(stream, epoch);
-                Some(Event::Finished { stream, epoch, length })
+                Event::Finished { stream, epoch, length }
             }
-            &Notice::Diverged { stream, epoch } => Some(Event::Diverged { stream, epoch }),
-            &Notice::PartWanted { instance, attempt, output } => Some(Event::PartOpened { instance, attempt, output }),
-            Notice::Value { stream, epoch, text } => {
-                Some(Event::Value { stream: *stream, epoch: *epoch, text: text.clone() })
-            }
-            &Notice::Parked { instance, attempt } => Some(Event::Parked { instance, attempt }),
-            &Notice::Resumed { instance, attempt } => Some(Event::Resumed { instance, attempt }),
-            &Notice::Started { instance, attempt } => Some(Event::Started { instance, attempt }),
-            Notice::Ended { instance, attempt, end, .. } => {
-                Some(Event::Ended { instance: *instance, attempt: *attempt, outcome: end.clone().into() })
-            }
-            Notice::Failed { reason } if self.plan.place == 0 => Some(Event::StoreFailed { reason: reason.clone() }),
-            Notice::Failed { reason } => {
+            Notice::Event(Event::StoreFailed { reason }) if self.plan.place > 0 => {
                 let reason = format!("node {}: {reason}", self.name_of(self.plan.place));
-                Some(Event::StoreFailed { reason })
+                Event::StoreFailed { reason }
             }
+            Notice::Event(event) => event,
         };
-        self.events.extend(event);
-        let concerns_the_driver = matches!(
-            notice,
-            Notice::Printed { .. }
-                | Notice::HeldOpen { .. }
-                | Notice::Queued { .. }
-                | Notice::Started { .. }
-                | Notice::Ended { .. }
-                | Notice::Parked { .. }
-                | Notice::Resumed { .. }
-        );
-        concerns_the_driver.then_some(Effect::Notice(notice))
+        self.events.push_back(event);
+        None
     }
 
     /// To this node, a stream that continues on another one is still the epoch in which it began.

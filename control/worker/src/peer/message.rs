@@ -4,7 +4,7 @@
 
 use super::probing::Probing;
 use crate::node::surroundings::Surroundings;
-use crate::order::Notice;
+use crate::notice::Remark;
 use crate::part::fact_link::Facts;
 use crate::part::plan::PlanMessage;
 use dflow_transport::Connection;
@@ -41,7 +41,7 @@ pub(crate) enum RunMessage {
     /// Between any two nodes of the run.
     Facts(Facts),
     /// To the driver: what its user may want to know.
-    Notice(Box<Notice>),
+    Remark(Remark),
     /// From the driver, at the end: report the links to the later nodes.
     Sum,
     /// The answer to it.
@@ -131,7 +131,7 @@ pub(crate) fn broken(what: &str) -> String {
 mod tests {
     use super::super::mutation::{Random, Verdict, fuzz};
     use super::*;
-    use crate::order::{End, Record};
+    use crate::notice::Record;
     use dflow_protocol::{Epoch, InstanceId, StreamId};
     use dflow_scheduler::Fact;
 
@@ -157,32 +157,21 @@ mod tests {
         }
     }
 
-    fn notice(random: &mut Random) -> Notice {
-        match random.below(6) {
-            5 => Notice::HeldOpen { instance: instance(random), attempt: 1, by: random.text(30) },
-            4 => Notice::Printed {
-                instance: instance(random),
-                attempt: random.number() as u32,
-                bytes: random.bytes(40),
-                lost: random.number(),
-            },
-            0 => Notice::Value {
-                stream: stream(random),
-                epoch: epoch(random),
-                text: if random.flag() { Ok(random.text(20)) } else { Err(random.text(20)) },
-            },
-            1 => {
+    fn remark(random: &mut Random) -> Remark {
+        let (instance, attempt) = (instance(random), random.number() as u32);
+        match random.below(4) {
+            0 => Remark::HeldOpen { instance, attempt, by: random.text(30) },
+            1 => Remark::Printed { instance, attempt, bytes: random.bytes(40), lost: random.number() },
+            2 => {
                 let record = Record {
                     read: random.number(),
                     first_read: random.option(Random::number),
                     max_rss: random.number(),
                     ..Record::default()
                 };
-                let end = if random.flag() { End::Unread } else { End::Failed(random.text(30)) };
-                Notice::Ended { instance: instance(random), attempt: 1, end, record }
+                Remark::Ended { instance, attempt, record }
             }
-            2 => Notice::Failed { reason: random.text(30) },
-            _ => Notice::Finished { stream: stream(random), epoch: epoch(random), length: random.number() },
+            _ => Remark::Parked { instance, attempt },
         }
     }
 
@@ -214,7 +203,7 @@ mod tests {
                 RunMessage::Facts(Facts { first: random.number(), facts: random.list(3, fact), heard: random.number() })
             }
             8 => RunMessage::Begin { slots: random.list(3, |random| random.number() as u32) },
-            5 => RunMessage::Notice(Box::new(notice(random))),
+            5 => RunMessage::Remark(remark(random)),
             6 => RunMessage::Sum,
             7 => RunMessage::Summed(random.list(3, |random| LinkSummary {
                 place: random.number() as u32,
