@@ -33,8 +33,8 @@ pub use path::{Path, PathError, PathEvent, PathKind, RemoteWindow};
 pub use provider::{Description, Provider, ProviderError};
 // Nodes connect by QUIC, whatever kind of path carries their streams.
 pub use quic::{
-    Cause, ConnectError, Connection, ConnectionStats, Dial, Incoming, ManagementError, NodeCounters, NodeError,
-    QuicNode as Node, QuicSettings as NodeSettings,
+    Cause, ConnectError, Connection, ConnectionStats, Dial, Incoming, MAX_MANAGEMENT_MESSAGE, ManagementError,
+    NodeCounters, NodeError, QuicNode as Node, QuicSettings as NodeSettings,
 };
 pub use selection::{Effect, Negotiator, Selector, Signal, Step};
 pub use stats::{LinkBytes, LinkStats};

@@ -89,6 +89,7 @@ impl Session {
     /// Says that the node takes part, and waits until all others do. `None` if the run is over before it has begun.
     async fn begin(serving: Rc<Serving>, joining: Joining, mail: Mail, (host, plan): (Guest, RunPlan)) -> Option<Self> {
         mail.send(joining.driver, RunMessage::Joined { slots: serving.options.slots.max(1) });
+        let mut host = host;
         let mut links: BTreeMap<Place, FactLink> = BTreeMap::new();
         // Nodes that have begun already may have told something.
         let mut early = Vec::new();
@@ -96,12 +97,13 @@ impl Session {
             while let Some(letter) = mail.next() {
                 let from = letter.from();
                 match letter {
-                    Letter::Message(_, RunMessage::Begin { slots }) if from == joining.driver => {
+                    Letter::Message(_, RunMessage::Begin { slots, elapsed }) if from == joining.driver => {
                         let count = joining.join.nodes.len();
                         if slots.len() != count || slots.contains(&0) {
                             mail.violated(from, "it began a run with other nodes than those that joined");
                             return None;
                         }
+                        host.began(Duration::from_nanos(elapsed));
                         let mut part = match Part::new(plan, &slots, host) {
                             Ok(part) => part,
                             Err(error) => {

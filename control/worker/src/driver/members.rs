@@ -13,6 +13,7 @@ use crate::peer::message::{Join, LinkSummary, Participant, RunMessage};
 use crate::peer::name::PeerName;
 use crate::peer::problem::Problem;
 use crate::peer::spec::{ClusterSpec, MAX_SILENCE};
+use crate::time::nanos;
 use dflow_scheduler::{Fact, Place};
 use dflow_transport::{Cause, Node, NodeSettings};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -82,6 +83,7 @@ impl Members {
         invitation: Invitation,
         mut note: impl FnMut(String),
     ) -> Result<Self, ClusterError> {
+        invitation.plan.check_size()?;
         let identity = certificate::load(&spec.identity)?;
         let is_v6 = spec.nodes.iter().any(|(_, address)| address.is_ipv6());
         let any = if is_v6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
@@ -245,10 +247,10 @@ impl Members {
         said.flat_map(|(place, member)| member.routes.iter().flatten().map(move |route| (place, route)))
     }
 
-    /// Every member has joined: they begin. `slots`: those of all nodes, by place.
-    pub(crate) fn begin(&mut self, slots: &[u32]) {
+    /// Every member has joined: they begin. `slots`: those of all nodes, by place; `elapsed`: how long the run has lasted here.
+    pub(crate) fn begin(&mut self, slots: &[u32], elapsed: Duration) {
         for member in &self.members {
-            self.mail.send(member.id, RunMessage::Begin { slots: slots.to_vec() });
+            self.mail.send(member.id, RunMessage::Begin { slots: slots.to_vec(), elapsed: nanos(elapsed) });
         }
     }
 

@@ -125,7 +125,7 @@ impl<'a> Driver<'a> {
             })?),
         };
         if let Some(members) = &mut members {
-            members.begin(&all);
+            members.begin(&all, part.guest.elapsed());
         }
         let (notes_from, notes) = mpsc::channel();
         let driver = Self {

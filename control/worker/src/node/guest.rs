@@ -8,6 +8,7 @@ use crate::notice::Notice;
 use crate::order::Order;
 use crate::peer::message::LinkSummary;
 use crate::report::MemoryReport;
+use crate::time::nanos;
 use dflow_carrier::{NodeId, RunTraffic};
 use dflow_ports::Session;
 use dflow_protocol::{Epoch, InstanceId, RunId, StreamId};
@@ -236,6 +237,14 @@ impl Guest {
             guest.places.insert(place, id);
             guest.before.insert(id, (paths, stats.violations));
         }
+    }
+
+    /// The run has lasted this long on the node that drives it. Times count from its start there, less the time that this took
+    /// to arrive.
+    pub(crate) fn began(&mut self, elapsed: Duration) {
+        self.start_nanos = now_nanos().saturating_sub(nanos(elapsed));
+        let start_nanos = self.start_nanos;
+        self.state(|guest| guest.start_nanos = start_nanos);
     }
 
     /// The number of runs on the node.

@@ -5,7 +5,9 @@
 use super::names::PartNames;
 use crate::node::program::{ProgramError, Wanted};
 use crate::node::unusable::UnusablePrograms;
+use crate::peer::error::ClusterError;
 use dflow_scheduler::{Invocation, Place, PlaceOptions, RunOptions, Scope};
+use dflow_transport::MAX_MANAGEMENT_MESSAGE;
 use dflow_workflow::{Diagnostics, FunctionId, Workflow};
 use rkyv::{Archive, Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
@@ -97,6 +99,22 @@ impl RunPlan {
 }
 
 impl PlanMessage {
+    /// Checks that it fits into a message.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub(crate) fn check_size(&self) -> Result<(), ClusterError> {
+        // What is beside the text of the file in the message is limited, or small.
+        const REST: usize = 4 * 1024 * 1024;
+        const LIMIT: usize = MAX_MANAGEMENT_MESSAGE - REST;
+        let files: usize = self.part_files.iter().flatten().map(|file| file.len() + 16).sum();
+        let placement: usize = self.placement.iter().map(|(_, places)| 16 + 4 * places.len()).sum();
+        match self.workflow.len() + files + placement {
+            bytes if bytes > LIMIT => Err(ClusterError::PlanTooLarge { bytes, limit: LIMIT }),
+            _ => Ok(()),
+        }
+    }
+
     /// The plan, with the files of the programs that run at this place. Reads the file system.
     ///
     /// # Errors

@@ -43,6 +43,17 @@ pub enum ClusterError {
     /// Another node cannot be reached.
     #[error("{}", .0.reason)]
     Unreachable(Problem),
+    /// The plan of the run cannot be sent to other nodes.
+    #[error(
+        "the workflow file, the names of its input files and its placement have {bytes} bytes together, and at most {limit} can \
+         be sent to other nodes; split the workflow, or make its parts with a function instead of naming files"
+    )]
+    PlanTooLarge {
+        /// Their size.
+        bytes: usize,
+        /// The maximum.
+        limit: usize,
+    },
     /// Another node refuses to take part.
     #[error("node {node} does not take part in the run: {reason}")]
     Refused {

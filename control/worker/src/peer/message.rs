@@ -36,8 +36,9 @@ pub(crate) enum RunMessage {
     Queued { reason: String },
     /// The answer to a join: the node cannot take part.
     Refused { reason: String },
-    /// From the driver, when all nodes have joined: the run begins. `slots`: those of all nodes, by place.
-    Begin { slots: Vec<u32> },
+    /// From the driver, when all nodes have joined: the run begins. `slots`: those of all nodes, by place; `elapsed`: the
+    /// nanoseconds since the driver has begun it.
+    Begin { slots: Vec<u32>, elapsed: u64 },
     /// Between any two nodes of the run.
     Facts(Facts),
     /// To the driver: what its user may want to know.
@@ -202,7 +203,7 @@ mod tests {
             4 => {
                 RunMessage::Facts(Facts { first: random.number(), facts: random.list(3, fact), heard: random.number() })
             }
-            8 => RunMessage::Begin { slots: random.list(3, |random| random.number() as u32) },
+            8 => RunMessage::Begin { slots: random.list(3, |random| random.number() as u32), elapsed: random.number() },
             5 => RunMessage::Remark(remark(random)),
             6 => RunMessage::Sum,
             7 => RunMessage::Summed(random.list(3, |random| LinkSummary {
