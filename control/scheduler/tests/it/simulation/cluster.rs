@@ -6,6 +6,7 @@ use super::generate::Case;
 use super::node::{MOST_STEPS, Machine, Move, Node, Process, StreamState, options};
 use dflow_scheduler::{Event, Fact, InstanceId, InstanceState, Place, RunOptions, RunState, Scope, StreamId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 pub struct Cluster<'a> {
     nodes: Vec<Node<'a>>,
@@ -29,7 +30,8 @@ enum Step {
 }
 
 impl<'a> Cluster<'a> {
-    pub fn run(case: &'a Case, mut choices: Choices, machine: &Machine) {
+    /// Runs it to its end. Returns a digest of everything that has happened.
+    pub fn run(case: &'a Case, mut choices: Choices, machine: &Machine) -> u64 {
         let options = options(case, &mut choices, machine);
         let node = |place: usize| {
             let options = RunOptions { scope: Scope::Node(place as Place), ..options.clone() };
@@ -56,6 +58,9 @@ impl<'a> Cluster<'a> {
             cluster.make(step);
         }
         cluster.check_end();
+        let mut digest = DefaultHasher::new();
+        cluster.log.hash(&mut digest);
+        digest.finish()
     }
 
     fn story(&self) -> String {

@@ -101,6 +101,48 @@ proptest! {
     }
 }
 
+/// A run of a random workflow on several nodes that follows from the seed alone.
+fn run_seed(seed: u64) -> u64 {
+    let mut choices = Choices::new(Vec::new(), seed);
+    let invocation = if choices.once_in(4) { Invocation::ControlFlow } else { Invocation::Dataflow };
+    let case = generate::workflow(&mut choices, invocation);
+    let slots = (0..1 + choices.below(6)).map(|_| 1 + choices.below(4) as u32).collect();
+    let (prepare_ahead, max_started) = (choices.below(5) as u32, 1 + choices.below(8) as u32);
+    let failures = choices.below(8);
+    let rarely = if choices.once_in(2) { 15 } else { 60 };
+    let machine = node::Machine { slots, prepare_ahead, max_started, failures, rarely };
+    cluster::Cluster::run(&case, choices, &machine)
+}
+
+/// Says which seed has failed.
+struct Seed(u64);
+
+impl Drop for Seed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("seed {} has failed; scripts/simulate --seed {} repeats it", self.0, self.0);
+        }
+    }
+}
+
+/// `DFLOW_SEED` and `DFLOW_SEEDS`: the first seed, and how many.
+#[test]
+fn seeds() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|number| number.parse::<u64>().ok());
+    let first = number("DFLOW_SEED").unwrap_or(0);
+    for seed in first..first.saturating_add(number("DFLOW_SEEDS").unwrap_or(500)) {
+        let _seed = Seed(seed);
+        run_seed(seed);
+    }
+}
+
+#[test]
+fn a_seed_replays_exactly() {
+    for seed in 0..20 {
+        assert_eq!(run_seed(seed), run_seed(seed), "seed {seed}");
+    }
+}
+
 /// More with `PROPTEST_CASES`.
 fn cases() -> u32 {
     std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(4000)
