@@ -4,9 +4,11 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
+use dflow_worker::report::CoordinationReport;
+
 use crate::failure::Failure;
 use crate::invoke;
-use crate::latency::{Repeat, Summary, histogram, write_log};
+use crate::latency::{Repeat, Summary, histogram, median, write_log};
 use crate::node::{self, Run};
 use crate::nodes::Cluster;
 use crate::ours::Ours;
@@ -126,6 +128,66 @@ impl Hop for Ours {
     }
 }
 
+/// Instances that do nothing, spread over nodes.
+static SPREAD: Ours = Ours {
+    name: "dflow-spread",
+    about: "a foreach over complete parts, whose instances are spread over nodes that decide by themselves when they start",
+    waiting: Waiting::Sleeping,
+};
+
+const SPREAD_COLUMNS: &[Column] = &[
+    Column { key: "instances_per_second", head: "instances", unit: Unit::Rate },
+    Column { key: "facts_per_instance", head: "facts", unit: Unit::Ratio },
+    Column { key: "messages_per_instance", head: "messages", unit: Unit::Ratio },
+    Column { key: "bytes_per_instance", head: "bytes", unit: Unit::Ratio },
+];
+
+/// Spreads instances over so many workers; with none, they run where the run is driven. How many a second, and what the
+/// coordinator heard of each.
+fn spread(settings: &Settings, cluster: &Cluster, workers: usize) -> Result<Vec<Option<f64>>, Failure> {
+    let count = if settings.quick { 300 } else { 3000 };
+    let open = format!("outputs: {{ parts: {{ partition: {count} }} }}, params: {{ does: open }}");
+    let nothing = "foreach: open.parts, params: { does: nothing }".to_owned();
+    let functions = [("open", open), ("start", nothing)];
+    let slots = u32::try_from(dflow_worker::cores()).unwrap_or(1);
+    let others = (workers > 0).then(|| {
+        let mut others = cluster.others(workers, &BTreeMap::new());
+        let nodes = others.nodes.iter().map(|(name, _)| name.clone()).collect();
+        others.placement.insert("start".to_owned(), nodes);
+        others
+    });
+    let report = Run { functions: &functions, outputs: &[], slots, memory: None }.run_with(others.as_ref())?.report;
+    let began = report.attempts_of("start").map(|attempt| attempt.prepared_ns).min().unwrap_or(0);
+    let ended = report.attempts_of("start").filter_map(|attempt| attempt.ended_ns).max().unwrap_or(0);
+    let per_second = f64::from(count) * 1e9 / ended.saturating_sub(began).max(1) as f64;
+    let told = |of: fn(CoordinationReport) -> u64| report.coordination.map(|it| of(it) as f64 / f64::from(count));
+    Ok(vec![Some(per_second), told(|it| it.facts), told(|it| it.messages), told(|it| it.bytes)])
+}
+
+fn measure_spread(settings: &Settings, cluster: &Cluster, report: &mut Report) -> Result<(), Failure> {
+    let mut rows = Vec::new();
+    for (workers, case) in [(0, "the driver's node"), (1, "one other node"), (2, "two other nodes")] {
+        let found = settings.in_turns(case, &settings.wanted(&[&SPREAD]), |_| spread(settings, cluster, workers));
+        for (subject, repeats) in found {
+            let figures = repeats.map(|repeats| {
+                (0..SPREAD_COLUMNS.len()).map(|at| median(repeats.iter().filter_map(|one| one[at]).collect())).collect()
+            });
+            rows.push(Row::new(case, subject, figures));
+        }
+    }
+    report.add(Table {
+        topic: "hop",
+        title: "instances that do nothing, spread over nodes, and what the coordinator hears of each".into(),
+        notes: vec![
+            "all nodes share the cores of this machine, so more nodes cannot start more a second".into(),
+            "facts, messages, bytes: from the other nodes to the coordinator, per instance; no start waits for them"
+                .into(),
+        ],
+        columns: SPREAD_COLUMNS,
+        rows,
+    })
+}
+
 /// Measures the topic.
 pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> {
     let cluster = Cluster::start(2)?;
@@ -170,5 +232,6 @@ pub fn measure(settings: &Settings, report: &mut Report) -> Result<(), Failure> 
         ],
         columns: COLUMNS,
         rows,
-    })
+    })?;
+    measure_spread(settings, &cluster, report)
 }

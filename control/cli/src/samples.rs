@@ -62,6 +62,7 @@ pub fn wordcount() -> RunReport {
         cancelled_by: None,
         invocation: "dataflow".into(),
         links: Vec::new(),
+        coordination: None,
         slots: 2,
         nodes: Vec::new(),
         monotonic_start_ns: 0,

@@ -38,6 +38,9 @@ pub struct RunReport {
     /// The links between the nodes that took part: first those of the node that drove it, then the others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub links: Vec<LinkReport>,
+    /// What the other nodes have told the coordinator, on the node that drove the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coordination: Option<CoordinationReport>,
     /// Memory and disk.
     pub memory: MemoryReport,
     /// Every attempt of every instance, in the order in which their preparation began.
@@ -66,6 +69,17 @@ pub(crate) fn invocation_name(invocation: Invocation) -> &'static str {
         Invocation::Dataflow => "dataflow",
         Invocation::ControlFlow => "control-flow",
     }
+}
+
+/// What the other nodes of a run have told its coordinator. No function waits for any of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CoordinationReport {
+    /// Messages.
+    pub messages: u64,
+    /// Facts in them.
+    pub facts: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 /// A node that took part in a run.
@@ -350,6 +364,7 @@ mod tests {
             monotonic_start_ns: 9,
             duration_ns: 10,
             links: vec![link],
+            coordination: Some(CoordinationReport { messages: 3, facts: 12, bytes: 900 }),
             memory: MemoryReport { budget_bytes: 1, used_bytes: 2, peak_bytes: 3, spilled_bytes: 4 },
             instances: vec![attempt],
             outputs: vec![OutputReport { name: "o".into(), part: Some(3), path: "/out/o/00003".into(), bytes: 11 }],

@@ -87,6 +87,7 @@ impl Driver<'_> {
             monotonic_start_ns: self.part.guest.start_nanos(),
             duration_ns: nanos(took),
             links: self.link_reports(),
+            coordination: self.members.as_ref().map(Members::coordination),
             memory: self.part.guest.memory(),
             instances: self.attempt_reports(state != RunEnd::Succeeded),
             outputs,

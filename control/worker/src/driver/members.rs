@@ -13,6 +13,7 @@ use crate::peer::message::{Join, LinkSummary, Participant, RunMessage};
 use crate::peer::name::PeerName;
 use crate::peer::problem::Problem;
 use crate::peer::spec::{ClusterSpec, MAX_SILENCE};
+use crate::report::CoordinationReport;
 use crate::time::nanos;
 use dflow_scheduler::{Fact, Place};
 use dflow_transport::{Cause, Node, NodeSettings};
@@ -29,6 +30,7 @@ const SUMMING: Duration = Duration::from_secs(1);
 pub(crate) struct Members {
     members: Vec<Member>,
     mail: Mail,
+    coordination: CoordinationReport,
 }
 
 /// A node that a run needs.
@@ -112,7 +114,7 @@ impl Members {
                 None => Contact::Dialed(Dialed { node: name, address: *address, own }.dial(&node, spec.wait)),
             });
         }
-        let mut joined = Self { members: Vec::new(), mail };
+        let mut joined = Self { members: Vec::new(), mail, coordination: CoordinationReport::default() };
         let mut nodes = vec![Participant { name: own_name.to_owned(), address: String::new(), life: resources.life() }];
         for ((place, (name, address)), contact) in (1..).zip(&spec.nodes).zip(contacts) {
             let (id, life) = match contact {
@@ -254,6 +256,11 @@ impl Members {
         }
     }
 
+    /// What the members have told this node.
+    pub(crate) fn coordination(&self) -> CoordinationReport {
+        self.coordination
+    }
+
     /// The places of all members.
     pub(crate) fn places(&self) -> impl Iterator<Item = Place> + use<> {
         1..self.members.len() as Place + 1
@@ -301,10 +308,17 @@ impl Members {
             };
             match letter {
                 Letter::Message(_, RunMessage::Remark(remark)) => news.push(News::Remark(place, remark)),
-                Letter::Message(_, RunMessage::Facts(facts)) => match member.facts.receive(facts) {
-                    Ok(facts) => news.push(News::Facts(place, facts)),
-                    Err(what) => self.mail.violated(id, what),
-                },
+                Letter::Message(_, RunMessage::Facts(facts)) => {
+                    self.coordination.messages += 1;
+                    self.coordination.bytes += facts.size;
+                    match member.facts.receive(facts) {
+                        Ok(facts) => {
+                            self.coordination.facts += facts.len() as u64;
+                            news.push(News::Facts(place, facts));
+                        }
+                        Err(what) => self.mail.violated(id, what),
+                    }
+                }
                 Letter::Message(..) => {
                     self.mail.violated(id, "it sent a message that only the driver of a run may send");
                 }

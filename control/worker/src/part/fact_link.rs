@@ -3,6 +3,7 @@
 #![allow(missing_docs, reason = "rkyv's derive makes helper types without documentation; all of ours has some")]
 
 use dflow_scheduler::Fact;
+use rkyv::with::Skip;
 use rkyv::{Archive, Deserialize, Serialize};
 use std::collections::VecDeque;
 
@@ -21,6 +22,9 @@ pub(crate) struct Facts {
     pub(crate) facts: Vec<Fact>,
     /// How many facts of the other end have arrived.
     pub(crate) heard: u64,
+    /// The size of the message in which they have come.
+    #[rkyv(with = Skip)]
+    pub(crate) size: u64,
 }
 
 /// One end of the link.
@@ -58,7 +62,7 @@ impl FactLink {
         self.next += facts.len() as u64;
         self.sent = self.sent.max(self.next);
         self.acknowledged = self.heard;
-        Some(Facts { first, facts, heard: self.heard })
+        Some(Facts { first, facts, heard: self.heard, size: 0 })
     }
 
     /// To be called now and then: the other end learns what has arrived, even if that is little.
@@ -67,7 +71,7 @@ impl FactLink {
             return None;
         }
         self.acknowledged = self.heard;
-        Some(Facts { first: self.next, facts: Vec::new(), heard: self.heard })
+        Some(Facts { first: self.next, facts: Vec::new(), heard: self.heard, size: 0 })
     }
 
     /// Takes a message, and returns the facts in it that are new.
@@ -165,9 +169,9 @@ mod tests {
     #[test]
     fn gaps_and_acknowledgements_of_what_was_not_told_are_refused() {
         let mut link = FactLink::default();
-        link.receive(Facts { first: 1, facts: vec![fact(1)], heard: 0 }).expect_err("a gap");
-        link.receive(Facts { first: 0, facts: Vec::new(), heard: 1 }).expect_err("nothing was told");
+        link.receive(Facts { first: 1, facts: vec![fact(1)], heard: 0, size: 0 }).expect_err("a gap");
+        link.receive(Facts { first: 0, facts: Vec::new(), heard: 1, size: 0 }).expect_err("nothing was told");
         assert!(link.push(fact(0)));
-        link.receive(Facts { first: 0, facts: Vec::new(), heard: 1 }).expect_err("nor was it sent");
+        link.receive(Facts { first: 0, facts: Vec::new(), heard: 1, size: 0 }).expect_err("nor was it sent");
     }
 }

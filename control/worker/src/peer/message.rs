@@ -105,7 +105,12 @@ impl ManagementMessage {
     /// # Errors
     /// If the received bytes are not a message of this version.
     pub(crate) fn receive(connection: &Connection) -> Result<Option<Self>, String> {
-        connection.try_recv().map(|bytes| Self::decode(&bytes)).transpose()
+        let Some(bytes) = connection.try_recv() else { return Ok(None) };
+        let mut message = Self::decode(&bytes)?;
+        if let Self::Run { message: RunMessage::Facts(facts), .. } = &mut message {
+            facts.size = bytes.len() as u64;
+        }
+        Ok(Some(message))
     }
 
     pub(crate) fn encode(&self) -> Result<Vec<u8>, String> {
@@ -201,7 +206,8 @@ mod tests {
             2 => RunMessage::Joined { slots: random.number() as u32 },
             3 => RunMessage::Refused { reason: random.text(30) },
             4 => {
-                RunMessage::Facts(Facts { first: random.number(), facts: random.list(3, fact), heard: random.number() })
+                let (first, heard) = (random.number(), random.number());
+                RunMessage::Facts(Facts { first, facts: random.list(3, fact), heard, size: 0 })
             }
             8 => RunMessage::Begin { slots: random.list(3, |random| random.number() as u32), elapsed: random.number() },
             5 => RunMessage::Remark(remark(random)),

@@ -206,6 +206,7 @@ functions:
             monotonic_start_ns: 0,
             duration_ns: 0,
             links: Vec::new(),
+            coordination: None,
             memory: MemoryReport::default(),
             instances,
             outputs: Vec::new(),
