@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
+use dflow_scheduler::planner::{DEFAULT_LINK, Policy};
 use dflow_worker::logs::RecordOptions;
 use dflow_worker::report::{RunEnd, RunReport};
 use dflow_worker::{
@@ -200,6 +201,8 @@ pub fn serve() -> Result<(), Failure> {
         identity,
         nodes,
         placement,
+        policy: Policy::default(),
+        link: DEFAULT_LINK,
         wait: std::time::Duration::ZERO,
         silence: DEFAULT_SILENCE,
     });

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 
+use dflow_scheduler::planner::Link;
 use dflow_transport::identity::{ClusterCa, Identity};
 use dflow_worker::{ClusterError, ClusterSpec, NodeOptions, ServeOptions, SetupError};
 
@@ -87,7 +88,15 @@ pub fn spec(args: &RunClusterArgs) -> Result<Option<ClusterSpec>, CallError> {
             return Err(CallError::PlacedTwice { function: function.clone() });
         }
     }
-    Ok(Some(ClusterSpec { identity, nodes, placement, wait: args.wait.unwrap_or_default(), silence: args.silence }))
+    Ok(Some(ClusterSpec {
+        identity,
+        nodes,
+        placement,
+        policy: args.policy,
+        link: Link { bandwidth: args.bandwidth, latency: args.latency },
+        wait: args.wait.unwrap_or_default(),
+        silence: args.silence,
+    }))
 }
 
 /// Sets the node's name: in a cluster, it is the name in the certificate.

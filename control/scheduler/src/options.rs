@@ -1,7 +1,7 @@
 //! The options of a run, and why a run may be refused.
 
 use crate::limits::{MAX_INSTANCES, MAX_STREAMS, MAX_SUBSCRIPTIONS};
-use dflow_workflow::FunctionId;
+use crate::planner::Placement;
 use std::collections::BTreeMap;
 
 /// When an instance may start.
@@ -60,9 +60,8 @@ pub struct RunOptions {
     pub scope: Scope,
     /// The nodes that take part, at least one. The first supplies the workflow's inputs and receives its outputs.
     pub places: Vec<PlaceOptions>,
-    /// The places of a function's instances: of part 0, of part 1 and so on, repeating from the first. Functions
-    /// without an entry run at the first place.
-    pub placement: BTreeMap<FunctionId, Vec<Place>>,
+    /// Where the instances of each function run.
+    pub placement: Placement,
     /// When an instance may start.
     pub invocation: Invocation,
     /// Values of workflow parameters; those without a value here keep their default.

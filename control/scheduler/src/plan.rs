@@ -172,7 +172,7 @@ impl Plan {
             foreach: function.foreach.is_some(),
             conditional: function.conditional.map(|switch| switch as usize),
             slots: function.resources.slots.max(1),
-            places: options.placement.get(&id).cloned().unwrap_or_default(),
+            places: options.placement.places_of(id).to_vec(),
             retries: function.retries,
             deterministic: function.deterministic,
             ..Node::bare(&function.name)
@@ -348,7 +348,7 @@ fn check_options(workflow: &Workflow, options: &RunOptions) -> Result<(), PlanEr
         return Err(PlanError::UnknownScope { place, places });
     }
     for (index, function) in workflow.functions.iter().enumerate() {
-        let chosen = options.placement.get(&FunctionId(index as u32)).map_or(&[][..], Vec::as_slice);
+        let chosen = options.placement.places_of(FunctionId(index as u32));
         if let Some(&place) = chosen.iter().find(|place| **place as usize >= options.places.len()) {
             let (function, places) = (function.name.clone(), options.places.len());
             return Err(PlanError::UnknownPlace { function, place, places });

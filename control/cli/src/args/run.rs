@@ -7,10 +7,13 @@ use std::time::Duration;
 use clap::{Args, ValueEnum, ValueHint};
 use clap_complete::engine::ArgValueCompleter;
 use dflow_scheduler::Invocation;
+use dflow_scheduler::planner::Policy;
 use dflow_worker::logs::DEFAULT_KEEP_RUNS;
 use dflow_workflow::units;
 
-use super::values::{parse_node, parse_placement, parse_silence, parse_wait};
+use super::values::{
+    parse_bandwidth, parse_latency, parse_node, parse_placement, parse_policy, parse_silence, parse_wait,
+};
 use super::{Format, NodeArgs};
 use crate::completions;
 use crate::inputs::InputError;
@@ -156,10 +159,21 @@ pub struct RunClusterArgs {
     /// The directory with this node's identity, which `dflow cluster` creates
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, env = "DFLOW_IDENTITY")]
     pub identity: Option<PathBuf>,
-    /// Distribute the instances of a function over these nodes. By default, the instances of a `foreach` are spread
-    /// over all nodes, and everything else runs on this node. May be repeated
+    /// Distribute the instances of a function over these nodes. The other functions are placed by the policy. May be
+    /// repeated
     #[arg(long = "place", value_name = "FUNCTION=NODE[,NODE]…", value_parser = parse_placement, requires = "nodes")]
     pub placement: Vec<(String, Vec<String>)>,
+    /// How functions without --place are placed: dflow (the least predicted end; while nothing is known about their run
+    /// times, the instances of a `foreach` are spread over all nodes, and everything else runs on this node), heft,
+    /// faasflow, round-robin, or one-node (this one). `dflow plan` shows what a policy does
+    #[arg(long, value_name = "POLICY", value_parser = parse_policy, default_value = "dflow")]
+    pub policy: Policy,
+    /// The bandwidth between nodes that the policy assumes
+    #[arg(long, value_name = "SIZE/s", value_parser = parse_bandwidth, default_value = "125MB/s")]
+    pub bandwidth: u64,
+    /// The time that it assumes until a function starts because of a byte on another node
+    #[arg(long, value_name = "DURATION", value_parser = parse_latency, default_value = "1ms")]
+    pub latency: Duration,
     /// Fail the run if nothing is received from a node for this long (100ms to 1h)
     #[arg(long, value_name = "DURATION", value_parser = parse_silence, default_value = "10s")]
     pub silence: Duration,

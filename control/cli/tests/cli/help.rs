@@ -31,6 +31,9 @@ fn help_of_run_states_units_and_defaults() {
         "--spin",
         "--with",
         "--place",
+        "--policy",
+        "--bandwidth",
+        "--latency",
         "--silence",
         "--rdma",
         "--rdma-idle",
@@ -51,7 +54,7 @@ fn help_of_run_states_units_and_defaults() {
     }
     assert!(call.out.contains("powers of 1024") && call.out.contains("50us"), "{}", call.out);
     let defaults = call.out.matches("[default:").count();
-    assert_eq!(defaults, 19, "all but inputs, parameters, the trace and the other nodes have a default: {}", call.out);
+    assert_eq!(defaults, 22, "all but inputs, parameters, the trace and the other nodes have a default: {}", call.out);
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod network;
 mod nodes;
 mod outputs;
 mod peers;
+mod placement;
 mod rdma;
 mod refusals;
 mod shapes;

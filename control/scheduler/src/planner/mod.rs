@@ -101,6 +101,15 @@ pub fn plan(problem: &Problem<'_>, policy: Policy) -> Result<Plan, ProblemError>
     })
 }
 
+/// Only where the instances of a run are placed, without the prediction.
+///
+/// # Errors
+/// If the problem is inconsistent or the run would be too large.
+pub fn place(problem: &Problem<'_>, policy: Policy) -> Result<Placement, ProblemError> {
+    let graph = Graph::new(problem)?;
+    Ok(graph.placement(&policy.assign(problem, &graph)))
+}
+
 /// Predicts the run with a given placement.
 ///
 /// # Errors

@@ -63,6 +63,12 @@ impl From<BTreeMap<FunctionId, Vec<Place>>> for Placement {
     }
 }
 
+impl FromIterator<(FunctionId, Vec<Place>)> for Placement {
+    fn from_iter<I: IntoIterator<Item = (FunctionId, Vec<Place>)>>(all: I) -> Self {
+        BTreeMap::from_iter(all).into()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,9 +8,9 @@ use std::time::Duration;
 const UNKNOWN_TIME: Duration = Duration::from_millis(1);
 /// The same for an instance of a `foreach`: its author asked for many of them, so they are worth spreading.
 const UNKNOWN_EACH_TIME: Duration = Duration::from_millis(100);
-/// A learned time is scaled with the size of the input by at most this factor, because part of it does not depend on the
-/// input.
-const MAX_SCALE: f64 = 8.0;
+/// A learned time is scaled with the size of the input, but not below this share, because part of it does not depend on
+/// the input.
+const LEAST_SCALE: f64 = 1.0 / 8.0;
 
 /// What finished runs have shown of one instance of a function: averages, in which later runs count more.
 #[derive(Clone, Debug, PartialEq)]
@@ -88,7 +88,7 @@ impl Profile {
     pub(super) fn work(&self, each: bool, input: u64) -> Work {
         let time = self.time.unwrap_or(if each { UNKNOWN_EACH_TIME } else { UNKNOWN_TIME });
         let scale = match self.measured_at {
-            Some(at) if input > 0 => (input as f64 / at as f64).clamp(1.0 / MAX_SCALE, MAX_SCALE),
+            Some(at) if input > 0 => (input as f64 / at as f64).max(LEAST_SCALE),
             _ => 1.0,
         };
         let scaled = |part: Duration| (part.as_nanos() as f64 * scale) as u64;

@@ -6,6 +6,7 @@
 //! - `add count[3]#1.0 split:0.3@1`, `complete count[3]#1.0`
 //! - `abort split:0.3@1`, `suspend …`, `read …`, `wake 5s`, `committed`, `failed`
 
+use dflow_scheduler::planner::Placement;
 use dflow_scheduler::{
     Action, Epoch, Event, InstanceId, InstanceState, Invocation, Outcome, PlaceOptions, Producer, RunMachine,
     RunOptions, Scope, StreamId,
@@ -28,7 +29,7 @@ pub fn options(workflow: &Workflow) -> RunOptions {
     RunOptions {
         scope: Scope::WholeRun,
         places: vec![PlaceOptions { slots: 100, prepare_ahead: 0, max_started: 100 }],
-        placement: BTreeMap::new(),
+        placement: Placement::default(),
         invocation: Invocation::Dataflow,
         params: BTreeMap::new(),
         input_parts: workflow.inputs.iter().map(|_| 1).collect(),

@@ -8,13 +8,14 @@ use crate::node::counts::Ended;
 use crate::node::{Guest, Joining, Letter, Mail, NodeId};
 use crate::notice::Remark;
 use crate::part::fact_link::{FactLink, Facts};
-use crate::part::plan::RunPlan;
+use crate::part::plan::{ReadPlan, RunPlan};
 use crate::part::{Effect, Part};
 use crate::peer::message::{LinkSummary, Participant, RunMessage};
 use crate::peer::name::PeerName;
 use crate::peer::spec::MIN_SILENCE;
 use dflow_protocol::InstanceId;
 use dflow_scheduler::{Event, Fact, Place};
+use dflow_workflow::FunctionId;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -87,8 +88,13 @@ impl Session {
     }
 
     /// Says that the node takes part, and waits until all others do. `None` if the run is over before it has begun.
-    async fn begin(serving: Rc<Serving>, joining: Joining, mail: Mail, (host, plan): (Guest, RunPlan)) -> Option<Self> {
-        mail.send(joining.driver, RunMessage::Joined { slots: serving.options.slots.max(1) });
+    async fn begin(
+        serving: Rc<Serving>,
+        joining: Joining,
+        mail: Mail,
+        (host, ReadPlan { plan, lacks, .. }): (Guest, ReadPlan),
+    ) -> Option<Self> {
+        mail.send(joining.driver, RunMessage::Joined { slots: serving.options.slots.max(1), lacks });
         let mut host = host;
         let mut links: BTreeMap<Place, FactLink> = BTreeMap::new();
         // Nodes that have begun already may have told something.
@@ -97,13 +103,17 @@ impl Session {
             while let Some(letter) = mail.next() {
                 let from = letter.from();
                 match letter {
-                    Letter::Message(_, RunMessage::Begin { slots, elapsed }) if from == joining.driver => {
+                    Letter::Message(_, RunMessage::Begin { slots, elapsed, placement }) if from == joining.driver => {
                         let count = joining.join.nodes.len();
-                        if slots.len() != count || slots.contains(&0) {
-                            mail.violated(from, "it began a run with other nodes than those that joined");
+                        let functions = plan.workflow.functions.len();
+                        let is_known = |(function, _): &(u32, Vec<u32>)| (*function as usize) < functions;
+                        if slots.len() != count || slots.contains(&0) || !placement.iter().all(is_known) {
+                            mail.violated(from, "it began a run with other nodes or functions than those of the plan");
                             return None;
                         }
                         host.began(Duration::from_nanos(elapsed));
+                        let placement = placement.into_iter().map(|(function, places)| (FunctionId(function), places));
+                        let plan = RunPlan { placement: placement.collect(), ..plan };
                         let mut part = match Part::new(plan, &slots, host) {
                             Ok(part) => part,
                             Err(error) => {
@@ -148,7 +158,7 @@ impl Session {
     }
 
     /// Takes the run in, as soon as the node has room for it.
-    async fn enter(serving: &Serving, joining: &Joining, mail: &Mail) -> Result<(Guest, RunPlan), String> {
+    async fn enter(serving: &Serving, joining: &Joining, mail: &Mail) -> Result<(Guest, ReadPlan), String> {
         let Joining { driver, name, run, join } = joining;
         let queued = |runs| {
             tracing::info!(run = %run, runs, "a run waits for memory");
@@ -171,8 +181,8 @@ impl Session {
         let nodes = join.nodes.iter().map(|node| node.name.clone()).collect();
         let read = tokio::task::spawn_blocking(move || plan.read(id, place, nodes));
         let read = read.await.map_err(|_| "its plan cannot be read".to_owned())?;
-        let (plan, programs) = read.map_err(|refused| refused.to_string())?;
-        host.set_programs(programs);
+        let mut plan = read.map_err(|refused| refused.to_string())?;
+        host.set_programs(std::mem::take(&mut plan.programs));
         host.carry()?;
         host.set_place(0, *driver);
         let silence = silence(serving, joining);

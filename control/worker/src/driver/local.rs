@@ -1,6 +1,7 @@
 //! A node in this process, on which any number of runs are driven at the same time.
 
 use super::members::{Invitation, Members};
+use super::placement::Demand;
 use super::preflight::{self, Checked};
 use super::{Driver, spool};
 use crate::cancel::Cancellation;
@@ -102,7 +103,11 @@ impl LocalNode {
         let members = match &spec.cluster {
             Some(cluster) => {
                 let dir = spec.absolute_workflow_dir();
-                let invitation = Invitation { surroundings: checked.surroundings.clone(), plan: plan.message(&dir) };
+                let invitation = Invitation {
+                    surroundings: checked.surroundings.clone(),
+                    plan: plan.message(&dir),
+                    demand: Demand::of(spec, &checked.learned),
+                };
                 let note = |note: String| observe(Update::Note(&note));
                 let guest = (&self.node, &mut host);
                 tokio::select! {

@@ -1,5 +1,6 @@
 //! The other nodes of a run, as seen by the node that drives it.
 
+use super::placement::Demand;
 use crate::node::surroundings::Surroundings;
 use crate::node::{Guest, Letter, Mail, NodeHandle, NodeId};
 use crate::notice::Remark;
@@ -15,8 +16,10 @@ use crate::peer::problem::Problem;
 use crate::peer::spec::{ClusterSpec, MAX_SILENCE};
 use crate::report::CoordinationReport;
 use crate::time::nanos;
+use dflow_scheduler::planner::Placement;
 use dflow_scheduler::{Fact, Place};
 use dflow_transport::{Cause, Node, NodeSettings};
+use dflow_workflow::FunctionId;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -46,6 +49,8 @@ struct Member {
     id: NodeId,
     /// Its slots, once it has joined.
     slots: u32,
+    /// The functions that it was asked for whose programs it does not have.
+    lacks: Vec<u32>,
     /// It has no room for the run yet.
     queued: bool,
     lost: bool,
@@ -58,6 +63,7 @@ struct Member {
 pub(crate) struct Invitation {
     pub(crate) surroundings: Surroundings,
     pub(crate) plan: PlanMessage,
+    pub(crate) demand: Demand,
 }
 
 /// What a member has said, or its loss.
@@ -137,7 +143,8 @@ impl Members {
             host.set_place(place, id);
             nodes.push(Participant { name: name.clone(), address: address.to_string(), life });
             let facts = FactLink::default();
-            let member = Member { name: name.clone(), id, slots: 0, queued: false, lost: false, facts, routes: None };
+            let (name, lacks, routes) = (name.clone(), Vec::new(), None);
+            let member = Member { name, id, slots: 0, lacks, queued: false, lost: false, facts, routes };
             joined.members.push(member);
         }
         drop(turn);
@@ -148,7 +155,11 @@ impl Members {
                 nodes: nodes.clone(),
                 silence: u64::try_from(spec.silence.as_millis()).unwrap_or(u64::MAX),
                 surroundings: invitation.surroundings.clone(),
-                plan: invitation.plan.clone(),
+                plan: PlanMessage {
+                    needed: invitation.demand.needed_at(place),
+                    optional: invitation.demand.movable.iter().map(|function| function.0).collect(),
+                    ..invitation.plan.clone()
+                },
             };
             joined.mail.send(member.id, RunMessage::Join(join));
         }
@@ -164,7 +175,9 @@ impl Members {
                 let Some(member) = self.members.iter_mut().find(|member| member.id == id) else { continue };
                 let refused = |reason| ClusterError::Refused { node: member.name.clone(), reason };
                 match letter {
-                    Letter::Message(_, RunMessage::Joined { slots }) => member.slots = slots.max(1),
+                    Letter::Message(_, RunMessage::Joined { slots, lacks }) => {
+                        (member.slots, member.lacks) = (slots.max(1), lacks);
+                    }
                     Letter::Message(_, RunMessage::Queued { reason }) => {
                         note(format!("waiting for node {}: {reason}", member.name));
                         member.queued = true;
@@ -198,6 +211,11 @@ impl Members {
     /// The slots of each member.
     pub(crate) fn slots(&self) -> Vec<u32> {
         self.members.iter().map(|member| member.slots).collect()
+    }
+
+    /// Whether all of them have the program of a function, as far as they were asked for it.
+    pub(crate) fn all_have(&self, function: FunctionId) -> bool {
+        self.members.iter().all(|member| !member.lacks.contains(&function.0))
     }
 
     /// Stops expecting anything from this member.
@@ -250,9 +268,11 @@ impl Members {
     }
 
     /// Every member has joined: they begin. `slots`: those of all nodes, by place; `elapsed`: how long the run has lasted here.
-    pub(crate) fn begin(&mut self, slots: &[u32], elapsed: Duration) {
+    pub(crate) fn begin(&mut self, slots: &[u32], elapsed: Duration, placement: &Placement) {
+        let placement: Vec<_> = placement.iter().map(|(function, places)| (function.0, places.to_vec())).collect();
         for member in &self.members {
-            self.mail.send(member.id, RunMessage::Begin { slots: slots.to_vec(), elapsed: nanos(elapsed) });
+            let (slots, elapsed, placement) = (slots.to_vec(), nanos(elapsed), placement.clone());
+            self.mail.send(member.id, RunMessage::Begin { slots, elapsed, placement });
         }
     }
 

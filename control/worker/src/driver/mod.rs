@@ -113,9 +113,14 @@ impl<'a> Driver<'a> {
         let workflow = Arc::clone(&spec.workflow);
         let slots = members.as_ref().map(Members::slots).unwrap_or_default();
         let all: Vec<u32> = std::iter::once(spec.options.slots).chain(slots.iter().copied()).collect();
-        let of_others = placement::slot_notes(spec, &all).into_iter().filter(|note| !checked.notes.contains(note));
-        let of_others: Vec<String> = of_others.collect();
-        checked.notes.extend(of_others);
+        let demand = placement::Demand::of(spec, &checked.learned);
+        let all_have = |function| members.as_ref().is_none_or(|members| members.all_have(function));
+        let placement = placement::plan(spec, &checked, &all, all_have);
+        let planned = placement::planned_note(spec, &demand, &placement);
+        let of_others = placement::slot_notes(spec, &placement, &all).into_iter();
+        let of_others: Vec<String> = of_others.filter(|note| !checked.notes.contains(note)).collect();
+        checked.notes.extend(planned.iter().cloned().chain(of_others));
+        let plan = RunPlan { placement, ..plan };
         let part = Part::new(plan, &all, host)?;
         // The last step that can fail, so that a refused run creates no directory.
         let destination = match spec.output_folder()? {
@@ -125,10 +130,10 @@ impl<'a> Driver<'a> {
             })?),
         };
         if let Some(members) = &mut members {
-            members.begin(&all, part.guest.elapsed());
+            members.begin(&all, part.guest.elapsed(), &part.plan().placement);
         }
         let (notes_from, notes) = mpsc::channel();
-        let driver = Self {
+        let mut driver = Self {
             spec,
             workflow,
             checked,
@@ -153,6 +158,9 @@ impl<'a> Driver<'a> {
             run = %id, workflow = driver.workflow.name, nodes = driver.part.plan().nodes.len(),
             slots = spec.options.slots, output = ?spec.output, "the run begins"
         );
+        if let Some(note) = planned {
+            driver.journal.note(note);
+        }
         Ok(driver)
     }
 

@@ -1,13 +1,13 @@
 //! The plan of a run, as its driver makes it.
 
-use super::placement;
 use super::preflight::Checked;
 use crate::part::plan::RunPlan;
 use crate::spec::RunSpec;
 use dflow_protocol::RunId;
+use dflow_scheduler::planner::Placement;
 use std::sync::Arc;
 
-/// The plan of this run.
+/// The plan of this run, without its placement, which depends on the nodes.
 pub(super) fn of(spec: &RunSpec, checked: &Checked, id: RunId) -> RunPlan {
     let mut nodes = vec![spec.options.node.clone()];
     if let Some(cluster) = &spec.cluster {
@@ -19,7 +19,7 @@ pub(super) fn of(spec: &RunSpec, checked: &Checked, id: RunId) -> RunPlan {
         params: spec.params.clone(),
         place: 0,
         nodes,
-        placement: placement::places(spec),
+        placement: Placement::default(),
         invocation: spec.invocation,
         input_parts: checked.input_parts(),
         part_names: Arc::clone(&checked.part_names),

@@ -1,6 +1,6 @@
 //! Checks everything that can be checked before a run starts.
 
-use super::placement;
+use super::placement::{self, Demand};
 use crate::error::SetupError;
 use crate::input::{InputError, InputStream, Opener, SeenFile};
 use crate::node::program::Wanted;
@@ -14,6 +14,7 @@ use crate::peer::certificate::{load as load_identity, warning as certificate_war
 use crate::peer::device::find_device;
 use crate::peer::error::ClusterError;
 use crate::peer::spec::ClusterSpec;
+use crate::profiles::{self, LearnedFunctions};
 use crate::spec::RunSpec;
 use dflow_launcher::Launcher;
 use dflow_workflow::FunctionId;
@@ -37,6 +38,8 @@ pub(crate) struct Checked {
     pub(crate) surroundings: Surroundings,
     /// The names of the parts of each `foreach`.
     pub(crate) part_names: Arc<PartNames>,
+    /// What earlier runs over several nodes have shown of the functions.
+    pub(crate) learned: LearnedFunctions,
     /// Notes for the user.
     pub(crate) notes: Vec<String>,
 }
@@ -99,12 +102,13 @@ fn check(spec: &RunSpec) -> Result<(Found, Vec<String>), SetupError> {
 
 /// Last of all, because the writer of a named pipe continues as soon as it is open.
 fn open(spec: &RunSpec, found: Found, mut notes: Vec<String>) -> Result<Checked, SetupError> {
-    let Found { wanted, programs, surroundings, .. } = found;
+    let Found { wanted, programs, surroundings, learned, .. } = found;
     // The other half of the descriptors is for the run itself.
     let mut opener = Opener::new(raise_descriptor_limit() / 2);
     let (inputs, part_names) = open_inputs(spec, &mut opener)?;
     notes.append(&mut opener.notes);
-    Ok(Checked { inputs, seen: opener.seen, wanted, programs, surroundings, part_names: Arc::new(part_names), notes })
+    let part_names = Arc::new(part_names);
+    Ok(Checked { inputs, seen: opener.seen, wanted, programs, surroundings, part_names, learned, notes })
 }
 
 /// Like [`prepare`], but without opening, starting or changing anything.
@@ -112,11 +116,12 @@ fn open(spec: &RunSpec, found: Found, mut notes: Vec<String>) -> Result<Checked,
 /// # Errors
 /// The first error.
 pub(crate) fn examine(spec: &RunSpec) -> Result<Checked, SetupError> {
-    let Found { wanted, programs, surroundings, mut notes } = find(spec)?;
+    let Found { wanted, programs, surroundings, learned, mut notes } = find(spec)?;
     let mut opener = Opener::looking();
     let (inputs, part_names) = open_inputs(spec, &mut opener)?;
     notes.append(&mut opener.notes);
-    Ok(Checked { inputs, seen: opener.seen, wanted, programs, surroundings, part_names: Arc::new(part_names), notes })
+    let part_names = Arc::new(part_names);
+    Ok(Checked { inputs, seen: opener.seen, wanted, programs, surroundings, part_names, learned, notes })
 }
 
 fn check_file_size() -> Result<(), SetupError> {
@@ -140,19 +145,22 @@ struct Found {
     wanted: Vec<Wanted>,
     programs: Vec<Option<PathBuf>>,
     surroundings: Surroundings,
+    learned: LearnedFunctions,
     notes: Vec<String>,
 }
 
 fn find(spec: &RunSpec) -> Result<Found, SetupError> {
     check_descriptors()?;
+    let learned = learned(spec);
+    let demand = Demand::of(spec, &learned);
     let mut notes = match &spec.cluster {
-        Some(cluster) => check_cluster(spec, cluster)?,
+        Some(cluster) => check_cluster(spec, cluster, &demand)?,
         None => Vec::new(),
     };
-    notes.extend(placement::slot_notes(spec, &[spec.options.slots]));
+    notes.extend(placement::slot_notes(spec, &demand.required, &[spec.options.slots]));
     let surroundings = surroundings(spec)?;
-    let (wanted, programs) = find_programs(spec)?;
-    Ok(Found { wanted, programs, surroundings, notes })
+    let (wanted, programs) = find_programs(spec, &demand)?;
+    Ok(Found { wanted, programs, surroundings, learned, notes })
 }
 
 /// The streams of every input, and the names of their parts.
@@ -178,6 +186,18 @@ fn open_inputs(spec: &RunSpec, opener: &mut Opener) -> Result<(Vec<Vec<InputStre
     Ok((inputs, PartNames::new(part_names)))
 }
 
+/// What earlier runs have shown. It matters only if there is a choice of nodes; a file that cannot be used is as good as
+/// none.
+fn learned(spec: &RunSpec) -> LearnedFunctions {
+    let Some(records) = spec.record.folder.as_deref().filter(|_| spec.cluster.is_some()) else {
+        return LearnedFunctions::new();
+    };
+    profiles::load(records, &spec.workflow.name).unwrap_or_else(|error| {
+        tracing::warn!(%error, "the run is planned without learned profiles");
+        LearnedFunctions::new()
+    })
+}
+
 /// The environment of the functions on every node.
 fn surroundings(spec: &RunSpec) -> Result<Surroundings, SetupError> {
     let file = spec.workflow.env.iter().map(|(name, value)| (name.clone(), value.fill(&spec.params)));
@@ -190,15 +210,15 @@ fn surroundings(spec: &RunSpec) -> Result<Surroundings, SetupError> {
 
 /// The program of each function, and its file if the function runs on this node. Other nodes search for their programs
 /// when they join the run.
-fn find_programs(spec: &RunSpec) -> Result<(Vec<Wanted>, Vec<Option<PathBuf>>), SetupError> {
+fn find_programs(spec: &RunSpec, demand: &Demand) -> Result<(Vec<Wanted>, Vec<Option<PathBuf>>), SetupError> {
     let workflow_dir = spec.absolute_workflow_dir();
-    let places = placement::places(spec);
     let mut found: HashMap<Wanted, PathBuf> = HashMap::new();
     let mut unusable = UnusablePrograms::default();
     let mut all = (Vec::new(), Vec::new());
     for (id, function) in (0..).map(FunctionId).zip(&spec.workflow.functions) {
         let wanted = Wanted::of(function, &spec.workflow.env, &workflow_dir, &spec.params);
-        let is_here = places.get(&id).is_none_or(|places| places.contains(&0));
+        let places = demand.required.places_of(id);
+        let is_here = places.is_empty() || places.contains(&0);
         let file = match found.get(&wanted) {
             _ if !is_here => None,
             Some(file) => Some(file.clone()),
@@ -216,10 +236,10 @@ fn find_programs(spec: &RunSpec) -> Result<(Vec<Wanted>, Vec<Option<PathBuf>>), 
 }
 
 /// Nodes and placement, and notes for the user about them.
-fn check_cluster(spec: &RunSpec, cluster: &ClusterSpec) -> Result<Vec<String>, ClusterError> {
+fn check_cluster(spec: &RunSpec, cluster: &ClusterSpec, demand: &Demand) -> Result<Vec<String>, ClusterError> {
     placement::check(spec, cluster)?;
     find_device(&spec.options.rdma)?;
     let identity = load_identity(&cluster.identity)?;
     let warning = certificate_warning(&identity, &cluster.identity, SystemTime::now());
-    Ok(warning.into_iter().chain(placement::note(spec, cluster)).collect())
+    Ok(warning.into_iter().chain(placement::note(spec, cluster, demand)).collect())
 }

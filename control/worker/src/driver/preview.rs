@@ -11,6 +11,7 @@ use crate::part::plan::place;
 use crate::report::invocation_name;
 use crate::spec::RunSpec;
 use dflow_disk::SpillDir;
+use dflow_scheduler::planner::Placement;
 use dflow_scheduler::{InstanceKind, InstanceState, Place, RunMachine, RunOptions};
 use dflow_store::Config;
 use dflow_workflow::{FunctionId, Source, Streams, SwitchOn, Workflow};
@@ -117,10 +118,13 @@ pub fn preview(spec: &RunSpec) -> Result<RunPreview, SetupError> {
         None => check_stdout(&spec.planned_outputs())?,
     }
     let nodes = nodes(spec)?;
+    // Which programs the other nodes have is not checked.
+    let slots: Vec<u32> = nodes.iter().map(|node| node.slots).collect();
+    let placement = placement::plan(spec, &checked, &slots, |_| true);
     let options = RunOptions {
         scope: dflow_scheduler::Scope::WholeRun,
         places: nodes.iter().map(|node| place(node.slots, 1)).collect(),
-        placement: placement::places(spec),
+        placement: placement.clone(),
         invocation: spec.invocation,
         params: spec.params.clone(),
         input_parts: checked.input_parts(),
@@ -131,7 +135,7 @@ pub fn preview(spec: &RunSpec) -> Result<RunPreview, SetupError> {
     Ok(RunPreview {
         workflow: spec.workflow.name.clone(),
         invocation: invocation_name(spec.invocation),
-        functions: functions(spec, &checked, &machine, &nodes),
+        functions: functions(spec, &checked, (&machine, &placement), &nodes),
         nodes,
         inputs: inputs(&spec.workflow, &checked),
         replaces: output_directory.as_deref().is_some_and(Path::exists),
@@ -186,7 +190,12 @@ fn inputs(workflow: &Workflow, checked: &Checked) -> Vec<InputPreview> {
     workflow.inputs.iter().zip(&checked.inputs).map(|(input, files)| one(&input.name, files)).collect()
 }
 
-fn functions(spec: &RunSpec, checked: &Checked, machine: &RunMachine, nodes: &[NodePreview]) -> Vec<FunctionPreview> {
+fn functions(
+    spec: &RunSpec,
+    checked: &Checked,
+    (machine, placement): (&RunMachine, &Placement),
+    nodes: &[NodePreview],
+) -> Vec<FunctionPreview> {
     let workflow = &spec.workflow;
     let mut counts: BTreeMap<FunctionId, usize> = BTreeMap::new();
     let mut places: BTreeMap<FunctionId, BTreeSet<Place>> = BTreeMap::new();
@@ -198,7 +207,6 @@ fn functions(spec: &RunSpec, checked: &Checked, machine: &RunMachine, nodes: &[N
             places.entry(function).or_default().insert(view.place);
         }
     }
-    let placement = placement::places(spec);
     let name = |place: &Place| nodes.get(*place as usize).map(|node| node.name.clone());
     (0..)
         .map(FunctionId)
@@ -209,7 +217,10 @@ fn functions(spec: &RunSpec, checked: &Checked, machine: &RunMachine, nodes: &[N
             let switch = switch.filter(|switch| matches!(switch.on, SwitchOn::Value(_)));
             let places = match discovered {
                 // Instances that do not exist yet will be spread over the nodes of the placement.
-                Some(_) => placement.get(&id).map_or_else(|| BTreeSet::from([0]), |all| all.iter().copied().collect()),
+                Some(_) => match placement.places_of(id) {
+                    [] => BTreeSet::from([0]),
+                    places => places.iter().copied().collect(),
+                },
                 None => places.remove(&id).unwrap_or_default(),
             };
             FunctionPreview {

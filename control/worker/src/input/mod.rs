@@ -23,6 +23,7 @@ pub(crate) use changes::SeenFile;
 pub(crate) use live::{LiveError, LiveReader};
 pub(crate) use open::{LiveFile, Opener};
 pub use sizes::input_sizes;
+pub(crate) use sizes::size;
 
 use dflow_store::InputFile;
 use std::path::PathBuf;

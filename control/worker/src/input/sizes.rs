@@ -15,7 +15,7 @@ pub fn input_sizes(name: &str, partitioned: bool, paths: &[PathBuf]) -> Result<V
 }
 
 /// The bytes of a stream, if they are known.
-fn size(stream: &InputStream) -> Option<u64> {
+pub(crate) fn size(stream: &InputStream) -> Option<u64> {
     match stream {
         InputStream::Files(files) => Some(files.iter().map(|(_, length)| *length).fold(0, u64::saturating_add)),
         InputStream::Live(_) => None,

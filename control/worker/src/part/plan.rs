@@ -6,11 +6,12 @@ use super::names::PartNames;
 use crate::node::program::{ProgramError, Wanted};
 use crate::node::unusable::UnusablePrograms;
 use crate::peer::error::ClusterError;
+use dflow_scheduler::planner::Placement;
 use dflow_scheduler::{Invocation, Place, PlaceOptions, RunOptions, Scope};
 use dflow_transport::MAX_MANAGEMENT_MESSAGE;
-use dflow_workflow::{Diagnostics, FunctionId, Workflow};
+use dflow_workflow::{Diagnostics, Workflow};
 use rkyv::{Archive, Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
@@ -37,7 +38,8 @@ pub(crate) struct RunPlan {
     pub(crate) place: Place,
     /// The names of all nodes, by place.
     pub(crate) nodes: Vec<String>,
-    pub(crate) placement: BTreeMap<FunctionId, Vec<Place>>,
+    /// Known when all nodes have joined.
+    pub(crate) placement: Placement,
     pub(crate) invocation: Invocation,
     /// The number of streams of each workflow input.
     pub(crate) input_parts: Vec<u32>,
@@ -54,12 +56,23 @@ pub(crate) struct PlanMessage {
     /// The directory of the workflow file, absolute.
     pub(crate) workflow_dir: Vec<u8>,
     pub(crate) params: Vec<(String, String)>,
-    /// The places of the functions that have any, by their index.
-    pub(crate) placement: Vec<(u32, Vec<u32>)>,
+    /// The functions of which the node must have the programs, by their index.
+    pub(crate) needed: Vec<u32>,
+    /// Functions that it may be given if it has their programs.
+    pub(crate) optional: Vec<u32>,
     pub(crate) control_flow: bool,
     pub(crate) input_parts: Vec<u32>,
     /// For each input the files of its parts, as the caller has named them.
     pub(crate) part_files: Vec<Vec<Vec<u8>>>,
+}
+
+/// What a node makes of the message.
+pub(crate) struct ReadPlan {
+    pub(crate) plan: RunPlan,
+    /// The files of programs.
+    pub(crate) programs: HashMap<Wanted, PathBuf>,
+    /// The optional functions whose programs the node does not have.
+    pub(crate) lacks: Vec<u32>,
 }
 
 /// A plan that a node cannot take part in.
@@ -84,13 +97,14 @@ impl RunPlan {
         }
     }
 
-    /// The message to another node.
+    /// The message to another node, which does not say yet which programs the node needs.
     pub(crate) fn message(&self, workflow_dir: &std::path::Path) -> PlanMessage {
         PlanMessage {
             workflow: self.workflow.text.to_string(),
             workflow_dir: workflow_dir.as_os_str().as_bytes().to_vec(),
             params: self.params.clone().into_iter().collect(),
-            placement: self.placement.iter().map(|(function, places)| (function.0, places.clone())).collect(),
+            needed: Vec::new(),
+            optional: Vec::new(),
             control_flow: self.invocation == Invocation::ControlFlow,
             input_parts: self.input_parts.clone(),
             part_files: self.part_names.to_bytes(),
@@ -108,36 +122,38 @@ impl PlanMessage {
         const REST: usize = 4 * 1024 * 1024;
         const LIMIT: usize = MAX_MANAGEMENT_MESSAGE - REST;
         let files: usize = self.part_files.iter().flatten().map(|file| file.len() + 16).sum();
-        let placement: usize = self.placement.iter().map(|(_, places)| 16 + 4 * places.len()).sum();
-        match self.workflow.len() + files + placement {
+        match self.workflow.len() + files {
             bytes if bytes > LIMIT => Err(ClusterError::PlanTooLarge { bytes, limit: LIMIT }),
             _ => Ok(()),
         }
     }
 
-    /// The plan, with the files of the programs that run at this place. Reads the file system.
+    /// The plan, as far as it is known before all nodes have joined, with the files of the programs that may run at this
+    /// place, and the optional functions whose programs are missing. Reads the file system.
     ///
     /// # Errors
-    /// If the workflow is not one, or a program is missing.
-    pub(crate) fn read(
-        self,
-        id: String,
-        place: Place,
-        nodes: Vec<String>,
-    ) -> Result<(RunPlan, HashMap<Wanted, PathBuf>), PlanRefused> {
+    /// If the workflow is not one, or a program is missing that the node must have.
+    pub(crate) fn read(self, id: String, place: Place, nodes: Vec<String>) -> Result<ReadPlan, PlanRefused> {
         let workflow = Workflow::parse("the workflow", &self.workflow).map_err(PlanRefused::Workflow)?;
         let params: BTreeMap<String, String> = self.params.into_iter().collect();
-        let placement: BTreeMap<FunctionId, Vec<Place>> =
-            self.placement.into_iter().map(|(function, places)| (FunctionId(function), places)).collect();
         let dir = PathBuf::from(OsString::from_vec(self.workflow_dir));
         let (mut wanted, mut found) = (Vec::new(), HashMap::new());
         let mut unusable = UnusablePrograms::default();
-        for (id, function) in (0..).map(FunctionId).zip(&workflow.functions) {
+        let (needed, optional): (BTreeSet<u32>, BTreeSet<u32>) =
+            (self.needed.into_iter().collect(), self.optional.into_iter().collect());
+        let mut lacks = Vec::new();
+        for (index, function) in (0..).zip(&workflow.functions) {
             let program = Wanted::of(function, &workflow.env, &dir, &params);
-            let is_here = placement.get(&id).is_some_and(|places| places.contains(&place));
-            if is_here && !found.contains_key(&program) {
-                let file = unusable.find(&function.name, &program, Wanted::find);
+            if !found.contains_key(&program) {
+                let file = match (needed.contains(&index), optional.contains(&index)) {
+                    (true, _) => unusable.find(&function.name, &program, Wanted::find),
+                    (false, true) => program.find().ok(),
+                    (false, false) => None,
+                };
                 found.extend(file.map(|file| (program.clone(), file)));
+            }
+            if optional.contains(&index) && !found.contains_key(&program) {
+                lacks.push(index);
             }
             wanted.push(program);
         }
@@ -148,13 +164,13 @@ impl PlanMessage {
             params,
             place,
             nodes,
-            placement,
+            placement: Placement::default(),
             invocation: if self.control_flow { Invocation::ControlFlow } else { Invocation::Dataflow },
             input_parts: self.input_parts,
             part_names: Arc::new(PartNames::from_bytes(self.part_files)),
             wanted,
         };
-        Ok((plan, found))
+        Ok(ReadPlan { plan, programs: found, lacks })
     }
 }
 

@@ -31,14 +31,23 @@ pub(crate) enum RunMessage {
     /// From the driver, first: take part in this run.
     Join(Join),
     /// The answer to a join: the node takes part, with this many slots.
-    Joined { slots: u32 },
+    Joined {
+        slots: u32,
+        /// The optional functions whose programs it does not have.
+        lacks: Vec<u32>,
+    },
     /// Before the answer to a join: the node has no room for the run yet.
     Queued { reason: String },
     /// The answer to a join: the node cannot take part.
     Refused { reason: String },
     /// From the driver, when all nodes have joined: the run begins. `slots`: those of all nodes, by place; `elapsed`: the
     /// nanoseconds since the driver has begun it.
-    Begin { slots: Vec<u32>, elapsed: u64 },
+    Begin {
+        slots: Vec<u32>,
+        elapsed: u64,
+        /// The places of the functions that have any, by their index.
+        placement: Vec<(u32, Vec<u32>)>,
+    },
     /// Between any two nodes of the run.
     Facts(Facts),
     /// To the driver: what its user may want to know.
@@ -196,20 +205,28 @@ mod tests {
                     workflow: random.text(30),
                     workflow_dir: random.bytes(9),
                     params: random.list(3, |random| (random.text(9), random.text(9))),
-                    placement: random.list(3, |random| (random.number() as u32, vec![random.number() as u32])),
+                    needed: random.list(3, |random| random.number() as u32),
+                    optional: random.list(3, |random| random.number() as u32),
                     control_flow: random.flag(),
                     input_parts: random.list(3, |random| random.number() as u32),
                     part_files: random.list(2, |random| random.list(2, |random| random.bytes(9))),
                 },
             }),
             1 => RunMessage::Queued { reason: random.text(30) },
-            2 => RunMessage::Joined { slots: random.number() as u32 },
+            2 => RunMessage::Joined {
+                slots: random.number() as u32,
+                lacks: random.list(3, |random| random.number() as u32),
+            },
             3 => RunMessage::Refused { reason: random.text(30) },
             4 => {
                 let (first, heard) = (random.number(), random.number());
                 RunMessage::Facts(Facts { first, facts: random.list(3, fact), heard, size: 0 })
             }
-            8 => RunMessage::Begin { slots: random.list(3, |random| random.number() as u32), elapsed: random.number() },
+            8 => RunMessage::Begin {
+                slots: random.list(3, |random| random.number() as u32),
+                elapsed: random.number(),
+                placement: random.list(3, |random| (random.number() as u32, vec![random.number() as u32])),
+            },
             5 => RunMessage::Remark(remark(random)),
             6 => RunMessage::Sum,
             7 => RunMessage::Summed(random.list(3, |random| LinkSummary {

@@ -1,5 +1,6 @@
 //! The nodes of a run as its user names them.
 
+use dflow_scheduler::planner::{Link, Policy};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,9 +13,12 @@ pub struct ClusterSpec {
     pub identity: PathBuf,
     /// The other nodes: the name in each one's certificate, and where it listens.
     pub nodes: Vec<(String, SocketAddr)>,
-    /// The nodes over which a function's instances are spread. The instances of a `foreach` without an entry are spread
-    /// over all nodes; everything else runs on the node that drives the run.
+    /// The nodes over which a function's instances are spread. The others are placed by the policy.
     pub placement: BTreeMap<String, Vec<String>>,
+    /// How the functions without an entry are placed.
+    pub policy: Policy,
+    /// What the policy assumes of the link between each two nodes.
+    pub link: Link,
     /// How long a node that does not answer yet is waited for.
     pub wait: Duration,
     /// A node is lost after this long without a sign of life. From [`MIN_SILENCE`] to [`MAX_SILENCE`].

@@ -36,6 +36,9 @@ pub(super) fn assign(problem: &Problem<'_>, graph: &Graph) -> Vec<Place> {
     }
     deal(problem, graph, &mut fixed);
     let local = fixed.iter().map(|fixed| fixed.unwrap_or(0)).collect();
+    if fixed.iter().all(Option::is_some) {
+        return local;
+    }
     let mut best = improve(problem, graph, &fixed, local);
     // Different beginnings end in different local optima.
     let mut beginnings = vec![by_rank(problem, graph, &fixed), by_start(problem, graph, &fixed)];

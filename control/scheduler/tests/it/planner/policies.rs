@@ -129,7 +129,10 @@ fn declared_beats_learned_key_by_key() {
     let plain = workflow("  a: { command: [x], inputs: [inputs.data] }\n");
     let mut problem = problem(&plain, &[1]);
     problem.profiles = vec![Profile::of(&plain.functions[0], Some(&learned))];
-    // A tenth of the input at which it was learned takes an eighth of the time, the least that is assumed.
+    // A tenth of the input at which it was learned takes an eighth of the time, the least that is assumed; a larger one takes longer in proportion.
     let timeline = plan(&problem, Policy::Dflow).unwrap().timeline;
     assert_eq!((timeline.end, timeline.instances[0].bytes_written), (Duration::from_millis(500), MB / 2));
+    problem.inputs[0] = vec![1000 * MB];
+    let timeline = plan(&problem, Policy::Dflow).unwrap().timeline;
+    assert_eq!((timeline.end, timeline.instances[0].bytes_written), (Duration::from_secs(400), 500 * MB));
 }

@@ -21,7 +21,7 @@ fn options_that_do_not_fit_are_refused() {
     assert_eq!(refused(flow(), |options| options.places[0].slots = 0), PlanError::NoSlots);
     assert_eq!(refused(flow(), |options| options.places.clear()), PlanError::NoSlots);
     let nowhere = refused(flow().add(fun("a")), |options| {
-        options.placement.insert(FunctionId(0), vec![0, 1]);
+        options.placement = [(FunctionId(0), vec![0, 1])].into_iter().collect();
     });
     assert_eq!(nowhere, PlanError::UnknownPlace { function: "a".to_owned(), place: 1, places: 1 });
     let input = || flow().input("text", false);
