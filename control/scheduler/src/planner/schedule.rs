@@ -357,7 +357,7 @@ fn first_output(start: Time, end: Time, Work { total, head, tail }: Work) -> Tim
         return end - (total - head);
     }
     let stretched = u128::from((end - start).saturating_sub(tail));
-    start + (u128::from(head) * stretched / u128::from(during)) as Time
+    start.saturating_add((u128::from(head) * stretched / u128::from(during)) as Time)
 }
 
 /// The time for so many bytes, rounded up.

@@ -19,10 +19,19 @@ use std::cmp::Reverse;
 
 /// The room of a node, as a multiple of its share of all instances.
 const SPARE: u64 = 2;
+/// How many edges may be looked at in search of critical paths. Each merge takes such a search, so the time of the
+/// algorithm grows with the square of the workflow; beyond this, the groups stay as they are.
+const MAX_STEPS: usize = 1 << 30;
+/// The number of searches that even the largest workflow gets.
+const MIN_ROUNDS: usize = 1000;
 
 pub(super) fn assign(problem: &Problem<'_>, graph: &Graph) -> Vec<Place> {
     let mut grouping = Grouping::new(problem, graph);
-    while grouping.merge_one() {}
+    for _ in 0..(MAX_STEPS / grouping.edges.len().max(1)).max(MIN_ROUNDS) {
+        if !grouping.merge_one() {
+            break;
+        }
+    }
     let of_unit: Vec<Place> = (0..graph.units.len()).map(|unit| grouping.place(unit)).collect();
     let place = |task: usize| fixed_place(problem, graph, task).unwrap_or(of_unit[graph.tasks[task].unit]);
     (0..graph.tasks.len()).map(place).collect()
@@ -35,6 +44,8 @@ struct Edge {
 }
 
 struct Group {
+    /// Its units; none once it is part of another group.
+    units: Vec<UnitId>,
     /// Slots of all of its instances.
     demand: u64,
     place: Place,
@@ -47,8 +58,8 @@ struct Grouping {
     edges: Vec<Edge>,
     /// The work of the longest instance of each unit.
     work: Vec<Time>,
-    /// The group of each unit: a forest, whose roots are the groups.
-    parent: Vec<UnitId>,
+    /// The group of each unit.
+    group_of: Vec<usize>,
     groups: Vec<Group>,
     /// How much each node can hold, and holds.
     room: Vec<u64>,
@@ -77,12 +88,12 @@ impl Grouping {
         let mut grouping = Self {
             edges,
             work: Vec::with_capacity(graph.units.len()),
-            parent: (0..graph.units.len()).collect(),
+            group_of: (0..graph.units.len()).collect(),
             groups: Vec::with_capacity(graph.units.len()),
             room: room.collect(),
             used: vec![0; problem.nodes.len()],
         };
-        for unit in &graph.units {
+        for (id, unit) in graph.units.iter().enumerate() {
             let work = unit.tasks.clone().map(|task| graph.tasks[task].work.total).max();
             grouping.work.push(work.unwrap_or(0));
             let fixed = match unit.kind {
@@ -92,20 +103,13 @@ impl Grouping {
             let demand = demand(unit);
             let place = fixed.unwrap_or_else(|| grouping.emptiest());
             grouping.used[place as usize] += demand;
-            grouping.groups.push(Group { demand, place, fixed });
+            grouping.groups.push(Group { units: vec![id], demand, place, fixed });
         }
         grouping
     }
 
     fn place(&self, unit: UnitId) -> Place {
-        self.groups[self.root(unit)].place
-    }
-
-    fn root(&self, mut unit: UnitId) -> UnitId {
-        while self.parent[unit] != unit {
-            unit = self.parent[unit];
-        }
-        unit
+        self.groups[self.group_of[unit]].place
     }
 
     /// The node with most room left.
@@ -120,7 +124,7 @@ impl Grouping {
         let mut path = self.critical_path();
         path.sort_by_key(|edge| Reverse(self.edges[*edge].cost));
         for edge in path {
-            let (from, to) = (self.root(self.edges[edge].from), self.root(self.edges[edge].to));
+            let (from, to) = (self.group_of[self.edges[edge].from], self.group_of[self.edges[edge].to]);
             if from != to && self.merge(from, to) {
                 return true;
             }
@@ -128,7 +132,7 @@ impl Grouping {
         false
     }
 
-    fn merge(&mut self, from: UnitId, to: UnitId) -> bool {
+    fn merge(&mut self, from: usize, to: usize) -> bool {
         let demand = self.groups[from].demand + self.groups[to].demand;
         let fixed = match (self.groups[from].fixed, self.groups[to].fixed) {
             (Some(one), Some(other)) if one != other => return false,
@@ -144,8 +148,14 @@ impl Grouping {
         match fits {
             Some(place) => {
                 self.used[place] += demand;
-                self.parent[to] = from;
-                self.groups[from] = Group { demand, place: place as Place, fixed };
+                // The smaller one joins the larger: a unit changes its group only a logarithmic number of times.
+                let is_smaller = self.groups[from].units.len() < self.groups[to].units.len();
+                let (into, from) = if is_smaller { (to, from) } else { (from, to) };
+                let mut joining = std::mem::take(&mut self.groups[from].units);
+                joining.iter().for_each(|unit| self.group_of[*unit] = into);
+                let mut units = std::mem::take(&mut self.groups[into].units);
+                units.append(&mut joining);
+                self.groups[into] = Group { units, demand, place: place as Place, fixed };
             }
             None => {
                 for group in [from, to] {
@@ -158,12 +168,12 @@ impl Grouping {
 
     /// The edges of the longest path, counting only transfers between groups.
     fn critical_path(&self) -> Vec<usize> {
-        let roots: Vec<UnitId> = (0..self.parent.len()).map(|unit| self.root(unit)).collect();
         let mut finish = self.work.clone();
         let mut by: Vec<Option<usize>> = vec![None; finish.len()];
         // Edges are in the order of their producers, so a producer is complete when its edges are reached.
         for (index, Edge { from, to, cost }) in self.edges.iter().enumerate() {
-            let cost = if roots[*from] == roots[*to] { 0 } else { *cost };
+            let is_inside = self.group_of[*from] == self.group_of[*to];
+            let cost = if is_inside { 0 } else { *cost };
             let reached = finish[*from].saturating_add(cost).saturating_add(self.work[*to]);
             if reached > finish[*to] || by[*to].is_none() {
                 finish[*to] = finish[*to].max(reached);

@@ -72,3 +72,46 @@ fn too_many_instances_are_refused() {
     let error = plan(&problem, Policy::Dflow).unwrap_err().to_string();
     assert!(error.contains("1048576 streams"), "{error}");
 }
+
+/// The largest times and sizes that a file can state, in a chain and side by side, over the slowest link.
+#[test]
+fn extreme_figures_are_harmless() {
+    let mut text = String::from("  f0: { command: [x], expect: { time: 365d, output: 8388607TiB } }\n");
+    for index in 1..40 {
+        let tail = if index % 2 == 0 { "tail: 365d, " } else { "first_output: 365d, " };
+        writeln!(
+            text,
+            "  f{index}: {{ command: [x], inputs: [f{}.out], expect: {{ time: 365d, {tail}output: 100000% }} }}",
+            index / 2
+        )
+        .unwrap();
+    }
+    let workflow = workflow(&text);
+    let mut problem = problem(&workflow, &[1, 4096, 1]);
+    problem.network.default.bandwidth = 1;
+    problem.network.default.latency = std::time::Duration::from_secs(365 * 24 * 3600);
+    for memory in [0, 1, u64::MAX] {
+        problem.nodes[0].memory = memory;
+        for policy in Policy::ALL {
+            let timeline = plan(&problem, policy).unwrap().timeline;
+            assert!(timeline.end.as_secs() > 0, "{policy}");
+        }
+    }
+}
+
+/// Every policy, on a chain of functions: the critical path is as long as the workflow.
+#[test]
+fn long_chains() {
+    let mut text = String::from("  f0: { command: [x], inputs: [inputs.data], expect: { time: 1ms } }\n");
+    for index in 1..3000 {
+        writeln!(text, "  f{index}: {{ command: [x], inputs: [f{}.out], expect: {{ time: 1ms }} }}", index - 1)
+            .unwrap();
+    }
+    let workflow = workflow(&text);
+    let problem = problem(&workflow, &[2; 20]);
+    let begin = Instant::now();
+    for policy in Policy::ALL {
+        assert_eq!(plan(&problem, policy).unwrap().timeline.instances.len(), 3000);
+    }
+    assert!(begin.elapsed().as_secs() < 30, "{:?}", begin.elapsed());
+}
