@@ -69,7 +69,7 @@ const SUBJECTS: &[&Planner] = &[
     &planner("dflow", "the least predicted end, with consumers that overlap", Role::Ours, Some(Policy::Dflow)),
 ];
 
-/// What a plan is worth, and how long it took.
+/// The figures of a plan.
 #[derive(Clone, Copy)]
 struct Outcome {
     end: f64,

@@ -153,7 +153,7 @@ pub fn available(workflow: &Workflow, inputs: &[OsString], params: &[String]) ->
     assign_all(workflow, inputs, params).map(|(given, _)| given)
 }
 
-/// What is given, and the parameters that are missing.
+/// The given inputs and parameters, and the names of missing parameters.
 fn assign_all(workflow: &Workflow, inputs: &[OsString], params: &[String]) -> Result<(Given, Vec<String>), InputError> {
     let mut given: Vec<(String, Vec<PathBuf>)> =
         workflow.inputs.iter().map(|input| (input.name.clone(), Vec::new())).collect();

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-/// What is expected of one instance of a function. Everything is optional.
+/// The expectations for one instance of a function. Every field is optional.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Expect {
     /// How long it computes, without the time that it waits for data or for a slot.
@@ -40,7 +40,7 @@ impl Amount {
     }
 }
 
-/// What is expected of an input of the workflow, for plans that are made without its files.
+/// The expectations for an input of the workflow, for plans without its files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExpectInput {
     /// Its size in bytes, all files together.

@@ -42,7 +42,7 @@ pub struct WorkflowInput {
     /// `true`: each file that the caller names is a separate part (a directory's files in the order of their names),
     /// so that a `foreach` can run over them. `false`: the files are concatenated into one stream.
     pub partitioned: bool,
-    /// What it is expected to hold.
+    /// Its expected size.
     pub expect: ExpectInput,
 }
 
@@ -86,7 +86,7 @@ pub struct Function {
     pub resources: Resources,
     /// `Some`: runs only if this switch (an index in [`Workflow::switches`]) chooses it.
     pub conditional: Option<u32>,
-    /// What one instance is expected to take and to write, if the file says anything about it.
+    /// The expected run time and output of one instance, if the file states any.
     pub expect: Option<Box<Expect>>,
 }
 

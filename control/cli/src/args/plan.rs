@@ -11,7 +11,7 @@ use dflow_workflow::units;
 
 use super::Format;
 use super::run::InvocationArg;
-use super::values::{parse_bandwidth, parse_latency, parse_link, parse_placement, parse_plan_node, parse_policy};
+use super::values::{parse_bandwidth, parse_latency, parse_link, parse_placement, parse_plan_node, policy_parser};
 use crate::completions;
 use crate::record;
 
@@ -39,13 +39,13 @@ pub struct PlanArgs {
     #[arg(long = "link", value_name = "NAME:NAME=SIZE/s,DURATION", value_parser = parse_link)]
     pub links: Vec<((String, String), Link)>,
     /// How places are chosen: dflow (the least predicted end), heft, faasflow, round-robin or one-node
-    #[arg(long, value_name = "POLICY", value_parser = parse_policy, default_value = "dflow")]
+    #[arg(long, value_name = "POLICY", value_parser = policy_parser(), default_value = "dflow")]
     pub policy: Policy,
     /// Distribute the instances of a function over these nodes. May be repeated
     #[arg(long = "place", value_name = "FUNCTION=NODE[,NODE]…", value_parser = parse_placement)]
     pub placement: Vec<(String, Vec<String>)>,
     /// The data of a workflow input, as for `dflow run`: its size and its parts are used, and nothing is read. An input
-    /// without data has what the workflow file expects of it
+    /// without data has the size that the workflow file expects
     #[arg(
         short,
         long = "input",

@@ -12,7 +12,7 @@ use dflow_worker::logs::DEFAULT_KEEP_RUNS;
 use dflow_workflow::units;
 
 use super::values::{
-    parse_bandwidth, parse_latency, parse_node, parse_placement, parse_policy, parse_silence, parse_wait,
+    parse_bandwidth, parse_latency, parse_node, parse_placement, parse_silence, parse_wait, policy_parser,
 };
 use super::{Format, NodeArgs};
 use crate::completions;
@@ -166,7 +166,7 @@ pub struct RunClusterArgs {
     /// How functions without --place are placed: dflow (the least predicted end; while nothing is known about their run
     /// times, the instances of a `foreach` are spread over all nodes, and everything else runs on this node), heft,
     /// faasflow, round-robin, or one-node (this one). `dflow plan` shows what a policy does
-    #[arg(long, value_name = "POLICY", value_parser = parse_policy, default_value = "dflow")]
+    #[arg(long, value_name = "POLICY", value_parser = policy_parser(), default_value = "dflow")]
     pub policy: Policy,
     /// The bandwidth between nodes that the policy assumes
     #[arg(long, value_name = "SIZE/s", value_parser = parse_bandwidth, default_value = "125MB/s")]

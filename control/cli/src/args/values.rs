@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use dflow_scheduler::planner::{Link, Policy};
 use dflow_worker::{Idle, MAX_SILENCE, MIN_SILENCE, RdmaUse};
 use dflow_workflow::units;
@@ -79,8 +80,9 @@ pub fn parse_link(text: &str) -> Result<((String, String), Link), String> {
     Ok(((one.to_owned(), other.to_owned()), link))
 }
 
-pub fn parse_policy(text: &str) -> Result<Policy, String> {
-    text.parse().map_err(|error: dflow_scheduler::planner::UnknownPolicy| error.to_string())
+/// The name of a policy; completions list them.
+pub fn policy_parser() -> impl TypedValueParser<Value = Policy> {
+    PossibleValuesParser::new(Policy::ALL.map(Policy::name)).try_map(|name| name.parse::<Policy>())
 }
 
 /// How long to wait for a node that does not answer yet.

@@ -12,10 +12,10 @@ use crate::args::PlanArgs;
 use crate::error::CallError;
 use crate::{inputs, record};
 
-/// A problem, and what the user should know about it.
+/// A problem, with notes for the user.
 pub struct Question<'a> {
     pub problem: Problem<'a>,
-    /// What was learned about each function.
+    /// The learned profile of each function.
     pub learned: Vec<Option<Learned>>,
     pub notes: Vec<String>,
 }
@@ -115,7 +115,7 @@ fn pins(workflow: &Workflow, args: &PlanArgs, nodes: &[PlanNode]) -> Result<Plac
     Ok(pins.into())
 }
 
-/// What runs have shown. Without it a plan is still possible, so a file that cannot be read is a note.
+/// The learned profiles. A plan is possible without them, so a file that cannot be read is only a note.
 fn learned(workflow: &Workflow, args: &PlanArgs, notes: &mut Vec<String>) -> LearnedFunctions {
     let Some(records) = record::directory(args.logs.as_deref()) else { return LearnedFunctions::new() };
     profiles::load(&records, &workflow.name).unwrap_or_else(|error| {

@@ -127,7 +127,7 @@ pub fn origin(function: &Function, runs: Option<u32>) -> String {
         (false, None) => "assumed".into(),
         (true, None) => "declared".into(),
         (false, Some(runs)) => format!("learned from {}", count(runs as usize, "run")),
-        (true, Some(runs)) => format!("declared; what is not, learned from {}", count(runs as usize, "run")),
+        (true, Some(runs)) => format!("partly declared, otherwise learned from {}", count(runs as usize, "run")),
     }
 }
 

@@ -26,7 +26,7 @@ const GAP: &str = "  ";
 /// The space between two entries of the legend.
 const LEGEND_GAP: &str = "   ";
 
-/// What a timeline shows.
+/// The contents of a timeline.
 pub struct Chart<'a> {
     /// The instances, and the outputs of the workflow.
     pub attempts: &'a [AttemptReport],

@@ -144,7 +144,7 @@ fn wrong_calls() {
         ("--nodes a=1,b=1 --link a:c=1MB/s,1ms", "--link names the node 'c'"),
         ("--nodes a=1,b=1 --link a=1MB/s", "a link is NAME:NAME="),
         ("--bandwidth 0", "at least 1B/s"),
-        ("--policy best", "the policies are dflow, heft, faasflow, round-robin, one-node"),
+        ("--policy best", "possible values: dflow, heft, faasflow, round-robin, one-node"),
         ("-i text=none", "none"),
         ("-i nothing=w.yaml", "has no input `nothing`"),
         ("-p mde=fast", "did you mean"),

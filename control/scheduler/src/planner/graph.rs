@@ -7,7 +7,7 @@
 use super::placement::Placement;
 use super::problem::{Problem, ProblemError};
 use super::profile::Work;
-use crate::limits::{MAX_INSTANCES, MAX_STREAMS};
+use crate::limits::{MAX_INSTANCES, MAX_STREAMS, MAX_SUBSCRIPTIONS};
 use crate::options::{Invocation, Place};
 use dflow_workflow::{FunctionId, Gate, Partition, Source, SwitchOn, Workflow};
 use std::collections::HashSet;
@@ -23,6 +23,8 @@ pub(super) struct Graph {
     /// Instances, in the order of their units.
     pub(super) tasks: Vec<Task>,
     pub(super) streams: Vec<Stream>,
+    /// Pairs of a stream and a reader.
+    pub(super) subscriptions: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,7 +132,8 @@ impl Graph {
         problem.check()?;
         let workflow = problem.workflow;
         let units = workflow.inputs.len() + workflow.functions.len() + workflow.outputs.len();
-        let mut graph = Self { units: Vec::with_capacity(units), tasks: Vec::new(), streams: Vec::new() };
+        let mut graph =
+            Self { units: Vec::with_capacity(units), tasks: Vec::new(), streams: Vec::new(), subscriptions: 0 };
         for (input, sizes) in workflow.inputs.iter().zip(&problem.inputs) {
             // An input that is not partitioned is one stream, whatever was given.
             let whole = [sizes.iter().copied().fold(0, u64::saturating_add)];
@@ -256,6 +259,7 @@ impl Graph {
         }
         let tasks = self.add_tasks(if is_skipped { 0 } else { instances })?;
         let unit = self.units.len();
+        self.count_subscriptions(&inputs, tasks.len())?;
         let sizes: Vec<u64> = tasks.clone().map(|task| self.bytes_read(&inputs, task - tasks.start)).collect();
         for (task, input) in tasks.clone().zip(&sizes) {
             self.tasks[task] = Task { unit, work: profile.work(each, *input), input: *input };
@@ -265,7 +269,7 @@ impl Graph {
             let per_task = match output.partition {
                 Partition::Single => 1,
                 Partition::Fixed(parts) => parts as usize,
-                // One part for each slot uses all nodes, which is what the parts are for.
+                // One part for each slot uses all nodes, which is the purpose of parts.
                 Partition::Discovered => profile.parts.map_or_else(|| slots(problem), |parts| parts as usize).max(1),
             };
             let first = tasks.start;
@@ -299,8 +303,19 @@ impl Graph {
             keep: false,
             is_switch: false,
         }];
+        self.count_subscriptions(&inputs, 1)?;
         self.tasks[tasks.start].input = self.bytes_read(&inputs, 0);
         self.units.push(Unit::new(Kind::Sink, tasks, inputs));
+        Ok(())
+    }
+
+    fn count_subscriptions(&mut self, inputs: &[Port], readers: usize) -> Result<(), ProblemError> {
+        let of_reader = |port: &Port| if port.each { 1 } else { port.stream_count() };
+        let streams = inputs.iter().map(of_reader).fold(0, usize::saturating_add);
+        self.subscriptions = self.subscriptions.saturating_add(streams.saturating_mul(readers));
+        if self.subscriptions > MAX_SUBSCRIPTIONS {
+            return Err(ProblemError::too_many_subscriptions());
+        }
         Ok(())
     }
 

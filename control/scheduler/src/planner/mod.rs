@@ -1,4 +1,4 @@
-//! The planner: where each instance of a run should be, and what the run will then look like.
+//! The planner: decides on which node each instance of a run should be, and predicts the run.
 //!
 //! [`plan`] turns a [`Problem`] (a workflow, its inputs, the nodes, pins and [`Profile`]s) into a [`Plan`]: a
 //! [`Placement`], a predicted [`Timeline`], and a [`Reason`] for each function. [`predict`] gives the timeline of any
@@ -30,8 +30,8 @@
 //! turns. It is released at `max(first, last − bytes / bandwidth)` of its sender; the stream arrives `latency` later. The
 //! sender is the node that got the stream last, since nodes forward what they have.
 //!
-//! Bytes that must stay in memory on the reader's node (all of a kept or `whole` input; otherwise what arrives before the
-//! reader starts) are held from `F(i)` to `end(v)`. Those that exceed the node's memory are written to disk and read
+//! Bytes that must stay in memory on the reader's node (all of a kept or `whole` input; otherwise those that arrive before
+//! the reader starts) are held from `F(i)` to `end(v)`. Those that exceed the node's memory are written to disk and read
 //! again, which delays the release of the instance by `2 × excess / disk speed`.
 //!
 //! Inputs of the workflow are at the first node from the beginning, and its outputs go there. Among instances that can
@@ -41,7 +41,7 @@
 //!
 //! | file | holds |
 //! | --- | --- |
-//! | `problem` | what is given: nodes, links, sizes, pins; what may be wrong with it |
+//! | `problem` | the input: nodes, links, sizes, pins; and its errors |
 //! | `profile` | run times and sizes of a function: declared, learned, assumed |
 //! | `placement` | where the instances of each function run |
 //! | `graph` | the instances and streams of the run, as far as they can be known or estimated |
@@ -66,20 +66,20 @@ mod schedule;
 pub use placement::Placement;
 pub use policy::{Policy, UnknownPolicy};
 pub use predict::{LinkLoad, Predicted, Timeline};
-pub use problem::{DEFAULT_LINK, Link, Network, PlanNode, Problem, ProblemError};
+pub use problem::{DEFAULT_LINK, Link, MAX_PLAN_NODES, Network, PlanNode, Problem, ProblemError};
 pub use profile::{Learned, Profile};
 pub use reason::Reason;
 
 use graph::Graph;
 
-/// A placement, and what it is expected to lead to.
+/// A placement with its prediction.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The policy that made it.
     pub policy: Policy,
     /// Where the instances run.
     pub placement: Placement,
-    /// What the run will look like.
+    /// The predicted run.
     pub timeline: Timeline,
     /// Why, for each function of the workflow.
     pub reasons: Vec<Reason>,

@@ -11,7 +11,7 @@ use std::collections::BinaryHeap;
 use std::ops::Range;
 use std::time::Duration;
 
-/// What a run is predicted to look like.
+/// The predicted course of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Timeline {
     /// The instances of functions, in the order of the workflow and of their parts.

@@ -1,8 +1,8 @@
-//! What a plan is made from.
+//! The input of a plan.
 
 use super::placement::Placement;
 use super::profile::Profile;
-use crate::limits::{MAX_INSTANCES, MAX_STREAMS};
+use crate::limits::{MAX_INSTANCES, MAX_STREAMS, MAX_SUBSCRIPTIONS};
 use crate::options::{Invocation, Place};
 use dflow_workflow::{Workflow, WorkflowInput};
 use std::collections::BTreeMap;
@@ -51,6 +51,9 @@ pub struct Link {
 
 /// The link that is assumed if nothing is known: 1 Gbit/s, and the time in which a ready function starts on another node.
 pub const DEFAULT_LINK: Link = Link { bandwidth: 125_000_000, latency: Duration::from_millis(1) };
+
+/// Maximum number of nodes of a plan.
+pub const MAX_PLAN_NODES: usize = 16_384;
 
 /// How fast streams that do not fit into memory are written to disk and read again, in bytes per second.
 pub(super) const DISK_SPEED: u64 = 1_000_000_000;
@@ -119,8 +122,8 @@ pub enum ProblemError {
         /// Profiles.
         given: usize,
     },
-    /// The workflow expands beyond the limits of a run.
-    #[error("the workflow is expected to expand to more than {limit} {what}; use fewer parts")]
+    /// The workflow expands beyond the limits of a run, or there are too many nodes.
+    #[error("the plan has more than {limit} {what}; use fewer parts or nodes")]
     TooLarge {
         /// The kind of objects.
         what: &'static str,
@@ -134,6 +137,10 @@ impl ProblemError {
         Self::TooLarge { what: "instances", limit: MAX_INSTANCES }
     }
 
+    pub(super) fn too_many_subscriptions() -> Self {
+        Self::TooLarge { what: "subscriptions", limit: MAX_SUBSCRIPTIONS }
+    }
+
     pub(super) fn too_many_streams() -> Self {
         Self::TooLarge { what: "streams", limit: MAX_STREAMS }
     }
@@ -143,8 +150,8 @@ impl ProblemError {
 const UNKNOWN_INPUT: u64 = 1_000_000;
 
 impl Problem<'_> {
-    /// The bytes of each stream of an input: those that are known, or else what the workflow file expects. If that is
-    /// nothing, there is one part for each of these slots, so that all nodes can work.
+    /// The bytes of each stream of an input: the known sizes, or else those that the workflow file expects. Without either,
+    /// there is one part for each of these slots, so that all nodes can work.
     #[must_use]
     pub fn input_sizes(input: &WorkflowInput, known: Option<&[Option<u64>]>, slots: u32) -> Vec<u64> {
         let parts = match (known, input.partitioned) {
@@ -160,6 +167,9 @@ impl Problem<'_> {
     pub(super) fn check(&self) -> Result<(), ProblemError> {
         if self.nodes.is_empty() {
             return Err(ProblemError::NoSlots { node: "there is no node, and so it".into() });
+        }
+        if self.nodes.len() > MAX_PLAN_NODES {
+            return Err(ProblemError::TooLarge { what: "nodes", limit: MAX_PLAN_NODES });
         }
         if let Some(node) = self.nodes.iter().find(|node| node.slots == 0) {
             return Err(ProblemError::NoSlots { node: format!("`{}`", node.name) });

@@ -12,7 +12,7 @@ const UNKNOWN_EACH_TIME: Duration = Duration::from_millis(100);
 /// the input.
 const LEAST_SCALE: f64 = 1.0 / 8.0;
 
-/// What finished runs have shown of one instance of a function: averages, in which later runs count more.
+/// Averages over finished runs, per instance of a function. Later runs count more.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Learned {
     /// How many runs it is from.
@@ -31,7 +31,7 @@ pub struct Learned {
     pub parts: Option<u32>,
 }
 
-/// What a plan assumes of one instance of a function.
+/// The figures of one instance of a function, as a plan uses them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Profile {
     /// How long it computes; `None` if nothing is known.
@@ -51,8 +51,8 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// The profile of a function. What the workflow file declares wins over what was learned, key by key: its author
-    /// wrote it down on purpose, and may know that the next run differs.
+    /// The profile of a function. Declared figures win over learned ones, key by key: the author of the file wrote them
+    /// down on purpose, and may know that the next run differs.
     #[must_use]
     pub fn of(function: &Function, learned: Option<&Learned>) -> Self {
         let mut profile = Self::default();

@@ -14,7 +14,7 @@ use dflow_workflow::Gate;
 ///               head(v) + c + rank(w)   for each consumer w that starts at its first bytes,
 ///               work(v) + c + rest(w)   for the same,
 ///               work(v) + c + rank(w)   for each consumer w that waits for all of them)
-/// rest(w) = what remains after the last input byte of w:
+/// rest(w) = the time that remains after the last input byte of w:
 ///           the same with tail(w) instead of work(w), without the first line
 /// ```
 ///

@@ -127,7 +127,7 @@ fn source(problem: &Problem<'_>, graph: &Graph, producer: TaskId, stream: usize)
     }
 }
 
-/// The reason that holds for a function on one node: what is true of all of its instances, or of the one that gains most.
+/// The reason for a function on one node: one that holds for all of its instances, or for the one that gains most.
 fn of_instances(here: &[Here], policy: Policy) -> Reason {
     let mut local: Option<(Source, u64)> = None;
     let mut gain: Option<(Place, u64)> = None;

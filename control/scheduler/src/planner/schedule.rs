@@ -13,7 +13,7 @@ use std::ops::Range;
 
 const NANOS: u128 = 1_000_000_000;
 
-/// When an instance does what.
+/// The times of an instance.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Times {
     /// Its gate is open.
@@ -42,7 +42,7 @@ struct Inputs {
     last: Time,
     /// The first byte of any input.
     first: Option<Time>,
-    /// Bytes that stay in memory whatever happens.
+    /// Bytes of inputs that are kept in memory as a whole.
     kept: u64,
     /// Other bytes.
     passing: u64,
@@ -115,7 +115,7 @@ impl<'a> Schedule<'a> {
         self.nodes[place as usize].slots.open_from()
     }
 
-    /// What an instance would do on a node. Its producers have been added.
+    /// Estimates an instance on a node. Its producers have been added.
     pub(super) fn estimate(&self, task: TaskId, place: Place) -> Estimate {
         // Transfers to this node take turns; those of the same instance are not reserved yet.
         let mut incoming = 0;
@@ -187,7 +187,7 @@ impl<'a> Schedule<'a> {
         self.origins[stream].place
     }
 
-    /// When the inputs of an instance are there, if `arrive` says so of each stream.
+    /// The arrival of all inputs of an instance; `arrive` gives that of each stream.
     fn gather(&self, task: TaskId, mut arrive: impl FnMut(&Self, StreamId, &Port) -> Arrival) -> Inputs {
         let instance = self.graph.instance(task);
         let mut inputs = Inputs::default();
@@ -248,7 +248,7 @@ impl<'a> Schedule<'a> {
         })
     }
 
-    /// Where an instance with these inputs fits into what its node does.
+    /// Finds the earliest time at which an instance with these inputs fits on a node.
     fn fit(&self, task: TaskId, place: Place, inputs: Inputs) -> Estimate {
         let (unit, work) = (self.graph.unit(task), self.graph.tasks[task].work);
         let node = &self.nodes[place as usize];
@@ -262,7 +262,7 @@ impl<'a> Schedule<'a> {
             Times { gate: inputs.gate, start, first: first_output(start, end, work), busy, end }
         };
         let mut times = fit(0);
-        // A sink writes to a file what it reads.
+        // A sink writes to a file and holds no memory.
         if unit.kind == Kind::Sink {
             return Estimate { times, moved: 0, held: 0, held_from: 0 };
         }

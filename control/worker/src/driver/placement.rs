@@ -17,7 +17,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::preflight::Checked;
 
-/// What a run wants of its nodes before they have joined.
+/// The requirements of a run before the other nodes have joined.
 pub(crate) struct Demand {
     /// The places that each function is certain to need: those that the user has chosen; for a `foreach`, all nodes; for
     /// everything else, the node that drives the run.

@@ -38,7 +38,7 @@ pub(crate) struct Checked {
     pub(crate) surroundings: Surroundings,
     /// The names of the parts of each `foreach`.
     pub(crate) part_names: Arc<PartNames>,
-    /// What earlier runs over several nodes have shown of the functions.
+    /// The learned profiles of the functions; empty if the run has one node.
     pub(crate) learned: LearnedFunctions,
     /// Notes for the user.
     pub(crate) notes: Vec<String>,
@@ -186,8 +186,7 @@ fn open_inputs(spec: &RunSpec, opener: &mut Opener) -> Result<(Vec<Vec<InputStre
     Ok((inputs, PartNames::new(part_names)))
 }
 
-/// What earlier runs have shown. It matters only if there is a choice of nodes; a file that cannot be used is as good as
-/// none.
+/// The learned profiles. They matter only if there is a choice of nodes. A file that cannot be used counts as empty.
 fn learned(spec: &RunSpec) -> LearnedFunctions {
     let Some(records) = spec.record.folder.as_deref().filter(|_| spec.cluster.is_some()) else {
         return LearnedFunctions::new();

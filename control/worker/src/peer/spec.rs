@@ -17,7 +17,7 @@ pub struct ClusterSpec {
     pub placement: BTreeMap<String, Vec<String>>,
     /// How the functions without an entry are placed.
     pub policy: Policy,
-    /// What the policy assumes of the link between each two nodes.
+    /// The link between each two nodes that the policy assumes.
     pub link: Link,
     /// How long a node that does not answer yet is waited for.
     pub wait: Duration,

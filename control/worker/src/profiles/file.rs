@@ -261,7 +261,7 @@ mod tests {
             let error = read(&path, "w").unwrap_err().to_string();
             assert!(error.contains(part) && error.contains("w.json"), "{text}: {error}");
         }
-        // What is possible in JSON and not in a run is limited to what is.
+        // Values that no run can have are limited.
         let entry = "{\"runs\": 0, \"time_ns\": 5, \"first_output_ns\": 9, \"tail_ns\": 7, \"input_bytes\": 0, \
                      \"output_bytes\": 0, \"parts\": 99999999}";
         fs::write(&path, format!("{{\"dflow_profiles\": 1, \"workflow\": \"w\", \"functions\": {{\"a\": {entry}}}}}"))

@@ -1,7 +1,7 @@
-//! Learned profiles: what finished runs have shown of the functions of a workflow, for the planner.
+//! Learned profiles: run times and sizes of functions from finished runs, for the planner.
 //!
 //! There is one file for each workflow, by its name, in the directory `profiles` beside the records of runs. A run that
-//! has succeeded adds what it has seen (`observe`) to the file (`file`). No failure here can fail a run: a file that
+//! has succeeded adds its figures (`observe`) to the file (`file`). No failure here can fail a run: a file that
 //! cannot be read counts as empty, and one that cannot be written is a warning in the log.
 
 mod file;
@@ -19,7 +19,7 @@ pub use file::ProfileError;
 /// A new run counts as at least this share of the average: one fifth. So profiles follow a program that changes.
 const MAX_WEIGHT: u32 = 5;
 
-/// What was learned about the functions of a workflow, by their names.
+/// The learned profiles of a workflow, by the names of its functions.
 pub type LearnedFunctions = BTreeMap<String, Learned>;
 
 /// The directory of profiles beside these records.
@@ -34,7 +34,7 @@ pub fn path(records: &Path, workflow: &str) -> PathBuf {
     folder(records).join(file::name(workflow))
 }
 
-/// Reads what was learned about a workflow; nothing if no run of it has succeeded yet.
+/// Reads the learned profiles of a workflow; empty if no run of it has succeeded yet.
 ///
 /// # Errors
 /// If the file cannot be read, or is not one that this release understands.

@@ -1,4 +1,4 @@
-//! What the report of a run shows of each function.
+//! Derives the run times and sizes of functions from the report of a run.
 
 use super::LearnedFunctions;
 use crate::report::{AttemptReport, AttemptState, RunReport};
@@ -76,7 +76,7 @@ impl<'a> Run<'a> {
     }
 }
 
-/// What one instance has shown, in nanoseconds.
+/// The figures of one instance; times in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Observation {
     work: u64,
@@ -90,7 +90,7 @@ impl Observation {
     /// Inverts the cost model of the planner.
     ///
     /// An instance that overlaps with its producer is not computing all the time. Its work is at least the processor time
-    /// that it used, and at least what passed after its last input byte; a program that sleeps uses no processor.
+    /// that it used, and at least the time after its last input byte; a program that sleeps uses no processor.
     fn of(attempt: &AttemptReport, inputs_end: u64) -> Option<Self> {
         let (started, ended) = (attempt.started_ns?, attempt.ended_ns?);
         let wall = ended.checked_sub(started)?;
@@ -131,7 +131,7 @@ fn average(instances: &[Observation]) -> Option<Learned> {
     })
 }
 
-/// How many parts an instance opened on its discovered output: as many as there are instances of what runs over it.
+/// How many parts an instance opened on its discovered output: the number of instances of the `foreach` over it.
 fn parts(workflow: &Workflow, function: &Function, run: &Run<'_>) -> Option<u32> {
     let output = function.outputs.iter().position(|output| output.partition == Partition::Discovered)?;
     let is_it = |source: Source| match source {

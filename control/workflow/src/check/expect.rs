@@ -1,4 +1,4 @@
-//! What a file expects of its functions and inputs.
+//! The expectations for functions and inputs.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The keys below `expect`: what the author of a file expects of a function or of an input.
+//! The keys below `expect`: the run times and sizes of a function or of an input.
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use std::borrow::Cow;
@@ -15,7 +15,7 @@ use crate::units::{parse_percent, parse_size};
 use crate::yaml::{Node, Value};
 
 record! {
-    /// An expectation: what one instance of a function takes and writes. Plans use it; a run does not enforce it.
+    /// An expectation: the run time and the output of one instance of a function. Plans use it; a run does not enforce it.
     ExpectFile: "an expectation" {
         /// How long an instance computes, such as `1.2s`, without the time that it waits for data or for a slot.
         time: Spanned<Time>,
@@ -33,7 +33,7 @@ record! {
 }
 
 record! {
-    /// An expectation of an input: what it holds. Plans without its files use it.
+    /// An expectation of an input: its size and its parts. Plans without its files use it.
     ExpectInputFile: "an expectation" {
         /// The size of all files together, such as `2GB`.
         size: Size,

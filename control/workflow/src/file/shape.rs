@@ -56,7 +56,7 @@ record! {
         /// `files`: every file that the caller names is a separate part, so that a `foreach` can run over them.
         /// Without it, the files are one stream, one after the other.
         parts: Files,
-        /// What the input is expected to hold. Plans without its files use it.
+        /// The expected size of the input. Plans without its files use it.
         expect: ExpectInputFile,
     }
 }
@@ -110,7 +110,7 @@ record! {
         success: Box<Spanned<StatusesFile>>,
         /// The resources of one instance.
         resources: Box<ResourcesFile>,
-        /// What an instance is expected to take and to write. Plans use it; a run does not enforce it.
+        /// The expected run time and output of an instance. Plans use it; a run does not enforce it.
         expect: ExpectFile,
     }
 }

@@ -57,7 +57,7 @@ pub(super) fn assign(problem: &Problem<'_>, graph: &Graph) -> Vec<Place> {
     best.1
 }
 
-/// What a placement is worth.
+/// The quality of a placement.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Score {
     /// The predicted end.
@@ -73,7 +73,7 @@ impl Score {
     }
 
     /// Whether the run ends earlier, or as early with fewer bytes over the network. A gain that is small against the run
-    /// and the number of its instances is less than what a prediction is worth, and does not count.
+    /// and the number of its instances is below the accuracy of a prediction, and does not count.
     pub(super) fn is_better_than(self, other: Self, graph: &Graph) -> bool {
         let small = other.end / (WORTH * graph.tasks.len().max(1) as u64);
         self.end < other.end - small || self.end <= other.end && self.moved < other.moved

@@ -25,7 +25,7 @@ pub(super) fn improve(
     let movable: Vec<TaskId> = (0..graph.tasks.len()).filter(|task| fixed[*task].is_none()).collect();
     let mut search = Search { problem, graph, places, best, left: BUDGET / graph.tasks.len().max(1) };
     let mut since_improved = 0;
-    // From the end: what is there decides when the run ends.
+    // From the end: the last instances decide when the run ends.
     for &task in movable.iter().rev().cycle() {
         if search.left == 0 || since_improved == movable.len() {
             break;

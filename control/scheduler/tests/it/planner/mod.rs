@@ -63,13 +63,13 @@ pub fn told(workflow: &Workflow, timeline: &Timeline) -> Vec<String> {
     timeline.instances.iter().map(line).collect()
 }
 
-/// What a workflow is predicted to do with everything on one node with so many slots.
+/// The prediction of a workflow on one node with so many slots.
 pub fn alone(functions: &str, slots: u32) -> Vec<String> {
     let workflow = workflow(functions);
     told(&workflow, &predict(&problem(&workflow, &[slots]), &Placement::default()).expect("a prediction"))
 }
 
-/// What is wrong with a timeline: slots that are exceeded, or an order of times that is impossible.
+/// The first flaw of a timeline: slots that are exceeded, or an impossible order of times.
 pub fn flaw(problem: &Problem<'_>, timeline: &Timeline) -> Option<String> {
     for (place, node) in problem.nodes.iter().enumerate() {
         let here = timeline.instances.iter().filter(|instance| instance.place as usize == place);
@@ -78,7 +78,7 @@ pub fn flaw(problem: &Problem<'_>, timeline: &Timeline) -> Option<String> {
             let slots = i64::from(instance.slots);
             changes.extend([(instance.busy.0, slots), (instance.busy.1, -slots)]);
         }
-        // What ends makes room for what begins at the same time.
+        // An instance that ends makes room for one that begins at the same time.
         changes.sort_unstable();
         let mut used = 0;
         for (at, change) in changes {

@@ -1,4 +1,4 @@
-//! What each policy is for, on workflows where that is obvious.
+//! Each policy on workflows where the right decision is obvious.
 
 use super::{MB, end_of, problem, told, workflow};
 use dflow_scheduler::planner::{Learned, Placement, Policy, Profile, Reason, plan};

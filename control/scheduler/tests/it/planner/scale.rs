@@ -54,14 +54,14 @@ fn two_thousand_functions_on_fifty_nodes() {
 fn wide_fan_ins_take_no_memory_for_each_pair() {
     let text = "
   each: { program: x, foreach: inputs.files, outputs: [out], expect: { time: 1s } }
-  join: { program: x, inputs: { all: each.out }, outputs: { parts: { partition: 300 } }, expect: { time: 1s } }
+  join: { program: x, inputs: { all: each.out }, outputs: { parts: { partition: 600 } }, expect: { time: 1s } }
   again: { program: x, foreach: join.parts, inputs: { part: {}, all: inputs.files }, outputs: [out], expect: { time: 1s } }
 ";
     let workflow = workflow(text);
     let mut problem = problem(&workflow, &[8, 8]);
-    problem.inputs[1] = vec![1; 300];
+    problem.inputs[1] = vec![1; 600];
     let plan = plan(&problem, Policy::Dflow).unwrap();
-    assert_eq!((plan.timeline.instances.len(), flaw(&problem, &plan.timeline)), (601, None));
+    assert_eq!((plan.timeline.instances.len(), flaw(&problem, &plan.timeline)), (1201, None));
 }
 
 #[test]
@@ -71,6 +71,24 @@ fn too_many_instances_are_refused() {
     problem.inputs[1] = vec![0; (1 << 20) + 1];
     let error = plan(&problem, Policy::Dflow).unwrap_err().to_string();
     assert!(error.contains("1048576 streams"), "{error}");
+}
+
+#[test]
+fn too_many_subscriptions_and_nodes_are_refused() {
+    let workflow = workflow(
+        "
+  each: { program: x, foreach: inputs.files, outputs: [out] }
+  join: { program: x, inputs: { all: each.out }, outputs: { parts: { partition: 2100 } } }
+  again: { program: x, foreach: join.parts, inputs: { part: {}, all: inputs.files } }
+",
+    );
+    let mut problem = problem(&workflow, &[1]);
+    problem.inputs[1] = vec![0; 2100];
+    let error = plan(&problem, Policy::Dflow).unwrap_err().to_string();
+    assert!(error.contains("4194304 subscriptions"), "{error}");
+    problem.nodes = vec![problem.nodes[0].clone(); 20_000];
+    let error = plan(&problem, Policy::Dflow).unwrap_err().to_string();
+    assert!(error.contains("16384 nodes"), "{error}");
 }
 
 /// The largest times and sizes that a file can state, in a chain and side by side, over the slowest link.
