@@ -136,7 +136,7 @@ fn outcome(planner: &Planner, workflow: &Workflow, nodes: usize) -> Result<Outco
         workflow,
         nodes: (0..nodes).map(|node| PlanNode { name: format!("n{node}"), slots, memory }).collect(),
         network: Network { default: LINK, pairs: Default::default() },
-        inputs: workflow.inputs.iter().map(|input| Problem::input_sizes(input, None, 1)).collect(),
+        inputs: workflow.inputs.iter().map(|input| Problem::input_sizes(input, None, None, 1)).collect(),
         params: Default::default(),
         pins: Placement::default(),
         profiles: workflow.functions.iter().map(|function| Profile::of(function, None)).collect(),

@@ -45,7 +45,7 @@ pub struct PlanArgs {
     #[arg(long = "place", value_name = "FUNCTION=NODE[,NODE]…", value_parser = parse_placement)]
     pub placement: Vec<(String, Vec<String>)>,
     /// The data of a workflow input, as for `dflow run`: its size and its parts are used, and nothing is read. An input
-    /// without data has the size that the workflow file expects
+    /// without data has the size that the workflow file expects, or that it had in earlier runs
     #[arg(
         short,
         long = "input",

@@ -28,15 +28,16 @@ impl<'a> Question<'a> {
         let nodes = nodes(args)?;
         let slots = nodes.iter().map(|node| node.slots).fold(0, u32::saturating_add);
         let given = inputs::available(workflow, &args.inputs, &args.params)?;
+        let mut all = learned(workflow, args, &mut notes);
         let mut sizes = Vec::with_capacity(workflow.inputs.len());
-        for (input, (name, paths)) in workflow.inputs.iter().zip(&given.inputs) {
+        let learned_sizes = Problem::learned_sizes(workflow, |function| all.get(&function.name));
+        for ((input, (name, paths)), learned) in workflow.inputs.iter().zip(&given.inputs).zip(learned_sizes) {
             let known = match paths.is_empty() {
                 true => None,
                 false => Some(input_sizes(name, input.partitioned, paths).map_err(SetupError::from)?),
             };
-            sizes.push(Problem::input_sizes(input, known.as_deref(), slots));
+            sizes.push(Problem::input_sizes(input, known.as_deref(), learned, slots));
         }
-        let mut all = learned(workflow, args, &mut notes);
         let learned: Vec<Option<Learned>> =
             workflow.functions.iter().map(|function| all.remove(&function.name)).collect();
         let profiles = workflow.functions.iter().zip(&learned);

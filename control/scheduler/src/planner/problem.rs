@@ -1,10 +1,10 @@
 //! The input of a plan.
 
 use super::placement::Placement;
-use super::profile::Profile;
+use super::profile::{Learned, Profile};
 use crate::limits::{MAX_INSTANCES, MAX_STREAMS, MAX_SUBSCRIPTIONS};
 use crate::options::{Invocation, Place};
-use dflow_workflow::{Workflow, WorkflowInput};
+use dflow_workflow::{Function, Source, Workflow, WorkflowInput};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -150,18 +150,42 @@ impl ProblemError {
 const UNKNOWN_INPUT: u64 = 1_000_000;
 
 impl Problem<'_> {
-    /// The bytes of each stream of an input: the known sizes, or else those that the workflow file expects. Without either,
-    /// there is one part for each of these slots, so that all nodes can work.
+    /// The bytes of each stream of an input: the known sizes, or else those that the workflow file expects, or else the
+    /// [learned](Self::learned_sizes) one. If the number of parts is not known, there is one for each of these slots, so
+    /// that all nodes can work.
     #[must_use]
-    pub fn input_sizes(input: &WorkflowInput, known: Option<&[Option<u64>]>, slots: u32) -> Vec<u64> {
+    pub fn input_sizes(
+        input: &WorkflowInput,
+        known: Option<&[Option<u64>]>,
+        learned: Option<u64>,
+        slots: u32,
+    ) -> Vec<u64> {
         let parts = match (known, input.partitioned) {
             (Some(known), _) => known.len(),
             (None, true) => input.expect.parts.unwrap_or(slots.max(1)) as usize,
             (None, false) => 1,
         };
-        let all = input.expect.size.unwrap_or(UNKNOWN_INPUT);
-        let each = all.checked_div(parts as u64).unwrap_or(0);
+        let share = |size: u64| size.checked_div(parts as u64).unwrap_or(0);
+        let each = input.expect.size.map(share).or(learned).unwrap_or_else(|| share(UNKNOWN_INPUT));
         (0..parts).map(|part| known.and_then(|known| known[part]).unwrap_or(each)).collect()
+    }
+
+    /// For each input, the bytes of one of its streams in earlier runs, as learned by a function that reads nothing else.
+    #[must_use]
+    pub fn learned_sizes<'l>(
+        workflow: &Workflow,
+        learned: impl Fn(&Function) -> Option<&'l Learned>,
+    ) -> Vec<Option<u64>> {
+        let mut sizes = vec![None; workflow.inputs.len()];
+        for function in &workflow.functions {
+            let [only] = &function.inputs[..] else { continue };
+            let [Source::WorkflowInput(input)] = only.sources[..] else { continue };
+            let input = input as usize;
+            if sizes[input].is_none() && only.each == workflow.inputs[input].partitioned {
+                sizes[input] = learned(function).map(|learned| learned.input);
+            }
+        }
+        sizes
     }
 
     pub(super) fn check(&self) -> Result<(), ProblemError> {

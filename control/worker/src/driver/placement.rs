@@ -108,9 +108,10 @@ pub(crate) fn plan(
             .inputs
             .iter()
             .zip(&checked.inputs)
-            .map(|(input, streams)| {
+            .zip(Problem::learned_sizes(workflow, |function| checked.learned.get(&function.name)))
+            .map(|((input, streams), learned)| {
                 let known: Vec<Option<u64>> = streams.iter().map(input::size).collect();
-                Problem::input_sizes(input, Some(&known), all_slots)
+                Problem::input_sizes(input, Some(&known), learned, all_slots)
             })
             .collect(),
         params: spec.params.clone(),

@@ -1,8 +1,8 @@
 //! Each policy on workflows where the right decision is obvious.
 
 use super::{MB, end_of, problem, told, workflow};
-use dflow_scheduler::planner::{Learned, Placement, Policy, Profile, Reason, plan};
-use dflow_workflow::Source;
+use dflow_scheduler::planner::{Learned, Placement, Policy, Problem, Profile, Reason, plan};
+use dflow_workflow::{Function, Source};
 use std::time::Duration;
 
 fn plan_of(functions: &str, slots: &[u32], policy: Policy) -> (Vec<String>, Vec<Reason>) {
@@ -135,4 +135,41 @@ fn declared_beats_learned_key_by_key() {
     problem.inputs[0] = vec![1000 * MB];
     let timeline = plan(&problem, Policy::Dflow).unwrap().timeline;
     assert_eq!((timeline.end, timeline.instances[0].bytes_written), (Duration::from_secs(400), 500 * MB));
+}
+
+#[test]
+fn sizes_of_inputs_are_known_expected_learned_or_assumed() {
+    let workflow = workflow(
+        "
+  both: { command: [x, '{in.a}', '{in.b}'], inputs: { a: inputs.data, b: inputs.files } }
+  one: { command: [x], inputs: [inputs.data] }
+  each: { command: [x], foreach: inputs.files }
+",
+    );
+    let learned = |input: u64| Learned {
+        runs: 1,
+        time: Duration::from_secs(1),
+        first_output: None,
+        tail: None,
+        input,
+        output: 0,
+        parts: None,
+    };
+    let (both, one, each) = (learned(1), learned(70), learned(8));
+    let of = |function: &Function| match function.name.as_str() {
+        "both" => Some(&both),
+        "one" => Some(&one),
+        _ => Some(&each),
+    };
+    assert_eq!(Problem::learned_sizes(&workflow, of), [Some(70), Some(8)], "of the functions that read nothing else");
+    let sizes = |input: usize, known: Option<&[Option<u64>]>, learned: Option<u64>| {
+        Problem::input_sizes(&workflow.inputs[input], known, learned, 4)
+    };
+    assert_eq!(sizes(1, Some(&[Some(5), None]), Some(8)), [5, 8]);
+    assert_eq!(sizes(1, None, Some(8)), [8; 4], "a part for each slot");
+    assert_eq!((sizes(0, None, Some(70)), sizes(0, None, None)), (vec![70], vec![MB]));
+    let mut expected = workflow.inputs[1].clone();
+    expected.expect = dflow_workflow::ExpectInput { size: Some(100), parts: Some(5) };
+    assert_eq!(Problem::input_sizes(&expected, None, Some(8), 4), [20; 5]);
+    assert_eq!(Problem::input_sizes(&expected, Some(&[]), Some(8), 4), [0; 0]);
 }
