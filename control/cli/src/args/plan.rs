@@ -1,7 +1,7 @@
 //! The arguments of `dflow plan`.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueHint};
@@ -10,9 +10,10 @@ use dflow_scheduler::planner::{Link, Policy};
 use dflow_workflow::units;
 
 use super::Format;
-use super::run::InvocationArg;
+use super::run::{InvocationArg, file_and_inputs};
 use super::values::{parse_bandwidth, parse_latency, parse_link, parse_placement, parse_plan_node, policy_parser};
 use crate::completions;
+use crate::inputs::InputError;
 use crate::record;
 
 /// The arguments of `dflow plan`.
@@ -20,8 +21,8 @@ use crate::record;
 #[command(after_help = PLAN_HELP)]
 pub struct PlanArgs {
     /// The workflow file (YAML), or `-` for standard input
-    #[arg(value_hint = ValueHint::FilePath)]
-    pub file: PathBuf,
+    #[arg(value_hint = ValueHint::FilePath, required_unless_present = "inputs")]
+    pub file: Option<PathBuf>,
     /// The nodes, each with its slots. The first has the inputs of the workflow and gets its outputs. May be repeated
     /// [default: this machine]
     #[arg(long, value_name = "NAME=SLOTS[,…]", value_delimiter = ',', value_parser = parse_plan_node)]
@@ -79,6 +80,14 @@ pub struct PlanArgs {
 }
 
 impl PlanArgs {
+    /// The workflow file and the inputs.
+    ///
+    /// # Errors
+    /// If there is no workflow file.
+    pub fn file_and_inputs(&self) -> Result<(&Path, &[OsString]), InputError> {
+        file_and_inputs(self.file.as_deref(), &self.inputs)
+    }
+
     /// The format on standard output.
     pub fn format(&self) -> Format {
         if self.json { Format::Json } else { self.format }

@@ -80,17 +80,25 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
-    /// The workflow file and the inputs. Since `--input` takes several values, clap counts a workflow file after them
-    /// as one more input. It is recognised by its extension.
+    /// The workflow file and the inputs.
     ///
     /// # Errors
     /// If there is no workflow file.
     pub fn file_and_inputs(&self) -> Result<(&Path, &[OsString]), InputError> {
-        match (&self.file, self.inputs.split_last()) {
-            (Some(file), _) => Ok((file, &self.inputs)),
-            (None, Some((last, others))) if is_workflow_file(Path::new(last)) => Ok((Path::new(last), others)),
-            _ => Err(InputError::NoWorkflow),
-        }
+        file_and_inputs(self.file.as_deref(), &self.inputs)
+    }
+}
+
+/// The workflow file and the inputs. Since `--input` takes several values, clap counts a workflow file after them as one
+/// more input. It is recognised by its extension.
+pub(super) fn file_and_inputs<'a>(
+    file: Option<&'a Path>,
+    inputs: &'a [OsString],
+) -> Result<(&'a Path, &'a [OsString]), InputError> {
+    match (file, inputs.split_last()) {
+        (Some(file), _) => Ok((file, inputs)),
+        (None, Some((last, others))) if is_workflow_file(Path::new(last)) => Ok((Path::new(last), others)),
+        _ => Err(InputError::NoWorkflow),
     }
 }
 

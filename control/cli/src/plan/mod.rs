@@ -37,8 +37,9 @@ struct Rival {
 /// # Errors
 /// If the command line or the workflow file is wrong.
 pub fn plan(args: &PlanArgs) -> Result<io::Result<Exit>, CallError> {
-    let workflow = file::load(&args.file).map_err(CallError::Workflow)?;
-    let question = Question::new(&workflow, args)?;
+    let (file, inputs) = args.file_and_inputs()?;
+    let workflow = file::load(file).map_err(CallError::Workflow)?;
+    let question = Question::new(&workflow, inputs, args)?;
     let plan = make_plan(&question.problem, args.policy)?;
     let mut rivals = Vec::new();
     for policy in Policy::ALL.into_iter().filter(|_| args.compare) {

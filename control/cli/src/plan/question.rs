@@ -1,6 +1,7 @@
 //! The problem that the arguments of `dflow plan` describe.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 
 use dflow_scheduler::Place;
 use dflow_scheduler::planner::{Learned, Link, Network, Placement, PlanNode, Problem, Profile};
@@ -10,7 +11,8 @@ use dflow_workflow::{FunctionId, Workflow};
 
 use crate::args::PlanArgs;
 use crate::error::CallError;
-use crate::{inputs, record};
+use crate::inputs::available;
+use crate::record;
 
 /// A problem, with notes for the user.
 pub struct Question<'a> {
@@ -23,11 +25,11 @@ pub struct Question<'a> {
 impl<'a> Question<'a> {
     /// # Errors
     /// If an input, a node or a function on the command line does not exist, or is named twice.
-    pub fn new(workflow: &'a Workflow, args: &PlanArgs) -> Result<Self, CallError> {
+    pub fn new(workflow: &'a Workflow, inputs: &[OsString], args: &PlanArgs) -> Result<Self, CallError> {
         let mut notes = Vec::new();
         let nodes = nodes(args)?;
         let slots = nodes.iter().map(|node| node.slots).fold(0, u32::saturating_add);
-        let given = inputs::available(workflow, &args.inputs, &args.params)?;
+        let given = available(workflow, inputs, &args.params)?;
         let mut all = learned(workflow, args, &mut notes);
         let mut sizes = Vec::with_capacity(workflow.inputs.len());
         let learned_sizes = Problem::learned_sizes(workflow, |function| all.get(&function.name));

@@ -49,7 +49,7 @@ fn a_plan_for_people() {
 #[test]
 fn a_plan_for_programs() {
     let directory = Directory::with(&[("w.yaml", WORDS), ("book", "four"), ("x", "1"), ("y", "22")]);
-    let args = "plan w.yaml --nodes a=4 --nodes b=2,c=1 --json -i text=book -i logs=x -i logs=y -p mode=fast";
+    let args = "plan --nodes a=4 --nodes b=2,c=1 --json -p mode=fast -i text=book -i logs=x logs=y w.yaml";
     let call = directory.call(&args.split(' ').collect::<Vec<_>>());
     assert_eq!((call.status, call.err.as_str()), (Some(0), ""), "{call:#?}");
     let plan = call.json();
