@@ -1,8 +1,8 @@
 //! Topic `plan`: the policies of the planner side by side: the predicted end, the bytes over the network, and the time
 //! that the plan takes.
 //!
-//! The workflows are the four of the paper (`workflows/`) and generated ones ([`layered`]). Nothing is run: all policies
-//! are compared by the planner's own prediction.
+//! The workflows are the four of the paper (`workflows/`) and generated ones ([`layered`]). Nothing is run: all
+//! policies are compared by the planner's own prediction.
 
 mod layered;
 

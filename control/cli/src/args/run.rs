@@ -89,8 +89,8 @@ impl RunArgs {
     }
 }
 
-/// The workflow file and the inputs. Since `--input` takes several values, clap counts a workflow file after them as one
-/// more input. It is recognised by its extension.
+/// The workflow file and the inputs. Since `--input` takes several values, clap counts a workflow file after them as
+/// one more input. It is recognised by its extension.
 pub(super) fn file_and_inputs<'a>(
     file: Option<&'a Path>,
     inputs: &'a [OsString],

@@ -355,7 +355,8 @@ impl Graph {
         all
     }
 
-    /// The bytes that an instance reads. Of a k-of-n choice, the k streams that will be read are not known: their share.
+    /// The bytes that an instance reads. Of a k-of-n choice, the k streams that will be read are not known: their
+    /// share.
     fn bytes_read(&self, inputs: &[Port], instance: usize) -> u64 {
         let read = inputs.iter().filter(|port| !port.is_switch).map(|port| {
             let (mut bytes, mut streams) = (0_u64, 0_u64);

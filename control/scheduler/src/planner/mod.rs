@@ -6,9 +6,9 @@
 //!
 //! # The cost model
 //!
-//! An instance *v* computes for `work(v)` and holds its slots during that time only. `head(v)` of its work passes before
-//! its first output byte, and `tail(v)` remains after its last input byte; the profile gives all three. Input *i* of *v*
-//! has its first byte on the node of *v* at `F(i)` and its last at `L(i)`.
+//! An instance *v* computes for `work(v)` and holds its slots during that time only. `head(v)` of its work passes
+//! before its first output byte, and `tail(v)` remains after its last input byte; the profile gives all three. Input
+//! *i* of *v* has its first byte on the node of *v* at `F(i)` and its last at `L(i)`.
 //!
 //! ```text
 //! gate(v)    = max over inputs of: F(i) with gate `stream`, L(i) with `whole`, 0 with `start`
@@ -16,28 +16,29 @@
 //! busy(v)    = the earliest time ≥ release(v) from which the slots of v are free for work(v)
 //! start(v)   = gate(v) + (busy(v) − release(v))
 //! end(v)     = busy(v) + work(v)
-//! first(v)   = start(v) + head(v) × (end(v) − start(v) − tail(v)) / (work(v) − tail(v))   if head(v) < work(v) − tail(v)
-//!            = end(v) − (work(v) − head(v))                                               otherwise, if there is work
+//! first(v)   = start(v) + head(v) × (end(v) − start(v) − tail(v)) / (work(v) − tail(v))  if head(v) < work(v) − tail(v)
+//!            = end(v) − (work(v) − head(v))                                              otherwise, if there is work
 //! ```
 //!
-//! So a streaming consumer starts at the first bytes of its producer, does not end before its producer's end plus its own
-//! tail, and overlaps with it in between. Its work is spread over that time in reality. The model counts it as one block
-//! at the latest possible time: the slot time is the same, and a consumer that waits for data holds no slot. A fan-in with
-//! gate `stream` opens at the first byte of any of its streams; with `need: k`, only its k earliest streams count.
+//! So a streaming consumer starts at the first bytes of its producer, does not end before its producer's end plus its
+//! own tail, and overlaps with it in between. Its work is spread over that time in reality. The model counts it as one
+//! block at the latest possible time: the slot time is the same, and a consumer that waits for data holds no slot. A
+//! fan-in with gate `stream` opens at the first byte of any of its streams; with `need: k`, only its k earliest streams
+//! count.
 //!
 //! A stream goes once to each node that reads it. The transfer takes `bytes / bandwidth` of the outgoing side of the
 //! sender's link and of the incoming side of the receiver's (the one-port model), so transfers that share a side take
-//! turns. It is released at `max(first, last − bytes / bandwidth)` of its sender; the stream arrives `latency` later. The
-//! sender is the node that got the stream last, since nodes forward what they have.
+//! turns. It is released at `max(first, last − bytes / bandwidth)` of its sender; the stream arrives `latency` later.
+//! The sender is the node that got the stream last, since nodes forward what they have.
 //!
-//! Bytes that must stay in memory on the reader's node (all of a kept or `whole` input; otherwise those that arrive before
-//! the reader starts) are held from `F(i)` to `end(v)`. Those that exceed the node's memory are written to disk and read
-//! again, which delays the release of the instance by `2 × excess / disk speed`.
+//! Bytes that must stay in memory on the reader's node (all of a kept or `whole` input; otherwise those that arrive
+//! before the reader starts) are held from `F(i)` to `end(v)`. Those that exceed the node's memory are written to disk
+//! and read again, which delays the release of the instance by `2 × excess / disk speed`.
 //!
 //! Inputs of the workflow are at the first node from the beginning, and its outputs go there. Among instances that can
-//! start at the same time, the one furthest downstream takes the slot, as in a run. All cases of a switch on a value are
-//! counted, because it is not known which will run. Not modelled: a slow reader that slows its producer, retries, and the
-//! time to start programs, which a run hides by preparing them ahead.
+//! start at the same time, the one furthest downstream takes the slot, as in a run. All cases of a switch on a value
+//! are counted, because it is not known which will run. Not modelled: a slow reader that slows its producer, retries,
+//! and the time to start programs, which a run hides by preparing them ahead.
 //!
 //! | file | holds |
 //! | --- | --- |

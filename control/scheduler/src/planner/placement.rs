@@ -4,8 +4,8 @@ use crate::options::Place;
 use dflow_workflow::FunctionId;
 use std::collections::BTreeMap;
 
-/// The places of each function's instances: of part 0, of part 1 and so on, repeating from the first. A function without
-/// places runs at the first place of the run.
+/// The places of each function's instances: of part 0, of part 1 and so on, repeating from the first. A function
+/// without places runs at the first place of the run.
 ///
 /// All places are in one list, with the end of each function's share beside it: a workflow of 100,000 functions takes
 /// 800 kB.

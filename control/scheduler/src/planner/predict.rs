@@ -102,8 +102,8 @@ impl Timeline {
     }
 }
 
-/// Adds all instances to a schedule as a run would start them: by the time at which they can start, and of several at the
-/// same time the one furthest downstream first.
+/// Adds all instances to a schedule as a run would start them: by the time at which they can start, and of several at
+/// the same time the one furthest downstream first.
 pub(super) fn simulate<'a>(problem: &'a Problem<'a>, graph: &'a Graph, places: &[Place]) -> Schedule<'a> {
     let mut schedule = Schedule::new(problem, graph, true);
     let mut ready = Ready::new(graph);

@@ -49,7 +49,8 @@ pub struct Link {
     pub latency: Duration,
 }
 
-/// The link that is assumed if nothing is known: 1 Gbit/s, and the time in which a ready function starts on another node.
+/// The link that is assumed if nothing is known: 1 Gbit/s, and the time in which a ready function starts on another
+/// node.
 pub const DEFAULT_LINK: Link = Link { bandwidth: 125_000_000, latency: Duration::from_millis(1) };
 
 /// Maximum number of nodes of a plan.
@@ -151,8 +152,8 @@ const UNKNOWN_INPUT: u64 = 1_000_000;
 
 impl Problem<'_> {
     /// The bytes of each stream of an input: the known sizes, or else those that the workflow file expects, or else the
-    /// [learned](Self::learned_sizes) one. If the number of parts is not known, there is one for each of these slots, so
-    /// that all nodes can work.
+    /// [learned](Self::learned_sizes) one. If the number of parts is not known, there is one for each of these slots,
+    /// so that all nodes can work.
     #[must_use]
     pub fn input_sizes(
         input: &WorkflowInput,
@@ -170,7 +171,8 @@ impl Problem<'_> {
         (0..parts).map(|part| known.and_then(|known| known[part]).unwrap_or(each)).collect()
     }
 
-    /// For each input, the bytes of one of its streams in earlier runs, as learned by a function that reads nothing else.
+    /// For each input, the bytes of one of its streams in earlier runs, as learned by a function that reads nothing
+    /// else.
     #[must_use]
     pub fn learned_sizes<'l>(
         workflow: &Workflow,

@@ -297,8 +297,8 @@ impl<'a> Schedule<'a> {
         Arrival { place, first: origin.first.saturating_add(latency), last: origin.last.saturating_add(latency) }
     }
 
-    /// The transfer of a stream to a node, not before `floor`: when it begins, how long it takes, and when it arrives. The
-    /// place of the arrival is the sender's.
+    /// The transfer of a stream to a node, not before `floor`: when it begins, how long it takes, and when it arrives.
+    /// The place of the arrival is the sender's.
     fn transfer(&self, stream: StreamId, place: Place, floor: Time) -> (Time, Time, Arrival) {
         let sender = self.copies[stream].last().copied().unwrap_or(self.origins[stream]);
         let link = self.problem.network.link(sender.place, place);

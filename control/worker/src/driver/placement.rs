@@ -19,8 +19,8 @@ use super::preflight::Checked;
 
 /// The requirements of a run before the other nodes have joined.
 pub(crate) struct Demand {
-    /// The places that each function is certain to need: those that the user has chosen; for a `foreach`, all nodes; for
-    /// everything else, the node that drives the run.
+    /// The places that each function is certain to need: those that the user has chosen; for a `foreach`, all nodes;
+    /// for everything else, the node that drives the run.
     pub(crate) required: Placement,
     /// Functions that the policy may move to another node, if all nodes have their programs.
     pub(crate) movable: Vec<FunctionId>,
@@ -153,8 +153,8 @@ pub(crate) fn check(spec: &RunSpec, cluster: &ClusterSpec) -> Result<(), Cluster
     Ok(())
 }
 
-/// A note about nodes that get nothing to do, because a user who names other nodes expects them to work. Only where that
-/// is known before the nodes have joined.
+/// A note about nodes that get nothing to do, because a user who names other nodes expects them to work. Only where
+/// that is known before the nodes have joined.
 pub(crate) fn note(spec: &RunSpec, cluster: &ClusterSpec, demand: &Demand) -> Option<String> {
     if demand.is_planned {
         return None;

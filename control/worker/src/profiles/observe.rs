@@ -89,8 +89,8 @@ struct Observation {
 impl Observation {
     /// Inverts the cost model of the planner.
     ///
-    /// An instance that overlaps with its producer is not computing all the time. Its work is at least the processor time
-    /// that it used, and at least the time after its last input byte; a program that sleeps uses no processor.
+    /// An instance that overlaps with its producer is not computing all the time. Its work is at least the processor
+    /// time that it used, and at least the time after its last input byte; a program that sleeps uses no processor.
     fn of(attempt: &AttemptReport, inputs_end: u64) -> Option<Self> {
         let (started, ended) = (attempt.started_ns?, attempt.ended_ns?);
         let wall = ended.checked_sub(started)?;

@@ -15,7 +15,8 @@ use crate::units::{parse_percent, parse_size};
 use crate::yaml::{Node, Value};
 
 record! {
-    /// An expectation: the run time and the output of one instance of a function. Plans use it; a run does not enforce it.
+    /// An expectation: the run time and the output of one instance of a function. Plans use it; a run does not enforce
+    /// it.
     ExpectFile: "an expectation" {
         /// How long an instance computes, such as `1.2s`, without the time that it waits for data or for a slot.
         time: Spanned<Time>,
@@ -24,8 +25,8 @@ record! {
         /// How much of `time` remains after the last byte of input; nothing if not given. The same as `time` means that
         /// the function needs its whole input before it begins.
         tail: Spanned<Time>,
-        /// The size of the output, such as `12MB`, or its share of the input, such as `50%`. For a function with several
-        /// outputs, a map from their names. All parts of an output count together.
+        /// The size of the output, such as `12MB`, or its share of the input, such as `50%`. For a function with
+        /// several outputs, a map from their names. All parts of an output count together.
         output: ExpectedOutput,
         /// How many parts it opens on an output with `partition: discovered`.
         parts: Spanned<Count<1, MAX_PARTS>>,

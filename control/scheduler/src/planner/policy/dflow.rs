@@ -2,8 +2,9 @@
 //!
 //! 1. Instances of a `foreach` whose run time is not known are dealt over all slots; one that reads the part of another
 //!    `foreach` is beside it. Nothing else can be said about them, and their author asked for many.
-//! 2. Placements are made: everything on the first node; instances in the order of their ranks, each where it ends first;
-//!    the same in the order in which they can start; those of HEFT and of FaaSFlow, unless the workflow is large.
+//! 2. Placements are made: everything on the first node; instances in the order of their ranks, each where it ends
+//!    first; the same in the order in which they can start; those of HEFT and of FaaSFlow, unless the workflow is
+//!    large.
 //! 3. Each is improved by moving instances, as long as the budget for that lasts. The best result is the plan.
 //!
 //! So no plan is predicted to end later than one on the first node alone, except because of step 1.
@@ -72,8 +73,8 @@ impl Score {
         Self { end: schedule.end, moved: schedule.loads.values().copied().fold(0, u64::saturating_add) }
     }
 
-    /// Whether the run ends earlier, or as early with fewer bytes over the network. A gain that is small against the run
-    /// and the number of its instances is below the accuracy of a prediction, and does not count.
+    /// Whether the run ends earlier, or as early with fewer bytes over the network. A gain that is small against the
+    /// run and the number of its instances is below the accuracy of a prediction, and does not count.
     pub(super) fn is_better_than(self, other: Self, graph: &Graph) -> bool {
         let small = other.end / (WORTH * graph.tasks.len().max(1) as u64);
         self.end < other.end - small || self.end <= other.end && self.moved < other.moved

@@ -1,13 +1,13 @@
 //! The grouping of FaaSFlow (Li et al., ASPLOS 2022), algorithm 1.
 //!
-//! Each function begins as a group of its own. Again and again, the critical path of the workflow is determined, and the
-//! groups at both ends of its most expensive edge are merged if a node has room for the result; a transfer within a group
-//! costs nothing. It ends when no edge of the critical path can be merged. All instances of a function are in one group,
-//! and a group is on one node.
+//! Each function begins as a group of its own. Again and again, the critical path of the workflow is determined, and
+//! the groups at both ends of its most expensive edge are merged if a node has room for the result; a transfer within a
+//! group costs nothing. It ends when no edge of the critical path can be merged. All instances of a function are in one
+//! group, and a group is on one node.
 //!
-//! FaaSFlow limits a group by the containers that a node can hold. A dflow node can hold any number of instances, so the
-//! room of a node is twice its share of all instances, by its slots: groups can form, and the nodes share the work. Pairs
-//! of functions that the user declares as conflicting do not exist here.
+//! FaaSFlow limits a group by the containers that a node can hold. A dflow node can hold any number of instances, so
+//! the room of a node is twice its share of all instances, by its slots: groups can form, and the nodes share the work.
+//! Pairs of functions that the user declares as conflicting do not exist here.
 
 use super::fixed_place;
 use crate::options::Place;

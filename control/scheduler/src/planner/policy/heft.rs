@@ -1,8 +1,8 @@
 //! HEFT (Topcuoglu, Hariri and Wu, 2002): tasks in the order of their upward ranks, each on the node where it finishes
 //! first, in a gap if there is one.
 //!
-//! It is the published algorithm, so a consumer waits for its producer's end while places are chosen. The prediction that
-//! compares policies lets it overlap.
+//! It is the published algorithm, so a consumer waits for its producer's end while places are chosen. The prediction
+//! that compares policies lets it overlap.
 
 use super::fixed_place;
 use crate::options::Place;

@@ -14,7 +14,8 @@ const FEW_TASKS: usize = 64;
 
 /// Changes places as long as that is better. Returns the score of the result with it.
 ///
-/// A step moves an instance, alone or together with one of its producers, or exchanges two instances of different nodes.
+/// A step moves an instance, alone or together with one of its producers, or exchanges two instances of different
+/// nodes.
 pub(super) fn improve(
     problem: &Problem<'_>,
     graph: &Graph,

@@ -79,7 +79,8 @@ fn a_large_stream_stays_on_its_node() {
     );
 }
 
-/// HEFT believes that the consumer waits for its producer, so it sees no use for a second node. The default overlaps them.
+/// HEFT believes that the consumer waits for its producer, so it sees no use for a second node. The default overlaps
+/// them.
 #[test]
 fn overlap_is_worth_a_second_node() {
     let text = "
@@ -129,7 +130,8 @@ fn declared_beats_learned_key_by_key() {
     let plain = workflow("  a: { command: [x], inputs: [inputs.data] }\n");
     let mut problem = problem(&plain, &[1]);
     problem.profiles = vec![Profile::of(&plain.functions[0], Some(&learned))];
-    // A tenth of the input at which it was learned takes an eighth of the time, the least that is assumed; a larger one takes longer in proportion.
+    // A tenth of the input at which it was learned takes an eighth of the time, the least that is assumed; a larger one
+    // takes longer in proportion.
     let timeline = plan(&problem, Policy::Dflow).unwrap().timeline;
     assert_eq!((timeline.end, timeline.instances[0].bytes_written), (Duration::from_millis(500), MB / 2));
     problem.inputs[0] = vec![1000 * MB];

@@ -5,8 +5,8 @@ use dflow_scheduler::planner::{Placement, Policy, Problem, plan, predict};
 use dflow_workflow::{FunctionId, Workflow};
 use proptest::prelude::*;
 
-/// A function: run time, head and tail in thousandths of it, output in MB, slots, whether its gate is `whole`, whether it
-/// is a `foreach`, and which earlier functions it reads.
+/// A function: run time, head and tail in thousandths of it, output in MB, slots, whether its gate is `whole`, whether
+/// it is a `foreach`, and which earlier functions it reads.
 type Function = (u64, u64, u64, u64, u32, bool, bool, Vec<prop::sample::Index>);
 
 pub fn functions(most: usize) -> impl Strategy<Value = Vec<Function>> {
