@@ -34,7 +34,7 @@ pub fn render(question: &Question<'_>, plan: &Plan, rivals: &[Rival], profile: b
         }),
     );
     let attempts = chart::attempts(question, &plan.timeline);
-    text += &timeline::draw(
+    let drawn = timeline::draw(
         &Chart {
             attempts: &attempts,
             several_nodes: question.problem.nodes.len() > 1,
@@ -43,7 +43,9 @@ pub fn render(question: &Question<'_>, plan: &Plan, rivals: &[Rival], profile: b
         },
         look,
     );
-    text.push('\n');
+    if !drawn.is_empty() {
+        text += &format!("{drawn}\n");
+    }
     text += &section(
         "bytes over the network",
         look,

@@ -93,7 +93,7 @@ pub(super) fn explain<'a>(
             Reason::Pinned
         } else if matches!(policy, Policy::RoundRobin | Policy::OneNode) {
             Reason::Policy(policy)
-        } else if count > 1 && unit.each && !unit.is_timed {
+        } else if count > 1 && unit.each && !unit.is_timed && policy == Policy::Dflow {
             Reason::SpreadUnknown { nodes: count }
         } else if count > 1 {
             Reason::Spread { nodes: count }

@@ -33,6 +33,7 @@ fn unknown_functions_stay_beside_their_data_and_parts_are_spread() {
     let workflow = workflow(text);
     let mut problem = problem(&workflow, &[1, 2, 1]);
     problem.inputs[1] = vec![MB; 8];
+    let heft = plan(&problem, Policy::Heft).unwrap();
     let plan = plan(&problem, Policy::Dflow).unwrap();
     let places = |name: &str| {
         let id = workflow.functions.iter().position(|function| function.name == name).unwrap() as u32;
@@ -47,6 +48,9 @@ fn unknown_functions_stay_beside_their_data_and_parts_are_spread() {
     let of = |name: &str| plan.reasons[workflow.functions.iter().position(|it| it.name == name).unwrap()];
     assert_eq!(of("a"), Reason::Beside { source: Source::WorkflowInput(0), bytes: MB });
     assert_eq!(of("each"), Reason::SpreadUnknown { nodes: 3 });
+    // HEFT knows of no rule for them: it assumes a time like for any other function.
+    let index = workflow.functions.iter().position(|function| function.name == "each").unwrap();
+    assert!(matches!(heft.reasons[index], Reason::Spread { .. }), "{:?}", heft.reasons);
 }
 
 #[test]
