@@ -73,6 +73,11 @@ impl Score {
         Self { end: schedule.end, moved: schedule.loads.values().copied().fold(0, u64::saturating_add) }
     }
 
+    /// The predicted end.
+    pub(super) fn end(self) -> Time {
+        self.end
+    }
+
     /// Whether the run ends earlier, or as early with fewer bytes over the network. A gain that is small against the
     /// run and the number of its instances is below the accuracy of a prediction, and does not count.
     pub(super) fn is_better_than(self, other: Self, graph: &Graph) -> bool {

@@ -2,11 +2,15 @@
 
 use super::dflow::Score;
 use crate::options::Place;
+use crate::planner::capacity::Time;
 use crate::planner::graph::{Graph, TaskId};
 use crate::planner::problem::Problem;
 
 /// How many instances may be simulated: a small workflow is searched thoroughly, a large one is left as it is.
 const BUDGET: usize = 20_000;
+/// One instance is simulated for so many nanoseconds of the predicted run. A simulation takes half a microsecond for an
+/// instance and there are up to five searches, so a short run is not planned for longer than a hundredth of its time.
+const RUN_PER_INSTANCE: Time = 250_000;
 /// With more nodes than this, an instance is moved only to the first node and to those of its producers.
 const FEW_NODES: usize = 8;
 /// With more instances than this, no two are exchanged: there are too many pairs.
@@ -24,7 +28,7 @@ pub(super) fn improve(
 ) -> (Score, Vec<Place>) {
     let best = Score::of(problem, graph, &places);
     let movable: Vec<TaskId> = (0..graph.tasks.len()).filter(|task| fixed[*task].is_none()).collect();
-    let mut search = Search { problem, graph, places, best, left: BUDGET / graph.tasks.len().max(1) };
+    let mut search = Search { problem, graph, places, best, left: steps(best.end(), graph.tasks.len()) };
     let mut since_improved = 0;
     // From the end: the last instances decide when the run ends.
     for &task in movable.iter().rev().cycle() {
@@ -39,6 +43,12 @@ pub(super) fn improve(
         }
     }
     (search.best, search.places)
+}
+
+/// How many steps may be tried for a run that is predicted to end then.
+fn steps(end: Time, instances: usize) -> usize {
+    let budget = usize::try_from(end / RUN_PER_INSTANCE).unwrap_or(BUDGET).min(BUDGET);
+    budget / instances.max(1)
 }
 
 /// Instances and where they go.
@@ -108,5 +118,18 @@ impl Search<'_> {
         targets.sort_unstable();
         targets.dedup();
         targets
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::steps;
+
+    #[test]
+    fn short_runs_and_large_workflows_are_searched_less() {
+        const SECOND: u64 = 1_000_000_000;
+        assert_eq!((steps(60 * SECOND, 50), steps(u64::MAX, 50)), (400, 400));
+        assert_eq!((steps(SECOND, 50), steps(SECOND / 100, 50), steps(SECOND / 100, 8)), (80, 0, 5));
+        assert_eq!((steps(60 * SECOND, 10_000), steps(60 * SECOND, 100_000), steps(0, 0)), (2, 0, 0));
     }
 }
