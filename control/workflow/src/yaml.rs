@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::rc::Rc;
 
 use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError};
@@ -27,9 +28,29 @@ pub(crate) struct Node<'s> {
 #[derive(Debug)]
 pub(crate) enum Value<'s> {
     Scalar(Scalar<'s>),
-    List(Vec<Rc<Node<'s>>>),
+    List(Vec<Item<'s>>),
     /// Keys and values in the order of the file. A key may occur twice; the code that reads the map reports it.
-    Map(Vec<(Key<'s>, Rc<Node<'s>>)>),
+    Map(Vec<(Key<'s>, Item<'s>)>),
+}
+
+/// A value inside of another.
+#[derive(Debug)]
+pub(crate) enum Item<'s> {
+    /// Most values: a large file has millions of them, so they are not allocated one by one.
+    Own(Node<'s>),
+    /// A value with an anchor, which its aliases share.
+    Shared(Rc<Node<'s>>),
+}
+
+impl<'s> Deref for Item<'s> {
+    type Target = Node<'s>;
+
+    fn deref(&self) -> &Node<'s> {
+        match self {
+            Self::Own(node) => node,
+            Self::Shared(node) => node,
+        }
+    }
 }
 
 /// The text of a scalar, without quotes.
@@ -54,6 +75,17 @@ pub(crate) enum ScalarKind {
     Bool(bool),
     Number,
     Text,
+}
+
+impl Value<'_> {
+    /// Gives back the room for further entries.
+    fn shrink(&mut self) {
+        match self {
+            Self::List(items) => items.shrink_to_fit(),
+            Self::Map(pairs) => pairs.shrink_to_fit(),
+            Self::Scalar(_) => {}
+        }
+    }
 }
 
 impl Scalar<'_> {
@@ -105,7 +137,7 @@ impl Node<'_> {
 }
 
 /// Reads the only document of a text.
-pub(crate) fn parse<'s>(source: &'s str, report: &mut Report) -> Option<Rc<Node<'s>>> {
+pub(crate) fn parse<'s>(source: &'s str, report: &mut Report) -> Option<Item<'s>> {
     let options = granit_parser::options! {
         flow_nesting_limit: MAX_YAML_DEPTH,
         block_nesting_limit: MAX_YAML_DEPTH,
@@ -138,7 +170,7 @@ struct Builder<'s> {
     source: &'s str,
     open: Vec<Open<'s>>,
     anchors: HashMap<usize, Rc<Node<'s>>>,
-    root: Option<Rc<Node<'s>>>,
+    root: Option<Item<'s>>,
     documents: usize,
 }
 
@@ -165,7 +197,7 @@ impl<'s> Builder<'s> {
             }
             Event::Scalar(text, style, anchor, _) => {
                 let scalar = Scalar { text, plain: style == ScalarStyle::Plain };
-                self.add(Rc::new(Node { value: Value::Scalar(scalar), span: here, size: 1 }), anchor, here)
+                self.anchored(Node { value: Value::Scalar(scalar), span: here, size: 1 }, anchor, here)
             }
             Event::SequenceStart(_, anchor, _) => {
                 self.start(Value::List(Vec::new()), anchor, here);
@@ -176,15 +208,16 @@ impl<'s> Builder<'s> {
                 Ok(())
             }
             Event::SequenceEnd | Event::MappingEnd => match self.open.pop() {
-                Some(open) => {
+                Some(mut open) => {
+                    open.value.shrink();
                     let span = first_line(self.source, Span { start: open.start, end: here.end });
                     let node = Node { value: open.value, span, size: open.size };
-                    self.add(Rc::new(node), open.anchor, span)
+                    self.anchored(node, open.anchor, span)
                 }
                 None => Ok(()),
             },
             Event::Alias(anchor) => match self.anchors.get(&anchor) {
-                Some(node) => self.add(Rc::clone(node), 0, here),
+                Some(node) => self.add(Item::Shared(Rc::clone(node)), here),
                 None => Err(Box::new(
                     Diagnostic::at(here, "this alias is inside the value that it repeats")
                         .with_help("a value cannot contain itself: write out what is meant here"),
@@ -198,12 +231,19 @@ impl<'s> Builder<'s> {
         self.open.push(Open { value, key: None, anchor, start: here.start, size: 1 });
     }
 
+    /// Adds a complete value, which has this anchor if it is not 0.
+    fn anchored(&mut self, node: Node<'s>, anchor: usize, here: Span) -> Result<(), Box<Diagnostic>> {
+        if anchor == 0 {
+            return self.add(Item::Own(node), here);
+        }
+        let node = Rc::new(node);
+        self.anchors.insert(anchor, Rc::clone(&node));
+        self.add(Item::Shared(node), here)
+    }
+
     /// Adds a complete value to its parent. `here` is where it is used, which for an alias differs from where it is
     /// defined.
-    fn add(&mut self, node: Rc<Node<'s>>, anchor: usize, here: Span) -> Result<(), Box<Diagnostic>> {
-        if anchor != 0 {
-            self.anchors.insert(anchor, Rc::clone(&node));
-        }
+    fn add(&mut self, node: Item<'s>, here: Span) -> Result<(), Box<Diagnostic>> {
         let Some(parent) = self.open.last_mut() else {
             self.root = Some(node);
             return Ok(());

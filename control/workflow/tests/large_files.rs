@@ -57,6 +57,26 @@ fn a_chain() {
     assert!(retention.keeps(Source::WorkflowInput(0)));
 }
 
+/// The most memory that this process has used so far, in bytes.
+fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+/// Also if the tests share a process: then the other tests can only make the difference smaller.
+#[test]
+fn memory_is_in_proportion() {
+    /// For a function of a command with two arguments and an input.
+    const MOST_PER_FUNCTION: u64 = 2800;
+    let text = file((0..COUNT).map(|n| format!("  task_{n}: {{ command: [cat, a, b], inputs: [inputs.text] }}\n")));
+    let before = peak_memory();
+    let workflow = check(&text);
+    let used = peak_memory() - before;
+    eprintln!("{} bytes for each function", used / COUNT as u64);
+    assert!(used < MOST_PER_FUNCTION * workflow.functions.len() as u64, "{used} bytes");
+}
+
 #[test]
 fn a_chain_of_foreach_in_the_wrong_order() {
     let link = |n: usize| match n.checked_sub(1) {
