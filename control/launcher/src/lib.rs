@@ -60,9 +60,6 @@ mod event;
 mod exec;
 mod executable;
 mod message;
-#[cfg(test)]
-#[path = "../../../dataplane/protocol/tests/mutation/mod.rs"]
-mod mutation;
 mod reaper;
 mod request;
 mod server;

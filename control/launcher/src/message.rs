@@ -127,8 +127,8 @@ impl<D: Fallible + ?Sized> DeserializeWith<ArchivedVec<u8>, PathBuf, D> for Path
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mutation::{Random, Verdict, fuzz};
     use crate::{ContainmentKind, ExitStatus, MemoryLimits, Usage};
+    use dflow_testkit::fuzz::{Random, Verdict, fuzz};
     use proptest::prelude::*;
 
     fn c_string() -> impl Strategy<Value = CString> {

@@ -4,12 +4,10 @@
 
 #[path = "../tests/cluster/mod.rs"]
 mod cluster;
-#[path = "../../store/tests/common/mod.rs"]
-mod common;
 
 use cluster::Cluster;
 use cluster::crowd::{Crowd, cpu_of_carriers};
-use common::Function;
+use dflow_testkit::node::Function;
 use dflow_transport::sim::SimConfig;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -92,7 +90,7 @@ fn pass(cluster: &mut Cluster, stream: u32, length: u64) -> Duration {
     });
     let end = told.recv_timeout(Duration::from_secs(60)).expect("it arrives");
     for node in 0..2 {
-        cluster.until(node, common::Node::is_idle);
+        cluster.until(node, dflow_testkit::node::Node::is_idle);
     }
     cluster.forget(stream, 0, 1, reader);
     end - start.recv().expect("it has begun")

@@ -2,8 +2,6 @@
 //! as many runs as there may be on a busy node.
 
 mod cluster;
-#[path = "../../store/tests/common/mod.rs"]
-mod common;
 
 use cluster::Cluster;
 use cluster::crowd::{Crowd, cpu_of_carriers};

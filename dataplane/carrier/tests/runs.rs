@@ -1,11 +1,8 @@
 //! Many runs that share the carriers of two nodes and the link between them.
 
 mod cluster;
-#[path = "../../store/tests/common/mod.rs"]
-mod common;
 
 use cluster::Cluster;
-use common::{Function, RUN, RUN_STEP, produce, run_of, verify};
 use dflow_carrier::{Carrier, Command, NodeId, Report, RunTraffic};
 use dflow_function::Error;
 use dflow_protocol::RunId;
@@ -14,6 +11,7 @@ use dflow_protocol::wire::{FlowId, GrantId, PeerMessage};
 use dflow_shm::Landing;
 use dflow_shm::channel::pair;
 use dflow_store::StoreEvent;
+use dflow_testkit::node::{Function, RUN, RUN_STEP, produce, run_of, verify};
 use dflow_transport::{Chunk, PathError, PathEvent, PathKind, RemoteWindow};
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -187,7 +185,7 @@ fn a_run_whose_channel_fails_disturbs_no_other() {
             pass(&mut cluster, stream, from, to, length);
         }
         until_sent(&cluster, broken, other(), MIB);
-        cluster.on(broken, |node| node.hang_up(common::carrier_of(other())));
+        cluster.on(broken, |node| node.hang_up(dflow_testkit::node::carrier_of(other())));
         cluster.until_reported(broken, "RunFailed");
         cluster.until(broken, |node| node.is_detached(other()));
         // A command that crosses the report is of no interest any more.
@@ -210,7 +208,7 @@ fn a_run_whose_store_does_not_answer_holds_up_no_other() {
     let (silent, channel) = pair().expect("two descriptors");
     cluster.tell(0, Command::Begin(other(), channel));
     pass(&mut cluster, 1, 0, 1, 3 * MIB);
-    cluster.until(1, common::Node::is_idle);
+    cluster.until(1, dflow_testkit::node::Node::is_idle);
     cluster.tell_end(0, other());
     let end = dflow_shm::channel::receive(silent.as_fd(), &mut [0; 64], true);
     assert!(matches!(end, Ok((0, _))), "{end:?}");
@@ -222,7 +220,7 @@ fn a_run_whose_store_does_not_answer_holds_up_no_other() {
 #[test]
 fn a_carrier_ends_although_it_waits_for_the_store_of_a_run() {
     let mut cluster = Cluster::new(1, 64 * MIB);
-    let carrier = common::carrier_of(other());
+    let carrier = dflow_testkit::node::carrier_of(other());
     let channel = cluster.on(0, move |node| {
         node.admit(other());
         let channel = node.attach(other());

@@ -1,13 +1,11 @@
 //! Streams from functions on one store to functions on another, through real carriers and a simulated network.
 
 mod cluster;
-#[path = "../../store/tests/common/mod.rs"]
-mod common;
 
 use cluster::Cluster;
-use common::{Function, produce, verify};
 use dflow_function::Error;
 use dflow_store::ProcessId;
+use dflow_testkit::node::{Function, produce, verify};
 use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
@@ -61,7 +59,7 @@ fn streams_that_wait_for_their_first_byte_take_no_memory() {
     // A stream after all of them has room.
     start_source(&cluster, 0, STREAMS, STREAMS, MIB);
     start_sink(&cluster, 1, STREAMS + 1, STREAMS, MIB);
-    cluster.until(1, |node| node.store.traffic(common::CARRIER).written == MIB);
+    cluster.until(1, |node| node.store.traffic(dflow_testkit::node::CARRIER).written == MIB);
     let peak = cluster.on(1, |node| node.store.usage().peak);
     assert!(peak < 8 * MIB, "{peak} bytes");
     cluster.finish();

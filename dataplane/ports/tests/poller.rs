@@ -1,10 +1,7 @@
 //! Ports in an event loop: a descriptor becomes readable when they can go on, and no event is lost.
 
-#[path = "../../store/tests/common/mod.rs"]
-mod common;
-
-use common::{Function, Node, byte_at, produce};
 use dflow_ports::{Armed, FanIn, InPort, Next, OutPort, OutputStreams, Poller, Port, Session};
+use dflow_testkit::node::{Function, Node, byte_at, produce};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

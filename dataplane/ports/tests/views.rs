@@ -1,10 +1,7 @@
 //! Owned views over the real store: what they show never changes, and what they cost a producer is what a slow reader costs.
 
-#[path = "../../store/tests/common/mod.rs"]
-mod common;
-
-use common::{Function, Node, byte_at, produce};
 use dflow_ports::{InPort, MAX_VIEWED, Next, Session, View, Waited};
+use dflow_testkit::node::{Function, Node, byte_at, produce};
 use proptest::prelude::*;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

@@ -1,8 +1,6 @@
 //! Almost valid messages for every decoder of data from other processes and nodes, and for the state machine behind one
 //! of them.
 
-mod mutation;
-
 use dflow_protocol::exchange::Exchange;
 use dflow_protocol::limits::{MAX_INLINE, MAX_PEER_REASON, PEER_VERSION};
 use dflow_protocol::message::{
@@ -11,7 +9,7 @@ use dflow_protocol::message::{
 };
 use dflow_protocol::wire::{FlowId, Grant, GrantId, PeerMessage, StreamKey};
 use dflow_protocol::{Epoch, PortId, RunId, SegmentId, StreamId};
-use mutation::{Random, Verdict, fuzz};
+use dflow_testkit::fuzz::{Random, Verdict, fuzz};
 
 /// A small range, so that messages refer to the same flows.
 fn flow(random: &mut Random) -> FlowId {

@@ -1,16 +1,15 @@
 //! The ports of a carrier are used again, and only when no process looks at the words of their last stream any more.
 
-mod common;
 mod pair;
 mod sim;
 
-use common::RUN;
 use dflow_protocol::limits::PROTOCOL_VERSION;
 use dflow_protocol::message::{OutputSpec, OutputStreams, Piece, ToDaemon, ToFunction};
 use dflow_protocol::words::State;
 use dflow_protocol::{InstanceId, PortId, StreamId};
 use dflow_shm::Control;
 use dflow_store::{ProcessId, RunStream, Subscriber};
+use dflow_testkit::node::RUN;
 use pair::{PORT, PRODUCER, Pair, READER, STREAM};
 use std::os::fd::AsFd;
 use std::time::Duration;

@@ -1,11 +1,9 @@
 //! Credit and memory in workflows of any shape: in whichever order functions read, every byte arrives, no function
 //! waits for ever, and memory stays within the budget and the least that every stream must have.
 
-mod common;
-
-use common::{Function, Node, byte_at, key, produce, verify};
 use dflow_function::{Context, Error, Input, Output};
 use dflow_protocol::limits::{ARENA_SLOT, MIN_WINDOW};
+use dflow_testkit::node::{Function, Node, byte_at, key, produce, verify};
 use proptest::prelude::*;
 use std::time::Duration;
 

@@ -1,8 +1,5 @@
 //! Attempts that continue the streams of earlier ones: readers get every byte once, and notice nothing.
 
-mod common;
-
-use common::{Function, Node, RUN, byte_at, key, now, produce, verify, verify_slice};
 use dflow_function::{Context, Error};
 use dflow_protocol::limits::PROTOCOL_VERSION;
 use dflow_protocol::message::ToDaemon;
@@ -10,6 +7,7 @@ use dflow_protocol::words::Progress;
 use dflow_protocol::{PortId, StreamId};
 use dflow_shm::{Control, channel};
 use dflow_store::{ProcessId, RunStream, StoreEvent};
+use dflow_testkit::node::{Function, Node, RUN, byte_at, key, now, produce, verify, verify_slice};
 use proptest::prelude::*;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering::SeqCst;

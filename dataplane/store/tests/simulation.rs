@@ -1,6 +1,5 @@
 //! The store in virtual time: the same seed gives the same history, and every history ends as it should.
 
-mod common;
 mod sim;
 
 use dflow_protocol::RunId;

@@ -1,10 +1,8 @@
 //! Streams from function to function through a real store, with the real SDK.
 
-mod common;
-
-use common::{Function, Node, byte_at, key, produce, verify, verify_slice};
 use dflow_function::{Error, Output};
 use dflow_store::ProcessId;
+use dflow_testkit::node::{Function, Node, byte_at, key, produce, verify, verify_slice};
 use std::time::{Duration, Instant};
 
 const MIB: u64 = 1 << 20;

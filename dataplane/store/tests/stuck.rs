@@ -1,15 +1,14 @@
 //! Which readers hold back their producer: the words of all attempts are this test's own.
 
-mod common;
 mod sim;
 
-use common::{Function, RUN, key, setup};
 use dflow_protocol::limits::{ARENA_SLOT, PROTOCOL_VERSION};
 use dflow_protocol::message::{ToDaemon, ToFunction, Window};
 use dflow_protocol::words::{Progress, Sleeper};
 use dflow_protocol::{InstanceId, PortId, StreamId};
 use dflow_shm::{Control, Kernel};
 use dflow_store::{Config, ProcessId, Store, Subscriber, TenantId};
+use dflow_testkit::node::{Function, RUN, key, setup};
 use sim::machine::{Machine, Speed};
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;

@@ -1,15 +1,14 @@
 //! Hostile control words: the process that wrote them is condemned, and no other is blamed.
 
-mod common;
 mod pair;
 mod sim;
 
-use common::{Function, Node};
 use dflow_protocol::limits::PROTOCOL_VERSION;
 use dflow_protocol::message::{Piece, ToDaemon, ToFunction};
 use dflow_protocol::words::{Progress, State};
 use dflow_shm::{Control, channel};
 use dflow_store::StoreEvent;
+use dflow_testkit::node::{Function, Node};
 use pair::{PORT, PRODUCER, Pair, READER, STREAM};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
@@ -231,8 +230,8 @@ fn a_reader_leaves_the_judgement_to_the_daemon() {
             assert!(!node.events.iter().any(|event| matches!(event, StoreEvent::Finished(..))), "{:?}", node.events);
             if remembered && state != State::Finished {
                 // What its readers have seen is unknown.
-                node.store.continue_stream(common::now(), STREAM, false);
-                node.start(3, &writer, |ctx| common::produce(ctx, "out", 1, 5000, 1000));
+                node.store.continue_stream(dflow_testkit::node::now(), STREAM, false);
+                node.start(3, &writer, |ctx| dflow_testkit::node::produce(ctx, "out", 1, 5000, 1000));
                 node.run_until(|node| node.events.iter().any(|event| matches!(event, StoreEvent::Diverged(..))));
             }
         }

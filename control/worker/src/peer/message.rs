@@ -144,11 +144,11 @@ pub(crate) fn broken(what: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::mutation::{Random, Verdict, fuzz};
     use super::*;
     use crate::notice::Record;
     use dflow_protocol::{Epoch, InstanceId, StreamId};
     use dflow_scheduler::Fact;
+    use dflow_testkit::fuzz::{Random, Verdict, fuzz};
 
     fn stream(random: &mut Random) -> StreamId {
         StreamId(random.number() as u32)

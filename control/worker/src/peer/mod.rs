@@ -11,9 +11,6 @@ pub(crate) mod dial;
 pub(crate) mod error;
 pub(crate) mod hello;
 pub(crate) mod message;
-#[cfg(test)]
-#[path = "../../../../dataplane/protocol/tests/mutation/mod.rs"]
-mod mutation;
 pub(crate) mod name;
 pub(crate) mod probing;
 pub(crate) mod problem;

@@ -1,8 +1,8 @@
 //! Many streams from the first node to the second, of one run or of many, that are open and on which nothing happens.
 
 use super::Cluster;
-use crate::common::{Function, Node, RUN_STEP, carrier_of, run_of};
 use dflow_function::{Error, Input};
+use dflow_testkit::node::{Function, Node, RUN_STEP, carrier_of, run_of};
 use std::ops::Range;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;

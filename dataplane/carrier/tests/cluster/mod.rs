@@ -4,11 +4,11 @@
 
 pub mod crowd;
 
-use crate::common::{Arrival, Node, RUN, carrier_of, key, now, run_of};
 use dflow_carrier::{Carrier, Command, NodeId, Report, RunTraffic};
 use dflow_protocol::wire::StreamKey;
 use dflow_protocol::{Epoch, InstanceId, PortId, RunId, StreamId};
 use dflow_store::{InputFile, ProcessId, Subscriber};
+use dflow_testkit::node::{Arrival, Node, RUN, carrier_of, key, now, run_of};
 use dflow_transport::sim::{SimConfig, SimNet};
 use dflow_transport::{LinkBytes, LinkStats, Path};
 use std::collections::BTreeMap;
@@ -463,7 +463,7 @@ impl Member {
         let is_over = Arc::clone(&over);
         let thread = std::thread::spawn(move || {
             let mut node = Node::new(memory);
-            let _ = ready.send((node.attach(RUN), node.door()));
+            let _ = ready.send((node.attach(RUN), node.sender()));
             let mut awaited = Vec::new();
             while !is_over.load(Ordering::Relaxed) {
                 node.step();

@@ -2,7 +2,6 @@
 
 #![allow(dead_code, reason = "no file of tests uses all of it")]
 
-use crate::common::RUN;
 use crate::sim::machine::{Machine, Speed};
 use dflow_protocol::limits::PROTOCOL_VERSION;
 use dflow_protocol::message::{InputSpec, OutputSpec, OutputStreams, Setup, ToDaemon, ToFunction};
@@ -10,6 +9,7 @@ use dflow_protocol::words::{Progress, State};
 use dflow_protocol::{InstanceId, PortId, SegmentId, StreamId};
 use dflow_shm::Control;
 use dflow_store::{Config, ProcessId, RunStream, Store, StoreEvent, Subscriber, TenantId};
+use dflow_testkit::node::RUN;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::time::Duration;

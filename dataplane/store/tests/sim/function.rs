@@ -1,13 +1,13 @@
 //! A function that is a state machine: it acts once each time it is asked to.
 
 use super::Dice;
-use crate::common;
 use dflow_protocol::limits::{ARENA_SLOT, PROTOCOL_VERSION};
 use dflow_protocol::message::{Piece, SegmentUse, ToDaemon, ToFunction, Window};
 use dflow_protocol::words::State;
 use dflow_protocol::{PortId, RunId, SegmentId};
 use dflow_shm::{Access, Control, Memory, MemoryPiece, PeerControl, Reader, Room, Seen, Wait, Writer};
 use dflow_store::{Outgoing, ProcessId, Store};
+use dflow_testkit::node as testkit;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -385,12 +385,12 @@ impl Function {
 
     /// The setup that the store is given for it.
     pub fn setup(&self) -> dflow_protocol::message::Setup {
-        let function = common::Function {
+        let function = testkit::Function {
             inputs: self.plan.reads.iter().map(|&stream| ("in", vec![stream], false)).collect(),
             outputs: self.plan.writes.iter().map(|&(stream, _)| ("out", vec![stream])).collect(),
-            ..common::Function::default()
+            ..testkit::Function::default()
         };
-        common::setup(self.id, &function)
+        testkit::setup(self.id, &function)
     }
 
     pub fn plan(&self) -> &Plan {

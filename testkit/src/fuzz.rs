@@ -16,6 +16,8 @@ const HANGS: Duration = Duration::from_secs(5);
 pub struct Random(u64);
 
 impl Random {
+    /// A number, each as likely as any other.
+    #[allow(clippy::should_implement_trait, reason = "it never ends, so it is no iterator")]
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -39,14 +41,17 @@ impl Random {
         }
     }
 
+    /// True or false.
     pub fn flag(&mut self) -> bool {
         self.next() & 1 == 0
     }
 
+    /// Up to this many bytes.
     pub fn bytes(&mut self, most: usize) -> Vec<u8> {
         (0..self.below(most + 1)).map(|_| self.next() as u8).collect()
     }
 
+    /// A text of up to this many characters, some of which need several bytes or mean something elsewhere.
     pub fn text(&mut self, most: usize) -> String {
         const LETTERS: [char; 6] = ['a', 'Z', '/', '\0', 'ß', '😀'];
         (0..self.below(most + 1)).map(|_| LETTERS[self.below(LETTERS.len())]).collect()
@@ -57,6 +62,7 @@ impl Random {
         (0..self.below(most + 1)).map(|_| make(self)).collect()
     }
 
+    /// A value made by `make`, or none.
     pub fn option<T>(&mut self, make: impl FnOnce(&mut Self) -> T) -> Option<T> {
         self.flag().then(|| make(self))
     }
@@ -65,12 +71,17 @@ impl Random {
 /// What a decoder did with the bytes of a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
+    /// It made a message of them.
     Accepted,
+    /// It reported an error.
     Refused,
 }
 
 /// Passes messages from `sound` to `check`, truncated, extended, spliced and damaged. `check` panics if its decoder
 /// misbehaves.
+///
+/// # Panics
+/// If `check` does, if a case takes too long, or if nearly all cases are accepted or nearly all refused.
 pub fn fuzz(sound: impl Fn(&mut Random) -> Vec<u8>, check: impl Fn(&[u8]) -> Verdict) {
     let first = seed();
     let time = std::env::var("DFLOW_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(SECONDS);

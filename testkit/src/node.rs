@@ -1,6 +1,7 @@
 //! A store with functions in threads: a node without processes and scheduling.
-
-#![allow(dead_code, reason = "no file of tests uses all of it")]
+//!
+//! A test says which functions read and write which streams ([`Function`]), starts them ([`Node::start`]) and runs the
+//! node until something holds. Whatever goes wrong in the node itself is a panic: this is only for tests.
 
 use dflow_disk::IoChoice;
 use dflow_function::{Context, Error, InputSpec, OutputSpec, OutputStreams, Setup, serve};
@@ -18,8 +19,11 @@ use std::sync::mpsc::{Receiver, Sender, channel as queue};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+/// What the threads of a node send to it.
 pub enum Arrival {
+    /// A message of an attempt, with its descriptors.
     Message(ProcessId, ToDaemon, Vec<OwnedFd>),
+    /// The channel of an attempt is closed.
     Gone(ProcessId),
     /// A job of the store is done.
     Completed(Completion),
@@ -29,6 +33,7 @@ pub enum Arrival {
     Work(Work),
 }
 
+/// Something that a node does between two arrivals.
 pub type Work = Box<dyn FnOnce(&mut Node) + Send>;
 
 /// The node's end of a channel.
@@ -46,21 +51,27 @@ pub fn carrier_of(run: RunId) -> ProcessId {
     ProcessId(CARRIER.0 + (run.0 - RUN.0) as u64)
 }
 
+/// A node: a store, and the channels and threads of its functions.
 pub struct Node {
+    /// The store.
     pub store: Store,
     arrivals: Receiver<Arrival>,
     sender: Sender<Arrival>,
     sockets: BTreeMap<ProcessId, Socket>,
     counts: BTreeMap<ProcessId, u64>,
     bells: BTreeMap<ProcessId, u32>,
+    /// How attempts have ended, as they said themselves.
     pub outcomes: BTreeMap<ProcessId, Result<(), (String, bool)>>,
+    /// Attempts that have violated the protocol, and how.
     pub misbehaved: Vec<(ProcessId, String)>,
+    /// Why the run has failed.
     pub failed: Option<String>,
     live: usize,
     threads: BTreeMap<ProcessId, JoinHandle<()>>,
     gone: BTreeSet<ProcessId>,
     /// Attempts that had been told, when they ended, that their outputs have no readers left.
     pub told_unread: BTreeSet<ProcessId>,
+    /// All events of the store so far.
     pub events: Vec<StoreEvent>,
     memory: u64,
     _dir: tempfile::TempDir,
@@ -69,19 +80,24 @@ pub struct Node {
 /// A function of a test: the streams it reads (with `keep`) and the streams it writes.
 #[derive(Default)]
 pub struct Function {
+    /// Its inputs, each with its streams, and whether the function keeps their bytes.
     pub inputs: Vec<(&'static str, Vec<u32>, bool)>,
+    /// Its outputs, each with its streams; without streams, its parts are discovered.
     pub outputs: Vec<(&'static str, Vec<u32>)>,
+    /// How long it polls before it sleeps.
     pub spin: Duration,
     /// It may be started again, so that all its inputs keep their bytes.
     pub restartable: bool,
 }
 
 impl Node {
+    /// A node with this budget, on which [`RUN`] is admitted.
     pub fn new(memory: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         Self::spilling_to(memory, dir.path().to_owned(), dir)
     }
 
+    /// The same with spill files in this directory, which `dir` removes at the end.
     pub fn spilling_to(memory: u64, path: std::path::PathBuf, dir: tempfile::TempDir) -> Self {
         let (sender, arrivals) = queue();
         let done = sender.clone();
@@ -111,7 +127,6 @@ impl Node {
     }
 
     /// Opens streams and subscribes every function to what it reads, before anything starts.
-    #[allow(dead_code, reason = "not every test needs it")]
     pub fn plan(&mut self, streams: &[u32], functions: &[(u32, &Function)]) {
         for &stream in streams {
             self.store.open_stream(key(stream), false);
@@ -166,7 +181,6 @@ impl Node {
     }
 
     /// An attempt that carries the streams of a run: its end of the channel.
-    #[allow(dead_code, reason = "the tests of other crates use it")]
     pub fn attach(&mut self, run: RunId) -> OwnedFd {
         let carrier = carrier_of(run);
         let setup = setup(carrier, &Function::default());
@@ -183,19 +197,16 @@ impl Node {
     }
 
     /// One more run on this node.
-    #[allow(dead_code, reason = "the tests of other crates use it")]
     pub fn admit(&mut self, run: RunId) {
         self.store.admit(run, TenantId(1), Config::MIN_MEMORY, self.memory).unwrap();
     }
 
     /// Whether every function that was started has ended.
-    #[allow(dead_code, reason = "the tests of other crates use it")]
     pub fn is_idle(&self) -> bool {
         self.live == 0
     }
 
     /// Kills a function: it fails when it next looks at its channel, and is made to look.
-    #[allow(dead_code, reason = "the tests of other crates use it")]
     pub fn kill(&mut self, id: u32) -> Option<JoinHandle<()>> {
         let process = ProcessId(u64::from(id));
         if !self.gone.contains(&process) {
@@ -213,20 +224,18 @@ impl Node {
     }
 
     /// How many functions have not ended.
-    #[allow(dead_code, reason = "the tests of other crates use it")]
     pub fn functions(&self) -> usize {
         self.live
     }
 
     /// Announces a message to an attempt that is never sent.
-    #[allow(dead_code, reason = "the tests of other crates use it")]
     pub fn ring_in_vain(&mut self, process: ProcessId) {
         let count = self.counts.get(&process).copied().unwrap_or(0) + 1;
         self.store.bells().ring(self.bells[&process], count);
     }
 
-    /// Through which other threads reach this node.
-    pub fn door(&self) -> Sender<Arrival> {
+    /// For other threads that have something for this node.
+    pub fn sender(&self) -> Sender<Arrival> {
         self.sender.clone()
     }
 
@@ -247,6 +256,7 @@ impl Node {
         });
     }
 
+    /// Sends what the store has to say.
     pub fn flush(&mut self) {
         for outgoing in self.store.take_outgoing() {
             let count = self.counts.entry(outgoing.process).or_default();
@@ -325,7 +335,6 @@ impl Node {
     }
 
     /// Runs until every function has ended.
-    #[allow(dead_code, reason = "not every test needs it")]
     pub fn run(&mut self) {
         self.run_until(|node| node.live == 0);
     }
@@ -360,7 +369,6 @@ impl Node {
     }
 
     /// Whether the carrier has closed its channel for a run.
-    #[allow(dead_code, reason = "the tests of other crates use it")]
     pub fn is_detached(&self, run: RunId) -> bool {
         self.gone.contains(&carrier_of(run))
     }
@@ -393,6 +401,7 @@ pub fn now() -> Duration {
     Duration::from_nanos(dflow_shm::now_nanos())
 }
 
+/// The setup of an attempt of a function.
 pub fn setup(process: ProcessId, function: &Function) -> Setup {
     Setup {
         version: PROTOCOL_VERSION,
