@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::{now, wait_until};
 use crate::failure::Failure;
 use crate::latency::{Recorded, Repeat, Summary, histogram, median, write_log};
-use crate::process::{Actor, Crew, Findings, Round, Task};
+use crate::process::{Actor, Actors, Findings, Round, Task};
 use crate::report::{Column, LATENCY_COLUMNS, Report, Row, Table, Unit, latency_figures, size};
 use crate::settings::Settings;
 use crate::subject::{End, Place, PlaceKeeper, Role, Subject};
@@ -153,17 +153,17 @@ fn one_repeat(settings: &Settings, subject: &dyn Fanout, shape: Shape) -> Result
     };
     let mut tasks = vec![(task(None), Some(first))];
     tasks.extend((0..shape.readers).map(|reader| (task(Some(reader)), None)));
-    let mut crew = Crew::start(tasks)?;
+    let mut actors = Actors::start(tasks)?;
 
-    let count = crew.calibrate(settings.budget / 2, MESSAGES)?;
-    let findings = crew.round(Round { count, interval: 0 })?;
+    let count = actors.calibrate(settings.budget / 2, MESSAGES)?;
+    let findings = actors.round(Round { count, interval: 0 })?;
     let began = findings.iter().map(|found| found.began).min().unwrap_or(0);
     let ended = findings.iter().map(|found| found.ended).max().unwrap_or(0);
     let rate = count as f64 / ended.saturating_sub(began).max(1) as f64 * 1e9;
 
     let count = (settings.budget.as_nanos() as u64 / INTERVAL).max(20);
     let began = SystemTime::now();
-    let findings = crew.round(Round { count, interval: INTERVAL })?;
+    let findings = actors.round(Round { count, interval: INTERVAL })?;
     let mut histogram = histogram();
     for found in &findings {
         found.latency.add_to(&mut histogram);

@@ -19,7 +19,7 @@ use crate::clock::{Ticks, now};
 use crate::failure::Failure;
 use crate::latency::{Recorded, Repeat, Summary, histogram, write_log};
 use crate::payload::Seen;
-use crate::process::{Actor, Crew, Findings, Round, Task};
+use crate::process::{Actor, Actors, Findings, Round, Task};
 use crate::report::{LATENCY_COLUMNS, Report, Row, Table, latency_figures, size};
 use crate::settings::Settings;
 use crate::subject::{End, Place, PlaceKeeper, Role, Side, Subject, Waiting};
@@ -116,10 +116,10 @@ fn one_repeat(settings: &Settings, subject: &dyn Handoff, size: usize) -> Result
     let keeper = PlaceKeeper::new(subject.memory(size))?;
     let _service = subject.service(keeper.place())?;
     let task = |side| HandoffTask { subject: subject.card().name.into(), side, place: keeper.place().clone(), size };
-    let mut crew = Crew::start(vec![(task(Side::First), Some(first)), (task(Side::Second), Some(second))])?;
-    let count = crew.calibrate(settings.budget, TRIPS)?;
+    let mut actors = Actors::start(vec![(task(Side::First), Some(first)), (task(Side::Second), Some(second))])?;
+    let count = actors.calibrate(settings.budget, TRIPS)?;
     let began = SystemTime::now();
-    let findings = crew.round(Round { count, interval: 0 })?;
+    let findings = actors.round(Round { count, interval: 0 })?;
     let mut histogram = histogram();
     findings[0].latency.add_to(&mut histogram);
     Ok(Repeat { began, took: began.elapsed().unwrap_or_default(), histogram })

@@ -84,16 +84,16 @@ struct Order {
 }
 
 #[derive(Serialize, Deserialize)]
-enum Said {
+enum Answer {
     Ready,
     Done(Findings),
     Failed(Failure),
 }
 
 /// All actors of one measurement.
-pub struct Crew {
+pub struct Actors {
     members: Vec<Member>,
-    said: Receiver<(usize, Result<Said, Failure>)>,
+    answers: Receiver<(usize, Result<Answer, Failure>)>,
     failed: bool,
 }
 
@@ -102,35 +102,35 @@ struct Member {
     line: UnixStream,
 }
 
-impl Crew {
+impl Actors {
     /// Starts an actor for each task, pinned to the given core if any, and waits until all are ready.
-    pub fn start<T: Task>(tasks: Vec<(T, Option<usize>)>) -> Result<Crew, Failure> {
-        let (say, said) = channel();
-        let mut crew = Crew { members: Vec::new(), said, failed: true };
+    pub fn start<T: Task>(tasks: Vec<(T, Option<usize>)>) -> Result<Actors, Failure> {
+        let (sender, answers) = channel();
+        let mut actors = Actors { members: Vec::new(), answers, failed: true };
         for (index, (task, core)) in tasks.into_iter().enumerate() {
             let task = serde_json::to_value(task).trying("encode a task")?;
             let order = Order { topic: T::TOPIC.to_owned(), task, core };
-            crew.members.push(Member::start(index, &order, say.clone())?);
+            actors.members.push(Member::start(index, &order, sender.clone())?);
         }
-        for answer in crew.answers()? {
-            if !matches!(answer, Said::Ready) {
+        for answer in actors.answers()? {
+            if !matches!(answer, Answer::Ready) {
                 return Err(Failure::new("an actor answered out of turn"));
             }
         }
-        crew.failed = false;
-        Ok(crew)
+        actors.failed = false;
+        Ok(actors)
     }
 
     /// Runs a round with all actors. The results are in the order of their tasks.
     pub fn round(&mut self, round: Round) -> Result<Vec<Findings>, Failure> {
         self.failed = true;
         for member in &mut self.members {
-            tell(&mut member.line, &round)?;
+            send(&mut member.line, &round)?;
         }
         let mut findings = Vec::new();
         for answer in self.answers()? {
             match answer {
-                Said::Done(found) => findings.push(found),
+                Answer::Done(found) => findings.push(found),
                 _ => return Err(Failure::new("an actor answered out of turn")),
             }
         }
@@ -156,12 +156,12 @@ impl Crew {
     }
 
     /// One answer from each actor, or the first failure.
-    fn answers(&mut self) -> Result<Vec<Said>, Failure> {
+    fn answers(&mut self) -> Result<Vec<Answer>, Failure> {
         let deadline = Instant::now() + ROUND_LIMIT;
-        let mut answers: Vec<Option<Said>> = self.members.iter().map(|_| None).collect();
+        let mut answers: Vec<Option<Answer>> = self.members.iter().map(|_| None).collect();
         while answers.iter().any(Option::is_none) {
-            match self.said.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok((_, Ok(Said::Failed(failure)) | Err(failure))) => return Err(failure),
+            match self.answers.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok((_, Ok(Answer::Failed(failure)) | Err(failure))) => return Err(failure),
                 Ok((index, Ok(answer))) => answers[index] = Some(answer),
                 Err(RecvTimeoutError::Timeout) => {
                     return Err(Failure::new(format!("no answer within {} s", ROUND_LIMIT.as_secs())));
@@ -173,7 +173,7 @@ impl Crew {
     }
 }
 
-impl Drop for Crew {
+impl Drop for Actors {
     fn drop(&mut self) {
         let deadline = Instant::now() + if self.failed { Duration::ZERO } else { END_GRACE };
         for member in &self.members {
@@ -191,7 +191,7 @@ impl Drop for Crew {
 }
 
 impl Member {
-    fn start(index: usize, order: &Order, say: Sender<(usize, Result<Said, Failure>)>) -> Result<Member, Failure> {
+    fn start(index: usize, order: &Order, sender: Sender<(usize, Result<Answer, Failure>)>) -> Result<Member, Failure> {
         let (mut line, far) = UnixStream::pair().trying("make a socket pair")?;
         let program = std::env::current_exe().trying("find this program")?;
         let child = Command::new(program)
@@ -200,17 +200,17 @@ impl Member {
             .stdout(Stdio::null())
             .spawn()
             .trying("start a process of the measurement")?;
-        tell(&mut line, order)?;
+        send(&mut line, order)?;
         let mut answers = BufReader::new(line.try_clone().trying("share a socket")?);
         std::thread::spawn(move || {
             loop {
-                let answer = match hear(&mut answers) {
+                let answer = match receive(&mut answers) {
                     Ok(Some(answer)) => Ok(answer),
                     Ok(None) => Err(Failure::new("a process of the measurement died")),
                     Err(failure) => Err(failure),
                 };
                 let last = answer.is_err();
-                if say.send((index, answer)).is_err() || last {
+                if sender.send((index, answer)).is_err() || last {
                     return;
                 }
             }
@@ -225,10 +225,10 @@ pub fn act(skills: &[Skill]) -> Result<(), Failure> {
     let line = std::io::stdin().as_fd().try_clone_to_owned().trying("take over standard input")?;
     let mut line = UnixStream::from(line);
     let mut orders = BufReader::new(line.try_clone().trying("share a socket")?);
-    let Some(order) = hear(&mut orders)? else { return Ok(()) };
+    let Some(order) = receive(&mut orders)? else { return Ok(()) };
     let outcome = obey(skills, order, &mut line, &mut orders);
     if let Err(failure) = outcome {
-        tell(&mut line, &Said::Failed(failure))?;
+        send(&mut line, &Answer::Failed(failure))?;
     }
     Ok(())
 }
@@ -245,12 +245,12 @@ fn obey(
     let skill = skills.iter().find(|skill| skill.topic == order.topic);
     let skill = skill.ok_or_else(|| Failure::new(format!("an actor has no skill for {}", order.topic)))?;
     let mut actor = (skill.actor)(order.task)?;
-    tell(line, &Said::Ready)?;
-    while let Some(round) = hear(orders)? {
+    send(line, &Answer::Ready)?;
+    while let Some(round) = receive(orders)? {
         let before = clock::processor_time();
         let findings = actor.round(round)?;
         let cpu = clock::processor_time().saturating_sub(before);
-        tell(line, &Said::Done(Findings { cpu, ..findings }))?;
+        send(line, &Answer::Done(Findings { cpu, ..findings }))?;
     }
     Ok(())
 }
@@ -263,14 +263,14 @@ fn pin(core: usize) -> Result<(), Failure> {
 }
 
 /// Sends a message as a line of JSON.
-fn tell(line: &mut UnixStream, message: &impl Serialize) -> Result<(), Failure> {
+fn send(line: &mut UnixStream, message: &impl Serialize) -> Result<(), Failure> {
     let mut text = serde_json::to_string(message).trying("encode a message")?;
     text.push('\n');
     line.write_all(text.as_bytes()).trying("send to a process of the measurement")
 }
 
 /// Receives the next message; `None` if the other side has closed its socket.
-fn hear<M: DeserializeOwned>(line: &mut BufReader<UnixStream>) -> Result<Option<M>, Failure> {
+fn receive<M: DeserializeOwned>(line: &mut BufReader<UnixStream>) -> Result<Option<M>, Failure> {
     let mut text = String::new();
     match line.read_line(&mut text) {
         Ok(0) => Ok(None),

@@ -20,7 +20,7 @@ use std::time::SystemTime;
 use crate::failure::Failure;
 use crate::latency::{Repeat, Summary, histogram, write_log};
 use crate::memory::PAGE;
-use crate::process::{Crew, Round};
+use crate::process::{Actors, Round};
 use crate::quic::bulk::Bulk;
 use crate::quic::net::Net;
 use crate::quic::rendezvous::RendezvousKeeper;
@@ -208,10 +208,10 @@ fn steps(settings: &Settings, subject: &dyn Transfer, work: Work, net: &Net) -> 
         let rendezvous = keeper.rendezvous().clone();
         (QuicTask { subject: subject.card().name.into(), work, side, rendezvous }, None)
     };
-    let mut crew = Crew::start(vec![task(Side::First), task(Side::Second)])?;
-    let count = crew.calibrate(settings.budget, STEPS)?;
+    let mut actors = Actors::start(vec![task(Side::First), task(Side::Second)])?;
+    let count = actors.calibrate(settings.budget, STEPS)?;
     let began = SystemTime::now();
-    let findings = crew.round(Round { count, interval: 0 })?;
+    let findings = actors.round(Round { count, interval: 0 })?;
     let mut histogram = histogram();
     findings[0].latency.add_to(&mut histogram);
     Ok(Repeat { began, took: began.elapsed().unwrap_or_default(), histogram })

@@ -262,10 +262,10 @@ impl Machine {
 
     /// Executes an order on both machines. Returns the results here and there.
     fn both(&mut self, order: &Order) -> Result<(Found, Found), Failure> {
-        self.line.tell(order)?;
+        self.line.send(order)?;
         let here = self.obey(order);
         if let Err(failure) = &here {
-            self.line.tell_failure(failure)?;
+            self.line.send_failure(failure)?;
         }
         let there = self.line.outcome();
         Ok((here?, there?))
@@ -291,8 +291,8 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
 fn serve(mut machine: Machine) -> Result<(), Failure> {
     while let Some(order) = machine.line.order::<Order>()? {
         match machine.obey(&order) {
-            Ok(found) => machine.line.tell(&found)?,
-            Err(failure) => machine.line.tell_failure(&failure)?,
+            Ok(found) => machine.line.send(&found)?,
+            Err(failure) => machine.line.send_failure(&failure)?,
         }
     }
     Ok(())

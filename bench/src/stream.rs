@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::now;
 use crate::failure::Failure;
 use crate::latency::{Recorded, median};
-use crate::process::{Actor, Crew, Findings, Round, Task};
+use crate::process::{Actor, Actors, Findings, Round, Task};
 use crate::report::{Column, Report, Row, Table, Unit, size};
 use crate::settings::Settings;
 use crate::subject::{End, Place, PlaceKeeper, Role, Side, Subject};
@@ -155,16 +155,16 @@ fn one_repeat(settings: &Settings, subject: &dyn Stream, layout: Layout, count: 
     if !subject.is_one_process() {
         tasks.push((task(Side::Second), Some(second)));
     }
-    let mut crew = Crew::start(tasks)?;
+    let mut actors = Actors::start(tasks)?;
     let count = match count {
         Some(count) => {
             // The first pass fills the page tables of both sides.
-            crew.round(Round { count, interval: 0 })?;
+            actors.round(Round { count, interval: 0 })?;
             count
         }
-        None => crew.calibrate(settings.budget, MESSAGES)?,
+        None => actors.calibrate(settings.budget, MESSAGES)?,
     };
-    let findings = crew.round(Round { count, interval: 0 })?;
+    let findings = actors.round(Round { count, interval: 0 })?;
     let began = findings.iter().map(|found| found.began).min().unwrap_or(0);
     let ended = findings.iter().map(|found| found.ended).max().unwrap_or(0);
     let bytes = count as f64 * layout.message as f64;

@@ -13,7 +13,7 @@ use crate::invoke::{From, Invoke, REST};
 use crate::latency::{Recorded, Repeat, histogram};
 use crate::payload::{Seen, WORD};
 use crate::peers::unix_socket::{connect, listen};
-use crate::process::{Actor, Crew, Findings, Round, Task};
+use crate::process::{Actor, Actors, Findings, Round, Task};
 use crate::subject::{Card, End, Place, PlaceKeeper, Role, Side, Subject, Waiting};
 
 /// The size of the message that wakes the process, in bytes.
@@ -54,9 +54,9 @@ impl Invoke for Wake {
     fn starts(&self, count: u32) -> Result<Repeat, Failure> {
         let keeper = PlaceKeeper::new(bare::FUTEX.memory(NOTICE))?;
         let task = |side| WakeTask { wake: self.name.into(), side, place: keeper.place().clone() };
-        let mut crew = Crew::start(vec![(task(Side::First), None), (task(Side::Second), None)])?;
+        let mut actors = Actors::start(vec![(task(Side::First), None), (task(Side::Second), None)])?;
         let began = SystemTime::now();
-        let findings = crew.round(Round { count: count.into(), interval: 0 })?;
+        let findings = actors.round(Round { count: count.into(), interval: 0 })?;
         let mut histogram = histogram();
         findings[1].latency.add_to(&mut histogram);
         Ok(Repeat { began, took: began.elapsed().unwrap_or_default(), histogram })

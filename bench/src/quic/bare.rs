@@ -84,10 +84,10 @@ impl Transfer for Bare {
         let make = self.endpoint;
         let endpoint = thread.run(async move { make(own, peer, &identity).trying("set up quinn") })??;
         let peer = if side == Side::First {
-            rendezvous.hear()?
+            rendezvous.receive()?
         } else {
             let address = endpoint.local_addr().trying("get the address of a socket")?;
-            rendezvous.tell(address)?;
+            rendezvous.send(address)?;
             address
         };
         let stage = Stage { endpoint, peer, ticks: Ticks::calibrated() };

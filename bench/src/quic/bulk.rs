@@ -3,7 +3,7 @@
 use crate::failure::Failure;
 use crate::latency::median;
 use crate::memory::PAGE;
-use crate::process::{Crew, Round};
+use crate::process::{Actors, Round};
 use crate::quic::net::Net;
 use crate::quic::rendezvous::{Rendezvous, RendezvousKeeper};
 use crate::quic::transfer::{QuicTask, Work};
@@ -56,10 +56,10 @@ pub fn carry_between(subject: &str, message: usize, rendezvous: &[&Rendezvous], 
         (task, None)
     };
     let both = |rendezvous: &&Rendezvous| [Side::First, Side::Second].map(|side| task(rendezvous, side));
-    let mut crew = Crew::start(rendezvous.iter().flat_map(both).collect())?;
+    let mut actors = Actors::start(rendezvous.iter().flat_map(both).collect())?;
     let count = (bytes / message as u64).max(1);
-    crew.round(Round { count: (count / WARM_UP).max(1), interval: 0 })?;
-    let findings = crew.round(Round { count, interval: 0 })?;
+    actors.round(Round { count: (count / WARM_UP).max(1), interval: 0 })?;
+    let findings = actors.round(Round { count, interval: 0 })?;
     let began = findings.iter().map(|found| found.began).min().unwrap_or(0);
     let ended = findings.iter().map(|found| found.ended).max().unwrap_or(0);
     let cpu: u64 = findings.iter().map(|found| found.cpu).sum();

@@ -61,9 +61,9 @@ impl Transfer for Ours {
         let (node, mut incoming) =
             QuicNode::bind(rendezvous.own_address(side), &identity, QuicSettings::default()).trying("set up a node")?;
         let peer = if side == Side::First {
-            rendezvous.hear()?
+            rendezvous.receive()?
         } else {
-            rendezvous.tell(node.local_address())?;
+            rendezvous.send(node.local_address())?;
             node.local_address()
         };
         if work == Work::Connection {

@@ -49,7 +49,7 @@ impl Transfer for Redis {
     }
 
     fn join(&self, work: Work, side: Side, rendezvous: &Rendezvous) -> Result<Box<dyn Party>, Failure> {
-        let client = Client::connect_at(rendezvous.hear()?)?;
+        let client = Client::connect_at(rendezvous.receive()?)?;
         let end = RedisEnd { client, memory: rendezvous.place.map()?, words: private(VALUE), count: 0 };
         Ok(Box::new(Ends::new(end, work, side, VALUE)))
     }
@@ -60,7 +60,7 @@ impl Transfer for Redis {
         let [_, address] = net.addresses();
         let address = SocketAddr::new(address, free_port(address, net)?);
         let server = Server::start_at(address, &rendezvous.place, |program| net.command(Side::Second, program))?;
-        rendezvous.tell(address)?;
+        rendezvous.send(address)?;
         let before = server.processor_time()?;
         let bulk = bulk::carry_between(self.card().name, VALUE, &[rendezvous], bytes)?;
         // The server's processor time includes the bytes sent before the measurement.

@@ -97,7 +97,7 @@ impl Rendezvous {
     }
 
     /// Publishes the port on which the second side listens.
-    pub fn tell(&self, address: SocketAddr) -> Result<(), Failure> {
+    pub fn send(&self, address: SocketAddr) -> Result<(), Failure> {
         let memory = self.place.map()?;
         let word = memory.futex(PORT);
         word.store(address.port().into(), Ordering::Release);
@@ -106,7 +106,7 @@ impl Rendezvous {
     }
 
     /// Waits until the second side listens. Returns its address.
-    pub fn hear(&self) -> Result<SocketAddr, Failure> {
+    pub fn receive(&self) -> Result<SocketAddr, Failure> {
         let memory = self.place.map()?;
         let word = memory.futex(PORT);
         let deadline = Instant::now() + LIMIT;

@@ -35,10 +35,10 @@ impl Transfer for Tcp {
 
     fn join(&self, work: Work, side: Side, rendezvous: &Rendezvous) -> Result<Box<dyn Party>, Failure> {
         let door = match side {
-            Side::First => Door::Dials(rendezvous.hear()?),
+            Side::First => Door::Dials(rendezvous.receive()?),
             Side::Second => {
                 let listener = TcpListener::bind(rendezvous.own_address(side)).trying("listen")?;
-                rendezvous.tell(listener.local_addr().trying("get the address of a socket")?)?;
+                rendezvous.send(listener.local_addr().trying("get the address of a socket")?)?;
                 Door::Listens(listener)
             }
         };

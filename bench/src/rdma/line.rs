@@ -27,7 +27,7 @@ pub struct Line {
 
 /// A message on the control connection.
 #[derive(Serialize, Deserialize)]
-enum Said {
+enum Answer {
     Value(Value),
     Failed(Failure),
 }
@@ -72,21 +72,21 @@ impl Line {
     }
 
     /// Sends a message.
-    pub fn tell(&mut self, message: &impl Serialize) -> Result<(), Failure> {
+    pub fn send(&mut self, message: &impl Serialize) -> Result<(), Failure> {
         let value = serde_json::to_value(message).trying("encode a message")?;
-        self.say(&Said::Value(value))
+        self.say(&Answer::Value(value))
     }
 
     /// Reports that this machine cannot continue the current order, so that it fails on the other machine too.
-    pub fn tell_failure(&mut self, failure: &Failure) -> Result<(), Failure> {
-        self.say(&Said::Failed(failure.clone()))
+    pub fn send_failure(&mut self, failure: &Failure) -> Result<(), Failure> {
+        self.say(&Answer::Failed(failure.clone()))
     }
 
     /// Receives the next message, with a time limit.
-    pub fn hear<M: DeserializeOwned>(&mut self) -> Result<M, Failure> {
+    pub fn receive<M: DeserializeOwned>(&mut self) -> Result<M, Failure> {
         match self.soon()? {
-            Said::Value(value) => serde_json::from_value(value).trying("decode a message"),
-            Said::Failed(failure) => {
+            Answer::Value(value) => serde_json::from_value(value).trying("decode a message"),
+            Answer::Failed(failure) => {
                 let failure = Failure::new(format!("the other machine: {failure}"));
                 self.failed = Some(failure.clone());
                 Err(failure)
@@ -101,12 +101,12 @@ impl Line {
                 return Err(failure);
             }
             match self.soon()? {
-                Said::Value(value) => {
+                Answer::Value(value) => {
                     if let Ok(outcome) = serde_json::from_value(value) {
                         return Ok(outcome);
                     }
                 }
-                Said::Failed(failure) => return Err(Failure::new(format!("the other machine: {failure}"))),
+                Answer::Failed(failure) => return Err(Failure::new(format!("the other machine: {failure}"))),
             }
         }
     }
@@ -118,34 +118,34 @@ impl Line {
         loop {
             match self.next()? {
                 None => return Ok(None),
-                Some(Said::Value(value)) => {
+                Some(Answer::Value(value)) => {
                     if let Ok(order) = serde_json::from_value(value) {
                         return Ok(Some(order));
                     }
                 }
-                Some(Said::Failed(_)) => {}
+                Some(Answer::Failed(_)) => {}
             }
         }
     }
 
     /// Sends a message and receives the message that the other machine sends at the same point.
     pub fn swap<M: Serialize + DeserializeOwned>(&mut self, mine: &M) -> Result<M, Failure> {
-        self.tell(mine)?;
-        self.hear()
+        self.send(mine)?;
+        self.receive()
     }
 
-    fn say(&mut self, what: &Said) -> Result<(), Failure> {
+    fn say(&mut self, what: &Answer) -> Result<(), Failure> {
         let mut text = serde_json::to_string(what).trying("encode a message")?;
         text.push('\n');
         self.stream.write_all(text.as_bytes()).trying("send to the other machine")
     }
 
-    fn soon(&mut self) -> Result<Said, Failure> {
+    fn soon(&mut self) -> Result<Answer, Failure> {
         self.stream.set_read_timeout(Some(PATIENCE)).trying("set up the line")?;
         self.next()?.ok_or_else(|| Failure::new("the other machine has ended"))
     }
 
-    fn next(&mut self) -> Result<Option<Said>, Failure> {
+    fn next(&mut self) -> Result<Option<Answer>, Failure> {
         let mut text = String::new();
         match self.reader.read_line(&mut text) {
             Ok(0) => Ok(None),
@@ -169,17 +169,17 @@ mod tests {
             // Each side waits for the other's next message, and one of them has failed.
             let failure = line.swap(&()).unwrap_err();
             assert!(failure.to_string().contains("no luck"), "{failure}");
-            line.tell_failure(&failure).unwrap();
+            line.send_failure(&failure).unwrap();
             assert_eq!(line.order::<String>().unwrap(), Some("second".into()));
-            line.tell(&7).unwrap();
+            line.send(&7).unwrap();
             assert_eq!(line.order::<String>().unwrap(), None);
         });
         let mut line = Line::call(free).unwrap();
-        line.tell(&"first").unwrap();
+        line.send(&"first").unwrap();
         assert_eq!(line.swap(&1).unwrap(), 2);
-        line.tell_failure(&Failure::new("no luck")).unwrap();
+        line.send_failure(&Failure::new("no luck")).unwrap();
         line.outcome::<u32>().unwrap_err();
-        line.tell(&"second").unwrap();
+        line.send(&"second").unwrap();
         assert_eq!(line.outcome::<u32>().unwrap(), 7);
         drop(line);
         there.join().unwrap();

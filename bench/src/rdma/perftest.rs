@@ -73,13 +73,13 @@ fn run(machine: &mut Machine, name: &str, work: &Work, more: &[&str]) -> Result<
     command.args(more).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     if machine.side == Side::First {
         // The other machine's program listens.
-        let () = machine.line.hear()?;
+        let () = machine.line.receive()?;
         command.arg(machine.peer()?.ip().to_string());
     }
     let mut child = Ended(command.spawn().trying(format_args!("start {name}"))?);
     if machine.side == Side::Second {
         wait_until_it_listens(&mut child.0, name)?;
-        machine.line.tell(&())?;
+        machine.line.send(&())?;
     }
     let (mut said, mut complaint) = (String::new(), String::new());
     // Error messages are short enough to fit in the pipe until they are read.

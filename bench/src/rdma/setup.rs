@@ -247,10 +247,10 @@ fn identity(machine: &mut Machine) -> Result<Identity, Failure> {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             files.insert(name, std::fs::read_to_string(&path).trying("read an identity")?);
         }
-        machine.line.tell(&files)?;
+        machine.line.send(&files)?;
         return mine;
     }
-    let files: BTreeMap<String, String> = machine.line.hear()?;
+    let files: BTreeMap<String, String> = machine.line.receive()?;
     for (name, text) in files {
         write_secret(&place.path().join(name), &text)?;
     }

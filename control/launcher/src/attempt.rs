@@ -13,13 +13,13 @@ use crate::diagnose::Subject;
 use crate::exec::{Failure, Plan, PlanParts};
 use crate::message::SpawnMessage;
 use crate::reaper::Reaper;
-use crate::sys::{self, End, Fork};
+use crate::sys::{self, Fork, ProcessEnd};
 use crate::tail::Tail;
 use crate::watched::{Source, Watched};
 use crate::{ExitStatus, LauncherEvent, Usage};
 
 /// The launcher's resources that every attempt needs.
-pub(crate) struct Nursery {
+pub(crate) struct Resources {
     /// The launcher's cgroup; without one, every attempt has a [`Reaper`].
     pub(crate) cgroups: Option<CgroupTree>,
     /// The cgroup that limits memory, if that is not the same one.
@@ -37,13 +37,13 @@ pub(crate) struct Attempt {
     pub(crate) id: u64,
     /// The launcher's own child: the main process, or its reaper.
     pub(crate) child: i32,
-    cage: Cage,
+    container: Container,
     memory: Option<MemoryCgroup>,
     subject: Subject,
     report: Report,
     captured: Option<Watched>,
     tail: Tail,
-    end: Option<End>,
+    end: Option<ProcessEnd>,
     out_of_memory: bool,
     /// The end of its grace: set from SIGTERM until it is killed.
     grace_until: Option<Instant>,
@@ -53,7 +53,7 @@ pub(crate) struct Attempt {
     orphaned: bool,
 }
 
-enum Cage {
+enum Container {
     Cgroup(Cgroup),
     Reaper(Reaper),
 }
@@ -79,7 +79,7 @@ impl Attempt {
     /// Starts an attempt. `serial` is the launcher's number for it and is never reused. `fds` are the descriptors of
     /// the message; if some are missing, this process's descriptor table was full. The error is a text for users.
     pub(crate) fn start(
-        nursery: &Nursery,
+        resources: &Resources,
         serial: u64,
         message: &SpawnMessage,
         fds: &[OwnedFd],
@@ -88,18 +88,18 @@ impl Attempt {
         if fds.len() != message.targets.len() {
             return Err(subject.explain_create(&Errno::MFILE.into()));
         }
-        let memory = match (&nursery.memory, message.memory_limit) {
+        let memory = match (&resources.memory, message.memory_limit) {
             (Some(tree), Some(limit)) => {
-                let cgroup = tree.attempt(limit, &nursery.epoll, serial);
+                let cgroup = tree.attempt(limit, &resources.epoll, serial);
                 Some(cgroup.map_err(|error| subject.explain_memory(limit, &error))?)
             }
             _ => None,
         };
-        match Self::create(nursery, serial, message, fds, memory.as_ref()) {
-            Ok((child, cage, report, captured)) => Ok(Self {
+        match Self::create(resources, serial, message, fds, memory.as_ref()) {
+            Ok((child, container, report, captured)) => Ok(Self {
                 id: message.id,
                 child,
-                cage,
+                container,
                 memory,
                 subject,
                 report,
@@ -112,7 +112,7 @@ impl Attempt {
                 orphaned: false,
             }),
             Err(error) => {
-                if let (Some(tree), Some(memory)) = (&nursery.memory, memory) {
+                if let (Some(tree), Some(memory)) = (&resources.memory, memory) {
                     tree.end(memory);
                 }
                 Err(subject.explain_create(&error))
@@ -121,19 +121,19 @@ impl Attempt {
     }
 
     fn create(
-        nursery: &Nursery,
+        resources: &Resources,
         serial: u64,
         message: &SpawnMessage,
         fds: &[OwnedFd],
         memory: Option<&MemoryCgroup>,
-    ) -> io::Result<(i32, Cage, Report, Option<Watched>)> {
+    ) -> io::Result<(i32, Container, Report, Option<Watched>)> {
         let (report_reader, report_writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
         rustix::io::ioctl_fionbio(&report_reader, true)?;
-        let report_reader = Watched::new(&nursery.epoll, report_reader, serial, Source::Report)?;
+        let report_reader = Watched::new(&resources.epoll, report_reader, serial, Source::Report)?;
         let given = |target: RawFd| message.targets.contains(&target);
         let mut moves: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).zip(message.targets.iter().copied()).collect();
         if !given(libc::STDIN_FILENO) {
-            moves.push((nursery.null.as_raw_fd(), libc::STDIN_FILENO));
+            moves.push((resources.null.as_raw_fd(), libc::STDIN_FILENO));
         }
         let outputs = [libc::STDOUT_FILENO, libc::STDERR_FILENO];
         let captured = if outputs.into_iter().all(given) {
@@ -141,7 +141,7 @@ impl Attempt {
         } else {
             let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
             rustix::io::ioctl_fionbio(&reader, true)?;
-            let reader = Watched::new(&nursery.epoll, reader, serial, Source::Captured)?;
+            let reader = Watched::new(&resources.epoll, reader, serial, Source::Captured)?;
             let missing = outputs.into_iter().filter(|&target| !given(target));
             moves.extend(missing.map(|target| (writer.as_raw_fd(), target)));
             Some((reader, writer))
@@ -154,24 +154,24 @@ impl Attempt {
             cwd: message.cwd.as_deref(),
             moves,
             report: report_writer.as_raw_fd(),
-            report_pid: nursery.cgroups.is_none(),
+            report_pid: resources.cgroups.is_none(),
             memory: memory.map(|memory| memory.entrance().as_raw_fd()),
             oom_score_adj: message.oom_score_adj,
-            open_files: nursery.open_files,
-            ignored: nursery.ignored,
+            open_files: resources.open_files,
+            ignored: resources.ignored,
         });
-        let (child, cage) = match &nursery.cgroups {
+        let (child, container) = match &resources.cgroups {
             Some(tree) => {
                 let (child, cgroup) = start_in_cgroup(tree, message, &mut plan)?;
-                (child, Cage::Cgroup(cgroup))
+                (child, Container::Cgroup(cgroup))
             }
             None => {
                 let (reaper, child) = Reaper::start(&mut plan)?;
-                (child, Cage::Reaper(reaper))
+                (child, Container::Reaper(reaper))
             }
         };
-        let report = Report { pipe: Some(report_reader), bytes: Vec::new(), has_pid: nursery.cgroups.is_none() };
-        Ok((child, cage, report, captured.map(|(reader, _)| reader)))
+        let report = Report { pipe: Some(report_reader), bytes: Vec::new(), has_pid: resources.cgroups.is_none() };
+        Ok((child, container, report, captured.map(|(reader, _)| reader)))
     }
 
     /// Ends the attempt by this time: sends SIGTERM unless that has been done, and kills at once if the grace is zero.
@@ -203,8 +203,8 @@ impl Attempt {
     }
 
     fn terminate(&self) {
-        match &self.cage {
-            Cage::Cgroup(cgroup) => {
+        match &self.container {
+            Container::Cgroup(cgroup) => {
                 let list = || {
                     let mut all = cgroup.processes()?;
                     // A privileged function may have left its cgroup.
@@ -217,14 +217,14 @@ impl Attempt {
                     tracing::warn!(attempt = self.id, %error, "its cgroup cannot be read");
                 }
             }
-            Cage::Reaper(reaper) => reaper.terminate(),
+            Container::Reaper(reaper) => reaper.terminate(),
         }
     }
 
     /// Kills all processes of the attempt.
     pub(crate) fn kill(&self) {
-        match &self.cage {
-            Cage::Cgroup(cgroup) => {
+        match &self.container {
+            Container::Cgroup(cgroup) => {
                 if let Err(error) = cgroup.kill() {
                     tracing::warn!(attempt = self.id, %error, "its cgroup cannot be killed");
                 }
@@ -233,7 +233,7 @@ impl Attempt {
                     sys::kill_child(self.child);
                 }
             }
-            Cage::Reaper(reaper) => reaper.kill(),
+            Container::Reaper(reaper) => reaper.kill(),
         }
     }
 
@@ -292,10 +292,10 @@ impl Attempt {
     }
 
     /// Notes that [`Self::child`] has been reaped.
-    pub(crate) fn child_ended(&mut self, end: End) {
-        let reported = match &self.cage {
-            Cage::Cgroup(_) => Some(end),
-            Cage::Reaper(reaper) => reaper.report(),
+    pub(crate) fn child_ended(&mut self, end: ProcessEnd) {
+        let reported = match &self.container {
+            Container::Cgroup(_) => Some(end),
+            Container::Reaper(reaper) => reaper.report(),
         };
         self.orphaned = reported.is_none();
         self.end = reported;
@@ -308,8 +308,8 @@ impl Attempt {
 
     /// After the end of the child: kills the remaining processes of the attempt, unless its grace has not ended, and
     /// returns whether there were any.
-    pub(crate) fn finish(&mut self, nursery: &Nursery) -> Progress {
-        let (Cage::Cgroup(cgroup), Some(tree)) = (&self.cage, &nursery.cgroups) else {
+    pub(crate) fn finish(&mut self, resources: &Resources) -> Progress {
+        let (Container::Cgroup(cgroup), Some(tree)) = (&self.container, &resources.cgroups) else {
             // A reaper ends after all processes that it has adopted.
             return Progress::Ended;
         };
@@ -340,9 +340,9 @@ impl Attempt {
     }
 
     /// The last event.
-    pub(crate) fn into_last_event(mut self, nursery: &Nursery) -> LauncherEvent {
+    pub(crate) fn into_last_event(mut self, resources: &Resources) -> LauncherEvent {
         let id = self.id;
-        if let (Some(tree), Some(memory)) = (&nursery.memory, self.memory.take()) {
+        if let (Some(tree), Some(memory)) = (&resources.memory, self.memory.take()) {
             self.out_of_memory |= memory.out_of_memory();
             tree.end(memory);
         }
@@ -351,7 +351,8 @@ impl Attempt {
             return LauncherEvent::SpawnFailed { id, error };
         }
         // Killing a reaper also kills the main process.
-        let end = self.end.unwrap_or(End { status: ExitStatus::Signaled(libc::SIGKILL), usage: Usage::default() });
+        let end =
+            self.end.unwrap_or(ProcessEnd { status: ExitStatus::Signaled(libc::SIGKILL), usage: Usage::default() });
         let (stderr_tail, stderr_bytes) = self.tail.into_parts();
         LauncherEvent::Exited {
             id,

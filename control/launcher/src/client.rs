@@ -229,7 +229,7 @@ impl Launcher {
             tracing::warn!(?closed, "the launcher does not end, and is killed");
             // This fails only if the process has already ended.
             let _ = self.process.kill();
-            self.bury();
+            self.end_remains();
             return Ok(());
         }
         match self.process.wait() {
@@ -276,7 +276,7 @@ impl Launcher {
         match self.channel.receive() {
             Ok(Incoming::Nothing) => Ok(None),
             Ok(Incoming::Message { bytes, .. }) => Ok(Some(ToDaemon::decode(&bytes)?)),
-            Ok(Incoming::Closed) => Err(self.bury()),
+            Ok(Incoming::Closed) => Err(self.end_remains()),
             Err(source) => Err(self.lost("receiving", source)),
         }
     }
@@ -284,13 +284,15 @@ impl Launcher {
     /// The error for a socket that failed: most often because the launcher is dead.
     fn lost(&mut self, action: &'static str, source: io::Error) -> Error {
         match source.kind() {
-            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected => self.bury(),
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected => {
+                self.end_remains()
+            }
             _ => Error::Socket { action, source },
         }
     }
 
     /// Waits for everything that a dead launcher has left behind.
-    fn bury(&mut self) -> Error {
+    fn end_remains(&mut self) -> Error {
         self.ended = true;
         self.alive.clear();
         let status = match self.process.wait() {

@@ -12,7 +12,7 @@ use rkyv::vec::{ArchivedVec, VecResolver};
 use rkyv::with::{ArchiveWith, DeserializeWith, SerializeWith};
 use rkyv::{Archive, Deserialize, Place, Serialize};
 
-use crate::sys::End;
+use crate::sys::ProcessEnd;
 use crate::{Containment, ContainmentChoice, LauncherEvent, MAX_REQUEST_BYTES};
 
 /// From the daemon to the launcher.
@@ -93,11 +93,11 @@ macro_rules! codec {
 codec!(ToLauncher);
 codec!(ToDaemon);
 // The report of a reaper about the main process of its attempt.
-codec!(End);
+codec!(ProcessEnd);
 
-impl End {
+impl ProcessEnd {
     /// The length of an encoded report: it has no part of variable length.
-    pub(crate) const ENCODED_LENGTH: usize = size_of::<rkyv::Archived<End>>();
+    pub(crate) const ENCODED_LENGTH: usize = size_of::<rkyv::Archived<ProcessEnd>>();
 }
 
 /// Encodes a path as its bytes: a path need not be UTF-8, which rkyv's own encoding of paths requires.
@@ -220,7 +220,7 @@ mod tests {
         fn nonsense_is_an_error_and_no_panic(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
             let _ = ToDaemon::decode(&bytes);
             let _ = ToLauncher::decode(&bytes);
-            let _ = End::decode(&bytes);
+            let _ = ProcessEnd::decode(&bytes);
         }
     }
 
@@ -245,9 +245,9 @@ mod tests {
     fn every_report_of_a_reaper_has_the_length_that_the_launcher_receives() {
         let usage = Usage { user: Duration::MAX, system: Duration::ZERO, max_rss: u64::MAX };
         for status in [ExitStatus::Exited(0), ExitStatus::Signaled(i32::MIN)] {
-            let report = End { status, usage }.encode().unwrap();
-            assert_eq!(report.len(), End::ENCODED_LENGTH);
-            assert_eq!(End::decode(&report), Ok(End { status, usage }));
+            let report = ProcessEnd { status, usage }.encode().unwrap();
+            assert_eq!(report.len(), ProcessEnd::ENCODED_LENGTH);
+            assert_eq!(ProcessEnd::decode(&report), Ok(ProcessEnd { status, usage }));
         }
     }
 

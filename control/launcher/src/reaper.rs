@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use crate::exec::{Failure, Plan, Step};
-use crate::sys::{self, End, Fork, Reaped};
+use crate::sys::{self, Fork, ProcessEnd, Reaped};
 
 /// The descriptor of the socket to the launcher in the reaper: the first after the standard ones.
 const SOCKET: RawFd = 3;
@@ -61,10 +61,10 @@ impl Reaper {
 
     /// How the main process ended, as reported by the reaper before it exited. `None` if the reaper was killed; its
     /// children have then become the launcher's, which must kill them.
-    pub(crate) fn report(&self) -> Option<End> {
-        let mut bytes = [0; End::ENCODED_LENGTH];
+    pub(crate) fn report(&self) -> Option<ProcessEnd> {
+        let mut bytes = [0; ProcessEnd::ENCODED_LENGTH];
         let (length, _) = rustix::net::recv(&self.socket, &mut bytes, RecvFlags::empty()).ok()?;
-        End::decode(&bytes[..length]).ok()
+        ProcessEnd::decode(&bytes[..length]).ok()
     }
 }
 
@@ -137,7 +137,7 @@ fn supervise(main: i32, socket: &OwnedFd, signals: &OwnedFd) {
                 }
                 Ok(Reaped::None) => break,
                 Ok(Reaped::NoChildren) | Err(_) => {
-                    if let Some(report) = ended.and_then(|end: End| end.encode().ok()) {
+                    if let Some(report) = ended.and_then(|end: ProcessEnd| end.encode().ok()) {
                         let _ = rustix::net::send(socket, &report, SendFlags::NOSIGNAL);
                     }
                     return;

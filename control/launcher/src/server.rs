@@ -13,11 +13,11 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::attempt::{Attempt, Nursery, Progress};
+use crate::attempt::{Attempt, Progress, Resources};
 use crate::cgroup::{CgroupTree, MemoryTree};
 use crate::channel::{Channel, Incoming};
 use crate::message::{SpawnMessage, ToDaemon, ToLauncher};
-use crate::startup::{Cages, close_on_exec, configuration, contain, raise_open_files, take_socket};
+use crate::startup::{ContainmentSetup, close_on_exec, configuration, contain, raise_open_files, take_socket};
 use crate::sys::{self, Reaped};
 use crate::watched::Source;
 use crate::{LauncherEvent, MAX_GRACE, MAX_OUTPUT_BYTES};
@@ -73,7 +73,7 @@ struct Server {
     channel_interest: EventFlags,
     epoll: Rc<OwnedFd>,
     signals: OwnedFd,
-    nursery: Nursery,
+    resources: Resources,
     /// By a number that is never used again, so that a late readiness report cannot hit another attempt.
     attempts: HashMap<u64, Attempt>,
     last_serial: u64,
@@ -108,7 +108,7 @@ impl Server {
         let open_files = raise_open_files();
 
         let Some(choice) = configuration(&mut channel)? else { return Ok(None) };
-        let Cages { containment, cgroups, memory } = match contain(choice) {
+        let ContainmentSetup { containment, cgroups, memory } = match contain(choice) {
             Ok(cages) => cages,
             Err(reason) => {
                 channel.send(encoded(&ToDaemon::Refused(reason))?, Vec::new())?;
@@ -125,7 +125,7 @@ impl Server {
             channel_interest: EventFlags::IN,
             epoll: Rc::clone(&epoll),
             signals,
-            nursery: Nursery { cgroups, memory, null, open_files, ignored, epoll },
+            resources: Resources { cgroups, memory, null, open_files, ignored, epoll },
             attempts: HashMap::new(),
             last_serial: CHILDREN,
             by_id: HashMap::new(),
@@ -238,7 +238,7 @@ impl Server {
         let started = if self.by_id.contains_key(&id) {
             Err(format!("attempt {id} has not ended yet"))
         } else {
-            Attempt::start(&self.nursery, serial, message, fds)
+            Attempt::start(&self.resources, serial, message, fds)
         };
         let attempt = match started {
             Ok(attempt) => attempt,
@@ -309,7 +309,7 @@ impl Server {
         for serial in std::mem::take(&mut self.ending) {
             let Some(attempt) = self.attempts.get_mut(&serial) else { continue };
             let orphaned = attempt.is_orphaned();
-            if attempt.finish(&self.nursery) == Progress::Ending || orphaned && self.kill_strays() {
+            if attempt.finish(&self.resources) == Progress::Ending || orphaned && self.kill_strays() {
                 self.ending.push(serial);
                 continue;
             }
@@ -320,7 +320,7 @@ impl Server {
                 let Some(event) = attempt.read_rest(&mut self.buffer) else { break };
                 self.send(event)?;
             }
-            let event = attempt.into_last_event(&self.nursery);
+            let event = attempt.into_last_event(&self.resources);
             self.send(event)?;
         }
         Ok(())
@@ -358,7 +358,7 @@ impl Server {
         for attempt in self.attempts.values() {
             attempt.kill();
         }
-        let in_cgroups = self.nursery.cgroups.is_some();
+        let in_cgroups = self.resources.cgroups.is_some();
         // Reapers exit after the last process of their attempt. Every other child of this process has escaped from one.
         let mut reapers: HashSet<i32> =
             if in_cgroups { HashSet::new() } else { self.by_child.keys().copied().collect() };
@@ -372,8 +372,8 @@ impl Server {
                 }
                 Ok(Reaped::None) => {}
                 Ok(Reaped::NoChildren) | Err(_) => {
-                    let gone = self.nursery.cgroups.as_ref().is_none_or(CgroupTree::remove);
-                    if gone && self.nursery.memory.as_ref().is_none_or(MemoryTree::remove) {
+                    let gone = self.resources.cgroups.as_ref().is_none_or(CgroupTree::remove);
+                    if gone && self.resources.memory.as_ref().is_none_or(MemoryTree::remove) {
                         return;
                     }
                 }
@@ -382,7 +382,7 @@ impl Server {
                 tracing::warn!("processes of functions do not end");
                 return;
             }
-            if let Some(tree) = &self.nursery.cgroups
+            if let Some(tree) = &self.resources.cgroups
                 && let Err(error) = tree.kill_all()
             {
                 tracing::warn!(%error, "the cgroups of the attempts cannot be killed");

@@ -77,13 +77,13 @@ pub(crate) fn configuration(channel: &mut Channel) -> io::Result<Option<Containm
 }
 
 /// Chooses the containment and the memory limits: the description for the daemon, and the launcher's own cgroups.
-pub(crate) struct Cages {
+pub(crate) struct ContainmentSetup {
     pub(crate) containment: Containment,
     pub(crate) cgroups: Option<CgroupTree>,
     pub(crate) memory: Option<MemoryTree>,
 }
 
-pub(crate) fn contain(choice: ContainmentChoice) -> Result<Cages, String> {
+pub(crate) fn contain(choice: ContainmentChoice) -> Result<ContainmentSetup, String> {
     let cgroups = match choice {
         ContainmentChoice::Subreaper => Err("it was asked for".to_owned()),
         ContainmentChoice::Auto | ContainmentChoice::Cgroup => CgroupTree::create().and_then(try_cgroup),
@@ -106,7 +106,7 @@ pub(crate) fn contain(choice: ContainmentChoice) -> Result<Cages, String> {
             Err(reason) => (MemoryLimits::None { reason: format!("{unlimited}, and {reason}") }, None),
         },
     };
-    Ok(Cages { containment: Containment { kind, memory }, cgroups, memory: tree })
+    Ok(ContainmentSetup { containment: Containment { kind, memory }, cgroups, memory: tree })
 }
 
 /// Creates a process inside a cgroup to verify that this works here.

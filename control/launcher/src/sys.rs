@@ -78,7 +78,7 @@ pub(crate) fn exit_now(status: i32) -> ! {
 /// The result of [`reap`].
 pub(crate) enum Reaped {
     /// This child has ended, and its pid is free again.
-    Child { pid: i32, end: End },
+    Child { pid: i32, end: ProcessEnd },
     /// No child has ended.
     None,
     /// This process has no children.
@@ -87,7 +87,7 @@ pub(crate) enum Reaped {
 
 /// How a process has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-pub(crate) struct End {
+pub(crate) struct ProcessEnd {
     pub(crate) status: ExitStatus,
     pub(crate) usage: Usage,
 }
@@ -102,7 +102,7 @@ pub(crate) fn reap() -> io::Result<Reaped> {
         if pid > 0 {
             // SAFETY: all zeroes is a valid rusage, and wait4 has filled it in.
             let usage = unsafe { usage.assume_init() };
-            let end = End { status: exit_status(status), usage: usage_of(&usage) };
+            let end = ProcessEnd { status: exit_status(status), usage: usage_of(&usage) };
             return Ok(Reaped::Child { pid, end });
         }
         if pid == 0 {
