@@ -10,6 +10,7 @@ pub mod iperf;
 mod linked;
 pub mod net;
 mod ours;
+mod pipe;
 mod redis;
 pub mod rendezvous;
 mod tcp;

@@ -8,13 +8,14 @@ use std::sync::mpsc;
 use dflow_transport::identity::Identity;
 use dflow_transport::quic::{NodeError, QuicSettings, bare_endpoint, default_endpoint};
 use hdrhistogram::Histogram;
-use quinn::{Connection, Endpoint, RecvStream, SendStream};
+use quinn::{Connection, Endpoint};
 use tokio::runtime::{Builder, Handle};
 
 use crate::clock::Ticks;
 use crate::failure::{Failure, Trying};
-use crate::payload::{Seen, bytes, bytes_mut, fill, private};
+use crate::payload::{bytes, bytes_mut, fill, private};
 use crate::quic::handed;
+use crate::quic::pipe::{GREETING, Pipe, check};
 use crate::quic::rendezvous::{Rendezvous, name};
 use crate::quic::transfer::{MESSAGE, PART, Party, Times, Transfer, Work, first_word};
 use crate::subject::{Card, Role, Side, Subject, Waiting};
@@ -179,9 +180,6 @@ impl Stage {
     }
 }
 
-/// The first message of both sides of a connection.
-const GREETING: [u8; 12] = *b"hello, world";
-
 /// Answers on a connection until it is closed.
 async fn greet(connection: Connection) -> Result<(), Failure> {
     let (mut send, mut receive) = connection.accept_bi().await.trying("accept a stream")?;
@@ -222,89 +220,6 @@ async fn streams(
         }
     }
     Ok((side == Side::First).then(|| times.into_histogram()))
-}
-
-pub(super) fn check(words: &[u64], first: u64) -> Result<(), Failure> {
-    let seen = Seen::reading(words);
-    if seen.first != first {
-        return Err(Failure::new(format!("the word {} arrived in place of {first}", seen.first)));
-    }
-    seen.check(size_of_val(words))
-}
-
-/// A stream in each direction.
-pub(super) struct Pipe {
-    pub(super) send: SendStream,
-    pub(super) receive: RecvStream,
-    words: Vec<u64>,
-    // Keeps the connection open.
-    _connection: Connection,
-}
-
-impl Pipe {
-    async fn new(connection: Connection, side: Side, message: usize) -> Result<Pipe, Failure> {
-        let (send, receive) = match side {
-            Side::First => {
-                let (mut send, receive) = connection.open_bi().await.trying("open a stream")?;
-                // quinn announces a stream to the other side with its first byte.
-                send.write_all(&GREETING).await.trying("greet")?;
-                (send, receive)
-            }
-            Side::Second => {
-                let (send, mut receive) = connection.accept_bi().await.trying("accept a stream")?;
-                receive.read_exact(&mut [0; GREETING.len()]).await.trying("be greeted")?;
-                (send, receive)
-            }
-        };
-        Ok(Pipe { send, receive, words: private(message), _connection: connection })
-    }
-
-    async fn write(&mut self, first: u64) -> Result<(), Failure> {
-        fill(&mut self.words, first);
-        self.send.write_all(bytes(&self.words)).await.trying("write")
-    }
-
-    async fn read(&mut self, first: u64) -> Result<(), Failure> {
-        self.receive.read_exact(bytes_mut(&mut self.words)).await.trying("read")?;
-        check(&self.words, first)
-    }
-
-    async fn stream(&mut self, side: Side, numbers: Range<u64>) -> Result<(), Failure> {
-        for number in numbers {
-            match side {
-                Side::First => self.write(first_word(number, MESSAGE)).await?,
-                Side::Second => self.read(first_word(number, MESSAGE)).await?,
-            }
-        }
-        self.agree(side).await
-    }
-
-    /// The reader confirms that it has everything.
-    pub(super) async fn agree(&mut self, side: Side) -> Result<(), Failure> {
-        match side {
-            Side::First => {
-                self.receive.read_exact(&mut [0]).await.trying("receive the confirmation that everything has arrived")
-            }
-            Side::Second => self.send.write_all(&[1]).await.trying("confirm that everything has arrived"),
-        }
-    }
-
-    async fn trips(&mut self, side: Side, numbers: Range<u64>, ticks: Ticks) -> Result<Histogram<u64>, Failure> {
-        let mut times = Times::new(ticks);
-        for number in numbers {
-            let first = first_word(number, PART);
-            if side == Side::First {
-                let began = times.begin();
-                self.write(first).await?;
-                self.read(first).await?;
-                times.end(began);
-            } else {
-                self.read(first).await?;
-                self.write(first).await?;
-            }
-        }
-        Ok(times.into_histogram())
-    }
 }
 
 enum Play {

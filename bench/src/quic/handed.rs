@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use crate::failure::{Failure, Trying};
 use crate::ours::WINDOW;
 use crate::payload::{bytes, bytes_mut, fill, private};
-use crate::quic::bare::{Pipe, check};
+use crate::quic::pipe::{Pipe, check};
 use crate::quic::transfer::{MESSAGE, first_word};
 use crate::subject::Side;
 
