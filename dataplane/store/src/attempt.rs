@@ -240,7 +240,7 @@ impl Store {
         for (&port, &(stream_id, subscriber)) in &process.inputs {
             let Some(stream) = self.runs.stream_mut(stream_id) else { continue };
             if let Some(subscription) = stream.close_reader(subscriber, (id, port)) {
-                subscription.reader = None;
+                subscription.detach();
             }
             if let (Some((producer, out)), Some(control)) = (stream.epoch.producer(), &process.control) {
                 let message = ToFunction::DropReader { port: out, control: control.id, reader: port };

@@ -88,9 +88,9 @@ impl Store {
         let reader = (id, port);
         let producer = self.runs.stream_mut(stream).and_then(|stream| {
             let producer = stream.epoch.producer().filter(|_| stream.epoch.finished().is_none());
-            let subscription = stream.subscribers.get_mut(&subscriber).filter(|it| it.reader == Some(reader))?;
-            subscription.reader = None;
-            producer.filter(|_| std::mem::take(&mut subscription.registered))
+            let subscription = stream.subscribers.get_mut(&subscriber).filter(|it| it.is_read_by(reader))?;
+            let was_known = subscription.detach();
+            producer.filter(|_| was_known)
         });
         let Some(process) = self.processes.get_mut(id) else { return };
         process.remove_input(port);

@@ -20,7 +20,7 @@ impl Store {
         let Some(stream) = self.runs.stream(id) else { return false };
         let size = stream.epoch.pieces.live().map_or(0, Piece::capacity);
         stream.subscribers.values().any(|subscription| {
-            let holds = !subscription.closed && subscription.position + size < want.at + want.least;
+            let holds = subscription.is_before((want.at + want.least).saturating_sub(size));
             holds && self.is_stuck(subscription)
         })
     }
@@ -38,9 +38,7 @@ impl Store {
         }
         self.sample_readers(id);
         let Some(stream) = self.runs.stream(id) else { return false };
-        let lags = |subscription: &Subscription| {
-            !subscription.closed && subscription.position + self.config.window <= want.at.max(self.config.window)
-        };
+        let lags = |subscription: &Subscription| subscription.is_before(want.at.saturating_sub(self.config.window) + 1);
         !stream.is_kept()
             && stream.subscribers.values().any(|subscription| lags(subscription) && self.is_stuck(subscription))
             && !self.somebody_goes_on(id)
@@ -52,7 +50,7 @@ impl Store {
         let Some(stream) = self.runs.stream(id) else { return false };
         let watermark = self.producer_watermark(id);
         let goes_on = |subscription: &Subscription| {
-            !subscription.closed && (subscription.position >= watermark || !self.is_stuck(subscription))
+            subscription.is_open() && !(subscription.is_before(watermark) && self.is_stuck(subscription))
         };
         stream.subscribers.values().any(goes_on)
     }
@@ -70,7 +68,7 @@ impl Store {
         }
         let credit = (4 * self.config.window).min(self.allotment(id.run) / 8).max(4 * want.least);
         stream.subscribers.values().any(|subscription| {
-            let lags = !subscription.closed && !subscription.keep && subscription.position + credit < want.at;
+            let lags = !subscription.keeps() && subscription.is_before(want.at.saturating_sub(credit));
             lags && !self.is_stuck(subscription)
         })
     }
@@ -79,20 +77,20 @@ impl Store {
     /// while. One that waits for room in an output of its own is not stuck here. It moves as soon as the readers of
     /// that output do, and if they are stuck, the output gets another window.
     fn is_stuck(&self, subscription: &Subscription) -> bool {
-        let Some((id, port)) = subscription.reader else { return true };
+        let Some((id, port)) = subscription.reader() else { return true };
         let Some(process) = self.processes.get(id).filter(|process| process.runs()) else { return true };
         let is_long_ago = |since: Duration| self.since(since) >= STUCK_AFTER;
         if let Some(carrier) = &process.carrier {
             // It serves every stream independently of the others.
-            return carrier.stuck.contains(&port) || is_long_ago(subscription.since);
+            return carrier.stuck.contains(&port) || is_long_ago(subscription.rests_since());
         }
         let waits = |port| {
             process.sleeps_at(port) || process.inputs.get(&port).is_some_and(|input| self.has_asked((id, port), input))
         };
-        if subscription.question.is_some_and(|question| question.at > subscription.position) {
+        if subscription.question().is_some_and(|question| question.at > subscription.position()) {
             // It has read on and holds views of earlier bytes: its position moves when they are dropped, which may be
             // never.
-            return is_long_ago(subscription.since);
+            return is_long_ago(subscription.rests_since());
         }
         if waits(port) {
             // It waits for bytes of this stream. If they are there already, it was woken and does not run.
@@ -102,7 +100,7 @@ impl Store {
             return true;
         }
         let waits_for_room = self.is_starved(id) || process.outputs.keys().any(|port| process.sleeps_at(*port));
-        let since = if waits_for_room { subscription.oversleeps_since() } else { Some(subscription.since) };
+        let since = if waits_for_room { subscription.oversleeps_since() } else { Some(subscription.rests_since()) };
         since.is_some_and(is_long_ago)
     }
 
@@ -134,7 +132,7 @@ impl Store {
             let control = self.processes.get(reader)?.control.as_ref()?;
             Some(control.words.port(port).progress.load(Ordering::Acquire))
         };
-        stream.subscribers.values().filter_map(|state| word(state.reader?)).any(|word| sleeps_on(ticket, word))
+        stream.subscribers.values().filter_map(|state| word(state.reader()?)).any(|word| sleeps_on(ticket, word))
     }
 
     /// The watermark of a stream: that of its producer's words, or a larger one that was observed before.
@@ -148,12 +146,13 @@ impl Store {
     pub(crate) fn sample_readers(&mut self, id: RunStream) {
         let Some(stream) = self.runs.stream(id) else { return };
         let words = |subscription: &Subscription| {
-            let (reader, port) = subscription.reader?;
+            let (reader, port) = subscription.reader()?;
             let process = self.processes.get(reader)?;
             let words = process.control.as_ref()?.words.port(port);
             let (position, asleep) = (words.progress().offset, words.is_waiting());
             // It may have thousands of outputs, so they are looked at only if it has not moved for a while.
-            let rests = !asleep && position == subscription.position && self.since(subscription.since) >= STUCK_AFTER;
+            let rests =
+                !asleep && position == subscription.position() && self.since(subscription.rests_since()) >= STUCK_AFTER;
             Some((reader, ReaderWords { position, asleep, has_room: rests && self.oversleeps_room(reader, process) }))
         };
         let words: Vec<_> = stream.subscribers.values().map(words).collect();

@@ -29,11 +29,11 @@ impl Store {
         self.sample_readers(id);
         let Some(stream) = self.runs.stream_mut(id) else { return Ok(()) };
         let Some(state) = stream.subscribers.get_mut(&subscriber) else { return Ok(()) };
-        if state.reader != Some((process, port)) {
+        if !state.is_read_by((process, port)) {
             // The stream has begun again, and this reader is not the one that reads it now.
             return Ok(());
         }
-        state.question = Some(Question { at, verifies: false });
+        state.ask(Question { at, verifies: false });
         let state = self.processes.get(process);
         // With `lends` it says which ones it has left.
         if !lends && !state.is_some_and(|process| process.slicing.contains(&subscriber.input)) {
@@ -55,8 +55,8 @@ impl Store {
         };
         self.sample_readers(id);
         let state = self.runs.stream_mut(id).and_then(|stream| stream.subscribers.get_mut(&subscriber));
-        let Some(state) = state.filter(|state| state.reader == Some((process, port))) else { return Ok(()) };
-        state.question = Some(Question { at, verifies: true });
+        let Some(state) = state.filter(|state| state.is_read_by((process, port))) else { return Ok(()) };
+        state.ask(Question { at, verifies: true });
         self.runs.note_question(id);
         self.serve(id, subscriber)
     }
@@ -95,7 +95,7 @@ impl Store {
     pub(crate) fn serve_waiting_readers(&mut self, id: RunStream) -> Result<(), StoreError> {
         let Some(stream) = self.runs.stream(id) else { return Ok(()) };
         let waiting: Vec<Subscriber> =
-            stream.subscribers.iter().filter(|(_, state)| state.question.is_some()).map(|(&key, _)| key).collect();
+            stream.subscribers.iter().filter(|(_, state)| state.question().is_some()).map(|(&key, _)| key).collect();
         waiting.into_iter().try_for_each(|subscriber| self.serve(id, subscriber))
     }
 
@@ -103,7 +103,7 @@ impl Store {
         self.enter_ahead(id);
         let Some(stream) = self.runs.stream(id) else { return Ok(()) };
         let Some(state) = stream.subscribers.get(&subscriber) else { return Ok(()) };
-        let (Some(question), Some((process, port))) = (state.question, state.reader) else { return Ok(()) };
+        let (Some(question), Some((process, port))) = (state.question(), state.reader()) else { return Ok(()) };
         let at = question.at;
         let Some(index) = stream.epoch.pieces.position(at) else {
             if stream.epoch.finished().is_some_and(|length| at >= length) {
@@ -212,7 +212,7 @@ impl Store {
 
     fn answered(&mut self, id: RunStream, subscriber: Subscriber) {
         if let Some(state) = self.runs.stream_mut(id).and_then(|stream| stream.subscribers.get_mut(&subscriber)) {
-            state.question = None;
+            state.answer();
         }
     }
 
@@ -220,7 +220,7 @@ impl Store {
     pub(crate) fn has_asked(&self, reader: Endpoint, input: &(RunStream, Subscriber)) -> bool {
         let (stream, subscriber) = input;
         let subscription = self.runs.stream(*stream).and_then(|stream| stream.subscribers.get(subscriber));
-        subscription.is_some_and(|state| state.question.is_some() && state.reader == Some(reader))
+        subscription.is_some_and(|state| state.question().is_some() && state.is_read_by(reader))
     }
 
     /// A read-only descriptor of the file in which the byte at an offset is, where in the file the bytes begin that it
@@ -273,11 +273,10 @@ impl Store {
         let Some(stream) = self.runs.stream_mut(id) else { return Ok(()) };
         let producer = stream.epoch.producer();
         let Some(state) = stream.subscribers.get_mut(&subscriber) else { return Ok(()) };
-        let (Some((producer, out)), Some((reader, port))) = (producer, state.reader) else { return Ok(()) };
-        if state.registered || state.closed {
+        let (Some((producer, out)), Some((reader, port))) = (producer, state.reader()) else { return Ok(()) };
+        if !state.register() {
             return Ok(());
         }
-        state.registered = true;
         let control = self.send_control(producer, reader)?;
         self.send(producer, ToFunction::AddReader { port: out, control, reader: port }, None);
         Ok(())

@@ -206,7 +206,7 @@ impl Store {
         let caught_up_from = last.map_or(0, |piece| piece.base);
         let keeps_up = |subscription: &Subscription| {
             let runs = |(reader, _)| self.processes.get(reader).is_some_and(|process| process.runs());
-            subscription.reader.is_some_and(runs) && subscription.position >= caught_up_from
+            subscription.reader().is_some_and(runs) && subscription.position() >= caught_up_from
         };
         !stream.is_kept()
             && !stream.epoch.is_remembered()
@@ -265,7 +265,7 @@ impl Store {
         let size = if ring { sizing.ring(want) } else { sizing.extent(want) };
         // A reader that wants one slice over the whole stream maps windows side by side, and huge pages must be
         // aligned.
-        let sliced = self.runs.stream(id).is_some_and(|stream| stream.subscribers.values().any(|reader| reader.keep));
+        let sliced = self.runs.stream(id).is_some_and(|stream| stream.subscribers.values().any(Subscription::keeps));
         (size, !sliced || want.at.is_multiple_of(HUGE_PAGE))
     }
 

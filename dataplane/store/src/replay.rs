@@ -71,7 +71,7 @@ impl Store {
         stream.keep = keep;
         for subscription in stream.subscribers.values_mut() {
             // The new producer does not know them.
-            subscription.registered = false;
+            subscription.change_producer();
         }
         for piece in stream.epoch.continue_by_next_attempt() {
             self.free(piece);

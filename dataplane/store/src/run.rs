@@ -180,7 +180,7 @@ impl Runs {
 
     /// Forgets a stream none of whose readers waits for an answer.
     pub(crate) fn forget_answered(&mut self, id: RunStream) {
-        let waits = |stream: &Stream| stream.subscribers.values().any(|subscription| subscription.question.is_some());
+        let waits = |stream: &Stream| stream.subscribers.values().any(|subscription| subscription.question().is_some());
         if let Some(run) = self.0.get_mut(&id.run)
             && !run.streams.get(&id.stream).is_some_and(waits)
         {

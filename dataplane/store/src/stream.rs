@@ -35,13 +35,13 @@ impl Stream {
 
     /// Whether all bytes stay, however far readers are.
     pub(crate) fn is_kept(&self) -> bool {
-        self.keep || self.holds > 0 || self.subscribers.values().any(|subscription| subscription.keep)
+        self.keep || self.holds > 0 || self.subscribers.values().any(Subscription::keeps)
     }
 
     /// A reader closes its input. Returns its subscription, if it is still the reader of that.
     pub(crate) fn close_reader(&mut self, subscriber: Subscriber, reader: Endpoint) -> Option<&mut Subscription> {
         self.epoch.pieces.leave(reader);
-        let subscription = self.subscribers.get_mut(&subscriber).filter(|it| it.reader == Some(reader))?;
+        let subscription = self.subscribers.get_mut(&subscriber).filter(|it| it.is_read_by(reader))?;
         subscription.close();
         Some(subscription)
     }

@@ -18,21 +18,21 @@ pub struct Subscriber {
 #[derive(Debug)]
 pub(crate) struct Subscription {
     /// The consumer may be restarted, or reads the stream as one slice: all bytes stay for it.
-    pub(crate) keep: bool,
+    keep: bool,
     /// The attempt that reads, and its port.
-    pub(crate) reader: Option<Endpoint>,
+    reader: Option<Endpoint>,
     /// The reader's question that is not answered yet.
-    pub(crate) question: Option<Question>,
+    question: Option<Question>,
     /// The producer was told of the reader.
-    pub(crate) registered: bool,
+    registered: bool,
     /// It reads nothing more of this epoch.
-    pub(crate) closed: bool,
+    closed: bool,
     /// It reads no other epoch either.
     cancelled: bool,
     /// The position that was observed last.
-    pub(crate) position: u64,
+    position: u64,
     /// Since when it has been at this position.
-    pub(crate) since: Duration,
+    since: Duration,
     /// A position at which it sleeps, and since when it has been observed there, although it was woken: there are bytes
     /// to read, or room in its outputs. Its process does not run.
     overslept: Option<(u64, Duration)>,
@@ -104,6 +104,72 @@ impl Subscription {
         self.registered = false;
         self.position = 0;
         self.question = None;
+    }
+
+    /// The attempt that reads, and its port.
+    pub(crate) fn reader(&self) -> Option<Endpoint> {
+        self.reader
+    }
+
+    /// Whether this port of an attempt reads it now.
+    pub(crate) fn is_read_by(&self, reader: Endpoint) -> bool {
+        self.reader == Some(reader)
+    }
+
+    /// Its reader is gone, or uses its port for another stream. Returns whether the producer was told of it.
+    pub(crate) fn detach(&mut self) -> bool {
+        self.reader = None;
+        std::mem::take(&mut self.registered)
+    }
+
+    /// Its producer is to be told of the reader. Returns whether it does not know of it yet, and needs to.
+    pub(crate) fn register(&mut self) -> bool {
+        !self.closed && !std::mem::replace(&mut self.registered, true)
+    }
+
+    /// The stream has another producer, which does not know of the reader.
+    pub(crate) fn change_producer(&mut self) {
+        self.registered = false;
+    }
+
+    /// The reader asks.
+    pub(crate) fn ask(&mut self, question: Question) {
+        self.question = Some(question);
+    }
+
+    /// The reader has its answer.
+    pub(crate) fn answer(&mut self) {
+        self.question = None;
+    }
+
+    /// The reader's question that is not answered yet.
+    pub(crate) fn question(&self) -> Option<Question> {
+        self.question
+    }
+
+    /// Whether all bytes stay for it.
+    pub(crate) fn keeps(&self) -> bool {
+        self.keep
+    }
+
+    /// The position that was observed last.
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Since when it has been at its position.
+    pub(crate) fn rests_since(&self) -> Duration {
+        self.since
+    }
+
+    /// Whether it still reads this epoch and has not come to `offset` yet.
+    pub(crate) fn is_before(&self, offset: u64) -> bool {
+        !self.closed && self.position < offset
+    }
+
+    /// Whether it still reads this epoch.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.closed
     }
 
     /// Closes the epoch: its reader has closed the input, or is gone.
