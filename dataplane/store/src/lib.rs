@@ -43,6 +43,7 @@ mod store;
 mod stream;
 mod subscription;
 mod threads;
+mod unread;
 mod window_size;
 
 pub use back::{BackJob, CleanJob};
