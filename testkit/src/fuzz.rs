@@ -16,6 +16,11 @@ const HANGS: Duration = Duration::from_secs(5);
 pub struct Random(u64);
 
 impl Random {
+    /// The generator with this seed.
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
     /// A number, each as likely as any other.
     #[allow(clippy::should_implement_trait, reason = "it never ends, so it is no iterator")]
     pub fn next(&mut self) -> u64 {

@@ -160,7 +160,8 @@ impl Launcher {
     ///
     /// # Errors
     /// [`Error::Ended`] if the launcher process has died; its attempts are then dead as well (the call waits for that,
-    /// a few seconds at most) and get no further events. [`Error::Socket`], [`Error::Message`] and [`Error::Unexpected`].
+    /// a few seconds at most) and get no further events. [`Error::Socket`], [`Error::Message`] and
+    /// [`Error::Unexpected`].
     pub fn recv(&mut self) -> Result<Option<LauncherEvent>, Error> {
         if self.wants_write() {
             self.flush()?;

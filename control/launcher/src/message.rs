@@ -294,8 +294,8 @@ mod tests {
         }
     }
 
-    /// The encoding of a message is not unique: padding may hold anything. But a message that was accepted is within the
-    /// limits, and sending it on does not change it.
+    /// The encoding of a message is not unique: padding may hold anything. But a message that was accepted is within
+    /// the limits, and sending it on does not change it.
     #[test]
     fn accepted_messages_can_be_sent_on_unchanged() {
         fuzz(

@@ -53,7 +53,8 @@ impl Retention {
     /// - has retries of its own,
     /// - may restart because of another stream that it reads, while this stream continues (another instance of the same
     ///   `foreach` counts as another producer),
-    /// - has asked to `keep` it, or starts only when it is finished ([`Gate::needs_whole_stream`](crate::Gate::needs_whole_stream)),
+    /// - has asked to `keep` it, or starts only when it is finished
+    ///   ([`Gate::needs_whole_stream`](crate::Gate::needs_whole_stream)),
     /// - appears only later: it belongs to a switch that a stream decides, its fan-in is k-of-n, or it is a `foreach`
     ///   over parts that are still being discovered and all its instances read this input.
     ///

@@ -1,7 +1,8 @@
 //! YAML text as a tree whose values carry their places.
 //!
-//! granit-parser handles the syntax. Texts are slices of the source wherever it writes them as they are. This file adds aliases that share their target instead of copying it, a limit on
-//! the expanded size, and errors in our own form. Any input gives a tree or an error.
+//! granit-parser handles the syntax. Texts are slices of the source wherever it writes them as they are. This file adds
+//! aliases that share their target instead of copying it, a limit on the expanded size, and errors in our own form. Any
+//! input gives a tree or an error.
 
 use std::borrow::Cow;
 use std::collections::HashMap;

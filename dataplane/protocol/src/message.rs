@@ -153,8 +153,8 @@ pub struct Setup {
     pub instance: String,
     /// In a `foreach`, the part that this instance processes.
     pub part: Option<u32>,
-    /// In a `foreach` over files, the path of the part's file as the caller has named it, in bytes. It need not exist on
-    /// the attempt's node.
+    /// In a `foreach` over files, the path of the part's file as the caller has named it, in bytes. It need not exist
+    /// on the attempt's node.
     pub part_file: Option<Vec<u8>>,
     /// 1 for the first attempt.
     pub attempt: u32,

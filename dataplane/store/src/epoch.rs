@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex};
 
 /// An epoch of a stream. To abort a stream is to replace this value.
 ///
-/// What it knows of the producer's progress only grows: the watermark, the granted room, what readers may have seen. Its
-/// pieces and its replay keep rules of their own.
+/// What it knows of the producer's progress only grows: the watermark, the granted room, what readers may have seen.
+/// Its pieces and its replay keep rules of their own.
 #[derive(Debug, Default)]
 pub(crate) struct Epoch {
     /// The process that writes the stream, and its port.

@@ -53,7 +53,7 @@ fn must_have(plan: &RunPlan) -> u64 {
 
 /// A history of many runs, some of which die or are ended in the middle.
 fn many_runs(seed: u64) -> u64 {
-    let mut dice = Dice(seed);
+    let mut dice = Dice::new(seed);
     let budget = MIB + dice.below(16 * MIB);
     let speed = Speed { spill: Duration::from_micros(dice.below(20_000)), ..Speed::default() };
     let mut world = World::new(dice.roll(), Config::new(budget), speed);

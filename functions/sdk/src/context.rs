@@ -200,8 +200,8 @@ impl Context {
         self.session.setup().part
     }
 
-    /// In a `foreach` over files, the path of this instance's file, as the command line names it or as it was found in a
-    /// directory there. It says what the part is, for a label or a name in the output. Read its bytes from the input
+    /// In a `foreach` over files, the path of this instance's file, as the command line names it or as it was found in
+    /// a directory there. It says what the part is, for a label or a name in the output. Read its bytes from the input
     /// `part`: on another node there may be no such file. Programs without the SDK find it in the environment variable
     /// `DFLOW_PART_FILE`.
     #[must_use]
@@ -460,11 +460,13 @@ impl Context {
         let set = listed(self.session.setup().params.iter().map(|(key, _)| key.as_str()));
         Error::new(match &self.origin {
             Origin::Workflow => format!(
-                "'{instance}' has no parameter '{name}'; did you mean '{meant}'? Its parameters in the workflow file: {set}"
+                "'{instance}' has no parameter '{name}'; did you mean '{meant}'? Its parameters in the workflow file: \
+                 {set}"
             ),
             Origin::Arguments(..) => {
                 format!(
-                    "'{instance}' asks for the parameter '{name}'; did you mean --param {name}=… instead of {meant}=…? Given: {set}"
+                    "'{instance}' asks for the parameter '{name}'; did you mean --param {name}=… instead of {meant}=…? \
+                     Given: {set}"
                 )
             }
             Origin::Test(..) => {

@@ -1,7 +1,7 @@
 //! Parameters of a function whose names were misspelt, in its program or where they are set.
 //!
-//! A program may ask for parameters that are optional, so a name that is not set is no error by itself. It is one if the
-//! name differs by one slip from a parameter that is set and that the program has not asked for.
+//! A program may ask for parameters that are optional, so a name that is not set is no error by itself. It is one if
+//! the name differs by one slip from a parameter that is set and that the program has not asked for.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};

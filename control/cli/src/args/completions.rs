@@ -14,8 +14,8 @@ pub struct CompletionsArgs {
 }
 
 const HELP: &str = "\
-The script calls dflow for each completion. Load it when the shell starts; a saved copy might not match the next release. \
-After `dflow run FILE`, the names of the inputs and parameters of FILE are completed too.
+The script calls dflow for each completion. Load it when the shell starts; a saved copy might not match the next \
+release. After `dflow run FILE`, the names of the inputs and parameters of FILE are completed too.
 
 Examples:
   bash, in ~/.bashrc:                       source <(dflow completions bash)

@@ -14,8 +14,8 @@ pub struct ManArgs {
 }
 
 const HELP: &str = "\
-The pages are dflow.1, one for each command (dflow-run.1, dflow-cluster-create.1, …), and dflow-workflow.5, which describes \
-the workflow file.
+The pages are dflow.1, one for each command (dflow-run.1, dflow-cluster-create.1, …), and dflow-workflow.5, which \
+describes the workflow file.
 
 Examples:
   dflow man pages && man -l pages/dflow-run.1

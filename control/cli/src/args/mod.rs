@@ -3,7 +3,8 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `run` | `dflow run`: options of the run, of its record, of the other nodes |
-//! | `plan`, `logs`, `check`, `doctor`, `cluster`, `completions`, `man` | the options of the other commands; `check` has `graph` too, `cluster` has `worker` |
+//! | `plan`, `logs`, `doctor`, `completions`, `man` | the options of the other commands |
+//! | `check`, `cluster` | the same; `check` has `graph` too, `cluster` has `worker` |
 //! | `node` | the resources of a node, which several commands share |
 //! | `values` | parsers of option values |
 

@@ -49,8 +49,8 @@ impl PartNames {
         (!names.is_empty()).then(|| names.join(", "))
     }
 
-    /// The file of an instance's part, as the caller has named it. `path`: as for [`PartNames::name`]. `None` if its parts
-    /// are not files.
+    /// The file of an instance's part, as the caller has named it. `path`: as for [`PartNames::name`]. `None` if its
+    /// parts are not files.
     pub(crate) fn file(&self, workflow: &Workflow, function: FunctionId, path: &[u32]) -> Option<&Path> {
         levels(workflow, function).iter().zip(path).find_map(|(level, part)| match level {
             Level::File(input) => self.file_of(*input, *part),

@@ -169,7 +169,8 @@ impl<T: Wired> FromNode for Wires<T> {
                     name: Name { text: source.text().into(), span: source.span },
                     value: Some(T::from(source)),
                 });
-                // An iterator that may leave items out does not say how many come: a list of one would get room for four.
+                // An iterator that may leave items out does not say how many come: a list of one would get room for
+                // four.
                 let mut entries = Vec::with_capacity(items.len());
                 entries.extend(listed);
                 Some(Self { entries, listed: true })

@@ -72,8 +72,8 @@ record! {
         /// is the standard input, the output that no argument names is the standard output.
         command: CommandFile,
         /// Run one instance for each part of this source: a partitioned output, an output of another `foreach`, or a
-        /// workflow input with `parts: files`. The part is the input named `part`. The environment variable `DFLOW_PART`
-        /// is its number, and `DFLOW_PART_FILE` its file, as the command line names it.
+        /// workflow input with `parts: files`. The part is the input named `part`. The environment variable
+        /// `DFLOW_PART` is its number, and `DFLOW_PART_FILE` its file, as the command line names it.
         foreach: Box<Reference>,
         /// The inputs: a map from names to sources or options, or a list of sources that pass on their own names.
         inputs: Wires<InputFile>,

@@ -3,20 +3,22 @@
 
 #![allow(dead_code, reason = "no file of tests uses all of it")]
 
+use dflow_testkit::fuzz::Random;
+
 pub mod function;
 pub mod machine;
 pub mod world;
 
-/// Random numbers from a seed (splitmix64).
-pub struct Dice(pub u64);
+/// Random numbers from a seed.
+pub struct Dice(Random);
 
 impl Dice {
+    pub fn new(seed: u64) -> Self {
+        Self(Random::new(seed))
+    }
+
     pub fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        x ^ (x >> 31)
+        self.0.next()
     }
 
     /// A number below `limit`.

@@ -44,7 +44,7 @@ impl World {
         Self {
             store: Store::new(config, machine.backend()).unwrap(),
             machine,
-            dice: Dice(seed),
+            dice: Dice::new(seed),
             functions: BTreeMap::new(),
             next_process: 1,
             next_tick: TICK,
