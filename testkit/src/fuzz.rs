@@ -1,6 +1,6 @@
 //! A fuzzer for decoders that produces almost valid messages. Each case is derived from its own seed, which a failure
 //! prints; with the environment variable `DFLOW_FUZZ_SEED`, the fuzzer starts with that case. `DFLOW_FUZZ_SECONDS`
-//! replaces [`SECONDS`].
+//! says how long it runs, instead of 1.5 s.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
