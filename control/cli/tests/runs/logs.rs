@@ -67,6 +67,23 @@ fn a_successful_function_leaves_a_log_and_a_silent_one_does_not() {
 }
 
 #[test]
+fn a_parameter_that_a_function_never_reads_is_in_its_log() {
+    let case = Case::new(
+        "s: { program: dflow-probe, outputs: [o], params: { bytes: 10, colour: red } }
+         e: { command: [cat], inputs: [s.o], params: { unused: 1 } }",
+        "{ o: e.out }",
+    );
+    let options = recorded(&case);
+    case.run(&with_record(&options, &[])).succeeded();
+    let log = logs(&case, &[]);
+    assert!(
+        log.starts_with("s: note: it has not read its parameter colour; the parameters that it has read: "),
+        "{log}"
+    );
+    assert_eq!(log.lines().count(), 1, "dflow reads the parameters of a command: {log}");
+}
+
+#[test]
 fn logs_survive_the_kill_of_dflow() {
     let case = Case::new("a: { command: [sh, -c, 'printf begun >&2; read line < GATE'] }", "{ o: a.out }");
     let _gate = case.gate();
