@@ -232,7 +232,7 @@ impl Store {
         }
         let Some(process) = self.processes.remove(id) else { return };
         if let Some(run) = self.runs.get_mut(run) {
-            run.feed_all(id);
+            run.stop_all_waiting(id);
         }
         for piece in process.carrier.into_iter().flat_map(|carrier| carrier.quarantine.into_values().flatten()) {
             self.free(piece);
@@ -252,7 +252,7 @@ impl Store {
             self.release(stream_id);
         }
         self.memory.retire(id, self.now);
-        self.feed_starved(Some(run));
+        self.serve_waiting_outputs(Some(run));
     }
 
     /// An attempt that carries streams says that neither it nor the other node writes through this port any more.
@@ -261,9 +261,9 @@ impl Store {
         let run = process.run;
         let pieces = process.carrier.as_mut().and_then(|carrier| carrier.quarantine.remove(&port)).unwrap_or_default();
         let stream = process.outputs.get(&port).copied();
-        self.unstarve(run, (id, port));
+        self.stop_waiting(run, (id, port));
         match stream {
-            // The bytes that have arrived stay. Readers that need more are told the reason by whoever ended the stream.
+            // The bytes that have arrived stay. Readers that need more are told the reason when the stream is ended.
             Some(stream) => {
                 self.close_live(stream);
                 self.leave_output(id, port, stream);
@@ -273,7 +273,7 @@ impl Store {
         for piece in pieces {
             self.free(piece);
         }
-        self.feed_starved(Some(run));
+        self.serve_waiting_outputs(Some(run));
     }
 
     /// A carrier writes no more through this port. Its stream keeps its bytes.

@@ -158,13 +158,13 @@ impl Store {
         }
         let result = self.grant_backed_ahead(stream, has_come);
         self.attribute(stream.run, result);
-        self.feed_starved(None);
+        self.serve_waiting_outputs(None);
     }
 
     /// Whether the producer of a stream waits for a window.
     fn is_waited_for(&self, id: RunStream) -> bool {
         let producer = self.runs.stream(id).and_then(|stream| stream.epoch.producer());
-        producer.is_some_and(|producer| self.runs.get(id.run).is_some_and(|run| run.is_starved(producer)))
+        producer.is_some_and(|producer| self.runs.get(id.run).is_some_and(|run| run.is_waiting_output(producer)))
     }
 
     /// Starts to zero the next idle window of a tenant that has no runs here any more. One at a time: while a window is
@@ -186,6 +186,6 @@ impl Store {
         }
         self.memory.cleaned(done.memory, done.result.is_ok(), self.now);
         self.clean_next();
-        self.feed_starved(None);
+        self.serve_waiting_outputs(None);
     }
 }

@@ -41,18 +41,18 @@ impl Store {
         let lags = |subscription: &Subscription| subscription.is_before(want.at.saturating_sub(self.config.window) + 1);
         !stream.is_kept()
             && stream.subscribers.values().any(|subscription| lags(subscription) && self.is_stuck(subscription))
-            && !self.somebody_goes_on(id)
+            && !self.has_advancing_reader(id)
     }
 
     /// Whether a reader of the stream makes progress on it, or has read everything so far. A stuck reader must not stop
     /// it: the stuck one may be waiting for what comes of its work.
-    pub(crate) fn somebody_goes_on(&self, id: RunStream) -> bool {
+    pub(crate) fn has_advancing_reader(&self, id: RunStream) -> bool {
         let Some(stream) = self.runs.stream(id) else { return false };
         let watermark = self.producer_watermark(id);
-        let goes_on = |subscription: &Subscription| {
+        let advances = |subscription: &Subscription| {
             subscription.is_open() && !(subscription.is_before(watermark) && self.is_stuck(subscription))
         };
-        stream.subscribers.values().any(goes_on)
+        stream.subscribers.values().any(advances)
     }
 
     /// Whether a producer is too far ahead of a reader that makes progress, or of its hash jobs. Extents are subject to
@@ -99,22 +99,22 @@ impl Store {
         if process.inputs.keys().any(|other| *other != port && waits(*other)) {
             return true;
         }
-        let waits_for_room = self.is_starved(id) || process.outputs.keys().any(|port| process.sleeps_at(*port));
+        let waits_for_room = self.has_waiting_output(id) || process.outputs.keys().any(|port| process.sleeps_at(*port));
         let since = if waits_for_room { subscription.oversleeps_since() } else { Some(subscription.rests_since()) };
         since.is_some_and(is_long_ago)
     }
 
     /// Whether an output of an attempt waits for a window.
-    fn is_starved(&self, id: ProcessId) -> bool {
+    fn has_waiting_output(&self, id: ProcessId) -> bool {
         let run = self.processes.run(id).and_then(|run| self.runs.get(run));
-        run.is_some_and(|run| run.starved_of(id).next().is_some())
+        run.is_some_and(|run| run.waiting_outputs_of(id).next().is_some())
     }
 
     /// Whether a process sleeps for room in its outputs although no reader holds it back any more: it was woken and
     /// does not run.
     fn oversleeps_room(&self, id: ProcessId, process: &Process) -> bool {
         let Some(control) = process.control.as_ref().filter(|_| process.carrier.is_none()) else { return false };
-        if self.is_starved(id) {
+        if self.has_waiting_output(id) {
             return false;
         }
         let tickets = process.outputs.iter().map(|(port, stream)| {

@@ -42,7 +42,7 @@ impl Store {
         self.runs.note_question(id);
         self.release(id);
         self.serve(id, subscriber)?;
-        self.feed_starved(Some(id.run));
+        self.serve_waiting_outputs(Some(id.run));
         Ok(())
     }
 
@@ -62,7 +62,7 @@ impl Store {
     }
 
     /// Whether the stream certainly goes on at `at`, in the piece that its reader has.
-    fn goes_on(&mut self, id: RunStream, at: u64, index: usize) -> bool {
+    fn continues_past(&mut self, id: RunStream, at: u64, index: usize) -> bool {
         let Some((stream, piece)) = self.runs.stream(id).and_then(|it| Some((it, it.epoch.pieces.get(index)?))) else {
             return false;
         };
@@ -88,7 +88,7 @@ impl Store {
             stream.epoch.pieces.leave_range((process, port), range);
         }
         self.release(id);
-        self.feed_starved(Some(id.run));
+        self.serve_waiting_outputs(Some(id.run));
     }
 
     /// Serves readers of a stream that wait for their next piece.
@@ -121,7 +121,7 @@ impl Store {
             return Ok(());
         }
         if question.verifies && piece.users.contains(&(process, port)) {
-            if self.goes_on(id, at, index) {
+            if self.continues_past(id, at, index) {
                 self.send(process, ToFunction::Stay { port }, None);
                 self.answered(id, subscriber);
             }

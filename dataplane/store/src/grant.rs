@@ -19,9 +19,9 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 /// The outcome of an attempt to serve a waiting producer.
-enum Fed {
+enum GrantOutcome {
     /// It has one, or does not want one any more.
-    Served,
+    Granted,
     /// It waits for something other than memory.
     Waits,
     /// There is no memory for it.
@@ -66,7 +66,7 @@ impl Store {
             self.send(process, ToFunction::Stay { port }, None);
             return Ok(());
         }
-        if held && self.processes.is_carrier(process) && !self.somebody_goes_on(stream) {
+        if held && self.processes.is_carrier(process) && !self.has_advancing_reader(stream) {
             // The stream comes from another node, which can keep the bytes as well as this one, without sending them.
             self.send(process, ToFunction::Stuck { port, answer: true }, None);
             return Ok(());
@@ -78,7 +78,7 @@ impl Store {
         let may = held || !self.is_held_back(process, stream, want);
         let granted = may && self.grant(process, port, stream, want, held)?;
         if !granted && let Some(run) = self.runs.get_mut(stream.run) {
-            run.starve((process, port), want);
+            run.wait_for_window((process, port), want);
             run.refused |= may && !self.jobs.is_backing(stream);
         }
         Ok(())
@@ -88,31 +88,33 @@ impl Store {
     /// are looked at only if memory has been freed.
     ///
     /// The run that uses least goes first, so that freed memory goes to the runs that lack it.
-    pub(crate) fn feed_starved(&mut self, run: Option<RunId>) {
+    pub(crate) fn serve_waiting_outputs(&mut self, run: Option<RunId>) {
         let changed = self.memory.take_freed();
         let mut runs: Vec<(u64, RunId)> = self
             .runs
             .iter()
-            .filter(|(id, state)| state.starved().next().is_some() && (changed || run.is_none_or(|run| run == *id)))
+            .filter(|(id, state)| {
+                state.waiting_outputs().next().is_some() && (changed || run.is_none_or(|run| run == *id))
+            })
             .map(|(id, _)| (self.memory.account(id).map_or(0, |account| account.used), id))
             .collect();
         runs.sort_unstable();
         for (_, id) in runs {
-            self.feed_run(id);
+            self.serve_outputs_of(id);
         }
     }
 
-    fn feed_run(&mut self, id: RunId) {
+    fn serve_outputs_of(&mut self, id: RunId) {
         let Some(run) = self.runs.get_mut(id) else { return };
         run.refused = false;
-        let starved: Vec<(Endpoint, Want)> = run.starved().collect();
-        for ((process, port), want) in starved {
-            match self.feed_output(process, port, want) {
-                Ok(Fed::Served) => {
-                    self.unstarve(id, (process, port));
+        let waiting: Vec<(Endpoint, Want)> = run.waiting_outputs().collect();
+        for ((process, port), want) in waiting {
+            match self.serve_output(process, port, want) {
+                Ok(GrantOutcome::Granted) => {
+                    self.stop_waiting(id, (process, port));
                 }
-                Ok(Fed::Waits) => {}
-                Ok(Fed::NoMemory) => {
+                Ok(GrantOutcome::Waits) => {}
+                Ok(GrantOutcome::NoMemory) => {
                     if let Some(run) = self.runs.get_mut(id) {
                         run.refused = true;
                     }
@@ -123,16 +125,16 @@ impl Store {
         }
     }
 
-    fn feed_output(&mut self, process: ProcessId, port: PortId, want: Want) -> Result<Fed, StoreError> {
-        let Some(stream) = self.processes.output(process, port) else { return Ok(Fed::Served) };
+    fn serve_output(&mut self, process: ProcessId, port: PortId, want: Want) -> Result<GrantOutcome, StoreError> {
+        let Some(stream) = self.processes.output(process, port) else { return Ok(GrantOutcome::Granted) };
         if self.is_held_back(process, stream, want) || self.waits_for_comparison(stream, want) {
-            return Ok(Fed::Waits);
+            return Ok(GrantOutcome::Waits);
         }
         if self.grant(process, port, stream, want, false)? {
-            return Ok(Fed::Served);
+            return Ok(GrantOutcome::Granted);
         }
         // A window that is being backed has its memory reserved, so others need not wait behind it.
-        Ok(if self.jobs.is_backing(stream) { Fed::Waits } else { Fed::NoMemory })
+        Ok(if self.jobs.is_backing(stream) { GrantOutcome::Waits } else { GrantOutcome::NoMemory })
     }
 
     /// Whether this port of an attempt writes the present epoch of a stream.
@@ -237,22 +239,22 @@ impl Store {
         // so it may exceed the budget: at once if it is of the smallest size, and after a while if the function writes
         // more at once.
         let disk_is_full = self.runs.get(id.run).is_none_or(|run| run.disk.is_full());
-        let hopeless = !self.jobs.will_free_memory() && !disk_is_full;
+        let is_stalled = !self.jobs.will_free_memory() && !disk_is_full;
         let must = least == MIN_WINDOW || self.since(want.since) >= STUCK_AFTER;
-        if hopeless && must { self.window_beyond(process, id.run, least) } else { Ok(None) }
+        if is_stalled && must { self.window_beyond(process, id.run, least) } else { Ok(None) }
     }
 
     /// Whether a run has to leave memory to others: `size` more bytes would exceed its share while a run below its
     /// share was refused memory.
     fn should_yield(&self, run: RunId, size: u64) -> bool {
-        let mut hungry = self.runs.iter().filter(|(id, state)| *id != run && state.is_hungry()).peekable();
-        if hungry.peek().is_none() {
+        let mut lacking = self.runs.iter().filter(|(id, state)| *id != run && state.lacks_memory()).peekable();
+        if lacking.peek().is_none() {
             return false;
         }
         let has = |run, more: u64, share: u64| {
             self.memory.account(run).is_some_and(|account| account.used + more > share.max(account.minimum))
         };
-        has(run, size, self.allotment(run)) && hungry.any(|(id, _)| !has(id, MIN_WINDOW, self.allotment(id)))
+        has(run, size, self.allotment(run)) && lacking.any(|(id, _)| !has(id, MIN_WINDOW, self.allotment(id)))
     }
 
     /// The size of a stream's next window if memory allows it, and whether it may have huge pages.

@@ -93,8 +93,8 @@ impl Store {
         let run = self.runs.get(process.run)?;
         let asleep = |port: &PortId| process.sleeps_at(*port);
         // A window that is being backed comes soon enough for the attempt to keep its slot.
-        let starved = |port: PortId| !process.outputs.get(&port).is_some_and(|stream| self.jobs.is_backing(*stream));
-        if run.starved_of(id).any(starved) || process.outputs.keys().any(asleep) {
+        let waits = |port: PortId| !process.outputs.get(&port).is_some_and(|stream| self.jobs.is_backing(*stream));
+        if run.waiting_outputs_of(id).any(waits) || process.outputs.keys().any(asleep) {
             return Some(Waiting::Room);
         }
         let mut inputs = process.inputs.iter();

@@ -175,7 +175,7 @@ impl Store {
                     |word| process.carrier.is_some() && word == Progress { offset: *at, state: State::Finished };
                 let wrong =
                     |word| word != Progress::open(*at) && !is_end(word) && !self.may_ask_ahead(id, *port, *at, word);
-                if word.is_some_and(wrong) || *least == 0 || self.is_starving(id, *port) {
+                if word.is_some_and(wrong) || *least == 0 || self.waits_for_window(id, *port) {
                     return Err(format!("it asked for {least} bytes at {at}, which is not where it writes"));
                 }
                 let stream = self.runs.stream(output(port)?);
@@ -222,9 +222,9 @@ impl Store {
         Ok(Some(word))
     }
 
-    fn is_starving(&self, id: ProcessId, port: PortId) -> bool {
+    fn waits_for_window(&self, id: ProcessId, port: PortId) -> bool {
         let run = self.processes.run(id).and_then(|run| self.runs.get(run));
-        run.is_some_and(|run| run.is_starved((id, port)))
+        run.is_some_and(|run| run.is_waiting_output((id, port)))
     }
 
     fn note_progress(&mut self, id: ProcessId, port: PortId, progress: Progress) {
@@ -316,7 +316,7 @@ impl Store {
         let ended = stream.epoch.ended_at(word.offset);
         let length = stream.epoch.length(word.offset);
         // A carrier asks for room before it knows whether more bytes will come.
-        self.unstarve(stream_id.run, (id, port));
+        self.stop_waiting(stream_id.run, (id, port));
         if replayed {
             return self.finish_replay(stream_id, ended);
         }
@@ -350,6 +350,6 @@ impl Store {
         }
         self.tell_unread(stream_id);
         self.release(stream_id);
-        self.feed_starved(Some(stream_id.run));
+        self.serve_waiting_outputs(Some(stream_id.run));
     }
 }

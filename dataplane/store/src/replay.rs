@@ -115,7 +115,7 @@ impl Store {
             if let HashMemory::Window(memory) = job.memory {
                 self.memory.free(memory, self.now);
             }
-            return self.feed_starved(None);
+            return self.serve_waiting_outputs(None);
         };
         piece.lent = false;
         match (job.task, result) {
@@ -134,7 +134,7 @@ impl Store {
                 self.diverge(id, what);
             }
         }
-        self.feed_starved(None);
+        self.serve_waiting_outputs(None);
     }
 
     /// Hashes the last piece, which the producer has just left.
@@ -300,7 +300,7 @@ impl Store {
             self.free(old);
         }
         let Some((process, port)) = producer else { return Ok(()) };
-        let waits = self.unstarve(id.run, (process, port));
+        let waits = self.stop_waiting(id.run, (process, port));
         match (waits, place, window) {
             (true, Place::Window { memory, .. }, _) => {
                 self.send_window(process, port, &memory, base, memory.size, false)

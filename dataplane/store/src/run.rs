@@ -62,7 +62,7 @@ impl Disk {
     }
 
     /// Another run frees memory, so the patience with this one begins anew.
-    pub(crate) fn hope(&mut self) {
+    pub(crate) fn reset_patience(&mut self) {
         self.stalled = None;
     }
 
@@ -73,7 +73,7 @@ impl Disk {
 
     /// The reason why a run that waits for memory will never continue, if there is one: the disk is full, and the bytes
     /// that its attempts have read and written (`moved`) have not changed for [`PATIENCE`].
-    pub(crate) fn is_hopeless(&mut self, is_waiting: bool, moved: impl FnOnce() -> u64, now: Duration) -> Option<&str> {
+    pub(crate) fn why_stalled(&mut self, is_waiting: bool, moved: impl FnOnce() -> u64, now: Duration) -> Option<&str> {
         let (Some((reason, _)), true) = (&self.full, is_waiting) else {
             self.stalled = None;
             return None;
@@ -93,36 +93,36 @@ impl Disk {
 
 impl Run {
     /// An output waits for a window.
-    pub(crate) fn starve(&mut self, output: Endpoint, want: Want) {
+    pub(crate) fn wait_for_window(&mut self, output: Endpoint, want: Want) {
         self.starved.insert(output, want);
     }
 
     /// An output no longer waits. Returns whether it did.
-    pub(crate) fn feed(&mut self, output: Endpoint) -> bool {
+    pub(crate) fn stop_waiting(&mut self, output: Endpoint) -> bool {
         self.starved.remove(&output).is_some()
     }
 
     /// None of an attempt's outputs waits any longer.
-    pub(crate) fn feed_all(&mut self, process: ProcessId) {
+    pub(crate) fn stop_all_waiting(&mut self, process: ProcessId) {
         self.starved.retain(|(id, _), _| *id != process);
     }
 
     /// The outputs that wait, each with the window that it wants.
-    pub(crate) fn starved(&self) -> impl Iterator<Item = (Endpoint, Want)> {
+    pub(crate) fn waiting_outputs(&self) -> impl Iterator<Item = (Endpoint, Want)> {
         self.starved.iter().map(|(&output, &want)| (output, want))
     }
 
-    pub(crate) fn is_starved(&self, output: Endpoint) -> bool {
+    pub(crate) fn is_waiting_output(&self, output: Endpoint) -> bool {
         self.starved.contains_key(&output)
     }
 
     /// The outputs of an attempt that wait for a window.
-    pub(crate) fn starved_of(&self, process: ProcessId) -> impl Iterator<Item = PortId> {
+    pub(crate) fn waiting_outputs_of(&self, process: ProcessId) -> impl Iterator<Item = PortId> {
         self.starved.range((process, PortId(0))..=(process, PortId(MAX_PORTS))).map(|((_, port), _)| *port)
     }
 
     /// Whether an output waits because memory was refused. The one that was refused may have ended since.
-    pub(crate) fn is_hungry(&self) -> bool {
+    pub(crate) fn lacks_memory(&self) -> bool {
         self.refused && !self.starved.is_empty()
     }
 
@@ -207,31 +207,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_run_is_hungry_only_while_an_output_waits() {
+    fn a_run_lacks_memory_only_while_an_output_waits() {
         let (process, want) = (ProcessId(1), Want { at: 0, least: 1, since: Duration::ZERO });
         let mut run = Run { refused: true, ..Run::default() };
-        assert!(!run.is_hungry());
-        run.starve((process, PortId(3)), want);
-        run.starve((ProcessId(2), PortId(0)), want);
-        assert!(run.is_hungry() && run.starved_of(process).eq([PortId(3)]));
-        run.feed_all(process);
-        assert!(run.is_hungry() && run.starved_of(process).next().is_none());
-        assert!(run.feed((ProcessId(2), PortId(0))) && !run.is_hungry());
+        assert!(!run.lacks_memory());
+        run.wait_for_window((process, PortId(3)), want);
+        run.wait_for_window((ProcessId(2), PortId(0)), want);
+        assert!(run.lacks_memory() && run.waiting_outputs_of(process).eq([PortId(3)]));
+        run.stop_all_waiting(process);
+        assert!(run.lacks_memory() && run.waiting_outputs_of(process).next().is_none());
+        assert!(run.stop_waiting((ProcessId(2), PortId(0))) && !run.lacks_memory());
     }
 
     #[test]
-    fn a_full_disk_is_hopeless_when_nothing_has_moved_for_long() {
+    fn a_run_is_stalled_when_its_disk_is_full_and_nothing_moves() {
         let mut disk = Disk::default();
         let at = Duration::from_millis;
-        assert_eq!(disk.is_hopeless(true, || 5, at(0)), None);
+        assert_eq!(disk.why_stalled(true, || 5, at(0)), None);
         disk.fill("it is full".into(), at(0));
         assert!(!disk.may_be_tried(at(99)) && disk.may_be_tried(at(100)));
-        assert_eq!(disk.is_hopeless(true, || 5, at(0)), None);
-        assert_eq!(disk.is_hopeless(true, || 5, at(2999)), None);
-        assert_eq!(disk.is_hopeless(true, || 5, at(3000)), Some("it is full"));
-        assert_eq!(disk.is_hopeless(true, || 6, at(3001)), None, "a byte has moved");
-        assert_eq!(disk.is_hopeless(false, || 6, at(9000)), None, "nothing waits");
+        assert_eq!(disk.why_stalled(true, || 5, at(0)), None);
+        assert_eq!(disk.why_stalled(true, || 5, at(2999)), None);
+        assert_eq!(disk.why_stalled(true, || 5, at(3000)), Some("it is full"));
+        assert_eq!(disk.why_stalled(true, || 6, at(3001)), None, "a byte has moved");
+        assert_eq!(disk.why_stalled(false, || 6, at(9000)), None, "nothing waits");
         disk.works();
-        assert_eq!((disk.is_full(), disk.is_hopeless(true, || 6, at(20_000))), (false, None));
+        assert_eq!((disk.is_full(), disk.why_stalled(true, || 6, at(20_000))), (false, None));
     }
 }

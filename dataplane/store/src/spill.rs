@@ -170,7 +170,7 @@ impl Store {
         }
         self.release(id);
         self.serve_put_off();
-        self.feed_starved(None);
+        self.serve_waiting_outputs(None);
     }
 }
 

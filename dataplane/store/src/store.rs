@@ -175,7 +175,7 @@ impl Store {
         self.jobs.forget(run);
         self.memory.close(run, alive.is_empty());
         self.clean_next();
-        self.feed_starved(None);
+        self.serve_waiting_outputs(None);
     }
 
     /// Handles the completion of a job.
@@ -307,7 +307,7 @@ impl Store {
         let pieces = epoch.into_pieces();
         if let Some((process, port)) = producer {
             // A window that it waits for must not become one of the next epoch.
-            self.unstarve(id.run, (process, port));
+            self.stop_waiting(id.run, (process, port));
             if let Some(state) = self.processes.get_mut(process)
                 && let Some(carrier) = &mut state.carrier
             {
@@ -329,33 +329,33 @@ impl Store {
         self.advance(now);
         self.memory.give_back_old(self.now);
         self.serve_put_off();
-        self.feed_starved(None);
-        self.fail_hopeless();
+        self.serve_waiting_outputs(None);
+        self.fail_stalled();
     }
 
     /// Fails a run that waits for memory while the disk is full and none of its streams moves. Of several such runs,
     /// only the one that uses most fails: the memory that it frees may be enough for the others.
-    fn fail_hopeless(&mut self) {
+    fn fail_stalled(&mut self) {
         if self.is_failing() {
             return;
         }
-        let mut hopeless: Option<(u64, RunId, RunFailure)> = None;
+        let mut stalled: Option<(u64, RunId, RunFailure)> = None;
         for (id, run) in self.runs.iter_mut() {
-            let lacked = run.starved().fold(0u64, |sum, (_, want)| sum.saturating_add(want.window()));
+            let lacked = run.waiting_outputs().fold(0u64, |sum, (_, want)| sum.saturating_add(want.window()));
             let processes = &self.processes;
             let moved = || {
                 let traffic = processes.of_run(id).map(|process| processes.traffic(process));
                 traffic.fold(0u64, |sum, it| sum.wrapping_add(it.read).wrapping_add(it.written))
             };
-            let Some(disk) = run.disk.is_hopeless(lacked > 0, moved, self.now) else { continue };
+            let Some(disk) = run.disk.why_stalled(lacked > 0, moved, self.now) else { continue };
             let used = self.memory.account(id).map_or(0, |account| account.used);
-            if hopeless.as_ref().is_none_or(|(most, ..)| *most < used) {
-                hopeless = Some((used, id, RunFailure::NoRoom { lacked, disk: disk.to_owned() }));
+            if stalled.as_ref().is_none_or(|(most, ..)| *most < used) {
+                stalled = Some((used, id, RunFailure::NoRoom { lacked, disk: disk.to_owned() }));
             }
         }
-        if let Some((_, id, failure)) = hopeless {
+        if let Some((_, id, failure)) = stalled {
             self.fail_run(id, failure);
-            self.runs.iter_mut().for_each(|(_, run)| run.disk.hope());
+            self.runs.iter_mut().for_each(|(_, run)| run.disk.reset_patience());
         }
     }
 
@@ -366,8 +366,8 @@ impl Store {
     }
 
     /// An output no longer waits for a window. Returns whether it did.
-    pub(crate) fn unstarve(&mut self, run: RunId, output: (ProcessId, PortId)) -> bool {
-        self.runs.get_mut(run).is_some_and(|run| run.feed(output))
+    pub(crate) fn stop_waiting(&mut self, run: RunId, output: (ProcessId, PortId)) -> bool {
+        self.runs.get_mut(run).is_some_and(|run| run.stop_waiting(output))
     }
 
     /// Frees the pieces that no reader needs.

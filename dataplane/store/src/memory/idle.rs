@@ -14,7 +14,7 @@ const POOL_SHARE: u64 = 75;
 /// A pooled window that was not used for this long goes back to the system.
 pub(super) const POOL_IDLE: Duration = Duration::from_secs(30);
 
-/// Windows whose bytes nobody needs.
+/// Windows whose bytes are not needed any more.
 #[derive(Debug, Default)]
 pub(super) struct Idle {
     /// Windows that a live process may still write.

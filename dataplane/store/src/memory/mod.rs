@@ -304,7 +304,7 @@ impl Memory {
         }
     }
 
-    /// A process may have outlived its run: nobody may have the windows that it could write.
+    /// A process may have outlived its run: the windows that it could write are not used again.
     pub(crate) fn abandon(&mut self, writer: ProcessId) {
         drop(self.idle.retire(writer));
     }
