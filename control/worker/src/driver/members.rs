@@ -161,7 +161,7 @@ impl Members {
                     ..invitation.plan.clone()
                 },
             };
-            joined.mail.send(member.id, RunMessage::Join(join));
+            joined.mail.send(member.id, RunMessage::Join(Box::new(join)));
         }
         joined.wait_for_answers(&mut note).await?;
         Ok(joined)

@@ -61,7 +61,7 @@ pub(crate) struct Joining {
     pub(crate) driver: NodeId,
     pub(crate) name: PeerName,
     pub(crate) run: RunId,
-    pub(crate) join: Join,
+    pub(crate) join: Box<Join>,
 }
 
 pub(super) struct Peer {

@@ -29,7 +29,7 @@ pub(crate) enum ManagementMessage {
 #[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
 pub(crate) enum RunMessage {
     /// From the driver, first: take part in this run.
-    Join(Join),
+    Join(Box<Join>),
     /// The answer to a join: the node takes part, with this many slots.
     Joined {
         slots: u32,
@@ -192,7 +192,7 @@ mod tests {
 
     fn of_run(random: &mut Random) -> RunMessage {
         match random.below(10) {
-            0 => RunMessage::Join(Join {
+            0 => RunMessage::Join(Box::new(Join {
                 place: random.number() as u32,
                 nodes: random.list(4, |random| Participant {
                     name: random.text(9),
@@ -211,7 +211,7 @@ mod tests {
                     input_parts: random.list(3, |random| random.number() as u32),
                     part_files: random.list(2, |random| random.list(2, |random| random.bytes(9))),
                 },
-            }),
+            })),
             1 => RunMessage::Queued { reason: random.text(30) },
             2 => RunMessage::Joined {
                 slots: random.number() as u32,
