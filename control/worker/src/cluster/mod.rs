@@ -1,6 +1,7 @@
 //! A node that serves runs which others drive, and the probe of what is between two nodes.
 
 mod absence;
+mod joined;
 pub(crate) mod probe;
 mod serve;
 mod serving;

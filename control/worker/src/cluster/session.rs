@@ -1,6 +1,7 @@
 //! A run on a node that takes part in it for another node, the driver.
 
 use super::absence::Absence;
+use super::joined::Joined;
 use super::serving::Serving;
 use crate::logs::relay::{Chunk, Relay};
 use crate::metrics::RunSample;
@@ -8,14 +9,13 @@ use crate::node::counts::Ended;
 use crate::node::{Guest, Joining, Letter, Mail, NodeId};
 use crate::notice::Remark;
 use crate::part::fact_link::{FactLink, Facts};
-use crate::part::plan::{ReadPlan, RunPlan};
+use crate::part::plan::ReadPlan;
 use crate::part::{Effect, Part};
 use crate::peer::message::{LinkSummary, Participant, RunMessage};
 use crate::peer::name::PeerName;
 use crate::peer::spec::MIN_SILENCE;
 use dflow_protocol::InstanceId;
 use dflow_scheduler::{Event, Fact, Place};
-use dflow_workflow::FunctionId;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -95,37 +95,21 @@ impl Session {
         (host, ReadPlan { plan, lacks, .. }): (Guest, ReadPlan),
     ) -> Option<Self> {
         mail.send(joining.driver, RunMessage::Joined { slots: serving.options.slots.max(1), lacks });
-        let mut host = host;
-        let mut links: BTreeMap<Place, FactLink> = BTreeMap::new();
-        // Nodes that have begun already may have told something.
-        let mut early = Vec::new();
+        let mut joined = Joined::new(host, plan);
         loop {
             while let Some(letter) = mail.next() {
                 let from = letter.from();
                 match letter {
                     Letter::Message(_, RunMessage::Begin { slots, elapsed, placement }) if from == joining.driver => {
-                        let count = joining.join.nodes.len();
-                        let functions = plan.workflow.functions.len();
-                        let is_known = |(function, _): &(u32, Vec<u32>)| (*function as usize) < functions;
-                        if slots.len() != count || slots.contains(&0) || !placement.iter().all(is_known) {
-                            mail.violated(from, "it began a run with other nodes or functions than those of the plan");
-                            return None;
-                        }
-                        host.began(Duration::from_nanos(elapsed));
-                        let placement = placement.into_iter().map(|(function, places)| (FunctionId(function), places));
-                        let plan = RunPlan { placement: placement.collect(), ..plan };
-                        let mut part = match Part::new(plan, &slots, host) {
-                            Ok(part) => part,
+                        let (part, links) = match joined.begin(&slots, Duration::from_nanos(elapsed), placement) {
+                            Ok(begun) => begun,
                             Err(error) => {
-                                let reason = error.to_string();
-                                tracing::warn!(run = %joining.run, reason, "a run cannot begin");
-                                mail.violated(from, "it began a run that cannot be");
+                                mail.violated(from, &error.to_string());
                                 return None;
                             }
                         };
-                        early.into_iter().for_each(|event| part.push(event));
-                        let (relay, absent_sources, absent_hearers) =
-                            (Relay::new(), Absence::default(), Absence::default());
+                        let relay = Relay::new();
+                        let (absent_sources, absent_hearers) = Default::default();
                         return Some(Self {
                             serving,
                             joining,
@@ -138,12 +122,9 @@ impl Session {
                         });
                     }
                     Letter::Message(_, RunMessage::Facts(facts)) => {
-                        let Some(place) = host.place_of(from) else { continue };
-                        match links.entry(place).or_default().receive(facts) {
-                            Ok(facts) => {
-                                early.extend(facts.into_iter().map(|fact| Event::Fact { from: place, fact }));
-                            }
-                            Err(what) => mail.violated(from, what),
+                        let heard = joined.host.place_of(from).map(|place| joined.hear(place, facts));
+                        if let Some(Err(what)) = heard {
+                            mail.violated(from, what);
                         }
                     }
                     Letter::Message(..) | Letter::Lost(..) | Letter::Expelled(..) if from == joining.driver => {
