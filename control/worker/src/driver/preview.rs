@@ -123,7 +123,7 @@ pub fn preview(spec: &RunSpec) -> Result<RunPreview, SetupError> {
     let placement = placement::plan(spec, &checked, &slots, |_| true);
     let options = RunOptions {
         scope: dflow_scheduler::Scope::WholeRun,
-        places: nodes.iter().map(|node| place(node.slots, 1)).collect(),
+        places: nodes.iter().map(|node| place(node.slots, 0)).collect(),
         placement: placement.clone(),
         invocation: spec.invocation,
         params: spec.params.clone(),

@@ -15,6 +15,7 @@ use dflow_protocol::{Epoch, InstanceId, RunId, StreamId};
 use dflow_scheduler::{Event, Place};
 use dflow_shm::now_nanos;
 use dflow_store::{InputFile, ProcessId};
+use rustix::process::{Resource, getrlimit};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -22,6 +23,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
+
+/// The programs that are prepared ahead on a node for all its runs.
+const AHEAD_ON_NODE: u32 = 32;
+/// Of so many files that the node may open, one program is prepared ahead: its channel, its streams and its process are some of
+/// them, and the inputs have most of the others.
+const FILES_FOR_ONE_AHEAD: u64 = 64;
 
 /// A run on a node. Dropping it ends everything that the run has there.
 pub(crate) struct Guest {
@@ -247,9 +254,11 @@ impl Guest {
         self.state(|guest| guest.start_nanos = start_nanos);
     }
 
-    /// The number of runs on the node.
-    pub(crate) fn runs(&self) -> u32 {
-        u32::try_from(self.node.node().guests.len()).unwrap_or(u32::MAX)
+    /// How many programs of the run may be prepared ahead, for its share of what the node has room for.
+    pub(crate) fn programs_ahead(&self) -> u32 {
+        let runs = u32::try_from(self.node.node().guests.len()).unwrap_or(u32::MAX);
+        let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX) / FILES_FOR_ONE_AHEAD;
+        AHEAD_ON_NODE.min(u32::try_from(files).unwrap_or(u32::MAX)) / runs.max(1)
     }
 
     /// The process of the node with this place.

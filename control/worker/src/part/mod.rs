@@ -60,7 +60,7 @@ impl Part {
     /// # Errors
     /// If the plan cannot be carried out.
     pub(crate) fn new(plan: RunPlan, slots: &[u32], guest: Guest) -> Result<Self, PlanError> {
-        let (machine, actions) = RunMachine::new(plan.workflow.clone(), plan.options(slots, guest.runs()))?;
+        let (machine, actions) = RunMachine::new(plan.workflow.clone(), plan.options(slots, guest.programs_ahead()))?;
         Ok(Self {
             crossings: Crossings::new(plan.place),
             plan,

@@ -21,8 +21,6 @@ use std::sync::Arc;
 /// microseconds, and a process takes a millisecond to begin; so on a node that has few runs, many are prepared.
 const AHEAD_PER_SLOT: u32 = 2;
 const MAX_AHEAD: u32 = 64;
-/// The programs that are prepared ahead on a node for all its runs, if each of them is to have the same number.
-const AHEAD_ON_NODE: u32 = 32;
 /// The number of started processes, and of output streams being written to files, at the same time.
 const MAX_STARTED: u32 = 1024;
 
@@ -85,11 +83,12 @@ pub(crate) enum PlanRefused {
 }
 
 impl RunPlan {
-    /// The options of the machine of this node, which is to have so many runs; `slots` are those of all nodes, by place.
-    pub(crate) fn options(&self, slots: &[u32], runs: u32) -> RunOptions {
+    /// The options of the machine of this node, which has room for so many programs ahead; `slots` are those of all nodes, by
+    /// place.
+    pub(crate) fn options(&self, slots: &[u32], ahead: u32) -> RunOptions {
         RunOptions {
             scope: if self.nodes.len() > 1 { Scope::Node(self.place) } else { Scope::WholeRun },
-            places: slots.iter().map(|&slots| place(slots, runs)).collect(),
+            places: slots.iter().map(|&slots| place(slots, ahead)).collect(),
             placement: self.placement.clone(),
             invocation: self.invocation,
             params: self.params.clone(),
@@ -174,8 +173,8 @@ impl PlanMessage {
     }
 }
 
-/// The limits of a run on a node with so many slots, as one of so many runs.
-pub(crate) fn place(slots: u32, runs: u32) -> PlaceOptions {
-    let prepare_ahead = slots.saturating_mul(AHEAD_PER_SLOT).clamp(4, MAX_AHEAD).max(AHEAD_ON_NODE / runs.max(1));
+/// The limits of a run on a node with so many slots, which has room for so many programs ahead.
+pub(crate) fn place(slots: u32, ahead: u32) -> PlaceOptions {
+    let prepare_ahead = slots.saturating_mul(AHEAD_PER_SLOT).clamp(4, MAX_AHEAD).max(ahead);
     PlaceOptions { slots, prepare_ahead, max_started: MAX_STARTED }
 }
