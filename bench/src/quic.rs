@@ -193,7 +193,7 @@ fn measure_steps(settings: &Settings, nets: &[Net], work: Work) -> Result<Vec<Ro
     Ok(rows)
 }
 
-/// One repeat of round trips of [`PART`](transfer::PART) bytes over bare quinn.
+/// One repeat of round trips of [`PART`] bytes over bare quinn.
 pub fn bare_round_trips(settings: &Settings, net: &Net) -> Result<Repeat, Failure> {
     steps(settings, &TUNED, Work::RoundTrip, net)
 }
