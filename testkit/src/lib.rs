@@ -3,7 +3,7 @@
 //! | module | holds |
 //! | --- | --- |
 //! | [`fuzz`] | a fuzzer for decoders of messages |
-//! | [`node`] (feature `node`) | a store with functions in threads, as a node without processes and scheduling |
+//! | `node` (feature `node`) | a store with functions in threads, as a node without processes and scheduling |
 
 pub mod fuzz;
 #[cfg(feature = "node")]
