@@ -97,7 +97,7 @@ impl RunMachine {
     }
 
     /// Adds an instance and everything that depends on its existence to the workflow, or removes them.
-    fn set_present(&mut self, root: InstanceId, present: bool) {
+    pub(crate) fn set_present(&mut self, root: InstanceId, present: bool) {
         let plan = Arc::clone(&self.plan);
         let mut pending = vec![root];
         while let Some(id) = pending.pop() {
@@ -114,20 +114,26 @@ impl RunMachine {
             }
             self.todo.nodes.insert(node);
             self.mark_dirty(id);
-            let is_own = self.owns(id);
+            if !present && self.nodes[node].members_settled {
+                self.retire(id, Closed::Gone);
+            }
+            if !self.owns(id) {
+                // Its node tells which parts there are, and it may have heard before this one, or after it, that the instance is
+                // part of the run or no longer is. What exists because of its streams goes with its attempt: a reader that left
+                // before it could come back to the same epoch, whose bytes are gone.
+                let is_alive = self.instance(id).phase != Phase::Idle;
+                for stream in self.streams_of(id) {
+                    self.update_signal(stream);
+                    let state = self.stream(stream);
+                    let is_listed = state.part < self.instance(id).outputs[state.port].listed;
+                    if if present { is_listed } else { !is_alive } {
+                        pending.extend(state.children.iter().map(|(_, child)| *child));
+                    }
+                }
+                continue;
+            }
             for (port, spec) in plan.nodes[node].outputs.iter().enumerate() {
                 let state = &mut self.instance_mut(id).outputs[port];
-                if !is_own && spec.discovered() {
-                    // Its node tells which parts there are. It may have heard before this one, or after it, that the instance
-                    // is part of the run or no longer is.
-                    let listed = if present { state.listed as usize } else { state.streams.len() };
-                    let streams = state.streams[..listed].to_owned();
-                    for stream in streams {
-                        pending.extend(self.stream(stream).children.iter().map(|(_, child)| *child));
-                        self.update_signal(stream);
-                    }
-                    continue;
-                }
                 state.listed = if present { spec.fixed_parts().unwrap_or(0) } else { 0 };
                 if spec.discovered() {
                     state.opened = 0;

@@ -84,6 +84,9 @@ impl RunMachine {
                     self.catch_up(instance, attempt);
                     self.mirror_restart(instance, &reason);
                     self.abort_outputs(instance, &reason);
+                    if !self.instance(instance).present {
+                        self.remove_children(instance);
+                    }
                     self.todo.settle.insert(instance);
                 }
             }
@@ -256,6 +259,14 @@ impl RunMachine {
             self.record(id, |record, _| record.end = Some(AttemptEnd::Superseded { reason: reason.to_owned() }));
         }
         self.set_phase(id, Phase::Idle);
+    }
+
+    /// What exists because of the streams of an instance that is not part of the run leaves it.
+    fn remove_children(&mut self, id: InstanceId) {
+        let streams = self.streams_of(id).into_iter();
+        let children: Vec<InstanceId> =
+            streams.flat_map(|stream| self.stream(stream).children.iter().map(|(_, child)| *child)).collect();
+        children.into_iter().for_each(|child| self.set_present(child, false));
     }
 
     fn mirror_part(&mut self, from: Place, id: InstanceId, output: usize, first: Option<(InstanceId, StreamId)>) {

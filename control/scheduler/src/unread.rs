@@ -164,6 +164,10 @@ impl Search<'_> {
             return Some(());
         }
         self.add_status(instance.node)?;
+        if !instance.present && !self.machine.owns(id) && instance.phase != Phase::Idle {
+            // Its node is about to tell that its attempt is void.
+            return None;
+        }
         if !instance.present || self.machine.nodes[instance.node].status == Status::Skipped {
             // It does not run; this is as certain as the status that was just added.
             return Some(());
