@@ -43,35 +43,33 @@ impl RunMachine {
         self.todo.facts.extend(facts);
     }
 
+    /// Replays a fact. One about an instance that the sender does not decide for is ignored.
     pub(crate) fn apply(&mut self, from: Place, fact: Fact) {
+        // Any node may find that the run cannot go on because of an instance.
+        let is_failure = matches!(fact, Fact::Failed { .. });
+        if fact.instance().is_some_and(|instance| !self.is_of(instance, from)) && !is_failure {
+            return;
+        }
         match fact {
             Fact::Began { instance, attempt } => {
-                if self.is_of(instance, from) {
-                    self.catch_up(instance, attempt);
-                    self.todo.endings |= self.leads();
-                }
+                self.catch_up(instance, attempt);
+                self.todo.endings |= self.leads();
             }
             Fact::Started { instance, attempt } => {
-                if self.is_of(instance, from) {
-                    self.catch_up(instance, attempt);
-                    self.set_phase(instance, Phase::Running { parked: false });
-                    let now = self.now;
-                    let record = AttemptRecord { started: Some(now), ..AttemptRecord::new(attempt, now) };
-                    self.put_record(instance, record);
-                    self.todo.unread.insert(instance);
-                }
+                self.catch_up(instance, attempt);
+                self.set_phase(instance, Phase::Running { parked: false });
+                let now = self.now;
+                let record = AttemptRecord { started: Some(now), ..AttemptRecord::new(attempt, now) };
+                self.put_record(instance, record);
+                self.todo.unread.insert(instance);
             }
             Fact::PartOpened { instance, attempt, output, first } => {
-                if self.is_of(instance, from) {
-                    self.catch_up(instance, attempt);
-                    self.mirror_part(from, instance, output as usize, first);
-                }
+                self.catch_up(instance, attempt);
+                self.mirror_part(from, instance, output as usize, first);
             }
             Fact::PartsComplete { instance, attempt, output } => {
-                if self.is_of(instance, from) {
-                    self.catch_up(instance, attempt);
-                    self.close_port(instance, output as usize);
-                }
+                self.catch_up(instance, attempt);
+                self.close_port(instance, output as usize);
             }
             Fact::Value { stream, epoch, text } => {
                 if self.streams.get(stream).is_some_and(|stream| self.is_of(stream.instance, from)) {
@@ -80,98 +78,52 @@ impl RunMachine {
                 }
             }
             Fact::Voided { instance, attempt, reason } => {
-                if self.is_of(instance, from) {
-                    self.catch_up(instance, attempt);
-                    self.mirror_restart(instance, &reason);
-                    self.abort_outputs(instance, &reason);
-                    if !self.instance(instance).present {
-                        self.remove_children(instance);
-                    }
-                    self.todo.settle.insert(instance);
+                self.catch_up(instance, attempt);
+                self.mirror_restart(instance, &reason);
+                self.abort_outputs(instance, &reason);
+                if !self.instance(instance).present {
+                    self.remove_children(instance);
                 }
+                self.todo.settle.insert(instance);
             }
             Fact::Suspended { instance, attempt } => {
-                if self.is_of(instance, from) {
-                    self.catch_up(instance, attempt);
-                    self.set_phase(instance, Phase::Idle);
-                    self.suspend_outputs(instance);
-                }
+                self.catch_up(instance, attempt);
+                self.set_phase(instance, Phase::Idle);
+                self.suspend_outputs(instance);
             }
             Fact::Ended { instance, attempt, unread } => {
-                if self.is_of(instance, from) {
-                    self.catch_up(instance, attempt);
-                    self.end(instance, unread);
-                }
+                self.catch_up(instance, attempt);
+                self.end(instance, unread);
             }
             Fact::Settled { instance } => {
-                if self.is_of(instance, from) {
-                    self.mark_settled(instance);
-                    self.todo.settle.insert(instance);
-                }
+                self.mark_settled(instance);
+                self.todo.settle.insert(instance);
             }
             Fact::Chose { instance, input, winners, is_final } => {
-                if self.is_of(instance, from) {
-                    self.mirror_choice(instance, input as usize, winners, is_final);
-                }
+                self.mirror_choice(instance, input as usize, winners, is_final);
             }
             Fact::Dropped { instance } => {
-                if self.is_of(instance, from) {
-                    self.instance_mut(instance).dropped = true;
-                    self.retire(instance, Closed::Lost);
-                }
+                self.instance_mut(instance).dropped = true;
+                self.retire(instance, Closed::Lost);
             }
-            Fact::Lost { instance, reason } => {
-                if self.is_of(instance, from) {
-                    self.mirror_loss(instance, &reason);
-                }
-            }
-            Fact::Cut { instance } => {
-                if self.is_of(instance, from) {
-                    self.drop_readers(instance);
-                }
-            }
-            Fact::Recorded { instance, record, retries_used } => {
-                if self.is_of(instance, from) {
-                    self.instance_mut(instance).retries_used = retries_used;
-                    let succeeded = record.end == Some(AttemptEnd::Succeeded);
-                    self.put_record(instance, record);
-                    if matches!(self.instance(instance).phase, Phase::Stopping { .. }) {
-                        let phase = if succeeded { Phase::Ended { unread: false } } else { Phase::Idle };
-                        self.set_phase(instance, phase);
-                    }
-                }
-            }
-            Fact::Failed { instance, reason } => {
-                if self.leads() && instance.is_none_or(|instance| self.instances.get(instance).is_some()) {
-                    self.fail_run(instance, reason);
-                }
-            }
-            Fact::Stop { reason } => {
-                if from == COORDINATOR {
-                    self.end_run(None, reason);
-                }
-            }
+            Fact::Lost { instance, reason } => self.mirror_loss(instance, &reason),
+            Fact::Cut { instance } => self.drop_readers(instance),
+            Fact::Recorded { instance, record, retries_used } => self.mirror_record(instance, record, retries_used),
+            Fact::Failed { instance, reason } if self.leads() => self.fail_run(instance, reason),
+            Fact::Stop { reason } if from == COORDINATOR => self.end_run(None, reason),
             Fact::Emptied => self.on_emptied(from),
-            Fact::Watch => {
-                if let Some(others) = self.others.as_mut().filter(|_| from == COORDINATOR) {
-                    others.is_watched = true;
-                }
+            Fact::Watch if from == COORDINATOR => {
+                self.others.iter_mut().for_each(|others| others.is_watched = true);
             }
             Fact::Quiet { told, heard } => {
                 let others = self.others.as_mut().and_then(|others| others.quiet.get_mut(from as usize));
                 others.into_iter().for_each(|said| *said = Some((told, heard)));
             }
-            Fact::Proposed { round, members } => {
-                if from == COORDINATOR {
-                    self.on_proposed(round, &members);
-                }
-            }
+            Fact::Proposed { round, members } if from == COORDINATOR => self.on_proposed(round, &members),
             Fact::Answered { round, holds } => self.on_answered(from, round, holds),
-            Fact::Decided { round, released } => {
-                if from == COORDINATOR {
-                    self.on_decided(round, released);
-                }
-            }
+            Fact::Decided { round, released } if from == COORDINATOR => self.on_decided(round, released),
+            // Only the coordinator says so, or only the coordinator is told so.
+            Fact::Failed { .. } | Fact::Stop { .. } | Fact::Watch | Fact::Proposed { .. } | Fact::Decided { .. } => {}
         }
     }
 
@@ -213,6 +165,16 @@ impl RunMachine {
             {
                 self.set_phase(id, Phase::Stopping { started: true, parked });
             }
+        }
+    }
+
+    fn mirror_record(&mut self, id: InstanceId, record: AttemptRecord, retries_used: u32) {
+        self.instance_mut(id).retries_used = retries_used;
+        let succeeded = record.end == Some(AttemptEnd::Succeeded);
+        self.put_record(id, record);
+        if matches!(self.instance(id).phase, Phase::Stopping { .. }) {
+            let phase = if succeeded { Phase::Ended { unread: false } } else { Phase::Idle };
+            self.set_phase(id, phase);
         }
     }
 

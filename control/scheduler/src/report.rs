@@ -134,11 +134,7 @@ impl RunMachine {
     #[must_use]
     pub fn view(&self, id: InstanceId) -> Option<InstanceView<'_>> {
         let instance = self.instances.get(id)?;
-        let kind = match self.plan.nodes[instance.node].kind {
-            NodeKind::Input(_) => return None,
-            NodeKind::Function(function) => InstanceKind::Function(function),
-            NodeKind::Sink(output) => InstanceKind::Sink { output, source: self.sink_source(instance) },
-        };
+        let kind = self.kind_of(instance)?;
         Some(InstanceView {
             id,
             name: self.name(id),
@@ -150,6 +146,19 @@ impl RunMachine {
             retries_used: instance.retries_used,
             attempts: &instance.records,
         })
+    }
+
+    /// Where an instance runs; `None` if there never was one with this id. Unlike [`Self::view`], this allocates nothing.
+    #[must_use]
+    pub fn place(&self, id: InstanceId) -> Option<Place> {
+        self.instances.get(id).map(|instance| instance.place)
+    }
+
+    /// What an instance is; `None` if it is a workflow input, or there never was one with this id. Unlike [`Self::view`],
+    /// this allocates nothing.
+    #[must_use]
+    pub fn kind(&self, id: InstanceId) -> Option<InstanceKind> {
+        self.kind_of(self.instances.get(id)?)
     }
 
     /// Whether the instance is part of the plan, so that all nodes know of it from the start. Others exist because of parts
@@ -252,6 +261,14 @@ impl RunMachine {
         let instance = self.instance_mut(id);
         if let Some(record) = instance.records.last_mut().filter(|record| record.attempt == instance.attempt) {
             change(record, now);
+        }
+    }
+
+    fn kind_of(&self, instance: &Instance) -> Option<InstanceKind> {
+        match self.plan.nodes[instance.node].kind {
+            NodeKind::Input(_) => None,
+            NodeKind::Function(function) => Some(InstanceKind::Function(function)),
+            NodeKind::Sink(output) => Some(InstanceKind::Sink { output, source: self.sink_source(instance) }),
         }
     }
 

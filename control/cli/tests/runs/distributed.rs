@@ -5,10 +5,10 @@ use crate::support::{Case, eventually};
 
 /// Everything that is decided while a run goes on: gates, a retry, a void epoch that others have read, a switch, parts that
 /// are discovered, a choice, a producer without a reader. The functions are on b and c in turn, and end with `last`, on c.
-/// `first` waits for the file `go`.
+/// `first` waits for the gate.
 fn everything() -> Case {
     Case::new(
-        "first: { command: [sh, -c, 'touch begun; until [ -e go ]; do sleep 0.01; done; seq 3'] }
+        "first: { command: [sh, -c, 'touch begun; read line < GATE; seq 3'] }
          fails: { command: [sh, -c, 'cat; [ -e failed ] || { touch failed; exit 1; }'], inputs: [first.out], retries: 1 }
          reads: { command: [cat], inputs: [fails.out] }
          value: { command: [sh, -c, 'cat >/dev/null; echo yes'], inputs: [reads.out] }
@@ -31,13 +31,14 @@ fn everything() -> Case {
 fn a_stopped_driver_holds_nothing_back() {
     let cluster = Cluster::new(&["b", "c"]).with_silence("30s");
     let case = everything();
+    let mut gate = case.gate();
     let places =
         "first=b fails=c reads=b value=c chosen=b other=c parts=c each=b,c yes=b head=c slow=b either=c last=c";
     let places: Vec<&str> = places.split(' ').collect();
     let running = cluster.spawn(&case, &places);
     eventually("the run does not begin", || case.path("begun").exists());
     kill("-STOP", running.id());
-    std::fs::write(case.path("go"), "").unwrap();
+    gate.open();
     eventually("functions wait for the driver", || case.path("done").exists());
     assert!(!case.path("out").exists(), "nobody has committed the run");
     kill("-CONT", running.id());

@@ -2,17 +2,16 @@
 
 use crate::node::Guest;
 use crate::part::Part;
-use crate::part::fact_link::{FactLink, Facts};
+use crate::part::fact_link::{FactLinks, Facts};
 use crate::part::plan::RunPlan;
 use dflow_scheduler::{Event, Place, PlanError};
 use dflow_workflow::FunctionId;
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub(super) struct Joined {
     pub(super) host: Guest,
-    pub(super) plan: RunPlan,
-    pub(super) links: BTreeMap<Place, FactLink>,
+    plan: RunPlan,
+    links: FactLinks,
     /// Nodes that have begun already may have told something.
     early: Vec<Event>,
 }
@@ -28,7 +27,7 @@ pub(super) enum BeginError {
 
 impl Joined {
     pub(super) fn new(host: Guest, plan: RunPlan) -> Self {
-        Self { host, plan, links: BTreeMap::new(), early: Vec::new() }
+        Self { host, plan, links: FactLinks::default(), early: Vec::new() }
     }
 
     /// Keeps what the node at this place has told.
@@ -36,7 +35,7 @@ impl Joined {
     /// # Errors
     /// How it violates the protocol.
     pub(super) fn hear(&mut self, place: Place, facts: Facts) -> Result<(), &'static str> {
-        let facts = self.links.entry(place).or_default().receive(facts)?;
+        let facts = self.links.receive(place, facts)?;
         self.early.extend(facts.into_iter().map(|fact| Event::Fact { from: place, fact }));
         Ok(())
     }
@@ -51,7 +50,7 @@ impl Joined {
         slots: &[u32],
         elapsed: Duration,
         placement: Vec<(u32, Vec<u32>)>,
-    ) -> Result<(Part, BTreeMap<Place, FactLink>), BeginError> {
+    ) -> Result<(Part, FactLinks), BeginError> {
         let functions = self.plan.workflow.functions.len();
         let is_known = |(function, _): &(u32, Vec<u32>)| (*function as usize) < functions;
         if slots.len() != self.plan.nodes.len() || slots.contains(&0) || !placement.iter().all(is_known) {

@@ -8,7 +8,7 @@ use crate::metrics::RunSample;
 use crate::node::counts::Ended;
 use crate::node::{Guest, Joining, Letter, Mail, NodeId};
 use crate::notice::Remark;
-use crate::part::fact_link::{FactLink, Facts};
+use crate::part::fact_link::{FactLinks, Facts};
 use crate::part::plan::ReadPlan;
 use crate::part::{Effect, Part};
 use crate::peer::message::{LinkSummary, Participant, RunMessage};
@@ -16,7 +16,6 @@ use crate::peer::name::PeerName;
 use crate::peer::spec::MIN_SILENCE;
 use dflow_protocol::InstanceId;
 use dflow_scheduler::{Event, Fact, Place};
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -32,8 +31,8 @@ pub(super) struct Session {
     joining: Joining,
     part: Part,
     mail: Mail,
-    /// The facts between this node and the others, by place.
-    links: BTreeMap<Place, FactLink>,
+    /// The facts between this node and the others.
+    links: FactLinks,
     /// What functions have printed and the driver has not got yet.
     relay: Relay<(InstanceId, u32)>,
     absent_sources: Absence,
@@ -204,8 +203,7 @@ impl Session {
     fn check_absence(&mut self) {
         let limit = silence(&self.serving, &self.joining).max(MIN_CONNECT_TIME);
         let awaited = self.part.guest.awaited();
-        let told = self.links.iter().filter(|(_, link)| link.is_waiting());
-        let told = told.filter_map(|(place, _)| Some((*place, self.part.guest.id_of(*place)?))).collect();
+        let told = self.links.waiting().filter_map(|place| Some((place, self.part.guest.id_of(place)?))).collect();
         let now = Instant::now();
         let missed = match self.missed(awaited, |session| &mut session.absent_sources, now, limit) {
             Some(missed) => Some((missed, "from which a stream has to come")),
@@ -254,9 +252,8 @@ impl Session {
                     }
                 }
                 Letter::Connected(_) => {
-                    if let Some(link) = self.part.guest.place_of(from).and_then(|place| self.links.get_mut(&place)) {
-                        link.reconnected();
-                    }
+                    let place = self.part.guest.place_of(from);
+                    place.into_iter().for_each(|place| self.links.reconnected(place));
                 }
                 Letter::Lost(..) | Letter::Expelled(..) if from == driver => return true,
                 // It is dialed again, and missed if a stream has to come from it.
@@ -269,7 +266,7 @@ impl Session {
 
     fn take_facts(&mut self, from: NodeId, facts: Facts) {
         let Some(place) = self.part.guest.place_of(from) else { return };
-        match self.links.entry(place).or_default().receive(facts) {
+        match self.links.receive(place, facts) {
             Ok(facts) => facts.into_iter().for_each(|fact| self.part.push(Event::Fact { from: place, fact })),
             Err(what) => self.mail.violated(from, what),
         }
@@ -300,17 +297,13 @@ impl Session {
                 Effect::Over => {}
             }
         }
-        for (&place, link) in &mut self.links {
-            let Some(id) = self.part.guest.id_of(place) else { continue };
-            while let Some(facts) = link.message() {
-                self.mail.send(id, RunMessage::Facts(facts));
-            }
-        }
+        let (mail, guest) = (&self.mail, &self.part.guest);
+        self.links.flush(|place, facts| send_facts(mail, guest, place, facts));
         self.report_output();
     }
 
     fn tell(&mut self, place: Place, fact: &Fact) {
-        if !self.links.entry(place).or_default().push(fact.clone())
+        if !self.links.tell(place, fact.clone())
             && let Some(id) = self.part.guest.id_of(place)
         {
             self.mail.violated(id, "it does not acknowledge what it is told");
@@ -319,11 +312,8 @@ impl Session {
 
     /// Tells the other nodes what has arrived, even if that is little.
     fn acknowledge(&mut self) {
-        for (&place, link) in &mut self.links {
-            if let (Some(id), Some(facts)) = (self.part.guest.id_of(place), link.tick()) {
-                self.mail.send(id, RunMessage::Facts(facts));
-            }
-        }
+        let (mail, guest) = (&self.mail, &self.part.guest);
+        self.links.acknowledge(|place, facts| send_facts(mail, guest, place, facts));
     }
 
     /// Tells the driver what has happened.
@@ -355,6 +345,12 @@ impl Session {
     /// Sends a message to the driver.
     fn say(&self, what: RunMessage) {
         self.mail.send(self.joining.driver, what);
+    }
+}
+
+fn send_facts(mail: &Mail, guest: &Guest, place: Place, facts: Facts) {
+    if let Some(id) = guest.id_of(place) {
+        mail.send(id, RunMessage::Facts(facts));
     }
 }
 

@@ -4,7 +4,7 @@ use super::placement::Demand;
 use crate::node::surroundings::Surroundings;
 use crate::node::{Guest, Letter, Mail, NodeHandle, NodeId};
 use crate::notice::Remark;
-use crate::part::fact_link::FactLink;
+use crate::part::fact_link::{FactLinks, Facts};
 use crate::part::plan::PlanMessage;
 use crate::peer::certificate;
 use crate::peer::dial::Dialed;
@@ -33,6 +33,7 @@ const SUMMING: Duration = Duration::from_secs(1);
 pub(crate) struct Members {
     members: Vec<Member>,
     mail: Mail,
+    links: FactLinks,
     coordination: CoordinationReport,
 }
 
@@ -54,7 +55,6 @@ struct Member {
     /// It has no room for the run yet.
     queued: bool,
     lost: bool,
-    facts: FactLink,
     /// Its links to the nodes after it in the list, known once the run is over.
     routes: Option<Vec<LinkSummary>>,
 }
@@ -120,7 +120,12 @@ impl Members {
                 None => Contact::Dialed(Dialed { node: name, address: *address, own }.dial(&node, spec.wait)),
             });
         }
-        let mut joined = Self { members: Vec::new(), mail, coordination: CoordinationReport::default() };
+        let mut joined = Self {
+            members: Vec::new(),
+            mail,
+            links: FactLinks::default(),
+            coordination: CoordinationReport::default(),
+        };
         let mut nodes = vec![Participant { name: own_name.to_owned(), address: String::new(), life: resources.life() }];
         for ((place, (name, address)), contact) in (1..).zip(&spec.nodes).zip(contacts) {
             let (id, life) = match contact {
@@ -142,9 +147,8 @@ impl Members {
             }
             host.set_place(place, id);
             nodes.push(Participant { name: name.clone(), address: address.to_string(), life });
-            let facts = FactLink::default();
             let (name, lacks, routes) = (name.clone(), Vec::new(), None);
-            let member = Member { name, id, slots: 0, lacks, queued: false, lost: false, facts, routes };
+            let member = Member { name, id, slots: 0, lacks, queued: false, lost: false, routes };
             joined.members.push(member);
         }
         drop(turn);
@@ -222,6 +226,7 @@ impl Members {
     pub(crate) fn leave(&mut self, place: Place) {
         if let Some(member) = self.members.get_mut(place as usize - 1) {
             member.lost = true;
+            self.links.forget(place);
         }
     }
 
@@ -288,8 +293,8 @@ impl Members {
 
     /// Tells a member something. It is sent with the next [`Members::flush`].
     pub(crate) fn tell(&mut self, place: Place, fact: Fact) {
-        if let Some(member) = self.members.get_mut(place as usize - 1).filter(|member| !member.lost)
-            && !member.facts.push(fact)
+        if let Some(member) = self.members.get(place as usize - 1).filter(|member| !member.lost)
+            && !self.links.tell(place, fact)
         {
             self.mail.violated(member.id, "it does not acknowledge what it is told");
         }
@@ -297,20 +302,14 @@ impl Members {
 
     /// Sends what is to be told.
     pub(crate) fn flush(&mut self) {
-        for member in self.members.iter_mut().filter(|member| !member.lost) {
-            while let Some(facts) = member.facts.message() {
-                self.mail.send(member.id, RunMessage::Facts(facts));
-            }
-        }
+        let (members, mail) = (&self.members, &self.mail);
+        self.links.flush(|place, facts| send_facts(members, mail, place, facts));
     }
 
     /// To be called now and then.
     pub(crate) fn tick(&mut self) {
-        for member in self.members.iter_mut().filter(|member| !member.lost) {
-            if let Some(facts) = member.facts.tick() {
-                self.mail.send(member.id, RunMessage::Facts(facts));
-            }
-        }
+        let (members, mail) = (&self.members, &self.mail);
+        self.links.acknowledge(|place, facts| send_facts(members, mail, place, facts));
     }
 
     /// Waits until there may be news.
@@ -331,7 +330,7 @@ impl Members {
                 Letter::Message(_, RunMessage::Facts(facts)) => {
                     self.coordination.messages += 1;
                     self.coordination.bytes += facts.size;
-                    match member.facts.receive(facts) {
+                    match self.links.receive(place, facts) {
                         Ok(facts) => {
                             self.coordination.facts += facts.len() as u64;
                             news.push(News::Facts(place, facts));
@@ -342,15 +341,22 @@ impl Members {
                 Letter::Message(..) => {
                     self.mail.violated(id, "it sent a message that only the driver of a run may send");
                 }
-                Letter::Connected(_) => member.facts.reconnected(),
+                Letter::Connected(_) => self.links.reconnected(place),
                 Letter::Lost(_, reason) | Letter::Expelled(_, reason) => {
                     if !std::mem::replace(&mut member.lost, true) {
+                        self.links.forget(place);
                         news.push(News::Lost { node: member.name.clone(), place, reason });
                     }
                 }
             }
         }
         news
+    }
+}
+
+fn send_facts(members: &[Member], mail: &Mail, place: Place, facts: Facts) {
+    if let Some(member) = members.get(place as usize - 1) {
+        mail.send(member.id, RunMessage::Facts(facts));
     }
 }
 

@@ -298,7 +298,7 @@ impl<'a> Driver<'a> {
 
     /// Takes note of what has happened on a node.
     fn heard(&mut self, place: Place, remark: Remark) {
-        if self.part.machine.view(remark.instance()).is_none() && self.early.len() < MAX_EARLY {
+        if self.part.machine.kind(remark.instance()).is_none() && self.early.len() < MAX_EARLY {
             // The node that has discovered the instance is yet to be heard.
             return self.early.push((place, remark));
         }

@@ -2,10 +2,10 @@
 
 #![allow(missing_docs, reason = "rkyv's derive makes helper types without documentation; all of ours has some")]
 
-use dflow_scheduler::Fact;
+use dflow_scheduler::{Fact, Place};
 use rkyv::with::Skip;
 use rkyv::{Archive, Deserialize, Serialize};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// The most facts in one message.
 const MAX_BATCH: usize = 1024;
@@ -46,13 +46,13 @@ pub(crate) struct FactLink {
 impl FactLink {
     /// Adds a fact. False if the other end has stopped listening.
     #[must_use]
-    pub(crate) fn push(&mut self, fact: Fact) -> bool {
+    fn push(&mut self, fact: Fact) -> bool {
         self.kept.push_back(fact);
         self.kept.len() <= MAX_KEPT
     }
 
     /// The next message to send, if there is one.
-    pub(crate) fn message(&mut self) -> Option<Facts> {
+    fn message(&mut self) -> Option<Facts> {
         let from = usize::try_from(self.next.checked_sub(self.first)?).ok()?;
         let facts: Vec<Fact> = self.kept.range(from.min(self.kept.len())..).take(MAX_BATCH).cloned().collect();
         if facts.is_empty() && self.heard - self.acknowledged < ACKNOWLEDGE_AFTER {
@@ -66,7 +66,7 @@ impl FactLink {
     }
 
     /// To be called now and then: the other end learns what has arrived, even if that is little.
-    pub(crate) fn tick(&mut self) -> Option<Facts> {
+    fn tick(&mut self) -> Option<Facts> {
         if self.heard == self.acknowledged {
             return None;
         }
@@ -78,7 +78,7 @@ impl FactLink {
     ///
     /// # Errors
     /// How it violates the protocol.
-    pub(crate) fn receive(&mut self, message: Facts) -> Result<Vec<Fact>, &'static str> {
+    fn receive(&mut self, message: Facts) -> Result<Vec<Fact>, &'static str> {
         let acknowledged = message.heard.checked_sub(self.first);
         match acknowledged.and_then(|count| usize::try_from(count).ok()) {
             Some(count) if message.heard <= self.sent => {
@@ -101,13 +101,64 @@ impl FactLink {
     }
 
     /// There is a new connection: what the other end may not have got is sent again.
-    pub(crate) fn reconnected(&mut self) {
+    fn reconnected(&mut self) {
         self.next = self.first;
     }
 
     /// Whether the other end has yet to acknowledge something.
-    pub(crate) fn is_waiting(&self) -> bool {
+    fn is_waiting(&self) -> bool {
         !self.kept.is_empty()
+    }
+}
+
+/// The links to the other nodes of a run, by their places.
+#[derive(Debug, Default)]
+pub(crate) struct FactLinks(BTreeMap<Place, FactLink>);
+
+impl FactLinks {
+    /// Tells a node something, which is sent with the next [`FactLinks::flush`]. False if the node has stopped listening.
+    #[must_use]
+    pub(crate) fn tell(&mut self, place: Place, fact: Fact) -> bool {
+        self.0.entry(place).or_default().push(fact)
+    }
+
+    /// Takes a message of a node, and returns the facts in it that are new.
+    ///
+    /// # Errors
+    /// How it violates the protocol.
+    pub(crate) fn receive(&mut self, place: Place, message: Facts) -> Result<Vec<Fact>, &'static str> {
+        self.0.entry(place).or_default().receive(message)
+    }
+
+    /// There is a new connection with a node.
+    pub(crate) fn reconnected(&mut self, place: Place) {
+        self.0.entry(place).or_default().reconnected();
+    }
+
+    /// A node is lost: it is told nothing more.
+    pub(crate) fn forget(&mut self, place: Place) {
+        self.0.remove(&place);
+    }
+
+    /// The nodes that have yet to acknowledge something.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = Place> {
+        self.0.iter().filter(|(_, link)| link.is_waiting()).map(|(place, _)| *place)
+    }
+
+    /// Sends what is to be told.
+    pub(crate) fn flush(&mut self, mut send: impl FnMut(Place, Facts)) {
+        for (&place, link) in &mut self.0 {
+            while let Some(facts) = link.message() {
+                send(place, facts);
+            }
+        }
+    }
+
+    /// To be called now and then: the other nodes learn what has arrived, even if that is little.
+    pub(crate) fn acknowledge(&mut self, mut send: impl FnMut(Place, Facts)) {
+        for (&place, link) in &mut self.0 {
+            link.tick().into_iter().for_each(|facts| send(place, facts));
+        }
     }
 }
 

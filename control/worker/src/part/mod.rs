@@ -127,7 +127,7 @@ impl Part {
 
     /// Where an instance runs. Sinks run on the node that drives the run, because the outputs are written there.
     pub(crate) fn place_of(&self, instance: InstanceId) -> Place {
-        self.machine.view(instance).map_or(0, |view| view.place)
+        self.machine.place(instance).unwrap_or(0)
     }
 
     fn noticed(&mut self, notice: Notice) -> Option<Effect> {

@@ -101,7 +101,7 @@ impl Part {
 
     /// Gives an order to an attempt. A sink is begun when it gets the first one.
     fn order_attempt(&mut self, instance: InstanceId, attempt: u32, action: &Action, order: Order) -> Option<Effect> {
-        let is_sink = matches!(self.machine.view(instance)?.kind, InstanceKind::Sink { .. });
+        let is_sink = matches!(self.machine.kind(instance)?, InstanceKind::Sink { .. });
         if is_sink && self.failed_sinks.contains(&(instance, attempt)) {
             return None;
         }
@@ -148,7 +148,7 @@ impl Part {
     }
 
     fn function(&self, instance: InstanceId) -> Option<&Function> {
-        match self.machine.view(instance)?.kind {
+        match self.machine.kind(instance)? {
             InstanceKind::Function(function) => Some(self.plan.workflow.function(function)),
             InstanceKind::Sink { .. } => None,
         }
