@@ -6,7 +6,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
 /// Searching so few names is faster than making a table of them, and most lists of a large file have fewer.
-const FEW: usize = 16;
+pub(crate) const FEW: usize = 16;
 
 /// Which names a list has had so far: names are known by their index among the different ones.
 pub(crate) struct Seen {

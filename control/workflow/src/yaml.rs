@@ -78,17 +78,6 @@ pub(crate) enum ScalarKind {
     Text,
 }
 
-impl Value<'_> {
-    /// Gives back the room for further entries.
-    fn shrink(&mut self) {
-        match self {
-            Self::List(items) => items.shrink_to_fit(),
-            Self::Map(pairs) => pairs.shrink_to_fit(),
-            Self::Scalar(_) => {}
-        }
-    }
-}
-
 impl Scalar<'_> {
     pub(crate) fn kind(&self) -> ScalarKind {
         if !self.plain {
@@ -143,7 +132,15 @@ pub(crate) fn parse<'s>(source: &'s str, report: &mut Report) -> Option<Item<'s>
         flow_nesting_limit: MAX_YAML_DEPTH,
         block_nesting_limit: MAX_YAML_DEPTH,
     };
-    let mut builder = Builder { source, open: Vec::new(), anchors: HashMap::new(), root: None, documents: 0 };
+    let mut builder = Builder {
+        source,
+        open: Vec::new(),
+        items: Vec::new(),
+        pairs: Vec::new(),
+        anchors: HashMap::new(),
+        root: None,
+        documents: 0,
+    };
     for event in Parser::new_from_str_with_options(source, options) {
         let step = match event {
             Ok((event, span)) => builder.take(event, &span),
@@ -159,7 +156,9 @@ pub(crate) fn parse<'s>(source: &'s str, report: &mut Report) -> Option<Item<'s>
 
 /// A list or map whose end has not been reached yet.
 struct Open<'s> {
-    value: Value<'s>,
+    kind: Kind,
+    /// The entries of its kind that belong to those around it.
+    before: usize,
     /// The key whose value comes next.
     key: Option<Key<'s>>,
     anchor: usize,
@@ -167,9 +166,20 @@ struct Open<'s> {
     size: usize,
 }
 
+#[derive(Clone, Copy)]
+enum Kind {
+    List,
+    Map,
+}
+
 struct Builder<'s> {
     source: &'s str,
     open: Vec<Open<'s>>,
+    /// The entries of all open lists, and of all open maps, those of the innermost last. They move into a list of their
+    /// own when their number is known: that takes one allocation of the right size, and a large file has a million
+    /// lists.
+    items: Vec<Item<'s>>,
+    pairs: Vec<(Key<'s>, Item<'s>)>,
     anchors: HashMap<usize, Rc<Node<'s>>>,
     root: Option<Item<'s>>,
     documents: usize,
@@ -201,18 +211,21 @@ impl<'s> Builder<'s> {
                 self.anchored(Node { value: Value::Scalar(scalar), span: here, size: 1 }, anchor, here)
             }
             Event::SequenceStart(_, anchor, _) => {
-                self.start(Value::List(Vec::new()), anchor, here);
+                self.start(Kind::List, self.items.len(), anchor, here);
                 Ok(())
             }
             Event::MappingStart(_, anchor, _) => {
-                self.start(Value::Map(Vec::new()), anchor, here);
+                self.start(Kind::Map, self.pairs.len(), anchor, here);
                 Ok(())
             }
             Event::SequenceEnd | Event::MappingEnd => match self.open.pop() {
-                Some(mut open) => {
-                    open.value.shrink();
+                Some(open) => {
+                    let value = match open.kind {
+                        Kind::List => Value::List(self.items.split_off(open.before)),
+                        Kind::Map => Value::Map(self.pairs.split_off(open.before)),
+                    };
                     let span = first_line(self.source, Span { start: open.start, end: here.end });
-                    let node = Node { value: open.value, span, size: open.size };
+                    let node = Node { value, span, size: open.size };
                     self.anchored(node, open.anchor, span)
                 }
                 None => Ok(()),
@@ -228,8 +241,8 @@ impl<'s> Builder<'s> {
         }
     }
 
-    fn start(&mut self, value: Value<'s>, anchor: usize, here: Span) {
-        self.open.push(Open { value, key: None, anchor, start: here.start, size: 1 });
+    fn start(&mut self, kind: Kind, before: usize, anchor: usize, here: Span) {
+        self.open.push(Open { kind, before, key: None, anchor, start: here.start, size: 1 });
     }
 
     /// Adds a complete value, which has this anchor if it is not 0.
@@ -256,10 +269,10 @@ impl<'s> Builder<'s> {
                     .with_help("aliases count as often as they are used: a workflow needs far fewer values"),
             ));
         }
-        match (&mut parent.value, parent.key.take()) {
-            (Value::List(items), _) => items.push(node),
-            (Value::Map(pairs), Some(key)) => pairs.push((key, node)),
-            (Value::Map(_), None) => match &node.value {
+        match (parent.kind, parent.key.take()) {
+            (Kind::List, _) => self.items.push(node),
+            (Kind::Map, Some(key)) => self.pairs.push((key, node)),
+            (Kind::Map, None) => match &node.value {
                 Value::Scalar(scalar) => parent.key = Some(Key { text: scalar.text.clone(), span: here }),
                 _ => {
                     return Err(Box::new(
@@ -268,7 +281,6 @@ impl<'s> Builder<'s> {
                     ));
                 }
             },
-            (Value::Scalar(_), _) => {}
         }
         Ok(())
     }

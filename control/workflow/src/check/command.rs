@@ -1,6 +1,6 @@
 //! Commands: the ports that arguments name, and the ports that are the standard input and output.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use super::inputs::Checked;
 use super::scope::{Declaration, Scope};
@@ -8,6 +8,7 @@ use crate::diagnostics::{Diagnostic, Span};
 use crate::file::{CommandFile, Text};
 use crate::model::{ArgPiece, Output, Template, TemplatePiece};
 use crate::report::{Report, listed, quoted};
+use crate::seen::FEW;
 
 /// Splits the arguments into pieces, and sets `stdin` and `stdout` of the ports that no argument names.
 ///
@@ -22,7 +23,9 @@ pub(super) fn check(
     params: &mut BTreeMap<String, Template>,
     report: &mut Report,
 ) -> Vec<Vec<ArgPiece>> {
-    let input_names = (0..).zip(inputs.iter()).map(|(index, checked)| (checked.input.name.clone(), index)).collect();
+    let names = (0..).zip(inputs.iter()).map(|(index, checked)| (checked.input.name.as_str(), index));
+    // Most commands have few inputs, which are found faster than a table of them is made.
+    let input_names = (inputs.len() > FEW).then(|| names.collect());
     let mut reader = Arguments { scope, declaration, inputs, input_names, outputs, params, report };
     let arguments: Vec<Vec<ArgPiece>> = command.arguments.iter().map(|argument| reader.read(argument)).collect();
     reader.check_single_reads(command, &arguments);
@@ -36,14 +39,19 @@ pub(super) fn check(
                 .with_help("a script that is an input is run by its interpreter: `[\"sh\", \"{in.script}\"]`"),
         );
     }
-    let pieces = || arguments.iter().flatten();
-    let named: HashSet<u32> =
-        pieces().filter_map(|piece| if let ArgPiece::Input(index) = piece { Some(*index) } else { None }).collect();
-    let ports = (0..).zip(inputs.iter()).map(|(index, checked)| Port {
-        name: checked.input.name.clone(),
+    let (mut named_inputs, mut named_outputs) = (vec![false; inputs.len()], vec![false; outputs.len()]);
+    for piece in arguments.iter().flatten() {
+        match *piece {
+            ArgPiece::Input(index) => named_inputs[index as usize] = true,
+            ArgPiece::Output(index) => named_outputs[index as usize] = true,
+            ArgPiece::Text(_) | ArgPiece::Param(_) => {}
+        }
+    }
+    let ports = inputs.iter().zip(named_inputs).map(|(checked, named)| Port {
+        name: &checked.input.name,
         span: checked.span,
         mark: checked.stdin,
-        named: named.contains(&index),
+        named,
     });
     if let Some(index) = standard(&INPUT, &ports.collect::<Vec<_>>(), report) {
         inputs[index].input.stdin = true;
@@ -52,14 +60,12 @@ pub(super) fn check(
     let spans =
         declaration.file.outputs.get().map_or(&[][..], |outputs| &outputs.0).iter().map(|entry| entry.name.span);
     let spans = spans.chain(std::iter::repeat(command.span));
-    let marks = stdout_marks(declaration, outputs);
-    let named: HashSet<u32> =
-        pieces().filter_map(|piece| if let ArgPiece::Output(index) = piece { Some(*index) } else { None }).collect();
-    let ports = (0..).zip(outputs.iter()).zip(spans).zip(marks).map(|(((index, output), span), mark)| Port {
-        name: output.name.clone(),
+    let marks = stdout_marks(declaration);
+    let ports = outputs.iter().zip(named_outputs).zip(spans).zip(marks).map(|(((output, named), span), mark)| Port {
+        name: &output.name,
         span,
         mark,
-        named: named.contains(&index),
+        named,
     });
     if let Some(index) = standard(&OUTPUT, &ports.collect::<Vec<_>>(), report) {
         outputs[index].stdout = true;
@@ -67,19 +73,19 @@ pub(super) fn check(
     arguments
 }
 
-/// The outputs that the file marks as standard output.
-fn stdout_marks(declaration: &Declaration, outputs: &[Output]) -> Vec<Option<(bool, Span)>> {
+/// For each output, its mark as standard output in the file.
+fn stdout_marks(declaration: &Declaration) -> impl Iterator<Item = Option<(bool, Span)>> {
     let entries = declaration.file.outputs.get().map_or(&[][..], |outputs| &outputs.0);
     let marks = entries.iter().map(|entry| {
         let stdout = entry.value.as_ref().and_then(|output| output.stdout.get());
         stdout.map(|stdout| (stdout.value.0, stdout.span))
     });
-    marks.chain(std::iter::repeat(None)).take(outputs.len()).collect()
+    marks.chain(std::iter::repeat(None))
 }
 
 /// A port of a command, with everything that determines whether it is a standard stream.
-struct Port {
-    name: String,
+struct Port<'a> {
+    name: &'a str,
     span: Span,
     /// The value of `stdin` or `stdout` in the file.
     mark: Option<(bool, Span)>,
@@ -99,7 +105,7 @@ const INPUT: Direction = Direction { noun: "input", standard: "standard input", 
 const OUTPUT: Direction = Direction { noun: "output", standard: "standard output", key: "stdout", placeholder: "out" };
 
 /// The port that is the standard input or output.
-fn standard(direction: &Direction, ports: &[Port], report: &mut Report) -> Option<usize> {
+fn standard(direction: &Direction, ports: &[Port<'_>], report: &mut Report) -> Option<usize> {
     let Direction { noun, standard, key, placeholder } = direction;
     let mut chosen: Option<usize> = None;
     for (index, port) in ports.iter().enumerate() {
@@ -128,10 +134,11 @@ fn standard(direction: &Direction, ports: &[Port], report: &mut Report) -> Optio
         }
     }
     if chosen.is_none() {
-        let candidates: Vec<usize> =
-            (0..ports.len()).filter(|&index| !ports[index].named && ports[index].mark.is_none()).collect();
-        if let [first, .., last] = candidates[..] {
-            let names: Vec<String> = candidates.iter().map(|&index| format!("`{}`", ports[index].name)).collect();
+        let mut candidates = (0..ports.len()).filter(|&index| !ports[index].named && ports[index].mark.is_none());
+        chosen = candidates.next();
+        if let Some((first, last)) = chosen.zip(candidates.next_back()) {
+            let candidates = ports.iter().filter(|port| !port.named && port.mark.is_none());
+            let names: Vec<String> = candidates.map(|port| format!("`{}`", port.name)).collect();
             let names = listed(names.iter().map(String::as_str)).unwrap_or_default();
             report.push(
                 Diagnostic::at(ports[last].span, format!("which {noun} is the {standard}? No argument names {names}"))
@@ -145,7 +152,6 @@ fn standard(direction: &Direction, ports: &[Port], report: &mut Report) -> Optio
             );
             return None;
         }
-        chosen = candidates.first().copied();
     }
     for (index, port) in ports.iter().enumerate() {
         let marked = matches!(port.mark, Some((true, _)));
@@ -165,7 +171,8 @@ struct Arguments<'a, 'f, 's> {
     scope: &'a Scope<'f>,
     declaration: &'a Declaration<'f>,
     inputs: &'a [Checked],
-    input_names: HashMap<String, usize>,
+    /// The indices of the inputs, if there are many.
+    input_names: Option<HashMap<&'a str, usize>>,
     outputs: &'a [Output],
     params: &'a mut BTreeMap<String, Template>,
     report: &'a mut Report<'s>,
@@ -211,17 +218,19 @@ impl Arguments<'_, '_, '_> {
 
     /// An input that is not kept is a pipe. Opening it twice splits its bytes between the two readers.
     fn check_single_reads(&mut self, command: &CommandFile, arguments: &[Vec<ArgPiece>]) {
-        let mut uses: BTreeMap<u32, Vec<Span>> = BTreeMap::new();
+        let mut uses: Vec<(u32, Span)> = Vec::new();
         for (argument, pieces) in command.arguments.iter().zip(arguments) {
             for piece in pieces {
                 if let ArgPiece::Input(input) = piece {
-                    uses.entry(*input).or_default().push(argument.span);
+                    uses.push((*input, argument.span));
                 }
             }
         }
-        for (index, spans) in uses {
-            let input = &self.inputs[index as usize].input;
-            let [first, .., last] = &spans[..] else { continue };
+        // Stable: the uses of an input stay in the order of the arguments.
+        uses.sort_by_key(|(input, _)| *input);
+        for uses in uses.chunk_by(|(one, _), (other, _)| one == other) {
+            let [(index, first), .., (_, last)] = uses else { continue };
+            let input = &self.inputs[*index as usize].input;
             if input.is_kept() {
                 continue;
             }
@@ -241,12 +250,19 @@ impl Arguments<'_, '_, '_> {
         }
     }
 
+    fn input_of(&self, name: &str) -> Option<usize> {
+        match &self.input_names {
+            Some(names) => names.get(name).copied(),
+            None => self.inputs.iter().position(|checked| checked.input.name == name),
+        }
+    }
+
     fn resolve(&mut self, (kind, name): (Kind, &str), whole: &str, alone: bool, argument: Span) -> Option<ArgPiece> {
         let span = self.report.within(argument, whole);
         let owner = &self.declaration.name.text;
         match kind {
             Kind::Input => {
-                let Some(&index) = self.input_names.get(name) else {
+                let Some(index) = self.input_of(name) else {
                     let diagnostic = Diagnostic::at(span, format!("function `{owner}` has no input {}", quoted(name)));
                     let known = self.inputs.iter().map(|checked| checked.input.name.as_str());
                     if !self.declaration.file.inputs.is_broken() && !self.declaration.file.foreach.is_broken() {

@@ -142,10 +142,11 @@ fn sources(
     report: &mut Report,
 ) {
     checked.input.sources.reserve_exact(references.len());
-    let mut seen = HashSet::with_capacity(references.len());
+    // Nearly all inputs have one source, which needs no table.
+    let mut seen = (references.len() > 1).then(|| HashSet::with_capacity(references.len()));
     for reference in references {
         match scope.source(reference, report) {
-            Some(source) if !seen.insert(source) => report.push(
+            Some(source) if seen.as_mut().is_some_and(|seen| !seen.insert(source)) => report.push(
                 Diagnostic::at(reference.span, format!("`{}` is listed twice", reference.text()))
                     .with_help("an input reads each stream once: remove one of the two"),
             ),

@@ -12,6 +12,7 @@ use crate::file::{
 use crate::limits::{DEFAULT_GRACE, MAX_SWITCHES};
 use crate::model::{FunctionId, Output, Partition, Source, Streams, WorkflowInput};
 use crate::report::{Report, quoted};
+use crate::seen::FEW;
 
 /// The declarations of a file. Functions have their index in the file, which differs from their index in the workflow.
 pub(super) struct Scope<'f> {
@@ -28,6 +29,7 @@ pub(super) struct Scope<'f> {
     /// `false` if `functions` could not be read.
     pub(super) functions_known: bool,
     pub(super) steps: HashMap<&'f str, Step, RandomState>,
+    /// The outputs of the functions that have many.
     output_names: HashMap<(FunctionId, &'f str), u32, RandomState>,
     /// The default grace.
     pub(super) grace: Duration,
@@ -41,6 +43,8 @@ pub(super) struct Declaration<'f> {
     pub(super) outputs: Vec<Output>,
     /// `false` if `outputs` could not be read.
     pub(super) outputs_known: bool,
+    /// It has a `foreach`. Sources are looked up so often in a large file that this is worth a copy.
+    has_foreach: bool,
     /// The source of its `foreach`, if it has one and it could be resolved.
     pub(super) foreach: Option<Source>,
     pub(super) instances: Instances,
@@ -99,7 +103,6 @@ impl<'f> Scope<'f> {
         let steps = file.functions.get().map_or(&[][..], |functions| &functions.0);
         scope.functions.reserve(steps.len());
         scope.steps.reserve(steps.len());
-        scope.output_names.reserve(steps.len());
         for entry in steps {
             let first = entry.name.text.split_once('.').map_or(entry.name.text.as_str(), |(first, _)| first);
             if matches!(first, INPUTS | PARAMS) {
@@ -140,11 +143,11 @@ impl<'f> Scope<'f> {
     }
 
     fn name_outputs(&mut self, id: FunctionId, declaration: &Declaration<'f>) {
-        let names: Box<dyn Iterator<Item = &'f str>> = match declaration.file.outputs.get() {
-            Some(outputs) => Box::new(outputs.0.iter().map(|entry| entry.name.text.as_str())),
-            None => Box::new(declaration.outputs.iter().map(|_| DEFAULT_OUTPUT)),
-        };
-        self.output_names.extend((0..).zip(names).map(|(index, name)| ((id, name), index)));
+        if declaration.outputs.len() <= FEW {
+            return;
+        }
+        let entries = declaration.file.outputs.get().map_or(&[][..], |outputs| &outputs.0);
+        self.output_names.extend((0..).zip(entries).map(|(index, entry)| ((id, entry.name.text.as_str()), index)));
     }
 
     /// Reports an unknown workflow parameter.
@@ -170,7 +173,7 @@ impl<'f> Scope<'f> {
             Source::Output { function, output } => {
                 let function = self.function(function);
                 match function.outputs[output as usize].partition {
-                    _ if !function.file.foreach.is_absent() => function.instances.streams,
+                    _ if function.has_foreach => function.instances.streams,
                     Partition::Fixed(parts) => Streams::Fixed(parts),
                     Partition::Discovered => Streams::Discovered,
                     Partition::Single => Streams::One,
@@ -197,6 +200,11 @@ impl<'f> Scope<'f> {
 
     /// The index of an output of a function.
     pub(super) fn output_of(&self, function: FunctionId, name: &str) -> Option<u32> {
+        let outputs = &self.function(function).outputs;
+        // A table of all outputs of a large file does not fit in the cache, so that each look-up waits for memory.
+        if outputs.len() <= FEW {
+            return (0..).zip(outputs).find(|(_, output)| output.name == name).map(|(index, _)| index);
+        }
         self.output_names.get(&(function, name)).copied()
     }
 
@@ -212,13 +220,13 @@ impl<'f> Scope<'f> {
                     break instances;
                 }
                 let function = &self.functions[at];
-                if function.file.foreach.is_absent() {
+                if !function.has_foreach {
                     break Instances::default();
                 }
                 chain.push(at);
                 known[at] = Some(Instances { streams: Streams::Discovered, origin: function.foreach });
                 match function.foreach {
-                    Some(Source::Output { function, .. }) if !self.function(function).file.foreach.is_absent() => {
+                    Some(Source::Output { function, .. }) if self.function(function).has_foreach => {
                         at = function.0 as usize;
                     }
                     origin => {
@@ -267,6 +275,7 @@ impl<'f> Declaration<'f> {
             file,
             outputs,
             outputs_known: !file.outputs.is_broken(),
+            has_foreach: !file.foreach.is_absent(),
             foreach: None,
             instances: Instances::default(),
         }
