@@ -87,6 +87,13 @@ impl Slots {
 }
 
 impl RunMachine {
+    /// The attempts at a place that can start and only wait for a slot; few, because programs are not prepared far
+    /// ahead.
+    pub fn waiting_for_slot(&self, place: Place) -> impl Iterator<Item = (InstanceId, u32)> {
+        let startable = self.slots.places.get(place as usize).into_iter().flat_map(|slots| &slots.startable);
+        startable.map(|(_, id)| (*id, self.instance(*id).attempt))
+    }
+
     /// Starts instances and prepares programs as far as slots and limits allow. Returns whether it did anything.
     pub(crate) fn fill_slots(&mut self) -> bool {
         let mut done = false;

@@ -278,16 +278,21 @@ functions:
     assert_eq!(workflow.switches[0].on, workflow.switches[1].on);
 }
 
-/// The workflow in README.md, and its functions with a switch and a race.
+/// The workflow in README.md, its functions with a switch and a race, and its function that links the SDK.
 #[test]
 fn the_examples_of_the_readme_are_valid() {
     let readme = include_str!("../../../README.md");
     let mut examples = readme.split("```yaml\n").skip(1).map(|rest| rest.split_once("```\n").unwrap().0);
-    let workflow = parse(examples.next().unwrap());
+    let errors = examples.next().unwrap();
+    let workflow = parse(errors);
     assert_eq!(names(&workflow), ["unpack", "errors", "top"]);
     let functions = examples.next().unwrap();
     let text = format!("workflow: w\ninputs: [file]\n{functions}outputs: {{ count: count.out, index: index.out }}\n");
     let workflow = parse(&text);
     assert_eq!(names(&workflow), ["probe", "unzip", "plain", "count", "one", "two", "index"]);
+    // The last function of the first example, and what follows it, are replaced.
+    let (others, _) = errors.split_once("  top:\n").unwrap();
+    let workflow = parse(&format!("{others}{}", examples.next().unwrap()));
+    assert_eq!(workflow.functions[2].program, Program::Sdk("my-top".into()));
     assert_eq!(examples.next(), None);
 }

@@ -201,6 +201,14 @@ impl Store {
         }
     }
 
+    /// Whether the gate of an attempt is open and it only waits for a slot. As long as it does, producers do not run far
+    /// ahead of it: they wait, which leaves their slots to others.
+    pub fn set_queued(&mut self, id: ProcessId, queued: bool) {
+        if let Some(process) = self.processes.get_mut(id) {
+            process.queued = queued;
+        }
+    }
+
     /// The gate of an attempt opens.
     pub fn start(&mut self, id: ProcessId) {
         if let Some(process) = self.processes.get_mut(id) {

@@ -4,7 +4,7 @@
 use crate::backend::{Completion, Outcome, backed_segment};
 use crate::error::{RunFailure, StoreError};
 use crate::memory::{Owner, WindowMemory};
-use crate::{ProcessId, RunStream, Store};
+use crate::{ProcessId, RunStream, Store, StoreEvent};
 use dflow_shm::{Segment, SegmentError};
 use std::sync::Arc;
 
@@ -159,6 +159,10 @@ impl Store {
         let result = self.grant_backed_ahead(stream, has_come);
         self.attribute(stream.run, result);
         self.serve_waiting_outputs(None);
+        // As long as the job was under way, its writer was not said to wait. It still does if a reader holds it back.
+        if self.is_waited_for(stream) {
+            self.outbox.tell(StoreEvent::Parked(writer));
+        }
     }
 
     /// Whether the producer of a stream waits for a window.

@@ -66,11 +66,27 @@ impl Store {
         if stream.keep || stream.holds > 0 || stream.epoch.replay.is_some() {
             return false;
         }
-        let credit = (4 * self.config.window).min(self.allotment(id.run) / 8).max(4 * want.least);
+        let share = self.allotment(id.run) / 8;
+        let credit = (4 * self.config.window).min(share).max(4 * want.least);
+        // Far more than for a reader that runs: producers of many small streams are not to stop for each reader in the
+        // queue, or all of these would be started before the first of them can end.
+        let credit_of_queued = share.max(credit);
         stream.subscribers.values().any(|subscription| {
-            let lags = !subscription.keeps() && subscription.is_before(want.at.saturating_sub(credit));
-            lags && !self.is_stuck(subscription)
+            let lags = |credit| !subscription.keeps() && subscription.is_before(want.at.saturating_sub(credit));
+            // Slots are held by instances that compute, so a reader in the queue gets one as soon as they wait or end:
+            // at the latest when its producer waits here. An endless producer would otherwise keep it out for ever, and
+            // fill the disk.
+            if self.waits_for_slot(subscription) {
+                return lags(credit_of_queued);
+            }
+            lags(credit) && !self.is_stuck(subscription)
         })
+    }
+
+    /// Whether a reader is started as soon as it gets a slot.
+    fn waits_for_slot(&self, subscription: &Subscription) -> bool {
+        let process = subscription.reader().and_then(|(id, _)| self.processes.get(id));
+        process.is_some_and(Process::waits_for_slot)
     }
 
     /// Whether a reader will not move by itself: it does not run, waits for another stream, or has not moved for a

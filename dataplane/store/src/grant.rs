@@ -64,6 +64,9 @@ impl Store {
         }
         if held && !self.reader_is_stuck(stream, want) {
             self.send(process, ToFunction::Stay { port }, None);
+            if let Some(process) = self.processes.get_mut(process) {
+                process.stays = true;
+            }
             return Ok(());
         }
         if held && self.processes.is_carrier(process) && !self.has_advancing_reader(stream) {

@@ -55,8 +55,12 @@ pub(crate) struct Process {
     next_port: u32,
     /// What has passed through ports that are used for other streams now.
     past: Traffic,
+    /// Its gate has opened, and it is started when others have left it a slot.
+    pub(crate) queued: bool,
     /// Its gate has opened.
     pub(crate) started: bool,
+    /// It was told to wait for a reader, and has not been reported as waiting since.
+    pub(crate) stays: bool,
     /// It has been told of an output without readers.
     pub(crate) unread_told: bool,
     /// The output with readers that was found last; the search for the next one starts here.
@@ -97,6 +101,8 @@ impl Process {
             slicing,
             next_port: 0,
             past: Traffic::default(),
+            queued: false,
+            stays: false,
             started: false,
             unread_told: false,
             read_output: PortId(0),
@@ -139,6 +145,11 @@ impl Process {
     /// Whether its program has said hello and its gate is open.
     pub(crate) fn runs(&self) -> bool {
         self.started && self.control.is_some()
+    }
+
+    /// Whether it waits for nothing but a slot.
+    pub(crate) fn waits_for_slot(&self) -> bool {
+        self.queued && !self.started && self.control.is_some()
     }
 
     /// The words that it has published for one of its ports.

@@ -330,7 +330,22 @@ impl Store {
         self.memory.give_back_old(self.now);
         self.serve_put_off();
         self.serve_waiting_outputs(None);
+        self.report_staying();
         self.fail_stalled();
+    }
+
+    /// Reports producers that still wait for a reader. They ask about it again and again and so do not say themselves
+    /// that they wait, but that reader may in turn wait for one that needs their slot.
+    fn report_staying(&mut self) {
+        let staying = self.processes.iter().filter(|(_, process)| process.stays).map(|(id, _)| id);
+        for id in staying.collect::<Vec<_>>() {
+            if let Some(process) = self.processes.get_mut(id) {
+                process.stays = false;
+            }
+            if self.is_waiting(id) {
+                self.outbox.tell(StoreEvent::Parked(id));
+            }
+        }
     }
 
     /// Fails a run that waits for memory while the disk is full and none of its streams moves. Of several such runs,

@@ -3,8 +3,10 @@
 
 use dflow_function::{Context, Error, Input, Output};
 use dflow_protocol::limits::{ARENA_SLOT, MIN_WINDOW};
-use dflow_testkit::node::{Function, Node, byte_at, key, produce, verify};
+use dflow_store::ProcessId;
+use dflow_testkit::node::{Function, Node, byte_at, key, now, produce, verify};
 use proptest::prelude::*;
+use std::collections::VecDeque;
 use std::time::Duration;
 
 const KIB: u64 = 1024;
@@ -38,6 +40,8 @@ struct Spec {
     restartable: bool,
     /// How many steps of the node pass before it is started.
     late: usize,
+    /// Until then, it waits for a slot.
+    queued: bool,
 }
 
 impl Spec {
@@ -151,12 +155,28 @@ fn run(budget: u64, specs: &[Spec]) -> Result<(), String> {
     let readers: usize = functions.iter().map(|(_, _, reads, ..)| reads.len()).sum();
     functions.sort_by_key(|(.., spec)| spec.late);
     let mut steps = 0;
+    let mut queued = VecDeque::new();
     for (id, function, reads, writes, spec) in functions {
+        if spec.queued {
+            queued.push_back((spec.late, id));
+            node.queue(id, &function, move |ctx| spec.work(ctx, &reads, &writes));
+            continue;
+        }
         while steps < spec.late {
             node.step();
             steps += 1;
+            while queued.front().is_some_and(|(late, _)| *late <= steps) {
+                queued.pop_front().into_iter().for_each(|(_, id)| node.get_slot(id));
+            }
         }
         node.start(id, &function, move |ctx| spec.work(ctx, &reads, &writes));
+    }
+    for (late, id) in queued {
+        while steps < late {
+            node.step();
+            steps += 1;
+        }
+        node.get_slot(id);
     }
     node.run_within(Duration::from_secs(30))?;
     for (process, outcome) in &node.outcomes {
@@ -190,8 +210,9 @@ fn spec() -> impl Strategy<Value = Spec> {
         pause,
         prop::bool::weighted(0.2),
         prop_oneof![2 => Just(0usize), 1 => 1..60usize],
+        any::<bool>(),
     )
-        .prop_map(|(reads, order, writes, chunk, pause, restartable, late)| Spec {
+        .prop_map(|(reads, order, writes, chunk, pause, restartable, late, queued)| Spec {
             reads,
             order,
             writes,
@@ -199,6 +220,7 @@ fn spec() -> impl Strategy<Value = Spec> {
             pause: Duration::from_micros(pause),
             restartable,
             late,
+            queued,
         })
 }
 
@@ -224,6 +246,7 @@ fn source(writes: &[u64]) -> Spec {
         pause: Duration::ZERO,
         restartable: false,
         late: 0,
+        queued: false,
     }
 }
 
@@ -251,6 +274,31 @@ fn what_is_kept_for_others_holds_no_memory() {
     // Beyond the budget: the window that is written, and the one that is read.
     assert!(usage.peak <= budget + ARENA_SLOT + 2 * MIN_WINDOW, "{usage:?}");
     assert!(usage.spilled >= length - budget, "{usage:?}");
+}
+
+/// A reader that only waits for a slot gets one when its producer waits: the disk is not needed.
+#[test]
+fn a_producer_waits_for_a_reader_without_a_slot() {
+    let (budget, length) = (16 * MIB, 64 * MIB);
+    let mut node = Node::new(budget);
+    let source = Function { outputs: vec![("out", vec![1])], ..Function::default() };
+    let reader = Function { inputs: vec![("in", vec![1], false)], ..Function::default() };
+    node.plan(&[1], &[(2, &reader)]);
+    node.queue(2, &reader, |ctx| verify(&mut ctx.input("in")?, 1).map(|_| ()));
+    node.start(1, &source, move |ctx| produce(ctx, "out", 1, length, 30_000));
+    let producer = ProcessId(1);
+    node.run_until(|node| node.store.is_waiting(producer) || node.is_gone(1));
+    // Also if much time passes: a reader that runs counts as stuck after a tenth of a second.
+    let end = now() + Duration::from_millis(300);
+    while now() < end {
+        node.step();
+    }
+    let usage = node.store.usage();
+    assert!(node.store.is_waiting(producer) && usage.spilled == 0 && usage.memory < budget / 2, "{usage:?}");
+    node.get_slot(2);
+    node.run();
+    assert!(node.outcomes.values().all(Result::is_ok), "{:?}", node.outcomes);
+    assert_eq!(node.store.usage().spilled, 0);
 }
 
 /// A slice over everything consists of the spill file where there is no memory for it.

@@ -155,6 +155,31 @@ impl Node {
 
     /// Starts something that speaks with the store as it likes; its end is the end of its socket.
     pub fn start_raw(&mut self, id: u32, function: &Function, body: impl FnOnce(OwnedFd) + Send + 'static) {
+        self.begin(id, function, body);
+        self.get_slot(id);
+    }
+
+    /// The same as [`Node::start`] for a function that has no slot yet.
+    pub fn queue(
+        &mut self,
+        id: u32,
+        function: &Function,
+        work: impl FnOnce(&mut Context) -> Result<(), Error> + Send + 'static,
+    ) {
+        self.begin(id, function, move |socket| {
+            let _ = serve(socket, work);
+        });
+        self.store.set_queued(ProcessId(u64::from(id)), true);
+    }
+
+    /// A function that was queued gets its slot.
+    pub fn get_slot(&mut self, id: u32) {
+        self.store.start(ProcessId(u64::from(id)));
+        self.flush();
+    }
+
+    /// Makes an attempt that is still to be started.
+    fn begin(&mut self, id: u32, function: &Function, body: impl FnOnce(OwnedFd) + Send + 'static) {
         let process = ProcessId(u64::from(id));
         let setup = setup(process, function);
         let (ours, theirs) = channel::pair().unwrap();
@@ -173,7 +198,6 @@ impl Node {
             }
             self.store.inputs_complete(process, input as u32);
         }
-        self.store.start(process);
         self.listen(process, ours);
         self.threads.insert(process, std::thread::spawn(move || body(theirs)));
         self.live += 1;

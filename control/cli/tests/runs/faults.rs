@@ -314,6 +314,28 @@ fn head_ends_an_endless_producer() {
     assert_eq!(case.output("o"), b"dflow\n".repeat(1000));
 }
 
+/// Producers have the slots first. They must not fill the disk before their readers get one.
+#[test]
+fn producers_leave_their_slots_to_their_readers() {
+    let case = Case::new(
+        "a: { command: [head, -c, 600000000, /dev/zero] }
+         b: { command: [head, -c, 600000000, /dev/zero] }
+         c: { command: [tail, -c, 5], inputs: [a.out] }
+         d: { command: [tail, -c, 5], inputs: [b.out] }",
+        "{ c: c.out, d: d.out }",
+    );
+    // With much memory, windows are so large that a thread backs them.
+    for memory in ["64MiB", "512MiB"] {
+        for slots in ["1", "2"] {
+            let ran = case.run(&["--slots", slots, "--memory", memory]);
+            ran.succeeded();
+            assert_eq!((case.output("c"), case.output("d")), (vec![0; 5], vec![0; 5]));
+            let spilled = ran.report["memory"]["spilled_bytes"].as_u64().unwrap();
+            assert!(spilled < 300_000_000, "{slots} slots, {memory}: {}", ran.report["memory"]);
+        }
+    }
+}
+
 #[test]
 fn a_misspelt_parameter_of_a_function_is_named() {
     let case = Case::new("s: { program: dflow-probe, outputs: [o], params: { byte: 1000 } }", "{ o: s.o }");

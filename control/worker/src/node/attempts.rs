@@ -55,6 +55,7 @@ impl Node {
                 self.grant_slots();
                 let Some(attempt) = self.attempts.get_mut(&process).filter(|attempt| !attempt.started) else { return };
                 attempt.is_queued = true;
+                self.store.set_queued(process, true);
                 if let Some(instance) = attempt.instance {
                     let attempt = attempt.number;
                     self.notify(run, Remark::Queued { instance, attempt });

@@ -47,6 +47,8 @@ pub(super) struct GuestState {
     /// Everything of the run that is alive: processes, threads, and its part of the carrier.
     pub(super) attempts: BTreeSet<ProcessId>,
     pub(super) processes: HashMap<(InstanceId, u32), ProcessId>,
+    /// Those that wait for a slot of the run.
+    queued: BTreeSet<ProcessId>,
     /// The current epoch of every stream.
     pub(super) epochs: HashMap<StreamId, Epoch>,
     /// The attempts that have requested a part, in the order of their requests.
@@ -78,6 +80,7 @@ impl GuestState {
             programs: HashMap::new(),
             attempts: BTreeSet::new(),
             processes: HashMap::new(),
+            queued: BTreeSet::new(),
             epochs: HashMap::new(),
             wanted_parts: HashMap::new(),
             start_nanos: now_nanos(),
@@ -119,6 +122,23 @@ impl Guest {
     /// Carries out an order.
     pub(crate) fn obey(&mut self, order: Order) {
         self.node.node().obey(self.run, order);
+    }
+
+    /// The attempts that wait for nothing but a slot of the run.
+    pub(crate) fn set_waiting_for_slot(&mut self, attempts: impl Iterator<Item = (InstanceId, u32)>) {
+        let mut node = self.node.node();
+        let node = &mut *node;
+        let Some(guest) = node.guests.get_mut(&self.run) else { return };
+        let queued: BTreeSet<ProcessId> = attempts.filter_map(|it| guest.processes.get(&it).copied()).collect();
+        for &process in guest.queued.difference(&queued) {
+            // It may wait for a slot of the node now.
+            let is_queued = node.attempts.get(&process).is_some_and(|attempt| attempt.is_queued);
+            node.store.set_queued(process, is_queued);
+        }
+        for &process in queued.difference(&guest.queued) {
+            node.store.set_queued(process, true);
+        }
+        guest.queued = queued;
     }
 
     /// Lets the orders take effect: sends what is to be sent. To be called when there are no notices; there may be some

@@ -103,6 +103,7 @@ impl Part {
                             self.steps.extend(actions.into_iter().map(Step::Action));
                             continue;
                         }
+                        self.guest.set_waiting_for_slot(self.machine.waiting_for_slot(self.plan.place));
                         self.guest.settle();
                         let notice = self.guest.next_notice()?;
                         self.noticed(notice)
