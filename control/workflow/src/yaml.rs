@@ -352,6 +352,14 @@ fn syntax_error(source: &str, error: &ScanError) -> Diagnostic {
         }
         ErrorKind::PlainScalarStartsWithDashFlowIndicator => diagnostic.with_help("put the dash in quotes: `\"-\"`"),
         ErrorKind::UnclosedQuotedScalar => diagnostic.with_help("close the text with the same quote that opened it"),
+        ErrorKind::InvalidTrailingSingleQuotedScalar | ErrorKind::InvalidTrailingDoubleQuotedScalar => {
+            diagnostic.with_help("a comma is missing after the quoted text, or the quotes must be around all of it")
+        }
+        ErrorKind::UnknownQuotedScalarEscape
+        | ErrorKind::InvalidQuotedScalarHexEscape
+        | ErrorKind::InvalidUnicodeEscape => {
+            diagnostic.with_help("put the text in single quotes, in which a backslash is an ordinary character")
+        }
         ErrorKind::UnexpectedCharacter { .. } => diagnostic.with_help("put the text in quotes"),
         _ => diagnostic,
     }

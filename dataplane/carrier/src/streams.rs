@@ -196,8 +196,8 @@ impl Streams {
         true
     }
 
-    /// Prepares for sleep, after [`Streams::forget_unwatched`]. Streams that wait for nothing on this node go to sleep; of those that wait for a word, the `most`
-    /// that were active last stay awake, and watchers take over the others.
+    /// Prepares for sleep, after [`Streams::forget_unwatched`]. Streams that wait for nothing on this node go to sleep; of
+    /// those that wait for a word, the `most` that were active last stay awake, and watchers take over the others.
     pub(super) fn rest(&mut self, most: usize, watchers: &mut Watchers) {
         self.exports.put_to_sleep(|_, export| !export.waits());
         self.imports.put_to_sleep(|_, import| !import.waits());
@@ -223,6 +223,7 @@ impl Streams {
         if let Err(error) = watchers.watch(&mut list) {
             tracing::warn!(%error, "cannot start a thread that watches idle streams: they are polled at intervals");
         }
+        // What the watchers did not take has to be polled here.
         for (name, ..) in list {
             if let Watched::Port(port) = Watched::named(name) {
                 self.wake(port);
@@ -310,6 +311,7 @@ impl Streams {
 
     fn remove_port(&mut self, port: Port, remove: impl FnOnce(&mut OfRun) -> bool) {
         self.owners.remove(&port);
+        // Its number may be given to another stream, which must not be woken by this one's word.
         self.unwatched.push(port);
         if let Some(streams) = self.runs.get_mut(&port.run) {
             remove(streams);
@@ -340,6 +342,7 @@ impl Local for Streams {
         match export.chunk(at, most, &mut self.staging) {
             Ok(chunk) => chunk,
             Err(error) => {
+                // Aborted later: the link is in the middle of asking for these bytes.
                 export.finished = true;
                 self.unreadable.push((flow, error.to_string()));
                 self.failures.push(Failure::of_export(export.watch.port.run, key, &error));
@@ -438,6 +441,7 @@ impl Streams {
     }
 
     fn drained(&mut self, flow: FlowId) {
+        // Only now can no peer write into the window any more, so that the store may use it for something else.
         if let Some(mut import) = self.remove_import(flow) {
             let given_up = import.stream.give_up();
             self.record(import.watch.port.run, import.key, given_up);

@@ -246,6 +246,7 @@ impl Epoch {
     /// stream is final, and only the daemon aborts one.
     pub(crate) fn check(&self, word: Progress) -> Result<(), String> {
         match self.ended {
+            // The words stay as they are after the end and are looked at again, for example when the attempt exits.
             Some(ended) if ended == word => return Ok(()),
             Some(ended) => {
                 return Err(format!(
@@ -303,6 +304,7 @@ impl Epoch {
         // Without recorded hashes, every byte counts as different.
         self.fingerprint.get_or_insert_default();
         if self.watermark == 0 {
+            // Nothing was read, so there is nothing to compare with.
             return self.pieces.take();
         }
         self.replay = Some(Replay::new(self.watermark));

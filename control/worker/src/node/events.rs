@@ -110,6 +110,7 @@ impl Node {
         let process = ProcessId(exit.id());
         self.take_last_messages(process);
         if self.store.is_comparing(process) {
+            // Its end is reported when it is known whether its readers can keep what they have read.
             self.comparing.push(exit.clone());
             return;
         }

@@ -26,8 +26,8 @@ use tokio::sync::Notify;
 
 /// The programs that are prepared ahead on a node for all its runs.
 const AHEAD_ON_NODE: u32 = 32;
-/// Of so many files that the node may open, one program is prepared ahead: its channel, its streams and its process are some of
-/// them, and the inputs have most of the others.
+/// One program is prepared ahead for so many files that the node may open. It needs only a few, for its channel, its
+/// process and its streams, but the inputs of the runs may need most of the others.
 const FILES_FOR_ONE_AHEAD: u64 = 64;
 
 /// A run on a node. Dropping it ends everything that the run has there.
@@ -361,6 +361,7 @@ impl Node {
         let carrier = self.stop_carrying(run);
         let Some(guest) = self.guests.remove(&run) else { return };
         self.noticed.remove(&run);
+        // The carrier's part stays until it has closed its channel: a peer may write into the run's windows until then.
         for process in guest.attempts.into_iter().filter(|process| Some(*process) != carrier) {
             let Some(attempt) = self.attempts.remove(&process) else { continue };
             self.forget(process);
@@ -373,6 +374,7 @@ impl Node {
         self.slots.end_run(run);
         match carrier {
             Some(process) => _ = self.leaving.insert(process, run),
+            // No other node can reach the run's memory.
             None => self.return_memory(run),
         }
     }

@@ -242,6 +242,7 @@ impl Node {
         }
         while let Poll::Ready(Some(completion)) = self.completing.poll_recv(context) {
             self.store.complete(now(), completion);
+            // The job may have been the last comparison that one of these exits waits for.
             for exit in std::mem::take(&mut self.comparing) {
                 self.process_exited(&exit);
             }
@@ -285,6 +286,7 @@ impl Node {
         self.take_store_events();
         self.grant_slots();
         self.send_outgoing();
+        // Behind the messages: these wake attempts, which hold slots again from now on.
         self.resume_parked();
         self.send_stops();
         if self.launcher.launcher.wants_write() {

@@ -39,6 +39,7 @@ pub(super) fn of(functions: &[Function], switches: &[Switch], order: &[FunctionI
             let Some(Some(first)) = producers.next() else { continue };
             let any = producers.try_fold(Rc::clone(first), |any, producer| {
                 let producer = producer?;
+                // One that can run under any branch makes the others irrelevant.
                 if Rc::ptr_eq(&any, producer) || any.is_empty() {
                     return Some(any);
                 }

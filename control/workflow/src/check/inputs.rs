@@ -30,6 +30,7 @@ pub(super) fn check(scope: &Scope, id: FunctionId, edges: &mut Vec<Edge>, report
     inputs.extend(part(scope, id, edges, report));
     for (entry, name) in entries.iter().zip(&names) {
         let Some((InputFile(details), &(name, span))) = entry.value.as_ref().zip(name.as_ref()) else { continue };
+        // The options of the part have been read with it.
         if name == PART && !declaration.file.foreach.is_absent() {
             if let Field::Given(from) = &details.from {
                 report.push(

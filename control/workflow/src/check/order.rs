@@ -61,6 +61,8 @@ pub(super) fn sort(scope: &Scope, edges: Vec<Edge>, report: &mut Report) -> Opti
         missing[edge.to.0 as usize] += 1;
     }
     let consumers = Consumers::new(edges, count);
+    // A heap and not a queue: functions that do not depend on each other keep the order of the file, in which users look
+    // for them.
     let mut ready: BinaryHeap<Reverse<usize>> = (0..count).filter(|&index| missing[index] == 0).map(Reverse).collect();
     let mut order = Vec::with_capacity(count);
     while let Some(Reverse(index)) = ready.pop() {
@@ -76,6 +78,7 @@ pub(super) fn sort(scope: &Scope, edges: Vec<Edge>, report: &mut Report) -> Opti
     if order.len() == count {
         return Some(order);
     }
+    // One error for each component: its cycles may be exponentially many, and to break one often breaks the others.
     for members in components(&consumers, &missing) {
         if let Some(cycle) = shortest_cycle(&members, &consumers) {
             report.push(describe(scope, &cycle));

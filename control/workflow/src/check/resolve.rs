@@ -100,6 +100,8 @@ impl Scope<'_> {
     }
 
     fn output(&self, text: &str, span: Span, report: &mut Report) -> Option<Source> {
+        // Names may contain dots, so `a.b.c` may be the output `c` of `a.b` or the output `b.c` of `a`. If both exist, neither
+        // is preferred: a silent choice would change when somebody adds a function.
         let mut readings = self.readings(text);
         match (readings.next(), readings.next()) {
             (Some(Reading { function, output, .. }), None) => Some(Source::Output { function, output }),
@@ -143,6 +145,7 @@ impl Scope<'_> {
                     report.push(diagnostic.with_help(format!("did you mean `{INPUTS}.{name}`?")));
                     return;
                 }
+                // Any of the dots may be the one that ends the function's name. Each guess is compared with all names.
                 let known = || self.steps.keys().copied();
                 let mut guesses = divisions().map(|(owner, _)| owner).take(MAX_GUESSES);
                 let misspelled = guesses.find(|owner| report.nearest(owner, known()).is_some());

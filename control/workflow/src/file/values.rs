@@ -172,8 +172,12 @@ impl FromNode for Reference {
         let parameter = parameter.and_then(|text| text.strip_suffix('}')).filter(|text| text.starts_with("params."));
         let text = parameter.unwrap_or(&scalar.text);
         if !is_reference(text) {
-            let text = quoted(&scalar.text);
-            report.push(Diagnostic::at(node.span, format!("{text} is not a source")).with_help(HELP));
+            let mut diagnostic =
+                Diagnostic::at(node.span, format!("{} is not a source", quoted(&scalar.text))).with_help(HELP);
+            if scalar.text.starts_with('$') {
+                diagnostic = diagnostic.with_help("a parameter of the workflow is `${params.NAME}`");
+            }
+            report.push(diagnostic);
             return None;
         }
         Some(Self { text: text.into(), span: node.span })

@@ -75,6 +75,7 @@ impl OutPort {
         let mut writer = Writer::new(Arc::clone(&session.control), port);
         let arena = session.arena();
         let start = u64::from(port.0) * ARENA_SLOT;
+        // An arena has slots for the first ports only. The others ask for a window when they are written to.
         if start + ARENA_SLOT <= arena.length() as u64 {
             let segment = session.setup().arena;
             let window = Window { segment, segment_offset: start, base: 0, size: ARENA_SLOT, ring: false };
@@ -232,6 +233,7 @@ impl OutPort {
             self.take_mail()?;
         }
         if self.unread {
+            // If the function gives up because of this, it has not failed.
             self.session.note_unread();
             return Err(WriteError::Unread { output: self.name.to_string() });
         }

@@ -242,6 +242,7 @@ impl Exchange {
         for (flow, inflow) in &mut self.incoming {
             self.actions.push_back(Action::Send(inflow.resume(*flow)));
         }
+        // Behind all subscriptions: the peer takes nothing else before it has them all.
         for (flow, _) in resumed.into_iter().filter(|(_, granted)| *granted) {
             self.actions.push_back(Action::Regrant(flow));
         }
@@ -259,7 +260,9 @@ impl Exchange {
         for inflow in self.incoming.values_mut() {
             inflow.suspend();
         }
+        // Messages of this path mean nothing on the next one. Events stay: what has arrived has arrived.
         self.actions.retain(|action| !matches!(action, Action::Send(_) | Action::Regrant(_)));
+        // The answers of the peer to these will not come, and nothing can arrive on a path that is lost.
         for (flow, run) in std::mem::take(&mut self.closing) {
             self.drained(flow, run);
         }

@@ -148,12 +148,14 @@ impl Memory {
     /// attempts are known to be dead, so that none has a window mapped.
     pub(crate) fn close(&mut self, run: RunId, clean: bool) {
         let Some(account) = self.accounts.remove(&run) else { return };
+        // What is left of its minimum is free at once; what jobs still use is not.
         self.committed = self.committed - account.committed() + account.used;
         self.lingering += account.used;
         let Some(tenant) = self.tenants.get_mut(&account.tenant) else { return };
         tenant.runs -= 1;
         tenant.tainted |= !clean;
         if tenant.tainted {
+            // An attempt that lives on could still write into them.
             self.idle.drop_of(account.tenant);
         }
         if self.tenants.get(&account.tenant).is_some_and(|tenant| tenant.runs == 0) {
@@ -263,6 +265,7 @@ impl Memory {
     pub(crate) fn discharge(&mut self, owner: Owner, bytes: u64) {
         self.freed |= bytes > 0;
         self.busy -= bytes;
+        // The run may be over, and another may have been admitted under its id.
         if let Some(account) = self.accounts.get_mut(&owner.run).filter(|account| account.number == owner.number) {
             self.committed -= account.committed();
             account.used -= bytes;

@@ -64,6 +64,7 @@ impl ClusterCa {
         check_name(cluster)?;
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, format!("dflow cluster {cluster}"));
+        // It signs nodes, and no other authority.
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let now = SystemTime::now();
@@ -91,6 +92,7 @@ impl ClusterCa {
         let mut params = CertificateParams::new(vec![node.to_owned()])?;
         params.distinguished_name.push(DnType::CommonName, node);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        // Each node dials others and is dialed by them.
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         set_validity(&mut params, from, until);
