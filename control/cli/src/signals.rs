@@ -6,10 +6,10 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use dflow_worker::Canceller;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGXFSZ};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
@@ -28,8 +28,6 @@ impl Caught {
 /// # Errors
 /// If the handlers cannot be installed or the thread cannot be started.
 pub fn watch(canceller: Canceller) -> io::Result<Caught> {
-    // With a handler, exceeding the file size limit fails the write with EFBIG instead of killing the process.
-    signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
     let ignored = ignored();
     let watched = [SIGINT, SIGTERM, SIGHUP, SIGQUIT];
     let mut signals = Signals::new(watched.iter().filter(|signal| ignored & (1 << (*signal - 1)) == 0))?;

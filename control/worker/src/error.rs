@@ -102,7 +102,7 @@ impl SetupError {
     pub fn help(&self) -> Option<&str> {
         match self {
             Self::Cluster(error) => error.help(),
-            Self::Output(error) => error.help(),
+            Self::Output(error) => Some(error.help()),
             Self::Input(error) => error.help(),
             Self::FileSize { .. } => Some("raise the limit with 'ulimit -f', as far as its hard limit allows"),
             _ => None,

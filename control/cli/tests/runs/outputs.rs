@@ -66,6 +66,7 @@ fn an_output_directory_below_a_read_only_one() {
                   $D case.yaml -o ro/t >/dev/null; cat ro/t/o; ! $D case.yaml -o ro/u 2>&1";
     let text = said(&in_shell(&case, script));
     assert!(text.starts_with("hello\n") && text.contains("ro/u") && text.contains("Read-only"), "{text}");
+    assert!(text.contains("name another directory with --output"), "{text}");
 }
 
 #[test]

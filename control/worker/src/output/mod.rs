@@ -136,8 +136,8 @@ pub enum OutputError {
 
 impl OutputError {
     /// What to do about it.
-    pub(crate) fn help(&self) -> Option<&'static str> {
-        Some(match self {
+    pub(crate) fn help(&self) -> &'static str {
+        match self {
             Self::Foreign { .. } => {
                 "name another directory with --output, or move these files away; with --overwrite, outputs replace files of \
                  their names, and all others are kept"
@@ -154,8 +154,8 @@ impl OutputError {
             Self::ReservedName { .. } => "rename the output in the workflow file",
             Self::NotOneOutput { .. } => "name a directory with --output",
             Self::Unusable { .. } => "name another directory with --output, or make this one writable",
-            Self::System { .. } => return None,
-        })
+            Self::System { .. } => "name another directory with --output",
+        }
     }
 
     fn system<'a>(path: &'a Path, what: impl Into<String> + 'a) -> impl FnOnce(std::io::Error) -> Self + 'a {
