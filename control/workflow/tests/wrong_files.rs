@@ -39,7 +39,7 @@ fn yaml_syntax() {
     expect("workflow: \"w\n", "2:1", &["not valid YAML", "quote"]);
     expect_in("  a: { command: [cat, -] }\n", "5:23", &["not valid YAML", "`\"-\"`"]);
     expect_in("  a: { command: [awk, \"-F,\" x] }\n", "5:29", &["not valid YAML", "comma is missing"]);
-    expect_in("  a: { command: [grep, \"\\d\"] }\n", "5:25", &["not valid YAML", "single quotes"]);
+    expect_in("  a: { command: [grep, \"\\d\"] }\n", "5:24", &["not valid YAML", "single quotes"]);
     expect("workflow: *w\nfunctions: {}\n", "1:11", &["not valid YAML", "&name"]);
     expect("workflow: w\n---\nworkflow: v\n", "2:1", &["second YAML document"]);
     expect("workflow: !!str w\nfunctions: {}\n", "1:11", &["no tags"]);
@@ -154,7 +154,11 @@ fn references() {
     expect_in("  a: { program: x, inputs: [params.top] }\n", "5:29", &["a parameter is not a stream"]);
     expect_in("  a: { program: x, inputs: [a b] }\n", "5:29", &["`a b` is not a source", "FUNCTION.OUTPUT"]);
     expect_in("  a: { program: x, inputs: [a/b] }\n", "5:29", &["`a/b` is not a source"]);
-    expect_in("  s: { switch: $mode, cases: { x: a } }\n", "5:16", &["`$mode` is not a source", "`${params.NAME}`"]);
+    expect_in(
+        "  s: { switch: $mode, cases: { x: a } }\n  a: { command: [cat] }\n",
+        "5:16",
+        &["`$mode` is not a source", "`${params.NAME}`"],
+    );
     expect_in("  a: { program: x, inputs: [a.b.c] }\n", "5:29", &["function `a` has no output `b.c`"]);
     expect_in(
         "  clean.up: { program: x, outputs: [report.tsv] }\n  a: { program: x, inputs: [claen.up.report.tsv] }\n",
