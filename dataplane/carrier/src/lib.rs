@@ -63,7 +63,7 @@ pub enum Command {
     /// A path to the peer is lost after this long without a sign of life. Ten seconds, unless this says otherwise.
     Silence(NodeId, Duration),
     /// The peer is gone for good: its link is closed, and every stream on it is dropped. If it is connected again, both ends
-    /// begin anew.
+    /// begin again.
     Forget(NodeId),
     /// Report the figures of this run on every link, and those of the links, then [`Report::Summed`].
     Sum(RunId),

@@ -35,7 +35,7 @@ pub(super) struct Worker<'a> {
     opening: BTreeMap<RunId, Opening>,
     runs: Runs,
     peers: BTreeMap<NodeId, Peer>,
-    /// What peers know this process by. Another number follows when a peer is forgotten, so that a link which is made anew is
+    /// What peers know this process by. Another number follows when a peer is forgotten, so that a new link is
     /// not taken for the one before.
     life: u64,
     report: &'a dyn Fn(Report),
@@ -173,7 +173,7 @@ impl<'a> Worker<'a> {
     fn begin(&mut self, run: RunId, channel: OwnedFd) {
         self.opening.remove(&run);
         if let Some(before) = self.runs.number(run) {
-            self.end(before, "its run has begun anew");
+            self.end(before, "its run has begun again");
         }
         let attaching = Attaching::new(self.channels.add(channel));
         self.opening.insert(run, Opening { attaching, since: Instant::now(), waiting: Vec::new() });

@@ -19,7 +19,7 @@ pub(crate) struct Inbox {
     pub(crate) segments: HashMap<SegmentId, Held>,
     /// By the number of the port. Ports are numbered from 0 and looked up each time they are polled after the bell has rung.
     pub(crate) ports: Vec<VecDeque<Mail>>,
-    /// Ports for which mail has come, if somebody asks for that.
+    /// Ports for which mail has come, if the session was asked to collect them.
     pub(crate) news: Option<Vec<PortId>>,
     /// Ports that the daemon uses for other streams when it is told that their words are reset.
     pub(crate) retired: Vec<PortId>,
@@ -137,7 +137,7 @@ impl Inbox {
             }
             ToFunction::Unread { port } => self.post(port, Mail::Unread)?,
             ToFunction::Retire { port } => {
-                // Its mail is of no interest to the next stream.
+                // Its mail is not for the next stream.
                 if let Some(mail) = self.ports.get_mut(port.0 as usize) {
                     mail.clear();
                 }

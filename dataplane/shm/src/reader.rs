@@ -252,7 +252,7 @@ impl Reader {
         self.piece = None;
     }
 
-    /// Tells the producer the position, and wakes it if it sleeps for want of room.
+    /// Tells the producer the position, and wakes it if it sleeps because it has no room.
     pub fn publish(&mut self) {
         if self.given_up() > self.published {
             self.publish_state(State::Open);

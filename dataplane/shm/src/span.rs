@@ -108,7 +108,7 @@ impl Span {
         }
         let to = self.address(base, length.next_multiple_of(PAGE))?;
         // SAFETY: the target is inside this span's own reservation and above everything that a slice was made of. If
-        // the file is cut short by somebody, this process ends with SIGBUS: what is in the slice would be gone anyway.
+        // another process truncates the file, this process ends with SIGBUS: what is in the slice would be gone anyway.
         unsafe {
             rustix::mm::mmap(
                 to.cast(),

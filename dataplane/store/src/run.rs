@@ -61,7 +61,7 @@ impl Disk {
         self.full.is_some()
     }
 
-    /// Another run frees memory, so the patience with this one begins anew.
+    /// Another run frees memory, so this one may wait as long again.
     pub(crate) fn reset_patience(&mut self) {
         self.stalled = None;
     }

@@ -198,7 +198,7 @@ impl SimNet {
     }
 
     /// Takes the next crash: the side that crashed, as an index into the result of [`SimNet::connect`]. Its driver has to drop
-    /// the path and all state of the node, and start anew.
+    /// the path and all state of the node, and start again.
     pub fn take_crash(&self) -> Option<usize> {
         self.lock().crashed.pop_front()
     }

@@ -18,6 +18,7 @@ mod outputs;
 mod peers;
 mod placement;
 mod rdma;
+mod readme;
 mod refusals;
 mod shapes;
 mod shared;

@@ -15,7 +15,7 @@ pub(super) struct Serving {
     pub(super) node: Rc<Node>,
     /// Its store, launcher, slots and connections.
     pub(super) resources: NodeHandle,
-    /// The longest silence that it bears.
+    /// The longest silence that it accepts.
     pub(super) silence: Duration,
     pub(super) certificate_until: SystemTime,
     pub(super) options: NodeOptions,

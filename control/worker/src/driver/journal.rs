@@ -1,4 +1,4 @@
-//! What a run tells while it goes on: to whoever watches it, and to its record.
+//! What a run reports while it goes on: to its progress display, and to its record.
 
 use crate::logs::{RecordOptions, Recorder, Recording};
 use crate::report::{Progress, RunReport};

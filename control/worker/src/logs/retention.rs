@@ -56,7 +56,7 @@ fn remove(record: &Path) -> io::Result<()> {
         let _ = fs::remove_file(record.join(file));
     }
     fs::remove_file(record.join(RUN_FILE))?;
-    // It stays with what somebody else has put there.
+    // It stays if it holds files that dflow did not write.
     let _ = fs::remove_dir(record);
     Ok(())
 }

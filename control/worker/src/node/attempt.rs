@@ -219,7 +219,9 @@ fn verb(status: ExitStatus) -> String {
     match status {
         ExitStatus::Exited(code) => format!("ended with exit status {code}"),
         ExitStatus::Signaled(SIGKILL) => {
-            format!("was {status}: if nobody sent it, the kernel did, for want of memory (see 'dmesg')")
+            format!(
+                "was {status}: unless another process sent the signal, the kernel did, because memory was short (see 'dmesg')"
+            )
         }
         ExitStatus::Signaled(_) => format!("was {status}"),
     }

@@ -78,7 +78,7 @@ impl Node {
         match report {
             Report::ImportFailed(stream, reason) => {
                 let run = stream.run();
-                // Of an epoch that is over it is of no interest.
+                // For an epoch that is over, it does not matter.
                 if self.guests.get(&run).and_then(|guest| guest.epochs.get(&stream.stream)) == Some(&stream.epoch) {
                     let reason = format!("the transfer of {stream} to this node failed: {reason}");
                     self.notify(run, Event::StoreFailed { reason });

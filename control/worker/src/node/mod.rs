@@ -266,7 +266,7 @@ impl Node {
     }
 
     /// Ready if the launcher's socket is readable. That is forgotten before the events are taken: what comes from then on
-    /// makes it readable anew.
+    /// makes it readable again.
     fn poll_launcher(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if self.launcher.is_gone {
             return Poll::Pending;

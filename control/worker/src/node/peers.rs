@@ -39,7 +39,7 @@ pub(super) struct Peers {
     pub(super) endpoint: Option<Rc<Endpoint>>,
     /// Held while the nodes of a run are dialed.
     pub(super) turn: Rc<tokio::sync::Mutex<()>>,
-    /// The longest silence that this node bears.
+    /// The longest silence that this node accepts.
     pub(super) silence: Duration,
     /// Gets the runs that other processes ask this node to take part in.
     pub(super) joins: Option<UnboundedSender<Joining>>,
@@ -80,7 +80,7 @@ pub(super) struct Peer {
     pub(super) stats: LinkStats,
     /// Fail-overs of earlier connections.
     pub(super) failovers: u64,
-    /// The runs that need it, each with the silence that it bears.
+    /// The runs that need it, each with the longest silence that it accepts.
     pub(super) users: BTreeMap<RunId, Duration>,
     /// Since when no run needs it.
     pub(super) idle_since: Instant,
@@ -152,7 +152,7 @@ impl Peers {
         self.peers.get(&id).is_some_and(|peer| peer.route.is_some())
     }
 
-    /// Puts something into the mail of a run. What comes for a run that is over is of no interest.
+    /// Puts something into the mail of a run. What comes for a run that is over is dropped.
     fn deliver(&mut self, run: RunId, letter: Letter) -> Result<(), &'static str> {
         let Some(mail) = self.mail.get_mut(&run) else { return Ok(()) };
         // What has become of the process itself comes once, and is all that still ends the run after a flood.
@@ -260,7 +260,7 @@ impl NodeHandle {
         }
     }
 
-    /// Gives the node its end of all connections. `silence`: the longest that it bears; `joins` gets the runs that it is asked
+    /// Gives the node its end of all connections. `silence`: the longest that it accepts; `joins` gets the runs that it is asked
     /// to take part in.
     pub(crate) fn set_endpoint(
         &self,

@@ -60,7 +60,7 @@ impl Destination {
     /// How many bytes have been written to it.
     ///
     /// # Errors
-    /// It is gone: somebody has removed it while the run went on.
+    /// It was removed while the run went on.
     pub(crate) fn length(&self, name: &str, part: Option<u32>) -> io::Result<u64> {
         let metadata = match self {
             Self::Folder(staging) => std::fs::metadata(staging.path(name, part)),

@@ -51,7 +51,7 @@ pub enum ProfileError {
     },
     /// Another release wrote it.
     #[error(
-        "the learned profiles in {path} have version {version}, and this release knows version {VERSION}; remove the file to learn anew"
+        "the learned profiles in {path} have version {version}, and this release knows version {VERSION}; remove the file to start again"
     )]
     Version {
         /// The file.

@@ -60,7 +60,7 @@ pub(crate) fn learn(records: &Path, workflow: &Workflow, report: &RunReport) {
             return;
         }
         Err(error) => {
-            tracing::warn!(%error, "the profiles of the workflow begin anew");
+            tracing::warn!(%error, "the profiles of the workflow start again from nothing");
             BTreeMap::new()
         }
     };

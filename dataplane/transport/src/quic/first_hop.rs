@@ -49,7 +49,7 @@ mod tests {
     fn this_machine_is_one_hop_away() {
         let hop = FirstHop::to(IpAddr::V4(Ipv4Addr::LOCALHOST)).expect("loopback is up");
         assert!(hop.is_local);
-        // Loopback has 65,536 bytes unless somebody has changed it.
+        // Loopback has 65,536 bytes by default.
         assert!(hop.largest_packet >= 1200, "{hop:?}");
     }
 

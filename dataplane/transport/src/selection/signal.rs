@@ -41,7 +41,7 @@ pub enum Signal {
         /// The path's number.
         path: u64,
     },
-    /// The other end, which declined for want of a device, has one of this kind again.
+    /// The other end, which declined because it had no device of this kind, has one again.
     Available {
         /// The kind.
         kind: PathKind,
