@@ -2,7 +2,7 @@
 //!
 //! The deciders are elsewhere and know no clock: `dflow-scheduler` says which instance starts when, `dflow-store` which
 //! stream gets which memory. This crate is the edge between them and the world: channels to attempts, the launcher,
-//! timers, files. Signals are its caller's, who ends a run with a [`Canceller`]. [`run()`] runs one workflow on this
+//! timers, files. Its caller handles signals, and ends a run with a [`Canceller`]. [`run()`] runs one workflow on this
 //! machine; `dflow` is the command line around it.
 //!
 //! From the ground up, each row using only those above it:

@@ -168,7 +168,7 @@ fn join(serving: &Rc<Serving>, joining: Joining) {
     });
 }
 
-/// Says who this process is, and finds out what a connection is for.
+/// Identifies this process, and finds out what a connection is for.
 async fn introduce(serving: Rc<Serving>, connection: Connection) {
     let wakeup = Arc::new(Wakeup::default());
     if (ManagementMessage::Hello { life: serving.resources.life(), number: 0 }).send(&connection).is_err() {

@@ -272,7 +272,7 @@ impl NodeHandle {
         (node.peers.endpoint, node.peers.silence, node.peers.joins) = (Some(endpoint), silence, joins);
     }
 
-    /// Uses a connection whose other end has said who it is. `leads`: this end has dialed.
+    /// Uses a connection whose other end has identified itself. `leads`: this end has dialed.
     ///
     /// # Errors
     /// Why it cannot be used; it is closed then.

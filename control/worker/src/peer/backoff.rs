@@ -6,7 +6,7 @@ use std::time::Duration;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LAST_PAUSE: Duration = Duration::from_secs(1);
 
-/// How often a process was dialed in vain, or lost soon after.
+/// How often a process could not be reached, or was lost soon after.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff {
     /// The last pause, if its connections do not last.

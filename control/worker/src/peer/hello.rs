@@ -6,7 +6,7 @@ use dflow_transport::Connection;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The time that a process has to say who it is.
+/// The time that a process has to identify itself.
 pub(crate) const HELLO_TIME: Duration = Duration::from_secs(10);
 
 /// On a connection that this end has dialed: says who this process is, and waits until the other end has done so. Gives

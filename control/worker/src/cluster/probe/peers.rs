@@ -243,7 +243,7 @@ impl Asking {
             loop {
                 match ManagementMessage::receive(&self.connection)? {
                     Some(ManagementMessage::Probe(probing)) => return Ok(probing),
-                    // Each end says first who it is.
+                    // Each end first identifies itself.
                     Some(ManagementMessage::Hello { .. }) => continue,
                     Some(_) => return Err(UNEXPECTED.to_owned()),
                     None => {}
