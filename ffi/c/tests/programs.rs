@@ -187,5 +187,6 @@ fn exceptions_of_cpp_are_failures() {
     let mut child = program.call(&["--out", "out=-", "--param", "what=unread"]).spawn().unwrap();
     let mut some = [0; 100];
     child.stdout.take().unwrap().read_exact(&mut some).unwrap();
-    assert!(child.wait().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
