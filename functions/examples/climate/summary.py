@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Writes how many numbers there are, the least and the most of them."""
 
 import numpy
