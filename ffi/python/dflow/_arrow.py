@@ -13,15 +13,18 @@ if TYPE_CHECKING:
     from dflow._streams import Input, Output
 
 
+# What is shorter is copied: a view would cost more.
+_SHORT = 4096
+
+
 class _Source:
-    """A stream as a file that pyarrow reads. What it asks for is a slice of the producer's memory where that holds it in one
-    piece, and a copy otherwise."""
+    """A stream as a file that pyarrow reads. It asks for one part of a message after the other, by their lengths, and gets
+    the producer's memory where that holds a part in one piece, and a copy otherwise."""
 
     closed = False
 
     def __init__(self, source: Input) -> None:
         self._source = source
-        self._view = memoryview(b"")
 
     def readable(self) -> bool:
         return True
@@ -33,42 +36,26 @@ class _Source:
         return False
 
     def close(self) -> None:
-        self._view = memoryview(b"")
+        pass
 
     def tell(self) -> int:
-        return self._source.position - len(self._view)
+        return self._source.position
 
     def read(self, size: int = -1) -> Any:
-        if size < 0:
-            rest = bytes(self._view)
-            self._view = memoryview(b"")
-            return rest + self._source.read()
-        if not self._fill():
+        if size <= _SHORT:
+            return self._source.read(size)
+        first = self._source.view(size)
+        if first is None:
             return b""
-        found, self._view = self._view[:size], self._view[size:]
-        if len(found) == size:
-            return found
-        parts = [found]
-        size -= len(found)
-        while size > 0 and self._fill():
-            part, self._view = self._view[:size], self._view[size:]
-            parts.append(part)
-            size -= len(part)
+        if len(first) == size:
+            return memoryview(first)
+        parts = [bytes(first)]
+        first.release()
+        parts.append(self._source.read(size - len(parts[0])))
         return b"".join(parts)
 
     def read_buffer(self, size: int = -1) -> Any:
         return self.read(size)
-
-    def _fill(self) -> bool:
-        """Whether there are bytes; waits for them."""
-        if len(self._view) == 0:
-            # What is left of the last chunk goes back to its producer before more is waited for.
-            self._view = memoryview(b"")
-            chunk = self._source.chunk()
-            if chunk is None:
-                return False
-            self._view = memoryview(chunk)
-        return True
 
 
 def open_reader(source: Input) -> pyarrow.RecordBatchStreamReader:
