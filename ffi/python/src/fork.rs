@@ -27,7 +27,8 @@ pub(crate) fn is_forked() -> bool {
 /// An error in a forked process.
 pub(crate) fn check(py: Python<'_>) -> PyResult<()> {
     if is_forked() {
-        let text = "this process was forked from a function and shares its streams: only the function itself may use them";
+        let text =
+            "this process was forked from a function and shares its streams: only the function itself may use them";
         return Err(errors::new(py, "Ended", text));
     }
     Ok(())

@@ -57,9 +57,8 @@ impl View {
         let pointer = bytes.as_ptr().cast_mut().cast();
         // It checks the flags: a buffer for writing is refused.
         // SAFETY: the memory stays until the last buffer is released, because `exports` counts this one; the object is alive.
-        let result = unsafe {
-            ffi::PyBuffer_FillInfo(view, slf.as_ptr(), pointer, bytes.len() as ffi::Py_ssize_t, 1, flags)
-        };
+        let result =
+            unsafe { ffi::PyBuffer_FillInfo(view, slf.as_ptr(), pointer, bytes.len() as ffi::Py_ssize_t, 1, flags) };
         if result != 0 {
             return Err(PyErr::fetch(slf.py()));
         }
