@@ -86,7 +86,7 @@ fn run(context: &mut dflow_function::Context, handler: &Py<PyAny>) -> Result<(),
     let lent: Lent = Arc::new(Mutex::new(Some(Own::new(context.lend()))));
     let result = Python::attach(|py| -> PyResult<Failure> {
         let object = Context::new(Arc::clone(&attempt), Arc::clone(&lent));
-        handler.call1(py, (Py::new(py, object)?,))?.extract(py).map_err(Into::into)
+        handler.call1(py, (Py::new(py, object)?,))?.extract(py)
     });
     let result = match result {
         Ok(None) => Ok(()),
