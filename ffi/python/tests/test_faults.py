@@ -185,7 +185,7 @@ def test_a_function_that_ignores_sigterm_is_killed(workflow):
 
 
 ALONE = """
-import signal, sys
+import os, signal, sys
 import dflow
 
 class Stop(Exception):
@@ -213,8 +213,37 @@ async def task(text: dflow.Input, out: dflow.Output):
     async for chunk in text:
         pass
 
+@dflow.function
+def threads(text: dflow.Input, many: dflow.Inputs, out: dflow.Output):
+    import threading
+    ended = []
+    def wait(call):
+        try:
+            call()
+        except dflow.Ended:
+            ended.append(call)
+    calls = [text.chunk, lambda: [view for _, view in many.ready()]]
+    waiting = [threading.Thread(target=wait, args=(call,)) for call in calls]
+    for thread in waiting:
+        thread.start()
+    # They hold the inputs while they wait for them.
+    for call in (text.try_chunk, many.count):
+        while True:
+            try:
+                call()
+            except dflow.Busy:
+                break
+            except BlockingIOError:
+                pass
+    out.write(b"done")
+    def check():
+        for thread in waiting:
+            thread.join()
+        os.write(2, b"%d have ended" % len(ended))
+    threading.Thread(target=check).start()
+
 if __name__ == "__main__":
-    dflow.serve(work, full, task)
+    dflow.serve(work, full, task, threads)
 """
 
 
@@ -242,6 +271,22 @@ def test_signals_end_waits(tmp_path, function, params, number, status, text):
     assert text in error, error
 
 
+def test_threads_that_wait_when_the_function_ends(tmp_path):
+    program = tmp_path / "alone.py"
+    program.write_text(ALONE)
+    for name in ("one", "two"):
+        os.mkfifo(tmp_path / name)
+    # Their other ends stay open, and nothing comes.
+    held = [os.open(tmp_path / name, os.O_RDWR) for name in ("one", "two")]
+    call = [sys.executable, program, "threads", "--in", "text=-", "--in", "many=one", "--in", "many=two", "--out", "out=out"]
+    process = subprocess.Popen(call, stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path)
+    error = process.stderr.read().decode()
+    assert process.wait(timeout=30) == 0, error
+    assert (tmp_path / "out").read_bytes() == b"done" and "2 have ended" in error, error
+    for descriptor in held:
+        os.close(descriptor)
+
+
 def test_a_function_alone(tmp_path):
     program = tmp_path / "alone.py"
     program.write_text(ALONE)
@@ -253,7 +298,7 @@ def test_a_function_alone(tmp_path):
         return done.stdout + done.stderr
 
     assert "waiting" in call("work", "--in", "text=x.txt", "--out", "out=-", status=0)
-    assert "must be one of: work, full, task" in call("nothing", status=2)
+    assert "must be one of: work, full, task, threads" in call("nothing", status=2)
     assert "must be one of" in call(status=2)
     assert "needs the input 'text'" in call("work", "--out", "out=-", status=1)
     assert "Usage: alone.py --in" in call("work", "--help", status=0)
