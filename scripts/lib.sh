@@ -99,6 +99,28 @@ venv_libclang() {
   export LIBCLANG_PATH BINDGEN_EXTRA_CLANG_ARGS
 }
 
+# The oldest Python that the package in ffi/python supports.
+oldest_python=3.11
+
+# Checks that there is a Python that is new enough, with venv.
+need_python() {
+  has python3 || install_packages python3
+  python3 -c "import sys; sys.exit(sys.version_info < tuple(map(int, '$oldest_python'.split('.'))))" ||
+    die "$(python3 --version) is too old, at least $oldest_python is required: put a newer python3 into PATH"
+  python3 -c 'import ensurepip, venv' 2> /dev/null || install_packages python3-venv
+}
+
+# need_venv FOLDER PACKAGE… makes a virtual environment with exactly these packages, unless it has them already.
+need_venv() {
+  local folder=$1
+  shift
+  [[ -f $folder/packages && $(< "$folder/packages") == "$*" ]] && return
+  say "installing $* from PyPI into $folder"
+  python3 -m venv --clear "$folder" && "$folder/bin/pip" --quiet --disable-pip-version-check install "$@" ||
+    die "the packages $* cannot be installed into $folder (see above)"
+  printf '%s\n' "$*" > "$folder/packages"
+}
+
 # Whether the distribution has a package of this name.
 knows_package() {
   has apt-cache || return 1

@@ -73,7 +73,7 @@ pub use dflow_shm::View;
 pub use error::{ReadError, SessionError, WriteError};
 pub use fan_in::FanIn;
 pub use input::{Available, InPort, Lent, MAX_VIEWED, Next};
-pub use output::{OutPort, Reservation, Reserve, Space};
+pub use output::{OutPort, Reservation, Reserve, Space, Suspended};
 pub use parts::Parts;
 pub use poller::{Armed, Poller};
 pub use session::{Interrupter, Port, Session, Waited};

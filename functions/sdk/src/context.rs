@@ -8,7 +8,7 @@ use crate::params::{Asked, is_misspelling};
 use dflow_ports::local::{Declarer, LocalOutput, LocalStreams};
 use dflow_ports::{Available, FanIn, OutPort, OutputStreams, Parts, Port, PortId, Session, Setup};
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -25,6 +25,11 @@ const MAX_LISTED: usize = 20;
 /// The environment variable in which a function finds the number of its socket to the daemon.
 const SOCKET_VARIABLE: &str = "DFLOW_SOCKET";
 
+/// The exit status of a function that has failed.
+pub(crate) const FAILED: u8 = 1;
+/// The exit status of a program that was called wrongly.
+pub(crate) const WRONG_CALL: u8 = 2;
+
 /// Runs `work` as a function: call this from `main`. Returns when the function has ended; outputs are finished if
 /// `work` returned `Ok`.
 ///
@@ -34,27 +39,41 @@ const SOCKET_VARIABLE: &str = "DFLOW_SOCKET";
 /// The exit status is 0 if `work` returned `Ok`, or if its output has no reader left; 1 if it failed, and 2 if the
 /// arguments were wrong.
 pub fn run(work: impl FnOnce(&mut Context) -> Result<(), Error>) -> ExitCode {
+    ExitCode::from(serve_arguments(std::env::args_os(), work))
+}
+
+/// Like [`run`], with arguments from elsewhere, the first of which is the program's name. Returns the exit status.
+#[doc(hidden)]
+pub fn serve_arguments(
+    arguments: impl IntoIterator<Item = OsString>,
+    work: impl FnOnce(&mut Context) -> Result<(), Error>,
+) -> u8 {
     if std::env::var_os(SOCKET_VARIABLE).is_none() {
-        return crate::standalone::run(std::env::args_os(), work);
+        return crate::standalone::run(arguments, work);
     }
-    run_under_daemon(work)
+    serve_daemon(work)
 }
 
 /// Like [`run`], for a program that cannot run alone.
 #[doc(hidden)]
 pub fn run_under_daemon(work: impl FnOnce(&mut Context) -> Result<(), Error>) -> ExitCode {
+    ExitCode::from(serve_daemon(work))
+}
+
+/// Serves the daemon that has started this process, and returns the exit status.
+fn serve_daemon(work: impl FnOnce(&mut Context) -> Result<(), Error>) -> u8 {
     let socket = match inherited_socket() {
         Ok(socket) => socket,
         Err(message) => {
             eprintln!("{message}");
-            return ExitCode::from(2);
+            return WRONG_CALL;
         }
     };
     match serve(socket, work) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(error) => {
             eprintln!("{error}");
-            ExitCode::FAILURE
+            FAILED
         }
     }
 }
@@ -172,6 +191,14 @@ impl Context {
             asked: Asked::default(),
             parts: Arc::default(),
         }
+    }
+
+    /// Moves the context out, for a binding whose handles own it. The caller puts it back before the function returns.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn lend(&mut self) -> Self {
+        let placeholder = Self::new(Arc::clone(&self.session), Origin::Workflow);
+        std::mem::replace(self, placeholder)
     }
 
     /// The connection to the daemon.
@@ -535,12 +562,28 @@ impl Partition {
     /// If there are too many parts.
     pub fn open(&mut self) -> Result<Output, Error> {
         loop {
-            if let Some(port) = self.parts.try_open()? {
-                self.opened.lock().unwrap_or_else(PoisonError::into_inner).push(port.id());
-                return Ok(Output::new(port));
+            if let Some(output) = self.try_open()? {
+                return Ok(output);
             }
             let session = Arc::clone(self.parts.session());
             session.wait(&mut self.parts, None);
         }
+    }
+
+    /// Like [`Partition::open`], but does not wait: `None` until the daemon has answered.
+    ///
+    /// # Errors
+    /// As [`Partition::open`].
+    pub fn try_open(&mut self) -> Result<Option<Output>, Error> {
+        let Some(port) = self.parts.try_open()? else { return Ok(None) };
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner).push(port.id());
+        Ok(Some(Output::new(port)))
+    }
+}
+
+/// For bindings to other languages, which wait in their own way.
+impl AsMut<Parts> for Partition {
+    fn as_mut(&mut self) -> &mut Parts {
+        &mut self.parts
     }
 }

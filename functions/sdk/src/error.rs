@@ -37,6 +37,12 @@ impl Error {
         Self { message: message.into(), kind: Kind::Failed }
     }
 
+    /// An error that says that an output has no reader left, for a binding that has this from elsewhere.
+    #[doc(hidden)]
+    pub fn unread(message: impl Into<String>) -> Self {
+        Self { message: message.into(), kind: Kind::Unread }
+    }
+
     /// Whether the reason is that the function's output has no reader left: a function that returns this error has not
     /// failed.
     #[must_use]

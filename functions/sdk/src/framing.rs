@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::input::Input;
+use dflow_ports::{Available, Next};
 use dflow_protocol::limits::MAX_RECORD;
 
 /// The length-delimited records of an input: [`Input::records`].
@@ -28,52 +29,79 @@ pub struct Records<'a> {
     pub(crate) input: &'a mut Input,
 }
 
-impl Records<'_> {
+impl<'a> Records<'a> {
     /// The next record, in place where it lies in one piece; `None` at the end of the stream.
     ///
     /// # Errors
     /// If the stream ends within a record, a record is longer than [`MAX_RECORD`], or the stream cannot be read.
     #[expect(clippy::should_implement_trait, reason = "the record borrows from the input, which Iterator cannot say")]
     pub fn next(&mut self) -> Result<Option<&[u8]>, Error> {
+        loop {
+            match self.find()? {
+                Next::Ready(place) => return Ok(Some(self.input.framed(place))),
+                Next::End => return Ok(None),
+                Next::WouldBlock => self.input.block(),
+            }
+        }
+    }
+
+    /// Like [`Records::next`], but does not wait. A record of which a part has come is continued by the next call.
+    ///
+    /// # Errors
+    /// As [`Records::next`].
+    pub fn try_next(&mut self) -> Result<Next<&[u8]>, Error> {
+        Ok(match self.find()? {
+            Next::Ready(place) => Next::Ready(self.input.framed(place)),
+            Next::End => Next::End,
+            Next::WouldBlock => Next::WouldBlock,
+        })
+    }
+
+    /// [`Records::try_next`] with the lifetime of the input.
+    #[doc(hidden)]
+    pub fn into_next(mut self) -> Result<Next<&'a [u8]>, Error> {
+        Ok(match self.find()? {
+            Next::Ready(place) => Next::Ready(self.input.framed(place)),
+            Next::End => Next::End,
+            Next::WouldBlock => Next::WouldBlock,
+        })
+    }
+
+    fn find(&mut self) -> Result<Next<Framed>, Error> {
         const HEADER: usize = 4;
         let input = &mut *self.input;
-        let cut = |name: &str| Error::new(format!("the input '{name}' ends in the middle of a record"));
-        let Some(have) = input.wait()? else { return Ok(None) };
-        let head: [u8; HEADER] = match input.port.bytes(have).first_chunk() {
-            Some(head) => {
-                let head = *head;
-                input.port.advance(HEADER as u64);
-                head
-            }
-            None => {
-                input.joined.clear();
-                if !input.join(HEADER)? {
-                    return Err(cut(input.name()));
+        if !input.begin_frame() {
+            let have = match input.port.poll()? {
+                Available::Bytes(have) => have,
+                Available::Nothing => return Ok(Next::WouldBlock),
+                Available::End => return Ok(Next::End),
+            };
+            if let Some(&head) = input.port.bytes(have).first_chunk::<HEADER>() {
+                let whole = HEADER as u64 + u64::from(input.checked_length(head)?);
+                if have >= whole {
+                    return Ok(Next::Ready(Framed::InPlace { before: HEADER, whole, after: 0 }));
                 }
-                *input.joined.first_chunk().ok_or_else(|| cut(input.name()))?
             }
-        };
-        let length = u32::from_le_bytes(head);
-        if length > MAX_RECORD {
-            return Err(Error::new(format!(
-                "the input '{}' has a record of {length} bytes at offset {}; {MAX_RECORD} is the most, so these are \
-                 probably no records",
-                input.name(),
-                input.position() - HEADER as u64
-            )));
+            input.is_partial = true;
         }
-        if length == 0 {
-            return Ok(Some(&[]));
+        loop {
+            let need = match input.joined.first_chunk::<HEADER>() {
+                None => HEADER,
+                Some(&head) => HEADER + input.checked_length(head)? as usize,
+            };
+            if need <= input.joined.len() && input.joined.len() >= HEADER {
+                input.is_partial = false;
+                return Ok(Next::Ready(Framed::Joined { before: HEADER }));
+            }
+            match input.port.poll()? {
+                Available::Bytes(have) => input.join(have.min((need - input.joined.len()) as u64)),
+                Available::Nothing => return Ok(Next::WouldBlock),
+                Available::End => {
+                    input.is_partial = false;
+                    return Err(Error::new(format!("the input '{}' ends in the middle of a record", input.name())));
+                }
+            }
         }
-        let Some(have) = input.wait()? else { return Err(cut(input.name())) };
-        if have >= u64::from(length) {
-            return Ok(Some(input.port.take(u64::from(length))));
-        }
-        input.joined.clear();
-        if !input.join(length as usize)? {
-            return Err(cut(input.name()));
-        }
-        Ok(Some(&input.joined))
     }
 }
 
@@ -99,7 +127,7 @@ pub struct Lines<'a> {
     pub(crate) input: &'a mut Input,
 }
 
-impl Lines<'_> {
+impl<'a> Lines<'a> {
     /// The next line without its newline, in place where it lies in one piece; `None` at the end of the stream. A last
     /// line without a newline counts.
     ///
@@ -107,46 +135,115 @@ impl Lines<'_> {
     /// If the stream cannot be read.
     #[expect(clippy::should_implement_trait, reason = "the line borrows from the input, which Iterator cannot say")]
     pub fn next(&mut self) -> Result<Option<&[u8]>, Error> {
-        let input = &mut *self.input;
-        input.joined.clear();
         loop {
-            let Some(have) = input.wait()? else {
-                return Ok((!input.joined.is_empty()).then_some(&input.joined[..]));
+            match self.find()? {
+                Next::Ready(place) => return Ok(Some(self.input.framed(place))),
+                Next::End => return Ok(None),
+                Next::WouldBlock => self.input.block(),
+            }
+        }
+    }
+
+    /// Like [`Lines::next`], but does not wait. A line of which a part has come is continued by the next call.
+    ///
+    /// # Errors
+    /// As [`Lines::next`].
+    pub fn try_next(&mut self) -> Result<Next<&[u8]>, Error> {
+        Ok(match self.find()? {
+            Next::Ready(place) => Next::Ready(self.input.framed(place)),
+            Next::End => Next::End,
+            Next::WouldBlock => Next::WouldBlock,
+        })
+    }
+
+    /// [`Lines::try_next`] with the lifetime of the input.
+    #[doc(hidden)]
+    pub fn into_next(mut self) -> Result<Next<&'a [u8]>, Error> {
+        Ok(match self.find()? {
+            Next::Ready(place) => Next::Ready(self.input.framed(place)),
+            Next::End => Next::End,
+            Next::WouldBlock => Next::WouldBlock,
+        })
+    }
+
+    fn find(&mut self) -> Result<Next<Framed>, Error> {
+        let input = &mut *self.input;
+        input.begin_frame();
+        loop {
+            let have = match input.port.poll()? {
+                Available::Bytes(have) => have,
+                Available::Nothing => {
+                    input.is_partial = !input.joined.is_empty();
+                    return Ok(Next::WouldBlock);
+                }
+                Available::End => {
+                    input.is_partial = false;
+                    let ended = input.joined.is_empty();
+                    return Ok(if ended { Next::End } else { Next::Ready(Framed::Joined { before: 0 }) });
+                }
             };
-            let found = memchr::memchr(b'\n', input.port.bytes(have));
-            match found {
+            match memchr::memchr(b'\n', input.port.bytes(have)) {
                 Some(at) if input.joined.is_empty() => {
-                    return Ok(Some(&input.port.take(at as u64 + 1)[..at]));
+                    return Ok(Next::Ready(Framed::InPlace { before: 0, whole: at as u64 + 1, after: 1 }));
                 }
                 Some(at) => {
-                    let mut joined = std::mem::take(&mut input.joined);
-                    joined.extend_from_slice(&input.port.bytes(have)[..at]);
-                    input.joined = joined;
-                    input.port.advance(at as u64 + 1);
-                    return Ok(Some(&input.joined));
+                    input.join(at as u64);
+                    input.port.advance(1);
+                    input.is_partial = false;
+                    return Ok(Next::Ready(Framed::Joined { before: 0 }));
                 }
-                None => {
-                    let mut joined = std::mem::take(&mut input.joined);
-                    joined.extend_from_slice(input.port.bytes(have));
-                    input.joined = joined;
-                    input.port.advance(have);
-                }
+                None => input.join(have),
             }
         }
     }
 }
 
+/// Where a record or line is.
+enum Framed {
+    /// In the next `whole` bytes of the stream, without `before` at their beginning and `after` at their end.
+    InPlace { before: usize, whole: u64, after: usize },
+    /// In `joined`, behind `before` bytes.
+    Joined { before: usize },
+}
+
 impl Input {
-    /// Collects exactly `length` bytes into `joined`, which holds some already; `false` if the stream ends before.
-    fn join(&mut self, length: usize) -> Result<bool, Error> {
-        while self.joined.len() < length {
-            let Some(have) = self.wait()? else { return Ok(false) };
-            let take = (length - self.joined.len()).min(have as usize);
-            let mut joined = std::mem::take(&mut self.joined);
-            joined.extend_from_slice(&self.port.bytes(have)[..take]);
-            self.joined = joined;
-            self.port.advance(take as u64);
+    /// Whether a record or line was begun by an earlier call; otherwise a new one begins.
+    fn begin_frame(&mut self) -> bool {
+        if !self.is_partial {
+            self.joined.clear();
         }
-        Ok(true)
+        self.is_partial
+    }
+
+    /// The record or line, which stays there until the next call.
+    fn framed(&mut self, place: Framed) -> &[u8] {
+        match place {
+            Framed::InPlace { before, whole, after } => {
+                let bytes = self.port.take(whole);
+                &bytes[before..bytes.len() - after]
+            }
+            Framed::Joined { before } => &self.joined[before..],
+        }
+    }
+
+    /// Moves the next `length` bytes to `joined`.
+    fn join(&mut self, length: u64) {
+        let bytes = self.port.bytes(length);
+        self.joined.extend_from_slice(bytes);
+        self.port.advance(length);
+    }
+
+    /// The length of the record that begins with `head`.
+    fn checked_length(&self, head: [u8; 4]) -> Result<u32, Error> {
+        let length = u32::from_le_bytes(head);
+        if length > MAX_RECORD {
+            return Err(Error::new(format!(
+                "the input '{}' has a record of {length} bytes at offset {}; {MAX_RECORD} is the most, so these are \
+                 probably no records",
+                self.name(),
+                self.position() - self.joined.len() as u64
+            )));
+        }
+        Ok(length)
     }
 }

@@ -50,6 +50,8 @@ pub struct Input {
     pub(crate) port: InPort,
     /// A record or line that does not lie in one piece.
     pub(crate) joined: Vec<u8>,
+    /// `joined` holds the beginning of one that has not come completely.
+    pub(crate) is_partial: bool,
 }
 
 impl Input {
@@ -194,7 +196,7 @@ impl Input {
         }
     }
 
-    fn block(&mut self) {
+    pub(crate) fn block(&mut self) {
         let session = std::sync::Arc::clone(self.port.session());
         session.wait(&mut self.port, None);
     }
@@ -202,7 +204,7 @@ impl Input {
 
 impl From<InPort> for Input {
     fn from(port: InPort) -> Self {
-        Self { port, joined: Vec::new() }
+        Self { port, joined: Vec::new(), is_partial: false }
     }
 }
 

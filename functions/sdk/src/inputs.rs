@@ -83,3 +83,10 @@ impl Inputs {
         }
     }
 }
+
+/// For bindings to other languages, which wait in their own way.
+impl AsMut<FanIn<Input>> for Inputs {
+    fn as_mut(&mut self) -> &mut FanIn<Input> {
+        &mut self.streams
+    }
+}

@@ -91,10 +91,10 @@ pub mod testing;
 
 pub use context::{Context, Partition, run};
 #[doc(hidden)]
-pub use context::{run_under_daemon, serve};
-pub use dflow_ports::View;
+pub use context::{run_under_daemon, serve, serve_arguments};
 #[doc(hidden)]
 pub use dflow_ports::{ArgPiece, InputSpec, OutputSpec, OutputStreams, ProgramState, Session, Setup};
+pub use dflow_ports::{Next, View};
 pub use error::Error;
 pub use framing::{Lines, Records};
 pub use input::Input;

@@ -132,6 +132,13 @@ impl Output {
     }
 }
 
+/// For bindings to other languages, which wait in their own way.
+impl AsMut<OutPort> for Output {
+    fn as_mut(&mut self) -> &mut OutPort {
+        &mut self.port
+    }
+}
+
 fn block(port: &mut OutPort) {
     let session = Arc::clone(port.session());
     session.wait(port, None);

@@ -230,6 +230,13 @@ impl Written {
         Ok(records)
     }
 
+    /// All streams, each with its output and, if it is one of several, its part.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn into_streams(self) -> BTreeMap<(String, Option<u32>), Vec<u8>> {
+        self.streams
+    }
+
     fn names(&self) -> String {
         let names: Vec<String> = self
             .streams

@@ -174,6 +174,13 @@ impl InPort {
         Ok(self.reader.view(length, &ledger).map_or(Next::WouldBlock, Next::Ready))
     }
 
+    /// The most bytes that a view should have that is still held while the next one is waited for, as a loop in a language
+    /// with garbage does: a longer one could leave the producer without room for the bytes that are waited for.
+    #[must_use]
+    pub fn view_limit(&self) -> u64 {
+        self.reader.piece().filter(|piece| piece.ring).map_or(u64::MAX, |piece| piece.size / 4)
+    }
+
     /// How many bytes are there now. Gives back what was borrowed.
     ///
     /// # Errors

@@ -164,8 +164,10 @@ impl Work {
         let mut failed = self.failed;
         let complete = self.end == Some(true) && failed.is_none();
         for part in self.parts.into_values() {
-            if let Err(error) = part.sink.finish(complete) {
-                failed.get_or_insert(error);
+            match part.sink.finish(complete) {
+                // Buffered bytes that nobody reads any more, as in a write.
+                Err(error) if error.kind() != ErrorKind::BrokenPipe => _ = failed.get_or_insert(error),
+                _ => {}
             }
         }
         failed.map_or(Ok(()), |source| Err(LocalError::Output { output: self.output, source }))

@@ -98,7 +98,7 @@ pub trait Sinks: Send + Sync {
     fn open(&self, output: &str, part: Option<u32>) -> std::io::Result<Box<dyn Sink>>;
 }
 
-/// Where one stream goes. [`std::io::ErrorKind::BrokenPipe`] from a write says that nobody reads it any more.
+/// Where one stream goes. [`std::io::ErrorKind::BrokenPipe`] says that nobody reads it any more.
 pub trait Sink: Write + Send {
     /// Called once at the end; `complete` says that the function has succeeded.
     ///

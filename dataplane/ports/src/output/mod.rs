@@ -144,6 +144,12 @@ impl OutPort {
         Reservation { port: self, bounced }
     }
 
+    /// Continues a reservation after [`Reservation::suspend`]. If this port was used in between, the room is another one.
+    #[must_use]
+    pub fn resume(&mut self, suspended: Suspended) -> Reservation<'_> {
+        Reservation { port: self, bounced: suspended.bounced }
+    }
+
     /// Whether `length` contiguous bytes can be written now, as [`OutPort::try_reserve`] says it.
     ///
     /// # Errors
@@ -361,7 +367,20 @@ pub struct Reservation<'a> {
     bounced: bool,
 }
 
+/// A reservation that does not borrow its port, for callers in other languages: [`Reservation::suspend`].
+#[derive(Debug)]
+pub struct Suspended {
+    bounced: bool,
+}
+
 impl<'a> Reservation<'a> {
+    /// Ends the borrow of the port; [`OutPort::resume`] continues it. The room stays where it is until the port is used or
+    /// dropped.
+    #[must_use]
+    pub fn suspend(self) -> Suspended {
+        Suspended { bounced: self.bounced }
+    }
+
     /// Makes the first `length` bytes readable, and gives the port back. If the window was too short for the reservation,
     /// some of them become readable with the next [`OutPort::try_flush`].
     ///

@@ -3,7 +3,7 @@
 mod arguments;
 mod files;
 
-use crate::context::{Context, Origin, serve_from};
+use crate::context::{Context, FAILED, Origin, WRONG_CALL, serve_from};
 use crate::error::Error;
 use arguments::{Arguments, Call, Input, Place};
 use dflow_ports::local::{Local, LocalInput, LocalRun, Source};
@@ -11,37 +11,36 @@ use files::Files;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::ffi::OsString;
 use std::fs::File;
-use std::process::ExitCode;
 use std::sync::Arc;
 
 /// The name of the input with the part of a `foreach`.
 const PART: &str = "part";
 
-/// Runs `work` as the arguments say; the first of them is the program.
+/// Runs `work` as the arguments say; the first of them is the program. Returns the exit status.
 pub(crate) fn run(
     arguments: impl IntoIterator<Item = OsString>,
     work: impl FnOnce(&mut Context) -> Result<(), Error>,
-) -> ExitCode {
+) -> u8 {
     let mut arguments = arguments.into_iter();
     let program = arguments.next().unwrap_or_default();
     let program = std::path::Path::new(&program).file_name().unwrap_or(&program).to_string_lossy().into_owned();
     match Arguments::parse(&program, arguments) {
         Ok(Call::Help(text)) => {
             println!("{text}");
-            ExitCode::SUCCESS
+            0
         }
         Ok(Call::Run(arguments)) => match perform(program.clone(), arguments, work) {
-            Ok(()) => ExitCode::SUCCESS,
+            Ok(()) => 0,
             // As for a program in a pipeline whose reader has seen enough.
-            Err(error) if error.is_unread() => ExitCode::SUCCESS,
+            Err(error) if error.is_unread() => 0,
             Err(error) => {
                 eprintln!("{program}: {error}");
-                ExitCode::FAILURE
+                FAILED
             }
         },
         Err(error) => {
             eprintln!("{program}: {error}");
-            ExitCode::from(2)
+            WRONG_CALL
         }
     }
 }
