@@ -242,12 +242,18 @@ impl Store {
         if let Some(run) = self.runs.get_mut(run) {
             run.stop_all_waiting(id);
         }
+        // An attempt that was not started has read nothing: the next one reads its streams from their start.
+        let has_read = process.started || process.carrier.is_some();
         for piece in process.carrier.into_iter().flat_map(|carrier| carrier.quarantine.into_values().flatten()) {
             self.free(piece);
         }
         for (&port, &(stream_id, subscriber)) in &process.inputs {
             let Some(stream) = self.runs.stream_mut(stream_id) else { continue };
-            if let Some(subscription) = stream.close_reader(subscriber, (id, port)) {
+            let subscription = match has_read {
+                true => stream.close_reader(subscriber, (id, port)),
+                false => stream.leave_reader(subscriber, (id, port)),
+            };
+            if let Some(subscription) = subscription {
                 subscription.detach();
             }
             if let (Some((producer, out)), Some(control)) = (stream.epoch.producer(), &process.control) {

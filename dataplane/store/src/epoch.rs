@@ -95,6 +95,11 @@ impl Epoch {
         self.finished
     }
 
+    /// Whether every byte below the watermark is still here.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.pieces.are_whole(self.watermark)
+    }
+
     /// The stream is complete.
     pub(crate) fn finish(&mut self, length: u64) {
         self.watermark = length;

@@ -54,7 +54,7 @@ pub use input::InputFile;
 pub use observe::{RunUsage, Traffic, Usage, Waiting};
 pub use outbox::Outgoing;
 pub use spill::SpillJob;
-pub use store::{Config, Store, StoreEvent};
+pub use store::{Config, Store, StoreEvent, StreamCopy};
 pub use subscription::Subscriber;
 pub use threads::Threads;
 

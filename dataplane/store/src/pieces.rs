@@ -224,6 +224,19 @@ impl Pieces {
         self.0.iter_mut().find(|piece| piece.base == base && has(&piece.place))
     }
 
+    /// Whether they have every byte below `written`. A ring that is still written loses its oldest bytes at any time.
+    pub(crate) fn are_whole(&self, written: u64) -> bool {
+        let mut next = 0;
+        for piece in &self.0 {
+            let Some(end) = piece.end else { return piece.base == next && !piece.is_ring() };
+            if piece.base != next || (piece.is_ring() && end - piece.base > piece.capacity()) {
+                return false;
+            }
+            next = end;
+        }
+        next >= written
+    }
+
     /// All pieces, in order; none is left.
     pub(crate) fn take(&mut self) -> Vec<Piece> {
         std::mem::take(&mut self.0)

@@ -79,6 +79,15 @@ pub struct Store {
     bells: Bells,
 }
 
+/// What a node has of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamCopy {
+    /// Every byte from offset 0 up to what has come so far is there, and more will come if there is more.
+    pub is_whole: bool,
+    /// The stream has come to its end.
+    pub is_complete: bool,
+}
+
 /// An event for the scheduler and the worker.
 #[derive(Debug)]
 pub enum StoreEvent {
@@ -265,8 +274,14 @@ impl Store {
     }
 
     /// Subscribes an input of an instance to a stream. `keep`: it may read the stream more than once, or as one slice.
+    ///
+    /// A stream that is not open yet, because its epoch is void when its first reader on this node appears, is opened: the next
+    /// epoch finds its subscriptions.
     pub fn subscribe(&mut self, now: Duration, id: RunStream, subscriber: Subscriber, keep: bool) {
         self.advance(now);
+        if self.runs.stream(id).is_none() {
+            self.open_stream(id, false);
+        }
         if let Some(stream) = self.runs.stream_mut(id) {
             stream.subscribers.insert(subscriber, Subscription::new(keep, self.now));
         }
@@ -281,11 +296,30 @@ impl Store {
         }
     }
 
+    /// Forgets a subscription, as if it had never been: the node of its reader is lost.
+    pub fn forget_reader(&mut self, id: RunStream, subscriber: Subscriber) {
+        self.unsubscribe(id, subscriber);
+        if let Some(stream) = self.runs.stream_mut(id) {
+            stream.subscribers.remove(&subscriber);
+        }
+    }
+
     /// Keeps all bytes of a stream until [`Store::unhold`], because not all of its subscriptions are known yet.
     pub fn hold(&mut self, id: RunStream) {
         if let Some(stream) = self.runs.stream_mut(id) {
             stream.holds += 1;
         }
+    }
+
+    /// What is here of a stream: whether every byte from offset 0 on is, up to what has come so far, and whether it has come to
+    /// its end. `holds` of the [holds](Store::hold) do not count as readers to come. `None` if it is not open.
+    #[must_use]
+    pub fn copy_of(&self, id: RunStream, holds: u32) -> Option<StreamCopy> {
+        let stream = self.runs.stream(id)?;
+        let is_complete = stream.epoch.finished().is_some();
+        // Of what nobody reads, bytes are dropped, and no more may come.
+        let is_wanted = is_complete || stream.holds > holds || stream.subscribers.values().any(|it| !it.is_done());
+        Some(StreamCopy { is_whole: is_wanted && stream.epoch.is_whole(), is_complete })
     }
 
     /// Ends a [`Store::hold`].

@@ -38,10 +38,15 @@ impl Stream {
         self.keep || self.holds > 0 || self.subscribers.values().any(Subscription::keeps)
     }
 
+    /// A reader is gone. Returns its subscription, if it is still the reader of that.
+    pub(crate) fn leave_reader(&mut self, subscriber: Subscriber, reader: Endpoint) -> Option<&mut Subscription> {
+        self.epoch.pieces.leave(reader);
+        self.subscribers.get_mut(&subscriber).filter(|it| it.is_read_by(reader))
+    }
+
     /// A reader closes its input. Returns its subscription, if it is still the reader of that.
     pub(crate) fn close_reader(&mut self, subscriber: Subscriber, reader: Endpoint) -> Option<&mut Subscription> {
-        self.epoch.pieces.leave(reader);
-        let subscription = self.subscribers.get_mut(&subscriber).filter(|it| it.is_read_by(reader))?;
+        let subscription = self.leave_reader(subscriber, reader)?;
         subscription.close();
         Some(subscription)
     }

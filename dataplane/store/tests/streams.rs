@@ -1,8 +1,9 @@
 //! Streams from function to function through a real store, with the real SDK.
 
 use dflow_function::{Error, Output};
-use dflow_store::ProcessId;
-use dflow_testkit::node::{Function, Node, byte_at, key, produce, verify, verify_slice};
+use dflow_protocol::InstanceId;
+use dflow_store::{ProcessId, Subscriber};
+use dflow_testkit::node::{Function, Node, byte_at, key, now, produce, verify, verify_slice};
 use std::time::{Duration, Instant};
 
 const MIB: u64 = 1 << 20;
@@ -443,4 +444,48 @@ fn thousands_of_outputs_end_in_turn_although_nobody_reads_one_of_them() {
     };
     let (alone, beside) = (time_to_end(false), time_to_end(true));
     assert!(beside < 4 * alone + Duration::from_millis(300), "{beside:?} instead of {alone:?}");
+}
+
+/// What a node has of a stream, which a run must know when another node is lost.
+#[test]
+fn a_copy_is_whole_as_long_as_no_byte_is_released() {
+    let mut node = Node::new(64 * MIB);
+    let (a, b) = (source(), sink());
+    assert_eq!(node.store.copy_of(key(1), 0), None);
+    node.plan(&[1], &[(2, &b)]);
+    node.start(1, &a, |ctx| produce(ctx, "out", 1, 3 * MIB, 70_000));
+    node.run();
+    let copy = node.store.copy_of(key(1), 0).unwrap();
+    assert!(copy.is_whole && copy.is_complete, "{copy:?}");
+    node.store.hold(key(1));
+    for _ in 0..2 {
+        node.start(2, &b, |ctx| expect(verify(&mut ctx.input("in")?, 1)?, 3 * MIB));
+        node.run();
+        assert!(node.store.copy_of(key(1), 1).unwrap().is_whole);
+        // As if it had never read: so does the run for an instance that runs again.
+        let reader = Subscriber { instance: InstanceId(2), input: 0 };
+        node.store.forget_reader(key(1), reader);
+        node.store.subscribe(now(), key(1), reader, false);
+    }
+    node.store.unhold(key(1));
+    node.start(2, &b, |ctx| expect(verify(&mut ctx.input("in")?, 1)?, 3 * MIB));
+    node.run();
+    let copy = node.store.copy_of(key(1), 0).unwrap();
+    assert!(!copy.is_whole && copy.is_complete, "{copy:?}");
+    all_well(&node, 2);
+}
+
+#[test]
+fn an_attempt_that_was_not_started_has_read_nothing() {
+    let mut node = Node::new(64 * MIB);
+    let (a, b) = (source(), sink());
+    node.plan(&[1], &[(2, &b)]);
+    node.queue(2, &b, |_| Ok(()));
+    node.start(1, &a, |ctx| produce(ctx, "out", 1, 3 * MIB, 70_000));
+    node.run_until(|node| node.is_gone(1));
+    node.kill(2);
+    node.run_until(|node| node.is_gone(2));
+    node.start(2, &b, |ctx| expect(verify(&mut ctx.input("in")?, 1)?, 3 * MIB));
+    node.run();
+    all_well(&node, 2);
 }
