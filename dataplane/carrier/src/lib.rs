@@ -58,6 +58,8 @@ pub enum Command {
     Import(NodeId, StreamKey, PortId),
     /// This epoch of a stream is aborted: it comes from no peer and goes to none any more.
     Drop(StreamKey),
+    /// The run has nothing more to do with this peer: none of its streams comes from it or goes to it any more.
+    Leave(NodeId, RunId),
     /// Use this path to the peer from now on; its number is the same on both sides.
     Connect(NodeId, Box<dyn Path>, u64),
     /// A path to the peer is lost after this long without a sign of life. Ten seconds, unless this says otherwise.

@@ -148,6 +148,11 @@ impl<'a> Worker<'a> {
                     peer.streams.drop_stream(&mut peer.link, stream);
                 }
             }
+            Command::Leave(id, run) => {
+                if let (Some(number), Some(peer)) = (self.runs.number(run), self.peers.get_mut(&id)) {
+                    peer.end_run(run, number, "its run goes on without this node", self.report);
+                }
+            }
             Command::Connect(id, path, number) => {
                 let report = self.report;
                 self.peer(id).connect(path, number, report);

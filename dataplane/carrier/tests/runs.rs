@@ -94,6 +94,27 @@ fn a_run_that_ends_in_the_middle_disturbs_no_other() {
 }
 
 #[test]
+fn a_run_may_leave_a_peer_without_disturbing_others() {
+    let mut cluster = Cluster::new(2, 64 * MIB);
+    begin_both(&cluster, other());
+    pass(&mut cluster, RUN_STEP + 1, 0, 1, ENDLESS);
+    until_sent(&cluster, 0, other(), MIB);
+    cluster.tell(0, Command::Leave(NodeId(1), other()));
+    // The other node's import has ended; the run itself goes on at both.
+    cluster.until_crossing(0, 1, 0);
+    for (function, node) in [(1, 0), (101, 1)] {
+        cluster.kill(node, RUN_STEP + function);
+    }
+    pass(&mut cluster, 1, 0, 1, 8 * MIB);
+    pass(&mut cluster, 2, 1, 0, 8 * MIB);
+    cluster.until_idle();
+    assert!((0..2).all(|node| cluster.failures(node).is_empty()));
+    assert!([0, 1].into_iter().all(|node| cluster.link(node, 1 - node).violations == 0));
+    (0..2).for_each(|node| cluster.end(node, other()));
+    cluster.finish();
+}
+
+#[test]
 fn a_run_may_end_on_the_writing_node_first() {
     let mut cluster = Cluster::new(2, 64 * MIB);
     begin_both(&cluster, other());
