@@ -143,6 +143,16 @@ pub enum Action {
         /// What they are told.
         fact: Fact,
     },
+    /// These nodes are lost: nothing comes from them and nothing goes to them any more, in this run.
+    Forsake {
+        /// Their places.
+        places: Vec<Place>,
+    },
+    /// Report what the store has, with [`crate::Event::Surveyed`], and release no byte of it until
+    /// [`Action::EndSurvey`].
+    Survey,
+    /// Bytes may be released again.
+    EndSurvey,
     /// The run has succeeded and all of its processes have ended: make its outputs visible. The last action of a run.
     Committed,
     /// The run has failed and all of its processes have ended: release everything. The last action of a run.

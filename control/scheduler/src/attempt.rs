@@ -13,8 +13,12 @@ impl RunMachine {
     /// Begins the next attempt and opens its streams. The previous attempt is dead.
     pub(crate) fn begin_attempt(&mut self, id: InstanceId) {
         self.detach(id);
+        self.announce_reader(id);
         let instance = self.instance_mut(id);
         instance.attempt += 1;
+        if !instance.continuing {
+            instance.base = instance.attempt;
+        }
         let pause = instance.not_before;
         for port in &mut instance.outputs {
             (port.opened, port.closed) = (0, false);
@@ -110,6 +114,7 @@ impl RunMachine {
                 self.streams.continue_lane(lane_of(here));
                 first = Some((self.instances.next_id(), self.streams.next_id()));
             }
+            self.instance_mut(id).outputs[port].first.extend(first);
             self.list_part(id, port);
         }
         self.tell(id, || Fact::PartOpened { instance: id, attempt, output, first });

@@ -3,7 +3,7 @@
 
 use crate::machine::RunMachine;
 use crate::plan::NodeKind;
-use crate::state::{Decision, Status};
+use crate::state::{Decision, Status, SwitchState};
 use dflow_protocol::InstanceId;
 
 impl RunMachine {
@@ -16,7 +16,9 @@ impl RunMachine {
             }
             self.final_until += 1;
         }
-        self.switches.iter().all(|switch| switch.settled || switch.decision == Decision::Void)
+        let is_final =
+            |switch: &SwitchState| (switch.settled && !switch.unverified) || switch.decision == Decision::Void;
+        self.switches.iter().all(is_final)
     }
 
     /// Whether the instance has ended for good, or will never run.

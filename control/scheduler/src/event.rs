@@ -1,8 +1,9 @@
 //! The events that the run state machine receives.
 
-use crate::fact::Fact;
+use crate::fact::{Fact, StreamCopy};
 use crate::options::Place;
 use dflow_protocol::{Epoch, InstanceId, StreamId};
+use dflow_workflow::FunctionId;
 
 /// Something that has happened in a run. Events of an attempt or an epoch that is no longer current are ignored,
 /// because they may have been in flight when it was given up.
@@ -114,12 +115,21 @@ pub enum Event {
         /// What it told.
         fact: Fact,
     },
-    /// A node of the run is gone, with everything that it had. The coordinator alone is told.
+    /// A node of the run is gone, with everything that it had. The coordinator alone is told. The run goes on without it:
+    /// what is needed of what was there runs again elsewhere.
     NodeLost {
         /// The node.
         place: Place,
         /// Why, for the report.
         reason: String,
+        /// New lists of places, by part, for the functions that have this one in theirs: with another node in its stead.
+        /// Empty for a function that no other node can run.
+        places: Vec<(FunctionId, Vec<Place>)>,
+    },
+    /// The answer to [`crate::Action::Survey`]: the streams in the node's store.
+    Surveyed {
+        /// The streams.
+        copies: Vec<StreamCopy>,
     },
     /// The time of the last [`crate::Action::WakeAt`] has come.
     TimerFired,

@@ -68,14 +68,26 @@ impl RunMachine {
                 let created = self.create_stream(instance, port, part);
                 self.connect_all(created.into_iter().collect());
                 if !self.instance(instance).present {
-                    let children = created.map(|stream| self.stream(stream).children.clone()).unwrap_or_default();
-                    children.into_iter().for_each(|(_, child)| self.set_present(child, false));
+                    self.remove_children_of(created);
                 }
             }
         }
         if self.excess.is_none() {
             self.extend_lists(self.instance(instance).node);
         }
+    }
+
+    /// Creates the stream of a part that is not open now, and what exists because of it.
+    pub(crate) fn create_part(&mut self, instance: InstanceId, port: usize) {
+        let part = self.instance(instance).outputs[port].streams.len() as u32;
+        let created = self.create_stream(instance, port, part);
+        self.connect_all(created.into_iter().collect());
+        self.remove_children_of(created);
+    }
+
+    fn remove_children_of(&mut self, stream: Option<StreamId>) {
+        let children = stream.map(|stream| self.stream(stream).children.clone()).unwrap_or_default();
+        children.into_iter().for_each(|(_, child)| self.set_present(child, false));
     }
 
     /// Voids the parts of a discovered port: its streams, and everything that exists because of them, leave the
@@ -203,8 +215,7 @@ impl RunMachine {
                 let parent = self.instance(self.stream(stream).instance);
                 parent.retired && !parent.phase.ended()
             });
-        let part = path.as_slice().last().copied().unwrap_or(0) as usize;
-        let place = spec.places.get(part % spec.places.len().max(1)).copied().unwrap_or(0);
+        let place = self.place_in(node, path.last_part());
         let added = self.instances.push(Instance {
             node,
             path,
@@ -214,6 +225,7 @@ impl RunMachine {
             phase: Phase::Idle,
             attempt: 0,
             voided: 0,
+            base: 0,
             retries_used: 0,
             not_before: Duration::ZERO,
             continuing: false,
@@ -229,6 +241,7 @@ impl RunMachine {
             position: None,
             open_readers: 0,
             dropped: false,
+            cut: false,
             lost: None,
             released: false,
             settled: false,
@@ -289,6 +302,7 @@ impl RunMachine {
             part,
             path,
             epoch: Epoch(0),
+            base: Epoch(0),
             state: StreamState::Absent,
             length: None,
             was_finished: false,

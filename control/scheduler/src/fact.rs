@@ -160,7 +160,7 @@ pub enum Fact {
     Proposed {
         /// The number of the proposal.
         round: u64,
-        /// The instances of the receiver's node that it is about.
+        /// All instances that it is about.
         members: Vec<Standing>,
     },
     /// The answer: the node leaves them as they are until it hears [`Fact::Decided`], or they are not.
@@ -177,6 +177,156 @@ pub enum Fact {
         /// All nodes agree: the instances are released.
         released: bool,
     },
+    /// Nodes are lost: decide nothing until [`Fact::Resume`], and report what is there. Facts of the lost nodes, and
+    /// those of others that arrive until then, are void: what follows says everything again.
+    Freeze {
+        /// Counts the recoveries of the run, from 1.
+        generation: u64,
+        /// All nodes that have been lost so far.
+        lost: Vec<Place>,
+    },
+    /// A piece of a node's answer.
+    Frozen {
+        /// The recovery.
+        generation: u64,
+        /// What the node has.
+        inventory: Inventory,
+        /// It is the last piece.
+        is_last: bool,
+    },
+    /// From here to [`Fact::Resume`] the coordinator tells how the run stands, on all nodes.
+    Restoring {
+        /// The recovery.
+        generation: u64,
+    },
+    /// The next part that an instance has ever opened on an output.
+    PartKnown {
+        /// The instance.
+        instance: InstanceId,
+        /// Index of the output.
+        output: u32,
+        /// The part.
+        part: u32,
+        /// The ids from which what exists because of the part is numbered.
+        first: (InstanceId, StreamId),
+    },
+    /// How instances stand.
+    Stands {
+        /// The instances, each after those for whose streams it exists.
+        instances: Vec<InstanceStanding>,
+    },
+    /// The parts that the present attempt of an instance has opened on an output.
+    PartsStand {
+        /// The instance.
+        instance: InstanceId,
+        /// Its attempt.
+        attempt: u32,
+        /// Index of the output.
+        output: u32,
+        /// For each the attempt with which its bytes begin.
+        bases: Vec<u32>,
+        /// There will be no more.
+        is_closed: bool,
+    },
+    /// The end of a recovery.
+    Resume {
+        /// The recovery.
+        generation: u64,
+        /// The places of the functions that had one which is lost, by part.
+        places: Vec<(u32, Vec<Place>)>,
+        /// Instances whose present attempts are void, with these attempts.
+        again: Vec<(InstanceId, u32)>,
+        /// The switches that are decided for good.
+        decided: Vec<u32>,
+    },
+    /// What the sender tells from here on happens after its recovery.
+    Resumed {
+        /// The recovery.
+        generation: u64,
+    },
+}
+
+/// What a node has, as far as a recovery depends on it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Inventory {
+    /// The streams in its store.
+    pub copies: Vec<StreamCopy>,
+    /// Its own instances whose living attempt has been given a stream.
+    pub reading: Vec<InstanceId>,
+    /// Its own instances that have not run and never will, as far as it knows: it keeps nothing for them.
+    pub retired: Vec<InstanceId>,
+    /// Instances of lost nodes, with the latest attempt of which it has heard, and whether that has not been voided.
+    pub lost: Vec<(InstanceId, u32, bool)>,
+    /// The parts of such instances.
+    pub parts: Vec<KnownParts>,
+}
+
+/// The parts that an instance has ever opened on an output, as far as a node has heard.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct KnownParts {
+    /// The instance.
+    pub instance: InstanceId,
+    /// Index of the output.
+    pub output: u32,
+    /// For each part the ids from which what exists because of it is numbered.
+    pub first: Vec<(InstanceId, StreamId)>,
+}
+
+impl Inventory {
+    /// How many entries it has.
+    pub(crate) fn len(&self) -> usize {
+        let parts: usize = self.parts.iter().map(|parts| 1 + parts.first.len()).sum();
+        self.copies.len() + self.reading.len() + self.retired.len() + self.lost.len() + parts
+    }
+}
+
+/// What a node's store has of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct StreamCopy {
+    /// The stream.
+    pub stream: StreamId,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Every byte from offset 0 up to what has come so far can be read, and what is still to come will come.
+    pub is_whole: bool,
+    /// It has come to its end.
+    pub is_complete: bool,
+    /// It came from a lost node, and not to its end.
+    pub is_broken: bool,
+}
+
+/// How an instance stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct InstanceStanding {
+    /// The instance.
+    pub instance: InstanceId,
+    /// Its attempt.
+    pub attempt: u32,
+    /// The attempt with which the bytes of its streams begin.
+    pub base: u32,
+    /// How many of its retries are spent.
+    pub retries_used: u32,
+    /// What the attempt does.
+    pub progress: AttemptProgress,
+    /// It is not needed.
+    pub is_dropped: bool,
+    /// It has ended without its unfinished streams being complete: their readers are not needed either.
+    pub is_cut: bool,
+}
+
+/// What an attempt does, as far as other nodes have to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub enum AttemptProgress {
+    /// It is void.
+    Void,
+    /// It is gone, and the next one writes the same bytes.
+    Suspended,
+    /// It goes on.
+    Alive,
+    /// It has succeeded.
+    Ended,
+    /// It has ended without a reader of its outputs.
+    Unread,
 }
 
 impl Fact {
@@ -195,7 +345,9 @@ impl Fact {
             | Self::Dropped { instance }
             | Self::Lost { instance, .. }
             | Self::Cut { instance }
-            | Self::Recorded { instance, .. } => Some(*instance),
+            | Self::Recorded { instance, .. }
+            | Self::PartKnown { instance, .. }
+            | Self::PartsStand { instance, .. } => Some(*instance),
             Self::Failed { instance, .. } => *instance,
             Self::Value { .. }
             | Self::Stop { .. }
@@ -204,8 +356,47 @@ impl Fact {
             | Self::Quiet { .. }
             | Self::Proposed { .. }
             | Self::Answered { .. }
-            | Self::Decided { .. } => None,
+            | Self::Decided { .. }
+            | Self::Freeze { .. }
+            | Self::Frozen { .. }
+            | Self::Restoring { .. }
+            | Self::Stands { .. }
+            | Self::Resume { .. }
+            | Self::Resumed { .. } => None,
         }
+    }
+
+    /// Whether it counts as one of the facts that must have arrived before nothing moves any more.
+    pub(crate) fn is_counted(&self) -> bool {
+        !matches!(
+            self,
+            Self::Quiet { .. }
+                | Self::Freeze { .. }
+                | Self::Frozen { .. }
+                | Self::Restoring { .. }
+                | Self::PartKnown { .. }
+                | Self::Stands { .. }
+                | Self::PartsStand { .. }
+                | Self::Resume { .. }
+                | Self::Resumed { .. }
+        )
+    }
+
+    /// Its size in a message, in units of a small fact.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let entries = match self {
+            Self::Proposed { members, .. } => members.len(),
+            Self::Chose { winners, .. } => winners.len(),
+            Self::PartsStand { bases, .. } => bases.len(),
+            Self::Frozen { inventory, .. } => inventory.len(),
+            Self::Stands { instances } => instances.len(),
+            Self::Resume { places, again, .. } => {
+                again.len() + places.iter().map(|(_, list)| 1 + list.len()).sum::<usize>()
+            }
+            _ => 0,
+        };
+        1 + entries
     }
 }
 

@@ -9,7 +9,7 @@ use crate::action::Action;
 use crate::fact::Fact;
 use crate::machine::RunMachine;
 use crate::plan::{InputPort, NodeId, PortRef};
-use crate::state::{Closed, Decision, Phase, Status};
+use crate::state::{Closed, Decision, InputState, Phase, Status, StreamState};
 use dflow_protocol::{InstanceId, StreamId};
 use std::sync::Arc;
 
@@ -122,10 +122,16 @@ impl RunMachine {
 
     /// Keeps the bytes of a stream for readers that are not known yet, or does not any more.
     pub(crate) fn update_hold(&mut self, stream: StreamId) {
-        let state = self.stream(stream);
-        if !state.announced {
+        let is_void = self.stream(stream).state == StreamState::Absent;
+        self.update_hold_of(stream, is_void);
+    }
+
+    /// `whole`: no byte of it has been released, so it can still be held.
+    pub(crate) fn update_hold_of(&mut self, stream: StreamId, whole: bool) {
+        if !self.stream(stream).announced || self.recovery.defers_hold(stream, whole) {
             return;
         }
+        let state = self.stream(stream);
         let producer = state.instance;
         let port = &self.plan.nodes[self.instance(producer).node].outputs[state.port];
         let unknown = port.consumers.iter().any(|edge| {
@@ -133,11 +139,14 @@ impl RunMachine {
             let skipped = reader.status == Status::Skipped && reader.status_settled;
             !edge.each && !reader.members_settled && !skipped
         });
-        let undecided = port
-            .switches
-            .iter()
-            .any(|switch| matches!(self.switches[*switch].decision, Decision::Open | Decision::Reading));
+        let undecided = port.switches.iter().any(|switch| {
+            let switch = &self.switches[*switch];
+            switch.unverified || matches!(switch.decision, Decision::Open | Decision::Reading)
+        });
         let hold = unknown || undecided;
+        if hold && !self.stream(stream).held && !whole {
+            return;
+        }
         if std::mem::replace(&mut self.stream_mut(stream).held, hold) != hold {
             self.actions.push(if hold { Action::Hold { stream } } else { Action::Unhold { stream } });
             self.todo.unread.insert(producer);
@@ -176,8 +185,18 @@ impl RunMachine {
             for &id in &self.nodes[node].instances {
                 let input = &self.instance(id).inputs[index];
                 let decides = everywhere || self.owns(id);
-                if decides && self.is_wanted(id) && input.winners.len() < need && input.tally.listed < need {
+                if !decides || !self.is_wanted(id) {
+                    continue;
+                }
+                if input.winners.len() < need && input.tally.listed < need {
                     let reason = self.why_too_few(id, port, need, input.tally.listed);
+                    return Some((Some(id), reason));
+                }
+                if input.choice_settled && !input.winners.iter().all(|stream| self.stream(*stream).signal.listed) {
+                    let reason = format!(
+                        "`{}` had chosen a part for good, and it was not written again after its node was lost",
+                        self.name(id)
+                    );
                     return Some((Some(id), reason));
                 }
             }
@@ -264,7 +283,11 @@ impl RunMachine {
             (true, _) => {
                 all_if(instance.each.is_some_and(|stream| self.instance(self.stream(stream).instance).settled))
             }
-            (false, Some(_)) => all_if(instance.inputs[index].choice_settled),
+            (false, Some(_)) => {
+                let InputState { winners, choice_settled, .. } = &instance.inputs[index];
+                let settled = |stream: &StreamId| self.instance(self.stream(*stream).instance).settled;
+                all_if(*choice_settled && winners.iter().all(settled))
+            }
             (false, None) => {
                 let open = port.sources[first..].iter().position(|source| !self.nodes[source.node].sealed);
                 open.map_or(port.sources.len(), |open| first + open)

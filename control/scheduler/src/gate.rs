@@ -111,7 +111,8 @@ impl RunMachine {
 
     /// Withdraws a void winner from a k-of-n choice; the next candidates take its place.
     pub(crate) fn withdraw(&mut self, consumer: InstanceId, input: usize, stream: StreamId) {
-        if !self.owns(consumer) {
+        // A final choice stays, even if a winner has to run again because its node was lost.
+        if !self.owns(consumer) || self.instance(consumer).inputs[input].choice_settled {
             return;
         }
         let winners = &mut self.instance_mut(consumer).inputs[input].winners;

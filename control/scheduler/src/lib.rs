@@ -15,7 +15,8 @@
 //! One machine can decide a whole run, or each node decides its part ([`Scope`]): then the machines keep the same state of
 //! all instances, each decides for those of its own node (`scope`) and tells the others what they have to know
 //! ([`Fact`], `audience`), and replays what it hears (`mirror`). The first node is the coordinator too: it decides when
-//! the run is over (`commit`), and what depends on instances of several nodes at once (`release`).
+//! the run is over (`commit`), what depends on instances of several nodes at once (`release`), and what runs again when
+//! nodes are lost (`recovery`).
 //!
 //! Before a run, the [`planner`] decides which node each instance should run on.
 //!
@@ -42,6 +43,7 @@ mod plan;
 pub mod planner;
 mod race;
 mod record;
+mod recovery;
 mod release;
 mod report;
 mod restart;
@@ -57,7 +59,7 @@ mod unread;
 pub use action::{Action, Producer};
 pub use dflow_protocol::{Epoch, InstanceId, StreamId};
 pub use event::{Event, Outcome};
-pub use fact::{Fact, Standing};
+pub use fact::{AttemptProgress, Fact, InstanceStanding, Inventory, KnownParts, Standing, StreamCopy};
 pub use machine::{RunMachine, RunState};
 pub use options::{Invocation, Place, PlaceOptions, PlanError, RunOptions, Scope};
 pub use part::PartPath;

@@ -23,3 +23,6 @@ pub const MAX_SUBSCRIPTIONS: usize = 1 << 22;
 
 /// The number of attempts of one instance that a report keeps; older ones are dropped.
 pub const MAX_RECORDS: usize = 64;
+
+/// An instance that was running on this many nodes when they were lost ends the run: it may have taken them down.
+pub const MAX_NODES_TAKEN_DOWN: usize = 3;

@@ -5,6 +5,7 @@ use crate::event::Event;
 use crate::fact::Fact;
 use crate::options::{Excess, Place, PlanError, RunOptions};
 use crate::plan::{Edge, NodeId, NodeKind, Plan, SwitchPlan};
+use crate::recovery::Recovery;
 use crate::release::Proposals;
 use crate::scope::Others;
 use crate::slots::Slots;
@@ -39,6 +40,7 @@ pub struct RunMachine {
     /// If the machine decides for one node: what it keeps of the others.
     pub(crate) others: Option<Others>,
     pub(crate) proposals: Proposals,
+    pub(crate) recovery: Recovery,
     pub(crate) todo: Todo,
     pub(crate) actions: Vec<Action>,
 }
@@ -113,13 +115,14 @@ impl RunMachine {
             final_until: 0,
             others: None,
             proposals: Proposals::default(),
+            recovery: Recovery::default(),
             todo: Todo::default(),
             actions: Vec::new(),
             plan,
         };
         if machine.here().is_some() {
             let places = machine.options.places.len();
-            machine.others = Some(Others::new(machine.plan.audiences(places), places));
+            machine.others = Some(Others::new(machine.audiences(), places));
         }
         machine.expand_statically();
         if let Some(excess) = machine.excess {
@@ -138,17 +141,15 @@ impl RunMachine {
     pub fn handle(&mut self, now: Duration, event: Event) -> Vec<Action> {
         self.now = self.now.max(now);
         match self.state {
+            RunState::Running if self.recovery.is_frozen() => self.handle_frozen(event),
             RunState::Running => {
                 self.dispatch(event);
-                if matches!(self.state, RunState::Running) {
-                    self.bring_in_order();
-                }
+                self.restore_order();
             }
             RunState::Failing { .. } => match event {
                 Event::Ended { instance, attempt, outcome } => self.ended_while_failing(instance, attempt, outcome),
                 Event::Fact { from, fact: Fact::Emptied } => self.on_emptied(from),
-                Event::NodeLost { place, reason } => self.on_node_lost(place, &reason),
-
+                Event::NodeLost { place, reason, .. } => self.on_node_lost(place, &reason),
                 Event::Fact { from, fact: fact @ Fact::Recorded { .. } } => self.on_fact(from, fact),
                 _ => {}
             },
@@ -179,16 +180,22 @@ impl RunMachine {
             Event::Resumed { instance, attempt } => self.on_parked(instance, attempt, false),
             Event::Started { instance, attempt } => self.on_started(instance, attempt),
             Event::Fact { from, fact } => self.on_fact(from, fact),
-            Event::NodeLost { place, reason } => {
-                self.on_node_lost(place, &reason);
-                self.fail_run(None, reason);
-            }
+            Event::NodeLost { place, reason, places } if self.leads() => self.lose_node(place, &reason, places),
+            Event::NodeLost { .. } => {}
+            Event::Surveyed { copies } => self.on_surveyed(copies),
             Event::TimerFired => {
                 self.announced_timer = None;
                 self.on_timer();
             }
             Event::Cancel { reason } => self.fail_run(None, format!("the run was cancelled: {reason}")),
             Event::StoreFailed { reason } => self.fail_run(None, reason),
+        }
+    }
+
+    /// Processes the consequences of an event, if the run goes on.
+    pub(crate) fn restore_order(&mut self) {
+        if matches!(self.state, RunState::Running) && !self.recovery.is_frozen() {
+            self.bring_in_order();
         }
     }
 
@@ -220,11 +227,11 @@ impl RunMachine {
                 self.todo.unread.extend(ended);
             } else if let Some(instance) = self.todo.unread.pop_first() {
                 self.look_for_readers(instance);
-            } else if !self.fill_slots() {
+            } else if self.recovery.is_resuming() || !self.fill_slots() {
                 break;
             }
         }
-        if matches!(self.state, RunState::Running) {
+        if matches!(self.state, RunState::Running) && !self.recovery.is_resuming() {
             self.check_end();
             self.announce_timer();
         }
@@ -322,7 +329,14 @@ impl RunMachine {
         if !matches!(self.state, RunState::Running) {
             return;
         }
-        let ends = self.take_ends_set_aside();
+        let mut ends = self.take_ends_set_aside();
+        for event in self.recovery.give_up() {
+            if let Event::Ended { instance, attempt, outcome } = event
+                && self.instances.get(instance).is_some_and(|it| it.attempt == attempt && it.phase.has_process())
+            {
+                ends.push((instance, attempt, outcome));
+            }
+        }
         for other in self.instance_ids() {
             if ends.iter().any(|(id, ..)| *id == other) {
                 self.set_phase(other, Phase::Stopping { started: true, parked: false });
@@ -462,10 +476,10 @@ impl NodeState {
 impl SwitchState {
     fn new(plan: &Plan, switch: &SwitchPlan) -> Self {
         match switch {
-            SwitchPlan::Port(_) => Self { decision: Decision::Open, settled: false },
+            SwitchPlan::Port(_) => Self { decision: Decision::Open, settled: false, value: None, unverified: false },
             SwitchPlan::Param(functions) => {
                 let chosen = functions.iter().map(|function| plan.node_of(*function)).collect();
-                Self { decision: Decision::Chosen(chosen), settled: true }
+                Self { decision: Decision::Chosen(chosen), settled: true, value: None, unverified: false }
             }
         }
     }

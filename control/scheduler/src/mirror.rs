@@ -18,8 +18,16 @@ use std::sync::Arc;
 impl RunMachine {
     /// Handles what another node has told.
     pub(crate) fn on_fact(&mut self, from: Place, fact: Fact) {
+        if self.others.is_none() {
+            return;
+        }
+        let Some(mut fact) = self.admit_fact(from, fact) else { return };
+        if let Fact::Failed { instance, .. } = &mut fact {
+            // Of an instance that only a lost node would have told of, too.
+            *instance = instance.filter(|instance| self.instances.get(*instance).is_some());
+        }
         let Some(others) = &mut self.others else { return };
-        if !matches!(fact, Fact::Quiet { .. }) {
+        if fact.is_counted() {
             others.heard += 1;
         }
         match fact.instance().filter(|instance| self.instances.get(*instance).is_none()) {
@@ -59,7 +67,7 @@ impl RunMachine {
                 self.catch_up(instance, attempt);
                 self.set_phase(instance, Phase::Running { parked: false });
                 let now = self.now;
-                let record = AttemptRecord { started: Some(now), ..AttemptRecord::new(attempt, now) };
+                let record = AttemptRecord { started: Some(now), ..AttemptRecord::new(attempt, from, now) };
                 self.put_record(instance, record);
                 self.todo.unread.insert(instance);
             }
@@ -79,11 +87,7 @@ impl RunMachine {
             }
             Fact::Voided { instance, attempt, reason } => {
                 self.catch_up(instance, attempt);
-                self.mirror_restart(instance, &reason);
-                self.abort_outputs(instance, &reason);
-                if !self.instance(instance).present {
-                    self.remove_children(instance);
-                }
+                self.mirror_void(instance, &reason);
                 self.todo.settle.insert(instance);
             }
             Fact::Suspended { instance, attempt } => {
@@ -107,7 +111,10 @@ impl RunMachine {
                 self.retire(instance, Closed::Lost);
             }
             Fact::Lost { instance, reason } => self.mirror_loss(instance, &reason),
-            Fact::Cut { instance } => self.drop_readers(instance),
+            Fact::Cut { instance } => {
+                self.instance_mut(instance).cut = true;
+                self.drop_readers(instance);
+            }
             Fact::Recorded { instance, record, retries_used } => self.mirror_record(instance, record, retries_used),
             Fact::Failed { instance, reason } if self.leads() => self.fail_run(instance, reason),
             Fact::Stop { reason } if from == COORDINATOR => self.end_run(None, reason),
@@ -124,6 +131,15 @@ impl RunMachine {
             Fact::Decided { round, released } if from == COORDINATOR => self.on_decided(round, released),
             // Only the coordinator says so, or only the coordinator is told so.
             Fact::Failed { .. } | Fact::Stop { .. } | Fact::Watch | Fact::Proposed { .. } | Fact::Decided { .. } => {}
+            // Not facts about a part of the run: `recovery` has taken them.
+            Fact::Freeze { .. }
+            | Fact::Frozen { .. }
+            | Fact::Restoring { .. }
+            | Fact::PartKnown { .. }
+            | Fact::Stands { .. }
+            | Fact::PartsStand { .. }
+            | Fact::Resume { .. }
+            | Fact::Resumed { .. } => {}
         }
     }
 
@@ -202,17 +218,31 @@ impl RunMachine {
     }
 
     /// The instance has begun this attempt, unless that is known.
-    fn catch_up(&mut self, id: InstanceId, attempt: u32) {
+    pub(crate) fn catch_up(&mut self, id: InstanceId, attempt: u32) {
         let instance = self.instance_mut(id);
         if instance.attempt >= attempt {
             return;
         }
+        self.announce_reader(id);
+        let instance = self.instance_mut(id);
         instance.attempt = attempt;
+        if !instance.continuing {
+            instance.base = attempt;
+        }
         for port in &mut instance.outputs {
             (port.opened, port.closed) = (0, false);
         }
         self.set_phase(id, Phase::Waiting);
         self.open_fixed_streams(id);
+    }
+
+    /// What the present attempt has written is void, and so is what exists because of it.
+    pub(crate) fn mirror_void(&mut self, id: InstanceId, reason: &str) {
+        self.mirror_restart(id, reason);
+        self.abort_outputs(id, reason);
+        if !self.instance(id).present {
+            self.remove_children(id);
+        }
     }
 
     /// The attempt is given up, even if it had ended.
@@ -246,10 +276,29 @@ impl RunMachine {
                 if (instances.lane(), streams.lane()) != (lane, lane) {
                     return;
                 }
-                if !self.instances.continue_at(instances) || !self.streams.continue_at(streams) {
+                if !self.number_part(id, output, (instances, streams)) {
                     return;
                 }
+                self.instance_mut(id).outputs[output].first.push((instances, streams));
+                self.list_part(id, output);
             }
+        }
+        self.open_known_part(id, output);
+    }
+
+    /// What exists because of the next part of an output is numbered from these ids on. False if another object has them.
+    pub(crate) fn number_part(&mut self, id: InstanceId, output: usize, first: (InstanceId, StreamId)) -> bool {
+        // A part for which no instance exists has not used its first id for one.
+        let consumers = &self.plan.nodes[self.instance(id).node].outputs[output].consumers;
+        let has_instances = consumers.iter().any(|edge| edge.each);
+        (!has_instances || self.instances.continue_at(first.0)) && self.streams.continue_at(first.1)
+    }
+
+    /// Opens the next part of an output, which exists.
+    pub(crate) fn open_known_part(&mut self, id: InstanceId, output: usize) {
+        let state = &self.instance(id).outputs[output];
+        let part = state.opened;
+        if part == state.listed {
             self.list_part(id, output);
         }
         let state = &mut self.instance_mut(id).outputs[output];
@@ -274,7 +323,7 @@ impl RunMachine {
         }
     }
 
-    fn mirror_choice(&mut self, id: InstanceId, index: usize, winners: Vec<StreamId>, is_final: bool) {
+    pub(crate) fn mirror_choice(&mut self, id: InstanceId, index: usize, winners: Vec<StreamId>, is_final: bool) {
         let Some(input) = self.instance_mut(id).inputs.get_mut(index) else { return };
         input.winners = winners;
         if is_final {
@@ -283,7 +332,7 @@ impl RunMachine {
         self.todo.unread.insert(id);
     }
 
-    fn mirror_loss(&mut self, id: InstanceId, reason: &str) {
+    pub(crate) fn mirror_loss(&mut self, id: InstanceId, reason: &str) {
         // A choice may have become final before its node heard of the failure.
         let chosen_by = self.streams_of(id).into_iter().find_map(|stream| {
             self.stream(stream).subscriptions.iter().map(|subscription| subscription.consumer).find(|&reader| {

@@ -30,6 +30,11 @@ impl PartPath {
         &self.0
     }
 
+    /// The part at the last level; 0 if there are no parts.
+    pub(crate) fn last_part(&self) -> usize {
+        self.as_slice().last().map_or(0, |part| *part as usize)
+    }
+
     /// There is no partition upstream.
     #[must_use]
     pub fn is_root(&self) -> bool {

@@ -3,6 +3,7 @@
 #![allow(missing_docs, reason = "rkyv's derive makes helper types without documentation; all of ours has some")]
 
 use crate::limits::MAX_RECORDS;
+use crate::options::Place;
 use rkyv::{Archive, Deserialize, Serialize};
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use std::time::Duration;
 pub struct AttemptRecord {
     /// Its number, counted from 1.
     pub attempt: u32,
+    /// Where it ran.
+    pub place: Place,
     /// When the preparation of its program began (for a sink: when it was started).
     pub prepared: Duration,
     /// When its program was ready.
@@ -45,8 +48,8 @@ pub enum AttemptEnd {
 }
 
 impl AttemptRecord {
-    pub(crate) fn new(attempt: u32, prepared: Duration) -> Self {
-        Self { attempt, prepared, ready: None, started: None, first_output: None, ended: None, end: None }
+    pub(crate) fn new(attempt: u32, place: Place, prepared: Duration) -> Self {
+        Self { attempt, place, prepared, ready: None, started: None, first_output: None, ended: None, end: None }
     }
 
     /// Appends a record and drops the oldest when there are too many.

@@ -10,7 +10,7 @@ use crate::fact::{Fact, Standing};
 use crate::machine::RunMachine;
 use crate::options::Place;
 use crate::scope::COORDINATOR;
-use crate::state::Phase;
+use crate::state::{Phase, Status};
 use dflow_protocol::InstanceId;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -35,10 +35,20 @@ struct Proposal {
 
 /// What has happened to an instance while it was promised.
 #[derive(Debug)]
-enum SetAside {
+pub(crate) enum SetAside {
     Event(Event),
     Restart(InstanceId, String),
     Failure(InstanceId, String),
+}
+
+impl Proposals {
+    /// Forgets all proposals. Returns what has happened to promised instances.
+    pub(crate) fn take_set_aside(&mut self) -> Vec<SetAside> {
+        let Self { next, set_aside, .. } = std::mem::take(self);
+        // An answer to a proposal of before must not be taken for one of a later proposal.
+        self.next = next;
+        set_aside
+    }
 }
 
 impl RunMachine {
@@ -58,23 +68,28 @@ impl RunMachine {
         let round = self.proposals.next;
         self.proposals.next += 1;
         let mut by_place: BTreeMap<Place, Vec<Standing>> = BTreeMap::new();
-        for member in members {
-            by_place.entry(self.instance(member.instance).place).or_default().push(member);
+        for member in &members {
+            by_place.entry(self.instance(member.instance).place).or_default().push(*member);
         }
-        let waits_for = by_place.keys().copied().collect();
-        self.proposals.open.insert(round, Proposal { members: by_place.clone(), waits_for, holds: true });
-        for (place, members) in by_place {
+        let places: Vec<Place> = by_place.keys().copied().collect();
+        let waits_for = places.iter().copied().collect();
+        self.proposals.open.insert(round, Proposal { members: by_place, waits_for, holds: true });
+        for place in places {
             match place == COORDINATOR {
                 true => self.on_proposed(round, &members),
-                false => self.tell_places(&[place], Fact::Proposed { round, members }),
+                false => self.tell_places(&[place], Fact::Proposed { round, members: members.clone() }),
             }
         }
     }
 
+    /// Answers whether the members of this node are as the coordinator thinks.
     pub(crate) fn on_proposed(&mut self, round: u64, members: &[Standing]) {
-        let holds = members.iter().all(|member| self.stands(*member));
+        let is_own = |member: &&Standing| self.instances.get(member.instance).is_some() && self.owns(member.instance);
+        let own: Vec<Standing> = members.iter().filter(is_own).copied().collect();
+        let attempts: BTreeMap<InstanceId, u32> = members.iter().map(|it| (it.instance, it.attempt)).collect();
+        let holds = own.iter().all(|member| self.stands(*member) && self.has_read_from(*member, &attempts));
         if holds {
-            self.proposals.promised.insert(round, members.to_vec());
+            self.proposals.promised.insert(round, own);
         }
         match self.leads() {
             true => self.on_answered(COORDINATOR, round, holds),
@@ -95,6 +110,12 @@ impl RunMachine {
             // What has changed was told before the answer.
             self.todo.unread.extend(proposal.members.values().flatten().map(|member| member.instance));
         }
+        if released {
+            for member in proposal.members.values().flatten().filter(|member| member.has_started) {
+                let instance = self.instance_mut(member.instance);
+                instance.released = !instance.phase.ended();
+            }
+        }
         for place in proposal.members.into_keys() {
             match place == COORDINATOR {
                 true => self.on_decided(round, released),
@@ -110,11 +131,7 @@ impl RunMachine {
         }
         self.todo.settle.extend(members.iter().map(|member| member.instance));
         for happened in std::mem::take(&mut self.proposals.set_aside) {
-            match happened {
-                SetAside::Event(event) => self.dispatch(event),
-                SetAside::Restart(id, reason) => self.restart(id, &reason),
-                SetAside::Failure(id, reason) => self.fail_living(id, &reason),
-            }
+            self.take_up(happened);
         }
     }
 
@@ -183,6 +200,20 @@ impl RunMachine {
             (Phase::Idle | Phase::Stopping { .. }, started) => !started && instance.attempt == 0,
         };
         stands && !is_undone && instance.attempt == member.attempt
+    }
+
+    /// Whether what the member depends on is settled, or proposed in the attempt that this node knows. If the coordinator knows
+    /// a later one, then what the member has read is void, and this node is about to hear that.
+    fn has_read_from(&self, member: Standing, attempts: &BTreeMap<InstanceId, u32>) -> bool {
+        if !member.has_started {
+            return true;
+        }
+        let Some(producers) = self.dependencies(member.instance) else { return false };
+        producers.into_iter().all(|producer| {
+            let instance = self.instance(producer);
+            let is_out = !instance.present || self.nodes[instance.node].status == Status::Skipped;
+            instance.settled || is_out || attempts.get(&producer) == Some(&instance.attempt)
+        })
     }
 
     fn release_own(&mut self, members: &[Standing]) {

@@ -135,6 +135,9 @@ impl RunMachine {
         let is_whole = continues && !self.owns(instance) && self.stream(id).was_finished;
         let stream = self.stream_mut(id);
         stream.epoch = epoch;
+        if !continues {
+            stream.base = epoch;
+        }
         stream.state = if is_whole { StreamState::Finished } else { StreamState::Open { bytes } };
         stream.length = None;
         self.actions.push(Action::OpenStream { stream: id, epoch, producer, keep, read, continues });
@@ -143,7 +146,7 @@ impl RunMachine {
                 self.announce_subscription(id, index);
             }
         }
-        self.update_hold(id);
+        self.update_hold_of(id, true);
         self.update_signal(id);
     }
 
@@ -220,20 +223,23 @@ impl RunMachine {
             self.tell(id, || Fact::Suspended { instance: id, attempt });
         }
         self.instance_mut(id).continuing = true;
-        for stream in self.streams_of(id) {
-            let state = self.stream_mut(stream);
-            let bytes = match state.state {
-                StreamState::Open { bytes } => bytes,
-                StreamState::Finished => true,
-                StreamState::Suspended { .. } | StreamState::Absent => continue,
-            };
-            state.state = StreamState::Suspended { bytes };
-            let epoch = state.epoch;
-            self.actions.push(Action::Suspend { stream, epoch });
-            self.update_signal(stream);
-            self.reconsider(stream);
-            self.stop_reading(stream);
-        }
+        self.streams_of(id).into_iter().for_each(|stream| self.suspend(stream));
+    }
+
+    /// The next epoch of the stream continues this one.
+    pub(crate) fn suspend(&mut self, stream: StreamId) {
+        let state = self.stream_mut(stream);
+        let bytes = match state.state {
+            StreamState::Open { bytes } => bytes,
+            StreamState::Finished => true,
+            StreamState::Suspended { .. } | StreamState::Absent => return,
+        };
+        state.state = StreamState::Suspended { bytes };
+        let epoch = state.epoch;
+        self.actions.push(Action::Suspend { stream, epoch });
+        self.update_signal(stream);
+        self.reconsider(stream);
+        self.stop_reading(stream);
     }
 
     /// Whether any outcome of the instance counts as a success.

@@ -45,6 +45,17 @@ impl Others {
             emptied: BTreeSet::new(),
         }
     }
+
+    /// After a recovery, all nodes count from the same state on.
+    pub(crate) fn begin_anew(&mut self, audiences: Vec<Audience>) {
+        self.audiences = audiences;
+        (self.told, self.heard) = (0, 0);
+        self.early.clear();
+        self.early_facts = 0;
+        self.is_watched = false;
+        self.said_quiet = None;
+        self.quiet.fill(None);
+    }
 }
 
 impl RunMachine {
@@ -82,11 +93,13 @@ impl RunMachine {
 
     pub(crate) fn tell_places(&mut self, places: &[Place], fact: Fact) {
         let (Some(here), Some(others)) = (self.here(), &mut self.others) else { return };
-        let to: Vec<Place> = places.iter().copied().filter(|place| *place != here).collect();
+        let recovery = &self.recovery;
+        let to: Vec<Place> =
+            places.iter().copied().filter(|place| *place != here && !recovery.is_lost(*place)).collect();
         if to.is_empty() {
             return;
         }
-        if !matches!(fact, Fact::Quiet { .. }) {
+        if fact.is_counted() {
             others.told += to.len() as u64;
         }
         self.actions.push(Action::Tell { to, fact });
@@ -94,7 +107,7 @@ impl RunMachine {
 
     /// Tells the coordinator that nothing moves here, if it wants to know and does not yet.
     pub(crate) fn say_quiet(&mut self) {
-        let still = self.slots.still();
+        let still = self.slots.still() && !self.recovery.is_frozen();
         let Some(others) = self.others.as_mut().filter(|others| still && others.is_watched) else { return };
         let now = (others.told, others.heard);
         if others.said_quiet.replace(now) != Some(now) {
@@ -115,7 +128,7 @@ impl RunMachine {
     pub(crate) fn is_still(&self) -> bool {
         let Some(others) = &self.others else { return self.slots.still() };
         let (mut told, mut heard) = (others.told, others.heard);
-        for said in others.quiet.iter().skip(1) {
+        for (_, said) in (0..).zip(&others.quiet).skip(1).filter(|(place, _)| !self.recovery.is_lost(*place)) {
             let Some((other_told, other_heard)) = said else { return false };
             told += other_told;
             heard += other_heard;

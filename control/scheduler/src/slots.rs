@@ -175,8 +175,8 @@ impl RunMachine {
     }
 
     fn begin_record(&mut self, id: InstanceId) {
-        let (now, attempt) = (self.now, self.instance(id).attempt);
-        AttemptRecord::push(&mut self.instance_mut(id).records, AttemptRecord::new(attempt, now));
+        let (now, attempt, place) = (self.now, self.instance(id).attempt, self.instance(id).place);
+        AttemptRecord::push(&mut self.instance_mut(id).records, AttemptRecord::new(attempt, place, now));
     }
 
     /// The next sink to start. Sinks run at the first node. Nothing waits for a sink, and bytes without one go to disk,

@@ -80,6 +80,11 @@ impl Phase {
         matches!(self, Self::Preparing | Self::Ready | Self::Running { .. })
     }
 
+    /// Whether a process of the attempt runs, even if it has been asked to end.
+    pub(crate) fn has_process(self) -> bool {
+        self.lives() || matches!(self, Self::Stopping { .. })
+    }
+
     pub(crate) fn ended(self) -> bool {
         matches!(self, Self::Ended { .. })
     }
@@ -100,6 +105,8 @@ pub(crate) struct Instance {
     pub(crate) attempt: u32,
     /// The last attempt of which others were told that it is void.
     pub(crate) voided: u32,
+    /// The attempt with which the bytes of its streams begin.
+    pub(crate) base: u32,
     pub(crate) retries_used: u32,
     /// The next attempt does not begin before this time.
     pub(crate) not_before: Duration,
@@ -126,6 +133,8 @@ pub(crate) struct Instance {
     pub(crate) open_readers: usize,
     /// It is not needed: it has lost a k-of-n fan-in.
     pub(crate) dropped: bool,
+    /// It has ended without its unfinished streams being complete, and its readers are not needed either.
+    pub(crate) cut: bool,
     /// Why it failed for good, if the run continues without it.
     pub(crate) lost: Option<String>,
     /// All its readers have ended, so any outcome counts as a success.
@@ -177,6 +186,9 @@ pub(crate) struct InputState {
 pub(crate) struct PortState {
     /// All streams that ever existed; the index is the part.
     pub(crate) streams: Vec<StreamId>,
+    /// For a discovered port of a run that several nodes decide: the ids from which what exists because of each of them is
+    /// numbered.
+    pub(crate) first: Vec<(InstanceId, StreamId)>,
     /// How many of them are currently part of the workflow.
     pub(crate) listed: u32,
     /// For a discovered port: how many parts the present attempt has opened.
@@ -209,6 +221,8 @@ pub(crate) struct Stream {
     pub(crate) part: u32,
     pub(crate) path: PartPath,
     pub(crate) epoch: Epoch,
+    /// The epoch with which its bytes begin.
+    pub(crate) base: Epoch,
     pub(crate) state: StreamState,
     pub(crate) length: Option<u64>,
     /// It has been finished, by this epoch or by one that it continues.
@@ -288,6 +302,10 @@ pub(crate) struct SwitchState {
     pub(crate) decision: Decision,
     /// The decision will never be undone.
     pub(crate) settled: bool,
+    /// The value behind it.
+    pub(crate) value: Option<String>,
+    /// The decision is settled, but the attempt that made it was lost with its node: the next one must write the same value.
+    pub(crate) unverified: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -31,6 +31,7 @@ impl RunMachine {
                 self.switches[switch].decision = Decision::Reading;
                 ask = true;
             }
+            ask |= self.switches[switch].unverified;
         }
         if ask {
             self.actions.push(Action::ReadValue { stream: id, epoch });
@@ -45,7 +46,7 @@ impl RunMachine {
         let asked: Vec<usize> = self
             .switches_on(id)
             .into_iter()
-            .filter(|switch| self.switches[*switch].decision == Decision::Reading)
+            .filter(|switch| self.switches[*switch].decision == Decision::Reading || self.switches[*switch].unverified)
             .collect();
         let Some(&first) = asked.first() else { return };
         let text = text.and_then(|text| match text.len() {
@@ -72,10 +73,26 @@ impl RunMachine {
     /// The value of a stream decides these switches.
     pub(crate) fn decide(&mut self, id: StreamId, switches: Vec<usize>, text: &str) {
         for switch in switches {
-            self.switches[switch].decision = match self.plan.choose(switch, text) {
+            let decision = match self.plan.choose(switch, text) {
                 Ok(functions) => Decision::Chosen(functions.iter().map(|f| self.plan.node_of(*f)).collect()),
                 Err(reason) => Decision::NoCase(reason),
             };
+            let state = &mut self.switches[switch];
+            if std::mem::take(&mut state.unverified) {
+                if state.decision != decision {
+                    let name = &self.plan.workflow.switches[switch].name;
+                    let reason = format!(
+                        "switch `{name}` got another value, `{}`, when the function that decides it ran again because its \
+                         node was lost; functions that a switch depends on must write the same value each time",
+                        text.escape_debug()
+                    );
+                    self.fail_run(None, reason);
+                    return;
+                }
+                continue;
+            }
+            state.decision = decision;
+            state.value = Some(text.to_owned());
             self.todo.switches.insert(switch);
         }
         self.todo.statuses = true;
@@ -86,9 +103,15 @@ impl RunMachine {
     pub(crate) fn undecide(&mut self, id: StreamId) {
         for switch in self.switches_on(id) {
             let state = &mut self.switches[switch];
+            if state.settled && matches!(state.decision, Decision::Chosen(_)) {
+                // Nothing but the loss of a node voids what has settled a decision.
+                state.unverified = true;
+                continue;
+            }
             match state.decision {
                 Decision::Reading | Decision::Chosen(_) | Decision::NoCase(_) => {
                     state.decision = Decision::Open;
+                    state.value = None;
                     self.todo.statuses = true;
                 }
                 Decision::Open | Decision::Void => {}
@@ -245,7 +268,7 @@ impl RunMachine {
         let given = !self.plan.nodes[instance.node].is_function();
         if instance.phase.lives() {
             self.fail_living(producer, reason);
-        } else if given || instance.settled {
+        } else if given || instance.settled || self.was_settled(producer) {
             self.fail_run((!given).then_some(producer), reason.to_owned());
         } else {
             self.fail_dead(producer, reason);

@@ -38,7 +38,11 @@ impl RunMachine {
                     let (consumer, input) = (subscription.consumer, subscription.input);
                     // A reader on another node keeps what it may read again there. It has let the stream go before its
                     // node has told.
-                    subscription.closed.is_some() || !self.owns(consumer) || !self.reads_again(stream, consumer, input)
+                    subscription.closed.is_some()
+                        || !self.owns(consumer)
+                        || !self.reads_again(stream, consumer, input)
+                        // Its end was final before a node was lost, and is about to be so again.
+                        || (!subscription.announced && self.instance(consumer).phase.ended())
                 });
                 state.state == StreamState::Finished || (unread && !state.held)
             })
@@ -85,6 +89,7 @@ impl RunMachine {
                 .collect();
             let (readers, others): (BTreeSet<_>, BTreeSet<_>) =
                 readers.into_iter().partition(|reader| self.owns(*reader));
+            self.instance_mut(id).cut = true;
             if self.owns(id) && !others.is_empty() {
                 self.tell(id, || Fact::Cut { instance: id });
             }
@@ -111,15 +116,20 @@ impl RunMachine {
         }
     }
 
+    /// What must be settled, or released with it, if the instance is released. `None` if something that it depends on is
+    /// undecided.
+    pub(crate) fn dependencies(&self, id: InstanceId) -> Option<Vec<InstanceId>> {
+        let mut search = Search::new(self);
+        let instance = self.instance(id);
+        search.add_status(instance.node)?;
+        search.add_dependencies(instance)?;
+        Some(search.pending.into_iter().map(|(id, _)| id).collect())
+    }
+
     /// The smallest set with this instance that satisfies the condition above, if there is one.
     fn unread_set(&self, start: InstanceId) -> Option<Vec<Standing>> {
-        let mut search = Search {
-            machine: self,
-            members: BTreeSet::new(),
-            idle: BTreeSet::new(),
-            nodes: BTreeSet::new(),
-            pending: vec![(start, false)],
-        };
+        let mut search = Search::new(self);
+        search.pending.push((start, false));
         while let Some((id, written)) = search.pending.pop() {
             search.visit(id, written)?;
         }
@@ -146,7 +156,12 @@ struct Search<'a> {
     pending: Vec<(InstanceId, bool)>,
 }
 
-impl Search<'_> {
+impl<'a> Search<'a> {
+    fn new(machine: &'a RunMachine) -> Self {
+        let (members, idle, nodes) = Default::default();
+        Self { machine, members, idle, nodes, pending: Vec::new() }
+    }
+
     fn visit(&mut self, id: InstanceId, written: bool) -> Option<()> {
         let instance = self.machine.instance(id);
         let runs = matches!(instance.phase, Phase::Running { .. }) || instance.continuing;

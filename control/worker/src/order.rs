@@ -43,6 +43,12 @@ pub(crate) enum Order {
         instance: InstanceId,
         input: u32,
     },
+    /// Another node is lost: no stream comes from it or goes to it any more.
+    Forsake {
+        place: u32,
+        /// The streams that went to it.
+        exports: Vec<StreamId>,
+    },
     Hold {
         stream: StreamId,
     },

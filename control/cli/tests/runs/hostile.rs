@@ -113,7 +113,7 @@ fn a_worker_that_breaks_the_protocol_towards_another() {
     let mut cluster = two_workers();
     for (attacks, (attack, why)) in (1u32..).zip(attacks()) {
         let (reason, called) = run_with_impostor(&mut cluster, &["s=c", "r=b"], Victim::Caller, &attack);
-        let words = "node b: node c is lost: the peer broke the protocol: ";
+        let words = "node c is lost: node b cannot go on with it: the peer broke the protocol: ";
         assert!(reason.contains(words) && reason.contains(why), "{attack:?}: {reason}");
         // By the driver and by the other worker, which does not try again.
         assert_eq!(called, 2, "{attack:?}");
@@ -138,7 +138,7 @@ fn a_driver_that_breaks_the_protocol() {
 fn a_worker_that_always_hangs_up() {
     let mut cluster = Cluster::new(&["c", "b"]);
     let (reason, called) = run_with_impostor(&mut cluster, &["s=c", "r=b"], Victim::Caller, &Attack::HangUp);
-    for words in ["node b: node c, from which a stream has to come, is unreachable", "not today"] {
+    for words in ["node c is lost: node b cannot go on with it: it is unreachable", "not today"] {
         assert!(reason.contains(words), "{reason}");
     }
     assert!((4..20).contains(&called), "it was dialed {called} times");

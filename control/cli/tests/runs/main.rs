@@ -10,6 +10,7 @@ mod impostor;
 mod inputs;
 mod limits;
 mod logs;
+mod lost_nodes;
 mod metrics;
 mod namespaces;
 mod network;

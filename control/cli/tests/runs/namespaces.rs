@@ -141,10 +141,18 @@ fn workers_that_cannot_reach_each_other() {
         assert_eq!(ran.code, Some(1), "{}\n{}", ran.stderr, ran.report);
         let reason = ran.report["error"]["reason"].as_str().unwrap();
         assert!(
-            reason.contains(&format!("node {reader}: node {writer}, from which a stream has to come, is unreachable")),
+            reason.contains(&format!("node {writer} is lost: node {reader} cannot go on with it: it is unreachable")),
             "{reason}"
         );
         assert!(reason.contains("--with"), "{reason}");
+    }
+    // Where the functions may run on either, the run goes on without one of them.
+    for places in [["s=b,c", "r=c,b"], ["s=c,b", "r=b,c"]] {
+        let ran = cluster.run(&case, &places, &[]);
+        ran.succeeded();
+        assert!(ran.stderr.contains("cannot go on with it"), "{}", ran.stderr);
+        assert!(case.output("o") == test_bytes(1_000_000));
+        std::fs::remove_dir_all(case.path("out")).unwrap();
     }
     // As long as no stream goes from the one to the other, that is no matter.
     let case = Case::new("s: { program: dflow-probe, outputs: [o], params: { bytes: 1000000 } }", "{ o: s.o }");

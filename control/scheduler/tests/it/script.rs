@@ -212,6 +212,9 @@ impl Script {
             Action::ReadValue { stream: id, epoch } => format!("read {}@{epoch}", stream(id)),
             Action::Tell { fact, .. } => format!("tell {fact:?}"),
             Action::WakeAt(at) => format!("wake {at:?}"),
+            Action::Forsake { places } => format!("forsake {places:?}"),
+            Action::Survey => "survey".to_owned(),
+            Action::EndSurvey => "end survey".to_owned(),
             Action::Committed => "committed".to_owned(),
             Action::RunFailed { .. } => "failed".to_owned(),
         }

@@ -16,6 +16,7 @@ use crate::peer::name::PeerName;
 use crate::peer::spec::MIN_SILENCE;
 use dflow_protocol::InstanceId;
 use dflow_scheduler::{Event, Fact, Place};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,8 @@ pub(super) struct Session {
     relay: Relay<(InstanceId, u32)>,
     absent_sources: Absence,
     absent_hearers: Absence,
+    /// Nodes without which the run goes on, or is about to.
+    given_up: BTreeSet<Place>,
 }
 
 impl Session {
@@ -118,6 +121,7 @@ impl Session {
                             relay,
                             absent_sources,
                             absent_hearers,
+                            given_up: BTreeSet::new(),
                         });
                     }
                     Letter::Message(_, RunMessage::Facts(facts)) => {
@@ -179,10 +183,11 @@ impl Session {
         Ok((host, plan))
     }
 
-    /// The node is to end, and the run cannot go on without it: its driver has everything end.
+    /// The node is to end: the run goes on without it, and its driver says when it is over here.
     fn stop(&mut self) {
         let reason = self.serving.stopping.borrow().clone().unwrap_or_default();
-        self.part.guest.fail(format!("its worker was stopped ({reason})"));
+        let place = self.joining.join.place;
+        self.say(RunMessage::Unreachable { place, reason: format!("its worker was stopped ({reason})") });
     }
 
     /// Updates the metrics of the run.
@@ -194,31 +199,36 @@ impl Session {
         RunSample { attempts: self.part.guest.attempts(), written: self.part.guest.written() }
     }
 
-    fn name(&self, place: Place) -> &str {
-        self.joining.join.nodes.get(place as usize).map_or("", |node| node.name.as_str())
-    }
-
-    /// Fails the run if a node that a stream has to come from stays unreachable for the silence limit, or one that has to be
-    /// told something for twice as long: with the former, its reason is the better one.
+    /// Tells the driver if a node that a stream has to come from stays unreachable for the silence limit, or one that has to be
+    /// told something for twice as long: with the former, its reason is the better one. The run goes on without that node.
     fn check_absence(&mut self) {
         let limit = silence(&self.serving, &self.joining).max(MIN_CONNECT_TIME);
         let awaited = self.part.guest.awaited();
         let told = self.links.waiting().filter_map(|place| Some((place, self.part.guest.id_of(place)?))).collect();
         let now = Instant::now();
         let missed = match self.missed(awaited, |session| &mut session.absent_sources, now, limit) {
-            Some(missed) => Some((missed, "from which a stream has to come")),
+            Some(missed) => Some((missed, "and a stream has to come from it")),
             None => {
                 let missed = self.missed(told, |session| &mut session.absent_hearers, now, 2 * limit);
-                missed.map(|missed| (missed, "which has to hear what happens here"))
+                missed.map(|missed| (missed, "and it has to hear what happens there"))
             }
         };
         let Some(((place, reason), which)) = missed else { return };
         let reason = reason.unwrap_or_else(|| format!("it has not connected for {limit:?}"));
-        self.part.guest.fail(format!(
-            "node {}, {which}, is unreachable: {reason}. The nodes of a run must reach each other at the addresses that its \
-             driver gives with --with",
-            self.name(place)
-        ));
+        self.give_up(
+            place,
+            format!(
+                "it is unreachable, {which}: {reason}. The nodes of a run must reach each other at the addresses that its driver \
+                 gives with --with"
+            ),
+        );
+    }
+
+    /// Tells the driver, once, that this node cannot go on together with another one.
+    fn give_up(&mut self, place: Place, reason: String) {
+        if self.given_up.insert(place) {
+            self.say(RunMessage::Unreachable { place, reason });
+        }
     }
 
     /// One of these nodes that has been unreachable for all of `limit`, and why, if that is known.
@@ -229,8 +239,9 @@ impl Session {
         now: Instant,
         limit: Duration,
     ) -> Option<(Place, Option<String>)> {
+        let absent = nodes.into_iter().filter(|(place, _)| !self.given_up.contains(place)).collect::<Vec<_>>();
         let absent: Vec<(Place, Option<String>)> =
-            nodes.into_iter().filter_map(|(place, id)| Some((place, self.mail.is_connected(id).err()?))).collect();
+            absent.into_iter().filter_map(|(place, id)| Some((place, self.mail.is_connected(id).err()?))).collect();
         let places: Vec<Place> = absent.iter().map(|(place, _)| *place).collect();
         let overdue = absence(self).overdue(&places, now, limit)?;
         absent.into_iter().find(|(place, _)| *place == overdue)
@@ -252,7 +263,7 @@ impl Session {
                     }
                 }
                 Letter::Connected(_) => {
-                    let place = self.part.guest.place_of(from);
+                    let place = self.part.guest.place_of(from).filter(|place| !self.given_up.contains(place));
                     place.into_iter().for_each(|place| self.links.reconnected(place));
                 }
                 Letter::Lost(..) | Letter::Expelled(..) if from == driver => return true,
@@ -266,6 +277,9 @@ impl Session {
 
     fn take_facts(&mut self, from: NodeId, facts: Facts) {
         let Some(place) = self.part.guest.place_of(from) else { return };
+        if self.part.machine.is_without(place) {
+            return;
+        }
         match self.links.receive(place, facts) {
             Ok(facts) => facts.into_iter().for_each(|fact| self.part.push(Event::Fact { from: place, fact })),
             Err(what) => self.mail.violated(from, what),
@@ -274,8 +288,9 @@ impl Session {
 
     /// A node of the run has violated the protocol, and is not let in again.
     fn expelled(&mut self, id: NodeId, what: &str) {
-        let place = self.part.guest.place_of(id).unwrap_or_default();
-        self.part.guest.fail(format!("node {} is lost: {what}", self.name(place)));
+        if let Some(place) = self.part.guest.place_of(id) {
+            self.give_up(place, what.to_owned());
+        }
     }
 
     /// Reports the links to the later nodes to the driver: each pair of nodes is reported once, and the driver knows its own.
@@ -292,6 +307,12 @@ impl Session {
             match effect {
                 Effect::Tell { to, fact } => to.into_iter().for_each(|place| self.tell(place, &fact)),
                 Effect::Remark(remark) => self.report(remark),
+                Effect::Forsake { places } => {
+                    for place in places {
+                        self.links.forget(place);
+                        self.given_up.insert(place);
+                    }
+                }
                 // These are the driver's. A plan that has them elsewhere is not one of ours.
                 Effect::OpenInput { .. } | Effect::BeginSink { .. } => {}
                 Effect::Over => {}

@@ -154,7 +154,7 @@ impl Driver<'_> {
                     part: view.part.map(ToString::to_string),
                     part_name: self.part_name(&view),
                     attempt: attempt.attempt,
-                    node: self.part.name_of(view.place).to_owned(),
+                    node: self.part.name_of(attempt.place).to_owned(),
                     end,
                     reason,
                     transient: record.transient,

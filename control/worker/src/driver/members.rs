@@ -286,6 +286,12 @@ impl Members {
         self.coordination
     }
 
+    /// Whether a member has the program of a function, as far as it was asked for it.
+    pub(crate) fn has(&self, place: Place, function: FunctionId) -> bool {
+        let member = (place as usize).checked_sub(1).and_then(|index| self.members.get(index));
+        member.is_none_or(|member| !member.lost && !member.lacks.contains(&function.0))
+    }
+
     /// The places of all members.
     pub(crate) fn places(&self) -> impl Iterator<Item = Place> + use<> {
         1..self.members.len() as Place + 1
@@ -325,6 +331,11 @@ impl Members {
             let Some((place, member)) = (1..).zip(&mut self.members).find(|(_, member)| member.id == id) else {
                 continue;
             };
+            if member.lost {
+                // It may have been cut off for a while, and not know.
+                self.mail.send(id, RunMessage::Over);
+                continue;
+            }
             match letter {
                 Letter::Message(_, RunMessage::Remark(remark)) => news.push(News::Remark(place, remark)),
                 Letter::Message(_, RunMessage::Facts(facts)) => {
@@ -338,19 +349,35 @@ impl Members {
                         Err(what) => self.mail.violated(id, what),
                     }
                 }
+                Letter::Message(_, RunMessage::Unreachable { place: other, reason }) => {
+                    // One of two that cannot reach each other has to go. That the driver cannot be reached, it hears from nobody
+                    // but a node that is on its way out.
+                    let is_about_itself = other == 0 || other == place;
+                    let (lost, reason) = match is_about_itself {
+                        true => (place, reason),
+                        false => (other, format!("node {} cannot go on with it: {reason}", member.name)),
+                    };
+                    news.extend(self.evict(lost, reason));
+                }
                 Letter::Message(..) => {
                     self.mail.violated(id, "it sent a message that only the driver of a run may send");
                 }
                 Letter::Connected(_) => self.links.reconnected(place),
-                Letter::Lost(_, reason) | Letter::Expelled(_, reason) => {
-                    if !std::mem::replace(&mut member.lost, true) {
-                        self.links.forget(place);
-                        news.push(News::Lost { node: member.name.clone(), place, reason });
-                    }
-                }
+                Letter::Lost(_, reason) | Letter::Expelled(_, reason) => news.extend(self.evict(place, reason)),
             }
         }
         news
+    }
+
+    /// The run goes on without this member.
+    fn evict(&mut self, place: Place, reason: String) -> Option<News> {
+        let member = self.members.get_mut((place as usize).checked_sub(1)?)?;
+        if std::mem::replace(&mut member.lost, true) {
+            return None;
+        }
+        self.links.forget(place);
+        self.mail.send(member.id, RunMessage::Over);
+        Some(News::Lost { node: member.name.clone(), place, reason })
     }
 }
 

@@ -9,6 +9,7 @@ mod placement;
 mod plan;
 pub(crate) mod preflight;
 pub(crate) mod preview;
+mod replacement;
 mod spool;
 mod unwritten;
 
@@ -32,6 +33,7 @@ use journal::{Journal, Output, Update};
 use local::LocalNode;
 use members::{Members, News};
 use preflight::{Checked, Prepared};
+use replacement::Replacements;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -93,8 +95,9 @@ pub(crate) struct Driver<'a> {
     /// What the user should know, from threads that read inputs; and where they say it.
     notes: mpsc::Receiver<String>,
     pub(crate) notes_from: mpsc::Sender<String>,
-    /// The first node that was lost, and what the run says of it.
-    lost: Option<(String, String)>,
+    /// The nodes that were lost, and what the run says of each.
+    lost: Vec<(String, String)>,
+    replacements: Replacements,
     /// When a cancelled run stops waiting for other nodes.
     leave_at: Option<Duration>,
     pub(crate) over: bool,
@@ -149,7 +152,8 @@ impl<'a> Driver<'a> {
             ends_by: None,
             notes,
             notes_from,
-            lost: None,
+            lost: Vec::new(),
+            replacements: Replacements::default(),
             leave_at: None,
             over: false,
             journal: Journal::begin(&spec.record, &id.to_string(), &spec.workflow.name),
@@ -267,6 +271,8 @@ impl<'a> Driver<'a> {
             Effect::Remark(remark) => self.heard(0, remark),
             Effect::OpenInput { stream, epoch, input, part, keep } => self.open_input(stream, epoch, input, part, keep),
             Effect::BeginSink { instance, attempt } => self.begin_sink(instance, attempt),
+            // Its loss was reported to this node, which has told the others.
+            Effect::Forsake { .. } => {}
             Effect::Over => self.over = true,
         }
     }
@@ -277,11 +283,23 @@ impl<'a> Driver<'a> {
         members.take_news()
     }
 
-    /// A node is lost, with its attempts and streams.
+    /// A node is lost, with its attempts and streams. The run goes on without it.
     fn node_lost(&mut self, node: &str, place: Place, reason: &str) {
         let reason = format!("node {node} is lost: {reason}");
-        self.lost.get_or_insert_with(|| (node.to_owned(), reason.clone()));
-        self.part.push(Event::NodeLost { place, reason });
+        tracing::warn!(run = %self.id, node, reason, "a node of the run is lost");
+        if matches!(self.part.machine.state(), RunState::Running) {
+            let note = format!("{reason}; what was there and is still needed runs again on other nodes");
+            self.journal.note(note.clone());
+            self.checked.notes.push(note);
+        }
+        self.lost.push((node.to_owned(), reason.clone()));
+        let members = self.members.as_ref();
+        let slots: Vec<u32> =
+            std::iter::once(self.spec.options.slots).chain(members.map(Members::slots).unwrap_or_default()).collect();
+        let has = |place, function| members.is_none_or(|members| members.has(place, function));
+        let placement = &self.part.plan().placement;
+        let places = self.replacements.lose(place, self.spec, placement, &slots, has);
+        self.part.push(Event::NodeLost { place, reason, places });
     }
 
     /// Stops waiting for nodes on which a cancelled run still has attempts. They have been told, and end their part
@@ -292,12 +310,15 @@ impl<'a> Driver<'a> {
         for place in late.collect::<Vec<_>>() {
             members.leave(place);
             let reason = "its node has not reported its end in time".to_owned();
-            self.part.push(Event::NodeLost { place, reason });
+            self.part.push(Event::NodeLost { place, reason, places: Vec::new() });
         }
     }
 
     /// Takes note of what has happened on a node.
     fn heard(&mut self, place: Place, remark: Remark) {
+        if self.replacements.is_lost(place) {
+            return;
+        }
         if self.part.machine.kind(remark.instance()).is_none() && self.early.len() < MAX_EARLY {
             // The node that has discovered the instance is yet to be heard.
             return self.early.push((place, remark));
@@ -385,7 +406,10 @@ impl<'a> Driver<'a> {
                 let view = instance.and_then(|id| self.part.machine.view(id));
                 let node = match &view {
                     Some(view) => self.members.is_some().then(|| self.part.name_of(view.place).to_owned()),
-                    None => self.lost.take().filter(|(_, why)| why == reason).map(|(node, _)| node),
+                    None => {
+                        let mut lost = std::mem::take(&mut self.lost).into_iter().rev();
+                        lost.find(|(_, why)| reason.starts_with(why.as_str())).map(|(node, _)| node)
+                    }
                 };
                 let part_name = view.as_ref().and_then(|view| self.part_name(view));
                 Some(RunError { instance: view.map(|view| view.name), part_name, node, reason: reason.clone() })

@@ -8,6 +8,11 @@ use dflow_protocol::{Epoch, InstanceId, RunId, StreamId};
 use dflow_scheduler::Event;
 use dflow_store::{ProcessId, RunStream, StoreError, Subscriber};
 
+/// The carrier, as it reads a stream for the node at this place.
+fn reader_at(place: u32) -> Subscriber {
+    Subscriber { instance: InstanceId(u32::MAX - place), input: 0 }
+}
+
 impl Node {
     /// Lets streams of a run come from other nodes and go to them. To the store, the carrier is one more attempt of each run.
     pub(super) fn carry(&mut self, run: RunId) -> Result<(), String> {
@@ -63,7 +68,7 @@ impl Node {
     pub(super) fn export(&mut self, run: RunId, stream: StreamId, epoch: Epoch, to: u32) -> Result<(), StoreError> {
         let of_run = RunStream { run, stream };
         // Streams that are kept for restarted readers are kept on those readers' node.
-        let reader = Subscriber { instance: InstanceId(u32::MAX - to), input: 0 };
+        let reader = reader_at(to);
         self.store.subscribe(now(), of_run, reader, false);
         let guest = self.guests.get(&run);
         let carrier = guest.and_then(|guest| Some((guest.carrier?, *guest.places.get(&to)?)));
@@ -72,6 +77,16 @@ impl Node {
             self.tell_carrier(Command::Export(peer, StreamKey::new(run, stream, epoch), port));
         }
         Ok(())
+    }
+
+    /// A node of the run is lost.
+    pub(super) fn forsake(&mut self, run: RunId, place: u32, exports: &[StreamId]) {
+        for &stream in exports {
+            self.store.forget_reader(RunStream { run, stream }, reader_at(place));
+        }
+        if let Some(&peer) = self.guests.get(&run).and_then(|guest| guest.places.get(&place)) {
+            self.tell_carrier(Command::Leave(peer, run));
+        }
     }
 
     pub(super) fn carrier_report(&mut self, report: Report) {

@@ -12,9 +12,9 @@ use crate::time::nanos;
 use dflow_carrier::{NodeId, RunTraffic};
 use dflow_ports::Session;
 use dflow_protocol::{Epoch, InstanceId, RunId, StreamId};
-use dflow_scheduler::{Event, Place};
+use dflow_scheduler::Place;
 use dflow_shm::now_nanos;
-use dflow_store::{InputFile, ProcessId};
+use dflow_store::{InputFile, ProcessId, RunStream, StreamCopy};
 use rustix::process::{Resource, getrlimit};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ffi::OsString;
@@ -147,13 +147,6 @@ impl Guest {
         self.node.node().settle();
     }
 
-    /// The node cannot continue the run.
-    pub(crate) fn fail(&mut self, reason: String) {
-        let mut node = self.node.node();
-        node.notify(self.run, Event::StoreFailed { reason });
-        node.settle();
-    }
-
     /// The time since the run's start.
     pub(crate) fn elapsed(&self) -> Duration {
         Duration::from_nanos(now_nanos().saturating_sub(self.start_nanos))
@@ -218,6 +211,11 @@ impl Guest {
     /// A finished stream that consists of these files.
     pub(crate) fn open_files(&mut self, stream: StreamId, files: Vec<(InputFile, u64)>) {
         self.node.node().open_files(self.run, stream, files);
+    }
+
+    /// What the node has of a stream, apart from so many holds on it.
+    pub(crate) fn copy_of(&self, stream: StreamId, holds: u32) -> Option<StreamCopy> {
+        self.node.node().store.copy_of(RunStream { run: self.run, stream }, holds)
     }
 
     /// Whether an attempt has a process or a thread.

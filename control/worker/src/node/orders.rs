@@ -34,6 +34,7 @@ impl Node {
                 let result = self.export(run, stream, epoch, to);
                 self.note(run, result);
             }
+            Order::Forsake { place, exports } => self.forsake(run, place, &exports),
             Order::Subscribe { stream, instance, input, keep } => {
                 self.store.subscribe(now(), of_run(stream), Subscriber { instance, input }, keep);
             }

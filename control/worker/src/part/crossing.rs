@@ -28,6 +28,10 @@ struct Crossing {
     /// Its epoch is open, not void.
     is_open: bool,
     holds: u32,
+    /// This node's store has the stream, even if its epoch is void.
+    is_here: bool,
+    /// It came from a node that is lost.
+    is_cut: bool,
     /// The nodes that get it, in the order in which they subscribed.
     importers: Vec<Importer>,
 }
@@ -54,6 +58,8 @@ impl Crossings {
             keep,
             is_open: true,
             holds: 0,
+            is_here: false,
+            is_cut: false,
             importers: Vec::new(),
         });
         if continues {
@@ -61,9 +67,15 @@ impl Crossings {
             return Local::new();
         }
         (crossing.writer, crossing.epoch, crossing.keep, crossing.is_open) = (writer, epoch, keep, true);
+        crossing.is_cut = false;
+        // A node that has read the stream may write it now.
+        crossing.importers.retain(|importer| importer.place != writer);
         let mut orders = Local::new();
         for index in 0..crossing.importers.len() {
             orders.extend(crossing.cross(self.here, stream, index));
+        }
+        if writer == self.here {
+            orders.extend(crossing.arrive(stream));
         }
         orders
     }
@@ -78,54 +90,87 @@ impl Crossings {
         if !crossing.is_open {
             return Local::new();
         }
-        let mut orders = crossing.cross(self.here, stream, crossing.importers.len() - 1);
-        if reader == self.here {
-            // Readers that appear on this node later need all of it, too.
-            orders.extend((0..crossing.holds).map(|_| Order::Hold { stream }));
+        crossing.cross(self.here, stream, crossing.importers.len() - 1)
+    }
+
+    /// A node is lost: it gets nothing more, and what it passed on comes from the node before it. What came to this node from
+    /// the lost one, and has not come to its end, is [cut](Crossings::is_cut).
+    pub(crate) fn forsake(&mut self, lost: Place) -> Local {
+        let (mut exports, mut orders) = (Vec::new(), Local::new());
+        for (&stream, crossing) in &mut self.streams {
+            let gets: Vec<Place> = crossing.importers.iter().map(|importer| importer.place).collect();
+            let before: Vec<Place> = (0..gets.len()).map(|index| crossing.source(index)).collect();
+            for (&to, &from) in gets.iter().zip(&before) {
+                if to == lost && from == self.here {
+                    exports.push(stream);
+                }
+                crossing.is_cut |= to == self.here && from == lost;
+            }
+            crossing.importers.retain(|importer| importer.place != lost);
+            for index in 0..crossing.importers.len() {
+                let (to, from) = (crossing.importers[index].place, crossing.source(index));
+                let came_from_it = gets.iter().zip(&before).any(|(other, from)| *other == to && *from == lost);
+                if came_from_it && from == self.here && crossing.is_open {
+                    // The other node may have heard of the loss before it has heard of the epoch.
+                    orders.push(Order::Export { stream, epoch: crossing.epoch, to });
+                }
+            }
         }
+        orders.push(Order::Forsake { place: lost, exports });
         orders
+    }
+
+    /// Whether the stream comes from a lost node.
+    pub(crate) fn is_cut(&self, stream: StreamId) -> bool {
+        self.streams.get(&stream).is_some_and(|crossing| crossing.is_cut)
+    }
+
+    /// The streams of which this node has an epoch.
+    pub(crate) fn present(&self) -> impl Iterator<Item = StreamId> {
+        self.streams.iter().filter(|(_, crossing)| crossing.is_open && crossing.is_here).map(|(stream, _)| *stream)
     }
 
     /// Further readers may appear (`true`), or all readers are known from now on (`false`).
     pub(crate) fn hold(&mut self, stream: StreamId, holds: bool) -> Option<Order> {
-        if let Some(crossing) = self.streams.get_mut(&stream) {
-            crossing.holds = if holds { crossing.holds + 1 } else { crossing.holds.saturating_sub(1) };
-        }
-        self.has(stream).then_some(if holds { Order::Hold { stream } } else { Order::Unhold { stream } })
+        let crossing = self.streams.get_mut(&stream)?;
+        crossing.holds = if holds { crossing.holds + 1 } else { crossing.holds.saturating_sub(1) };
+        crossing.is_here.then_some(if holds { Order::Hold { stream } } else { Order::Unhold { stream } })
     }
 
     /// Ends the epoch. Other nodes know a continued stream by its first epoch.
     pub(crate) fn abort(&mut self, stream: StreamId) -> Option<Order> {
-        let epoch = self.streams.get_mut(&stream).map_or(Epoch(1), |crossing| {
-            crossing.is_open = false;
-            crossing.epoch
-        });
-        self.has(stream).then_some(Order::Abort { stream, epoch })
+        let crossing = self.streams.get_mut(&stream)?;
+        crossing.is_open = false;
+        crossing.is_here.then_some(Order::Abort { stream, epoch: crossing.epoch })
     }
 
     /// Whether this epoch of a stream comes from another node.
     pub(crate) fn is_imported(&self, stream: StreamId, epoch: Epoch) -> bool {
         self.streams.get(&stream).is_some_and(|crossing| crossing.writer != self.here && crossing.epoch == epoch)
     }
-
-    /// Whether the stream is on this node.
-    fn has(&self, stream: StreamId) -> bool {
-        self.streams.get(&stream).is_some_and(|crossing| {
-            crossing.writer == self.here || crossing.importers.iter().any(|importer| importer.place == self.here)
-        })
-    }
 }
 
 impl Crossing {
-    /// What brings the stream to one of the nodes that read it, as far as it concerns this node.
-    fn cross(&self, here: Place, stream: StreamId, index: usize) -> Local {
-        let Importer { place: to, is_planned } = self.importers[index];
+    /// The node from which one of the importers gets the stream.
+    fn source(&self, index: usize) -> Place {
         let before = self.importers[..index].iter().rev().find(|importer| importer.is_planned);
-        let from = before.filter(|_| is_planned).map_or(self.writer, |importer| importer.place);
+        before.filter(|_| self.importers[index].is_planned).map_or(self.writer, |importer| importer.place)
+    }
+
+    /// The stream comes to this node's store. Readers that appear later need all of it, too.
+    fn arrive(&mut self, stream: StreamId) -> Local {
+        let is_new = !std::mem::replace(&mut self.is_here, true);
+        (0..self.holds).filter(|_| is_new).map(|_| Order::Hold { stream }).collect()
+    }
+
+    /// What brings the stream to one of the nodes that read it, as far as it concerns this node.
+    fn cross(&mut self, here: Place, stream: StreamId, index: usize) -> Local {
+        let (to, from) = (self.importers[index].place, self.source(index));
         let (epoch, keep) = (self.epoch, self.keep);
         let export = (from == here).then_some(Order::Export { stream, epoch, to });
         let import = (to == here).then_some(Order::Import { stream, epoch, from, keep });
-        export.into_iter().chain(import).collect()
+        let holds = if to == here { self.arrive(stream) } else { Local::new() };
+        export.into_iter().chain(import).chain(holds).collect()
     }
 }
 
@@ -205,6 +250,34 @@ mod tests {
         nodes.iter_mut().for_each(|node| _ = node.abort(STREAM));
         assert_eq!(imports(&mut nodes, |node| node.read(STREAM, 0, true)), []);
         assert_eq!(imports(&mut nodes, |node| node.open(STREAM, 1, Epoch(2), false, false)), [(1, 0)]);
+    }
+
+    #[test]
+    fn what_a_lost_node_passed_on_comes_from_the_node_before_it() {
+        let mut nodes = [0, 1, 2, 3].map(Crossings::new);
+        for node in &mut nodes {
+            node.open(STREAM, 1, Epoch(1), false, false);
+            for reader in [0, 2, 3] {
+                node.read(STREAM, reader, true);
+            }
+        }
+        // 1 → 0 → 2 → 3, and 2 is lost.
+        let orders = [0, 1, 3].map(|node| nodes[node].forsake(2));
+        let export = Order::Export { stream: STREAM, epoch: Epoch(1), to: 3 };
+        assert_eq!(orders[0], [export, Order::Forsake { place: 2, exports: vec![STREAM] }]);
+        for quiet in &orders[1..] {
+            assert_eq!(*quiet, [Order::Forsake { place: 2, exports: Vec::new() }]);
+        }
+        assert_eq!([0, 1, 3].map(|node| nodes[node].is_cut(STREAM)), [false, false, true]);
+        // It is written again, on a node that has read it.
+        for node in [0, 1, 3] {
+            nodes[node].abort(STREAM);
+        }
+        let orders = [0, 1, 3].map(|node| nodes[node].open(STREAM, 3, Epoch(2), false, false));
+        let import = Order::Import { stream: STREAM, epoch: Epoch(2), from: 3, keep: false };
+        let export = Order::Export { stream: STREAM, epoch: Epoch(2), to: 0 };
+        assert_eq!(orders, [vec![import], Vec::new(), vec![export]]);
+        assert!(!nodes[3].is_cut(STREAM));
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// The most facts in one message.
 const MAX_BATCH: usize = 1024;
+/// The most that the facts in one message may weigh ([`Fact::weight`]); the last one may exceed it.
+const MAX_WEIGHT: usize = 32 * 1024;
 /// After this many facts the other end is told that they have arrived, if there is nothing else to tell it.
 const ACKNOWLEDGE_AFTER: u64 = 64;
 /// The most facts that are kept for a node that does not acknowledge them.
@@ -54,7 +56,14 @@ impl FactLink {
     /// The next message to send, if there is one.
     fn message(&mut self) -> Option<Facts> {
         let from = usize::try_from(self.next.checked_sub(self.first)?).ok()?;
-        let facts: Vec<Fact> = self.kept.range(from.min(self.kept.len())..).take(MAX_BATCH).cloned().collect();
+        let mut weight = 0;
+        let fits = |fact: &&Fact| {
+            let fits = weight < MAX_WEIGHT;
+            weight += fact.weight();
+            fits
+        };
+        let unsent = self.kept.range(from.min(self.kept.len())..);
+        let facts: Vec<Fact> = unsent.take(MAX_BATCH).take_while(fits).cloned().collect();
         if facts.is_empty() && self.heard - self.acknowledged < ACKNOWLEDGE_AFTER {
             return None;
         }
@@ -215,6 +224,17 @@ mod tests {
                 prop_assert_eq!(&heard[end], &all);
             }
         }
+    }
+
+    #[test]
+    fn large_facts_go_in_several_messages() {
+        let instances = vec![InstanceId(0); MAX_WEIGHT / 2].into_iter();
+        let again: Vec<(InstanceId, u32)> = instances.map(|id| (id, 1)).collect();
+        let large = Fact::Resume { generation: 1, places: Vec::new(), again, decided: Vec::new() };
+        let mut link = FactLink::default();
+        (0..5).for_each(|_| assert!(link.push(large.clone())));
+        let sizes: Vec<usize> = std::iter::from_fn(|| link.message()).map(|message| message.facts.len()).collect();
+        assert_eq!(sizes, [2, 2, 1]);
     }
 
     #[test]

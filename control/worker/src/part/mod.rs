@@ -16,6 +16,7 @@ use crate::order::Order;
 use crossing::{Crossings, Local};
 use dflow_protocol::{Epoch, InstanceId, StreamId};
 use dflow_scheduler::{Action, Event, Fact, Outcome, Place, PlanError, RunMachine};
+use dflow_store::StreamCopy;
 use plan::RunPlan;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
@@ -29,6 +30,10 @@ pub(crate) struct Part {
     outputs: HashMap<(InstanceId, u32), Vec<StreamId>>,
     events: VecDeque<Event>,
     steps: VecDeque<Step>,
+    /// Streams of which nothing is released for now.
+    kept: HashSet<StreamId>,
+    /// What the node had of its streams when another node was lost.
+    stock: HashMap<StreamId, StreamCopy>,
     /// Sinks that could not be begun, with their attempts.
     failed_sinks: HashSet<(InstanceId, u32)>,
     pub(crate) wake_at: Option<Duration>,
@@ -46,6 +51,8 @@ pub(crate) enum Effect {
     Tell { to: Vec<Place>, fact: Fact },
     /// Tell the driver, for its user.
     Remark(Remark),
+    /// These nodes are lost: the run goes on without them.
+    Forsake { places: Vec<Place> },
     /// Open a stream of a workflow input.
     OpenInput { stream: StreamId, epoch: Epoch, input: u32, part: u32, keep: bool },
     /// Begin a sink: the thread that writes an output. [`Part::sink_failed`] if it cannot be.
@@ -69,6 +76,8 @@ impl Part {
             outputs: HashMap::new(),
             events: VecDeque::new(),
             steps: actions.into_iter().map(Step::Action).collect(),
+            kept: HashSet::new(),
+            stock: HashMap::new(),
             failed_sinks: HashSet::new(),
             wake_at: None,
         })

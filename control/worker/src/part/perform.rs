@@ -4,8 +4,8 @@ use super::{Effect, Part, Step};
 use crate::order::{Limits, Order, Preparation};
 use crate::setup::setup;
 use crate::time::nanos;
-use dflow_protocol::{InstanceId, StreamId};
-use dflow_scheduler::{Action, InstanceKind, Producer};
+use dflow_protocol::{Epoch, InstanceId, StreamId};
+use dflow_scheduler::{Action, Event, InstanceKind, Producer, StreamCopy};
 use dflow_workflow::{Function, Input, Partition, Program, Source};
 
 /// Of the sources of a fan-in an error names so many.
@@ -92,11 +92,53 @@ impl Part {
             Action::ReadValue { stream, epoch } => self.order(Order::ReadValue { stream, epoch }),
             // Nothing to do: the stream has stopped with its writer, and the next attempt continues or replaces it.
             Action::Suspend { .. } => {}
+            Action::Forsake { places } => {
+                // Before its readers there are forgotten, so that no producer is told that it has none.
+                self.take_stock();
+                for &place in &places {
+                    let orders = self.crossings.forsake(place);
+                    self.order_all(orders);
+                }
+                return Some(Effect::Forsake { places });
+            }
+            Action::Survey => self.report_stock(),
+            Action::EndSurvey => {
+                self.stock.clear();
+                for stream in std::mem::take(&mut self.kept) {
+                    self.order(Order::Unhold { stream });
+                }
+            }
             Action::Tell { to, fact } => return Some(Effect::Tell { to, fact }),
             Action::WakeAt(at) => self.wake_at = Some(at),
             Action::Committed | Action::RunFailed { .. } => return Some(Effect::Over),
         }
         None
+    }
+
+    /// Takes note of what the store has, and has it keep that until the end of the survey.
+    fn take_stock(&mut self) {
+        for stream in self.crossings.present().collect::<Vec<_>>() {
+            let is_kept = !self.kept.insert(stream);
+            if let Some(copy) = self.guest.copy_of(stream, u32::from(is_kept)) {
+                self.stock.insert(stream, copy);
+            }
+            if !is_kept {
+                self.order(Order::Hold { stream });
+            }
+        }
+    }
+
+    fn report_stock(&mut self) {
+        let copy = |(&stream, copy): (&StreamId, &dflow_store::StreamCopy)| StreamCopy {
+            stream,
+            // The machine knows it.
+            epoch: Epoch::default(),
+            is_whole: copy.is_whole,
+            is_complete: copy.is_complete,
+            is_broken: !copy.is_complete && self.crossings.is_cut(stream),
+        };
+        let copies = self.stock.iter().map(copy).collect();
+        self.push(Event::Surveyed { copies });
     }
 
     /// Gives an order to an attempt. A sink is begun when it gets the first one.

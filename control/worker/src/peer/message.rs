@@ -52,6 +52,9 @@ pub(crate) enum RunMessage {
     Facts(Facts),
     /// To the driver: what its user may want to know.
     Remark(Remark),
+    /// To the driver: this node cannot go on with the run together with the node at this place, which may be itself. The run
+    /// goes on without that one.
+    Unreachable { place: u32, reason: String },
     /// From the driver, at the end: report the links to the later nodes.
     Sum,
     /// The answer to it.

@@ -1,10 +1,12 @@
 //! Facts that make no sense.
 
 use super::Choices;
-use dflow_scheduler::{Epoch, Fact, InstanceId, Standing, StreamId};
+use dflow_scheduler::{
+    AttemptProgress, Epoch, Fact, InstanceId, InstanceStanding, Inventory, KnownParts, Standing, StreamCopy, StreamId,
+};
 
 pub fn fact(choices: &mut Choices) -> Fact {
-    let kind = choices.below(20);
+    let kind = choices.below(29);
     let instance = InstanceId(id(choices));
     let attempt = choices.below(5) as u32;
     let number = choices.below(5) as u32;
@@ -36,7 +38,49 @@ pub fn fact(choices: &mut Choices) -> Fact {
         }
         17 => Fact::Answered { round: u64::from(number), holds: flag },
         18 => Fact::Decided { round: u64::from(number), released: flag },
+        19 => Fact::Freeze { generation: u64::from(number), lost: vec![attempt; choices.below(3)] },
+        20 => Fact::Frozen { generation: u64::from(number), inventory: inventory(choices), is_last: flag },
+        21 => Fact::Restoring { generation: u64::from(number) },
+        22 => {
+            let first = (InstanceId(id(choices)), stream);
+            Fact::PartKnown { instance, output: number, part: attempt, first }
+        }
+        23 => {
+            use AttemptProgress::{Alive, Ended, Suspended, Unread, Void};
+            let progress = [Void, Suspended, Alive, Ended, Unread][choices.below(5)];
+            let (base, retries_used) = (number, number);
+            let (is_dropped, is_cut) = (choices.once_in(5), choices.once_in(5));
+            let standing = InstanceStanding { instance, attempt, base, retries_used, progress, is_dropped, is_cut };
+            Fact::Stands { instances: vec![standing] }
+        }
+        24 => {
+            let bases = vec![number; choices.below(4)];
+            Fact::PartsStand { instance, attempt, output: number, bases, is_closed: flag }
+        }
+        25 | 26 => {
+            let places = vec![(number, vec![attempt; choices.below(3)])];
+            let decided = vec![choices.below(3) as u32];
+            Fact::Resume { generation: u64::from(number), places, again: vec![(instance, attempt)], decided }
+        }
+        27 => Fact::Resumed { generation: u64::from(number) },
         _ => [Fact::Emptied, Fact::Watch, Fact::Quiet { told: 1, heard: 2 }][choices.below(3)].clone(),
+    }
+}
+
+fn inventory(choices: &mut Choices) -> Inventory {
+    let (stream, instance) = (StreamId(id(choices)), InstanceId(id(choices)));
+    let attempt = choices.below(4) as u32;
+    let [is_whole, is_complete, is_broken] = [(); 3].map(|()| choices.once_in(2));
+    Inventory {
+        copies: vec![StreamCopy { stream, epoch: Epoch(attempt), is_whole, is_complete, is_broken }],
+        reading: vec![instance],
+        retired: vec![instance],
+        lost: vec![(instance, attempt, is_whole)],
+        parts: vec![KnownParts {
+            instance,
+            output: attempt,
+            first: vec![(InstanceId(id(choices)), stream); choices.below(3)],
+        }],
     }
 }
 

@@ -57,7 +57,7 @@ proptest! {
     ) {
         let invocation = if control_flow { Invocation::ControlFlow } else { Invocation::Dataflow };
         let case = generate::workflow(&mut Choices::new(tape, 0), invocation);
-        let machine = node::Machine { slots, prepare_ahead, max_started, failures, rarely };
+        let machine = node::Machine { slots, prepare_ahead, max_started, failures, rarely, losses: 0 };
         node::Node::run(&case, Choices::new(Vec::new(), seed), &machine);
     }
 }
@@ -72,7 +72,7 @@ proptest! {
         here in 0_u32..3,
     ) {
         let case = generate::workflow(&mut Choices::new(tape, 0), Invocation::Dataflow);
-        let machine = node::Machine { slots: vec![1; 3], prepare_ahead: 2, max_started: 4, failures: 0, rarely: 60 };
+        let machine = node::Machine { slots: vec![1; 3], prepare_ahead: 2, max_started: 4, failures: 0, rarely: 60, losses: 0 };
         let options = node::options(&case, &mut Choices::new(Vec::new(), 1), &machine);
         let options = dflow_scheduler::RunOptions { scope: dflow_scheduler::Scope::Node(here), ..options };
         let workflow = std::sync::Arc::new(case.flow.0.clone());
@@ -80,6 +80,15 @@ proptest! {
         for (from, numbers) in facts {
             let fact = hostile::fact(&mut Choices::new(numbers.to_vec(), 3));
             machine.handle(std::time::Duration::ZERO, dflow_scheduler::Event::Fact { from, fact });
+            if here == 0 && numbers[0] % 16 == 0 {
+                let (place, reason) = (u32::from(numbers[1] % 4), "lost".to_owned());
+                let places = vec![(dflow_workflow::FunctionId(u32::from(numbers[2] % 6)), vec![0])];
+                machine.handle(std::time::Duration::ZERO, dflow_scheduler::Event::NodeLost { place, reason, places });
+            }
+            if numbers[0] % 4 == 0 {
+                let copies = Vec::new();
+                machine.handle(std::time::Duration::ZERO, dflow_scheduler::Event::Surveyed { copies });
+            }
         }
     }
 
@@ -93,10 +102,11 @@ proptest! {
         control_flow in any::<bool>(),
         failures in 0_usize..8,
         rarely in prop_oneof![Just(15_usize), Just(60)],
+        losses in 0_usize..4,
     ) {
         let invocation = if control_flow { Invocation::ControlFlow } else { Invocation::Dataflow };
         let case = generate::workflow(&mut Choices::new(tape, 0), invocation);
-        let machine = node::Machine { slots, prepare_ahead, max_started, failures, rarely };
+        let machine = node::Machine { slots, prepare_ahead, max_started, failures, rarely, losses };
         cluster::Cluster::run(&case, Choices::new(Vec::new(), seed), &machine);
     }
 }
@@ -110,7 +120,8 @@ fn run_seed(seed: u64) -> u64 {
     let (prepare_ahead, max_started) = (choices.below(5) as u32, 1 + choices.below(8) as u32);
     let failures = choices.below(8);
     let rarely = if choices.once_in(2) { 15 } else { 60 };
-    let machine = node::Machine { slots, prepare_ahead, max_started, failures, rarely };
+    let losses = choices.below(4).saturating_sub(1);
+    let machine = node::Machine { slots, prepare_ahead, max_started, failures, rarely, losses };
     cluster::Cluster::run(&case, choices, &machine)
 }
 

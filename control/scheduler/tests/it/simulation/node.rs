@@ -1,12 +1,14 @@
 //! The simulated nodes, as one: a store without bytes and processes without code, which do what real ones may do in any
-//! order.
+//! order. What may happen next is in `moves`.
+
+mod moves;
 
 use super::Choices;
 use super::check::Checks;
-use super::generate::{Case, Style};
+use super::generate::Case;
 use dflow_scheduler::{
     Action, Epoch, Event, Fact, InstanceId, InstanceKind, InstanceState, Outcome, Place, PlaceOptions, Producer,
-    RunMachine, RunOptions, Scope, StreamId,
+    RunMachine, RunOptions, Scope, StreamCopy, StreamId,
 };
 use dflow_workflow::{FunctionId, Partition, SwitchOn, Workflow};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -25,6 +27,11 @@ pub struct Node<'a> {
     timer: Option<Duration>,
     /// What the machine tells other places, in order.
     pub outbox: VecDeque<(Place, Fact)>,
+    /// Places from which nothing comes any more.
+    pub forsaken: BTreeSet<Place>,
+    /// How often the store was asked what it has, and has not answered; and whether it releases nothing for now.
+    surveys: usize,
+    surveyed: bool,
     /// Readers on other places that have let a stream go.
     pub gone: BTreeSet<(StreamId, InstanceId, u32)>,
     /// Every subscription that there ever was.
@@ -43,6 +50,8 @@ pub struct Node<'a> {
     whims: usize,
     /// Attempts that have ended, and of which the machine has not taken notice.
     ending: BTreeMap<InstanceId, u32>,
+    /// The last attempt of each instance that has ended.
+    last_ended: BTreeMap<InstanceId, u32>,
     /// A candidate of a choice has failed.
     pub loses: bool,
     /// Something has happened for which a run may fail.
@@ -80,6 +89,8 @@ pub struct Machine {
     /// The number of attempts that may fail, and the average number of steps until one does.
     pub failures: usize,
     pub rarely: usize,
+    /// The number of nodes that may be lost.
+    pub losses: usize,
 }
 
 /// A living attempt.
@@ -118,8 +129,17 @@ pub struct Stream {
     pub readers: BTreeMap<(InstanceId, u32), bool>,
     /// Bytes from offset 0 on are gone.
     pub released: bool,
+    /// Readers on other places have all of its bytes, and no reader on this one needs any.
+    pub sent: bool,
     /// Something in the workflow reads it.
     pub read: bool,
+}
+
+impl Stream {
+    /// The files of a workflow input can be read as often as they are needed.
+    pub fn is_input(&self) -> bool {
+        matches!(self.producer, Producer::WorkflowInput { .. })
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,6 +193,9 @@ impl<'a> Node<'a> {
             now: Duration::ZERO,
             timer: None,
             outbox: VecDeque::new(),
+            forsaken: BTreeSet::new(),
+            surveys: 0,
+            surveyed: false,
             gone: BTreeSet::new(),
             subscribed: BTreeSet::new(),
             processes: BTreeMap::new(),
@@ -184,6 +207,7 @@ impl<'a> Node<'a> {
             rarely: node.rarely,
             whims: 20,
             ending: BTreeMap::new(),
+            last_ended: BTreeMap::new(),
             loses: false,
             excused: false,
             over: false,
@@ -200,7 +224,8 @@ impl<'a> Node<'a> {
             .instances()
             .map(|v| format!("{} {} {:?} #{} at {}", v.id, v.name, v.state, v.attempt, v.place))
             .collect();
-        let from = self.log.len().saturating_sub(400);
+        let most = if std::env::var_os("DFLOW_STORY").is_some() { usize::MAX } else { 400 };
+        let from = self.log.len().saturating_sub(most);
         format!("{}\n{}\n{}", self.case, self.log[from..].join("\n"), views.join("\n"))
     }
 
@@ -219,6 +244,7 @@ impl<'a> Node<'a> {
                     self.excused = true;
                 }
                 let attempt = process.attempt;
+                self.last_ended.insert(instance, attempt);
                 if outcome == Outcome::Succeeded {
                     let mut process = process;
                     for (stream, base) in process.inputs.values_mut().flatten() {
@@ -273,6 +299,7 @@ impl<'a> Node<'a> {
                 self.excused |= text.is_err() || text.as_deref() == Ok("c");
             }
             Event::Cancel { .. } => self.excused = true,
+            Event::Surveyed { .. } => self.surveys -= 1,
             _ => {}
         }
         if let Event::Ready { instance, attempt } = &event
@@ -298,6 +325,7 @@ impl<'a> Node<'a> {
         }
         // A machine that has promised to leave an instance as it is sets its end aside for a while.
         self.ending.extend(ended);
+        let mut over = Vec::new();
         for (instance, attempt) in std::mem::take(&mut self.ending) {
             let Some(view) = self.machine.view(instance).filter(|view| view.attempt == attempt) else { continue };
             if !matches!(view.state, InstanceState::Ended | InstanceState::Unread) {
@@ -309,146 +337,22 @@ impl<'a> Node<'a> {
                 self.check_unread(instance);
             }
             self.finish_streams(instance);
+            over.push(instance);
         }
         self.take(actions);
+        // A frozen machine opens the parts of an attempt after its end.
+        over.into_iter().for_each(|instance| self.finish_streams(instance));
     }
 
     fn finish_streams(&mut self, instance: InstanceId) {
         for stream in self.streams.values_mut() {
             let own = matches!(stream.producer, Producer::Instance { instance: of, .. } if of == instance);
-            if own && stream.state != StreamState::Aborted {
+            if own && matches!(stream.state, StreamState::Open | StreamState::Finished) {
                 stream.state = StreamState::Finished;
                 stream.bytes = true;
                 stream.whole = true;
             }
         }
-    }
-
-    pub fn moves(&mut self) -> Vec<Move> {
-        let mut moves = Vec::new();
-        let ids: Vec<InstanceId> = self.processes.keys().copied().collect();
-        for id in ids {
-            let (state, attempt) = (self.processes[&id].state, self.processes[&id].attempt);
-            match state {
-                State::Spawning => moves.push(Move::Tell(Event::Ready { instance: id, attempt })),
-                State::Ready => {}
-                State::Running { parked } => self.moves_of_running(id, parked, &mut moves),
-                State::Dying { .. } => {
-                    let outcome = match self.choices.below(3) {
-                        0 => Outcome::Succeeded,
-                        _ => Outcome::Failed { reason: "killed".to_owned() },
-                    };
-                    moves.push(Move::End(id, outcome));
-                }
-            }
-            let doomed =
-                self.failures > 0 && !matches!(state, State::Dying { .. }) && self.choices.once_in(self.rarely);
-            if doomed {
-                moves.push(Move::End(id, Outcome::Failed { reason: "bad luck".to_owned() }));
-            }
-        }
-        for (stream, epoch) in self.values.clone() {
-            let text = match self.choices.below(24) {
-                0 if self.failures > 0 => Err("no text".to_owned()),
-                1 => Ok("c".to_owned()),
-                2..12 => Ok("b".to_owned()),
-                _ => Ok("a".to_owned()),
-            };
-            moves.push(Move::Tell(Event::Value { stream, epoch, text }));
-        }
-        // Time passes slowly as long as something else happens.
-        if let Some(at) = self.timer
-            && (moves.is_empty() || at < self.now + Duration::from_secs(10) || self.choices.once_in(40))
-        {
-            moves.push(Move::Fire);
-        }
-        if !moves.is_empty() && self.choices.once_in(10) {
-            moves.push(self.noise());
-        }
-        if self.failures > 0 && self.choices.once_in(2000) {
-            moves.push(Move::Tell(Event::Cancel { reason: "enough".to_owned() }));
-        }
-        moves
-    }
-
-    fn moves_of_running(&mut self, id: InstanceId, parked: bool, moves: &mut Vec<Move>) {
-        let process = &self.processes[&id];
-        let attempt = process.attempt;
-        let style = match process.kind {
-            InstanceKind::Function(function) => self.case.styles[function.0 as usize],
-            InstanceKind::Sink { .. } => Style::Full,
-        };
-        let own: Vec<StreamId> = self
-            .streams
-            .iter()
-            .filter(|(_, s)| matches!(s.producer, Producer::Instance { instance, .. } if instance == id))
-            .filter(|(_, s)| s.epoch.0 == attempt && s.state == StreamState::Open)
-            .map(|(stream, _)| *stream)
-            .collect();
-        if self.is_reported_unread(id, &own) {
-            moves.push(Move::End(id, Outcome::Unread));
-        }
-        if parked {
-            let goes_on = match style {
-                Style::Full => self.whims > 0 || self.has_read_all(id),
-                Style::Early => true,
-                Style::Endless => false,
-            };
-            if goes_on {
-                moves.push(Move::Park(id, false));
-            }
-            return;
-        }
-        for stream in &own {
-            let epoch = Epoch(attempt);
-            let state = &self.streams[stream];
-            if !state.bytes {
-                moves.push(Move::Tell(Event::FirstBytes { stream: *stream, epoch }));
-            } else if style != Style::Endless && self.choices.once_in(3) {
-                moves.push(Move::Tell(Event::Finished { stream: *stream, epoch, length: 7 }));
-            }
-            if state.base != state.epoch && self.choices.once_in(12) {
-                moves.push(Move::Tell(Event::Diverged { stream: *stream, epoch }));
-            }
-        }
-        let process = &self.processes[&id];
-        let mut opening = false;
-        for (output, left) in &process.parts {
-            match left {
-                Some(0) => moves.push(Move::CompleteParts(id, *output)),
-                Some(_) => {
-                    opening = true;
-                    moves.push(Move::OpenPart(id, *output));
-                }
-                None => {}
-            }
-        }
-        let is_function = matches!(process.kind, InstanceKind::Function(_));
-        match style {
-            Style::Endless if own.iter().all(|stream| self.streams[stream].bytes) => moves.push(Move::Park(id, true)),
-            Style::Endless => {}
-            Style::Early => moves.push(Move::End(id, Outcome::Succeeded)),
-            Style::Full if opening => {}
-            Style::Full if self.has_read_all(id) => moves.push(Move::End(id, Outcome::Succeeded)),
-            // It waits for data, and there may be none before others get its slots.
-            Style::Full => moves.push(Move::Park(id, true)),
-        }
-        if is_function && style != Style::Endless && self.whims > 0 && self.choices.once_in(8) {
-            moves.push(Move::Park(id, true));
-        }
-    }
-
-    fn has_read_all(&self, id: InstanceId) -> bool {
-        let process = &self.processes[&id];
-        let inputs = match process.kind {
-            InstanceKind::Function(function) => self.workflow.functions[function.0 as usize].inputs.len(),
-            InstanceKind::Sink { .. } => 1,
-        };
-        process.complete.len() == inputs
-            && process.inputs.values().flatten().all(|(stream, _)| {
-                let stream = &self.streams[stream];
-                stream.state == StreamState::Finished
-            })
     }
 
     /// The place for whose instances the machine decides, if not for all.
@@ -476,23 +380,6 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// As the store sees it: every reader of every open output is unsubscribed, or cannot come back and is dead.
-    fn is_reported_unread(&self, id: InstanceId, open: &[StreamId]) -> bool {
-        !open.is_empty()
-            && open.iter().all(|id| {
-                let stream = &self.streams[id];
-                let gone = |(reader, _): &(InstanceId, u32)| self.is_through(*reader, *id);
-                let let_go = |(reader, input): &(InstanceId, u32)| self.gone.contains(&(*id, *reader, *input));
-                !stream.held
-                    && stream.read
-                    && stream
-                        .readers
-                        .iter()
-                        .all(|(reader, restartable)| (!restartable && gone(reader)) || let_go(reader))
-            })
-            && self.processes[&id].parts.values().all(Option::is_none)
-    }
-
     /// Whether the reader has ended, and not because of an earlier epoch that is void now.
     pub fn is_through(&self, reader: InstanceId, stream: StreamId) -> bool {
         let base = self.streams[&stream].base;
@@ -505,33 +392,29 @@ impl<'a> Node<'a> {
         matches!(state, Some(InstanceState::Ended | InstanceState::Unread))
     }
 
-    /// An event that comes too late, or makes no sense.
-    fn noise(&mut self) -> Move {
-        let instance = InstanceId(self.choices.below(40) as u32);
-        let attempt = self.machine.view(instance).map_or(3, |view| view.attempt).wrapping_sub(1);
-        let stream = StreamId(self.choices.below(40) as u32);
-        let epoch = Epoch(self.streams.get(&stream).map_or(1, |stream| stream.epoch.0).wrapping_sub(1));
-        let reason = "late".to_owned();
-        Move::Tell(match self.choices.below(9) {
-            0 => Event::Ready { instance, attempt },
-            1 => Event::Ended { instance, attempt, outcome: Outcome::Succeeded },
-            2 => Event::Ended { instance, attempt, outcome: Outcome::Failed { reason } },
-            3 => Event::FirstBytes { stream, epoch },
-            4 => Event::Finished { stream, epoch, length: 0 },
-            5 => Event::PartOpened { instance, attempt, output: 0 },
-            6 => Event::Resumed { instance, attempt },
-            7 => Event::Diverged { stream, epoch },
-            _ => Event::Value { stream, epoch, text: Ok("b".to_owned()) },
-        })
-    }
-
     fn take(&mut self, actions: Vec<Action>) {
         for action in actions {
             self.log.push(format!("{:?} > {action:?}", self.now));
+            if self.is_too_late(&action) {
+                continue;
+            }
             self.check(&action);
             self.apply(action);
         }
         self.release();
+    }
+
+    /// A frozen machine takes notice of an end when it goes on. Until then, what it wants of the attempt has no effect.
+    fn is_too_late(&self, action: &Action) -> bool {
+        match action {
+            Action::AddInput { instance, attempt, .. }
+            | Action::InputsComplete { instance, attempt, .. }
+            | Action::Start { instance, attempt }
+            | Action::Kill { instance, attempt, .. } => {
+                !self.forsaken.is_empty() && self.last_ended.get(instance) == Some(attempt)
+            }
+            _ => false,
+        }
     }
 
     fn apply(&mut self, action: Action) {
@@ -586,6 +469,12 @@ impl<'a> Node<'a> {
             }
             Action::Tell { to, fact } => self.outbox.extend(to.into_iter().map(|place| (place, fact.clone()))),
             Action::WakeAt(at) => self.timer = Some(at),
+            Action::Forsake { places } => self.forsaken.extend(places),
+            Action::Survey => {
+                self.surveys += 1;
+                self.surveyed = true;
+            }
+            Action::EndSurvey => self.surveyed = false,
             Action::Committed | Action::RunFailed { .. } => self.over = true,
         }
     }
@@ -599,9 +488,12 @@ impl<'a> Node<'a> {
         // What has come from another place stays here.
         let has_come = whole && matches!(producer, Producer::Instance { instance, .. } if !self.owns(instance));
         let state = if given || has_come { StreamState::Finished } else { StreamState::Open };
+        let kept_sent = kept.is_some_and(|old| old.sent);
         let held = old.as_ref().is_some_and(|old| old.held);
         let readers = old.map(|old| old.readers).unwrap_or_default();
-        self.streams.insert(id, Stream { producer, epoch, base, state, bytes, whole, held, readers, released, read });
+        let sent = kept_sent;
+        let stream = Stream { producer, epoch, base, state, bytes, whole, held, readers, released, sent, read };
+        self.streams.insert(id, stream);
     }
 
     fn spawn(&mut self, instance: InstanceId, attempt: u32, state: State) {
@@ -635,8 +527,54 @@ impl<'a> Node<'a> {
         self.processes.get_mut(&instance).expect("it lives")
     }
 
+    /// Whether the readers here need no byte of a stream again, as far as the node knows.
+    pub fn is_read_here(&self, id: StreamId) -> bool {
+        let stream = &self.streams[&id];
+        stream.readers.iter().filter(|((reader, _), _)| self.owns(*reader)).all(|((reader, input), restartable)| {
+            let has_it = |process: &Process| {
+                let list = process.inputs.get(input);
+                matches!(process.state, State::Running { .. })
+                    && list.is_some_and(|list| list.iter().any(|(stream, _)| *stream == id))
+            };
+            let ended = self.is_through(*reader, id);
+            !restartable && (ended || self.processes.get(reader).is_some_and(has_it))
+        })
+    }
+
+    /// Whether the store keeps all it has.
+    pub fn keeps_all(&self) -> bool {
+        self.surveyed
+    }
+
+    /// What the store has.
+    fn copies(&self) -> Vec<StreamCopy> {
+        let is_here = |(id, stream): &(&StreamId, &Stream)| {
+            let imported = self.subscribed.iter().any(|(of, reader, _)| of == *id && self.owns(*reader));
+            stream.state != StreamState::Aborted && (self.writes(**id) || imported)
+        };
+        let copy = |(&stream, state): (&StreamId, &Stream)| {
+            let writer = match state.producer {
+                Producer::WorkflowInput { .. } => 0,
+                Producer::Instance { instance, .. } => self.place_of(instance),
+            };
+            // Of what nobody reads, no more may come.
+            let is_read = state.readers.keys().any(|(reader, _)| self.writes(stream) || self.owns(*reader));
+            StreamCopy {
+                stream,
+                epoch: state.base,
+                is_whole: state.is_input() || (!state.released && !state.sent && (is_read || state.held)),
+                is_complete: state.whole,
+                is_broken: self.forsaken.contains(&writer) && !state.whole,
+            }
+        };
+        self.streams.iter().filter(is_here).map(copy).collect()
+    }
+
     /// The store drops streams that can no longer be read from offset 0.
     fn release(&mut self) {
+        if self.surveyed {
+            return;
+        }
         let mut released = Vec::new();
         for (id, stream) in &self.streams {
             let read = stream.readers.iter().all(|((reader, input), restartable)| {
