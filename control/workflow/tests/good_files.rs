@@ -278,7 +278,7 @@ functions:
     assert_eq!(workflow.switches[0].on, workflow.switches[1].on);
 }
 
-/// The workflow in README.md, its functions with a switch and a race, and its function that links the SDK.
+/// The workflow in README.md, its functions with a switch and a race, its function that links the SDK, and one in Python.
 #[test]
 fn the_examples_of_the_readme_are_valid() {
     let readme = include_str!("../../../README.md");
@@ -294,5 +294,8 @@ fn the_examples_of_the_readme_are_valid() {
     let (others, _) = errors.split_once("  top:\n").unwrap();
     let workflow = parse(&format!("{others}{}", examples.next().unwrap()));
     assert_eq!(workflow.functions[2].program, Program::Sdk("my-top".into()));
+    let python = examples.next().unwrap();
+    let workflow = parse(&format!("workflow: w\ninputs: [log]\nfunctions:\n  {python}outputs: {{ o: errors.out }}\n"));
+    assert_eq!(workflow.functions[0].program, Program::Sdk("errors.py".into()));
     assert_eq!(examples.next(), None);
 }

@@ -487,7 +487,11 @@ impl<'a> Node<'a> {
         let (bytes, whole, released) = kept.map_or((given, given, false), |old| (old.bytes, old.whole, old.released));
         // What has come from another place stays here.
         let has_come = whole && matches!(producer, Producer::Instance { instance, .. } if !self.owns(instance));
-        let state = if given || has_come { StreamState::Finished } else { StreamState::Open };
+        // A frozen machine opens the parts of an attempt after its end.
+        let is_over = matches!(producer, Producer::Instance { instance, .. }
+            if self.last_ended.get(&instance) == Some(&epoch.0));
+        let (bytes, whole) = (bytes || is_over, whole || is_over);
+        let state = if given || has_come || is_over { StreamState::Finished } else { StreamState::Open };
         let kept_sent = kept.is_some_and(|old| old.sent);
         let held = old.as_ref().is_some_and(|old| old.held);
         let readers = old.map(|old| old.readers).unwrap_or_default();
