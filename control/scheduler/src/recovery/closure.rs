@@ -25,6 +25,8 @@ pub(super) struct Closure<'a> {
     /// Instances of lost nodes whose latest attempt is not the one that the coordinator knows, or is void.
     unclear: BTreeSet<InstanceId>,
     again: BTreeSet<InstanceId>,
+    /// Instances that are no part of the run, at least for now.
+    left: BTreeSet<InstanceId>,
 }
 
 impl<'a> Closure<'a> {
@@ -51,6 +53,7 @@ impl<'a> Closure<'a> {
                 .flat_map(|inventory| inventory.lost.iter().filter(|lost| is_unclear(lost)).map(|(id, ..)| *id))
                 .collect(),
             again: BTreeSet::new(),
+            left: BTreeSet::new(),
         }
     }
 
@@ -86,12 +89,23 @@ impl<'a> Closure<'a> {
         }
     }
 
-    /// The instance is no part of the run, at least until a part is opened again.
-    fn leave(&mut self, id: InstanceId) {
-        let instance = self.machine.instance(id);
-        let is_function = self.machine.plan.nodes[instance.node].is_function();
-        if is_function && instance.attempt > 0 && instance.phase != Phase::Idle && !instance.dropped {
-            self.again.insert(id);
+    /// The instance is no part of the run, at least until a part is opened again, and so is what exists because of it. A node
+    /// that has not heard of its own instance may never tell that the first attempt, which the others expect, is void.
+    fn leave(&mut self, root: InstanceId) {
+        let mut pending = vec![root];
+        while let Some(id) = pending.pop() {
+            if !self.left.insert(id) {
+                continue;
+            }
+            let instance = self.machine.instance(id);
+            let is_function = self.machine.plan.nodes[instance.node].is_function();
+            if is_function && instance.attempt > 0 && instance.phase != Phase::Idle && !instance.dropped {
+                self.again.insert(id);
+            }
+            let streams = instance.outputs.iter().flat_map(|port| &port.streams);
+            pending.extend(
+                streams.flat_map(|stream| self.machine.stream(*stream).children.iter().map(|(_, child)| *child)),
+            );
         }
     }
 
